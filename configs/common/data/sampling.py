@@ -1,0 +1,11 @@
+"""How often training images are shown: parts for ``dataloader.train.sampling``."""
+
+from detectron2.config import LazyCall as L
+
+from d2_seesaw.data import RandomSampling, RepeatFactorSampling
+
+random = L(RandomSampling)()
+
+# Rounded up, as mmdet does: the sampling behind the published numbers. Detectron2's is
+# "stochastic", which repeats less.
+repeat_factor = L(RepeatFactorSampling)(threshold=1e-3, rounding="ceil")

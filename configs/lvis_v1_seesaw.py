@@ -1,0 +1,22 @@
+"""The flagship: Mask R-CNN R50-FPN with Seesaw Loss and normalised mask predictor on LVIS v1.
+
+    python train_net.py --config-file configs/lvis_v1_seesaw.py --num-gpus 8
+
+Repeat factor sampling, 24 epochs of the repeated data. mmdet's model zoo gives 26.8 mask AP and
+27.6 box AP for this recipe; ours is not yet run.
+"""
+
+from .common.data.lvis_v1 import dataloader
+from .common.data.sampling import repeat_factor as _repeat_factor
+from .common.heads.classification import seesaw as _seesaw
+from .common.heads.mask import norm_mask_head as _norm_mask_head
+from .common.models.mask_rcnn_r50_fpn import model
+from .common.optim import sgd as optimizer
+from .common.schedule import multi_step_2x as lr_multiplier
+from .common.train import train
+
+model.roi_heads.box_predictor.update(_seesaw)
+model.roi_heads.mask_head = _norm_mask_head
+dataloader.train.sampling = _repeat_factor
+train.output_dir = "output/lvis_v1_seesaw"
+train.init_checkpoint = "torchvision://ResNet50_Weights.IMAGENET1K_V1"

@@ -1,0 +1,82 @@
+"""Detectron2's checkpointer, except that weights which do not fit are an error."""
+
+from typing import Any
+
+from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
+
+from d2_seesaw.checkpoint.torchvision_resnet import (
+    convert_torchvision_resnet,
+    is_torchvision_resnet,
+)
+
+
+class StrictCheckpointer(DetectionCheckpointer):
+    """Loads a checkpoint that fits the model, and refuses one that does not.
+
+    Detectron2 leaves out what does not fit with a warning, so that a model with random heads is
+    trained, or scored near 0 AP. Torchvision's ResNet weights are converted on the way.
+
+    Args:
+        model: maybe wrapped in DDP.
+        save_dir: folder of this run's checkpoints.
+        require_all: also refuse a checkpoint that lacks weights of the model, as for evaluation;
+            without it, pretrained backbones are fine.
+        allow_partial: warn instead, as Detectron2 does.
+        checkpointables: what else is saved and resumed, such as the trainer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        require_all: bool = False,
+        allow_partial: bool = False,
+        **checkpointables: Any,
+    ) -> None:
+        super().__init__(model, save_dir, **checkpointables)
+        self.require_all = require_all
+        self.allow_partial = allow_partial
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        loaded = super()._load_file(filename)
+        if is_torchvision_resnet(loaded["model"]):
+            loaded["model"] = convert_torchvision_resnet(loaded["model"], self.model.state_dict())
+        return loaded
+
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
+        if self.allow_partial:
+            super()._log_incompatible_keys(incompatible)
+            return
+        problems = [
+            f"  {key}: {given} in the checkpoint, {expected} in the model"
+            for key, given, expected in incompatible.incorrect_shapes
+        ]
+        if self.require_all:
+            misshaped = {key for key, _, _ in incompatible.incorrect_shapes}
+            problems += [
+                f"  {key}: missing in the checkpoint"
+                for key in incompatible.missing_keys
+                if key not in misshaped
+            ]
+        if problems:
+            raise ValueError(
+                "the checkpoint does not fit the model"
+                + _number_of_classes(incompatible.incorrect_shapes)
+                + ":\n"
+                + "\n".join(problems)
+                + "\ntrain.allow_partial_checkpoint=True loads what fits and leaves the rest as it "
+                "was initialised"
+            )
+        super()._log_incompatible_keys(incompatible)
+
+
+def _number_of_classes(incorrect_shapes: list[tuple[str, tuple, tuple]]) -> str:
+    """A likely reason in words: another number of classes, read off the class counts or logits."""
+    for key, given, expected in incorrect_shapes:
+        if key.endswith("class_counts"):
+            return f": it was trained with {given[0] - 1} classes, the model has {expected[0] - 1}"
+        if "mask_head" in key and key.endswith("predictor.bias"):
+            return f": it was trained with {given[0]} classes, the model has {expected[0]}"
+    return ""

@@ -1,0 +1,110 @@
+"""torchvision's ResNet weights for Detectron2's ResNet: names as rules, every tensor accounted for.
+
+A config names them as ``torchvision://ResNet50_Weights.IMAGENET1K_V1``, the name they have in
+torchvision. The model must then take RGB input and have the stride in the 3x3 convolutions.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+from detectron2.utils.file_io import PathManager
+from iopath.common.file_io import PathHandler
+from torch import Tensor
+
+PREFIX = "torchvision://"
+
+# torchvision's name -> Detectron2's, applied in this order.
+RULES = (
+    (r"^(conv1|bn1)\.", r"stem.\1."),
+    (r"^layer(\d)\.", lambda match: f"res{int(match[1]) + 1}."),
+    (r"\.bn(\d)\.", r".conv\1.norm."),
+    (r"\.downsample\.0\.", ".shortcut."),
+    (r"\.downsample\.1\.", ".shortcut.norm."),
+)
+UNUSED = re.compile(r"^fc\.|\.num_batches_tracked$")
+
+
+def is_torchvision_resnet(state: Mapping[str, object]) -> bool:
+    """Whether these are the weights of a torchvision ResNet, going by their names."""
+    return {"conv1.weight", "bn1.weight", "layer4.0.conv1.weight"} <= state.keys()
+
+
+def convert_torchvision_resnet(
+    state: Mapping[str, Tensor], model_keys: Iterable[str]
+) -> dict[str, Tensor]:
+    """Rename torchvision's ResNet weights to those of the ResNet inside a Detectron2 model.
+
+    Args:
+        state: torchvision's state dict.
+        model_keys: keys of the model's state dict; the backbone is found among them.
+
+    Raises:
+        ValueError: the model has no ResNet, or one of another depth or kind; all keys that lack a
+            partner are listed.
+    """
+    model_keys = set(model_keys)
+    stems = [key for key in model_keys if key.endswith("stem.conv1.weight")]
+    if len(stems) != 1:
+        raise ValueError(f"expected one Detectron2 ResNet in the model, found stems {stems}")
+    prefix = stems[0].removesuffix("stem.conv1.weight")
+    converted = {
+        prefix + _rename(key): value for key, value in state.items() if not UNUSED.search(key)
+    }
+    expected = {key for key in model_keys if key.startswith(prefix) and not UNUSED.search(key)}
+    missing, unused = sorted(expected - converted.keys()), sorted(converted.keys() - expected)
+    if missing or unused:
+        raise ValueError(
+            "torchvision's weights belong to another ResNet than the model's. "
+            f"In the model only: {missing}; in the weights only: {unused}"
+        )
+    return converted
+
+
+def _rename(key: str) -> str:
+    for pattern, replacement in RULES:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+class TorchvisionHandler(PathHandler):
+    """Opens ``torchvision://`` names: downloads the file once, into torch's hub cache."""
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [PREFIX]
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: object) -> str:
+        from torchvision.models import get_weight
+
+        name = path.removeprefix(PREFIX)
+        try:
+            url = get_weight(name).url
+        except (AttributeError, KeyError, ValueError) as error:
+            raise ValueError(
+                f"{path}: torchvision has no weights {name!r}; expected a name such as "
+                "ResNet50_Weights.IMAGENET1K_V1"
+            ) from error
+        cached = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(url))
+        if not os.path.isfile(cached):
+            os.makedirs(os.path.dirname(cached), exist_ok=True)
+            try:
+                torch.hub.download_url_to_file(url, cached)
+            except OSError as error:
+                raise FileNotFoundError(
+                    f"cannot download {url} ({error}); put that file at {cached}, or give another "
+                    "train.init_checkpoint"
+                ) from error
+        return cached
+
+    def _isfile(self, path: str, **kwargs: object) -> bool:
+        return True
+
+    def _exists(self, path: str, **kwargs: object) -> bool:
+        return True
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: object):
+        return open(self._get_local_path(path), mode, buffering=buffering)
+
+
+PathManager.register_handler(TorchvisionHandler(), allow_override=True)

@@ -1,0 +1,26 @@
+"""Data: registration, long-tail statistics, sampling, loading and generated data sets."""
+
+from d2_seesaw.data.datasets import (
+    check_dataset_files,
+    datasets_root,
+    load_dataset,
+    register_lvis_format,
+)
+from d2_seesaw.data.frequency import category_image_counts, frequency_group, group_sizes
+from d2_seesaw.data.loader import TrainLoader, build_train_loader
+from d2_seesaw.data.sampling import RandomSampling, RepeatFactorSampling, Sampling
+
+__all__ = [
+    "RandomSampling",
+    "RepeatFactorSampling",
+    "Sampling",
+    "TrainLoader",
+    "build_train_loader",
+    "category_image_counts",
+    "check_dataset_files",
+    "datasets_root",
+    "frequency_group",
+    "group_sizes",
+    "load_dataset",
+    "register_lvis_format",
+]

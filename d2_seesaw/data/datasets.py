@@ -1,0 +1,135 @@
+"""Data sets by name: registered once, checked before anything expensive starts, loaded once.
+
+LVIS v1 is registered by Detectron2 itself; the generated quickstart data is registered here, in the
+same layout below ``$DETECTRON2_DATASETS`` (``./datasets`` if unset).
+"""
+
+import difflib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data.datasets.lvis import load_lvis_json
+
+# Detectron2 finds images by the last two parts of their URL. Validation images of LVIS v1 lie in
+# both folders.
+_LVIS_V1_FOLDERS = {"lvis_v1_train": ("train2017",), "lvis_v1_val": ("train2017", "val2017")}
+
+_HOW_TO_GET = {
+    "lvis_v1": "annotations: https://www.lvisdataset.org/dataset, images: https://cocodataset.org",
+    "quickstart": "generate it: python tools/generate_longtail.py",
+}
+
+
+def datasets_root() -> Path:
+    """The folder of all data sets, as Detectron2 finds it: ``$DETECTRON2_DATASETS``."""
+    return Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
+
+
+def register_lvis_format(name: str, json_file: str | Path, image_root: str | Path) -> None:
+    """Register instances in LVIS format under any name; its class names come from the file.
+
+    Nothing is read until the data set is loaded. Registering the same thing again changes nothing.
+
+    Args:
+        name: of the data set, in Detectron2's catalogs.
+        json_file: annotations whose category ids run from 1 without gaps.
+        image_root: folder above the last two parts of each image's ``coco_url``.
+
+    Raises:
+        ValueError: ``name`` already stands for other files.
+    """
+    # Detectron2's loader appends the split folder to the root without a separator.
+    place = {"json_file": str(json_file), "image_root": os.path.join(image_root, "")}
+    if name in DatasetCatalog.list():
+        known = MetadataCatalog.get(name)
+        given = {key: known.get(key) for key in place}
+        if given != place:
+            raise ValueError(f"data set {name!r} is already registered as {given}, not {place}")
+        return
+
+    def load() -> list[dict[str, Any]]:
+        MetadataCatalog.get(name).set(thing_classes=_class_names(place["json_file"]))
+        return load_lvis_json(**place)
+
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(evaluator_type="lvis", **place)
+
+
+def _class_names(json_file: str) -> list[str]:
+    with open(json_file) as f:
+        categories = json.load(f)["categories"]
+    return [c["name"] for c in sorted(categories, key=lambda c: c["id"])]
+
+
+def register_quickstart() -> None:
+    """Register ``quickstart_train`` and ``quickstart_val``, the data of ``make demo``."""
+    root = datasets_root() / "quickstart"
+    for split in ("train", "val"):
+        register_lvis_format(f"quickstart_{split}", root / f"lvis_{split}.json", root)
+
+
+def check_dataset_files(names: str | Iterable[str]) -> None:
+    """Refuse data sets that are not there, before a model is built or a file is read.
+
+    Raises:
+        ValueError: a name that is not registered, with the nearest one that is.
+        FileNotFoundError: one message with every file and folder that is expected, and which of
+            them are missing.
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    places: list[Path] = []
+    for name in names:
+        if name not in DatasetCatalog.list():
+            near = difflib.get_close_matches(name, DatasetCatalog.list(), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"data set {name!r} is not registered{hint}")
+        places += [p for p in _expected_places(name) if p not in places]
+    if all(place.exists() for place in places):
+        return
+    listing = "\n".join(
+        f"  {'found  ' if place.exists() else 'MISSING'}  {place}" for place in places
+    )
+    sources = {how for key, how in _HOW_TO_GET.items() for name in names if name.startswith(key)}
+    raise FileNotFoundError(
+        f"data of {', '.join(names)} is not where it is expected:\n{listing}\n"
+        f"DETECTRON2_DATASETS is {os.getenv('DETECTRON2_DATASETS', 'not set, so ./datasets')!r}"
+        + "".join(f"\n{how}" for how in sorted(sources))
+    )
+
+
+def _expected_places(name: str) -> list[Path]:
+    metadata = MetadataCatalog.get(name)
+    places = [Path(metadata.json_file)] if metadata.get("json_file") else []
+    if metadata.get("image_root"):
+        root = Path(metadata.image_root)
+        places += [root / folder for folder in _LVIS_V1_FOLDERS.get(name, ("",))]
+    return places
+
+
+def load_dataset(names: str | Sequence[str], *, filter_empty: bool = True) -> list[dict[str, Any]]:
+    """Load registered data sets as dicts in Detectron2's format.
+
+    Args:
+        names: one or several registered names.
+        filter_empty: leave out images without objects, as for training.
+
+    Raises:
+        ValueError, FileNotFoundError: as :func:`check_dataset_files`; also a folder of images that
+            the annotations name and that is missing.
+    """
+    check_dataset_files(names)
+    dataset: Any = get_detection_dataset_dicts(names, filter_empty=filter_empty)
+    folders = {os.path.dirname(image["file_name"]) for image in dataset if "file_name" in image}
+    missing = sorted(folder for folder in folders if not os.path.isdir(folder))
+    if missing:
+        raise FileNotFoundError(
+            f"the annotations of {names} name images in folders that do not exist: {missing}"
+        )
+    return dataset
+
+
+register_quickstart()

@@ -1,0 +1,17 @@
+"""What train_net.py needs and Detectron2 does not give: strict configs, the trainer, schedules."""
+
+from d2_seesaw.engine.config import ConfigError, apply_overrides, check_config, load_config
+from d2_seesaw.engine.options import train_options
+from d2_seesaw.engine.schedule import cosine_with_warmup, multi_step_with_warmup
+from d2_seesaw.engine.trainer import Trainer
+
+__all__ = [
+    "ConfigError",
+    "Trainer",
+    "apply_overrides",
+    "check_config",
+    "cosine_with_warmup",
+    "load_config",
+    "multi_step_with_warmup",
+    "train_options",
+]

@@ -1,0 +1,181 @@
+"""LazyConfig that refuses what nobody reads: a misspelt key is an error, not a silent default.
+
+A key is known if the config holds it already or if what it belongs to takes it: the ``train``
+options, or the signature behind a ``LazyCall``. Everything is checked before anything is built.
+"""
+
+import builtins
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import LazyConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from d2_seesaw.engine.options import train_options
+from d2_seesaw.engine.signatures import accepted_keywords, target_of
+
+TOP_LEVEL = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
+
+
+class ConfigError(ValueError):
+    """A config, or a change to it, that would not do what it says."""
+
+
+def load_config(path: str, overrides: list[str] | None = None) -> DictConfig:
+    """Load a config file, apply ``key=value`` overrides and check every key.
+
+    Args:
+        path: of a ``.py`` or ``.yaml`` config. Both are programs: load only those you trust.
+        overrides: in Hydra's grammar; ``key=value`` changes or sets a known key, ``+key=value``
+            adds one that is not known.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ConfigError: an unknown key, naming the nearest known one.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"config file {path!r} does not exist{_nearest_file(path)}")
+    unpatched_import = builtins.__import__
+    try:
+        cfg: Any = LazyConfig.load(str(path))
+    finally:
+        # Detectron2 leaves Python's import patched when a config raises.
+        builtins.__import__ = unpatched_import
+    check_config(cfg)
+    return apply_overrides(cfg, overrides or [])
+
+
+def _nearest_file(path: str) -> str:
+    folder = Path(path).parent
+    names = [p.name for p in folder.glob("*.py")] if folder.is_dir() else []
+    near = difflib.get_close_matches(Path(path).name, names, n=1)
+    return f"; did you mean {str(folder / near[0])!r}?" if near else ""
+
+
+def check_config(cfg: DictConfig) -> None:
+    """Refuse keys that nothing reads, anywhere in ``cfg``.
+
+    Raises:
+        ConfigError: naming the key and the nearest known one.
+    """
+    for key in cfg:
+        if key not in TOP_LEVEL:
+            hint = _did_you_mean(str(key), TOP_LEVEL)
+            raise ConfigError(
+                f"unknown top-level key {key!r} in the config{hint}. Parts that only build others "
+                "start with an underscore"
+            )
+    _check_train(cfg.get("train", {}), train_options(), "train")
+    for path, node in _call_nodes(cfg, ""):
+        known = accepted_keywords(target_of(node))
+        for key in node:
+            if known is not None and key != "_target_" and key not in known:
+                raise ConfigError(
+                    f"{path}.{key} is not an argument of {_name(node)}"
+                    f"{_did_you_mean(str(key), known, path)}"
+                )
+
+
+def _check_train(given: Mapping[str, Any], known: Mapping[str, Any], path: str) -> None:
+    for key, value in given.items():
+        if key not in known:
+            hint = _did_you_mean(key, known, path)
+            raise ConfigError(f"unknown key {path}.{key}{hint}")
+        if isinstance(known[key], Mapping):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{path}.{key} must hold {sorted(known[key])}, got {value!r}")
+            _check_train(value, known[key], f"{path}.{key}")
+
+
+def _call_nodes(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
+    """All ``LazyCall`` nodes below ``node``, without following interpolations."""
+    if isinstance(node, DictConfig):
+        if node._is_none() or node._is_missing() or node._is_interpolation():
+            return
+        if "_target_" in node:
+            yield path, node
+        for key in node:
+            yield from _call_nodes(node._get_node(key), f"{path}.{key}" if path else str(key))
+    elif isinstance(node, ListConfig) and not (node._is_none() or node._is_interpolation()):
+        for index in range(len(node)):
+            yield from _call_nodes(node._get_node(index), f"{path}[{index}]")
+
+
+def apply_overrides(cfg: DictConfig, overrides: list[str]) -> DictConfig:
+    """Change ``cfg`` in place by Hydra-style overrides, refusing unknown keys.
+
+    Raises:
+        ConfigError: a key that is not known, an override that cannot be read or a deletion.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    for text in overrides:
+        try:
+            override = OverridesParser.create().parse_override(text)
+            key, value = override.key_or_group, override.value()
+        except HydraException as error:
+            raise ConfigError(f"cannot read the override {text!r}: {error}") from error
+        if override.is_delete():
+            raise ConfigError(f"cannot read the override {text!r}: deleting is not supported")
+        if not override.is_add():
+            _check_key(cfg, key)
+        OmegaConf.update(cfg, key, value, merge=True, force_add=True)
+    return cfg
+
+
+def _check_key(cfg: DictConfig, key: str) -> None:
+    """Refuse a dotted key that is neither in ``cfg`` nor known to what it belongs to."""
+    node: Any = cfg
+    parts = key.replace("[", ".").replace("]", "").split(".")
+    for depth, part in enumerate(parts):
+        path, rest = ".".join(parts[:depth]), ".".join(parts[depth + 1 :])
+        if isinstance(node, ListConfig):
+            if not part.isdigit() or int(part) >= len(node):
+                raise ConfigError(
+                    f"unknown key {key!r}: {path} is a list of {len(node)}, got index {part!r}"
+                )
+            node = node[int(part)]
+        elif not isinstance(node, DictConfig):
+            raise ConfigError(f"unknown key {key!r}: {path} is {node!r} and has no keys")
+        elif part in node:
+            node = node[part]
+        else:
+            known = set(map(str, node)) | _known_to(node, path)
+            if part in known and not rest:
+                return
+            hint = _did_you_mean(part, known - {"_target_"}, path, rest)
+            hint = hint or _elsewhere(cfg, part)
+            raise ConfigError(f"unknown key {key!r}{hint} (+{key}=... adds it anyway)")
+
+
+def _known_to(node: DictConfig, path: str) -> set[str]:
+    if path == "":
+        return set(TOP_LEVEL)
+    if path.split(".")[0] == "train":
+        options: Any = train_options()
+        for part in path.split(".")[1:]:
+            options = options.get(part, {})
+        return set(options)
+    return accepted_keywords(target_of(node)) or set() if "_target_" in node else set()
+
+
+def _did_you_mean(key: str, known: Any, path: str = "", rest: str = "") -> str:
+    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {'.'.join(p for p in (path, *near, rest) if p)!r}?" if near else ""
+
+
+def _elsewhere(cfg: DictConfig, key: str) -> str:
+    """A hint at a key of (nearly) that name in another place of the config."""
+    places: dict[str, str] = {}
+    for path, node in [("train", cfg.get("train", {})), *_call_nodes(cfg, "")]:
+        places = {str(k): f"{path}.{k}" for k in node if k != "_target_"} | places
+    near = difflib.get_close_matches(key, list(places), n=1, cutoff=0.7)
+    return f"; did you mean {places[near[0]]!r}?" if near else ""
+
+
+def _name(node: DictConfig) -> str:
+    target = target_of(node)
+    return getattr(target, "__qualname__", str(target))

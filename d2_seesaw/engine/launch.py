@@ -1,0 +1,89 @@
+"""Start one process per GPU, or per CPU rank, or join those that torchrun has started."""
+
+import argparse
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from detectron2.engine import default_argument_parser, launch
+from detectron2.engine.launch import DEFAULT_TIMEOUT
+from detectron2.utils import comm
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Detectron2's training flags, and scaling to the number of GPUs."""
+    parser = default_argument_parser(
+        epilog="Examples:\n"
+        "  python train_net.py --config-file configs/lvis_v1_seesaw.py --num-gpus 8\n"
+        "  python train_net.py --config-file configs/lvis_v1_seesaw.py --num-gpus 8 --resume\n"
+        "  python train_net.py --config-file configs/lvis_v1_seesaw.py --num-gpus 8 \\\n"
+        "      --eval-only train.init_checkpoint=model.pth\n"
+        "  torchrun --nproc-per-node 8 train_net.py --config-file configs/lvis_v1_seesaw.py\n"
+    )
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale batch, learning rate and number of steps from train.reference_world_size GPUs "
+        "to the number there is",
+    )
+    # Detectron2's default is one port per user, which two trainings at once would share.
+    parser.set_defaults(dist_url="auto")
+    return parser
+
+
+def launch_training(main: Callable[..., Any], args: argparse.Namespace) -> None:
+    """Call ``main(args)`` on every rank.
+
+    Without a GPU, ``--num-gpus N`` starts N processes on the CPU that talk over gloo. Under
+    torchrun, ``--num-gpus`` and ``--num-machines`` follow from torchrun.
+
+    Raises:
+        ValueError: more GPUs than there are, or several machines without an address.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _join_torchrun(main, args)
+        return
+    available = torch.cuda.device_count()
+    if available and args.num_gpus > available:
+        raise ValueError(f"--num-gpus {args.num_gpus}, but this machine has {available}")
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise ValueError("--num-machines needs --dist-url tcp://ADDRESS:PORT of the first machine")
+    _share_cores(args.num_gpus)
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+
+
+def _join_torchrun(main: Callable[..., Any], args: argparse.Namespace) -> None:
+    local_size = int(os.environ["LOCAL_WORLD_SIZE"])
+    has_gpu = torch.cuda.is_available()
+    if has_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    _share_cores(local_size)
+    dist.init_process_group("nccl" if has_gpu else "gloo", timeout=_timeout())
+    try:
+        comm.create_local_process_group(local_size)
+        comm.synchronize()
+        main(args)
+    finally:
+        dist.destroy_process_group()
+
+
+def _timeout() -> timedelta:
+    return DEFAULT_TIMEOUT
+
+
+def _share_cores(ranks: int) -> None:
+    """Give each CPU rank its share of the cores: all of them each would be many times slower."""
+    if ranks > 1 and not torch.cuda.is_available():
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // ranks)))
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

@@ -1,0 +1,56 @@
+"""The keys of ``train`` in a config, with their defaults: what train_net.py reads, all of it."""
+
+from typing import Any
+
+
+def train_options(**changes: Any) -> dict[str, Any]:
+    """A fresh ``train`` dictionary for a config.
+
+    Keys, beyond those of Detectron2's LazyConfig trainer:
+
+    - ``epochs`` or ``max_iter``: the length of training, in passes over the (repeated) data or in
+      steps; ``max_iter`` wins. Iterations follow from epochs once the data is loaded.
+    - ``device``: ``"auto"`` is the GPU if there is one, else the CPU.
+    - ``amp``: ``dtype`` is ``"float16"`` (with loss scaling) or ``"bfloat16"``.
+    - ``clip_grad``: ``max_norm`` of all gradients together, ``max_value`` of each entry; null is
+      off.
+    - ``accumulate_steps``: batches whose gradients are averaged before each update.
+    - ``reference_world_size``: the number of GPUs the recipe is written for; ``--auto-scale-lr``
+      scales from it.
+    - ``allow_partial_checkpoint``: train from, or evaluate, a checkpoint that does not fit the
+      whole model; what does not fit stays at its initial values.
+    - ``seed``: negative for a random one.
+
+    Args:
+        changes: top-level keys to set to something else.
+
+    Raises:
+        TypeError: a key that is not one of these.
+    """
+    options = {
+        "output_dir": "output",
+        "init_checkpoint": "",
+        "allow_partial_checkpoint": False,
+        "epochs": None,
+        "max_iter": None,
+        "reference_world_size": 8,
+        "accumulate_steps": 1,
+        "amp": {"enabled": False, "dtype": "float16"},
+        "clip_grad": {"max_norm": None, "max_value": None},
+        "ddp": {
+            "broadcast_buffers": False,
+            "find_unused_parameters": False,
+            "fp16_compression": False,
+        },
+        "checkpointer": {"period": 5000, "max_to_keep": 3},
+        "eval_period": 0,
+        "log_period": 20,
+        "device": "auto",
+        "seed": -1,
+        "cudnn_benchmark": False,
+        "float32_precision": "",
+    }
+    unknown = changes.keys() - options.keys()
+    if unknown:
+        raise TypeError(f"unknown train options {sorted(unknown)}; known: {sorted(options)}")
+    return options | changes

@@ -1,0 +1,132 @@
+"""Detectron2's training loop with mixed precision, accumulation, clipping and a NaN guard."""
+
+import time
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+Batch = list[dict[str, Any]]
+
+_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class Trainer(SimpleTrainer):
+    """One optimiser step on the gradients of one or several batches.
+
+    Losses or gradients that are not finite stop training before they reach the weights, on all
+    ranks at once. With float16 the loss scale absorbs overflowing gradients instead, by leaving
+    out the step.
+
+    Args:
+        model: returns a dictionary of scalar losses; maybe wrapped in DDP.
+        data_loader: yields batches without end.
+        optimizer: of the model's parameters.
+        amp_dtype: ``"float16"``, ``"bfloat16"`` or None for full precision.
+        accumulate_steps: batches per step; their losses are averaged.
+        max_norm: largest norm of all gradients together; None does not clip.
+        max_value: largest absolute entry of a gradient; None does not clip.
+
+    Raises:
+        ValueError: an unknown dtype or ``accumulate_steps`` below 1.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Iterable[Batch],
+        optimizer: torch.optim.Optimizer,
+        *,
+        amp_dtype: str | None = None,
+        accumulate_steps: int = 1,
+        max_norm: float | None = None,
+        max_value: float | None = None,
+    ) -> None:
+        super().__init__(model, data_loader, optimizer)
+        if amp_dtype is not None and amp_dtype not in _DTYPES:
+            raise ValueError(f"train.amp.dtype must be one of {sorted(_DTYPES)}, got {amp_dtype!r}")
+        if accumulate_steps < 1:
+            raise ValueError(f"accumulate_steps must be at least 1, got {accumulate_steps}")
+        self.device_type = next(model.parameters()).device.type
+        self.amp_dtype = _DTYPES[amp_dtype] if amp_dtype else None
+        self.accumulate_steps = accumulate_steps
+        self.max_norm = max_norm
+        self.max_value = max_value
+        self.grad_scaler = torch.amp.GradScaler(
+            self.device_type, enabled=self.amp_dtype is torch.float16
+        )
+
+    def run_step(self) -> None:
+        """Accumulate gradients, check them, update the weights and write the losses."""
+        self.optimizer.zero_grad()
+        batches = []
+        total: dict[str, Tensor] = {}
+        data_time = 0.0
+        for step in range(self.accumulate_steps):
+            start = time.perf_counter()
+            batches.append(next(self._data_loader_iter))
+            data_time += time.perf_counter() - start
+            losses = self._backward(batches[-1], is_last=step == self.accumulate_steps - 1)
+            total = {name: total.get(name, 0) + loss for name, loss in losses.items()}
+        self.after_backward()
+        self.grad_scaler.unscale_(self.optimizer)
+        self._check_and_clip(total, batches)
+        self._write_metrics(total, data_time)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def _backward(self, batch: Batch, *, is_last: bool) -> dict[str, Tensor]:
+        """Add the gradients of one batch; return its share of the step's losses, detached."""
+        amp = torch.autocast(
+            self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
+        )
+        with self._no_gradient_exchange() if not is_last else nullcontext():
+            with amp:
+                losses = self.model(batch)
+            losses = {name: loss / self.accumulate_steps for name, loss in losses.items()}
+            self.grad_scaler.scale(torch.stack(list(losses.values())).sum()).backward()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _no_gradient_exchange(self) -> AbstractContextManager[None]:
+        is_ddp = isinstance(self.model, DistributedDataParallel)
+        return self.model.no_sync() if is_ddp else nullcontext()
+
+    def _check_and_clip(self, losses: dict[str, Tensor], batches: list[Batch]) -> None:
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if self.max_value is not None:
+            nn.utils.clip_grad_value_(parameters, self.max_value)
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.max_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.max_norm, norm)
+        checked = torch.stack(list(losses.values())).sum()
+        if not self.grad_scaler.is_enabled():
+            checked = checked + norm
+        if comm.get_world_size() > 1:
+            torch.distributed.all_reduce(checked)
+        if not torch.isfinite(checked):
+            values = {name: loss.item() for name, loss in losses.items()}
+            images = [image.get("file_name", "?") for batch in batches for image in batch]
+            raise FloatingPointError(
+                f"losses or gradients are not finite at iteration {self.iter}; the weights are as "
+                f"they were before it. Losses: {values}, norm of the gradients: {norm.item()}, "
+                f"images of this rank: {images}"
+            )
+        self.storage.put_scalar("grad_norm", norm.item())
+
+    def state_dict(self) -> dict[str, Any]:
+        """As the base class, with the loss scale of float16 training."""
+        state: dict[str, Any] = super().state_dict()
+        if self.grad_scaler.is_enabled():
+            state["grad_scaler"] = self.grad_scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As the base class; a checkpoint of full-precision training starts a new loss scale."""
+        super().load_state_dict(state_dict)
+        if self.grad_scaler.is_enabled() and "grad_scaler" in state_dict:
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])

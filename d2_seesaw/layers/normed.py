@@ -1,0 +1,122 @@
+r"""Linear and convolution layers on normalised weights and features (Seesaw paper, section 3.3).
+
+.. math::
+    y = \tau \left(\frac{W}{\lVert W \rVert_2^a + \epsilon}\right)^{\!\top}
+        \frac{x}{\lVert x \rVert_2^a + \epsilon} + b
+
+Three details decide whether trained weights of the authors' implementation fit: ``eps`` is added to
+the norm (``F.normalize`` takes the larger of the two), the bias is not scaled by the temperature,
+and zero features give the bias.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def _normalise(x: Tensor, dim: int | tuple[int, ...], power: float, eps: float) -> Tensor:
+    norm = x.norm(dim=dim, keepdim=True)
+    if power != 1:
+        # The clamp stops the gradient at zero features, where that of a root is infinite.
+        norm = norm.clamp(min=torch.finfo(norm.dtype).tiny).pow(power)
+    return x / (norm + eps)
+
+
+class NormedLinear(nn.Linear):
+    """``nn.Linear`` whose weight rows and input rows are divided by their norms.
+
+    Initialised as the authors do: weights from ``N(0, 0.01)``, bias 0.
+
+    Args:
+        in_features: D, size of each input row.
+        out_features: size of each output row.
+        bias: learn an additive bias, which the temperature does not scale.
+        temperature: factor on the normalised input.
+        power: exponent of the norms; 1 normalises fully, 0 divides by 1.
+        eps: added to the norms.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        temperature: float = 20.0,
+        power: float = 1.0,
+        eps: float = 1e-6,
+    ) -> None:
+        self.temperature = temperature
+        self.power = power
+        self.eps = eps
+        super().__init__(in_features, out_features, bias)
+
+    def reset_parameters(self) -> None:
+        """Draw new weights from ``N(0, 0.01)`` and set the bias to 0."""
+        nn.init.normal_(self.weight, std=0.01)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map ``(..., D)`` to ``(..., out_features)``."""
+        weight = _normalise(self.weight, 1, self.power, self.eps)
+        x = self.temperature * _normalise(input, -1, self.power, self.eps)
+        return F.linear(x, weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """Sizes and hyper-parameters, for ``print(model)``."""
+        return f"{super().extra_repr()}, temperature={self.temperature}, power={self.power}"
+
+
+class NormedConv2d(nn.Conv2d):
+    """``nn.Conv2d`` on features normalised per pixel over channels, with normalised weights.
+
+    Initialised as the authors' mask head does: Kaiming normal (fan out, ReLU), bias 0.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: as in ``nn.Conv2d``.
+        temperature: factor on the normalised input.
+        power: exponent of the norms.
+        eps: added to the norms.
+        norm_over_kernel: normalise a weight over the whole kernel rather than at each tap over the
+            channels; the same for 1 x 1 kernels.
+        conv_options: ``stride``, ``padding``, ``dilation``, ``groups``, ``bias``, as in
+            ``nn.Conv2d``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        *,
+        temperature: float = 20.0,
+        power: float = 1.0,
+        eps: float = 1e-6,
+        norm_over_kernel: bool = False,
+        **conv_options: int | bool | str,
+    ) -> None:
+        self.temperature = temperature
+        self.power = power
+        self.eps = eps
+        self.norm_over_kernel = norm_over_kernel
+        super().__init__(in_channels, out_channels, kernel_size, **conv_options)  # type: ignore[arg-type]
+
+    def reset_parameters(self) -> None:
+        """Draw new weights (Kaiming normal, fan out) and set the bias to 0."""
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map ``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')``."""
+        kernel_dims = (1, 2, 3) if self.norm_over_kernel else 1
+        weight = _normalise(self.weight, kernel_dims, self.power, self.eps)
+        x = self.temperature * _normalise(input, 1, self.power, self.eps)
+        return self._conv_forward(x, weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """Sizes and hyper-parameters, for ``print(model)``."""
+        return f"{super().extra_repr()}, temperature={self.temperature}, power={self.power}"

@@ -1,0 +1,53 @@
+"""Errors for logits and labels that do not fit a loss, and float32 arithmetic under autocast."""
+
+import torch
+from torch import Tensor
+
+IGNORED = -1
+"""The label of samples that take no part in the loss, as in Detectron2's matchers."""
+
+
+def check_logits(logits: Tensor, labels: Tensor, num_logits: int, meaning: str) -> None:
+    """Refuse logits whose shape fits neither the loss nor the labels.
+
+    Args:
+        logits: expected to be ``(R, num_logits)``.
+        labels: expected to be ``(R,)``.
+        num_logits: the width the loss needs.
+        meaning: how that width comes about, for the message.
+
+    Raises:
+        ValueError: naming the shape that was given and the one that was expected.
+    """
+    if logits.dim() != 2 or logits.shape[1] != num_logits:
+        raise ValueError(
+            f"logits must have shape (R, {num_logits}), {meaning}, got {tuple(logits.shape)}"
+        )
+    if labels.shape != logits.shape[:1]:
+        raise ValueError(
+            f"labels must have shape ({logits.shape[0]},) to match logits "
+            f"{tuple(logits.shape)}, got {tuple(labels.shape)}"
+        )
+
+
+def check_labels(labels: Tensor, lowest: int, highest: int, meaning: str) -> None:
+    """Refuse labels that are not integers from ``lowest`` to ``highest``, both included.
+
+    Costs one host synchronisation on a GPU, whatever the number of classes.
+
+    Raises:
+        ValueError: naming the offending label and the legal range.
+    """
+    if labels.numel() == 0:
+        return
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be integers, got {labels.dtype}")
+    smallest, largest = torch.stack(labels.aminmax()).tolist()
+    if smallest < lowest or largest > highest:
+        wrong = smallest if smallest < lowest else largest
+        raise ValueError(f"labels must lie in [{lowest}, {highest}] ({meaning}), got {wrong}")
+
+
+def full_precision(logits: Tensor) -> Tensor:
+    """``logits`` in float32, or in float64 where they already are; gradients flow back."""
+    return logits if logits.dtype == torch.float64 else logits.float()

@@ -1,0 +1,242 @@
+r"""Seesaw Loss for long-tailed classification (Wang et al., CVPR 2021, arXiv 2008.10032).
+
+Shapes in this module:
+    R: sampled RoIs in the batch, foreground and background
+    P: the foreground RoIs among them
+    C: foreground classes
+
+Both losses are divided by R, as in the authors' implementation, so that the weight of the class
+loss does not depend on how many foreground RoIs the sampler found.
+"""
+
+import math
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from d2_seesaw.losses.checks import IGNORED, check_labels, check_logits, full_precision
+
+
+def seesaw_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    class_counts: Tensor,
+    *,
+    p: float = 0.8,
+    q: float = 2.0,
+    eps: float = 1e-2,
+) -> Tensor:
+    r"""Cross-entropy whose negative logits are shifted by the log Seesaw weights (paper, eq. 4-8).
+
+    .. math::
+        L_i = -\log \frac{e^{z_i}}{\sum_{j \ne i} M_{ij} C_{ij} e^{z_j} + e^{z_i}}, \quad
+        M_{ij} = \min(1, N_j / N_i)^p, \quad
+        C_{ij} = \max(1, \sigma_j / \max(\sigma_i, \epsilon))^q
+
+    with :math:`\sigma = \mathrm{softmax}(z)`. The weights act as constants: no gradient flows
+    through them. Everything happens in log space and float32 (float64 logits stay float64), in
+    memory proportional to the logits.
+
+    Args:
+        logits: ``(P, C)`` class logits of any floating dtype.
+        labels: ``(P,)`` class indices in ``[0, C)``.
+        class_counts: ``(C,)`` samples seen so far per class; zeros count as ones.
+        p: strength of the mitigation factor M; 0 turns it off.
+        q: strength of the compensation factor C; 0 turns it off.
+        eps: floor of the true class's probability in the compensation factor, in ``(0, 1]``.
+
+    Returns:
+        ``(P,)`` losses in float32, or float64 for float64 logits.
+
+    Raises:
+        ValueError: shapes or labels that do not fit, naming what was given and expected.
+    """
+    check_hyper_parameters(p, q, eps)
+    if logits.dim() != 2:
+        raise ValueError(f"logits must have shape (P, C), got {tuple(logits.shape)}")
+    num_classes = logits.shape[1]
+    check_logits(logits, labels, num_classes, "one per class")
+    check_labels(labels, 0, num_classes - 1, f"{num_classes} classes")
+    if class_counts.shape != (num_classes,):
+        raise ValueError(
+            f"class_counts must have shape ({num_classes},) to match logits "
+            f"{tuple(logits.shape)}, got {tuple(class_counts.shape)}"
+        )
+    return _seesaw_cross_entropy(logits, labels.long(), class_counts, p, q, eps)
+
+
+def check_hyper_parameters(p: float, q: float, eps: float) -> None:
+    """Refuse negative exponents and an ``eps`` outside ``(0, 1]``.
+
+    Raises:
+        ValueError: naming the value that was given and the legal range.
+    """
+    for name, value in (("p", p), ("q", q)):
+        if not value >= 0:
+            raise ValueError(f"{name} must be 0 or more, got {value}")
+    if not 0 < eps <= 1:
+        raise ValueError(f"eps must lie in (0, 1], got {eps}")
+
+
+def _seesaw_cross_entropy(
+    logits: Tensor, labels: Tensor, class_counts: Tensor, p: float, q: float, eps: float
+) -> Tensor:
+    with torch.autocast(logits.device.type, enabled=False):
+        logits = full_precision(logits)
+        with torch.no_grad():
+            log_weights = _log_seesaw_weights(logits, labels, class_counts, p, q, eps)
+        return F.cross_entropy(log_weights.add_(logits), labels, reduction="none")
+
+
+def _log_seesaw_weights(
+    logits: Tensor, labels: Tensor, class_counts: Tensor, p: float, q: float, eps: float
+) -> Tensor:
+    """``log(M * C)``, a fresh ``(P, C)`` tensor; 0 at the true class by construction.
+
+    In place wherever it can be: this is what bounds the loss's time to a few passes.
+    """
+    true_class = labels[:, None]
+    if q > 0:
+        log_weights = logits.log_softmax(dim=1)
+        floor = log_weights.gather(1, true_class).clamp_(min=math.log(eps))
+        log_weights.sub_(floor).clamp_(min=0).mul_(q)
+    else:
+        log_weights = torch.zeros_like(logits)
+    if p > 0:
+        log_counts = class_counts.clamp(min=1).to(torch.float64).log().mul(p).to(logits.dtype)
+        log_mitigation = log_counts - log_counts[true_class]
+        log_weights += log_mitigation.clamp_(max=0)
+    return log_weights
+
+
+class SeesawLoss(nn.Module):
+    """Seesaw class loss on the foreground RoIs and an objectness loss on all of them.
+
+    The logits are C classes, then *object*, then *background* (paper, section 3.3). The loss counts
+    the RoIs it has been given in ``class_counts``, an integer buffer of length C + 1 with
+    background last: it is saved with the model, moves with it, survives ``.half()``, and changes
+    only in a training step, which is training mode with gradients enabled. A validation loss under
+    ``torch.no_grad()`` leaves it alone. The loss must not be placed inside a re-computed
+    (checkpointed) region: it would count twice.
+
+    With ``sync`` and a process group, counts and the number of RoIs are summed over the ranks, so
+    that counts, loss and (averaged) gradients equal those of one process on the whole batch. All
+    ranks must then call the loss equally often. Without it, each rank keeps its own counts and a
+    checkpoint holds those of rank 0, as in mmdet.
+
+    Args:
+        num_classes: C, the number of foreground classes.
+        p: strength of the mitigation factor.
+        q: strength of the compensation factor.
+        eps: floor of the true class's probability in the compensation factor, in ``(0, 1]``.
+        loss_weight: factor on both losses.
+        sync: sum counts over the ranks.
+
+    Raises:
+        ValueError: a hyper-parameter out of range.
+    """
+
+    class_counts: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        p: float = 0.8,
+        q: float = 2.0,
+        eps: float = 1e-2,
+        loss_weight: float = 1.0,
+        sync: bool = True,
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        check_hyper_parameters(p, q, eps)
+        self.num_classes = num_classes
+        self.num_logits = num_classes + 2
+        self.p = p
+        self.q = q
+        self.eps = eps
+        self.loss_weight = loss_weight
+        self.sync = sync
+        self.register_buffer("class_counts", torch.zeros(num_classes + 1, dtype=torch.int64))
+
+    def extra_repr(self) -> str:
+        """Hyper-parameters, for ``print(model)``."""
+        return (
+            f"num_classes={self.num_classes}, p={self.p}, q={self.q}, eps={self.eps}, "
+            f"loss_weight={self.loss_weight}, sync={self.sync}"
+        )
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Detection probabilities (paper, eq. 9): class probability times objectness.
+
+        Args:
+            logits: ``(R, C + 2)``.
+
+        Returns:
+            ``(R, C + 1)`` probabilities that sum to 1, background last; float32, or float64 for
+            float64 logits.
+        """
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = full_precision(logits)
+            classes, objectness = logits.split([self.num_classes, 2], dim=1)
+            is_object, is_background = objectness.softmax(dim=1).split(1, dim=1)
+            return torch.cat([classes.softmax(dim=1) * is_object, is_background], dim=1)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Count the batch, then compare it with its labels.
+
+        Args:
+            logits: ``(R, C + 2)``: C classes, object, background.
+            labels: ``(R,)`` integers: a class in ``[0, C)``, C for background, -1 to ignore.
+
+        Returns:
+            The scalars ``loss_cls_classes`` and ``loss_cls_objectness``, zero with a graph where
+            there is nothing to learn from.
+
+        Raises:
+            ValueError: shapes or labels that do not fit, naming what was given and expected.
+        """
+        C = self.num_classes
+        check_logits(logits, labels, self.num_logits, f"{C} classes, object and background")
+        check_labels(labels, IGNORED, C, f"{C} classes, then background; {IGNORED} is ignored")
+        labels = labels.long()
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = full_precision(logits)
+            normaliser = self._count(labels)
+            is_background = (labels == C).long()
+            objectness_target = torch.where(labels == IGNORED, IGNORED, is_background)
+            objectness = F.cross_entropy(
+                logits[:, C:], objectness_target, ignore_index=IGNORED, reduction="sum"
+            )
+            foreground = ((labels != IGNORED) & (labels != C)).nonzero().squeeze(1)
+            classes = _seesaw_cross_entropy(
+                logits[foreground, :C],
+                labels[foreground],
+                self.class_counts[:C],
+                self.p,
+                self.q,
+                self.eps,
+            ).sum()
+        scale = self.loss_weight / normaliser
+        return {"loss_cls_classes": classes * scale, "loss_cls_objectness": objectness * scale}
+
+    def _count(self, labels: Tensor) -> Tensor:
+        """Add the batch to the counts in a training step; return the RoIs to divide the loss by.
+
+        On several ranks that is the mean number per rank, because DDP averages the gradients.
+        """
+        # Not bincount: its result's size depends on the data, which makes a GPU wait for the host.
+        counts_after_ignored = labels.new_zeros(self.num_classes + 2)
+        counts_after_ignored.scatter_add_(0, labels - IGNORED, torch.ones_like(labels))
+        batch_counts = counts_after_ignored[1:].contiguous()
+        ranks = 1
+        if self.training and torch.is_grad_enabled():
+            if self.sync and dist.is_available() and dist.is_initialized():
+                ranks = dist.get_world_size()
+                dist.all_reduce(batch_counts)
+            self.class_counts += batch_counts
+        return batch_counts.sum().clamp(min=1) / ranks

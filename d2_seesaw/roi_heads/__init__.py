@@ -1,0 +1,6 @@
+"""ROI heads for Detectron2 that take their classifier, loss and mask predictor as objects."""
+
+from d2_seesaw.roi_heads.fast_rcnn import LossDrivenOutputLayers
+from d2_seesaw.roi_heads.mask_head import MaskHeadWithPredictor
+
+__all__ = ["LossDrivenOutputLayers", "MaskHeadWithPredictor"]

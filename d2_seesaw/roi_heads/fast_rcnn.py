@@ -1,0 +1,131 @@
+"""Box predictor whose classifier and classification loss are given rather than chosen by flags.
+
+Shapes in this module:
+    N: images in the batch
+    R: RoIs of all images, Ri those of image i
+    C: foreground classes
+    L: logits per RoI, as many as the loss asks for
+"""
+
+from typing import Any
+
+import torch
+from detectron2.layers import ShapeSpec, cat
+from detectron2.modeling.roi_heads.fast_rcnn import (
+    FastRCNNOutputLayers,
+    _log_classification_stats,
+)
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from d2_seesaw.layers import LayerFactory
+from d2_seesaw.losses import ClassificationLoss
+
+Predictions = tuple[Tensor, Tensor]
+"""``(R, L)`` logits and ``(R, 4)`` or ``(R, 4 C)`` box deltas."""
+
+_REFUSED = {
+    "use_sigmoid_ce": "the classification loss is the object given as cls_loss",
+    "use_fed_loss": "Seesaw Loss and softmax are normalised over all classes, so classes cannot be "
+    "sampled; give a federated loss as cls_loss instead",
+}
+
+
+class LossDrivenOutputLayers(FastRCNNOutputLayers):
+    """Fast R-CNN predictor driven by its loss: any classifier with any classification loss.
+
+    The loss says how many logits it needs, what they score and what they cost; everything about
+    boxes and inference is Detectron2's.
+
+    Args:
+        input_shape: shape of one RoI's feature.
+        cls_score: the classifier: a module of the right width, or a function that builds one from
+            its numbers of inputs and outputs, such as ``normed_linear_classifier()``.
+        cls_loss: the classification loss; its losses enter the dictionary under their own names.
+        box_options: the other arguments of ``FastRCNNOutputLayers``. ``loss_weight`` scales a loss
+            by its name; ``loss_cls`` in it scales all losses of ``cls_loss`` not named there.
+
+    Raises:
+        ValueError: sigmoid or federated flags, or a classifier, loss and ``num_classes`` that do
+            not fit each other.
+    """
+
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        *,
+        cls_score: nn.Module | LayerFactory,
+        cls_loss: ClassificationLoss,
+        **box_options: Any,
+    ) -> None:
+        for flag, reason in _REFUSED.items():
+            if box_options.pop(flag, False):
+                raise ValueError(f"{flag}=True does not go with LossDrivenOutputLayers: {reason}")
+        num_classes = box_options.setdefault("num_classes", cls_loss.num_classes)
+        if num_classes != cls_loss.num_classes:
+            raise ValueError(
+                f"num_classes of the box predictor is {num_classes}, "
+                f"that of its cls_loss is {cls_loss.num_classes}: they must be equal"
+            )
+        super().__init__(input_shape, **box_options)
+        # Replaces the (C + 1)-way linear layer of the base class.
+        in_features = self.bbox_pred.in_features
+        if not isinstance(cls_score, nn.Module):
+            cls_score = cls_score(in_features, cls_loss.num_logits)
+        _check_width(cls_score, in_features, cls_loss)
+        self.cls_score = cls_score
+        self.cls_loss = cls_loss
+
+    def losses(self, predictions: Predictions, proposals: list[Instances]) -> dict[str, Tensor]:
+        """Classification losses by the loss's own names, and ``loss_box_reg``.
+
+        Accuracies go to the event storage as in Detectron2, computed from the scores, in which
+        background is a class like any other, and over the RoIs that are not ignored.
+
+        Args:
+            predictions: what ``forward`` returned for all RoIs.
+            proposals: per image, with ``proposal_boxes``, ``gt_classes`` (``(Ri,)``, C for
+                background, -1 to ignore) and, where there are objects, ``gt_boxes``.
+        """
+        logits, deltas = predictions
+        labels, boxes, matched = _targets(proposals, logits)
+        counted = labels >= 0
+        with torch.no_grad():
+            _log_classification_stats(self.cls_loss.scores(logits[counted]), labels[counted])
+        losses = dict(self.cls_loss(logits, labels))
+        losses["loss_box_reg"] = self.box_reg_loss(boxes, matched, deltas, labels)
+        return {name: loss * self._weight(name) for name, loss in losses.items()}
+
+    def _weight(self, name: str) -> float:
+        general = "loss_box_reg" if name == "loss_box_reg" else "loss_cls"
+        weights: dict[str, float] = self.loss_weight  # pyright: ignore[reportAssignmentType]
+        return weights.get(name, weights.get(general, 1.0))
+
+    def predict_probs(self, predictions: Predictions, proposals: list[Instances]) -> list[Tensor]:
+        """Per image, ``(Ri, C + 1)`` probabilities with background last."""
+        logits, _ = predictions
+        return list(self.cls_loss.scores(logits).split([len(p) for p in proposals]))
+
+
+def _check_width(classifier: nn.Module, in_features: int, loss: ClassificationLoss) -> None:
+    given = [getattr(classifier, name, None) for name in ("in_features", "out_features")]
+    needed = [in_features, loss.num_logits]
+    if any(g is not None and g != n for g, n in zip(given, needed, strict=True)):
+        raise ValueError(
+            f"cls_score maps {given[0]} features to {given[1]} logits, but the RoI feature has "
+            f"{in_features} and {type(loss).__name__} for {loss.num_classes} classes needs "
+            f"{loss.num_logits} logits"
+        )
+
+
+def _targets(proposals: list[Instances], logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels ``(R,)``, proposal boxes ``(R, 4)`` and the boxes ``(R, 4)`` they should become."""
+    if not proposals:
+        no_boxes = logits.new_zeros((0, 4))
+        return torch.zeros(0, dtype=torch.int64, device=logits.device), no_boxes, no_boxes
+    labels = cat([p.gt_classes for p in proposals])
+    boxes = Boxes.cat([p.proposal_boxes for p in proposals]).tensor
+    # An image without objects has no gt_boxes; its proposals are all background, whose targets
+    # are never read.
+    matched = [p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes for p in proposals]
+    return labels, boxes, Boxes.cat(matched).tensor

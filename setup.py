@@ -1,0 +1,34 @@
+"""Package metadata. Imports nothing but setuptools: building needs no torch and no GPU."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "d2_seesaw/__init__.py").read_text())[1]
+
+setup(
+    name="d2_seesaw",
+    version=VERSION,
+    description="Long-tailed recognition for Detectron2: Seesaw Loss and its LVIS recipe",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["d2_seesaw", "d2_seesaw.*"]),
+    python_requires=">=3.10",
+    # setuptools < 81: detectron2.model_zoo imports pkg_resources, which later releases dropped.
+    install_requires=[
+        "detectron2",
+        "fvcore",
+        "lvis",
+        "numpy",
+        "opencv-python",
+        "pycocotools",
+        "setuptools<81",
+        "torch>=2.6",
+        "torchvision",
+        "tqdm",
+    ],
+    extras_require={"dev": ["pyright", "pytest", "ruff"]},
+)

@@ -1,0 +1,95 @@
+"""Save pictures of ground truth and predictions side by side, from an evaluated run.
+
+    python tools/draw_predictions.py --config-file output/quickstart/config.yaml
+
+Reads the predictions that evaluation wrote into the run's folder; no model is run.
+"""
+
+import argparse
+import json
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from detectron2.data import MetadataCatalog
+from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.utils.visualizer import ColorMode, Visualizer
+
+from d2_seesaw.data import load_dataset
+from d2_seesaw.engine import load_config
+
+RESULTS = "lvis_instances_results.json"
+
+
+def read_predictions(path: Path, min_score: float) -> dict[int, list[dict[str, Any]]]:
+    """Predictions of at least ``min_score`` by image id, best first.
+
+    Raises:
+        FileNotFoundError: the run has not been evaluated.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: evaluate the run first")
+    by_image = defaultdict(list)
+    for prediction in sorted(json.loads(path.read_text()), key=lambda p: -p["score"]):
+        if prediction["score"] >= min_score:
+            by_image[prediction["image_id"]].append(prediction)
+    return by_image
+
+
+def to_instances(predictions: list[dict[str, Any]], image_size: tuple[int, int]) -> Instances:
+    """Predictions of one image as Detectron2's visualizer takes them."""
+    instances = Instances(image_size)
+    boxes = [BoxMode.convert(p["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for p in predictions]
+    instances.pred_boxes = Boxes(np.array(boxes, dtype=np.float32).reshape(-1, 4))
+    instances.scores = np.array([p["score"] for p in predictions])
+    instances.pred_classes = np.array([p["category_id"] - 1 for p in predictions], dtype=int)
+    instances.pred_masks = [p["segmentation"] for p in predictions]
+    return instances
+
+
+def draw(record: dict[str, Any], predictions: list[dict[str, Any]], metadata: Any, scale: float) -> Any:
+    """Ground truth on the left, predictions on the right, as a BGR image."""
+    image = cv2.imread(record["file_name"])[:, :, ::-1]
+    halves = []
+    for kind in ("ground truth", "predictions"):
+        canvas = Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION)
+        if kind == "ground truth":
+            drawn = canvas.draw_dataset_dict(record)
+        else:
+            size = (record["height"], record["width"])
+            drawn = canvas.draw_instance_predictions(to_instances(predictions, size))
+        picture = np.ascontiguousarray(drawn.get_image()[:, :, ::-1])
+        banner = np.full((28, picture.shape[1], 3), 255, np.uint8)
+        cv2.putText(banner, kind, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 1, cv2.LINE_AA)
+        halves.append(np.vstack([banner, picture]))
+    return np.hstack(halves)
+
+
+def main() -> None:
+    """Draw the first images of the test data."""
+    parser = argparse.ArgumentParser(description="Draw ground truth beside predictions.")
+    parser.add_argument("--config-file", required=True, help="the config the run has saved")
+    parser.add_argument("--num-images", type=int, default=6)
+    parser.add_argument("--min-score", type=float, default=0.3)
+    parser.add_argument("--min-side", type=int, default=480, help="enlarge smaller images to this")
+    args = parser.parse_args()
+    cfg = load_config(args.config_file)
+    run = Path(cfg.train.output_dir)
+    predictions = read_predictions(run / "inference" / RESULTS, args.min_score)
+    name = cfg.dataloader.test.dataset.names
+    records = load_dataset(name, filter_empty=False)
+    folder = run / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    for record in records[: args.num_images]:
+        scale = max(1.0, args.min_side / min(record["height"], record["width"]))
+        picture = draw(record, predictions[record["image_id"]], MetadataCatalog.get(name), scale)
+        stem = os.path.splitext(os.path.basename(record["file_name"]))[0]
+        cv2.imwrite(str(folder / f"{stem}.png"), picture)
+    print(f"Pictures: {folder}/*.png (ground truth left, predictions right)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+#!/usr/bin/env python
+"""Train or evaluate a model that a LazyConfig describes.
+
+Training: python train_net.py --config-file configs/lvis_v1_seesaw.py --num-gpus 8
+Evaluation: the same with --eval-only train.init_checkpoint=model.pth
+"""
+
+import argparse
+import logging
+import math
+import os
+import sys
+from typing import Any
+
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.engine import create_ddp_model, default_setup, default_writers, hooks
+from detectron2.evaluation import inference_on_dataset
+from detectron2.utils import comm
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from d2_seesaw.checkpoint import StrictCheckpointer
+from d2_seesaw.data import check_dataset_files
+from d2_seesaw.engine import Trainer, load_config
+from d2_seesaw.engine.launch import argument_parser, launch_training
+from d2_seesaw.engine.scaling import format_changes, scale_to_world_size
+from d2_seesaw.evaluation import drop_absent, print_longtail_results
+
+logger = logging.getLogger("d2_seesaw")
+
+
+def evaluate(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
+    """Score ``model`` on the test data; results on rank 0 alone, without what is n/a."""
+    # The evaluator first: it finds out whether it can run before the first image is processed.
+    evaluator = instantiate(cfg.dataloader.evaluator)
+    results = inference_on_dataset(model, instantiate(cfg.dataloader.test), evaluator)
+    if comm.is_main_process():
+        print_longtail_results(results)
+    return drop_absent(results)
+
+
+def build_model(cfg: DictConfig) -> nn.Module:
+    """The model on its device, one replica per rank."""
+    model = instantiate(cfg.model).to(cfg.train.device)
+    # DDP takes device ids for GPUs only.
+    on_cpu: dict[str, Any] = {"device_ids": None} if cfg.train.device == "cpu" else {}
+    return create_ddp_model(model, **cfg.train.ddp, **on_cpu)
+
+
+def train(cfg: DictConfig, *, resume: bool) -> None:
+    """Train to the end, or go on from the last checkpoint of the output folder."""
+    if comm.is_main_process():
+        instantiate(cfg.dataloader.evaluator)  # fails now rather than after the last step
+    loader = instantiate(cfg.dataloader.train)
+    _settle_length(cfg, loader.images_per_epoch, loader.total_batch_size)
+    model = build_model(cfg)
+    logger.info("Model:\n%s", model)
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    trainer = Trainer(
+        model,
+        loader,
+        optimizer,
+        amp_dtype=cfg.train.amp.dtype if cfg.train.amp.enabled else None,
+        accumulate_steps=cfg.train.accumulate_steps,
+        **cfg.train.clip_grad,
+    )
+    checkpointer = StrictCheckpointer(
+        model,
+        cfg.train.output_dir,
+        allow_partial=cfg.train.allow_partial_checkpoint,
+        trainer=trainer,
+    )
+    is_main = comm.is_main_process()
+    writers = default_writers(cfg.train.output_dir, cfg.train.max_iter) if is_main else []
+    trainer.register_hooks(
+        [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+            hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if is_main else None,
+            hooks.EvalHook(cfg.train.eval_period, lambda: evaluate(cfg, model)),
+            hooks.PeriodicWriter(writers, period=cfg.train.log_period) if is_main else None,
+        ]
+    )
+    resumes = resume and checkpointer.has_checkpoint()
+    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+    trainer.train(trainer.iter + 1 if resumes else 0, cfg.train.max_iter)
+
+
+def _settle_length(cfg: DictConfig, images_per_epoch: float, total_batch_size: int) -> None:
+    """Turn ``train.epochs`` into ``train.max_iter``, and save the config that says so."""
+    if cfg.train.max_iter is None:
+        images = images_per_epoch / (total_batch_size * cfg.train.accumulate_steps)
+        cfg.train.max_iter = math.ceil(cfg.train.epochs * images)
+        logger.info(
+            "%g epochs of %.0f images, %d x %d a step: %d steps",
+            cfg.train.epochs,
+            images_per_epoch,
+            total_batch_size,
+            cfg.train.accumulate_steps,
+            cfg.train.max_iter,
+        )
+    if comm.is_main_process():
+        LazyConfig.save(cfg, os.path.join(cfg.train.output_dir, "config.yaml"))
+
+
+def setup(args: argparse.Namespace) -> DictConfig:
+    """Read and check the config; refuse what cannot work before anything is built."""
+    cfg = load_config(args.config_file, args.opts)
+    if cfg.train.max_iter is None and cfg.train.epochs is None:
+        raise ValueError("give train.max_iter (steps) or train.epochs, both are null")
+    if args.eval_only and not cfg.train.init_checkpoint:
+        raise ValueError("--eval-only needs train.init_checkpoint=MODEL.pth")
+    if cfg.train.device == "auto":
+        cfg.train.device = "cuda" if torch.cuda.is_available() else "cpu"
+    splits = ["test"] if args.eval_only else ["train", "test"]
+    names = [OmegaConf.select(cfg, f"dataloader.{split}.dataset.names") for split in splits]
+    check_dataset_files([name for name in names if name is not None])
+    changes = scale_to_world_size(cfg, comm.get_world_size()) if args.auto_scale_lr else None
+    default_setup(cfg, args)
+    if changes is not None:
+        reference = cfg.train.reference_world_size
+        logger.info(format_changes(changes, reference, comm.get_world_size()))
+    return cfg
+
+
+def main(args: argparse.Namespace) -> None:
+    """What each rank does."""
+    cfg = setup(args)
+    if not args.eval_only:
+        train(cfg, resume=args.resume)
+        return
+    model = build_model(cfg)
+    StrictCheckpointer(
+        model, require_all=True, allow_partial=cfg.train.allow_partial_checkpoint
+    ).load(cfg.train.init_checkpoint)
+    evaluate(cfg, model)
+
+
+if __name__ == "__main__":
+    arguments = argument_parser().parse_args()
+    if not arguments.config_file:
+        sys.exit("train_net.py: --config-file is missing")
+    launch_training(main, arguments)
