@@ -1,0 +1,7 @@
+"""LVIS metrics for long-tailed data: Detectron2's evaluator on the official ``lvis`` package."""
+
+from d2_seesaw.evaluation.lvis_api import probe_lvis
+from d2_seesaw.evaluation.lvis_evaluation import LongTailLVISEvaluator
+from d2_seesaw.evaluation.result_table import drop_absent, print_longtail_results
+
+__all__ = ["LongTailLVISEvaluator", "drop_absent", "print_longtail_results", "probe_lvis"]

@@ -1,0 +1,211 @@
+"""Runs the official ``lvis`` package (https://github.com/lvis-dataset/lvis-api) on any NumPy.
+
+``lvis`` 0.5.3, the newest release, reads ``np.float`` in ``lvis/eval.py``. NumPy 1.24 removed that
+name, so the package fails in ``accumulate``, after all inference is done. Here it sees the old name
+while it runs; NumPy itself is never changed, and a release without the fault works as well.
+
+Shapes in this module:
+    T: IoU thresholds
+    R: recall thresholds
+    K: categories, in order of their id
+    A: area ranges
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from lvis import LVIS, LVISEval
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
+
+_INSTALL = "pip install lvis pycocotools"
+_LVIS_LOCK = threading.RLock()  # the patched name is global: one thread evaluates at a time
+
+
+@dataclass(frozen=True)
+class LVISScores:
+    """What one evaluation yields, in percent; ``nan`` where there is no ground truth to score.
+
+    Attributes:
+        metrics: One value for each of ``METRICS``.
+        category_ids: K category ids, ascending.
+        category_ap: ``(K,)`` AP of each category.
+        category_ap50: ``(K,)`` AP at IoU 0.5 of each category.
+    """
+
+    metrics: dict[str, float]
+    category_ids: list[int]
+    category_ap: np.ndarray
+    category_ap50: np.ndarray
+
+
+class _NumpyWithFloat:
+    """NumPy with the one name that ``lvis`` misses."""
+
+    float = float
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+
+@contextmanager
+def working_lvis() -> Iterator[None]:
+    """Let ``lvis`` run on any NumPy, and quietly, inside the ``with`` block. May be nested."""
+    lvis_eval: Any = importlib.import_module("lvis.eval")
+    logger = logging.getLogger("lvis")
+    with _LVIS_LOCK:
+        level, numpy_seen = logger.level, getattr(lvis_eval, "np", None)
+        logger.setLevel(logging.ERROR)  # it warns of "results in correct format" on every call
+        if numpy_seen is not None:
+            lvis_eval.np = _NumpyWithFloat()
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+            if numpy_seen is not None:
+                lvis_eval.np = numpy_seen
+
+
+def lvis_from_dict(dataset: dict[str, Any]) -> LVIS:
+    """An ``lvis.LVIS`` of ``dataset``, without the file that its constructor asks for."""
+    from lvis import LVIS
+
+    class InMemoryLVIS(LVIS):
+        def _load_json(self, path: Any) -> dict[str, Any]:
+            return path
+
+    return InMemoryLVIS(dataset)
+
+
+def evaluate_detections(
+    ground_truth: LVIS,
+    detections: list[dict[str, Any]],
+    task: str,
+    *,
+    max_dets_per_image: int = 300,
+) -> LVISScores:
+    """Score ``detections`` with the ``lvis`` package.
+
+    Args:
+        ground_truth: The annotations, federated sets included.
+        detections: Dicts in the COCO results format, with the category ids of ``ground_truth``.
+            They are not modified. An empty list is legal: what has ground truth scores 0.
+        task: "bbox" or "segm".
+        max_dets_per_image: Detections kept per image, over all categories, by score.
+    """
+    from lvis import LVISEval, LVISResults
+
+    with working_lvis():
+        results = LVISResults(
+            ground_truth, _lvis_input(ground_truth, detections, task), max_dets=max_dets_per_image
+        )
+        evaluation = LVISEval(ground_truth, results, task)
+        evaluation.run()
+    return _scores(evaluation)
+
+
+def _lvis_input(
+    ground_truth: LVIS, detections: list[dict[str, Any]], task: str
+) -> list[dict[str, Any]]:
+    """Copies that ``lvis`` may write into, never an empty list."""
+    if detections and task == "segm":
+        # Given boxes, lvis would take their area for the area of the masks.
+        return [{k: v for k, v in d.items() if k != "bbox"} for d in detections]
+    if detections:
+        return [dict(d) for d in detections]
+    # lvis raises IndexError on an empty list. It drops a detection of an unknown category.
+    image_id = next(iter(ground_truth.imgs))
+    rle = {"size": [1, 1], "counts": "1"}
+    empty: dict[str, Any] = {"segmentation": rle} if task == "segm" else {"bbox": [0, 0, 0, 0]}
+    unknown_category = min(ground_truth.cats) - 1
+    return [{"image_id": image_id, "category_id": unknown_category, "score": 0.0, **empty}]
+
+
+def _scores(evaluation: LVISEval) -> LVISScores:
+    params = evaluation.params
+    every_area = params.area_rng_lbl.index("all")
+    precision = evaluation.eval["precision"][..., every_area]  # (T, R, K), -1 without ground truth
+    absent = (precision < 0).any(axis=(0, 1))
+    at_50 = precision[np.isclose(params.iou_thrs, 0.5)]
+    results = evaluation.get_results()
+    return LVISScores(
+        metrics={m: 100 * float(results[m]) if results[m] >= 0 else math.nan for m in METRICS},
+        category_ids=list(params.cat_ids),
+        category_ap=np.where(absent, np.nan, 100 * precision.mean(axis=(0, 1))),
+        category_ap50=np.where(absent, np.nan, 100 * at_50.mean(axis=(0, 1))),
+    )
+
+
+def probe_lvis() -> None:
+    """Evaluate two made-up detections: a broken installation shows now, not after inference.
+
+    Raises:
+        ImportError: ``lvis`` or ``pycocotools`` is missing.
+        RuntimeError: They are there but fail, or compute something else than is known to be right.
+    """
+    try:
+        import lvis  # noqa: F401
+        import pycocotools.mask  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"LVIS evaluation needs lvis and pycocotools: {_INSTALL}") from error
+
+    # A rare object is found, a frequent one is missed, and there is no common one.
+    expected = {"AP": 50.0, "APr": 100.0, "APc": math.nan, "APf": 0.0}
+    detections = [_made_up_object(1, [0, 0, 4, 4]), _made_up_object(3, [4, 4, 4, 4])]
+    for task in ("bbox", "segm"):
+        try:
+            scores = evaluate_detections(lvis_from_dict(_made_up_dataset()), detections, task)
+        except Exception as error:
+            problem = f"fails with {type(error).__name__}: {error}"
+            raise RuntimeError(_broken_installation(task, problem)) from error
+        found = {metric: scores.metrics[metric] for metric in expected}
+        if not np.allclose(list(found.values()), list(expected.values()), equal_nan=True):
+            problem = f"computes {found} where {expected} is right"
+            raise RuntimeError(_broken_installation(task, problem))
+
+
+def _made_up_dataset() -> dict[str, Any]:
+    image = {"id": 1, "height": 8, "width": 8}
+    federated = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+    objects = [_made_up_object(1, [0, 0, 4, 4]), _made_up_object(3, [0, 4, 4, 4])]
+    return {
+        "images": [{**image, **federated}],
+        "categories": [{"id": i, "frequency": f} for i, f in enumerate("rcf", start=1)],
+        "annotations": [{**o, "id": i} for i, o in enumerate(objects, start=1)],
+    }
+
+
+def _made_up_object(category_id: int, bbox: list[int]) -> dict[str, Any]:
+    from pycocotools import mask as mask_utils
+
+    x, y, w, h = bbox
+    mask = np.zeros((8, 8), dtype=np.uint8, order="F")
+    mask[y : y + h, x : x + w] = 1
+    return {
+        "image_id": 1,
+        "category_id": category_id,
+        "bbox": bbox,
+        "area": w * h,
+        "segmentation": mask_utils.encode(mask),
+        "score": 0.9,
+    }
+
+
+def _broken_installation(task: str, problem: str) -> str:
+    versions = ", ".join(f"{p} {version(p)}" for p in ("lvis", "pycocotools", "numpy"))
+    return (
+        f"The installed lvis package cannot evaluate: on two made-up detections, task {task!r} "
+        f"{problem} ({versions}). Try: pip install --force-reinstall --no-deps lvis pycocotools"
+    )

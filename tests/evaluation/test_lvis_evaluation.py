@@ -1,0 +1,365 @@
+import csv
+import itertools
+import json
+import logging
+import math
+import re
+import time
+from types import SimpleNamespace
+
+import lvis
+import numpy as np
+import pytest
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.engine.hooks import EvalHook
+from detectron2.evaluation import inference_on_dataset, print_csv_format, verify_results
+from detectron2.utils.events import EventStorage, JSONWriter
+
+from d2_seesaw.evaluation import LongTailLVISEvaluator, drop_absent
+from d2_seesaw.evaluation.lvis_api import METRICS
+from tests.evaluation.lvis_data import (
+    Detections,
+    add_object,
+    dataset,
+    official_evaluation,
+    official_metrics,
+    perfect_detections,
+    random_data,
+    run_evaluator,
+)
+from tests.evaluation.ranks import evaluate_on_two_ranks
+
+
+def one_object_per_group(present):
+    """One category each of r, c and f; ground truth only for the groups in ``present``."""
+    data = dataset("rcf")
+    # An ignored object is no ground truth: the file has annotations even if no group is present.
+    add_object(data, 1, 1, [100, 100, 50, 50], ignore=1)
+    for i, group in enumerate("rcf", start=1):
+        if group in present:
+            add_object(data, 1, i, [0, 40 * i, 35, 35])
+    return data
+
+
+@pytest.fixture
+def evaluator_of(register):
+    """Builds an evaluator of some data, alone in its process."""
+
+    def build(data, metadata=None, **options):
+        return LongTailLVISEvaluator(
+            register(data, **(metadata or {})), distributed=False, **options
+        )
+
+    return build
+
+
+PRESENCE = ["".join(g) for n in range(4) for g in itertools.combinations("rcf", n)]
+
+
+@pytest.mark.parametrize("present", PRESENCE)
+def test_perfect_predictions_score_100_or_are_absent(present, evaluator_of):
+    data = one_object_per_group(present)
+    results = run_evaluator(evaluator_of(data), perfect_detections(data))
+    expected = dict.fromkeys(METRICS, 100.0 if present else math.nan)
+    expected |= {f"AP{g}": math.nan for g in "rcf" if g not in present}
+    expected |= {"APs": math.nan, "APl": math.nan}  # 35 x 35 is medium
+    for task in ("bbox", "segm"):
+        scores = {m: results[task][m] for m in METRICS}
+        assert scores == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize("present", PRESENCE)
+def test_the_log_has_the_groups_that_were_scored_and_no_negative_number(
+    present, evaluator_of, caplog
+):
+    data = one_object_per_group(present)
+    with caplog.at_level(logging.INFO):
+        run_evaluator(evaluator_of(data, tasks=["bbox"]), [Detections(1)])
+    counts = ", ".join(f"{g}: {int(g in present)}/1" for g in "rcf")
+    assert f"Categories with ground truth: {counts}" in caplog.text
+    assert not re.search(r"-\d", caplog.text)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_equals_the_official_numbers_on_random_predictions(seed, register, tmp_path, monkeypatch):
+    data, detections = random_data(seed=20 + seed)
+    name = register(data)
+    results = run_evaluator(LongTailLVISEvaluator(name, distributed=False), detections)
+    for task in ("bbox", "segm"):
+        official = official_evaluation(tmp_path / f"{name}.json", detections, task, monkeypatch)
+        ours = {m: results[task][m] for m in METRICS}
+        expected = official_metrics(official, METRICS)
+        assert ours == pytest.approx(expected, rel=0, abs=1e-9, nan_ok=True)
+
+
+def test_categories_average_to_the_reported_ap(evaluator_of, tmp_path):
+    data, detections = random_data(seed=30, groups="rrrccccfffff", num_images=20)
+    results = run_evaluator(evaluator_of(data, output_dir=str(tmp_path)), detections)
+    for task in ("bbox", "segm"):
+        with open(tmp_path / f"per_category_{task}.csv") as file:
+            rows = [r for r in csv.DictReader(file) if r["AP"]]
+        for metric, groups in {"AP": "rcf", "APr": "r", "APc": "c", "APf": "f"}.items():
+            column = [float(r["AP"]) for r in rows if r["frequency"] in groups]
+            assert np.mean(column) == pytest.approx(results[task][metric], rel=0, abs=1e-9)
+        column = [float(r["AP50"]) for r in rows]
+        assert np.mean(column) == pytest.approx(results[task]["AP50"], rel=0, abs=1e-9)
+
+
+@pytest.mark.parametrize(("masks", "tasks"), [(True, {"bbox", "segm"}), (False, {"bbox"})])
+def test_a_model_that_finds_nothing_scores_zero_in_its_tasks(masks, tasks, evaluator_of):
+    data = one_object_per_group("rf")
+    results = run_evaluator(evaluator_of(data), [Detections(1)], masks=masks)
+    assert results.keys() == tasks
+    for scores in results.values():
+        assert (scores["AP"], scores["APr"], scores["APf"]) == (0.0, 0.0, 0.0)
+        assert math.isnan(scores["APc"])
+
+
+def test_a_model_without_masks_is_scored_on_boxes(evaluator_of):
+    data = one_object_per_group("rcf")
+    results = run_evaluator(evaluator_of(data), perfect_detections(data), masks=False)
+    assert results.keys() == {"bbox"}
+
+
+def test_evaluating_twice_gives_the_same(evaluator_of):
+    data, detections = random_data(seed=31)
+    evaluator = evaluator_of(data)
+    first = run_evaluator(evaluator, detections)
+    again = evaluator.evaluate()
+    assert again.keys() == first.keys()
+    for task in first:
+        assert again[task] == pytest.approx(first[task], nan_ok=True)
+
+
+def test_reset_forgets_predictions(evaluator_of):
+    data = one_object_per_group("r")
+    evaluator = evaluator_of(data)
+    run_evaluator(evaluator, perfect_detections(data))
+    assert run_evaluator(evaluator, [Detections(1)])["bbox"]["AP"] == 0.0
+
+
+def test_the_limit_of_detections_is_passed_on(evaluator_of):
+    data = one_object_per_group("r")
+    better_but_wrong = Detections(1).add(2, [0, 0, 9, 9], 0.95).add(1, [0, 40, 35, 35], 0.9)
+    assert run_evaluator(evaluator_of(data), [better_but_wrong])["bbox"]["AP"] == pytest.approx(100)
+    limited = evaluator_of(data, max_dets_per_image=1)
+    assert run_evaluator(limited, [better_but_wrong])["bbox"]["AP"] == 0.0
+
+
+def test_an_annotation_with_id_zero_is_found(evaluator_of, caplog):
+    data = one_object_per_group("r")
+    data["annotations"][1]["id"] = 0
+    evaluator = evaluator_of(data)
+    assert "annotation with id 0" in caplog.text
+    assert run_evaluator(evaluator, perfect_detections(data))["segm"]["AP"] == pytest.approx(100)
+
+
+def test_categories_may_have_any_ids_if_they_are_mapped(evaluator_of):
+    data = dataset("f")
+    data["categories"][0]["id"] = 900
+    add_object(data, 1, 900, [0, 0, 40, 40])
+    evaluator = evaluator_of(data, {"thing_dataset_id_to_contiguous_id": {900: 0}})
+    found = [Detections(1).add(1, [0, 0, 40, 40])]  # class 0 of the model
+    assert run_evaluator(evaluator, found)["bbox"]["AP"] == pytest.approx(100)
+
+
+def test_a_test_split_is_not_scored_but_saved(evaluator_of, tmp_path):
+    results = run_evaluator(
+        evaluator_of(dataset("rcf"), output_dir=str(tmp_path / "out")),
+        [Detections(1).add(1, [0, 0, 9, 9])],
+    )
+    assert results == {}
+    saved = json.loads((tmp_path / "out" / "lvis_instances_results.json").read_text())
+    assert [d["category_id"] for d in saved] == [1]
+
+
+def test_writes_detectron2s_files_and_ours_only_below_output_dir(evaluator_of, tmp_path):
+    data = one_object_per_group("rcf")
+    run_evaluator(evaluator_of(data, output_dir=str(tmp_path / "out")), perfect_detections(data))
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        *("instances_predictions.pth", "lvis_instances_results.json"),
+        *(f"per_category_{t}.{e}" for t in ("bbox", "segm") for e in ("csv", "json")),
+    }
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == ["", ".json"]  # out, the annotations
+
+
+def test_saved_predictions_load_and_hold_classes_as_detectron2_saves_them(evaluator_of, tmp_path):
+    data = one_object_per_group("rcf")
+    run_evaluator(evaluator_of(data, output_dir=str(tmp_path)), perfect_detections(data))
+    saved = torch.load(tmp_path / "instances_predictions.pth", weights_only=True)
+    assert [d["category_id"] for d in saved[0]["instances"]] == [0, 0, 1, 2]
+
+
+@pytest.mark.parametrize(("groups", "logged"), [("r" * 30, True), ("r" * 31, False)])
+def test_categories_are_logged_if_they_are_few(groups, logged, evaluator_of, caplog):
+    data = dataset(groups)
+    add_object(data, 1, 1, [0, 0, 40, 40])
+    with caplog.at_level(logging.INFO):
+        run_evaluator(evaluator_of(data), perfect_detections(data))
+    assert ("class30" in caplog.text) == logged
+
+
+def test_numpy_is_unchanged_after_an_exception_in_the_evaluation(evaluator_of, monkeypatch):
+    data = one_object_per_group("rcf")
+    evaluator = evaluator_of(data)
+    monkeypatch.setattr(lvis.LVISEval, "summarize", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_evaluator(evaluator, perfect_detections(data))
+    assert lvis.eval.np is np
+    assert "float" not in vars(np)
+
+
+# Refused on construction
+
+
+def test_a_broken_lvis_is_reported_on_construction(evaluator_of, monkeypatch):
+    monkeypatch.setattr(lvis.LVISEval, "accumulate", lambda self: np.no_such_name)
+    with pytest.raises(RuntimeError, match=r"lvis package cannot evaluate.*no_such_name"):
+        evaluator_of(one_object_per_group("rcf"))
+
+
+def test_construction_is_cheap(evaluator_of):
+    start = time.perf_counter()
+    evaluator_of(one_object_per_group("rcf"))
+    assert time.perf_counter() - start < 1
+
+
+def test_a_coco_file_is_refused_naming_the_fields(evaluator_of):
+    data = one_object_per_group("rcf")
+    for category in data["categories"]:
+        del category["frequency"]
+    with pytest.raises(ValueError, match="categories have no 'frequency'"):
+        evaluator_of(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [({"images": []}, "it lacks 'annotations'"), ([], "Annotation file format <class 'list'>")],
+)
+def test_a_file_of_another_kind_is_refused(data, message, evaluator_of):
+    with pytest.raises(ValueError, match=f"is no LVIS file: {message}"):
+        evaluator_of(data)
+
+
+def test_a_file_that_is_not_json_is_named(register, tmp_path):
+    name = register({})
+    (tmp_path / f"{name}.json").write_text("<html>")
+    with pytest.raises(ValueError, match=rf"{name}\.json is no LVIS file: Expecting value"):
+        LongTailLVISEvaluator(name, distributed=False)
+
+
+def test_an_unregistered_dataset_is_refused():
+    with pytest.raises(ValueError, match="registered as 'no_such_dataset'"):
+        LongTailLVISEvaluator("no_such_dataset", distributed=False)
+    assert "no_such_dataset" not in MetadataCatalog.list()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tasks": ["box"]}, r"tasks must be among \('bbox', 'segm'\), got \['box'\]"),
+        ({"max_dets_per_image": 0}, "must be at least 1, got 0"),
+    ],
+)
+def test_wrong_options_are_refused(options, message, evaluator_of):
+    with pytest.raises(ValueError, match=message):
+        evaluator_of(one_object_per_group("rcf"), **options)
+
+
+def test_category_ids_that_start_at_zero_are_refused(evaluator_of):
+    data = dataset("f")
+    data["categories"][0]["id"] = 0
+    with pytest.raises(ValueError, match=r"Category ids must be 1 to 0, got \[0\]"):
+        evaluator_of(data)
+
+
+# Refused at the first image
+
+
+@pytest.mark.parametrize(
+    ("detections", "masks", "message"),
+    [
+        (Detections(2), True, r"Image id 2 is not in the annotations, whose ids start as \[1\]"),
+        (Detections(1).add(4, [0, 0, 9, 9]), True, "predicts class 3, but .* 3 classes"),
+        (Detections(1).add(1, [0, 0, 9, 9]), False, "Task 'segm' needs masks"),
+    ],
+)
+def test_predictions_that_could_not_be_scored_are_refused(detections, masks, message, evaluator_of):
+    evaluator = evaluator_of(one_object_per_group("rcf"), tasks=("bbox", "segm"))
+    image = {"image_id": detections.image_id}
+    with pytest.raises(ValueError, match=message):
+        evaluator.process([image], [detections.as_model_output(masks=masks)])
+
+
+# With the rest of Detectron2
+
+
+@pytest.fixture
+def results(evaluator_of):
+    data = one_object_per_group("rf")
+    return run_evaluator(evaluator_of(data), perfect_detections(data))
+
+
+def test_runs_in_detectron2s_loop(evaluator_of):
+    data = one_object_per_group("rcf")
+    found = perfect_detections(data)
+    outputs = {d.image_id: d.as_model_output() for d in found}
+    loader = [[{"image_id": d.image_id}] for d in found]
+    results = inference_on_dataset(
+        lambda batch: [outputs[image["image_id"]] for image in batch], loader, evaluator_of(data)
+    )
+    assert results["segm"]["APr"] == pytest.approx(100)
+
+
+def test_copypaste_lines_have_detectron2s_nine_metrics(results, caplog):
+    with caplog.at_level(logging.INFO):
+        print_csv_format(results)
+    assert f"copypaste: {','.join(METRICS)}" in caplog.text
+
+
+def test_results_can_be_verified(results):
+    expected = [["bbox", "AP", 100.0, 0.1], ["segm", "APr", 100.0, 0.1]]
+    assert verify_results(SimpleNamespace(TEST=SimpleNamespace(EXPECTED_RESULTS=expected)), results)
+
+
+@pytest.mark.parametrize("keep", [lambda r: r, drop_absent], ids=["nan", "dropped"])
+def test_eval_hook_stores_results_and_metrics_json_is_written(results, keep, tmp_path):
+    hook = EvalHook(1, lambda: keep(results))
+    with EventStorage(0) as storage:
+        hook.trainer = SimpleNamespace(storage=storage, iter=0, max_iter=2)
+        hook.after_step()
+        writer = JSONWriter(str(tmp_path / "metrics.json"))
+        writer.write()
+        writer.close()
+    text = (tmp_path / "metrics.json").read_text()
+    assert json.loads(text)["bbox/APr"] == pytest.approx(100)
+    assert ("NaN" in text) == (keep is not drop_absent)
+
+
+# With two processes
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    """What each of two gloo ranks saw, and the result of one process on all images."""
+    return evaluate_on_two_ranks(tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.mark.dist
+def test_two_ranks_agree_with_one_process(two_ranks):
+    alone, ranks = two_ranks
+    assert ranks[0]["results"]["segm"] == pytest.approx(alone["segm"], nan_ok=True)
+    assert ranks[0]["results"]["bbox"] == pytest.approx(alone["bbox"], nan_ok=True)
+
+
+@pytest.mark.dist
+def test_other_ranks_get_an_empty_result(two_ranks):
+    assert two_ranks[1][1]["results"] == {}
+
+
+@pytest.mark.dist
+def test_ranks_refuse_together(two_ranks):
+    _, ranks = two_ranks
+    assert "rank 1: ValueError: No dataset" in ranks[0]["error"]
+    assert "registered as 'only_here_missing'" in ranks[1]["error"]
