@@ -26,6 +26,7 @@ setup(
         "opencv-python",
         "pycocotools",
         "setuptools<81",
+        "tabulate",
         "torch>=2.6",
         "torchvision",
         "tqdm",

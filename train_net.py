@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import create_ddp_model, default_setup, default_writers, hooks
-from detectron2.evaluation import inference_on_dataset
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -29,12 +30,12 @@ from d2_seesaw.evaluation import drop_absent, print_longtail_results
 
 logger = logging.getLogger("d2_seesaw")
 
+build: Any = instantiate  # whatever the config names
 
-def evaluate(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
+
+def evaluate(cfg: DictConfig, model: nn.Module, evaluator: DatasetEvaluator) -> dict[str, Any]:
     """Score ``model`` on the test data; results on rank 0 alone, without what is n/a."""
-    # The evaluator first: it finds out whether it can run before the first image is processed.
-    evaluator = instantiate(cfg.dataloader.evaluator)
-    results = inference_on_dataset(model, instantiate(cfg.dataloader.test), evaluator)
+    results = inference_on_dataset(model, build(cfg.dataloader.test), evaluator)
     if comm.is_main_process():
         print_longtail_results(results)
     return drop_absent(results)
@@ -42,7 +43,7 @@ def evaluate(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
 
 def build_model(cfg: DictConfig) -> nn.Module:
     """The model on its device, one replica per rank."""
-    model = instantiate(cfg.model).to(cfg.train.device)
+    model = build(cfg.model).to(cfg.train.device)
     # DDP takes device ids for GPUs only.
     on_cpu: dict[str, Any] = {"device_ids": None} if cfg.train.device == "cpu" else {}
     return create_ddp_model(model, **cfg.train.ddp, **on_cpu)
@@ -50,14 +51,14 @@ def build_model(cfg: DictConfig) -> nn.Module:
 
 def train(cfg: DictConfig, *, resume: bool) -> None:
     """Train to the end, or go on from the last checkpoint of the output folder."""
-    if comm.is_main_process():
-        instantiate(cfg.dataloader.evaluator)  # fails now rather than after the last step
-    loader = instantiate(cfg.dataloader.train)
+    # First of all: it finds out now, not after the last step, whether it can run.
+    evaluator = build(cfg.dataloader.evaluator)
+    loader = build(cfg.dataloader.train)
     _settle_length(cfg, loader.images_per_epoch, loader.total_batch_size)
     model = build_model(cfg)
     logger.info("Model:\n%s", model)
     cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
+    optimizer = build(cfg.optimizer)
     trainer = Trainer(
         model,
         loader,
@@ -77,9 +78,9 @@ def train(cfg: DictConfig, *, resume: bool) -> None:
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
-            hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+            hooks.LRScheduler(scheduler=build(cfg.lr_multiplier)),
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if is_main else None,
-            hooks.EvalHook(cfg.train.eval_period, lambda: evaluate(cfg, model)),
+            hooks.EvalHook(cfg.train.eval_period, lambda: evaluate(cfg, model, evaluator)),
             hooks.PeriodicWriter(writers, period=cfg.train.log_period) if is_main else None,
         ]
     )
@@ -105,8 +106,15 @@ def _settle_length(cfg: DictConfig, images_per_epoch: float, total_batch_size: i
         LazyConfig.save(cfg, os.path.join(cfg.train.output_dir, "config.yaml"))
 
 
-def setup(args: argparse.Namespace) -> DictConfig:
-    """Read and check the config; refuse what cannot work before anything is built."""
+def read_config(args: argparse.Namespace) -> DictConfig:
+    """The config with its overrides; refuses what cannot work before anything is built.
+
+    Raises:
+        ValueError: an unknown key or data set, a length or checkpoint that is not given.
+        FileNotFoundError: the config file or the data are not there.
+    """
+    if not args.config_file:
+        raise ValueError("--config-file is missing")
     cfg = load_config(args.config_file, args.opts)
     if cfg.train.max_iter is None and cfg.train.epochs is None:
         raise ValueError("give train.max_iter (steps) or train.epochs, both are null")
@@ -117,8 +125,15 @@ def setup(args: argparse.Namespace) -> DictConfig:
     splits = ["test"] if args.eval_only else ["train", "test"]
     names = [OmegaConf.select(cfg, f"dataloader.{split}.dataset.names") for split in splits]
     check_dataset_files([name for name in names if name is not None])
+    return cfg
+
+
+def setup(args: argparse.Namespace) -> DictConfig:
+    """The config of this run, written down, with logging and seeds set up."""
+    cfg = read_config(args)
     changes = scale_to_world_size(cfg, comm.get_world_size()) if args.auto_scale_lr else None
     default_setup(cfg, args)
+    setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="d2_seesaw")
     if changes is not None:
         reference = cfg.train.reference_world_size
         logger.info(format_changes(changes, reference, comm.get_world_size()))
@@ -131,15 +146,18 @@ def main(args: argparse.Namespace) -> None:
     if not args.eval_only:
         train(cfg, resume=args.resume)
         return
+    evaluator = build(cfg.dataloader.evaluator)
     model = build_model(cfg)
     StrictCheckpointer(
         model, require_all=True, allow_partial=cfg.train.allow_partial_checkpoint
     ).load(cfg.train.init_checkpoint)
-    evaluate(cfg, model)
+    evaluate(cfg, model, evaluator)
 
 
 if __name__ == "__main__":
     arguments = argument_parser().parse_args()
-    if not arguments.config_file:
-        sys.exit("train_net.py: --config-file is missing")
+    try:
+        read_config(arguments)  # once more in each process, which this one spares a bad start
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"train_net.py: {error}")
     launch_training(main, arguments)

@@ -82,7 +82,7 @@ lr_multiplier = L(cosine_with_warmup)(warmup_iters=50, max_iter="${train.max_ite
 
 train.output_dir = "output/quickstart"
 train.epochs = None
-train.max_iter = 500
+train.max_iter = 600
 train.reference_world_size = 1
 train.seed = 1
 train.log_period = 20

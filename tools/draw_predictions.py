@@ -14,7 +14,9 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from detectron2.data import MetadataCatalog
+from detectron2.data.detection_utils import read_image
 from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils.visualizer import ColorMode, Visualizer
 
@@ -43,16 +45,25 @@ def to_instances(predictions: list[dict[str, Any]], image_size: tuple[int, int])
     """Predictions of one image as Detectron2's visualizer takes them."""
     instances = Instances(image_size)
     boxes = [BoxMode.convert(p["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for p in predictions]
-    instances.pred_boxes = Boxes(np.array(boxes, dtype=np.float32).reshape(-1, 4))
+    instances.pred_boxes = Boxes(torch.tensor(boxes).reshape(-1, 4))
     instances.scores = np.array([p["score"] for p in predictions])
     instances.pred_classes = np.array([p["category_id"] - 1 for p in predictions], dtype=int)
     instances.pred_masks = [p["segmentation"] for p in predictions]
     return instances
 
 
-def draw(record: dict[str, Any], predictions: list[dict[str, Any]], metadata: Any, scale: float) -> Any:
+def palette(count: int) -> list[tuple[int, int, int]]:
+    """``count`` RGB colours, evenly spread over the hues: a class has one in both halves."""
+    hsv = np.full((1, count, 3), 230, np.uint8)
+    hsv[0, :, 0] = np.arange(count) * 180 // max(count, 1)
+    return [tuple(int(c) for c in color) for color in cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0]]
+
+
+def draw(
+    record: dict[str, Any], predictions: list[dict[str, Any]], metadata: Any, scale: float
+) -> Any:
     """Ground truth on the left, predictions on the right, as a BGR image."""
-    image = cv2.imread(record["file_name"])[:, :, ::-1]
+    image = read_image(record["file_name"], format="RGB")
     halves = []
     for kind in ("ground truth", "predictions"):
         canvas = Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION)
@@ -63,7 +74,9 @@ def draw(record: dict[str, Any], predictions: list[dict[str, Any]], metadata: An
             drawn = canvas.draw_instance_predictions(to_instances(predictions, size))
         picture = np.ascontiguousarray(drawn.get_image()[:, :, ::-1])
         banner = np.full((28, picture.shape[1], 3), 255, np.uint8)
-        cv2.putText(banner, kind, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 1, cv2.LINE_AA)
+        cv2.putText(
+            banner, kind, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 1, cv2.LINE_AA
+        )
         halves.append(np.vstack([banner, picture]))
     return np.hstack(halves)
 
@@ -81,11 +94,13 @@ def main() -> None:
     predictions = read_predictions(run / "inference" / RESULTS, args.min_score)
     name = cfg.dataloader.test.dataset.names
     records = load_dataset(name, filter_empty=False)
+    metadata = MetadataCatalog.get(name)
+    metadata.thing_colors = palette(len(metadata.thing_classes))
     folder = run / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     for record in records[: args.num_images]:
         scale = max(1.0, args.min_side / min(record["height"], record["width"]))
-        picture = draw(record, predictions[record["image_id"]], MetadataCatalog.get(name), scale)
+        picture = draw(record, predictions[record["image_id"]], metadata, scale)
         stem = os.path.splitext(os.path.basename(record["file_name"]))[0]
         cv2.imwrite(str(folder / f"{stem}.png"), picture)
     print(f"Pictures: {folder}/*.png (ground truth left, predictions right)")

@@ -30,8 +30,12 @@ PACKAGES = {
 
 def missing(python: Path, modules: list[str]) -> list[str]:
     """Those of ``modules`` that ``python`` does not find."""
-    code = "import importlib.util as u, sys; print(*[m for m in sys.argv[1:] if not u.find_spec(m)])"
-    found = subprocess.run([python, "-c", code, *modules], check=True, capture_output=True, text=True)
+    code = (
+        "import importlib.util as u, sys; print(*[m for m in sys.argv[1:] if not u.find_spec(m)])"
+    )
+    found = subprocess.run(
+        [python, "-c", code, *modules], check=True, capture_output=True, text=True
+    )
     return found.stdout.split()
 
 
@@ -50,7 +54,7 @@ def main() -> None:
     parser.add_argument("--venv", default=".venv", help="folder of the virtual environment")
     parser.add_argument("--detectron2", required=True, help="what pip installs detectron2 from")
     args = parser.parse_args()
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10):  # noqa: UP036 this runs before pip has checked it
         sys.exit(f"setup: Python 3.10 or later is needed, this is {sys.version.split()[0]}")
     folder = Path(args.venv)
     python = folder / "bin" / "python"
@@ -73,7 +77,12 @@ def main() -> None:
         )
     if missing(python, ["d2_seesaw"]) or not (folder / ".ready").exists():
         pip_install(
-            python, "--no-deps", "--no-build-isolation", "-e", ".", failure="cannot install d2_seesaw"
+            python,
+            "--no-deps",
+            "--no-build-isolation",
+            "-e",
+            ".",
+            failure="cannot install d2_seesaw",
         )
     print("setup: ready")
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 def _normalise(x: Tensor, dim: int | tuple[int, ...], power: float, eps: float) -> Tensor:
-    norm = x.norm(dim=dim, keepdim=True)
+    norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
     if power != 1:
         # The clamp stops the gradient at zero features, where that of a root is infinite.
         norm = norm.clamp(min=torch.finfo(norm.dtype).tiny).pow(power)

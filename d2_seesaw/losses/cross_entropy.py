@@ -58,4 +58,4 @@ class SoftmaxLoss(nn.Module):
                 full_precision(logits), labels.long(), ignore_index=IGNORED, reduction="sum"
             )
         normaliser = (labels != IGNORED).sum().clamp(min=1)
-        return {"loss_cls": total * (self.loss_weight / normaliser)}
+        return {"loss_cls": self.loss_weight * total / normaliser}

@@ -221,8 +221,11 @@ class SeesawLoss(nn.Module):
                 self.q,
                 self.eps,
             ).sum()
-        scale = self.loss_weight / normaliser
-        return {"loss_cls_classes": classes * scale, "loss_cls_objectness": objectness * scale}
+        # The loss comes first: weight / normaliser alone would be float32 and round float64 losses.
+        return {
+            "loss_cls_classes": self.loss_weight * classes / normaliser,
+            "loss_cls_objectness": self.loss_weight * objectness / normaliser,
+        }
 
     def _count(self, labels: Tensor) -> Tensor:
         """Add the batch to the counts in a training step; return the RoIs to divide the loss by.

@@ -1,0 +1,36 @@
+"""Options and fixtures of all tests."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--runslow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_configure() -> None:
+    # The tensors here are small: more threads than this only wait for each other.
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    reasons = {}
+    if not config.getoption("--runslow"):
+        reasons["slow"] = "needs --runslow"
+    if not torch.cuda.is_available():
+        reasons["gpu"] = "needs CUDA"
+    for item in items:
+        for marker, reason in reasons.items():
+            if marker in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """The same random numbers whichever tests ran before."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)

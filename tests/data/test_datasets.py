@@ -1,0 +1,93 @@
+import json
+import os
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from d2_seesaw.data import check_dataset_files, load_dataset, register_lvis_format
+
+NAME = "tests_datasets_tiny"
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Two images, one of them empty, and the categories out of order."""
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "1.jpg").touch()
+    size = {"width": 8, "height": 8, "neg_category_ids": [2], "not_exhaustive_category_ids": []}
+    annotations = {
+        "images": [{"id": i, "coco_url": f"train/{i}.jpg", **size} for i in (1, 2)],
+        "annotations": [
+            {
+                "id": 1,
+                "image_id": 1,
+                "category_id": 1,
+                "bbox": [0, 0, 4, 4],
+                "area": 8,
+                "segmentation": [[0, 0, 4, 0, 4, 4]],
+            }
+        ],
+        "categories": [{"id": 2, "name": "second"}, {"id": 1, "name": "first"}],
+    }
+    (tmp_path / "lvis.json").write_text(json.dumps(annotations))
+    register_lvis_format(NAME, tmp_path / "lvis.json", tmp_path)
+    yield tmp_path
+    DatasetCatalog.remove(NAME)
+    MetadataCatalog.remove(NAME)
+
+
+def test_any_name_loads_with_class_names_from_the_file(tiny):
+    (record,) = load_dataset(NAME)
+    assert record["file_name"] == str(tiny / "train" / "1.jpg")
+    assert record["annotations"][0]["category_id"] == 0
+    assert record["neg_category_ids"] == [2]
+    assert MetadataCatalog.get(NAME).thing_classes == ["first", "second"]
+
+
+def test_images_without_objects_are_kept_for_evaluation(tiny):
+    assert len(load_dataset(NAME, filter_empty=False)) == 2
+
+
+def test_registering_the_same_again_changes_nothing(tiny):
+    register_lvis_format(NAME, tiny / "lvis.json", tiny)
+    assert len(load_dataset(NAME)) == 1
+
+
+def test_registering_other_files_under_the_name_is_an_error(tiny):
+    with pytest.raises(ValueError, match=f"'{NAME}' is already registered"):
+        register_lvis_format(NAME, tiny / "other.json", tiny)
+
+
+def test_missing_files_are_listed_beside_those_that_are_there(tiny):
+    (tiny / "lvis.json").unlink()
+    with pytest.raises(FileNotFoundError) as error:
+        load_dataset(NAME)
+    assert f"MISSING  {tiny / 'lvis.json'}" in str(error.value)
+    assert f"found    {tiny}" in str(error.value)
+
+
+def test_a_missing_folder_of_images_is_named(tiny):
+    (tiny / "train" / "1.jpg").unlink()
+    (tiny / "train").rmdir()
+    with pytest.raises(FileNotFoundError, match=f"do not exist: \\['{tiny / 'train'}'\\]"):
+        load_dataset(NAME)
+
+
+@pytest.mark.skipif(
+    os.path.exists(MetadataCatalog.get("lvis_v1_train").json_file), reason="LVIS v1 is there"
+)
+def test_lvis_without_data_lists_every_file_once():
+    with pytest.raises(FileNotFoundError) as error:
+        check_dataset_files(["lvis_v1_train", "lvis_v1_val"])
+    message = str(error.value)
+    for place in ("lvis_v1_train.json", "lvis_v1_val.json", "coco/train2017", "coco/val2017"):
+        assert message.count(place) == 1
+    assert "DETECTRON2_DATASETS" in message
+    assert "lvisdataset.org" in message
+
+
+def test_an_unknown_name_is_named_with_the_nearest():
+    with pytest.raises(
+        ValueError, match="'lvis_v1_trian' is not registered; did you mean 'lvis_v1_t"
+    ):
+        check_dataset_files("lvis_v1_trian")

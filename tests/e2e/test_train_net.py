@@ -1,0 +1,169 @@
+"""train_net.py as a user calls it: each test is one or more real trainings of seconds."""
+
+import pytest
+import torch
+
+STEPS = 24
+
+
+@pytest.fixture(scope="module")
+def trained(train_net, tmp_path_factory):
+    output = tmp_path_factory.mktemp("trained")
+    run = train_net(output, f"train.max_iter={STEPS}", "lr_multiplier.warmup_iters=4")
+    run.output = output
+    return run
+
+
+def test_the_loss_falls(trained):
+    losses = [m["total_loss"] for m in trained.metrics if "total_loss" in m]
+    assert len(losses) >= STEPS - 1
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_losses_and_accuracies_are_logged_by_name(trained):
+    names = set().union(*trained.metrics)
+    assert {
+        "loss_cls_classes",
+        "loss_cls_objectness",
+        "loss_box_reg",
+        "loss_mask",
+        "fast_rcnn/cls_accuracy",
+        "fast_rcnn/fg_cls_accuracy",
+        "fast_rcnn/false_negative",
+        "grad_norm",
+        "lr",
+        "bbox/APr",
+        "segm/AP",
+    } <= names
+
+
+def test_model_config_and_results_are_saved(trained):
+    for name in (
+        "model_final.pth",
+        "config.yaml",
+        "metrics.json",
+        "log.txt",
+        "inference/lvis_instances_results.json",
+        "inference/per_category_segm.csv",
+    ):
+        assert (trained.output / name).is_file(), name
+
+
+def test_class_counts_are_those_of_the_sampled_rois(trained):
+    state = torch.load(trained.output / "model_final.pth")["model"]
+    counts = state["roi_heads.box_predictor.cls_loss.class_counts"]
+    assert counts.dtype == torch.int64
+    # 8 images a step, at most 48 RoIs each; fewer where too few proposals overlap no object.
+    assert STEPS * 8 * 10 < counts.sum() <= STEPS * 8 * 48
+
+
+def test_eval_only_repeats_the_metrics_of_training(trained, train_net, printed_table, tmp_path):
+    checkpoint = f"train.init_checkpoint={trained.output / 'model_final.pth'}"
+    again = train_net(tmp_path, "--eval-only", checkpoint)
+    assert printed_table(again.text) == printed_table(trained.text)
+
+
+def test_the_saved_config_evaluates_as_well(trained, train_net, printed_table, tmp_path):
+    checkpoint = f"train.init_checkpoint={trained.output / 'model_final.pth'}"
+    config = str(trained.output / "config.yaml")
+    again = train_net(tmp_path, "--eval-only", checkpoint, config=config)
+    assert printed_table(again.text) == printed_table(trained.text)
+
+
+def test_resume_goes_on_where_training_stopped(train_net, tmp_path):
+    schedule = "lr_multiplier.max_iter=100"
+    train_net(tmp_path, "train.max_iter=3", schedule)
+    resumed = train_net(tmp_path, "--resume", "train.max_iter=5", schedule)
+    assert "Starting training from iteration 3" in resumed.text
+    assert [m["iteration"] for m in resumed.metrics if "total_loss" in m][-1] == 4
+    state = torch.load(tmp_path / "model_final.pth")
+    assert state["iteration"] == 4
+
+
+def test_epochs_become_steps_from_the_repeated_images(train_net, tmp_path):
+    run = train_net(
+        tmp_path,
+        "train.max_iter=null",
+        "train.epochs=0.1",
+        "dataloader.train.sampling.rounding=ceil",
+    )
+    assert "0.1 epochs of" in run.text
+    (line,) = [x for x in run.text.splitlines() if "0.1 epochs of" in x]
+    images = int(line.split("epochs of ")[1].split()[0])
+    assert images > 120  # repeated
+    steps = -(-images // 80)
+    assert line.endswith(f"{steps} steps")
+    assert f"max_iter: {steps}" in (tmp_path / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_mixed_precision_accumulation_and_clipping_train(train_net, tmp_path, dtype):
+    run = train_net(
+        tmp_path,
+        "train.max_iter=3",
+        "train.amp.enabled=True",
+        f"train.amp.dtype={dtype}",
+        "train.accumulate_steps=2",
+        "train.clip_grad.max_norm=1.0",
+        "dataloader.train.total_batch_size=4",
+    )
+    losses = [m["total_loss"] for m in run.metrics if "total_loss" in m]
+    assert all(0 < loss < 20 for loss in losses)
+
+
+def test_softmax_trains_from_its_own_config(train_net, tmp_path):
+    run = train_net(tmp_path, "train.max_iter=2", config="configs/quickstart_softmax.py")
+    assert "loss_cls" in set().union(*run.metrics)
+
+
+def test_scaling_prints_values_before_and_after(train_net, tmp_path):
+    run = train_net(tmp_path, "--auto-scale-lr", "train.max_iter=4", "train.reference_world_size=2")
+    assert "Scaled the recipe from 2 to 1 GPUs" in run.text
+    assert "0.001 -> 0.0005" in run.text
+    assert "max_iter: 8" in (tmp_path / "config.yaml").read_text()
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("launcher", ["--num-gpus", "torchrun"])
+def test_two_cpu_ranks_train_and_agree_on_the_counts(train_net, tmp_path, launcher):
+    steps, arguments = 3, ["train.max_iter=3", "dataloader.train.total_batch_size=4"]
+    if launcher == "torchrun":
+        start = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+        run = train_net(tmp_path, *arguments, launcher=start)
+    else:
+        run = train_net(tmp_path, "--num-gpus=2", *arguments)
+    assert "World size: 2" in run.text
+    assert "Long-tail results:" in run.text
+    counts = torch.load(tmp_path / "model_final.pth")["model"][
+        "roi_heads.box_predictor.cls_loss.class_counts"
+    ]
+    # 4 images a step over both ranks; those of one rank alone could not be more than half of it.
+    assert steps * 2 * 48 < counts.sum() <= steps * 4 * 48
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train.max_itr=5"], "unknown key 'train.max_itr'; did you mean 'train.max_iter'"),
+        (["--eval-only"], "--eval-only needs train.init_checkpoint"),
+        (["dataloader.test.dataset.names=lvis_v1_val"], "MISSING"),
+        (["train.max_iter=null"], "give train.max_iter (steps) or train.epochs"),
+    ],
+)
+def test_what_cannot_work_is_one_clear_error_before_the_model_is_built(
+    train_net, tmp_path, arguments, message
+):
+    run = train_net(tmp_path, *arguments, fails=True)
+    assert message in run.text
+    assert "GeneralizedRCNN(" not in run.text
+
+
+def test_a_checkpoint_of_another_number_of_classes_is_one_clear_error(trained, train_net, tmp_path):
+    run = train_net(
+        tmp_path,
+        "--eval-only",
+        "model.roi_heads.num_classes=7",
+        f"train.init_checkpoint={trained.output / 'model_final.pth'}",
+        fails=True,
+    )
+    assert "it was trained with 20 classes, the model has 7" in run.text

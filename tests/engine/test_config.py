@@ -1,0 +1,176 @@
+import builtins
+
+import pytest
+from detectron2.config import LazyCall as L
+from detectron2.config import LazyConfig
+from detectron2.modeling.roi_heads import StandardROIHeads
+from omegaconf import DictConfig, OmegaConf
+from torch.optim import SGD
+
+from d2_seesaw.data import RepeatFactorSampling
+from d2_seesaw.engine import ConfigError, apply_overrides, check_config, load_config, train_options
+
+QUICKSTART = "configs/quickstart.py"
+
+
+def small_config():
+    return DictConfig(
+        {
+            "model": L(StandardROIHeads)(num_classes=3, batch_size_per_image=8),
+            "optimizer": L(SGD)(lr=0.1, params=None),
+            "dataloader": {"train": {"sampling": L(RepeatFactorSampling)(threshold=0.1)}},
+            "train": train_options(),
+        },
+        flags={"allow_objects": True},
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "suggestion"),
+    [
+        ("train.max_itr=5", "train.max_iter"),
+        ("train.amp.enabld=True", "train.amp.enabled"),
+        ("model.num_clases=3", "model.num_classes"),
+        ("optimizerr.lr=0.1", "optimizer.lr"),
+        ("dataloader.trian.sampling.threshold=0.1", "dataloader.train.sampling.threshold"),
+        ("dataloader.train.sampling.roundin=ceil", "dataloader.train.sampling.rounding"),
+        ("max_iter=5", "train.max_iter"),
+    ],
+)
+def test_a_misspelt_key_is_refused_and_the_nearest_named(override, suggestion):
+    with pytest.raises(ConfigError, match=f"did you mean '{suggestion}'"):
+        apply_overrides(small_config(), [override])
+
+
+def _keys(node, path=()):
+    for key in node:
+        yield (*path, str(key))
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not (child._is_none() or child._is_interpolation()):
+            yield from _keys(child, (*path, str(key)))
+
+
+def _one_edit(word):
+    yield word[1:]
+    yield word[:-1]
+    yield word + "x"
+    yield word[:1] + word[2:]
+    if len(word) > 2 and word[1] != word[2]:
+        yield word[0] + word[2] + word[1] + word[3:]
+
+
+def test_every_one_edit_typo_of_every_key_of_the_quickstart_is_refused():
+    cfg = load_config(QUICKSTART)
+    keys = [key for key in _keys(cfg) if key[-1] != "_target_"]
+    assert len(keys) > 100
+    accepted = []
+    for key in keys:
+        siblings = set(OmegaConf.select(cfg, ".".join(key[:-1])) if key[:-1] else cfg)
+        for typo in set(_one_edit(key[-1])) - siblings - {""}:
+            text = ".".join((*key[:-1], typo)) + "=1"
+            try:
+                apply_overrides(cfg, [text])
+            except ConfigError:
+                continue
+            accepted.append(text)
+    assert accepted == []
+
+
+def test_a_key_the_config_leaves_out_but_the_target_takes_is_accepted():
+    cfg = apply_overrides(
+        small_config(), ["model.train_on_pred_boxes=True", "optimizer.momentum=0.9"]
+    )
+    assert cfg.model.train_on_pred_boxes is True
+    assert cfg.optimizer.momentum == 0.9
+
+
+def test_plus_adds_a_key_that_is_not_known():
+    cfg = apply_overrides(small_config(), ["+train.note=hello"])
+    assert cfg.train.note == "hello"
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.output_dir=./out/x", "./out/x"),
+        ("train.output_dir='a=b'", "a=b"),
+        ("train.output_dir=/data/runs/1", "/data/runs/1"),
+    ],
+)
+def test_paths_need_no_quoting(override, expected):
+    assert apply_overrides(small_config(), [override]).train.output_dir == expected
+
+
+def test_list_entries_are_reached_by_index_and_misses_are_named():
+    cfg = load_config("configs/lvis_v1_seesaw.py")
+    key = "dataloader.train.mapper.augmentations"
+    apply_overrides(cfg, [f"{key}.0.max_size=999"])
+    assert cfg.dataloader.train.mapper.augmentations[0].max_size == 999
+    with pytest.raises(ConfigError, match=r"is a list of 2, got index '7'"):
+        apply_overrides(cfg, [f"{key}.7.max_size=999"])
+
+
+@pytest.mark.parametrize("override", ["train.max_iter", "~train.max_iter", "train.max_iter=[1"])
+def test_what_cannot_be_read_is_shown(override):
+    with pytest.raises(ConfigError, match="cannot read the override"):
+        apply_overrides(small_config(), [override])
+
+
+def test_a_key_below_a_value_is_refused():
+    with pytest.raises(ConfigError, match=r"train.seed is -1 and has no keys"):
+        apply_overrides(small_config(), ["train.seed.value=1"])
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("modle", "unknown top-level key 'modle' in the config; did you mean 'model'"),
+        ("train.max_itr", "unknown key train.max_itr; did you mean 'train.max_iter'"),
+        ("train.ddp.find_unused", "unknown key train.ddp.find_unused; did you mean"),
+        ("optimizer.momentun", "optimizer.momentun is not an argument of SGD; did you mean"),
+        ("dataloader.train.sampling.treshold", "is not an argument of RepeatFactorSampling; did"),
+    ],
+)
+def test_a_misspelt_key_in_the_file_itself_is_refused(key, message):
+    cfg = small_config()
+    OmegaConf.update(cfg, key, {} if "." not in key else 1, force_add=True)
+    with pytest.raises(ConfigError, match=message):
+        check_config(cfg)
+
+
+def test_a_group_of_train_options_must_be_a_group():
+    cfg = small_config()
+    cfg.train.amp = True
+    with pytest.raises(ConfigError, match=r"train.amp must hold \['dtype', 'enabled'\], got True"):
+        check_config(cfg)
+
+
+def test_a_target_that_cannot_be_imported_is_named():
+    cfg = small_config()
+    cfg.model._target_ = "d2_seesaw.no_such.Thing"
+    with pytest.raises(ValueError, match=r"'d2_seesaw.no_such.Thing' cannot be imported"):
+        check_config(cfg)
+
+
+def test_a_missing_file_is_named_with_the_nearest():
+    with pytest.raises(
+        FileNotFoundError, match=r"configs/quikstart.py.* did you mean .*quickstart"
+    ):
+        load_config("configs/quikstart.py")
+
+
+def test_an_error_inside_a_config_leaves_pythons_import_alone(tmp_path):
+    before = builtins.__import__
+    (tmp_path / "bad.py").write_text("raise RuntimeError('inside')")
+    with pytest.raises(RuntimeError, match="inside"):
+        load_config(str(tmp_path / "bad.py"))
+    assert builtins.__import__ is before
+
+
+def test_a_saved_config_passes_the_same_checks(tmp_path):
+    cfg = load_config(QUICKSTART, ["train.max_iter=7"])
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    again = load_config(str(tmp_path / "config.yaml"), ["train.seed=3"])
+    assert (again.train.max_iter, again.train.seed) == (7, 3)
+    with pytest.raises(ConfigError, match=r"did you mean 'train.seed'"):
+        load_config(str(tmp_path / "config.yaml"), ["train.sed=3"])

@@ -1,0 +1,49 @@
+import math
+
+import pytest
+
+from d2_seesaw.engine import cosine_with_warmup, multi_step_with_warmup
+
+STEPS = 2400
+
+
+def multiplier_at(scheduler, step):
+    return scheduler(step / STEPS)
+
+
+def test_decays_at_the_milestones_whatever_their_unit():
+    for milestones in ([16, 22, 24], [1600, 2200, 2400]):
+        scheduler = multi_step_with_warmup(milestones=milestones, max_iter=STEPS)
+        values = [multiplier_at(scheduler, s) for s in (1599, 1600, 2199, 2200, 2399)]
+        assert values == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_warms_up_linearly_over_the_given_steps():
+    scheduler = multi_step_with_warmup(milestones=[16, 22, 24], max_iter=STEPS)
+    for step in (0, 100, 499):
+        expected = 1e-3 + (1 - 1e-3) * step / 500
+        assert multiplier_at(scheduler, step) == pytest.approx(expected)
+    assert multiplier_at(scheduler, 500) == pytest.approx(1)
+
+
+def test_cosine_follows_its_formula_after_the_warm_up():
+    scheduler = cosine_with_warmup(max_iter=STEPS, warmup_iters=100)
+    for step in (100, 1200, 2399):
+        expected = 0.5 * (1 + math.cos(math.pi * step / STEPS))
+        assert multiplier_at(scheduler, step) == pytest.approx(expected)
+
+
+def test_a_warm_up_longer_than_training_is_cut():
+    assert cosine_with_warmup(max_iter=10, warmup_iters=100)(0.5) < 1
+
+
+@pytest.mark.parametrize("max_iter", [None, 0, -3])
+def test_no_length_is_an_error(max_iter):
+    with pytest.raises(ValueError, match=f"max_iter must be at least 1 .*, got {max_iter}"):
+        cosine_with_warmup(max_iter=max_iter)
+
+
+@pytest.mark.parametrize("milestones", [[22, 16, 24], [16, 16, 24]])
+def test_milestones_that_do_not_increase_are_named(milestones):
+    with pytest.raises(ValueError, match=r"milestones must increase, got \["):
+        multi_step_with_warmup(milestones=milestones, max_iter=STEPS)

@@ -1,0 +1,62 @@
+"""The names others import. Adding one is a decision; removing one breaks somebody."""
+
+import importlib
+
+import pytest
+
+PUBLIC = {
+    "losses": {"ClassificationLoss", "SeesawLoss", "SoftmaxLoss", "seesaw_cross_entropy"},
+    "layers": {
+        "LayerFactory",
+        "NormedConv2d",
+        "NormedLinear",
+        "linear_classifier",
+        "normed_linear_classifier",
+        "normed_mask_predictor",
+    },
+    "roi_heads": {"LossDrivenOutputLayers", "MaskHeadWithPredictor"},
+    "data": {
+        "RandomSampling",
+        "RepeatFactorSampling",
+        "Sampling",
+        "TrainLoader",
+        "build_train_loader",
+        "category_image_counts",
+        "check_dataset_files",
+        "datasets_root",
+        "frequency_group",
+        "group_sizes",
+        "load_dataset",
+        "register_lvis_format",
+    },
+    "evaluation": {
+        "LongTailLVISEvaluator",
+        "drop_absent",
+        "print_longtail_results",
+        "probe_lvis",
+    },
+    "checkpoint": {"StrictCheckpointer", "convert_torchvision_resnet"},
+    "engine": {
+        "ConfigError",
+        "Trainer",
+        "apply_overrides",
+        "check_config",
+        "cosine_with_warmup",
+        "load_config",
+        "multi_step_with_warmup",
+        "train_options",
+    },
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_are_those_recorded(name):
+    module = importlib.import_module(f"d2_seesaw.{name}")
+    assert set(module.__all__) == PUBLIC[name]
+    assert all(hasattr(module, public) for public in PUBLIC[name])
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_importing_twice_is_harmless(name):
+    module = importlib.import_module(f"d2_seesaw.{name}")
+    importlib.reload(module)
