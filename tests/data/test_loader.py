@@ -1,5 +1,7 @@
 import itertools
 
+from detectron2.config import LazyCall, instantiate
+
 from d2_seesaw.data import RandomSampling, RepeatFactorSampling, build_train_loader
 
 
@@ -23,6 +25,24 @@ def test_batches_have_the_total_size_and_come_through_the_mapper():
     images = [image for batch in batches for image in batch]
     assert all(image["seen"] for image in images)
     assert sorted(image["index"] for image in images) == sorted([*range(6)] * 2)
+
+
+def test_the_data_set_is_loaded_once_however_it_is_sampled():
+    loads = []
+
+    def load():
+        loads.append(1)
+        return dataset()
+
+    node = LazyCall(build_train_loader)(
+        dataset=LazyCall(load)(),
+        mapper=mapped,
+        sampling=LazyCall(RepeatFactorSampling)(threshold=1.0),
+        total_batch_size=2,
+        num_workers=0,
+    )
+    assert instantiate(node).images_per_epoch > 6
+    assert len(loads) == 1
 
 
 def test_the_loader_knows_the_length_of_an_epoch_with_repeats():

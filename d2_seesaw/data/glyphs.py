@@ -1,0 +1,153 @@
+"""The look of every category: an outline, two colours and a surface pattern, all from its index.
+
+A glyph depends on the category index alone, never on a seed: data sets of different seeds show the
+same categories, and a model trained on one can be evaluated on another.
+
+Outlines are single closed contours without holes in the square [-1, 1] x [-1, 1], y pointing down.
+
+Shapes in this module:
+    P: points of an outline
+"""
+
+import colorsys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+HUES = ("red", "orange", "yellow", "green", "teal", "blue", "violet", "pink")
+_HUE_ANGLES = (0.0, 0.075, 0.15, 0.32, 0.48, 0.61, 0.75, 0.89)
+PATTERNS = ("plain", "striped", "dotted", "checked", "ringed")
+
+_CURVE_POINTS = 48
+
+
+@dataclass(frozen=True, eq=False)
+class Glyph:
+    """What all objects of one category have in common."""
+
+    name: str
+    shape: str
+    pattern: str
+    pattern_period: float
+    outline: np.ndarray  # (P, 2)
+    color: tuple[float, float, float]  # hue, saturation, value in [0, 1]
+    accent: tuple[float, float, float]
+
+
+def _polar(radius: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    angles = np.linspace(0, 2 * np.pi, _CURVE_POINTS, endpoint=False) - np.pi / 2
+    return radius(angles)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _zigzag(radii: tuple[float, ...], repeats: int) -> np.ndarray:
+    """Polygon whose corners lie on circles of ``radii``, taken in turn ``repeats`` times."""
+    r = np.tile(radii, repeats)
+    angles = 2 * np.pi * np.arange(len(r)) / len(r) - np.pi / 2
+    return r[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _corners(*numbers: float) -> np.ndarray:
+    return np.array(numbers, dtype=float).reshape(-1, 2)
+
+
+def _superellipse(flatness: float, exponent: float) -> np.ndarray:
+    angles = np.linspace(0, 2 * np.pi, _CURVE_POINTS, endpoint=False)
+    cos, sin = np.cos(angles), np.sin(angles)
+    x = np.sign(cos) * np.abs(cos) ** (2 / exponent)
+    y = np.sign(sin) * np.abs(sin) ** (2 / exponent)
+    return np.stack([x, flatness * y], axis=1)
+
+
+def _heart() -> np.ndarray:
+    t = np.linspace(0, 2 * np.pi, _CURVE_POINTS, endpoint=False)
+    x = 16 * np.sin(t) ** 3
+    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
+    return np.stack([x, -y], axis=1)
+
+
+def _crescent(bite: float) -> np.ndarray:
+    t = np.linspace(-2.3, 2.3, _CURVE_POINTS // 2)
+    tip_x, tip_y = np.cos(t[-1]), np.sin(t[-1])
+    inner = np.linspace(1, -1, _CURVE_POINTS // 2)[1:-1]
+    outer_arc = np.stack([-np.cos(t), np.sin(t)], axis=1)
+    inner_arc = np.stack([-tip_x - bite * (1 - inner**2), tip_y * inner], axis=1)
+    return np.concatenate([outer_arc, inner_arc])
+
+
+def _half_disk() -> np.ndarray:
+    t = np.linspace(0, np.pi, _CURVE_POINTS // 2)
+    return np.stack([np.cos(t), -1.2 * np.sin(t)], axis=1)
+
+
+# Each family draws member v = 0, 1, 2, ...; the next member differs in corners, depth or flatness.
+_FAMILIES: dict[str, Callable[[int], np.ndarray]] = {
+    "star": lambda v: _zigzag((1.0, 0.42 + 0.06 * (v % 3)), 5 + v % 4),
+    "cross": lambda v: _corners(
+        *(-0.3, -1, 0.3, -1, 0.3, -0.3, 1, -0.3, 1, 0.3, 0.3, 0.3),
+        *(0.3, 1, -0.3, 1, -0.3, 0.3, -1, 0.3, -1, -0.3, -0.3, -0.3),
+    ),
+    "heart": lambda v: _heart(),
+    "crescent": lambda v: _crescent(0.85 - 0.12 * (v % 3)),
+    "triangle": lambda v: _zigzag((1.0,), 3),
+    "gear": lambda v: _zigzag((1.0, 1.0, 0.72, 0.72), 8 + v % 3),
+    "arrow": lambda v: _corners(
+        *(0, -1, 0.8, -0.1, 0.32, -0.1, 0.32, 1, -0.32, 1, -0.32, -0.1, -0.8, -0.1)
+    ),
+    "disk": lambda v: _superellipse(1 - 0.12 * (v % 4), 2.0),
+    "bolt": lambda v: _corners(
+        *(0.15, -1, -0.65, 0.15, -0.1, 0.15, -0.3, 1, 0.65, -0.3, 0.1, -0.3, 0.55, -1)
+    ),
+    "tee": lambda v: _corners(
+        *(-0.95, -1, 0.95, -1, 0.95, -0.4, 0.32, -0.4, 0.32, 1, -0.32, 1, -0.32, -0.4, -0.95, -0.4)
+    ),
+    "flower": lambda v: _polar(lambda a: 0.75 + 0.25 * np.cos((5 + v % 4) * (a + np.pi / 2))),
+    "tile": lambda v: _superellipse(1 - 0.1 * (v % 4), 7.0),
+    "hourglass": lambda v: _corners(*(-0.85, -1, 0.85, -1, 0.2, 0, 0.85, 1, -0.85, 1, -0.2, 0)),
+    "dome": lambda v: _half_disk(),
+    "boomerang": lambda v: _corners(*(-0.9, -1, -0.3, -1, -0.3, 0.4, 1, 0.4, 1, 1, -0.9, 1)),
+    "drop": lambda v: _polar(lambda a: 0.62 + 0.55 * np.exp(-5 * (1 - np.cos(a + np.pi / 2)))),
+}
+_SHAPES = tuple(_FAMILIES)
+
+
+def _fit_to_unit_square(outline: np.ndarray) -> np.ndarray:
+    low, high = outline.min(axis=0), outline.max(axis=0)
+    return (2 * outline - low - high) / (high - low).max()
+
+
+def _stretch(outline: np.ndarray, member: int) -> np.ndarray:
+    """Later members of a family are narrower, so that no two categories are the same."""
+    return outline / np.array([1 + 0.01 * member, 1.0])
+
+
+@lru_cache(maxsize=4096)
+def glyph_of(category: int) -> Glyph:
+    """The glyph of a 0-based category index; any number of categories, no two with one name.
+
+    Neighbouring indices have different shapes. With 20 categories four shapes appear twice and
+    every hue two or three times, so neither shape nor colour alone tells the categories apart.
+    """
+    member, family = divmod(category, len(_SHAPES))
+    shape = _SHAPES[family]
+    hue = (3 * category + 2 * member) % len(HUES)
+    pattern = (category + category // 5 + member) % len(PATTERNS)
+    accent_hue = (hue + 3 + member % 3) % len(HUES)
+    outline = _fit_to_unit_square(_stretch(_FAMILIES[shape](member), member))
+    name = f"{PATTERNS[pattern]}_{HUES[hue]}_{shape}"
+    return Glyph(
+        name=name if member == 0 else f"{name}_{member + 1}",
+        shape=shape,
+        pattern=PATTERNS[pattern],
+        pattern_period=0.5 + 0.1 * (member % 3),
+        outline=outline,
+        color=(_HUE_ANGLES[hue], 0.75, 0.85),
+        accent=(_HUE_ANGLES[accent_hue], 0.55, 0.95),
+    )
+
+
+def to_bgr(hue: float, saturation: float, value: float) -> np.ndarray:
+    """``(3,)`` float32 BGR colour in [0, 255], hue wrapped and the others clipped into [0, 1]."""
+    rgb = colorsys.hsv_to_rgb(hue % 1.0, min(max(saturation, 0), 1), min(max(value, 0), 1))
+    return 255 * np.array(rgb[::-1], dtype=np.float32)

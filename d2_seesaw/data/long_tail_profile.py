@@ -1,0 +1,144 @@
+"""How often each category appears: closed-form long-tailed image counts, and who appears where.
+
+Shapes in this module:
+    K: categories
+    N: images
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from d2_seesaw.data.frequency import MOST_IMAGES_OF_COMMON, MOST_IMAGES_OF_RARE
+
+
+@dataclass(frozen=True)
+class LongTailProfile:
+    """Image counts that fall along straight lines on log-log axes, bent at the LVIS bounds.
+
+    Attributes:
+        rare: Weight of rare categories (only the ratio of the three weights matters).
+        common: Weight of common categories.
+        frequent: Weight of frequent categories.
+        head_share: Share of the images that show the most frequent category.
+        plateau_share: Share of the categories that are as frequent as the first.
+        tail_images: Images of the rarest category.
+        full_scale_images: Number of images at which the three groups have these weights; with fewer
+            images every count shrinks in proportion, down to 1. None: they have them at any number.
+    """
+
+    rare: int
+    common: int
+    frequent: int
+    head_share: float
+    plateau_share: float = 0.0
+    tail_images: int = 1
+    full_scale_images: int | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.rare, self.common, self.frequent) < 0 or not self._total:
+            raise ValueError(
+                "the weights of rare, common and frequent must be at least 0 and not all 0, got "
+                f"{self.rare}, {self.common} and {self.frequent}"
+            )
+        if not 0 < self.head_share <= 1:
+            raise ValueError(f"head_share must be above 0 and at most 1, got {self.head_share}")
+
+    @property
+    def _total(self) -> int:
+        return self.rare + self.common + self.frequent
+
+    def image_counts(self, num_categories: int, num_images: int) -> np.ndarray:
+        """``(K,)`` integer number of images that show each category, most frequent first."""
+        scale = num_images / (self.full_scale_images or num_images)
+        full_images = num_images / scale
+        frequent = round(num_categories * self.frequent / self._total)
+        rare = round(num_categories * self.rare / self._total)
+        knots = [  # (rank, images): half a rank past a group's last, half an image past its bound
+            (max(1.0, self.plateau_share * num_categories), self.head_share * full_images),
+            (frequent + 0.5, MOST_IMAGES_OF_COMMON + 0.5),
+            (num_categories - rare + 0.5, MOST_IMAGES_OF_RARE + 0.5),
+            (num_categories + 0.5, self.tail_images),
+        ]
+        ranks, images = np.array(knots).T
+        ranks = np.maximum.accumulate(ranks)  # few categories can leave a group empty
+        images = np.minimum.accumulate(images)  # few images can keep the head below the bounds
+        ranked = np.arange(1, num_categories + 1)
+        counts = np.exp(np.interp(np.log(ranked), np.log(ranks), np.log(images)))
+        return np.clip(np.rint(counts * scale), 1, num_images).astype(int)
+
+
+DEMO_PROFILE = LongTailProfile(rare=4, common=7, frequent=9, head_share=0.45, tail_images=3)
+
+# Follows the published counts: 1,977 of 100,170 images for some hundred categories, then the fall.
+LVIS_V1_PROFILE = LongTailProfile(
+    rare=337,
+    common=461,
+    frequent=405,
+    head_share=1977 / 100_170,
+    plateau_share=105 / 1203,
+    full_scale_images=100_170,
+)
+
+
+def flattened_counts(
+    counts: np.ndarray, num_images: int, appearances: int, flatness: float, minimum: int
+) -> np.ndarray:
+    """``(K,)`` counts of a held-out split: order kept, tail lifted so that each category appears.
+
+    Args:
+        counts: ``(K,)`` image counts of the training split.
+        num_images: Images of the held-out split; no count exceeds it.
+        appearances: About how many appearances to spread over the categories.
+        flatness: 0 keeps the long tail, 1 makes all categories equally frequent.
+        minimum: Smallest count, lowered where ``appearances`` do not suffice for it.
+    """
+    weights = counts.astype(float) ** (1 - flatness)
+    minimum = max(1, min(minimum, appearances // len(counts), num_images))
+    spare = max(0, appearances - minimum * len(counts))
+    return np.minimum(minimum + (spare * weights / weights.sum()).astype(int), num_images)
+
+
+def assign_categories(
+    rng: np.random.Generator,
+    counts: np.ndarray,
+    num_images: int,
+    objects_per_image: tuple[int, int],
+) -> list[list[int]]:
+    """Categories of the objects of every image: each category in exactly its count of images.
+
+    Images left with fewer objects than drawn for them repeat categories they already show.
+
+    Args:
+        rng: Source of all randomness.
+        counts: ``(K,)`` images that must show each category.
+        num_images: N.
+        objects_per_image: Fewest and most objects of an image.
+
+    Returns:
+        N lists of 0-based category indices, in random order, with repeats.
+    """
+    low, high = objects_per_image
+    wanted = rng.integers(low, high + 1, num_images)
+    room = np.full(num_images, high)
+    shown: list[list[int]] = [[] for _ in range(num_images)]
+    for category in np.argsort(-counts, kind="stable"):
+        # The Gumbel trick draws without replacement in proportion to the weights, here the objects
+        # an image still wants; images that are full come last, empty ones first.
+        weights = np.clip(wanted - high + room, 0.02, None) * np.where(room == high, 8.0, 1.0)
+        keys = np.where(room > 0, np.log(weights) + rng.gumbel(size=num_images), -np.inf)
+        chosen = np.argpartition(-keys, counts[category] - 1)[: counts[category]]
+        if not np.isfinite(keys[chosen]).all():
+            raise ValueError(
+                f"{num_images} images of at most {high} objects cannot show {counts.sum()} "
+                "appearances of categories: raise objects_per_image or choose another profile"
+            )
+        room[chosen] -= 1
+        for image in chosen:
+            shown[image].append(int(category))
+    for image, categories in enumerate(shown):
+        missing = int(wanted[image]) - len(categories)
+        if categories and missing > 0:
+            categories.extend(int(c) for c in rng.choice(categories, size=missing))
+        rng.shuffle(categories)
+    return shown
