@@ -10,6 +10,9 @@ import logging
 import math
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,9 +46,12 @@ def evaluate(cfg: DictConfig, model: nn.Module, evaluator: DatasetEvaluator) -> 
 
 def build_model(cfg: DictConfig) -> nn.Module:
     """The model on its device, one replica per rank."""
-    model = build(cfg.model).to(cfg.train.device)
+    device = cfg.train.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = build(cfg.model).to(device)
     # DDP takes device ids for GPUs only.
-    on_cpu: dict[str, Any] = {"device_ids": None} if cfg.train.device == "cpu" else {}
+    on_cpu: dict[str, Any] = {"device_ids": None} if device == "cpu" else {}
     return create_ddp_model(model, **cfg.train.ddp, **on_cpu)
 
 
@@ -85,6 +91,7 @@ def train(cfg: DictConfig, *, resume: bool) -> None:
         ]
     )
     resumes = resume and checkpointer.has_checkpoint()
+    checkpointer.require_all = resumes
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     trainer.train(trainer.iter + 1 if resumes else 0, cfg.train.max_iter)
 
@@ -120,19 +127,29 @@ def read_config(args: argparse.Namespace) -> DictConfig:
         raise ValueError("give train.max_iter (steps) or train.epochs, both are null")
     if args.eval_only and not cfg.train.init_checkpoint:
         raise ValueError("--eval-only needs train.init_checkpoint=MODEL.pth")
-    if cfg.train.device == "auto":
-        cfg.train.device = "cuda" if torch.cuda.is_available() else "cpu"
     splits = ["test"] if args.eval_only else ["train", "test"]
     names = [OmegaConf.select(cfg, f"dataloader.{split}.dataset.names") for split in splits]
     check_dataset_files([name for name in names if name is not None])
     return cfg
 
 
+@contextmanager
+def _config_kept(cfg: DictConfig) -> Iterator[None]:
+    """Leave a training's config.yaml as it is; that of an evaluation is config_eval.yaml."""
+    written = Path(cfg.train.output_dir) / "config.yaml"
+    of_training = written.read_bytes() if written.exists() else None
+    yield
+    written.replace(written.with_name("config_eval.yaml"))
+    if of_training is not None:
+        written.write_bytes(of_training)
+
+
 def setup(args: argparse.Namespace) -> DictConfig:
     """The config of this run, written down, with logging and seeds set up."""
     cfg = read_config(args)
     changes = scale_to_world_size(cfg, comm.get_world_size()) if args.auto_scale_lr else None
-    default_setup(cfg, args)
+    with _config_kept(cfg) if args.eval_only and comm.is_main_process() else nullcontext():
+        default_setup(cfg, args)
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="d2_seesaw")
     if changes is not None:
         reference = cfg.train.reference_world_size

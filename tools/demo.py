@@ -6,6 +6,7 @@ Calls the same command lines a user would; each is printed before it runs.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -23,7 +24,9 @@ METRICS = ("AP", "AP50", "AP75", "APr", "APc", "APf")
 def run(*command: str) -> None:
     """Print and run one step with this Python; a step that fails ends the demo with its code."""
     print("\n$ python", " ".join(command), flush=True)
-    finished = subprocess.run([sys.executable, *command])
+    # Detectron2 uses torch.jit.script, of whose end torch warns in every process.
+    quiet = os.environ | {"PYTHONWARNINGS": "ignore::FutureWarning"}
+    finished = subprocess.run([sys.executable, *command], env=quiet)
     if finished.returncode:
         sys.exit(finished.returncode)
 

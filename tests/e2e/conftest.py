@@ -5,11 +5,13 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from d2_seesaw.data.long_tail_profile import DEMO_PROFILE
 from d2_seesaw.data.longtail_generator import LongTailSpec, generate_longtail_dataset
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +27,8 @@ QUICK = [
 def datasets(tmp_path_factory):
     """The folder that DETECTRON2_DATASETS names, with a small quickstart data set in it."""
     folder = tmp_path_factory.mktemp("datasets")
-    spec = LongTailSpec(num_train_images=120, num_val_images=24, min_val_images=2)
+    tail = replace(DEMO_PROFILE, full_scale_images=1000)  # a tenth of the demo's counts
+    spec = LongTailSpec(num_train_images=120, num_val_images=24, min_val_images=2, profile=tail)
     generate_longtail_dataset(folder / "quickstart", spec, progress=False)
     return folder
 

@@ -63,6 +63,14 @@ def test_eval_only_repeats_the_metrics_of_training(trained, train_net, printed_t
     assert printed_table(again.text) == printed_table(trained.text)
 
 
+def test_evaluating_in_the_folder_of_a_training_keeps_its_config(trained, train_net):
+    before = (trained.output / "config.yaml").read_text()
+    model = f"train.init_checkpoint={trained.output / 'model_final.pth'}"
+    train_net(trained.output, "--eval-only", model, "train.max_iter=1")
+    assert (trained.output / "config.yaml").read_text() == before
+    assert "max_iter: 1" in (trained.output / "config_eval.yaml").read_text()
+
+
 def test_the_saved_config_evaluates_as_well(trained, train_net, printed_table, tmp_path):
     checkpoint = f"train.init_checkpoint={trained.output / 'model_final.pth'}"
     config = str(trained.output / "config.yaml")
