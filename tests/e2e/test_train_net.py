@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-STEPS = 24
+STEPS = 40
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,8 @@ def trained(train_net, tmp_path_factory):
 def test_the_loss_falls(trained):
     losses = [m["total_loss"] for m in trained.metrics if "total_loss" in m]
     assert len(losses) >= STEPS - 1
-    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    # Detectron2 writes the median of the last 20 steps.
+    assert losses[-1] < 0.85 * losses[0]
 
 
 def test_losses_and_accuracies_are_logged_by_name(trained):
