@@ -20,8 +20,9 @@ $(READY): setup.py tools/setup_environment.py
 	@$(PYTHON) tools/setup_environment.py --venv "$(VENV)" --detectron2 "$(DETECTRON2)"
 	@touch $(READY)
 
+# Detectron2 uses torch.jit.script, of whose end torch warns in every process.
 demo: $(READY)
-	@$(PY) tools/demo.py
+	@PYTHONWARNINGS=ignore::FutureWarning $(PY) tools/demo.py
 
 test: $(READY)
 	$(PY) -m pytest

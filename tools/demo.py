@@ -24,9 +24,7 @@ METRICS = ("AP", "AP50", "AP75", "APr", "APc", "APf")
 def run(*command: str) -> None:
     """Print and run one step with this Python; a step that fails ends the demo with its code."""
     print("\n$ python", " ".join(command), flush=True)
-    # Detectron2 uses torch.jit.script, of whose end torch warns in every process.
-    quiet = os.environ | {"PYTHONWARNINGS": "ignore::FutureWarning"}
-    finished = subprocess.run([sys.executable, *command], env=quiet)
+    finished = subprocess.run([sys.executable, *command])
     if finished.returncode:
         sys.exit(finished.returncode)
 
@@ -55,6 +53,7 @@ def main() -> None:
     run("tools/draw_predictions.py", "--config-file", str(RUN / "config.yaml"))
     metrics = last_metrics(metrics_file)
     rows = [[task, *(score(metrics, f"{task}/{m}") for m in METRICS)] for task in ("bbox", "segm")]
+    python = os.path.relpath(sys.executable)
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
     print(
         f"\nMask R-CNN with Seesaw Loss, held-out images, after {minutes} min {seconds} s:\n\n"
@@ -68,10 +67,10 @@ pictures     {RUN / "pictures"} (ground truth left, predictions right)
 losses       tensorboard --logdir {RUN}
 
 Next:
-  evaluate again       python train_net.py --config-file {CONFIG} --eval-only \\
+  evaluate again       {python} train_net.py --config-file {CONFIG} --eval-only \\
                            train.init_checkpoint={RUN / "model_final.pth"}
-  softmax instead      python train_net.py --config-file configs/quickstart_softmax.py
-  LVIS v1 on 8 GPUs    python train_net.py --config-file configs/lvis_v1_seesaw.py --num-gpus 8
+  softmax instead      {python} train_net.py --config-file configs/quickstart_softmax.py
+  LVIS v1 on 8 GPUs    {python} train_net.py --config-file configs/lvis_v1_seesaw.py --num-gpus 8
   your own project     from d2_seesaw.losses import SeesawLoss   (README.md)"""
     )
 
