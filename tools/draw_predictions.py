@@ -52,7 +52,7 @@ def to_instances(predictions: list[dict[str, Any]], image_size: tuple[int, int])
     return instances
 
 
-def palette(count: int) -> list[tuple[int, int, int]]:
+def palette(count: int) -> list[tuple[int, ...]]:
     """``count`` RGB colours, evenly spread over the hues: a class has one in both halves."""
     hsv = np.full((1, count, 3), 230, np.uint8)
     hsv[0, :, 0] = np.arange(count) * 180 // max(count, 1)

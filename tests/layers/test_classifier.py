@@ -1,0 +1,71 @@
+"""Factories of classifiers: the predictor gives the sizes, the config everything else."""
+
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from d2_seesaw.layers import (
+    NormedConv2d,
+    NormedLinear,
+    linear_classifier,
+    normed_linear_classifier,
+    normed_mask_predictor,
+)
+
+FACTORIES = {
+    linear_classifier: nn.Linear,
+    normed_linear_classifier: NormedLinear,
+    normed_mask_predictor: NormedConv2d,
+}
+every_factory = pytest.mark.parametrize(
+    ("factory", "layer"), FACTORIES.items(), ids=[f.__name__ for f in FACTORIES]
+)
+
+
+@every_factory
+def test_factory_makes_its_layer_of_the_size_asked_for(factory, layer):
+    built = factory()(7, 3)
+    assert type(built) is layer
+    assert built.weight.shape[:2] == (3, 7)
+
+
+@every_factory
+def test_layers_of_one_factory_share_nothing(factory, layer):
+    make = factory()
+    assert make(7, 3).weight.data_ptr() != make(7, 3).weight.data_ptr()
+
+
+@every_factory
+def test_factory_can_be_pickled(factory, layer):
+    # Workers are sent it, and a config holds it.
+    assert type(pickle.loads(pickle.dumps(factory()))(7, 3)) is layer
+
+
+@pytest.mark.parametrize("std", [0.01, 0.3])
+def test_linear_classifier_starts_at_its_std_with_bias_0(std):
+    layer = linear_classifier(std=std)(500, 400)
+    assert layer.weight.std().item() == pytest.approx(std, rel=0.02)
+    assert_close(layer.bias, torch.zeros(400))
+
+
+def test_linear_classifier_starts_as_in_fast_rcnn_by_default():
+    assert linear_classifier()(500, 400).weight.std().item() == pytest.approx(0.01, rel=0.02)
+
+
+@pytest.mark.parametrize("factory", [normed_linear_classifier, normed_mask_predictor])
+def test_hyper_parameters_reach_the_layer(factory):
+    layer = factory(temperature=5.0, power=0.5, eps=0.1)(7, 3)
+    assert (layer.temperature, layer.power, layer.eps) == (5.0, 0.5, 0.1)
+
+
+@pytest.mark.parametrize("factory", [normed_linear_classifier, normed_mask_predictor])
+def test_hyper_parameters_are_the_papers_by_default(factory):
+    layer = factory()(7, 3)
+    assert (layer.temperature, layer.power, layer.eps) == (20.0, 1.0, 1e-6)
+
+
+def test_mask_predictor_is_1x1():
+    assert normed_mask_predictor()(7, 3)(torch.randn(1, 7, 4, 4)).shape == (1, 3, 4, 4)

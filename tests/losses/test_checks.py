@@ -1,0 +1,62 @@
+"""What is refused, and that the message names what was given and what was expected."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from d2_seesaw.losses.checks import check_labels, check_logits, full_precision
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (0, 4)])
+def test_fitting_logits_pass(shape):
+    check_logits(torch.zeros(shape), torch.zeros(shape[0]), 4, "one per class")
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (4,), (3, 4, 1)])
+def test_logits_of_another_width_are_named_with_the_width_needed(shape):
+    expected = rf"\(R, 4\), one per class, got \({', '.join(map(str, shape))},?\)"
+    with pytest.raises(ValueError, match=expected):
+        check_logits(torch.zeros(shape), torch.zeros(shape[0]), 4, "one per class")
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 1), ()])
+def test_labels_of_another_shape_are_named_with_the_shape_needed(shape):
+    with pytest.raises(ValueError, match=r"labels must have shape \(3,\) .* logits \(3, 4\), got"):
+        check_logits(torch.zeros(3, 4), torch.zeros(shape), 4, "one per class")
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_both_ends_of_the_range_pass(dtype):
+    check_labels(torch.tensor([0, 3, 1], dtype=dtype), 0, 3, "4 classes")
+
+
+def test_no_labels_pass():
+    check_labels(torch.zeros(0), 0, 3, "4 classes")
+
+
+@pytest.mark.parametrize(("labels", "wrong"), [([0, 4], 4), ([0, -1], -1), ([-7, 9], -7)])
+def test_a_label_out_of_range_is_named_with_the_range(labels, wrong):
+    with pytest.raises(ValueError, match=rf"lie in \[0, 3\] \(4 classes\), got {wrong}$"):
+        check_labels(torch.tensor(labels), 0, 3, "4 classes")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bool, torch.complex64])
+def test_labels_that_are_no_integers_are_named_with_their_type(dtype):
+    with pytest.raises(ValueError, match=f"labels must be integers, got {dtype}"):
+        check_labels(torch.zeros(3, dtype=dtype), 0, 3, "4 classes")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+)
+def test_full_precision_is_float32_or_what_is_finer(given, expected):
+    x = torch.ones(2, dtype=given, requires_grad=True)
+    full_precision(x).sum().backward()
+    assert full_precision(x).dtype == expected
+    assert_close(x.grad, torch.ones(2, dtype=given))

@@ -1,0 +1,53 @@
+"""Every loss of the package can be given to a predictor."""
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from d2_seesaw import losses
+from d2_seesaw.losses import ClassificationLoss, SeesawLoss, SoftmaxLoss
+
+every_loss = pytest.mark.parametrize(
+    "loss", [SeesawLoss(4), SoftmaxLoss(4)], ids=["seesaw", "softmax"]
+)
+
+
+def test_every_loss_of_the_package_is_tested_here():
+    modules = {
+        name
+        for name in losses.__all__
+        if isinstance(getattr(losses, name), type) and issubclass(getattr(losses, name), nn.Module)
+    }
+    assert modules == {"SeesawLoss", "SoftmaxLoss"}
+
+
+@every_loss
+def test_loss_follows_the_protocol(loss):
+    assert isinstance(loss, ClassificationLoss)
+
+
+@pytest.mark.parametrize("missing", ["num_classes", "num_logits", "scores"])
+def test_a_module_that_lacks_a_part_does_not_follow_the_protocol(missing):
+    module = nn.Module()
+    module.num_classes, module.num_logits, module.scores = 4, 5, torch.softmax
+    assert isinstance(module, ClassificationLoss)
+    delattr(module, missing)
+    assert not isinstance(module, ClassificationLoss)
+
+
+@every_loss
+def test_scores_have_one_column_per_class_and_background_last(loss):
+    logits = torch.randn(3, loss.num_logits)
+    logits[:, -1] = 50  # of all losses the last logit is that of background
+    scores = loss.scores(logits)
+    assert_close(scores, torch.tensor([0.0, 0, 0, 0, 1]).expand(3, 5))
+
+
+@every_loss
+def test_losses_are_scalars_with_a_gradient_by_name(loss):
+    logits = torch.randn(3, loss.num_logits, requires_grad=True)
+    values = loss(logits, torch.tensor([0, 4, -1]))
+    assert all(name.startswith("loss_") for name in values)
+    sum(values.values()).backward()
+    assert logits.grad.abs().sum() > 0

@@ -1,0 +1,577 @@
+"""Seesaw Loss against the paper's equations, its limits, and the batches that break losses.
+
+Shapes: P foreground RoIs, R sampled RoIs, C classes.
+"""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from d2_seesaw.losses import SeesawLoss, seesaw_cross_entropy
+from tests.helpers import OperatorLog
+from tests.reference import seesaw as reference
+
+EXPONENTS = [(0.8, 2.0), (0.8, 0.0), (0.0, 2.0), (0.0, 0.0), (1.0, 1.0), (0.3, 3.5)]
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+@pytest.fixture
+def batch() -> Batch:
+    """Logits (P, C), labels and counts; P = 12, C = 5, every class occurs."""
+    labels = torch.tensor([0, 1, 2, 3, 4, 0, 0, 1, 4, 4, 2, 3])
+    return 3 * torch.randn(12, 5, dtype=torch.float64), labels, torch.tensor([900, 40, 0, 1, 7])
+
+
+@pytest.fixture
+def detections() -> tuple[Tensor, Tensor]:
+    """Logits (R, C + 2) and labels with all of R = 14, C = 4, background 4."""
+    labels = torch.tensor([0, 4, 2, 0, 4, 1, 4, 4, 3, 0, 0, 4, 2, 4])
+    return 2 * torch.randn(14, 6, dtype=torch.float64), labels
+
+
+def gradient_of(loss: Tensor, logits: Tensor) -> Tensor:
+    return torch.autograd.grad(loss.sum(), logits)[0]
+
+
+# --- the equations ---
+
+
+@pytest.mark.parametrize(("p", "q"), EXPONENTS)
+def test_matches_the_papers_equations(batch, p, q):
+    expected, _ = reference.seesaw(*batch, p, q)
+    assert_close(seesaw_cross_entropy(*batch, p=p, q=q), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("eps", [1.0, 0.1, 1e-2, 1e-6])
+def test_eps_floors_the_true_class_probability(batch, eps):
+    expected, _ = reference.seesaw(*batch, 0.8, 2.0, eps)
+    assert_close(seesaw_cross_entropy(*batch, eps=eps), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_float32_matches_the_papers_equations(batch):
+    logits, labels, counts = batch
+    losses = seesaw_cross_entropy(logits.float(), labels, counts)
+    expected, _ = reference.seesaw(logits.float(), labels, counts, 0.8, 2.0)
+    assert_close(losses, expected.float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("p", "q"), EXPONENTS)
+def test_gradient_is_equation_5(batch, p, q):
+    logits, labels, counts = batch
+    logits.requires_grad_()
+    gradient = gradient_of(seesaw_cross_entropy(logits, labels, counts, p=p, q=q), logits)
+    _, expected = reference.seesaw(logits.detach(), labels, counts, p, q)
+    assert_close(gradient, expected, rtol=0, atol=1e-12)
+
+
+def test_gradcheck_without_compensation(batch):
+    # With q > 0 finite differences see through the stop-gradient weights, so gradcheck rightly
+    # fails there; test_gradient_is_equation_5 covers it.
+    logits, labels, counts = batch
+    assert torch.autograd.gradcheck(
+        lambda z: seesaw_cross_entropy(z, labels, counts, q=0.0), logits.requires_grad_()
+    )
+
+
+def test_defaults_are_the_papers(batch):
+    expected = seesaw_cross_entropy(*batch, p=0.8, q=2.0, eps=1e-2)
+    assert_close(seesaw_cross_entropy(*batch), expected, rtol=0, atol=0)
+
+
+# --- limits ---
+
+
+def test_is_cross_entropy_when_both_factors_are_off(batch):
+    logits, labels, counts = batch
+    logits.requires_grad_()
+    losses = seesaw_cross_entropy(logits, labels, counts, p=0, q=0)
+    expected = F.cross_entropy(logits, labels, reduction="none")
+    assert_close(losses, expected)
+    assert_close(gradient_of(losses, logits), gradient_of(expected, logits))
+
+
+@pytest.mark.parametrize("count", [0, 1, 10**9])
+def test_equal_counts_do_not_mitigate(batch, count):
+    logits, labels, _ = batch
+    losses = seesaw_cross_entropy(logits, labels, torch.full((5,), count), q=0.0)
+    assert_close(losses, F.cross_entropy(logits, labels, reduction="none"))
+
+
+def test_a_correct_and_rarest_class_costs_cross_entropy():
+    # Nothing is more probable than the true class and nothing is rarer: both factors are 1.
+    logits = torch.tensor([[4.0, 1.0, -1.0]])
+    losses = seesaw_cross_entropy(logits, torch.tensor([0]), torch.tensor([3, 50, 3]))
+    assert_close(losses, F.cross_entropy(logits, torch.tensor([0]), reduction="none"))
+
+
+def test_rarer_classes_are_pushed_down_less():
+    logits = torch.zeros(1, 3, requires_grad=True)
+    gradient = gradient_of(
+        seesaw_cross_entropy(logits, torch.tensor([0]), torch.tensor([100, 100, 10]), p=1.0), logits
+    )
+    assert_close(gradient[0, 2] / gradient[0, 1], torch.tensor(0.1))
+
+
+# --- invariances ---
+
+
+def test_scaling_all_counts_changes_nothing(batch):
+    logits, labels, _ = batch
+    counts = torch.tensor([900, 40, 2, 1, 7])
+    scaled = seesaw_cross_entropy(logits, labels, 1000 * counts)
+    assert_close(seesaw_cross_entropy(logits, labels, counts), scaled)
+
+
+def test_permuting_the_classes_changes_nothing(batch):
+    logits, labels, counts = batch
+    order = torch.randperm(5)
+    permuted = seesaw_cross_entropy(logits[:, order], order.argsort()[labels], counts[order])
+    assert_close(permuted, seesaw_cross_entropy(*batch))
+
+
+def test_adding_a_constant_to_the_logits_of_a_roi_changes_nothing(batch):
+    logits, labels, counts = batch
+    shifted = seesaw_cross_entropy(logits + 10 * torch.randn(12, 1), labels, counts)
+    assert_close(shifted, seesaw_cross_entropy(*batch), rtol=1e-6, atol=1e-6)
+
+
+# --- hard regimes ---
+
+
+@pytest.mark.parametrize("q", [2.0, 3.0])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("counts", [[0] * 5, [1] * 5, [10**9, 1, 0, 10**9, 1]])
+def test_extreme_logits_and_counts_match_the_equations(dtype, counts, q):
+    logits = (120 * torch.rand(40, 5) - 60).to(dtype)
+    logits[:4] = torch.tensor([60.0, -60.0, 60.0, -60.0, 0.0])
+    labels, counts = torch.arange(40) % 5, torch.tensor(counts)
+    expected, expected_gradient = reference.seesaw(logits, labels, counts, 0.8, q)
+    logits.requires_grad_()
+    losses = seesaw_cross_entropy(logits, labels, counts, q=q)
+    assert_close(losses, expected.float(), rtol=1e-5, atol=1e-5)
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {}
+    assert_close(gradient_of(losses, logits), expected_gradient.to(dtype), **tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_give_the_float32_losses(detections, dtype):
+    logits, labels = detections[0].to(dtype), detections[1]
+    assert_close(
+        SeesawLoss(4)(logits, labels), SeesawLoss(4)(logits.float(), labels), rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_changes_neither_losses_nor_gradients_nor_scores(detections, dtype):
+    def losses_gradient_and_scores(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        loss = SeesawLoss(4)
+        losses = loss(logits, labels)
+        each = tuple(losses.values())
+        rows = seesaw_cross_entropy(logits[:, :4], labels % 4, torch.tensor([500, 3, 1, 70]))
+        return *each, rows, gradient_of(sum(each) + rows.sum(), logits), loss.scores(logits)
+
+    logits, labels = detections[0].float().requires_grad_(), detections[1]
+    expected = losses_gradient_and_scores(logits, labels)
+    with torch.autocast("cpu", dtype):
+        actual = losses_gradient_and_scores(logits, labels)
+    assert_close(actual, expected, rtol=0, atol=0)
+
+
+def test_float64_logits_give_float64_losses_to_full_precision(detections):
+    # A normaliser in float32 would leave only 7 digits.
+    logits, labels = detections
+    losses = SeesawLoss(4, loss_weight=0.7)(logits, labels)
+    expected = reference.detection_losses(
+        logits, labels, torch.tensor(reference.count(labels, 4)), 0.8, 2.0, loss_weight=0.7
+    )
+    assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(
+        expected, rel=1e-12
+    )
+
+
+# --- the module: two losses, their normaliser, the counts ---
+
+
+def test_module_matches_the_equations_over_several_steps(detections):
+    logits, labels = detections
+    loss, counts = SeesawLoss(4, p=0.7, q=1.5, eps=0.05, loss_weight=2.0), torch.zeros(5)
+    for step in range(3):
+        step_labels = labels.roll(step) if step < 2 else labels.clamp(max=1)
+        counts += torch.tensor(reference.count(step_labels, 4))
+        expected = reference.detection_losses(logits, step_labels, counts, 0.7, 1.5, 0.05, 2.0)
+        losses = {name: value.item() for name, value in loss(logits, step_labels).items()}
+        assert losses == pytest.approx(expected, rel=1e-6)
+
+
+RECORDED_LOGITS = [
+    [2, 0.5, -1, 0, 1.5, -0.5],
+    [0.1, 0.2, 0.3, 0.4, 0, 0],
+    [3, -1, 0, 1, -1, 1],
+    [0, 0, 0, 0, 0.3, 0.7],
+    [-2, 4, 0.5, 0.5, 2, 0],
+    [1, 1, 1, 1, -2, 2],
+]
+# Three steps of one module of mmdet 3.3.0: labels, counts after them, class loss, objectness loss.
+RECORDED_STEPS = [
+    ([0, 0, 2, 4, 3, 4], [2, 0, 1, 1, 2], 3.526102, 0.600849),
+    ([0, 0, 0, 1, 4, 4], [5, 1, 1, 1, 4], 0.414221, 1.000849),
+    ([4, 4, 4, 4, 4, 4], [5, 1, 1, 1, 10], 0.0, 0.934183),
+]
+
+
+@pytest.fixture
+def recorded_logits() -> Tensor:
+    return torch.tensor(RECORDED_LOGITS)
+
+
+def test_recorded_losses_and_counts_of_three_steps(recorded_logits):
+    loss = SeesawLoss(4)
+    for labels, counts, classes, objectness in RECORDED_STEPS:
+        losses = loss(recorded_logits, torch.tensor(labels))
+        assert loss.class_counts.tolist() == counts
+        assert losses["loss_cls_classes"].item() == pytest.approx(classes, abs=1e-6)
+        assert losses["loss_cls_objectness"].item() == pytest.approx(objectness, abs=1e-6)
+
+
+def test_recorded_gradients(recorded_logits):
+    labels = torch.tensor(RECORDED_STEPS[0][0])
+    losses = SeesawLoss(4)(recorded_logits.requires_grad_(), labels)
+    gradient = gradient_of(sum(losses.values()), recorded_logits)
+    row_0 = [-0.031657, 0.017302, 0.003861, 0.010494, -0.019867, 0.019867]
+    row_4 = [0, 0.166657, 5e-6, -0.166662, -0.019867, 0.019867]
+    assert_close(gradient[[0, 4]], torch.tensor([row_0, row_4]), rtol=0, atol=1e-6)
+    assert_close(gradient[[3, 5], :4], torch.zeros(2, 4), rtol=0, atol=0)
+
+
+def test_recorded_scores(recorded_logits):
+    row_0 = [0.625454, 0.139558, 0.031140, 0.084646, 0.119203]
+    row_4 = [0.002054, 0.828694, 0.025024, 0.025024, 0.119203]
+    scores = SeesawLoss(4).scores(recorded_logits)
+    assert_close(scores[[0, 4]], torch.tensor([row_0, row_4]), rtol=0, atol=1e-6)
+
+
+def test_both_losses_are_divided_by_all_sampled_rois(detections):
+    # The same foreground among twice as many RoIs of which all that is new is background. The
+    # counts of the foreground are the same, so only the normaliser can make the difference.
+    logits, labels = detections
+    background = logits[labels == 4]
+    background = background.repeat(4, 1)[:14]
+    before = SeesawLoss(4)(logits, labels)
+    after = SeesawLoss(4)(
+        torch.cat([logits, background]), torch.cat([labels, labels.new_full((14,), 4)])
+    )
+    assert_close(after["loss_cls_classes"], before["loss_cls_classes"] / 2)
+    expected = (
+        before["loss_cls_objectness"] / 2
+        + SeesawLoss(4)(background, labels.new_full((14,), 4))["loss_cls_objectness"] / 2
+    )
+    assert_close(after["loss_cls_objectness"], expected)
+
+
+def test_repeating_every_roi_changes_nothing(detections):
+    # Counts double as well, which leaves their ratios.
+    logits, labels = detections
+    labels = torch.where(labels == 2, 3, labels)  # no class with a count of 0, which cannot double
+    labels[1] = 2
+    repeated = SeesawLoss(4)(logits.repeat(2, 1), labels.repeat(2))
+    assert_close(repeated, SeesawLoss(4)(logits, labels))
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 3.0])
+def test_loss_weight_scales_both_losses(detections, weight):
+    expected = {name: weight * loss for name, loss in SeesawLoss(4)(*detections).items()}
+    assert_close(SeesawLoss(4, loss_weight=weight)(*detections), expected)
+
+
+def test_the_batch_is_counted_before_its_loss(detections):
+    logits, labels = detections
+    loss = SeesawLoss(4, p=1.0)
+    losses = loss(logits, labels)
+    rows = seesaw_cross_entropy(
+        logits[labels < 4, :4], labels[labels < 4], torch.tensor([4, 1, 2, 1]), p=1.0
+    )
+    assert_close(losses["loss_cls_classes"], rows.sum() / 14)
+
+
+def test_the_class_loss_ignores_the_background_count(detections):
+    loss = SeesawLoss(4)
+    loss.class_counts[4] = 10**6
+    assert_close(loss(*detections), SeesawLoss(4)(*detections))
+
+
+def test_hyper_parameters_reach_the_loss(detections):
+    logits, labels = detections
+    foreground = labels < 4
+    loss = SeesawLoss(4, p=0.3, q=1.1, eps=0.2)
+    losses = loss(logits, labels)
+    rows = seesaw_cross_entropy(
+        logits[foreground, :4], labels[foreground], loss.class_counts[:4], p=0.3, q=1.1, eps=0.2
+    )
+    assert_close(losses["loss_cls_classes"], rows.sum() / 14)
+
+
+# --- scores ---
+
+
+def test_scores_are_the_papers_product(detections):
+    assert_close(SeesawLoss(4).scores(detections[0]), reference.scores(detections[0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_scores_sum_to_one(dtype):
+    scores = SeesawLoss(1203).scores((60 * torch.randn(8, 1205)).to(dtype))
+    assert scores.shape == (8, 1204)
+    assert_close(scores.sum(dim=1), torch.ones(8))
+
+
+def test_scores_of_no_rois_are_an_empty_table():
+    assert SeesawLoss(4).scores(torch.zeros(0, 6)).shape == (0, 5)
+
+
+# --- ignored samples and empty batches ---
+
+
+def test_ignored_rois_are_as_if_they_were_not_there(detections):
+    logits, labels = detections
+    ignored = torch.tensor([0, 3, 4, 9, 13])
+    kept = torch.tensor([i for i in range(14) if i not in ignored])
+    labels = labels.clone()
+    labels[ignored] = -1
+    with_ignored, without = SeesawLoss(4), SeesawLoss(4)
+    logits.requires_grad_()
+    for _ in range(2):
+        losses = with_ignored(logits, labels)
+        expected = without(logits[kept], labels[kept])
+        assert_close(losses, expected, rtol=0, atol=1e-15)
+        gradient = gradient_of(sum(losses.values()), logits)
+        assert_close(gradient, gradient_of(sum(expected.values()), logits), rtol=0, atol=1e-15)
+    assert with_ignored.class_counts.tolist() == without.class_counts.tolist()
+
+
+EMPTY = {
+    "no RoIs": [],
+    "all ignored": [-1, -1, -1],
+}
+
+
+@pytest.mark.parametrize("labels", EMPTY.values(), ids=EMPTY.keys())
+def test_nothing_to_learn_from_is_zero_with_zero_gradients(labels):
+    classifier = nn.Linear(3, 6)
+    labels = torch.tensor(labels, dtype=torch.int64)
+    loss = SeesawLoss(4)
+    losses = loss(classifier(torch.randn(len(labels), 3)), labels)
+    for value in losses.values():
+        assert_close(value, torch.tensor(0.0))
+        value.backward(retain_graph=True)
+    assert_close(classifier.weight.grad, torch.zeros(6, 3))
+    assert_close(classifier.bias.grad, torch.zeros(6))
+    assert loss.class_counts.tolist() == [0] * 5
+
+
+def test_no_foreground_leaves_the_objectness_loss_alone():
+    logits = torch.randn(3, 6, requires_grad=True)
+    losses = SeesawLoss(4)(logits, torch.full((3,), 4))
+    assert_close(losses["loss_cls_classes"], torch.tensor(0.0))
+    assert_close(gradient_of(losses["loss_cls_classes"], logits), torch.zeros(3, 6))
+    target = torch.ones(3, dtype=torch.int64)
+    assert_close(losses["loss_cls_objectness"], F.cross_entropy(logits[:, 4:], target))
+
+
+def test_one_class_has_nothing_to_tell_apart():
+    logits = torch.randn(4, 3, requires_grad=True)
+    losses = SeesawLoss(1)(logits, torch.tensor([0, 1, 0, -1]))
+    assert_close(losses["loss_cls_classes"], torch.tensor(0.0))
+    gradient = gradient_of(sum(losses.values()), logits)
+    assert_close(gradient[:, 0], torch.zeros(4))
+    assert gradient[:3, 1:].abs().min() > 0
+
+
+def test_function_takes_no_rois():
+    logits = torch.zeros(0, 4, requires_grad=True)
+    losses = seesaw_cross_entropy(logits, torch.zeros(0, dtype=torch.int64), torch.ones(4))
+    assert losses.shape == (0,)
+    assert gradient_of(losses, logits).shape == (0, 4)
+
+
+# --- state ---
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_labels_of_any_integer_type_are_counted(dtype):
+    loss = SeesawLoss(4)
+    loss(torch.zeros(4, 6), torch.tensor([0, 3, 3, 4], dtype=dtype))
+    assert loss.class_counts.tolist() == [1, 0, 0, 2, 1]
+
+
+def test_counts_do_not_move_outside_a_training_step(detections):
+    loss = SeesawLoss(4)
+    loss.eval()
+    loss(*detections)
+    loss.train()
+    with torch.no_grad():
+        loss(*detections)
+    loss.scores(detections[0])
+    assert loss.class_counts.tolist() == [0] * 5
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_validation_loss_uses_the_counts_it_has(detections, train):
+    loss = SeesawLoss(4).train(train)
+    loss.class_counts += torch.tensor([1000, 1, 10, 1, 0])
+    with torch.no_grad():
+        losses = loss(*detections)
+    expected = reference.detection_losses(*detections, loss.class_counts, 0.8, 2.0)
+    assert {name: value.item() for name, value in losses.items()} == pytest.approx(expected)
+
+
+def test_the_loss_does_not_write_into_its_inputs(detections):
+    logits, labels = detections
+    copies = logits.clone(), labels.clone()
+    SeesawLoss(4)(logits, labels)
+    assert_close((logits, labels), copies, rtol=0, atol=0)
+
+
+def test_counts_are_exact_beyond_what_float32_can_count():
+    loss = SeesawLoss(4)
+    loss.class_counts += 2**24
+    loss(torch.zeros(2, 6), torch.tensor([1, 4]))
+    assert loss.class_counts.tolist() == [2**24, 2**24 + 1, 2**24, 2**24, 2**24 + 1]
+
+
+CONVERSIONS = {
+    "half": nn.Module.half,
+    "bfloat16": nn.Module.bfloat16,
+    "deepcopy": copy.deepcopy,
+    "to": lambda module: module.to("cpu", torch.float16),
+    "state_dict": lambda module: _reloaded(module),
+}
+
+
+def _reloaded(module: nn.Module) -> nn.Module:
+    fresh = SeesawLoss(4)
+    fresh.load_state_dict(module.state_dict())
+    return fresh
+
+
+@pytest.mark.parametrize("convert", CONVERSIONS.values(), ids=CONVERSIONS.keys())
+def test_counts_survive(detections, convert):
+    loss = SeesawLoss(4)
+    loss.class_counts += 2**24  # what float16 or float32 would lose
+    loss(*detections)
+    expected = loss.class_counts.tolist()
+    converted = convert(loss)
+    assert converted.class_counts.dtype == torch.int64
+    assert converted.class_counts.tolist() == expected
+
+
+def test_a_copy_counts_on_its_own(detections):
+    loss = SeesawLoss(4)
+    copy.deepcopy(loss)(*detections)
+    assert loss.class_counts.tolist() == [0] * 5
+
+
+@pytest.mark.gpu
+def test_counts_move_to_the_gpu_and_the_losses_agree(detections):
+    on_gpu = SeesawLoss(4).to("cuda")
+    losses = on_gpu(*(tensor.cuda() for tensor in detections))
+    assert on_gpu.class_counts.is_cuda
+    assert_close({name: loss.cpu() for name, loss in losses.items()}, SeesawLoss(4)(*detections))
+
+
+# --- cost ---
+
+
+def test_memory_does_not_grow_with_the_square_of_the_classes():
+    logits = torch.randn(4, 30_002, requires_grad=True)
+    with OperatorLog() as log:
+        sum(SeesawLoss(30_000)(logits, torch.tensor([0, 7, 29_999, 30_000])).values()).backward()
+    assert log.largest <= 4 * logits.nbytes  # 2 MB; one C x C matrix has 3.6 GB
+
+
+def test_a_million_rois_need_memory_of_the_size_of_their_logits():
+    logits = torch.randn(10**6, 8, requires_grad=True)
+    with OperatorLog() as log:
+        losses = SeesawLoss(6)(logits, torch.arange(10**6) % 7)
+        sum(losses.values()).backward()
+    assert log.largest <= logits.nbytes
+    assert all(math.isfinite(loss.item()) for loss in losses.values())
+
+
+@pytest.mark.parametrize("num_classes", [3, 1203])
+def test_host_reads_do_not_depend_on_the_number_of_classes(num_classes):
+    logits = torch.randn(64, num_classes + 2)
+    with OperatorLog() as log:
+        SeesawLoss(num_classes)(logits, torch.randint(-1, num_classes + 1, (64,)))
+    # On a GPU each of these waits: for the range of the labels (a list of two numbers here) and
+    # for how many of the RoIs are foreground.
+    assert log.calls["aten._local_scalar_dense"] + log.calls["aten.nonzero"] <= 3
+
+
+# --- errors ---
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "counts", "message"),
+    [
+        ((2,), [0, 1], (5,), r"logits must have shape \(P, C\), got \(2,\)"),
+        ((2, 5), [0], (5,), r"labels must have shape \(2,\) to match logits \(2, 5\), got \(1,\)"),
+        ((2, 5), [0, 1], (7,), r"class_counts must have shape \(5,\).*\(2, 5\), got \(7,\)"),
+        ((2, 5), [0, 5], (5,), r"labels must lie in \[0, 4\] \(5 classes\), got 5"),
+        ((2, 5), [-1, 1], (5,), r"labels must lie in \[0, 4\] \(5 classes\), got -1"),
+        ((2, 5), [0.0, 1.0], (5,), r"labels must be integers, got torch\.float32"),
+    ],
+)
+def test_function_says_what_does_not_fit(logits, labels, counts, message):
+    with pytest.raises(ValueError, match=message):
+        seesaw_cross_entropy(torch.zeros(logits), torch.tensor(labels), torch.ones(counts))
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "message"),
+    [
+        ((2, 5), [0, 1], r"logits must have shape \(R, 6\), 4 classes, object and background, got"),
+        ((2, 6), [0, 1, 2], r"labels must have shape \(2,\) to match logits \(2, 6\), got \(3,\)"),
+        ((2, 6), [0, 5], r"labels must lie in \[-1, 4\] \(4 classes, then background; .*, got 5"),
+        ((2, 6), [-2, 5], r"labels must lie in \[-1, 4\] .*-1 is ignored\), got -2"),
+        ((2, 6), [True, False], r"labels must be integers, got torch\.bool"),
+    ],
+)
+def test_module_says_what_does_not_fit(logits, labels, message):
+    loss = SeesawLoss(4)
+    with pytest.raises(ValueError, match=message):
+        loss(torch.zeros(logits), torch.tensor(labels))
+    assert loss.class_counts.tolist() == [0] * 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"p": -0.1}, "p must be 0 or more, got -0.1"),
+        ({"q": -2}, "q must be 0 or more, got -2"),
+        ({"q": math.nan}, "q must be 0 or more, got nan"),
+        ({"eps": 0}, r"eps must lie in \(0, 1\], got 0"),
+        ({"eps": 1.5}, r"eps must lie in \(0, 1\], got 1.5"),
+    ],
+)
+def test_hyper_parameters_out_of_range_are_refused(batch, options, message):
+    with pytest.raises(ValueError, match=message):
+        SeesawLoss(4, **options)
+    with pytest.raises(ValueError, match=message):
+        seesaw_cross_entropy(*batch, **options)
+
+
+def test_no_classes_are_refused():
+    with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
+        SeesawLoss(0)
+
+
+def test_print_shows_the_hyper_parameters():
+    text = repr(SeesawLoss(4, p=0.5, sync=False))
+    assert text == (
+        "SeesawLoss(num_classes=4, p=0.5, q=2.0, eps=0.01, loss_weight=1.0, sync=False)"
+    )
