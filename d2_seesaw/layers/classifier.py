@@ -34,6 +34,19 @@ def normed_linear_classifier(
     return partial(NormedLinear, temperature=temperature, power=power, eps=eps)
 
 
+def _conv(std: float, in_channels: int, out_channels: int) -> nn.Conv2d:
+    layer = nn.Conv2d(in_channels, out_channels, 1)
+    nn.init.normal_(layer.weight, std=std)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def mask_predictor(*, std: float = 0.001) -> LayerFactory:
+    """A plain 1 x 1 convolution with weights from ``N(0, std)`` and bias 0, as in Detectron2."""
+    return partial(_conv, std)
+
+
 def normed_mask_predictor(
     *, temperature: float = 20.0, power: float = 1.0, eps: float = 1e-6
 ) -> LayerFactory:

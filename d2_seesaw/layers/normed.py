@@ -110,12 +110,15 @@ class NormedConv2d(nn.Conv2d):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
+    def normalised(self, input: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """``input``, times the temperature, and ``weight``, or some rows of it, each normalised."""
+        kernel_dims = (1, 2, 3) if self.norm_over_kernel else 1
+        x = self.temperature * _normalise(input, 1, self.power, self.eps)
+        return x, _normalise(weight, kernel_dims, self.power, self.eps)
+
     def forward(self, input: Tensor) -> Tensor:
         """Map ``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')``."""
-        kernel_dims = (1, 2, 3) if self.norm_over_kernel else 1
-        weight = _normalise(self.weight, kernel_dims, self.power, self.eps)
-        x = self.temperature * _normalise(input, 1, self.power, self.eps)
-        return self._conv_forward(x, weight, self.bias)
+        return self._conv_forward(*self.normalised(input, self.weight), self.bias)
 
     def extra_repr(self) -> str:
         """Sizes and hyper-parameters, for ``print(model)``."""

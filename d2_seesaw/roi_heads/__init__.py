@@ -1,6 +1,12 @@
 """ROI heads for Detectron2 that take their classifier, loss and mask predictor as objects."""
 
+from d2_seesaw.roi_heads.cascade import LossDrivenCascadeROIHeads
 from d2_seesaw.roi_heads.fast_rcnn import LossDrivenOutputLayers
-from d2_seesaw.roi_heads.mask_head import MaskHeadWithPredictor
+from d2_seesaw.roi_heads.mask_head import AveragedMaskHeads, MaskHeadWithPredictor
 
-__all__ = ["LossDrivenOutputLayers", "MaskHeadWithPredictor"]
+__all__ = [
+    "AveragedMaskHeads",
+    "LossDrivenCascadeROIHeads",
+    "LossDrivenOutputLayers",
+    "MaskHeadWithPredictor",
+]

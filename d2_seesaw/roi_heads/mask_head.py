@@ -1,12 +1,24 @@
-"""Mask head whose last layer is given rather than fixed."""
+"""Mask heads whose last layer is given rather than fixed, and several of them as one.
 
-from typing import Any
+Shapes in this module:
+    B: RoIs of all images
+    D: channels of the last feature
+    C: foreground classes
+"""
 
+from typing import Any, cast
+
+import torch
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
-from torch import nn
+from detectron2.modeling.roi_heads.mask_head import (
+    MaskRCNNConvUpsampleHead,
+    mask_rcnn_inference,
+    mask_rcnn_loss,
+)
+from detectron2.structures import Instances
+from torch import Tensor, nn
 
-from d2_seesaw.layers import LayerFactory
+from d2_seesaw.layers import LayerFactory, is_pointwise, one_channel
 
 
 class MaskHeadWithPredictor(MaskRCNNConvUpsampleHead):
@@ -15,6 +27,12 @@ class MaskHeadWithPredictor(MaskRCNNConvUpsampleHead):
     With ``normed_mask_predictor()`` it is the "Norm Mask" of the Seesaw Loss paper (section 4.3).
     The names and shapes of the weights are those of the base class whatever the predictor, so a
     checkpoint does not tell which one it was trained with: the config does.
+
+    Only one mask per RoI is ever used: that of its class, the true one in training and the
+    predicted one in inference. So of a 1 x 1 convolution, plain or normalised, only that channel is
+    computed: results and gradients are the same, without the ``(B, C, H, W)`` logits, which at 128
+    RoIs and 1203 classes are 483 MB and as much again for their gradient. Predictors of other kinds
+    compute all channels; so does ``layers``.
 
     Args:
         input_shape: shape of one RoI's feature.
@@ -48,3 +66,57 @@ class MaskHeadWithPredictor(MaskRCNNConvUpsampleHead):
                 f"{needed[0]} channels to {needed[1]} classes"
             )
         self.predictor = predictor
+
+    def forward(self, x: Tensor, instances: list[Instances]) -> Any:
+        """Losses in training, ``instances`` with ``pred_masks`` in inference.
+
+        Args:
+            x: ``(B, channels, H, W)`` features of all RoIs.
+            instances: per image, with ``gt_classes`` and ``gt_masks`` or with ``pred_classes``.
+        """
+        logits = self._logits_of_class(x, instances)
+        # One channel is what Detectron2 takes for class-agnostic masks: it looks for no class.
+        if self.training:
+            return {
+                "loss_mask": mask_rcnn_loss(logits, instances, self.vis_period) * self.loss_weight
+            }
+        mask_rcnn_inference(logits, instances)
+        return instances
+
+    def _logits_of_class(self, x: Tensor, instances: list[Instances]) -> Tensor:
+        """``(B, 1, H', W')``: for each RoI the logits of its class, true or predicted."""
+        *layers, _ = self
+        for layer in layers:
+            x = layer(x)
+        predictor = self.predictor
+        classes = torch.cat([i.gt_classes if self.training else i.pred_classes for i in instances])
+        if is_pointwise(predictor) and predictor.out_channels != 1:
+            return one_channel(cast("nn.Conv2d", predictor), x, classes)
+        logits = predictor(x)
+        if logits.shape[1] == 1:
+            return logits
+        return logits[torch.arange(len(logits), device=logits.device), classes][:, None]
+
+
+class AveragedMaskHeads(nn.ModuleList):
+    """Mask heads of a cascade: trained one by one, averaged in inference.
+
+    Called in inference as a single head is: ``pred_masks`` of the instances become the mean of what
+    the heads predict, that is of their sigmoids, as in mmdet.
+    """
+
+    def forward(self, x: Any, instances: list[Instances]) -> list[Instances]:
+        """Set ``pred_masks`` of ``instances`` from ``x``, the features of their RoIs.
+
+        Raises:
+            RuntimeError: in training, where each head has RoIs and a loss of its own.
+        """
+        if self.training:
+            raise RuntimeError("AveragedMaskHeads are trained one by one: call its items")
+        total: Any = 0
+        for head in self:
+            total = total + torch.cat([i.pred_masks for i in head(x, instances)])
+        masks = (total / len(self)).split([len(i) for i in instances])
+        for i, mask in zip(instances, masks, strict=True):
+            i.pred_masks = mask
+        return instances

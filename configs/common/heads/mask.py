@@ -1,14 +1,29 @@
-"""Mask predictors: parts for ``model.roi_heads.mask_head``."""
+"""Mask heads: parts for ``model.roi_heads.mask_head``."""
 
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
 
-from d2_seesaw.layers import normed_mask_predictor
+from d2_seesaw.layers import mask_predictor, normed_mask_predictor
 from d2_seesaw.roi_heads import MaskHeadWithPredictor
 
-norm_mask_head = L(MaskHeadWithPredictor)(
-    input_shape=L(ShapeSpec)(channels=256, width=14, height=14),
-    num_classes="${..num_classes}",
-    conv_dims=[256, 256, 256, 256, 256],
-    predictor=L(normed_mask_predictor)(temperature=20.0),
-)
+
+def _mask_head(predictor, num_classes="${..num_classes}"):
+    return L(MaskHeadWithPredictor)(
+        input_shape=L(ShapeSpec)(channels=256, width=14, height=14),
+        num_classes=num_classes,
+        conv_dims=[256, 256, 256, 256, 256],
+        predictor=predictor,
+    )
+
+
+def _three_mask_heads(predictor):
+    # One level deeper, in a list.
+    return [_mask_head(predictor, "${...num_classes}") for _ in range(3)]
+
+
+mask_head = _mask_head(L(mask_predictor)(std=0.001))
+norm_mask_head = _mask_head(L(normed_mask_predictor)(temperature=20.0))
+
+# Of a cascade: one per stage.
+mask_heads = _three_mask_heads(L(mask_predictor)(std=0.001))
+norm_mask_heads = _three_mask_heads(L(normed_mask_predictor)(temperature=20.0))

@@ -13,15 +13,12 @@ from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
-from detectron2.modeling.roi_heads import (
-    FastRCNNConvFCHead,
-    MaskRCNNConvUpsampleHead,
-    StandardROIHeads,
-)
+from detectron2.modeling.roi_heads import FastRCNNConvFCHead, StandardROIHeads
 
 from d2_seesaw.roi_heads import LossDrivenOutputLayers
 
 from ..heads.classification import softmax as _softmax
+from ..heads.mask import mask_head as _mask_head
 
 model = L(GeneralizedRCNN)(
     backbone=L(FPN)(
@@ -89,11 +86,7 @@ model = L(GeneralizedRCNN)(
             sampling_ratio=0,
             pooler_type="ROIAlignV2",
         ),
-        mask_head=L(MaskRCNNConvUpsampleHead)(
-            input_shape=L(ShapeSpec)(channels=256, width=14, height=14),
-            num_classes="${..num_classes}",
-            conv_dims=[256, 256, 256, 256, 256],
-        ),
+        mask_head=_mask_head,
     ),
     pixel_mean=[123.675, 116.28, 103.53],
     pixel_std=[58.395, 57.12, 57.375],
