@@ -1,0 +1,19 @@
+r"""Cascade Mask R-CNN R101-FPN, softmax, norm mask, random sampling, 2x.
+
+    python train_net.py --num-gpus 8 \
+        --config-file configs/lvis_v1/cascade_mask_rcnn_r101_fpn_softmax_norm_mask_random_2x.py
+
+No published number. Ours is not yet run.
+"""
+
+from ..common.data.lvis_v1 import dataloader
+from ..common.heads.mask import norm_mask_heads as _norm_mask_heads
+from ..common.models.cascade_mask_rcnn_r50_fpn import model
+from ..common.optim import sgd as optimizer
+from ..common.schedule import multi_step_2x as lr_multiplier
+from ..common.train import train
+
+model.roi_heads.mask_head = _norm_mask_heads
+model.backbone.bottom_up.stages.depth = 101
+train.output_dir = "output/cascade_mask_rcnn_r101_fpn_softmax_norm_mask_random_2x"
+train.init_checkpoint = "torchvision://ResNet101_Weights.IMAGENET1K_V1"
