@@ -1,11 +1,17 @@
 """ROI heads for Detectron2 that take their classifier, loss and mask predictor as objects."""
 
 from d2_seesaw.roi_heads.cascade import LossDrivenCascadeROIHeads
+from d2_seesaw.roi_heads.context_encoder import GlobalContextEncoder
 from d2_seesaw.roi_heads.fast_rcnn import LossDrivenOutputLayers
+from d2_seesaw.roi_heads.federated import FederatedRCNN
+from d2_seesaw.roi_heads.htc_lite import HTCLiteROIHeads
 from d2_seesaw.roi_heads.mask_head import AveragedMaskHeads, MaskHeadWithPredictor
 
 __all__ = [
     "AveragedMaskHeads",
+    "FederatedRCNN",
+    "GlobalContextEncoder",
+    "HTCLiteROIHeads",
     "LossDrivenCascadeROIHeads",
     "LossDrivenOutputLayers",
     "MaskHeadWithPredictor",

@@ -1,0 +1,18 @@
+"""COCO 2017: one training scale, single-scale testing, every image once an epoch."""
+
+import detectron2.data.transforms as T
+from detectron2.config import LazyCall as L
+from detectron2.evaluation import COCOEvaluator
+
+from .lvis_v1 import dataloader
+
+dataloader.train.dataset.names = "coco_2017_train"
+dataloader.train.mapper.augmentations = [
+    L(T.ResizeShortestEdge)(short_edge_length=800, max_size=1333),
+    L(T.RandomFlip)(horizontal=True),
+]
+dataloader.test.dataset.names = "coco_2017_val"
+dataloader.evaluator = L(COCOEvaluator)(
+    dataset_name="${..test.dataset.names}",
+    output_dir="${train.output_dir}/inference",
+)

@@ -1,0 +1,30 @@
+"""Small Cascade Mask R-CNN with Seesaw Loss on the quickstart's data: minutes on a CPU.
+
+    python tools/generate_longtail.py
+    python train_net.py --config-file configs/quickstart_cascade.py
+
+The heads are those of configs/lvis_v1/cascade_mask_rcnn_r101_fpn_seesaw_norm_mask_rfs_2x.py; sizes,
+schedule and everything else those of configs/quickstart.py.
+"""
+
+from .common.heads.classification import seesaw as _seesaw
+from .common.heads.mask import norm_mask_heads as _norm_mask_heads
+from .common.models.cascade_mask_rcnn_r50_fpn import model as _cascade
+from .quickstart import dataloader, lr_multiplier, model, optimizer, train
+
+_small = model.roi_heads
+_heads = _cascade.roi_heads
+for _key in ("num_classes", "batch_size_per_image", "positive_fraction"):
+    _heads[_key] = _small[_key]
+for _box_head in _heads.box_heads:
+    _box_head.update(_small.box_head)
+for _predictor in _heads.box_predictors:
+    _predictor.update(_seesaw)
+    for _key in ("input_shape", "test_score_thresh", "test_topk_per_image"):
+        _predictor[_key] = _small.box_predictor[_key]
+_heads.mask_head = _norm_mask_heads
+for _mask_head in _heads.mask_head:
+    for _key in ("input_shape", "conv_dims"):
+        _mask_head[_key] = _small.mask_head[_key]
+model.roi_heads = _heads
+train.output_dir = "output/quickstart_cascade"

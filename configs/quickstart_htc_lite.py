@@ -1,0 +1,20 @@
+"""Small HTC-Lite with Seesaw Loss on the quickstart's data: minutes on a CPU.
+
+    python tools/generate_longtail.py
+    python train_net.py --config-file configs/quickstart_htc_lite.py
+
+That is configs/quickstart_cascade.py with a context encoder and one mask head.
+"""
+
+from .common.models.htc_lite_r50_fpn import model as _htc_lite
+from .quickstart import model as _quickstart
+from .quickstart_cascade import dataloader, lr_multiplier, model, optimizer, train
+
+_heads = _htc_lite.roi_heads
+_heads.context_encoder.channels = "${model.backbone.out_channels}"
+for _key in model.roi_heads:
+    if _key not in ("_target_", "mask_head"):
+        _heads[_key] = model.roi_heads[_key]
+_heads.mask_head = _quickstart.roi_heads.mask_head
+model.roi_heads = _heads
+train.output_dir = "output/quickstart_htc_lite"
