@@ -14,12 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def _normalise(x: Tensor, dim: int | tuple[int, ...], power: float, eps: float) -> Tensor:
+def _norm(x: Tensor, dim: int | tuple[int, ...], power: float, eps: float) -> Tensor:
     norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
     if power != 1:
         # The clamp stops the gradient at zero features, where that of a root is infinite.
         norm = norm.clamp(min=torch.finfo(norm.dtype).tiny).pow(power)
-    return x / (norm + eps)
+    return norm + eps
+
+
+def _normalise(x: Tensor, dim: int | tuple[int, ...], power: float, eps: float) -> Tensor:
+    return x / _norm(x, dim, power, eps)
 
 
 class NormedLinear(nn.Linear):
@@ -110,15 +114,19 @@ class NormedConv2d(nn.Conv2d):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def normalised(self, input: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """``input``, times the temperature, and ``weight``, or some rows of it, each normalised."""
-        kernel_dims = (1, 2, 3) if self.norm_over_kernel else 1
-        x = self.temperature * _normalise(input, 1, self.power, self.eps)
-        return x, _normalise(weight, kernel_dims, self.power, self.eps)
-
     def forward(self, input: Tensor) -> Tensor:
         """Map ``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')``."""
-        return self._conv_forward(*self.normalised(input, self.weight), self.bias)
+        x = self.temperature * _normalise(input, 1, self.power, self.eps)
+        return self._conv_forward(x, self.normalised(self.weight), self.bias)
+
+    def normalised(self, weight: Tensor) -> Tensor:
+        """``weight``, or some rows of it, divided by its norms."""
+        kernel_dims = (1, 2, 3) if self.norm_over_kernel else 1
+        return _normalise(weight, kernel_dims, self.power, self.eps)
+
+    def input_scale(self, input: Tensor) -> Tensor:
+        """What each pixel is multiplied by: ``(N, 1, H, W)`` for ``(N, in_channels, H, W)``."""
+        return self.temperature / _norm(input, 1, self.power, self.eps)
 
     def extra_repr(self) -> str:
         """Sizes and hyper-parameters, for ``print(model)``."""

@@ -43,8 +43,11 @@ def one_channel(conv: nn.Conv2d, x: Tensor, channels: Tensor) -> Tensor:
     """
     weight = conv.weight[channels]
     if isinstance(conv, NormedConv2d):
-        x, weight = conv.normalised(x, weight)
-    y = torch.bmm(weight.flatten(1)[:, None], x.flatten(2))
+        weight = conv.normalised(weight)
+    y = torch.bmm(weight.flatten(1)[:, None], x.flatten(2)).unflatten(2, x.shape[2:])
+    if isinstance(conv, NormedConv2d):
+        # Scaling the product rather than x spares two copies of x.
+        y = y * conv.input_scale(x)
     if conv.bias is not None:
-        y = y + conv.bias[channels, None, None]
-    return y.unflatten(2, x.shape[2:])
+        y = y + conv.bias[channels, None, None, None]
+    return y
