@@ -1,16 +1,24 @@
 """Every file in configs/ that describes a training loads, is checked, saves, reloads, builds."""
 
+import time
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
 from omegaconf import OmegaConf
+from torch import nn
 
 from d2_seesaw.data import RandomSampling, RepeatFactorSampling
 from d2_seesaw.engine import load_config
-from d2_seesaw.layers import NormedConv2d, NormedLinear
+from d2_seesaw.layers import NormedConv2d, NormedLinear, is_pointwise
 from d2_seesaw.losses import SeesawLoss, SoftmaxLoss
+from d2_seesaw.roi_heads import (
+    HTCLiteROIHeads,
+    LossDrivenCascadeROIHeads,
+    MaskHeadWithPredictor,
+)
 
 CONFIGS = Path("configs")
 LEAVES = sorted(p for p in CONFIGS.rglob("*.py") if "common" not in p.relative_to(CONFIGS).parts)
@@ -20,32 +28,54 @@ every_config = pytest.mark.parametrize("path", LEAVES, ids=lambda p: str(p.relat
 every_lvis_config = pytest.mark.parametrize("path", LVIS, ids=lambda p: p.stem)
 
 
+@cache
+def read(path):
+    """The config in a file, to be read alone: others get the same one."""
+    return load_config(str(path))
+
+
+@cache
+def model_in(path):
+    """The model of the config in a file; likewise."""
+    return build_model(read(path))
+
+
 def build_model(cfg):
     with torch.device("meta"):
         return instantiate(cfg.model)
 
 
+def all_of(module):
+    """The modules of a cascade, or the one of a Mask R-CNN."""
+    return list(module) if isinstance(module, nn.ModuleList) else [module]
+
+
+def predictors_of(cfg):
+    """The configs of the box predictors, one per stage."""
+    heads = cfg.model.roi_heads
+    return heads.box_predictors if "box_predictors" in heads else [heads.box_predictor]
+
+
 def test_configs_were_found():
-    assert len(LVIS) == 16
-    assert len(LEAVES) == 19
+    assert len(LVIS) == 28
+    assert len(LEAVES) == 34
 
 
 @every_config
 def test_saves_and_reloads_equal(path, tmp_path):
-    cfg = load_config(str(path))
+    cfg = read(path)
     LazyConfig.save(cfg, str(tmp_path / "cfg.yaml"))
     assert [p.name for p in tmp_path.iterdir()] == ["cfg.yaml"]  # no .pkl: all of it is YAML
     again = load_config(str(tmp_path / "cfg.yaml"))
     LazyConfig.save(again, str(tmp_path / "again.yaml"))
     assert (tmp_path / "again.yaml").read_text() == (tmp_path / "cfg.yaml").read_text()
-    model, expected = build_model(again), build_model(cfg)
-    assert str(model) == str(expected)
+    assert str(build_model(again)) == str(model_in(path))
 
 
 @every_config
 def test_builds_model_optimizer_and_schedule(path):
     cfg = load_config(str(path), ["train.max_iter=1000"])
-    cfg.optimizer.params.model = build_model(cfg)
+    cfg.optimizer.params.model = model_in(path)
     optimizer = instantiate(cfg.optimizer)
     assert sum(len(group["params"]) for group in optimizer.param_groups) > 50
     schedule = instantiate(cfg.lr_multiplier)
@@ -58,50 +88,71 @@ def test_the_number_of_classes_is_written_once(path):
     cfg = load_config(str(path), ["model.roi_heads.num_classes=7"])
     heads = build_model(cfg).roi_heads
     assert heads.num_classes == 7
-    assert heads.box_predictor.num_classes == heads.box_predictor.cls_loss.num_classes == 7
-    assert heads.box_predictor.cls_score.out_features == heads.box_predictor.cls_loss.num_logits
-    assert heads.box_predictor.bbox_pred.out_features == 4 * 7
-    assert heads.mask_head.predictor.out_channels == 7
+    cascade = isinstance(heads, LossDrivenCascadeROIHeads)
+    assert len(all_of(heads.box_predictor)) == (3 if cascade else 1)
+    for predictor in all_of(heads.box_predictor):
+        assert predictor.num_classes == predictor.cls_loss.num_classes == 7
+        assert predictor.cls_score.out_features == predictor.cls_loss.num_logits
+        assert predictor.bbox_pred.out_features == (4 if cascade else 4 * 7)
+    for mask_head in all_of(heads.mask_head):
+        assert mask_head.predictor.out_channels == 7
+    if isinstance(heads, HTCLiteROIHeads):
+        assert heads.context_encoder.classifier.out_features == 7
+
+
+@every_config
+def test_only_the_needed_mask_is_computed(path):
+    heads = all_of(model_in(path).roi_heads.mask_head)
+    assert all(isinstance(h, MaskHeadWithPredictor) and is_pointwise(h.predictor) for h in heads)
 
 
 @every_config
 def test_lengths_and_places_are_given(path):
-    cfg = load_config(str(path))
+    cfg = read(path)
     assert (cfg.train.epochs is None) != (cfg.train.max_iter is None)
     assert cfg.dataloader.evaluator.output_dir == f"{cfg.train.output_dir}/inference"
     assert cfg.dataloader.evaluator.dataset_name == cfg.dataloader.test.dataset.names
 
 
 def test_output_folders_differ():
-    folders = [load_config(str(path)).train.output_dir for path in LEAVES]
+    folders = [read(path).train.output_dir for path in LEAVES]
     assert len(set(folders)) == len(folders)
 
 
 @every_lvis_config
 def test_does_what_its_name_says(path):
-    cfg = load_config(str(path))
+    cfg = read(path)
     words = path.stem.split("_")
-    predictor = build_model(cfg).roi_heads.box_predictor
-    mask_predictor = build_model(cfg).roi_heads.mask_head.predictor
+    heads = model_in(path).roi_heads
     is_seesaw = "seesaw" in words
-    assert isinstance(predictor.cls_loss, SeesawLoss if is_seesaw else SoftmaxLoss)
-    assert isinstance(predictor.cls_score, NormedLinear) == is_seesaw
-    assert isinstance(mask_predictor, NormedConv2d) == ("norm" in words)
+    for predictor in all_of(heads.box_predictor):
+        assert isinstance(predictor.cls_loss, SeesawLoss if is_seesaw else SoftmaxLoss)
+        assert isinstance(predictor.cls_score, NormedLinear) == is_seesaw
+    for mask_head in all_of(heads.mask_head):
+        assert isinstance(mask_head.predictor, NormedConv2d) == ("norm" in words)
     assert cfg.model.backbone.bottom_up.stages.depth == (101 if "r101" in words else 50)
     assert f"ResNet{cfg.model.backbone.bottom_up.stages.depth}_" in cfg.train.init_checkpoint
     sampling = instantiate(cfg.dataloader.train.sampling)
     assert isinstance(sampling, RepeatFactorSampling if "rfs" in words else RandomSampling)
+    assert isinstance(heads, LossDrivenCascadeROIHeads) == (
+        {"cascade", "htc"} & set(words) != set()
+    )
+    assert isinstance(heads, HTCLiteROIHeads) == ("htc" in words)
+    assert cfg.train.epochs == int(words[-1].removesuffix("x")) * 12
+    assert cfg.train.output_dir == f"output/{path.stem}"
+    assert f"configs/lvis_v1/{path.name}" in path.read_text()
 
 
 @pytest.mark.parametrize("path", [p for p in LVIS if "random" in p.stem], ids=lambda p: p.stem)
 def test_random_configs_hold_no_repeat_factor_sampling_anywhere(path, tmp_path):
-    LazyConfig.save(load_config(str(path)), str(tmp_path / "cfg.yaml"))
+    LazyConfig.save(read(path), str(tmp_path / "cfg.yaml"))
     assert "Repeat" not in (tmp_path / "cfg.yaml").read_text()
 
 
 @every_lvis_config
 def test_follows_the_published_recipe(path):
-    cfg = load_config(str(path), ["train.max_iter=24000"])
+    epochs = read(path).train.epochs
+    cfg = load_config(str(path), [f"train.max_iter={epochs * 1000}"])
     assert (cfg.optimizer.lr, cfg.optimizer.momentum, cfg.optimizer.weight_decay) == (
         0.02,
         0.9,
@@ -109,17 +160,19 @@ def test_follows_the_published_recipe(path):
     )
     assert cfg.dataloader.train.total_batch_size == 16
     schedule = instantiate(cfg.lr_multiplier)
-    epoch = 1 / 24
-    values = [schedule(e * epoch) for e in (1, 15.99, 16, 21.99, 22)]
+    first, second = {12: (8, 11), 24: (16, 22)}[epochs]
+    values = [schedule(e / epochs) for e in (1, first - 0.01, first, second - 0.01, second)]
     assert values == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+    step = 1 / cfg.train.max_iter
     assert schedule(0) == pytest.approx(1e-3)
-    assert schedule(499 / 24000) < 1
-    assert schedule(500 / 24000) == pytest.approx(1)
+    assert schedule(499 * step) < 1
+    assert schedule(500 * step) == pytest.approx(1)
     heads = cfg.model.roi_heads
     assert (heads.batch_size_per_image, heads.positive_fraction) == (512, 0.25)
-    assert heads.box_predictor.test_score_thresh == 1e-4
-    assert heads.box_predictor.test_topk_per_image == 300
-    assert heads.box_predictor.test_nms_thresh == 0.5
+    for predictor in predictors_of(cfg):
+        assert predictor.test_score_thresh == 1e-4
+        assert predictor.test_topk_per_image == 300
+        assert predictor.test_nms_thresh == 0.5
     assert cfg.model.input_format == "RGB"
     assert cfg.model.pixel_mean == [123.675, 116.28, 103.53]
     assert cfg.model.pixel_std == [58.395, 57.12, 57.375]
@@ -146,3 +199,62 @@ def test_the_flagship_has_lvis_v1s_classes_and_published_numbers_of_logits():
     assert heads.box_predictor.cls_score.out_features == 1205
     assert heads.box_predictor.cls_loss.class_counts.shape == (1204,)
     assert heads.box_predictor.bbox_pred.out_features == 4812
+
+
+CASCADES = [p for p in LEAVES if "cascade" in p.stem or "htc_lite" in p.stem]
+
+
+BUILT_IN_TWO_SECONDS = [
+    CONFIGS / "lvis_v1_seesaw.py",
+    CONFIGS / "lvis_v1/cascade_mask_rcnn_r101_fpn_seesaw_norm_mask_rfs_2x.py",
+    CONFIGS / "lvis_v1/htc_lite_r50_fpn_seesaw_rfs_1x.py",
+]
+
+
+def test_cascades_were_found():
+    assert len(CASCADES) == 15
+
+
+@pytest.mark.parametrize("path", CASCADES, ids=lambda p: p.stem)
+def test_a_cascade_is_trained_as_mmdets(path):
+    heads = model_in(path).roi_heads
+    assert [m.thresholds[1] for m in heads.proposal_matchers[:3]] == [0.5, 0.6, 0.7]
+    stds = ((0.1, 0.2), (0.05, 0.1), (0.033, 0.067))
+    for predictor, (xy, wh) in zip(heads.box_predictor, stds, strict=True):
+        expected = (1 / xy, 1 / xy, 1 / wh, 1 / wh)
+        assert tuple(predictor.box2box_transform.weights) == pytest.approx(expected)
+        assert (predictor.box_reg_loss_type, predictor.smooth_l1_beta) == ("smooth_l1", 1.0)
+    losses = [predictor.cls_loss for predictor in heads.box_predictor]
+    assert len(set(map(id, losses))) == 3
+    assert heads.score_fusion == "logits"
+    assert heads.resample
+    assert heads.stage_loss_weights == [1, 0.5, 0.25]
+    assert len(all_of(heads.mask_head)) == (1 if isinstance(heads, HTCLiteROIHeads) else 3)
+
+
+@pytest.mark.parametrize("path", [p for p in CASCADES if p in LVIS], ids=lambda p: p.stem)
+def test_the_rpn_of_a_cascade_is_mmdets_too(path):
+    rpn = read(path).model.proposal_generator
+    assert (rpn.box_reg_loss_type, rpn.smooth_l1_beta) == ("smooth_l1", pytest.approx(1 / 9))
+    assert (rpn.pre_nms_topk, rpn.post_nms_topk) == ([2000, 1000], [2000, 1000])
+
+
+@pytest.mark.parametrize("path", BUILT_IN_TWO_SECONDS, ids=lambda p: p.stem)
+def test_flagship_sizes_build_in_less_than_two_seconds(path):
+    cfg = load_config(str(path))
+    start = time.perf_counter()
+    model = build_model(cfg)
+    assert time.perf_counter() - start < 2
+    assert model.roi_heads.num_classes == 1203
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in CASCADES if "htc_lite" in p.stem], ids=lambda p: p.stem
+)
+def test_htc_lites_open_choices_are_the_recommended_ones(path):
+    heads = model_in(path).roi_heads
+    encoder = heads.context_encoder
+    assert (encoder.in_feature, encoder.loss_weight) == ("p6", 3.0)
+    assert (encoder.federated, encoder.masked_mean) == (False, False)
+    assert [type(layer) for layer in encoder.layers] == [nn.Conv2d, nn.ReLU] * 4
+    assert heads.mask_rois == "last"
