@@ -1,5 +1,6 @@
 """Every file in configs/ that describes a training loads, is checked, saves, reloads, builds."""
 
+import copy
 import time
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from d2_seesaw.data import RandomSampling, RepeatFactorSampling
-from d2_seesaw.engine import load_config
+from d2_seesaw.engine import apply_overrides, load_config
 from d2_seesaw.layers import NormedConv2d, NormedLinear, is_pointwise
 from d2_seesaw.losses import SeesawLoss, SoftmaxLoss
 from d2_seesaw.roi_heads import (
@@ -32,6 +33,11 @@ every_lvis_config = pytest.mark.parametrize("path", LVIS, ids=lambda p: p.stem)
 def read(path):
     """The config in a file, to be read alone: others get the same one."""
     return load_config(str(path))
+
+
+def changed(path, *overrides):
+    """A copy of the config in a file, with ``key=value`` overrides."""
+    return apply_overrides(copy.deepcopy(read(path)), list(overrides))
 
 
 @cache
@@ -74,7 +80,7 @@ def test_saves_and_reloads_equal(path, tmp_path):
 
 @every_config
 def test_builds_model_optimizer_and_schedule(path):
-    cfg = load_config(str(path), ["train.max_iter=1000"])
+    cfg = changed(path, "train.max_iter=1000")
     cfg.optimizer.params.model = model_in(path)
     optimizer = instantiate(cfg.optimizer)
     assert sum(len(group["params"]) for group in optimizer.param_groups) > 50
@@ -85,7 +91,7 @@ def test_builds_model_optimizer_and_schedule(path):
 
 @every_config
 def test_the_number_of_classes_is_written_once(path):
-    cfg = load_config(str(path), ["model.roi_heads.num_classes=7"])
+    cfg = changed(path, "model.roi_heads.num_classes=7")
     heads = build_model(cfg).roi_heads
     assert heads.num_classes == 7
     cascade = isinstance(heads, LossDrivenCascadeROIHeads)
@@ -152,7 +158,7 @@ def test_random_configs_hold_no_repeat_factor_sampling_anywhere(path, tmp_path):
 @every_lvis_config
 def test_follows_the_published_recipe(path):
     epochs = read(path).train.epochs
-    cfg = load_config(str(path), [f"train.max_iter={epochs * 1000}"])
+    cfg = changed(path, f"train.max_iter={epochs * 1000}")
     assert (cfg.optimizer.lr, cfg.optimizer.momentum, cfg.optimizer.weight_decay) == (
         0.02,
         0.9,
