@@ -64,7 +64,7 @@ def predictors_of(cfg):
 
 def test_configs_were_found():
     assert len(LVIS) == 28
-    assert len(LEAVES) == 34
+    assert len(LEAVES) == 35
 
 
 @every_config
@@ -218,7 +218,7 @@ BUILT_IN_TWO_SECONDS = [
 
 
 def test_cascades_were_found():
-    assert len(CASCADES) == 15
+    assert len(CASCADES) == 16
 
 
 @pytest.mark.parametrize("path", CASCADES, ids=lambda p: p.stem)
@@ -235,7 +235,7 @@ def test_a_cascade_is_trained_as_mmdets(path):
     assert heads.score_fusion == "logits"
     assert heads.resample
     assert heads.stage_loss_weights == [1, 0.5, 0.25]
-    assert len(all_of(heads.mask_head)) == (1 if isinstance(heads, HTCLiteROIHeads) else 3)
+    assert len(all_of(heads.mask_head)) == (1 if "htc" in path.stem else 3)
 
 
 @pytest.mark.parametrize("path", [p for p in CASCADES if p in LVIS], ids=lambda p: p.stem)
@@ -254,9 +254,10 @@ def test_flagship_sizes_build_in_less_than_two_seconds(path):
     assert model.roi_heads.num_classes == 1203
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in CASCADES if "htc_lite" in p.stem], ids=lambda p: p.stem
-)
+HTC_LITES = [p for p in CASCADES if "htc" in p.stem and "plain" not in p.stem]
+
+
+@pytest.mark.parametrize("path", HTC_LITES, ids=lambda p: p.stem)
 def test_htc_lites_open_choices_are_the_recommended_ones(path):
     heads = model_in(path).roi_heads
     encoder = heads.context_encoder
@@ -264,3 +265,12 @@ def test_htc_lites_open_choices_are_the_recommended_ones(path):
     assert (encoder.federated, encoder.masked_mean) == (False, False)
     assert [type(layer) for layer in encoder.layers] == [nn.Conv2d, nn.ReLU] * 4
     assert heads.mask_rois == "last"
+
+
+def test_the_plain_htc_lite_lacks_the_context_alone():
+    with_context = model_in(CONFIGS / "quickstart_htc_lite.py").state_dict()
+    without = model_in(CONFIGS / "quickstart_htc_lite_plain.py").state_dict()
+    assert {k for k in with_context if "context_encoder" not in k} == set(without)
+    assert len(without) < len(with_context)
+    heads = model_in(CONFIGS / "quickstart_htc_lite_plain.py").roi_heads
+    assert (heads.mask_rois, heads.resample) == ("last", True)
