@@ -21,8 +21,9 @@ from d2_seesaw.engine import load_config
 
 
 def mask_rcnn(**heads_changes):
-    """The quickstart's model."""
+    """The quickstart's model, with fewer detections."""
     cfg = load_config("configs/quickstart.py").model
+    cfg.roi_heads.box_predictor.test_topk_per_image = 15
     cfg.roi_heads.update(heads_changes)
     return _spread(instantiate(cfg))
 
@@ -51,7 +52,7 @@ def cascade_rcnn():
             cls_agnostic_bbox_reg=True,
             box2box_transform=L(Box2BoxTransform)(weights=[w, w, w / 2, w / 2]),
             test_score_thresh=0.02,
-            test_topk_per_image=50,
+            test_topk_per_image=15,
         )
         for w in (10, 20, 30)
     ]
@@ -71,17 +72,18 @@ def yacs_rcnn():
     cfg.MODEL.MASK_ON = True
     cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 16
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 5
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16, 32, 48]]
     cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 20
-    return _spread(build_model(cfg))
+    return _spread(build_model(cfg), weight=1e-3)
 
 
-def _spread(model):
+def _spread(model, weight=0.3):
     """Away from the same score and the same box for everything, as after initialisation."""
     predictors = model.roi_heads.box_predictor
     with torch.no_grad():
         for predictor in predictors if isinstance(predictors, nn.ModuleList) else [predictors]:
-            predictor.cls_score.weight.normal_(std=0.3)
-            predictor.bbox_pred.weight.normal_(std=0.05)
+            predictor.cls_score.weight.normal_(std=weight)
+            predictor.bbox_pred.weight.normal_(std=weight / 6)
         for parameter in model.proposal_generator.parameters():
             parameter.mul_(5)
     return model.eval()
@@ -114,14 +116,18 @@ def oracle_image():
 
 
 def true_masks():
-    """``(2, H, W)``: of each box the part above its rising diagonal, at the pixels' centres."""
+    """``(2, H, W)``: an ellipse in each box, not in its middle; at the pixels' centres."""
     height, width = TRUE_SIZE
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     masks = []
     for x0, y0, x1, y1 in TRUE_BOXES:
-        u, v = (x - x0) / (x1 - x0), (y - y0) / (y1 - y0)
-        masks.append((u >= 0) & (v >= 0) & (u + v <= 1))
+        masks.append(radius((x - x0) / (x1 - x0), (y - y0) / (y1 - y0)) <= 1)
     return torch.stack(masks)
+
+
+def radius(u, v):
+    """Of points of a box in units of its size: up to 1 is the object."""
+    return (((u - 0.4) / 0.3) ** 2 + ((v - 0.35) / 0.25) ** 2).sqrt()
 
 
 class Oracle(GeneralizedRCNN):
@@ -219,8 +225,8 @@ class _OracleHeads(nn.Module):
             v = (y0 + (y1 - y0) * centre - v0) / (v1 - v0)
             if is_mirrored(image, given.image_size):
                 u = 1 - u
-            # Linear across the edge, so that interpolating it is exact.
-            soft = 0.5 + 4 * (1 - u[:, None, :] - v[:, :, None])
+            # Nearly linear across the edge, which interpolation then finds.
+            soft = 0.5 + 1.5 * (1 - radius(u[:, None, :], v[:, :, None]))
             given.pred_masks = soft.clamp(0, 1)[:, None]
             given.mask_scores = given.scores * given.image_size[0]
         return instances

@@ -30,7 +30,7 @@ def test_thresholded_scores_are_the_heads_own_detections(build):
     boxes, scores = zip(*score_proposals(model.roi_heads, features, proposals), strict=True)
     model.roi_heads.mask_on = False
     expected, _ = model.roi_heads(None, features, proposals)
-    detections, _ = fast_rcnn_inference(boxes, scores, SIZES, 0.02, 0.5, 50)
+    detections, _ = fast_rcnn_inference(boxes, scores, SIZES, 0.02, 0.5, 15)
     assert sum(len(d) for d in expected) > 20
     for found, host in zip(detections, expected, strict=True):
         torch.testing.assert_close(found.pred_boxes.tensor, host.pred_boxes.tensor)
