@@ -15,8 +15,8 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torchvision.ops import nms
 
+from d2_seesaw.inference.box_predictions import box_predictions
 from d2_seesaw.inference.passes import ViewPasses
-from d2_seesaw.inference.proposal_scores import BoxesAndScores, score_proposals
 from d2_seesaw.inference.views import Size, View
 
 
@@ -125,7 +125,7 @@ class MeanOverSharedProposals:
     4. thresholds and class-wise NMS as without augmentation.
 
     Two passes over the views. Not for heads with a box part of their own, unless they have
-    ``score_proposals`` (see that module). What is not given is the model's own.
+    ``box_predictions`` (see that module). What is not given is the model's own.
 
     Args:
         proposal_nms_threshold: of step 1.
@@ -189,17 +189,17 @@ class MeanOverSharedProposals:
             shared = shared[nms(shared.double(), ranks.double(), threshold).sort().values]
         return shared[: generator.post_nms_topk[False] if limit is None else limit]
 
-    def _judge(self, passes: ViewPasses, proposals: Tensor) -> BoxesAndScores:
+    def _judge(self, passes: ViewPasses, proposals: Tensor) -> tuple[Tensor, Tensor]:
         """Mean boxes ``(R, 4)`` or ``(R, 4 C)`` in the frame and scores ``(R, C + 1)``."""
         model = passes.model
 
-        def judge(views: list[View], inputs: list[dict[str, Any]]) -> list[BoxesAndScores]:
+        def judge(views: list[View], inputs: list[dict[str, Any]]) -> list[tuple[Tensor, Tensor]]:
             given = [
                 Instances(view.size, proposal_boxes=Boxes(view.to_view(proposals)))
                 for view in views
             ]
             features = model.backbone(model.preprocess_image(inputs).tensor)
-            return score_proposals(model.roi_heads, features, given)
+            return list(zip(*box_predictions(model.roi_heads, features, given), strict=True))
 
         totals: list[Tensor] = []
         for view, (boxes, scores) in passes.each(judge):

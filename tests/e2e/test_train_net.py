@@ -71,7 +71,8 @@ def test_test_time_augmentation_evaluates_through_the_views_of_the_config(
     one = ["tta.scales=[[144,144]]", "tta.flip=False"]
     plain = train_net(tmp_path / "one", "--eval-only", "--tta", checkpoint, *one)
     assert printed_table(plain.text) == printed_table(trained.text)
-    several = train_net(tmp_path / "several", "--eval-only", "--tta", checkpoint)
+    few = "tta.scales=[144,168]"
+    several = train_net(tmp_path / "several", "--eval-only", "--tta", checkpoint, few)
     assert printed_table(several.text).keys() == {"bbox", "segm"}
     assert printed_table(several.text) != printed_table(trained.text)
     assert (tmp_path / "several/inference/lvis_instances_results.json").is_file()

@@ -97,10 +97,10 @@ def picture(path, height=150, width=203):
     return {"file_name": str(path), "height": height, "width": width, "image_id": 7}
 
 
-def mapped(record, short=160, limit=260):
+def mapped(record, short=160, limit=260, image_format="RGB"):
     """What the test mapper makes of it."""
     resize = T.ResizeShortestEdge(short, limit)
-    return DatasetMapper(False, augmentations=[resize], image_format="RGB")(record)
+    return DatasetMapper(False, augmentations=[resize], image_format=image_format)(record)
 
 
 TRUE_BOXES = torch.tensor([[31.0, 20.0, 150.0, 200.0], [200.5, 50.25, 460.0, 330.0]])
@@ -201,16 +201,17 @@ class _OracleHeads(nn.Module):
             found.append(each)
         return self.forward_with_given_boxes(features, found) if self.mask_on else found, {}
 
-    def score_proposals(self, features, proposals):
-        results = []
+    def box_predictions(self, features, proposals):
+        boxes, probabilities = [], []
         for image, given in zip(features["image"], proposals, strict=True):
             centres = given.proposal_boxes.get_centers()
             true = in_view(TRUE_BOXES, image, given.image_size)
             nearest = torch.cdist(centres, Boxes(true).get_centers()).argmin(1)
             scores = torch.zeros(len(given), 6)
             scores[torch.arange(len(given)), TRUE_CLASSES[nearest]] = self.scores[nearest]
-            results.append((true[nearest], scores))
-        return results
+            boxes.append(true[nearest])
+            probabilities.append(scores)
+        return boxes, probabilities
 
     def forward_with_given_boxes(self, features, instances):
         for image, given in zip(features["image"], instances, strict=True):

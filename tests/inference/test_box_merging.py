@@ -174,15 +174,15 @@ class Wavering(Oracle):
 
     def __init__(self, shifts, scores):
         super().__init__()
-        true = self.roi_heads.score_proposals
+        true = self.roi_heads.box_predictions
         rounds = iter(zip(shifts, scores, strict=True))
 
-        def score_proposals(features, proposals):
+        def box_predictions(features, proposals):
             shift, score = next(rounds)
-            ((boxes, probabilities),) = true(features, proposals)
-            return [(boxes + shift, probabilities * score)]
+            (boxes,), (probabilities,) = true(features, proposals)
+            return [boxes + shift], [probabilities * score]
 
-        self.roi_heads.score_proposals = score_proposals
+        self.roi_heads.box_predictions = box_predictions
 
 
 def test_boxes_and_scores_of_shared_proposals_are_averaged():
@@ -196,13 +196,13 @@ def test_boxes_and_scores_of_shared_proposals_are_averaged():
 def test_views_share_the_best_proposals_of_all_after_suppression():
     counts = []
     model = Oracle()
-    score = model.roi_heads.score_proposals
+    score = model.roi_heads.box_predictions
 
     def counting(features, proposals):
         counts.append([p.proposal_boxes.tensor for p in proposals])
         return score(features, proposals)
 
-    model.roi_heads.score_proposals = counting
+    model.roi_heads.box_predictions = counting
     MeanOverSharedProposals()(oracle_passes(model, [(360, 480), (720, 960)], flip=False))
     assert [len(boxes) for (boxes,) in counts] == [2, 2]  # of 4, two by two the same
     torch.testing.assert_close(counts[0][0] * 2, counts[1][0])

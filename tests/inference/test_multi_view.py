@@ -55,7 +55,8 @@ def assert_equal(one, other):
 @pytest.mark.parametrize("build", [mask_rcnn, cascade_rcnn, yacs_rcnn, box_rcnn])
 @torch.no_grad()
 def test_one_view_at_the_mappers_scale_is_plain_inference_to_the_bit(record, build):
-    model, image = build(), mapped(record)
+    model = build()
+    image = mapped(record, image_format=model.input_format)
     assert image["image"].shape[1:] != (record["height"], record["width"])
     (plain,) = model([image])
     assert len(plain["instances"]) >= 5

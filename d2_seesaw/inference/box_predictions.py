@@ -12,18 +12,18 @@ from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 from detectron2.structures import Instances
 from torch import Tensor
 
-BoxesAndScores = tuple[Tensor, Tensor]
-"""``(R, 4)`` or ``(R, 4 C)`` boxes, unclipped, and ``(R, C + 1)`` scores, background last."""
+BoxesAndScores = tuple[list[Tensor], list[Tensor]]
+"""Per image, ``(R, 4)`` or ``(R, 4 C)`` boxes and ``(R, C + 1)`` scores, background last."""
 
 
-def score_proposals(
+def box_predictions(
     heads: Any, features: dict[str, Tensor], proposals: list[Instances]
-) -> list[BoxesAndScores]:
-    """What ROI heads make of proposals, per image.
+) -> BoxesAndScores:
+    """What ROI heads make of given proposals, per image.
 
-    Heads that score in a way of their own have a method of this name and signature (without
-    ``heads``), which is then called. Otherwise they must do what Detectron2's standard or cascade
-    heads do.
+    Heads with a box part of their own, such as our cascade and HTC-Lite, have a method of this
+    name and signature (without ``heads``), which is then called. Others must do what Detectron2's
+    standard or cascade heads do.
 
     Args:
         heads: ROI heads in evaluation mode.
@@ -33,15 +33,15 @@ def score_proposals(
     Raises:
         ValueError: heads that override the box part of Detectron2's and have no such method.
     """
-    if hasattr(heads, "score_proposals"):
-        return heads.score_proposals(features, proposals)
+    if hasattr(heads, "box_predictions"):
+        return heads.box_predictions(features, proposals)
     if _inherits(heads, CascadeROIHeads):
         return _score_cascade(heads, features, proposals)
     if _inherits(heads, StandardROIHeads):
         return _score_standard(heads, features, proposals)
     raise ValueError(
         f"{type(heads).__name__} has a box part of its own: averaging over views needs its method "
-        "score_proposals(features, proposals); the union of detections works without it"
+        "box_predictions(features, proposals); the union of detections works without it"
     )
 
 
@@ -55,18 +55,18 @@ def _inherits(heads: Any, host: type) -> bool:
 
 def _score_standard(
     heads: StandardROIHeads, features: dict[str, Tensor], proposals: list[Instances]
-) -> list[BoxesAndScores]:
+) -> BoxesAndScores:
     levels = [features[name] for name in heads.box_in_features]
     pooled = heads.box_pooler(levels, [p.proposal_boxes for p in proposals])
     predictor: Any = heads.box_predictor
     predictions = predictor(heads.box_head(pooled))
     boxes = predictor.predict_boxes(predictions, proposals)
-    return list(zip(boxes, predictor.predict_probs(predictions, proposals), strict=True))
+    return list(boxes), list(predictor.predict_probs(predictions, proposals))
 
 
 def _score_cascade(
     heads: CascadeROIHeads, features: dict[str, Tensor], proposals: list[Instances]
-) -> list[BoxesAndScores]:
+) -> BoxesAndScores:
     """The inference branch of ``CascadeROIHeads._forward_box`` up to its NMS."""
     levels = [features[name] for name in heads.box_in_features]
     sizes = [p.image_size for p in proposals]
@@ -78,7 +78,4 @@ def _score_cascade(
         predictions = heads._run_stage(levels, proposals, stage)
         boxes = predictors[stage].predict_boxes(predictions, proposals)
         stages.append(predictors[stage].predict_probs(predictions, proposals))
-    return [
-        (boxes_of_image, torch.stack(scores).mean(0))
-        for boxes_of_image, *scores in zip(boxes, *stages, strict=True)
-    ]
+    return list(boxes), [torch.stack(scores).mean(0) for scores in zip(*stages, strict=True)]

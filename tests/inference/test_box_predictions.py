@@ -4,7 +4,7 @@ from detectron2.modeling.roi_heads import StandardROIHeads
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detectron2.structures import Boxes, Instances
 
-from d2_seesaw.inference.proposal_scores import score_proposals
+from d2_seesaw.inference.box_predictions import box_predictions
 from tests.inference.models import cascade_rcnn, mask_rcnn, yacs_rcnn
 
 SIZES = [(96, 128), (90, 100)]
@@ -27,7 +27,7 @@ def seen_by(model):
 def test_thresholded_scores_are_the_heads_own_detections(build):
     model = build()
     features, proposals = seen_by(model)
-    boxes, scores = zip(*score_proposals(model.roi_heads, features, proposals), strict=True)
+    boxes, scores = box_predictions(model.roi_heads, features, proposals)
     model.roi_heads.mask_on = False
     expected, _ = model.roi_heads(None, features, proposals)
     detections, _ = fast_rcnn_inference(boxes, scores, SIZES, 0.02, 0.5, 15)
@@ -43,16 +43,16 @@ def test_heads_with_a_method_of_that_name_are_asked():
         def __init__(self):
             torch.nn.Module.__init__(self)
 
-        def score_proposals(self, features, proposals):
+        def box_predictions(self, features, proposals):
             return features, proposals
 
-    assert score_proposals(Own(), "features", "proposals") == ("features", "proposals")
+    assert box_predictions(Own(), "features", "proposals") == ("features", "proposals")
 
 
 def test_heads_with_a_box_part_of_their_own_are_refused():
     model = yacs_rcnn()
     with pytest.raises(ValueError, match=r"Res5ROIHeads has a box part of its own.*union"):
-        score_proposals(model.roi_heads, {}, [])
+        box_predictions(model.roi_heads, {}, [])
 
     class Changed(StandardROIHeads):
         def __init__(self):
@@ -62,4 +62,4 @@ def test_heads_with_a_box_part_of_their_own_are_refused():
             return []
 
     with pytest.raises(ValueError, match="Changed has a box part of its own"):
-        score_proposals(Changed(), {}, [])
+        box_predictions(Changed(), {}, [])
