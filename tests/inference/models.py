@@ -73,6 +73,7 @@ def yacs_rcnn():
     cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 16
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 5
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16, 32, 48]]
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 1e-3
     cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 20
     return _spread(build_model(cfg), weight=1e-3)
 
