@@ -7,7 +7,7 @@ from torch import nn
 
 from d2_seesaw.inference.box_merging import MeanOverSharedProposals, MergedBoxes, UnionOfDetections
 from d2_seesaw.inference.passes import ViewPasses
-from d2_seesaw.inference.views import views_of
+from d2_seesaw.inference.views import View, views_of
 from tests.inference.models import TRUE_BOXES, TRUE_CLASSES, Oracle, as_numpy, oracle_image
 
 FRAME = (100, 200)
@@ -40,11 +40,16 @@ class Answering:
         ]
 
 
-def merged(*answers, merge=None, scales=((100, 200),), flip=False, **model):
-    views = views_of(FRAME, FRAME, [*scales] + [(1, 1)] * (len(answers) - len(scales)), flip=flip)
-    views = [type(v)(i, FRAME, FRAME, False) for i, v in enumerate(views)]
-    image = torch.zeros(3, *FRAME).permute(1, 2, 0).numpy()
-    return (merge or UnionOfDetections())(ViewPasses(Answering(*answers, **model), image, views))
+def passes_of(model):
+    """As many views as there are answers, all of the frame's size."""
+    image = torch.zeros(*FRAME, 3).numpy()
+    return ViewPasses(
+        model, image, [View(i, FRAME, FRAME, False) for i in range(len(model.answers))]
+    )
+
+
+def merged(*answers, merge=None, **model):
+    return (merge or UnionOfDetections())(passes_of(Answering(*answers, **model)))
 
 
 def kept(found):
@@ -105,16 +110,13 @@ def test_settings_of_a_cascade_are_its_last_stages():
     for stage, threshold in zip(stages, (0.5, 0.95), strict=True):
         stage.test_nms_thresh, stage.test_topk_per_image = threshold, 9
     model.roi_heads.box_predictor = stages
-    image = torch.zeros(*FRAME, 3).numpy()
-    views = views_of(FRAME, FRAME, [(100, 200)], flip=True)
-    assert len(UnionOfDetections()(ViewPasses(model, image, views))) == 2
+    assert len(UnionOfDetections()(passes_of(model))) == 2
 
 
 def test_settings_that_nobody_has_are_asked_for():
     model = Answering([(BOX, 0.5, 1)])
     model.roi_heads = SimpleNamespace()
-    image = torch.zeros(*FRAME, 3).numpy()
-    passes = ViewPasses(model, image, views_of(FRAME, FRAME, [(100, 200)], flip=False))
+    passes = passes_of(model)
     with pytest.raises(ValueError, match=r"no box_predictor\.test_topk_per.*: give nms_thresh"):
         UnionOfDetections()(passes)
 
