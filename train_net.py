@@ -2,7 +2,7 @@
 """Train or evaluate a model that a LazyConfig describes.
 
 Training: python train_net.py --config-file configs/lvis_v1_seesaw.py --num-gpus 8
-Evaluation: the same with --eval-only train.init_checkpoint=model.pth
+Evaluation: the same with --eval-only [--tta] train.init_checkpoint=model.pth
 """
 
 import argparse
@@ -117,7 +117,8 @@ def read_config(args: argparse.Namespace) -> DictConfig:
     """The config with its overrides; refuses what cannot work before anything is built.
 
     Raises:
-        ValueError: an unknown key or data set, a length or checkpoint that is not given.
+        ValueError: an unknown key or data set, a length or checkpoint that is not given, --tta
+            where there is nothing to evaluate or no ``tta`` in the config.
         FileNotFoundError: the config file or the data are not there.
     """
     if not args.config_file:
@@ -127,10 +128,22 @@ def read_config(args: argparse.Namespace) -> DictConfig:
         raise ValueError("give train.max_iter (steps) or train.epochs, both are null")
     if args.eval_only and not cfg.train.init_checkpoint:
         raise ValueError("--eval-only needs train.init_checkpoint=MODEL.pth")
+    if args.tta:
+        _check_tta(cfg, args)
     splits = ["test"] if args.eval_only else ["train", "test"]
     names = [OmegaConf.select(cfg, f"dataloader.{split}.dataset.names") for split in splits]
     check_dataset_files([name for name in names if name is not None])
     return cfg
+
+
+def _check_tta(cfg: DictConfig, args: argparse.Namespace) -> None:
+    if not args.eval_only:
+        raise ValueError("--tta needs --eval-only: the evaluations of a training do without it")
+    if "tta" not in cfg:
+        raise ValueError(
+            f"--tta needs a config that says which views: {args.config_file} has no `tta`. "
+            "configs/common/tta.py has some"
+        )
 
 
 @contextmanager
@@ -168,6 +181,9 @@ def main(args: argparse.Namespace) -> None:
     StrictCheckpointer(
         model, require_all=True, allow_partial=cfg.train.allow_partial_checkpoint
     ).load(cfg.train.init_checkpoint)
+    if args.tta:
+        cfg.tta.model = model
+        model = build(cfg.tta)
     evaluate(cfg, model, evaluator)
 
 

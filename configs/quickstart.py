@@ -21,6 +21,7 @@ from .common.heads.mask import norm_mask_head as _norm_mask_head
 from .common.models.mask_rcnn_r50_fpn import model
 from .common.optim import adamw as optimizer
 from .common.train import train
+from .common.tta import quickstart as tta
 
 _CHANNELS = 64
 

@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "roi_heads": {"losses", "layers"},
     "data": set(),
     "evaluation": set(),
+    "inference": set(),
     "checkpoint": set(),
     "engine": set(),
 }

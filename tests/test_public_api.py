@@ -46,6 +46,7 @@ PUBLIC = {
         "print_longtail_results",
         "probe_lvis",
     },
+    "inference": {"MeanOverSharedProposals", "MultiViewInference", "UnionOfDetections"},
     "checkpoint": {"StrictCheckpointer", "convert_torchvision_resnet"},
     "engine": {
         "ConfigError",

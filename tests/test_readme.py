@@ -6,9 +6,12 @@ from pathlib import Path
 import torch
 from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
 
+from d2_seesaw.engine import load_config
 from d2_seesaw.losses import SeesawLoss
 
+CONFIGS = Path("configs").resolve()
 README = Path("README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
@@ -20,7 +23,7 @@ def run_block(with_text, **names):
 
 
 def test_code_blocks_were_found():
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
 
 
 def test_the_loss_example_runs():
@@ -43,6 +46,14 @@ def test_the_example_for_another_project_builds():
     with torch.device("meta"):
         model = instantiate(run_block("model_zoo")["model"])
     assert isinstance(model.roi_heads.box_predictor.cls_loss, SeesawLoss)
+
+
+def test_the_example_of_test_time_augmentation_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 30)).save("image.jpg")
+    cfg = load_config(str(CONFIGS / "quickstart.py"))
+    names = run_block("MultiViewInference", model=instantiate(cfg.model))
+    assert names["instances"].image_size == (30, 40)
 
 
 def test_files_that_are_named_exist():

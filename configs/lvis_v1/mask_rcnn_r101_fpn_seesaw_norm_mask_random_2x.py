@@ -13,6 +13,7 @@ from .mask_rcnn_r50_fpn_seesaw_norm_mask_random_2x import (
     model,
     optimizer,
     train,
+    tta,
 )
 
 model.backbone.bottom_up.stages.depth = 101

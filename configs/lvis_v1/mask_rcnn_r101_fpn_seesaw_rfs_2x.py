@@ -7,7 +7,7 @@ Paper (table 1): mask AP 27.6, APr 20.6, APc 27.3, APf 31.1, box AP 28.9. mmdet'
 zoo: mask AP 27.6, box AP 28.9. Ours is not yet run.
 """
 
-from .mask_rcnn_r50_fpn_seesaw_rfs_2x import dataloader, lr_multiplier, model, optimizer, train
+from .mask_rcnn_r50_fpn_seesaw_rfs_2x import dataloader, lr_multiplier, model, optimizer, train, tta
 
 model.backbone.bottom_up.stages.depth = 101
 train.output_dir = "output/mask_rcnn_r101_fpn_seesaw_rfs_2x"

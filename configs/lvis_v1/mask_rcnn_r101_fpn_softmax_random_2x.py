@@ -6,7 +6,14 @@ r"""Mask R-CNN R101-FPN, softmax cross-entropy, random sampling, 2x.
 Paper (table 1): mask AP 20.6, APr 0.8, APc 19.3, APf 30.7, box AP 21.7. Ours is not yet run.
 """
 
-from .mask_rcnn_r50_fpn_softmax_random_2x import dataloader, lr_multiplier, model, optimizer, train
+from .mask_rcnn_r50_fpn_softmax_random_2x import (
+    dataloader,
+    lr_multiplier,
+    model,
+    optimizer,
+    train,
+    tta,
+)
 
 model.backbone.bottom_up.stages.depth = 101
 train.output_dir = "output/mask_rcnn_r101_fpn_softmax_random_2x"

@@ -13,6 +13,7 @@ from .mask_rcnn_r50_fpn_softmax_norm_mask_random_2x import (
     model,
     optimizer,
     train,
+    tta,
 )
 
 model.roi_heads.box_predictor.update(_seesaw)

@@ -7,6 +7,6 @@ mmdet's model zoo: mask AP 26.8, box AP 27.6. The recipe of
 configs/lvis_v1_seesaw.py. Ours is not yet run.
 """
 
-from ..lvis_v1_seesaw import dataloader, lr_multiplier, model, optimizer, train
+from ..lvis_v1_seesaw import dataloader, lr_multiplier, model, optimizer, train, tta
 
 train.output_dir = "output/mask_rcnn_r50_fpn_seesaw_norm_mask_rfs_2x"

@@ -8,7 +8,14 @@ APc 26.1, APf 29.8, box AP 27.4. Ours is not yet run.
 """
 
 from ..common.heads.classification import seesaw as _seesaw
-from .mask_rcnn_r50_fpn_softmax_rfs_2x import dataloader, lr_multiplier, model, optimizer, train
+from .mask_rcnn_r50_fpn_softmax_rfs_2x import (
+    dataloader,
+    lr_multiplier,
+    model,
+    optimizer,
+    train,
+    tta,
+)
 
 model.roi_heads.box_predictor.update(_seesaw)
 train.output_dir = "output/mask_rcnn_r50_fpn_seesaw_rfs_2x"

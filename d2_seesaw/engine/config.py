@@ -16,7 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from d2_seesaw.engine.options import train_options
 from d2_seesaw.engine.signatures import accepted_keywords, target_of
 
-TOP_LEVEL = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
+TOP_LEVEL = ("model", "dataloader", "optimizer", "lr_multiplier", "train", "tta")
 
 
 class ConfigError(ValueError):

@@ -14,13 +14,13 @@ from detectron2.utils import comm
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's training flags, and scaling to the number of GPUs."""
+    """Detectron2's training flags, scaling to the number of GPUs, and test-time augmentation."""
     parser = default_argument_parser(
         epilog="Examples:\n"
         "  python train_net.py --config-file configs/lvis_v1_seesaw.py --num-gpus 8\n"
         "  python train_net.py --config-file configs/lvis_v1_seesaw.py --num-gpus 8 --resume\n"
         "  python train_net.py --config-file configs/lvis_v1_seesaw.py --num-gpus 8 \\\n"
-        "      --eval-only train.init_checkpoint=model.pth\n"
+        "      --eval-only [--tta] train.init_checkpoint=model.pth\n"
         "  torchrun --nproc-per-node 8 train_net.py --config-file configs/lvis_v1_seesaw.py\n"
     )
     parser.add_argument(
@@ -28,6 +28,12 @@ def argument_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="scale batch, learning rate and number of steps from train.reference_world_size GPUs "
         "to the number there is",
+    )
+    parser.add_argument(
+        "--tta",
+        action="store_true",
+        help="with --eval-only: test-time augmentation, several views of each image as the "
+        "config's tta says",
     )
     # Detectron2's default is one port per user, which two trainings at once would share.
     parser.set_defaults(dist_url="auto")

@@ -13,6 +13,7 @@ from torch import nn
 
 from d2_seesaw.data import RandomSampling, RepeatFactorSampling
 from d2_seesaw.engine import apply_overrides, load_config
+from d2_seesaw.inference import MultiViewInference, UnionOfDetections
 from d2_seesaw.layers import NormedConv2d, NormedLinear, is_pointwise
 from d2_seesaw.losses import SeesawLoss, SoftmaxLoss
 from d2_seesaw.roi_heads import (
@@ -118,6 +119,30 @@ def test_lengths_and_places_are_given(path):
     assert (cfg.train.epochs is None) != (cfg.train.max_iter is None)
     assert cfg.dataloader.evaluator.output_dir == f"{cfg.train.output_dir}/inference"
     assert cfg.dataloader.evaluator.dataset_name == cfg.dataloader.test.dataset.names
+
+
+@every_config
+def test_has_views_for_test_time_augmentation_among_them_the_test_size(path):
+    cfg = load_config(str(path))
+    cfg.tta.model = model = build_model(cfg)
+    tta = instantiate(cfg.tta)
+    assert isinstance(tta, MultiViewInference)
+    assert tta.model is model
+    assert isinstance(tta.merge, UnionOfDetections)
+    assert tta.flip
+    assert ((144, 144) if "quickstart" in path.stem else (800, 1333)) in tta.scales
+
+
+def test_every_published_view_is_a_multiple_of_the_test_size():
+    scales = load_config("configs/lvis_v1_seesaw.py").tta.scales
+    assert [short for short, _ in scales] == list(range(400, 1300, 100))
+    assert all(abs(limit - short * 1333 / 800) <= 0.5 for short, limit in scales)
+
+
+def test_the_challenges_views_are_a_part():
+    challenge = LazyConfig.load("configs/common/tta.py").challenge
+    assert challenge.scales == [[long, long] for long in (1200, 1400, 1600, 1800, 2000)]
+    assert challenge.flip
 
 
 def test_output_folders_differ():

@@ -64,6 +64,20 @@ def test_eval_only_repeats_the_metrics_of_training(trained, train_net, printed_t
     assert printed_table(again.text) == printed_table(trained.text)
 
 
+def test_test_time_augmentation_evaluates_through_the_views_of_the_config(
+    trained, train_net, printed_table, tmp_path
+):
+    checkpoint = f"train.init_checkpoint={trained.output / 'model_final.pth'}"
+    one = ["tta.scales=[[144,144]]", "tta.flip=False"]
+    plain = train_net(tmp_path / "one", "--eval-only", "--tta", checkpoint, *one)
+    assert printed_table(plain.text) == printed_table(trained.text)
+    few = "tta.scales=[144,168]"
+    several = train_net(tmp_path / "several", "--eval-only", "--tta", checkpoint, few)
+    assert printed_table(several.text).keys() == {"bbox", "segm"}
+    assert printed_table(several.text) != printed_table(trained.text)
+    assert (tmp_path / "several/inference/lvis_instances_results.json").is_file()
+
+
 def test_evaluating_in_the_folder_of_a_training_keeps_its_config(trained, train_net):
     before = (trained.output / "config.yaml").read_text()
     model = f"train.init_checkpoint={trained.output / 'model_final.pth'}"
@@ -155,6 +169,7 @@ def test_two_cpu_ranks_train_and_agree_on_the_counts(train_net, tmp_path, launch
     [
         (["train.max_itr=5"], "unknown key 'train.max_itr'; did you mean 'train.max_iter'"),
         (["--eval-only"], "--eval-only needs train.init_checkpoint"),
+        (["--tta"], "--tta needs --eval-only"),
         (["dataloader.test.dataset.names=lvis_v1_val"], "MISSING"),
         (["train.max_iter=null"], "give train.max_iter (steps) or train.epochs"),
     ],
@@ -165,6 +180,16 @@ def test_what_cannot_work_is_one_clear_error_before_the_model_is_built(
     run = train_net(tmp_path, *arguments, fails=True)
     assert message in run.text
     assert "GeneralizedRCNN(" not in run.text
+
+
+def test_augmenting_with_a_config_without_views_is_one_clear_error(trained, train_net, tmp_path):
+    text = (trained.output / "config.yaml").read_text()
+    config = tmp_path / "config.yaml"
+    config.write_text(text[: text.index("\ntta:") + 1])
+    model = f"train.init_checkpoint={trained.output / 'model_final.pth'}"
+    run = train_net(tmp_path, "--eval-only", "--tta", model, config=str(config), fails=True)
+    assert "has no `tta`. configs/common/tta.py has some" in run.text
+    assert "Traceback" not in run.text
 
 
 def test_a_checkpoint_of_another_number_of_classes_is_one_clear_error(trained, train_net, tmp_path):
