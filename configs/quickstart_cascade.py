@@ -10,7 +10,7 @@ schedule and everything else those of configs/quickstart.py.
 from .common.heads.classification import seesaw as _seesaw
 from .common.heads.mask import norm_mask_heads as _norm_mask_heads
 from .common.models.cascade_mask_rcnn_r50_fpn import model as _cascade
-from .quickstart import dataloader, lr_multiplier, model, optimizer, train
+from .quickstart import dataloader, lr_multiplier, model, optimizer, train, tta
 
 _small = model.roi_heads
 _heads = _cascade.roi_heads

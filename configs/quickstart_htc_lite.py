@@ -8,7 +8,7 @@ That is configs/quickstart_cascade.py with a context encoder and one mask head.
 
 from .common.models.htc_lite_r50_fpn import model as _htc_lite
 from .quickstart import model as _quickstart
-from .quickstart_cascade import dataloader, lr_multiplier, model, optimizer, train
+from .quickstart_cascade import dataloader, lr_multiplier, model, optimizer, train, tta
 
 _heads = _htc_lite.roi_heads
 _heads.context_encoder.channels = "${model.backbone.out_channels}"

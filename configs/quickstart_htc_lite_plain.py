@@ -7,7 +7,7 @@ from detectron2.config import LazyCall as L
 
 from d2_seesaw.roi_heads import LossDrivenCascadeROIHeads
 
-from .quickstart_htc_lite import dataloader, lr_multiplier, model, optimizer, train
+from .quickstart_htc_lite import dataloader, lr_multiplier, model, optimizer, train, tta
 
 _left_out = ("_target_", "context_encoder")
 model.roi_heads = L(LossDrivenCascadeROIHeads)(

@@ -11,6 +11,7 @@ from ..common.models.htc_lite_r50_fpn import model
 from ..common.optim import sgd as optimizer
 from ..common.schedule import multi_step_1x as lr_multiplier
 from ..common.train import train
+from ..common.tta import test_size_multiples as tta
 
 model.roi_heads.num_classes = 80
 for _predictor in model.roi_heads.box_predictors:

@@ -13,6 +13,7 @@ from ..common.models.cascade_mask_rcnn_r50_fpn import model
 from ..common.optim import sgd as optimizer
 from ..common.schedule import multi_step_1x as lr_multiplier
 from ..common.train import train
+from ..common.tta import test_size_multiples as tta
 
 for _predictor in model.roi_heads.box_predictors:
     _predictor.update(_seesaw)

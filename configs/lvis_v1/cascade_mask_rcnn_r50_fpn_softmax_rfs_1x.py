@@ -12,6 +12,7 @@ from ..common.models.cascade_mask_rcnn_r50_fpn import model
 from ..common.optim import sgd as optimizer
 from ..common.schedule import multi_step_1x as lr_multiplier
 from ..common.train import train
+from ..common.tta import test_size_multiples as tta
 
 dataloader.train.sampling = _repeat_factor
 train.epochs = 12

@@ -13,6 +13,7 @@ from ..common.models.htc_lite_r50_fpn import model
 from ..common.optim import sgd as optimizer
 from ..common.schedule import multi_step_1x as lr_multiplier
 from ..common.train import train
+from ..common.tta import test_size_multiples as tta
 
 dataloader.train.sampling = _repeat_factor
 train.epochs = 12
