@@ -25,8 +25,11 @@ PUBLIC = {
         "LossDrivenCascadeROIHeads",
         "LossDrivenOutputLayers",
         "MaskHeadWithPredictor",
+        "TwoSidedBox2BoxTransform",
     },
     "data": {
+        "OpenCVResizeShortestEdge",
+        "OpenCVResizeTransform",
         "RandomSampling",
         "RepeatFactorSampling",
         "Sampling",
