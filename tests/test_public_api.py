@@ -49,7 +49,15 @@ PUBLIC = {
         "print_longtail_results",
         "probe_lvis",
     },
-    "checkpoint": {"StrictCheckpointer", "convert_torchvision_resnet"},
+    "checkpoint": {
+        "MmdetFile",
+        "MmdetModel",
+        "StrictCheckpointer",
+        "convert_mmdet",
+        "convert_torchvision_resnet",
+        "describe_mmdet",
+        "read_mmdet_file",
+    },
     "engine": {
         "ConfigError",
         "Trainer",
