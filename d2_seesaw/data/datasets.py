@@ -19,6 +19,7 @@ from detectron2.data.datasets.lvis import load_lvis_json
 _LVIS_V1_FOLDERS = {"lvis_v1_train": ("train2017",), "lvis_v1_val": ("train2017", "val2017")}
 
 _HOW_TO_GET = {
+    "coco": "annotations and images: https://cocodataset.org",
     "lvis_v1": "annotations: https://www.lvisdataset.org/dataset, images: https://cocodataset.org",
     "quickstart": "generate it: python tools/generate_longtail.py",
 }

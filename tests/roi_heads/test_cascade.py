@@ -303,6 +303,15 @@ def empty(kind):
     return features, [*some, *(parts.no_proposals() for _ in range(2 - len(some)))], targets
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_objects_that_were_all_filtered_out_leave_empty_masks_behind(storage, mode):
+    features, proposals, targets = parts.batch(((0, 2), (1,)))
+    targets[1] = targets[1][torch.tensor([], dtype=torch.int64)]
+    assert len(targets[1].gt_masks) == 0
+    losses = losses_of(cascade(**MODES[mode]), (features, proposals, targets))
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
 KINDS = [*EMPTY, "no positives at stage 3", "one image without proposals", "no proposals"]
 
 

@@ -151,12 +151,21 @@ def test_a_federated_loss_without_negatives_says_what_is_missing():
         encoder(federated=True).losses(torch.randn(1, D, 1, 1), targets([0]))
 
 
-def test_the_loss_is_float32_under_autocast():
+def test_the_loss_of_half_precision_logits_is_float32():
+    module = encoder().bfloat16()
+    context = torch.randn(2, D, 1, 1).bfloat16()
+    loss = module.losses(context, targets([0], [1]))["loss_context"]
+    assert loss.dtype == torch.float32
+    probs = module.logits(context).float().sigmoid()
+    entries = [(i, c, c == i) for i in range(2) for c in range(C)]
+    torch.testing.assert_close(loss, 3.0 * loss_by_its_formula(probs, entries))
+
+
+def test_it_runs_under_autocast():
     module = encoder()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         context = module(features(), SIZES)
-        loss = module.losses(context, targets([0], [1]))["loss_context"]
-    assert loss.dtype == torch.float32
+        assert module.losses(context, targets([0], [1]))["loss_context"].isfinite()
 
 
 def test_every_parameter_gets_a_gradient():

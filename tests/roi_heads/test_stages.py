@@ -90,6 +90,16 @@ def test_logits_are_averaged_before_they_are_scored(three_stages):
     torch.testing.assert_close(torch.cat(boxes), torch.cat(refined_boxes(three_stages[-1], C)))
 
 
+def test_half_precision_logits_are_averaged_in_float32(three_stages):
+    half = [
+        s._replace(predictions=(s.predictions[0].half(), s.predictions[1])) for s in three_stages
+    ]
+    _, scores = fuse(half, "logits")
+    z = sum(s.predictions[0].float() for s in half) / 3
+    expected = three_stages[0].predictor.cls_loss.scores(z)
+    torch.testing.assert_close(torch.cat(scores), expected)
+
+
 def test_probabilities_are_averaged_after_they_are_scored(three_stages):
     _, scores = fuse(three_stages, "probabilities")
     of_stages = [s.predictor.cls_loss.scores(s.predictions[0]) for s in three_stages]
