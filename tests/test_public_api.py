@@ -25,8 +25,11 @@ PUBLIC = {
         "LossDrivenCascadeROIHeads",
         "LossDrivenOutputLayers",
         "MaskHeadWithPredictor",
+        "TwoSidedBox2BoxTransform",
     },
     "data": {
+        "OpenCVResizeShortestEdge",
+        "OpenCVResizeTransform",
         "RandomSampling",
         "RepeatFactorSampling",
         "Sampling",
@@ -47,7 +50,15 @@ PUBLIC = {
         "probe_lvis",
     },
     "inference": {"MeanOverSharedProposals", "MultiViewInference", "UnionOfDetections"},
-    "checkpoint": {"StrictCheckpointer", "convert_torchvision_resnet"},
+    "checkpoint": {
+        "MmdetFile",
+        "MmdetModel",
+        "StrictCheckpointer",
+        "convert_mmdet",
+        "convert_torchvision_resnet",
+        "describe_mmdet",
+        "read_mmdet_file",
+    },
     "engine": {
         "ConfigError",
         "Trainer",

@@ -9,8 +9,11 @@ from d2_seesaw.data.datasets import (
 from d2_seesaw.data.frequency import category_image_counts, frequency_group, group_sizes
 from d2_seesaw.data.loader import TrainLoader, build_train_loader
 from d2_seesaw.data.sampling import RandomSampling, RepeatFactorSampling, Sampling
+from d2_seesaw.data.transforms import OpenCVResizeShortestEdge, OpenCVResizeTransform
 
 __all__ = [
+    "OpenCVResizeShortestEdge",
+    "OpenCVResizeTransform",
     "RandomSampling",
     "RepeatFactorSampling",
     "Sampling",

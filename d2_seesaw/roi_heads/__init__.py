@@ -1,5 +1,6 @@
 """ROI heads for Detectron2 that take their classifier, loss and mask predictor as objects."""
 
+from d2_seesaw.roi_heads.box_regression import TwoSidedBox2BoxTransform
 from d2_seesaw.roi_heads.cascade import LossDrivenCascadeROIHeads
 from d2_seesaw.roi_heads.context_encoder import GlobalContextEncoder
 from d2_seesaw.roi_heads.fast_rcnn import LossDrivenOutputLayers
@@ -15,4 +16,5 @@ __all__ = [
     "LossDrivenCascadeROIHeads",
     "LossDrivenOutputLayers",
     "MaskHeadWithPredictor",
+    "TwoSidedBox2BoxTransform",
 ]

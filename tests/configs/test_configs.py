@@ -11,7 +11,7 @@ from detectron2.config import LazyConfig, instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
-from d2_seesaw.data import RandomSampling, RepeatFactorSampling
+from d2_seesaw.data import OpenCVResizeShortestEdge, RandomSampling, RepeatFactorSampling
 from d2_seesaw.engine import apply_overrides, load_config
 from d2_seesaw.inference import MultiViewInference, UnionOfDetections
 from d2_seesaw.layers import NormedConv2d, NormedLinear, is_pointwise
@@ -20,11 +20,13 @@ from d2_seesaw.roi_heads import (
     HTCLiteROIHeads,
     LossDrivenCascadeROIHeads,
     MaskHeadWithPredictor,
+    TwoSidedBox2BoxTransform,
 )
 
 CONFIGS = Path("configs")
 LEAVES = sorted(p for p in CONFIGS.rglob("*.py") if "common" not in p.relative_to(CONFIGS).parts)
 LVIS = [p for p in LEAVES if p.parent.name == "lvis_v1"]
+MMDET = [p for p in LEAVES if p.parent.name == "mmdet"]
 
 every_config = pytest.mark.parametrize("path", LEAVES, ids=lambda p: str(p.relative_to(CONFIGS)))
 every_lvis_config = pytest.mark.parametrize("path", LVIS, ids=lambda p: p.stem)
@@ -65,7 +67,8 @@ def predictors_of(cfg):
 
 def test_configs_were_found():
     assert len(LVIS) == 28
-    assert len(LEAVES) == 35
+    assert len(MMDET) == 6
+    assert len(LEAVES) == 41
 
 
 @every_config
@@ -243,7 +246,7 @@ BUILT_IN_TWO_SECONDS = [
 
 
 def test_cascades_were_found():
-    assert len(CASCADES) == 16
+    assert len(CASCADES) == 18
 
 
 @pytest.mark.parametrize("path", CASCADES, ids=lambda p: p.stem)
@@ -299,3 +302,22 @@ def test_the_plain_htc_lite_lacks_the_context_alone():
     assert len(without) < len(with_context)
     heads = model_in(CONFIGS / "quickstart_htc_lite_plain.py").roi_heads
     assert (heads.mask_rois, heads.resample) == ("last", True)
+
+
+@pytest.mark.parametrize("path", MMDET, ids=lambda p: p.stem)
+def test_configs_for_mmdets_weights_differ_from_ours_in_how_they_test_alone(path):
+    cfg = copy.deepcopy(read(path))
+    base = copy.deepcopy(read(CONFIGS / "lvis_v1" / f"{path.stem}_rfs_2x.py"))
+    assert str(cfg.train.init_checkpoint) == ""
+    (resize,) = instantiate(cfg.dataloader.test.mapper.augmentations)
+    assert isinstance(resize, OpenCVResizeShortestEdge)
+    assert (resize.short_edge_length, resize.max_size) == (800, 1333)
+    cfg.dataloader.test.mapper.augmentations = base.dataloader.test.mapper.augmentations
+    decoders = [cfg.model.proposal_generator, *predictors_of(cfg)]
+    expected = [base.model.proposal_generator, *predictors_of(base)]
+    for part, other in zip(decoders, expected, strict=True):
+        assert isinstance(instantiate(part.box2box_transform), TwoSidedBox2BoxTransform)
+        part.box2box_transform._target_ = other.box2box_transform._target_
+    cfg.train.output_dir = base.train.output_dir
+    cfg.train.init_checkpoint = base.train.init_checkpoint
+    assert OmegaConf.to_container(cfg, resolve=False) == OmegaConf.to_container(base, resolve=False)

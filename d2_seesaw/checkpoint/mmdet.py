@@ -1,0 +1,199 @@
+"""mmdet's Seesaw models for Detectron2: names as rules, every tensor accounted for.
+
+No tensor is permuted or rescaled: both frameworks order the channels, anchors, box deltas and
+classes (LVIS category ids, ascending) alike. One value changes its type: mmdet counts the sampled
+RoIs of each class in float32, which are whole numbers and become the integers of ``class_counts``.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_AFFINE = "(weight|bias)"
+_NORM = "(weight|bias|running_mean|running_var)"
+
+# mmdet's whole key -> Detectron2's; the first rule that matches decides. ``<\1+2>`` is a sum. The
+# optional group ``(\.\d)?`` is the stage of a cascade, whose heads are lists in both frameworks.
+RULES = (
+    (r"backbone\.conv1\.weight", r"backbone.bottom_up.stem.conv1.weight"),
+    (rf"backbone\.bn1\.{_NORM}", r"backbone.bottom_up.stem.conv1.norm.\1"),
+    (
+        r"backbone\.layer(\d)\.(\d+)\.conv(\d)\.weight",
+        r"backbone.bottom_up.res<\1+1>.\2.conv\3.weight",
+    ),
+    (
+        rf"backbone\.layer(\d)\.(\d+)\.bn(\d)\.{_NORM}",
+        r"backbone.bottom_up.res<\1+1>.\2.conv\3.norm.\4",
+    ),
+    (
+        r"backbone\.layer(\d)\.(\d+)\.downsample\.0\.weight",
+        r"backbone.bottom_up.res<\1+1>.\2.shortcut.weight",
+    ),
+    (
+        rf"backbone\.layer(\d)\.(\d+)\.downsample\.1\.{_NORM}",
+        r"backbone.bottom_up.res<\1+1>.\2.shortcut.norm.\3",
+    ),
+    (rf"neck\.lateral_convs\.(\d)\.conv\.{_AFFINE}", r"backbone.fpn_lateral<\1+2>.\2"),
+    (rf"neck\.fpn_convs\.(\d)\.conv\.{_AFFINE}", r"backbone.fpn_output<\1+2>.\2"),
+    (rf"rpn_head\.rpn_conv\.{_AFFINE}", r"proposal_generator.rpn_head.conv.\1"),
+    (rf"rpn_head\.rpn_cls\.{_AFFINE}", r"proposal_generator.rpn_head.objectness_logits.\1"),
+    (rf"rpn_head\.rpn_reg\.{_AFFINE}", r"proposal_generator.rpn_head.anchor_deltas.\1"),
+    (
+        rf"roi_head\.bbox_head(\.\d)?\.shared_fcs\.(\d)\.{_AFFINE}",
+        r"roi_heads.box_head\1.fc<\2+1>.\3",
+    ),
+    (rf"roi_head\.bbox_head(\.\d)?\.fc_cls\.{_AFFINE}", r"roi_heads.box_predictor\1.cls_score.\2"),
+    (rf"roi_head\.bbox_head(\.\d)?\.fc_reg\.{_AFFINE}", r"roi_heads.box_predictor\1.bbox_pred.\2"),
+    (
+        r"roi_head\.bbox_head(\.\d)?\.loss_cls\.cum_samples",
+        r"roi_heads.box_predictor\1.cls_loss.class_counts",
+    ),
+    (
+        rf"roi_head\.mask_head(\.\d)?\.convs\.(\d)\.conv\.{_AFFINE}",
+        r"roi_heads.mask_head\1.mask_fcn<\2+1>.\3",
+    ),
+    (rf"roi_head\.mask_head(\.\d)?\.upsample\.{_AFFINE}", r"roi_heads.mask_head\1.deconv.\2"),
+    (
+        rf"roi_head\.mask_head(\.\d)?\.conv_logits\.{_AFFINE}",
+        r"roi_heads.mask_head\1.predictor.\2",
+    ),
+)
+UNUSED = re.compile(r"\.num_batches_tracked$")
+COUNTS = re.compile(r"\.class_counts$")
+
+
+def convert_mmdet(
+    state: Mapping[str, Tensor], model_state: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Rename the weights of an mmdet Mask R-CNN or Cascade Mask R-CNN (ResNet, FPN) to ours.
+
+    Models trained with Seesaw Loss bring their class counts, with which a training continues;
+    those trained with softmax have none.
+
+    Args:
+        state: mmdet's state dict.
+        model_state: state dict of the model that will take the weights, maybe on the meta device;
+            with it, names and shapes are compared, both ways.
+
+    Raises:
+        ValueError: keys without a rule, without a partner in the model or in the file, of another
+            shape, or counts that are no counts; one error lists them all.
+    """
+    converted: dict[str, Tensor] = {}
+    problems: list[str] = []
+    for key, value in state.items():
+        if UNUSED.search(key):
+            continue
+        name = rename(key)
+        if name is None:
+            problems.append(f"{key}: no rule names its place in the model")
+        elif COUNTS.search(name) and (wrong := _wrong_counts(value)):
+            problems.append(f"{key}: {wrong}")
+        else:
+            converted[name] = value.to(torch.int64) if COUNTS.search(name) else value
+    if model_state is not None:
+        renamed = {rename(key) for key in state}
+        problems += _misfits(converted, model_state, renamed)
+    if problems:
+        raise ValueError(
+            "these mmdet weights do not fit:\n" + "\n".join(f"  {line}" for line in problems)
+        )
+    return converted
+
+
+def rename(key: str) -> str | None:
+    """The name in our model of mmdet's ``key``; None if no rule covers it."""
+    for pattern, replacement in RULES:
+        match = re.fullmatch(pattern, key)
+        if match:
+            name = match.expand(replacement)
+            return re.sub(r"<(\d+)\+(\d+)>", lambda sum: str(int(sum[1]) + int(sum[2])), name)
+    return None
+
+
+def _wrong_counts(counts: Tensor) -> str | None:
+    """What keeps ``(C + 1,)`` numbers from being counts, in words."""
+    # Up to 2 ** 53, far more than a training samples, every float64 is still an exact integer.
+    wrong = ~((counts >= 0) & (counts < 2**53) & (counts == counts.round()))
+    if not wrong.any():
+        return None
+    first = int(wrong.nonzero()[0])
+    return (
+        f"class counts must be whole numbers from 0, but {int(wrong.sum())} are not, "
+        f"the first of them {counts[first].item()} of class {first}"
+    )
+
+
+def _misfits(
+    converted: Mapping[str, Tensor], model_state: Mapping[str, Tensor], renamed: set[str | None]
+) -> list[str]:
+    """Names and shapes in which weights and model differ, one line each."""
+    problems = []
+    for name, value in converted.items():
+        if name not in model_state:
+            problems.append(f"{name}: not in the model")
+        elif value.shape != model_state[name].shape:
+            given, expected = tuple(value.shape), tuple(model_state[name].shape)
+            problems.append(f"{name}: {given} in the file, {expected} in the model")
+    problems += [
+        f"{name}: missing in the file"
+        for name in model_state
+        if name not in renamed and not UNUSED.search(name)
+    ]
+    return problems
+
+
+@dataclass(frozen=True)
+class MmdetModel:
+    """What the tensors tell of an mmdet model.
+
+    Attributes:
+        depth: of the ResNet, 50 or 101.
+        cascade: Cascade Mask R-CNN rather than Mask R-CNN.
+        num_classes: C, the number of foreground classes.
+        seesaw: trained with Seesaw Loss (C + 2 logits) rather than softmax (C + 1).
+    """
+
+    depth: int
+    cascade: bool
+    num_classes: int
+    seesaw: bool
+
+
+def describe_mmdet(state: Mapping[str, Tensor]) -> MmdetModel:
+    """Read depth, architecture, classes and loss off an mmdet state dict.
+
+    Whether the mask predictor is normalised is not among them: its weights have the same names and
+    shapes either way.
+
+    Raises:
+        ValueError: another model than (Cascade) Mask R-CNN on a ResNet 50 or 101.
+    """
+    blocks = {m[1] for key in state if (m := re.match(r"backbone\.layer3\.(\d+)\.", key))}
+    depth = {6: 50, 23: 101}.get(len(blocks))
+    cascade = "roi_head.bbox_head.0.fc_cls.bias" in state
+    stage = ".0" if cascade else ""
+    sizes = [
+        state[key].shape[0] if key in state else None
+        for key in (
+            f"roi_head.bbox_head{stage}.fc_cls.bias",
+            f"roi_head.mask_head{stage}.conv_logits.bias",
+        )
+    ]
+    num_logits, num_classes = sizes
+    if depth is None or num_logits is None or num_classes is None:
+        raise ValueError(
+            "expected the weights of an mmdet Mask R-CNN or Cascade Mask R-CNN on a ResNet 50 or "
+            f"101, which have 6 or 23 blocks backbone.layer3.*, ...bbox_head{stage}.fc_cls.bias "
+            f"and ...mask_head{stage}.conv_logits.bias; found {len(blocks)} blocks and the sizes "
+            f"{num_logits} and {num_classes}"
+        )
+    if num_logits - num_classes not in (1, 2):
+        raise ValueError(
+            f"{num_logits} logits for {num_classes} classes: expected {num_classes + 2} (Seesaw "
+            f"Loss) or {num_classes + 1} (softmax)"
+        )
+    return MmdetModel(depth, cascade, num_classes, seesaw=num_logits == num_classes + 2)

@@ -1,0 +1,135 @@
+"""The tool on files of mmdet's layout; weights are a storage of one number each, to be small."""
+
+import importlib.util
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import instantiate
+
+from d2_seesaw.checkpoint import MmdetModel, StrictCheckpointer
+from d2_seesaw.engine import load_config
+from tests.checkpoint.mmdet_shapes import mmdet_shapes
+
+# By its path: Detectron2 brings a package "tools" of its own.
+SPEC = importlib.util.spec_from_file_location("convert_mmdet", "tools/convert_mmdet.py")
+convert_mmdet = importlib.util.module_from_spec(SPEC)
+sys.modules["convert_mmdet"] = convert_mmdet  # dataclasses look themselves up
+SPEC.loader.exec_module(convert_mmdet)
+is_norm_mask, main = convert_mmdet.is_norm_mask, convert_mmdet.main
+recipe_for = convert_mmdet.recipe_for
+
+ZOO = "mask_rcnn_r50_fpn_random_seesaw_loss_mstrain_2x_lvis_v1-a698dd3d.pth"
+SMALL = {"depth": 50, "num_classes": 5}
+
+
+def write(path, meta=None, **shapes):
+    state = {k: torch.tensor(0.0).expand(s) for k, s in mmdet_shapes(**(SMALL | shapes)).items()}
+    counts = [key for key in state if key.endswith("cum_samples")]
+    state |= {key: torch.arange(float(len(state[key]))) for key in counts}
+    torch.save({"meta": meta or {}, "state_dict": state}, path)
+    return str(path)
+
+
+def test_the_checkpoint_loads_into_the_config_that_is_named(tmp_path, capsys):
+    output = tmp_path / "new" / "ours.pth"
+    main([write(tmp_path / ZOO), str(output)])
+    printed = capsys.readouterr().out
+    assert "Mask R-CNN R-50, Seesaw Loss, 5 classes, plain mask predictor, 308 tensors" in printed
+    (command,) = [line for line in printed.splitlines() if line.startswith("evaluate: ")]
+    _, _, _, *words = command.split()
+    assert words[:2] == ["--eval-only", "--config-file"]
+    config, checkpoint, *overrides = words[2:]
+    assert checkpoint == f"train.init_checkpoint={output}"
+    model = instantiate(load_config(config, overrides).model)
+    StrictCheckpointer(model, require_all=True).load(str(output))
+    assert model.roi_heads.box_predictor.cls_loss.class_counts.tolist() == [0, 1, 2, 3, 4, 5]
+    assert torch.load(output)["__author__"]
+
+
+def test_an_existing_file_is_replaced_on_request_only(tmp_path, capsys):
+    output = tmp_path / "ours.pth"
+    output.write_text("precious")
+    arguments = [write(tmp_path / ZOO), str(output)]
+    with pytest.raises(SystemExit, match=r"ours\.pth exists; --overwrite replaces it"):
+        main(arguments)
+    assert output.read_text() == "precious"
+    main([*arguments, "--overwrite"])
+    assert "model" in torch.load(output)
+
+
+def test_a_malicious_file_is_refused_and_not_executed(tmp_path):
+    class Malicious:
+        def __reduce__(self):
+            return (os.system, (f"touch {tmp_path / 'ran'}",))
+
+    torch.save({"state_dict": {}, "meta": Malicious()}, tmp_path / ZOO)
+    with pytest.raises(SystemExit, match=r"posix\.system.* run code .*--trust"):
+        main([str(tmp_path / ZOO), str(tmp_path / "ours.pth")])
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "ours.pth").exists()
+
+
+def test_weights_that_do_not_fit_write_nothing(tmp_path):
+    shapes = mmdet_shapes(**SMALL)
+    shapes["rpn_head.rpn_cls.bias"] = (9,)
+    state = {k: torch.tensor(0.0).expand(s) for k, s in shapes.items()}
+    torch.save({"state_dict": state}, tmp_path / ZOO)
+    with pytest.raises(SystemExit, match=r"objectness_logits.bias: \(9,\) in the file, \(3,\)"):
+        main([str(tmp_path / ZOO), str(tmp_path / "ours.pth")])
+    assert not (tmp_path / "ours.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "config", "name", "expected"),
+    [
+        ("norm", "", "x.pth", True),
+        ("plain", "type='NormedConv2d'", "seesaw_loss_normed_mask.pth", False),
+        (None, "predictor_cfg=dict(type='NormedConv2d')", "x.pth", True),
+        (None, "cls_predictor_cfg=dict(type='NormedLinear')", "x_normed_mask.pth", False),
+        (None, "", ZOO, False),
+        (None, "", "cascade_mask_rcnn_r101_fpn_random_seesaw_loss_normed_mask_mstrain.pth", True),
+        (None, "", "mask-rcnn_r50_fpn_seesaw-loss-normed-mask_random-ms-2x_lvis-v1.pth", True),
+    ],
+)
+def test_flag_then_config_then_name_tell_the_mask_predictor(given, config, name, expected):
+    assert is_norm_mask(given, config, name) == expected
+
+
+def test_a_file_that_tells_nothing_asks_for_the_flag(tmp_path, capsys):
+    path = write(tmp_path / "epoch_24.pth")
+    with pytest.raises(SystemExit, match="give --mask plain or --mask norm"):
+        main([path, str(tmp_path / "ours.pth")])
+    main([path, str(tmp_path / "ours.pth"), "--mask", "norm"])
+    assert "configs/mmdet/mask_rcnn_r50_fpn_seesaw_norm_mask.py" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("cascade", [False, True])
+@pytest.mark.parametrize("depth", [50, 101])
+@pytest.mark.parametrize("seesaw", [False, True])
+@pytest.mark.parametrize("norm_mask", [False, True])
+def test_every_recipe_names_a_config_that_is_there_and_fits(cascade, depth, seesaw, norm_mask):
+    recipe = recipe_for(MmdetModel(depth, cascade, 7, seesaw), norm_mask)
+    assert Path(recipe.config).is_file()
+    cfg = load_config(recipe.config, recipe.overrides)
+    assert cfg.model.backbone.bottom_up.stages.depth == depth
+    assert cfg.model.roi_heads.num_classes == 7
+    assert ("box_predictors" in cfg.model.roi_heads) == cascade
+    assert ("norm_mask" in recipe.config) == norm_mask
+    assert ("seesaw" in recipe.config) == seesaw
+
+
+def test_published_models_need_no_overrides():
+    assert recipe_for(MmdetModel(101, True, 1203, True), True).overrides == []
+    assert recipe_for(MmdetModel(50, False, 1203, True), False).overrides == []
+
+
+def test_the_readmes_files_belong_to_the_configs_beside_them():
+    rows = re.findall(r"^\| `(\S+\.pth)` \| \[\S+\]\((\S+)\)", Path("README.md").read_text(), re.M)
+    assert len(rows) == 12
+    for name, config in rows:
+        model = MmdetModel(101 if "_r101_" in name else 50, "cascade" in name, 1203, seesaw=True)
+        assert recipe_for(model, is_norm_mask(None, "", name)).config == config
