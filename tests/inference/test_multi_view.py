@@ -66,6 +66,18 @@ def test_one_view_at_the_mappers_scale_is_plain_inference_to_the_bit(record, bui
 
 
 @torch.no_grad()
+def test_the_mask_head_of_one_view_looks_at_the_boxes_that_the_model_found(record):
+    model, seen = mask_rcnn(), []
+    model.roi_heads.mask_pooler.register_forward_hook(
+        lambda _, given, __: seen.append(given[1][0].tensor.clone())
+    )
+    model([mapped(record)])
+    MultiViewInference(model, scales=[(160, 260)], flip=False)([record])
+    plain, view = seen
+    assert torch.equal(plain, view)  # not there and back, which would round
+
+
+@torch.no_grad()
 def test_averaging_over_one_view_is_plain_inference(record):
     model, image = shared_model(), mapped(record)
     (plain,) = model([image])
