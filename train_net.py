@@ -176,6 +176,8 @@ def main(args: argparse.Namespace) -> None:
     if not args.eval_only:
         train(cfg, resume=args.resume)
         return
+    if args.tta and cfg.dataloader.evaluator.get("output_dir"):
+        cfg.dataloader.evaluator.output_dir += "_tta"  # beside the plain evaluation's
     evaluator = build(cfg.dataloader.evaluator)
     model = build_model(cfg)
     StrictCheckpointer(

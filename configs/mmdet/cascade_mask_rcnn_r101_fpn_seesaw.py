@@ -10,6 +10,7 @@ paper has 32.8). Ours is not yet run.
 
 from ..common.mmdet_eval import test_augmentations as _test_augmentations
 from ..common.mmdet_eval import two_sided as _two_sided
+from ..common.tta import test_size_multiples as tta
 from ..lvis_v1.cascade_mask_rcnn_r101_fpn_seesaw_rfs_2x import (
     dataloader,
     lr_multiplier,

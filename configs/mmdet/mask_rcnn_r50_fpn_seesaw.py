@@ -9,6 +9,7 @@ sampling); mask AP 26.4, box AP 27.6 (repeat factors). Ours is not yet run.
 
 from ..common.mmdet_eval import test_augmentations as _test_augmentations
 from ..common.mmdet_eval import two_sided as _two_sided
+from ..common.tta import test_size_multiples as tta
 from ..lvis_v1.mask_rcnn_r50_fpn_seesaw_rfs_2x import (
     dataloader,
     lr_multiplier,
