@@ -184,7 +184,7 @@ def test_one_training_step_has_mmdets_losses_and_counts(name):
     }
     assert losses.keys() == expected.keys()
     for key, value in expected.items():
-        assert losses[key].item() == pytest.approx(value, abs=1e-4), key
+        assert losses[key].item() == pytest.approx(value.item(), rel=0, abs=1e-4), key
     for k, predictor in enumerate(predictors):
         counts = torch.from_numpy(recorded[f"train counts {k}"])
         assert predictor.cls_loss.class_counts.tolist() == counts.tolist()
