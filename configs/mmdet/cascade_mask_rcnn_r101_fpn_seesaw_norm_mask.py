@@ -8,7 +8,14 @@ sampling); mask AP 30.1, box AP 32.8 (repeat factors). Ours is not yet run.
 """
 
 from ..common.heads.mask import norm_mask_heads as _norm_mask_heads
-from .cascade_mask_rcnn_r101_fpn_seesaw import dataloader, lr_multiplier, model, optimizer, train
+from .cascade_mask_rcnn_r101_fpn_seesaw import (
+    dataloader,
+    lr_multiplier,
+    model,
+    optimizer,
+    train,
+    tta,
+)
 
 model.roi_heads.mask_head = _norm_mask_heads
 train.output_dir = "output/mmdet/cascade_mask_rcnn_r101_fpn_seesaw_norm_mask"

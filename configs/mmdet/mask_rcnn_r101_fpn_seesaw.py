@@ -7,7 +7,7 @@ For converted weights of both samplings. mmdet's model zoo: mask AP 26.7, box AP
 sampling); mask AP 27.6, box AP 28.9 (repeat factors). Ours is not yet run.
 """
 
-from .mask_rcnn_r50_fpn_seesaw import dataloader, lr_multiplier, model, optimizer, train
+from .mask_rcnn_r50_fpn_seesaw import dataloader, lr_multiplier, model, optimizer, train, tta
 
 model.backbone.bottom_up.stages.depth = 101
 train.output_dir = "output/mmdet/mask_rcnn_r101_fpn_seesaw"

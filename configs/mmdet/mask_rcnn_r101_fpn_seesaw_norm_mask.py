@@ -8,7 +8,7 @@ sampling); mask AP 28.2, box AP 28.9 (repeat factors). Ours is not yet run.
 """
 
 from ..common.heads.mask import norm_mask_head as _norm_mask_head
-from .mask_rcnn_r101_fpn_seesaw import dataloader, lr_multiplier, model, optimizer, train
+from .mask_rcnn_r101_fpn_seesaw import dataloader, lr_multiplier, model, optimizer, train, tta
 
 model.roi_heads.mask_head = _norm_mask_head
 train.output_dir = "output/mmdet/mask_rcnn_r101_fpn_seesaw_norm_mask"
