@@ -75,7 +75,7 @@ def test_test_time_augmentation_evaluates_through_the_views_of_the_config(
     several = train_net(tmp_path / "several", "--eval-only", "--tta", checkpoint, few)
     assert printed_table(several.text).keys() == {"bbox", "segm"}
     assert printed_table(several.text) != printed_table(trained.text)
-    assert (tmp_path / "several/inference/lvis_instances_results.json").is_file()
+    assert (tmp_path / "several/inference_tta/lvis_instances_results.json").is_file()
 
 
 def test_evaluating_in_the_folder_of_a_training_keeps_its_config(trained, train_net):
