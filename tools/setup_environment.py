@@ -44,8 +44,15 @@ def pip_install(python: Path, *arguments: str, failure: str) -> None:
     command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     finished = subprocess.run([*command, *arguments], stderr=subprocess.PIPE, text=True)
     if finished.returncode:
-        last_words = finished.stderr.strip().splitlines()[-1:] or ["no message"]
-        sys.exit(f"setup: {failure} (pip: {last_words[0]})")
+        sys.exit(f"setup: {failure} (pip: {reason(finished.stderr)})")
+
+
+def reason(output: str) -> str:
+    """The line of pip's output that says why it failed: git's or pip's error, else the last."""
+    lines = output.strip().splitlines() or ["no message"]
+    for sign in ("fatal:", "ERROR:"):
+        lines = [line for line in lines if sign in line] or lines
+    return lines[-1].strip()
 
 
 def main() -> None:
