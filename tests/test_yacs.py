@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 import torch
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode, get_cfg
 from detectron2.model_zoo import get_config_file
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
@@ -49,18 +49,22 @@ def training_step(model):
 
 
 def test_standard_heads_hold_what_the_config_says():
-    cfg = config(
-        "SeesawROIHeads", MASK_RCNN, "MODEL.ROI_BOX_HEAD.SEESAW.P", 0.5,
-        "MODEL.ROI_BOX_HEAD.NORMED_CLS.TEMPERATURE", 11.0,
-        "MODEL.ROI_MASK_HEAD.NORMED_PREDICTOR.ENABLED", True,
-    )  # fmt: skip
+    cfg = config("SeesawROIHeads", MASK_RCNN)
+    cfg.MODEL.ROI_BOX_HEAD.SEESAW.merge_from_other_cfg(
+        CfgNode({"P": 0.5, "Q": 1.0, "EPS": 0.1, "LOSS_WEIGHT": 3.0, "SYNC": False})
+    )
+    cfg.MODEL.ROI_BOX_HEAD.NORMED_CLS.TEMPERATURE = 11.0
+    cfg.MODEL.ROI_MASK_HEAD.NORMED_PREDICTOR.ENABLED = True
+    cfg.MODEL.ROI_MASK_HEAD.NORMED_PREDICTOR.TEMPERATURE = 13.0
     heads = build_model(cfg).roi_heads
-    assert isinstance(heads.box_predictor.cls_loss, SeesawLoss)
-    assert heads.box_predictor.cls_loss.p == 0.5
+    loss = heads.box_predictor.cls_loss
+    assert isinstance(loss, SeesawLoss)
+    assert (loss.p, loss.q, loss.eps, loss.loss_weight, loss.sync) == (0.5, 1.0, 0.1, 3.0, False)
     assert isinstance(heads.box_predictor.cls_score, NormedLinear)
     assert heads.box_predictor.cls_score.temperature == 11.0
     assert heads.box_predictor.cls_score.out_features == 9
     assert isinstance(heads.mask_head.predictor, NormedConv2d)
+    assert heads.mask_head.predictor.temperature == 13.0
 
 
 def test_softmax_and_plain_layers_are_a_change_of_two_keys():

@@ -65,13 +65,17 @@ def test_mixed_precision_runs_the_layers_in_it_and_stays_near_full_precision(amp
     )
 
 
-def test_the_norm_of_all_gradients_is_clipped_together():
+@pytest.mark.parametrize("amp_dtype", [None, "float16"])
+def test_the_norm_of_all_gradients_is_clipped_together(amp_dtype):
+    # With float16 it is the norm of the gradients, not of those of the scaled loss.
     model, batch = Regression(), images(8)
     start = weights(trained(model, [], 0))
-    free = weights(trained(model, [batch], 1)) - start
-    clipped = weights(trained(model, [batch], 1, max_norm=0.01)) - start
-    assert free.norm() > 0.001 * 1.01  # lr 0.1 x norm 0.01: it does clip
-    torch.testing.assert_close(clipped, free / free.norm() * 0.001)
+    free = weights(trained(model, [batch], 1, amp_dtype=amp_dtype)) - start
+    limit = free.norm().item() * 10 * 0.5  # half the norm of the gradients, at a rate of 0.1
+    clipped = trained(model, [batch], 1, amp_dtype=amp_dtype, max_norm=limit)
+    torch.testing.assert_close(weights(clipped) - start, free / 2, rtol=1e-3, atol=1e-6)
+    loose = trained(model, [batch], 1, amp_dtype=amp_dtype, max_norm=3 * limit)
+    torch.testing.assert_close(weights(loose) - start, free, rtol=1e-3, atol=1e-6)
 
 
 def test_values_of_gradients_are_clipped_one_by_one():
