@@ -1,5 +1,6 @@
 """What several test files need: code on several ranks, and a look at the operators that run."""
 
+import gc
 import time
 import traceback
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from detectron2.utils import comm
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -76,6 +78,10 @@ def _run_rank(
             first_error.write(f"rank {rank} failed:\n{traceback.format_exc()}")
         raise
     finally:
+        # A group that is still referred to when Python ends, after its destruction, now and then
+        # aborts the process. Detectron2 keeps it in a cache, trainers and DDP in cycles.
+        comm._get_global_gloo_group.cache_clear()
+        gc.collect()
         dist.destroy_process_group()
 
 

@@ -80,6 +80,10 @@ def _join_torchrun(main: Callable[..., Any], args: argparse.Namespace) -> None:
         comm.synchronize()
         main(args)
     finally:
+        # Detectron2 keeps its groups for good, and one that is still there when Python ends, after
+        # it has been destroyed, aborts the process.
+        comm._get_global_gloo_group.cache_clear()
+        comm._LOCAL_PROCESS_GROUP = None
         dist.destroy_process_group()
 
 
