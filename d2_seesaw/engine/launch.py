@@ -3,7 +3,6 @@
 import argparse
 import os
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -74,7 +73,7 @@ def _join_torchrun(main: Callable[..., Any], args: argparse.Namespace) -> None:
     if has_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     _share_cores(local_size)
-    dist.init_process_group("nccl" if has_gpu else "gloo", timeout=_timeout())
+    dist.init_process_group("nccl" if has_gpu else "gloo", timeout=DEFAULT_TIMEOUT)
     try:
         comm.create_local_process_group(local_size)
         comm.synchronize()
@@ -85,10 +84,6 @@ def _join_torchrun(main: Callable[..., Any], args: argparse.Namespace) -> None:
         comm._get_global_gloo_group.cache_clear()
         comm._LOCAL_PROCESS_GROUP = None
         dist.destroy_process_group()
-
-
-def _timeout() -> timedelta:
-    return DEFAULT_TIMEOUT
 
 
 def _share_cores(ranks: int) -> None:
