@@ -5,7 +5,16 @@ import importlib
 import pytest
 
 PUBLIC = {
-    "losses": {"ClassificationLoss", "SeesawLoss", "SoftmaxLoss", "seesaw_cross_entropy"},
+    "losses": {
+        "ClassificationLoss",
+        "InverseFrequencyLoss",
+        "RecallLoss",
+        "SeesawCrossEntropyLoss",
+        "SeesawLoss",
+        "SoftmaxLoss",
+        "recall_cross_entropy",
+        "seesaw_cross_entropy",
+    },
     "layers": {
         "LayerFactory",
         "NormedConv2d",

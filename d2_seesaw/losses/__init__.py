@@ -1,7 +1,19 @@
 """Classification losses for long-tailed recognition. Pure torch: usable without Detectron2."""
 
 from d2_seesaw.losses.cross_entropy import SoftmaxLoss
+from d2_seesaw.losses.dense_seesaw import SeesawCrossEntropyLoss
+from d2_seesaw.losses.inverse_frequency import InverseFrequencyLoss
 from d2_seesaw.losses.protocol import ClassificationLoss
+from d2_seesaw.losses.recall import RecallLoss, recall_cross_entropy
 from d2_seesaw.losses.seesaw import SeesawLoss, seesaw_cross_entropy
 
-__all__ = ["ClassificationLoss", "SeesawLoss", "SoftmaxLoss", "seesaw_cross_entropy"]
+__all__ = [
+    "ClassificationLoss",
+    "InverseFrequencyLoss",
+    "RecallLoss",
+    "SeesawCrossEntropyLoss",
+    "SeesawLoss",
+    "SoftmaxLoss",
+    "recall_cross_entropy",
+    "seesaw_cross_entropy",
+]

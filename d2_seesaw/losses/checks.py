@@ -30,6 +30,54 @@ def check_logits(logits: Tensor, labels: Tensor, num_logits: int, meaning: str) 
         )
 
 
+def check_dense_logits(logits: Tensor, labels: Tensor, num_classes: int) -> None:
+    """Refuse logits that do not hold C classes in their second dimension, one for each label.
+
+    Args:
+        logits: expected to be ``(N, C, ...)``: ``(N, C)``, or ``(N, C, H, W)`` for images.
+        labels: expected to be ``(N, ...)``.
+        num_classes: C.
+
+    Raises:
+        ValueError: naming the shape that was given and the one that was expected.
+    """
+    if logits.dim() < 2 or logits.shape[1] != num_classes:
+        raise ValueError(
+            f"logits must have shape (N, {num_classes}, ...), one per class, "
+            f"got {tuple(logits.shape)}"
+        )
+    expected = (logits.shape[0], *logits.shape[2:])
+    if labels.shape != expected:
+        raise ValueError(
+            f"labels must have shape {expected} to match logits {tuple(logits.shape)}, "
+            f"got {tuple(labels.shape)}"
+        )
+
+
+def check_dense_batch(
+    logits: Tensor, labels: Tensor, num_classes: int, ignore_index: int
+) -> Tensor:
+    """Refuse a batch that does not fit; tell which of its labels take part in the loss.
+
+    Args:
+        logits: expected to be ``(N, C, ...)``.
+        labels: expected to be ``(N, ...)`` integers in ``[0, C)`` or ``ignore_index``.
+        num_classes: C.
+        ignore_index: the label of pixels that take no part.
+
+    Returns:
+        Booleans of the labels' shape.
+
+    Raises:
+        ValueError: as :func:`check_dense_logits` and :func:`check_labels`.
+    """
+    check_dense_logits(logits, labels, num_classes)
+    is_valid = labels != ignore_index
+    known = torch.where(is_valid, labels, torch.zeros_like(labels))
+    check_labels(known, 0, num_classes - 1, f"{num_classes} classes; {ignore_index} is ignored")
+    return is_valid
+
+
 def check_labels(labels: Tensor, lowest: int, highest: int, meaning: str) -> None:
     """Refuse labels that are not integers from ``lowest`` to ``highest``, both included.
 

@@ -2,7 +2,7 @@ r"""Seesaw Loss for long-tailed classification (Wang et al., CVPR 2021, arXiv 20
 
 Shapes in this module:
     R: sampled RoIs in the batch, foreground and background
-    P: the foreground RoIs among them
+    P: the foreground RoIs among them, or any other samples that have a class
     C: foreground classes
 
 Both losses are divided by R, as in the authors' implementation, so that the weight of the class
@@ -12,11 +12,17 @@ loss does not depend on how many foreground RoIs the sampler found.
 import math
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2_seesaw.losses.checks import IGNORED, check_labels, check_logits, full_precision
+from d2_seesaw.losses.checks import (
+    IGNORED,
+    check_dense_logits,
+    check_labels,
+    check_logits,
+    full_precision,
+)
+from d2_seesaw.losses.counting import is_training_step, sum_over_ranks
 
 
 def seesaw_cross_entropy(
@@ -40,31 +46,34 @@ def seesaw_cross_entropy(
     memory proportional to the logits.
 
     Args:
-        logits: ``(P, C)`` class logits of any floating dtype.
-        labels: ``(P,)`` class indices in ``[0, C)``.
+        logits: ``(P, C)``, or ``(P, C, ...)`` for dense predictions, of any floating dtype.
+        labels: ``(P,)``, or ``(P, ...)``, class indices in ``[0, C)``.
         class_counts: ``(C,)`` samples seen so far per class; zeros count as ones.
         p: strength of the mitigation factor M; 0 turns it off.
         q: strength of the compensation factor C; 0 turns it off.
         eps: floor of the true class's probability in the compensation factor, in ``(0, 1]``.
 
     Returns:
-        ``(P,)`` losses in float32, or float64 for float64 logits.
+        Losses of the labels' shape in float32, or float64 for float64 logits.
 
     Raises:
         ValueError: shapes or labels that do not fit, naming what was given and expected.
     """
     check_hyper_parameters(p, q, eps)
-    if logits.dim() != 2:
-        raise ValueError(f"logits must have shape (P, C), got {tuple(logits.shape)}")
+    if logits.dim() < 2:
+        raise ValueError(f"logits must have shape (P, C, ...), got {tuple(logits.shape)}")
     num_classes = logits.shape[1]
-    check_logits(logits, labels, num_classes, "one per class")
+    check_dense_logits(logits, labels, num_classes)
     check_labels(labels, 0, num_classes - 1, f"{num_classes} classes")
     if class_counts.shape != (num_classes,):
         raise ValueError(
             f"class_counts must have shape ({num_classes},) to match logits "
             f"{tuple(logits.shape)}, got {tuple(class_counts.shape)}"
         )
-    return _seesaw_cross_entropy(logits, labels.long(), class_counts, p, q, eps)
+    with torch.autocast(logits.device.type, enabled=False):
+        logits, labels = full_precision(logits), labels.long()
+        shifted = seesaw_logits(logits, labels, class_counts, p, q, eps)
+        return F.cross_entropy(shifted, labels, reduction="none")
 
 
 def check_hyper_parameters(p: float, q: float, eps: float) -> None:
@@ -80,35 +89,27 @@ def check_hyper_parameters(p: float, q: float, eps: float) -> None:
         raise ValueError(f"eps must lie in (0, 1], got {eps}")
 
 
-def _seesaw_cross_entropy(
+def seesaw_logits(
     logits: Tensor, labels: Tensor, class_counts: Tensor, p: float, q: float, eps: float
 ) -> Tensor:
-    with torch.autocast(logits.device.type, enabled=False):
-        logits = full_precision(logits)
-        with torch.no_grad():
-            log_weights = _log_seesaw_weights(logits, labels, class_counts, p, q, eps)
-        return F.cross_entropy(log_weights.add_(logits), labels, reduction="none")
+    """``logits`` plus the log Seesaw weights: what cross-entropy then turns into Seesaw Loss.
 
-
-def _log_seesaw_weights(
-    logits: Tensor, labels: Tensor, class_counts: Tensor, p: float, q: float, eps: float
-) -> Tensor:
-    """``log(M * C)``, a fresh ``(P, C)`` tensor; 0 at the true class by construction.
-
-    In place wherever it can be: this is what bounds the loss's time to a few passes.
+    Takes what :func:`seesaw_cross_entropy` takes, unchecked, with logits in full precision. In
+    place wherever it can be: this is what bounds the loss's time to a few passes.
     """
-    true_class = labels[:, None]
-    if q > 0:
-        log_weights = logits.log_softmax(dim=1)
-        floor = log_weights.gather(1, true_class).clamp_(min=math.log(eps))
-        log_weights.sub_(floor).clamp_(min=0).mul_(q)
-    else:
-        log_weights = torch.zeros_like(logits)
-    if p > 0:
-        log_counts = class_counts.clamp(min=1).to(torch.float64).log().mul(p).to(logits.dtype)
-        log_mitigation = log_counts - log_counts[true_class]
-        log_weights += log_mitigation.clamp_(max=0)
-    return log_weights
+    with torch.no_grad():
+        true_class = labels.unsqueeze(1)
+        if q > 0:
+            log_weights = logits.log_softmax(dim=1)
+            floor = log_weights.gather(1, true_class).clamp_(min=math.log(eps))
+            log_weights.sub_(floor).clamp_(min=0).mul_(q)
+        else:
+            log_weights = torch.zeros_like(logits)
+        if p > 0:
+            log_counts = class_counts.clamp(min=1).to(torch.float64).log().mul(p).to(logits.dtype)
+            per_class = log_counts.view(-1, *[1] * (logits.dim() - 2))
+            log_weights += (per_class - log_counts[true_class]).clamp_(max=0)
+    return log_weights.add_(logits)
 
 
 class SeesawLoss(nn.Module):
@@ -213,14 +214,11 @@ class SeesawLoss(nn.Module):
                 logits[:, C:], objectness_target, ignore_index=IGNORED, reduction="sum"
             )
             foreground = ((labels != IGNORED) & (labels != C)).nonzero().squeeze(1)
-            classes = _seesaw_cross_entropy(
-                logits[foreground, :C],
-                labels[foreground],
-                self.class_counts[:C],
-                self.p,
-                self.q,
-                self.eps,
-            ).sum()
+            class_logits, class_labels = logits[foreground, :C], labels[foreground]
+            shifted = seesaw_logits(
+                class_logits, class_labels, self.class_counts[:C], self.p, self.q, self.eps
+            )
+            classes = F.cross_entropy(shifted, class_labels, reduction="sum")
         # The loss comes first: weight / normaliser alone would be float32 and round float64 losses.
         return {
             "loss_cls_classes": self.loss_weight * classes / normaliser,
@@ -237,9 +235,7 @@ class SeesawLoss(nn.Module):
         counts_after_ignored.scatter_add_(0, labels - IGNORED, torch.ones_like(labels))
         batch_counts = counts_after_ignored[1:].contiguous()
         ranks = 1
-        if self.training and torch.is_grad_enabled():
-            if self.sync and dist.is_available() and dist.is_initialized():
-                ranks = dist.get_world_size()
-                dist.all_reduce(batch_counts)
+        if is_training_step(self):
+            ranks = sum_over_ranks(batch_counts) if self.sync else 1
             self.class_counts += batch_counts
         return batch_counts.sum().clamp(min=1) / ranks
