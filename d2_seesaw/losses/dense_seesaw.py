@@ -140,7 +140,7 @@ def _draw(
     """``(S, C)`` logits and ``(S,)`` labels of valid pixels, and the share that was drawn."""
     valid = is_valid.flatten().nonzero().squeeze(1)
     drawn = valid[torch.randperm(len(valid), device=valid.device)[:sample_size]]
-    pixels_per_image = labels[0].numel() if labels.dim() > 1 else 1
-    image, pixel = drawn // max(pixels_per_image, 1), drawn % max(pixels_per_image, 1)
+    pixels_per_image = max(labels.shape[1:].numel(), 1)
+    image, pixel = drawn // pixels_per_image, drawn % pixels_per_image
     columns = logits.unsqueeze(2) if logits.dim() == 2 else logits.flatten(2)
     return columns[image, :, pixel], labels.flatten()[drawn], len(drawn) / max(len(valid), 1) or 1.0

@@ -170,7 +170,7 @@ class RecallLoss(nn.Module):
             "ref": all_pixels,
             "weighted_mean": (weights * pixels).sum(),
         }[self.reduction]
-        return weights, torch.where(normaliser > 0, normaliser, 1) / ranks
+        return weights, torch.where(normaliser > 0, normaliser, 1).double() / ranks
 
     def _update(self, pixels: Tensor, hits: Tensor) -> None:
         """Move the running recall of the classes that occur towards that of the batch."""

@@ -1,4 +1,4 @@
-"""Every loss of the package can be given to a predictor."""
+"""Every loss for detection can be given to a predictor, every other one to a dense head."""
 
 import pytest
 import torch
@@ -6,8 +6,16 @@ from torch import nn
 from torch.testing import assert_close
 
 from d2_seesaw import losses
-from d2_seesaw.losses import ClassificationLoss, SeesawLoss, SoftmaxLoss
+from d2_seesaw.losses import (
+    ClassificationLoss,
+    InverseFrequencyLoss,
+    RecallLoss,
+    SeesawCrossEntropyLoss,
+    SeesawLoss,
+    SoftmaxLoss,
+)
 
+DENSE = [SeesawCrossEntropyLoss, RecallLoss, InverseFrequencyLoss]
 every_loss = pytest.mark.parametrize(
     "loss", [SeesawLoss(4), SoftmaxLoss(4)], ids=["seesaw", "softmax"]
 )
@@ -19,7 +27,22 @@ def test_every_loss_of_the_package_is_tested_here():
         for name in losses.__all__
         if isinstance(getattr(losses, name), type) and issubclass(getattr(losses, name), nn.Module)
     }
-    assert modules == {"SeesawLoss", "SoftmaxLoss"}
+    assert modules == {"SeesawLoss", "SoftmaxLoss", *(loss.__name__ for loss in DENSE)}
+
+
+@pytest.mark.parametrize("kind", DENSE)
+@pytest.mark.parametrize("size", [(), (3, 2)], ids=["samples", "images"])
+def test_dense_losses_are_called_like_torchs_cross_entropy(kind, size):
+    loss, of_torch = kind(4, ignore_index=9), nn.CrossEntropyLoss(ignore_index=9)
+    logits = torch.randn(5, 4, *size, requires_grad=True)
+    labels = torch.randint(4, (5, *size))
+    labels[0] = 9
+    value = loss(logits, labels)
+    assert value.shape == of_torch(logits, labels).shape
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert gradient[0].abs().sum() == 0
+    assert gradient[1:].abs().sum() > 0
+    assert loss.ignore_index == of_torch.ignore_index
 
 
 @every_loss

@@ -518,7 +518,7 @@ def test_host_reads_do_not_depend_on_the_number_of_classes(num_classes):
 @pytest.mark.parametrize(
     ("logits", "labels", "counts", "message"),
     [
-        ((2,), [0, 1], (5,), r"logits must have shape \(P, C\), got \(2,\)"),
+        ((2,), [0, 1], (5,), r"logits must have shape \(P, C, ...\), got \(2,\)"),
         ((2, 5), [0], (5,), r"labels must have shape \(2,\) to match logits \(2, 5\), got \(1,\)"),
         ((2, 5), [0, 1], (7,), r"class_counts must have shape \(5,\).*\(2, 5\), got \(7,\)"),
         ((2, 5), [0, 5], (5,), r"labels must lie in \[0, 4\] \(5 classes\), got 5"),

@@ -1,0 +1,264 @@
+"""Seesaw Loss without objectness against the paper's equations, chunked, sampled and counted.
+
+Shapes: N images, C classes, M pixels of the whole batch.
+"""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.testing import assert_close
+
+from d2_seesaw.losses import (
+    SeesawCrossEntropyLoss,
+    dense_seesaw,
+    seesaw,
+    seesaw_cross_entropy,
+)
+from tests.reference import seesaw as reference
+
+CHUNKS = [1, 7, 20, 1000]
+C = 5
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    """Float64 logits (2, C, 4, 5) and labels with all classes and some pixels to ignore."""
+    labels = torch.arange(40).remainder(11).clamp(max=C - 1).view(2, 4, 5)
+    labels[0, 0, :2] = labels[1, 3, 4] = 255
+    return 2 * torch.randn(2, C, 4, 5, dtype=torch.float64), labels
+
+
+def flat(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The batch as ``(M, C)`` and ``(M,)``."""
+    return logits.movedim(1, -1).flatten(0, -2), labels.flatten()
+
+
+def gradient_of(loss: Tensor, logits: Tensor) -> Tensor:
+    return torch.autograd.grad(loss, logits)[0]
+
+
+# --- the equations ---
+
+
+@pytest.mark.parametrize(("p", "q"), [(0.8, 2.0), (0.8, 1.0), (0.8, 0.0), (0.0, 2.0)])
+def test_loss_and_gradient_are_the_papers_equations(batch, p, q):
+    logits, labels = batch
+    logits.requires_grad_()
+    loss = SeesawCrossEntropyLoss(C, p=p, q=q)
+    loss.class_counts += torch.tensor([1000, 3, 0, 50, 7])
+    value = loss(logits, labels)
+    rows, classes = flat(logits.detach(), labels)
+    valid = classes != 255
+    losses, gradients = reference.seesaw(rows[valid], classes[valid], loss.class_counts, p, q)
+    assert_close(value, losses.mean(), rtol=1e-9, atol=1e-9)
+    measured, _ = flat(gradient_of(value, logits), labels)
+    assert_close(measured[valid], gradients / valid.sum(), rtol=0, atol=1e-12)
+    assert measured[~valid].abs().sum() == 0
+
+
+def test_is_cross_entropy_when_both_factors_are_off(batch):
+    logits, labels = batch
+    logits.requires_grad_()
+    value = SeesawCrossEntropyLoss(C, p=0, q=0)(logits, labels)
+    expected = F.cross_entropy(logits, labels, ignore_index=255)
+    assert_close(value, expected)
+    assert_close(gradient_of(value, logits), gradient_of(expected, logits))
+
+
+def test_the_function_takes_images_too(batch):
+    logits, labels = batch
+    labels = labels.clamp(max=C - 1)
+    counts = torch.tensor([1000, 3, 0, 50, 7])
+    losses = seesaw_cross_entropy(logits, labels, counts)
+    assert losses.shape == labels.shape
+    assert_close(losses.flatten(), seesaw_cross_entropy(*flat(logits, labels), counts))
+
+
+def test_samples_of_a_classifier_are_pixels(batch):
+    images, samples = SeesawCrossEntropyLoss(C), SeesawCrossEntropyLoss(C)
+    assert_close(samples(*flat(*batch)), images(*batch))
+
+
+# --- chunks and samples ---
+
+
+@pytest.mark.parametrize("chunk_size", CHUNKS)
+@pytest.mark.parametrize("layout", ["images", "samples"])
+def test_chunks_change_neither_value_nor_gradient(batch, chunk_size, layout):
+    logits, labels = batch if layout == "images" else flat(*batch)
+    logits.requires_grad_()
+    whole, chunked = SeesawCrossEntropyLoss(C), SeesawCrossEntropyLoss(C, chunk_size=chunk_size)
+    expected, value = whole(logits, labels), chunked(logits, labels)
+    assert_close(value, expected, rtol=1e-14, atol=0)
+    gradient = gradient_of(value, logits)
+    assert_close(gradient, gradient_of(expected, logits), rtol=1e-13, atol=0)
+    assert_close(chunked.class_counts, whole.class_counts)
+
+
+@pytest.mark.parametrize(("chunk_size", "expected"), [(None, [40]), (8, [8, 8, 4, 8, 8, 4])])
+def test_only_a_chunk_is_weighed_at_a_time(batch, monkeypatch, chunk_size, expected):
+    sizes = []
+
+    def note(logits, *others):
+        sizes.append(logits.numel() // C)
+        return seesaw.seesaw_logits(logits, *others)
+
+    monkeypatch.setattr(dense_seesaw, "seesaw_logits", note)
+    SeesawCrossEntropyLoss(C, chunk_size=chunk_size)(*batch)
+    assert sizes == expected
+
+
+def test_a_sample_of_everything_is_everything(batch):
+    logits, labels = batch
+    logits.requires_grad_()
+    whole, sampled = SeesawCrossEntropyLoss(C), SeesawCrossEntropyLoss(C, sample_size=37)
+    expected, value = whole(logits, labels), sampled(logits, labels)
+    assert_close(value, expected)
+    assert_close(gradient_of(value, logits), gradient_of(expected, logits))
+
+
+@pytest.mark.parametrize("layout", ["images", "samples"])
+def test_samples_estimate_without_bias(batch, layout):
+    logits, labels = batch if layout == "images" else flat(*batch)
+    loss = SeesawCrossEntropyLoss(C, sample_size=10).eval()
+    values = torch.stack([loss(logits, labels) for _ in range(2000)])
+    loss.sample_size = None
+    deviation = values.std() / len(values) ** 0.5
+    assert (values.mean() - loss(logits, labels)).abs() < 5 * deviation
+    assert values.std() > 0
+
+
+def test_only_drawn_pixels_have_a_gradient_and_all_are_counted(batch):
+    logits, labels = batch
+    logits.requires_grad_()
+    loss = SeesawCrossEntropyLoss(C, sample_size=6)
+    gradient = gradient_of(loss(logits, labels), logits)
+    has_gradient = gradient.abs().sum(dim=1) > 0
+    assert has_gradient.sum() == 6
+    assert not has_gradient[labels == 255].any()
+    assert loss.class_counts.sum() == 37
+
+
+def test_samples_may_be_chunked(batch):
+    values = []
+    for chunk_size in (None, 4):
+        torch.manual_seed(0)
+        values.append(SeesawCrossEntropyLoss(C, sample_size=11, chunk_size=chunk_size)(*batch))
+    assert_close(*values)
+
+
+# --- counts ---
+
+
+def test_counts_each_class_in_training_steps_only(batch):
+    loss = SeesawCrossEntropyLoss(C)
+    loss(*batch)
+    _, labels = flat(*batch)
+    expected = labels[labels != 255].bincount(minlength=C)
+    assert_close(loss.class_counts, expected)
+    loss.eval()(*batch)
+    with torch.no_grad():
+        loss.train()(*batch)
+    assert_close(loss.class_counts, expected)
+
+
+@pytest.mark.parametrize("bits", [24, 31, 40])
+def test_counts_stay_exact_beyond(bits):
+    loss = SeesawCrossEntropyLoss(2)
+    loss.class_counts += 2**bits
+    for _ in range(3):
+        loss(torch.randn(1, 2), torch.tensor([1]))
+    assert loss.class_counts.tolist() == [2**bits, 2**bits + 3]
+
+
+def test_large_counts_weigh_as_their_ratio():
+    logits, labels = torch.randn(6, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2])
+    loss = SeesawCrossEntropyLoss(3).eval()
+    loss.class_counts += torch.tensor([5, 300, 1])
+    expected = loss(logits, labels)
+    loss.class_counts *= 2**45
+    assert_close(loss(logits, labels), expected)
+
+
+def test_counts_survive_the_state_dict_and_half(batch):
+    loss = SeesawCrossEntropyLoss(C)
+    loss(*batch)
+    copy = SeesawCrossEntropyLoss(C).half()
+    copy.load_state_dict(loss.state_dict())
+    assert copy.class_counts.dtype == torch.int64
+    assert_close(copy.class_counts, loss.class_counts)
+
+
+# --- hard batches ---
+
+
+@pytest.mark.parametrize("options", [{}, {"chunk_size": 3}, {"sample_size": 3}], ids=str)
+@pytest.mark.parametrize("labels", [torch.full((2, 3, 4), 255), torch.zeros(0, 3, 4).long()])
+def test_nothing_to_learn_from_is_zero_with_a_graph(options, labels):
+    logits = torch.randn(len(labels), C, 3, 4, requires_grad=True)
+    loss = SeesawCrossEntropyLoss(C, **options)
+    value = loss(logits, labels)
+    value.backward()
+    assert value.item() == 0
+    assert_close(logits.grad, torch.zeros_like(logits))
+    assert loss.class_counts.sum() == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"chunk_size": 3}, {"sample_size": 4}], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32_under_autocast(options, dtype):
+    logits = (60 * torch.randn(1, C, 2, 4)).to(dtype).requires_grad_()
+    labels = torch.arange(8).remainder(C).view(1, 2, 4)
+    values = []
+    for given in (logits, logits.detach().float()):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            values.append(SeesawCrossEntropyLoss(C, **options)(given, labels))
+    assert values[0].dtype == torch.float32
+    assert_close(values[0], values[1])
+    values[0].backward()
+    assert logits.grad.isfinite().all()
+
+
+def test_uint8_labels_are_labels(batch):
+    logits, labels = batch
+    loss, other = SeesawCrossEntropyLoss(C), SeesawCrossEntropyLoss(C)
+    assert_close(loss(logits, labels.to(torch.uint8)), other(logits, labels))
+
+
+def test_loss_weight_scales(batch):
+    plain, weighted = SeesawCrossEntropyLoss(C), SeesawCrossEntropyLoss(C, loss_weight=2.5)
+    assert_close(weighted(*batch), 2.5 * plain(*batch))
+
+
+# --- errors ---
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
+        ({"num_classes": 2, "p": -1}, "p must be 0 or more, got -1"),
+        ({"num_classes": 2, "eps": 0}, r"eps must lie in \(0, 1\], got 0"),
+        ({"num_classes": 2, "chunk_size": 0}, "chunk_size must be at least 1 or None, got 0"),
+        ({"num_classes": 2, "sample_size": -5}, "sample_size must be at least 1 or None, got -5"),
+    ],
+)
+def test_a_hyper_parameter_out_of_range_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        SeesawCrossEntropyLoss(**options)
+
+
+def test_a_label_out_of_range_is_named_and_not_counted(batch):
+    logits, labels = batch
+    labels[0, 2, 2] = C
+    loss = SeesawCrossEntropyLoss(C)
+    with pytest.raises(ValueError, match=r"\[0, 4\] \(5 classes; 255 is ignored\), got 5"):
+        loss(logits, labels)
+    assert loss.class_counts.sum() == 0
+
+
+def test_logits_of_another_width_are_named(batch):
+    with pytest.raises(ValueError, match=r"\(N, 7, ...\), one per class, got \(2, 5, 4, 5\)"):
+        SeesawCrossEntropyLoss(7)(*batch)

@@ -1,0 +1,327 @@
+"""Recall Loss against its equation, the authors' recorded numbers, and batches that break losses.
+
+Shapes: N images, C classes, M pixels of the whole batch.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.testing import assert_close
+
+from d2_seesaw.losses import RecallLoss, recall_cross_entropy
+from d2_seesaw.losses.recall import LOWEST_WEIGHT, REDUCTIONS
+from tests.reference import recall as reference
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "recall_loss_reference.json"
+# (N, C, H, W); some hold fewer pixels than classes.
+RANDOM_SHAPES = [(2, 5, 6, 7), (1, 3, 4, 4), (3, 19, 5, 8), (2, 2, 9, 3), (1, 40, 4, 6)] * 8
+
+every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
+
+
+def random_batch(shape: tuple[int, int, int, int], seed: int) -> tuple[Tensor, Tensor]:
+    """Float64 logits and long-tailed labels, the same for ever: NumPy froze this generator."""
+    n, c, h, w = shape
+    generator = np.random.RandomState(seed)
+    labels = generator.choice(c, size=(n, h, w), p=(q := 0.7 ** np.arange(c)) / q.sum())
+    logits = 2 * generator.standard_normal(shape)
+    logits += 2 * np.eye(c)[labels].transpose(0, 3, 1, 2)  # right more often than by chance
+    return torch.from_numpy(logits), torch.from_numpy(labels)
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    """Classes found always (4) and never (3), absent (5), and pixels to ignore."""
+    logits, labels = random_batch((2, 6, 5, 4), seed=0)
+    labels[labels == 5] = 0
+    labels[0, 0, :3], labels[0, 1, :2] = 4, 3
+    logits[0, 4, 0, :3], logits[:, 3] = 50, -50
+    labels[1, 2:4, 1] = 255
+    return logits, labels
+
+
+def flat(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The batch as ``(M, C)`` and ``(M,)``."""
+    return logits.movedim(1, -1).flatten(0, -2), labels.flatten()
+
+
+def gradient_of(loss: Tensor, logits: Tensor) -> Tensor:
+    return torch.autograd.grad(loss, logits)[0]
+
+
+# --- the equation ---
+
+
+@every_reduction
+def test_loss_and_gradient_are_the_equations(batch, reduction):
+    logits, labels = batch
+    logits.requires_grad_()
+    loss = recall_cross_entropy(logits, labels, reduction=reduction)
+    expected, gradient = reference.recall_loss(*flat(logits.detach(), labels), reduction)
+    assert_close(loss, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+    measured, _ = flat(gradient_of(loss, logits), labels)
+    assert_close(measured, torch.tensor(gradient, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(len(RANDOM_SHAPES)))
+def test_equals_the_authors_code_where_that_runs(seed):
+    recorded = json.loads(GOLDEN.read_text())[seed]
+    logits, labels = random_batch(RANDOM_SHAPES[seed], seed)
+    logits.requires_grad_()
+    loss = recall_cross_entropy(logits, labels, reduction="ref")
+    if recorded is None:  # Fewer than two classes with misses: an IndexError there.
+        assert loss.isfinite()
+        return
+    # The authors' weights are float32.
+    assert_close(loss.item(), recorded["loss"], rtol=1e-6, atol=0)
+    of_first_pixel = gradient_of(loss, logits).flatten(2)[0, :, 0]
+    expected = torch.tensor(recorded["gradient_of_first_pixel"], dtype=torch.float64)
+    assert_close(of_first_pixel, expected, rtol=1e-6, atol=1e-9)
+
+
+@every_reduction
+def test_gradient_is_weighted_cross_entropys(batch, reduction):
+    logits, labels = batch
+    logits.requires_grad_()
+    rows, classes = flat(logits.detach(), labels)
+    weights = reference.weights(rows.tolist(), classes.tolist(), 6, 255)
+    weights = torch.tensor(weights, dtype=torch.float64)
+    how = "mean" if reduction == "weighted_mean" else "sum"
+    expected = F.cross_entropy(logits, labels, weights, ignore_index=255, reduction=how)
+    expected = expected / {"pixel_mean": 38, "ref": 40, "weighted_mean": 1}[reduction]
+    loss = recall_cross_entropy(logits, labels, reduction=reduction)
+    assert_close(gradient_of(loss, logits), gradient_of(expected, logits))
+
+
+def test_is_cross_entropy_where_every_class_is_missed():
+    logits, labels = random_batch((2, 3, 4, 5), seed=1)
+    logits.scatter_(1, labels[:, None], -60)
+    assert_close(recall_cross_entropy(logits, labels), F.cross_entropy(logits, labels))
+
+
+def test_samples_of_a_classifier_are_pixels(batch):
+    rows, classes = flat(*batch)
+    assert_close(recall_cross_entropy(rows, classes), recall_cross_entropy(*batch))
+
+
+def test_any_number_of_dimensions(batch):
+    logits, labels = batch
+    assert_close(
+        recall_cross_entropy(logits.unsqueeze(2), labels.unsqueeze(1)),
+        recall_cross_entropy(logits, labels),
+    )
+
+
+# --- batches that break the authors' code ---
+
+
+@pytest.mark.parametrize("where", [0, 17, 39])
+def test_an_ignored_pixel_counts_for_nothing_wherever_it_is(where):
+    rows, classes = flat(*random_batch((2, 6, 5, 4), seed=2))
+    classes[where] = 255
+    kept = torch.arange(40) != where
+    assert_close(
+        recall_cross_entropy(rows, classes), recall_cross_entropy(rows[kept], classes[kept])
+    )
+
+
+def test_ref_divides_by_ignored_pixels_too(batch):
+    ref = recall_cross_entropy(*batch, reduction="ref")
+    assert_close(ref, recall_cross_entropy(*batch) * 38 / 40)
+
+
+@every_reduction
+def test_a_perfect_batch_keeps_a_small_loss(reduction):
+    labels = torch.tensor([[[0, 1, 1, 1]]])
+    logits = F.one_hot(labels, 3).movedim(-1, 1).double()
+    loss = recall_cross_entropy(logits, labels, reduction=reduction)
+    nll = F.cross_entropy(logits, labels).item()  # of each pixel
+    expected = {
+        "pixel_mean": (1 / 1 + 3 * 1 / 3) * nll / 4,
+        "ref": (1 / 1 + 3 * 1 / 3) * nll / 4,
+        "weighted_mean": nll,
+    }[reduction]
+    assert_close(loss.item(), expected)
+
+
+@every_reduction
+@pytest.mark.parametrize("labels", [torch.full((2, 3, 4), 255), torch.zeros(0, 3, 4).long()])
+def test_nothing_to_learn_from_is_zero_with_a_graph(reduction, labels):
+    logits = torch.randn(len(labels), 5, 3, 4, requires_grad=True)
+    loss = recall_cross_entropy(logits, labels, reduction=reduction)
+    loss.backward()
+    assert loss.item() == 0
+    assert_close(logits.grad, torch.zeros_like(logits))
+
+
+def test_fewer_than_two_classes_with_misses_is_finite():
+    labels = torch.tensor([[[0, 1], [2, 2]]])
+    logits = 3 * F.one_hot(labels, 3).movedim(-1, 1).double()
+    logits[0, :, 0, 0] = torch.tensor([0.0, 4, 0])
+    expected, _ = reference.recall_loss(*flat(logits, labels), "pixel_mean")
+    assert_close(recall_cross_entropy(logits, labels).item(), expected)
+
+
+def test_one_class_alone_is_zero():
+    assert recall_cross_entropy(torch.randn(4, 1), torch.zeros(4).long()).item() == 0
+
+
+def test_extreme_logits_are_finite():
+    logits = torch.tensor([[60.0, -60], [-60, 60], [60, -60]], dtype=torch.float16)
+    loss = recall_cross_entropy(logits.requires_grad_(), torch.tensor([1, 1, 0]))
+    loss.backward()
+    assert_close(loss.item(), 120 * 0.5 / 3, rtol=1e-6, atol=0)
+    assert logits.grad.isfinite().all()
+
+
+def test_another_ignored_label():
+    logits, labels = random_batch((2, 6, 5, 4), seed=3)
+    loss = recall_cross_entropy(logits, labels.where(labels > 0, -7), ignore_index=-7)
+    assert_close(loss, recall_cross_entropy(logits, labels.where(labels > 0, 255)))
+
+
+# --- precision ---
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_changes_nothing(dtype):
+    logits, labels = random_batch((2, 6, 5, 4), seed=4)
+    logits = logits.to(dtype).requires_grad_()
+    expected = recall_cross_entropy(logits, labels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = recall_cross_entropy(logits, labels)
+    assert loss.dtype == torch.float32
+    assert_close(loss, expected, rtol=0, atol=0)
+    in_float32 = recall_cross_entropy(logits.detach().float(), labels)
+    assert_close(loss, in_float32, rtol=0, atol=0)
+
+
+def test_uint8_labels_are_labels(batch):
+    logits, labels = batch
+    assert_close(recall_cross_entropy(logits, labels.to(torch.uint8)), recall_cross_entropy(*batch))
+
+
+def test_millions_of_float32_pixels_sum_exactly_enough():
+    labels = torch.arange(4, dtype=torch.int64).repeat(500_000).view(1, 1000, 2000)
+    logits = torch.zeros(1, 4, 1000, 2000)
+    # Ties go to class 0: it is always found, the others never.
+    expected = (1 / 500_000 + 3) / 4 * np.log(4)
+    assert_close(recall_cross_entropy(logits, labels).item(), expected, rtol=1e-5, atol=0)
+
+
+# --- the running recall ---
+
+
+def test_without_momentum_there_is_no_state():
+    assert not RecallLoss(3).state_dict()
+
+
+def test_running_recall_is_a_moving_average_of_classes_that_occur(batch):
+    loss = RecallLoss(6, momentum=0.75)
+    expected = [0.0] * 6
+    for seed in range(3):
+        logits, labels = random_batch((2, 6, 5, 4), seed)
+        labels[labels == seed] = 5
+        loss(logits, labels)
+        predicted = logits.argmax(1)
+        for c in range(6):
+            if (labels == c).any():
+                recall = (predicted[labels == c] == c).double().mean().item()
+                expected[c] = 0.75 * expected[c] + 0.25 * recall
+    assert_close(loss.running_recall, torch.tensor(expected))
+
+
+def test_running_recall_sets_the_weights():
+    logits, labels = random_batch((2, 6, 5, 4), seed=5)
+    loss = RecallLoss(6, momentum=0.9).eval()
+    loss.running_recall.copy_(torch.tensor([0.0, 0.25, 0.5, 0.75, 0.9, 1.0]))
+    weights = torch.tensor([1, 0.75, 0.5, 0.25, 0.1, LOWEST_WEIGHT], dtype=torch.float64)
+    expected = F.cross_entropy(logits, labels, weights, reduction="sum") / labels.numel()
+    assert_close(loss(logits, labels), expected, rtol=1e-6, atol=0)
+
+
+def test_first_step_with_momentum_weighs_by_its_own_recall_already():
+    logits = torch.tensor([[5.0, 0], [0, 5], [5, 0], [5, 0]])
+    labels = torch.tensor([0, 0, 1, 1])
+    loss = RecallLoss(2, momentum=0.5)(logits, labels)
+    nll = F.cross_entropy(logits, labels, reduction="none")
+    assert_close(loss, (0.75 * (nll[0] + nll[1]) + nll[2] + nll[3]) / 4)
+
+
+@pytest.mark.parametrize("how", ["eval", "no_grad"])
+def test_running_recall_moves_in_training_steps_only(batch, how):
+    loss = RecallLoss(6, momentum=0.9)
+    loss(*batch)
+    before = loss.running_recall.clone()
+    assert before.sum() > 0
+    if how == "eval":
+        loss.eval()(*batch)
+    else:
+        with torch.no_grad():
+            loss(*batch)
+    assert_close(loss.running_recall, before, rtol=0, atol=0)
+
+
+def test_running_recall_is_saved_and_moves_with_the_module(batch):
+    loss = RecallLoss(6, momentum=0.9)
+    loss(*batch)
+    copy = RecallLoss(6, momentum=0.9)
+    copy.load_state_dict(loss.state_dict())
+    assert_close(copy.running_recall, loss.running_recall)
+    assert loss.to("meta").running_recall.is_meta
+
+
+def test_all_ignored_leaves_the_running_recall_alone(batch):
+    logits, labels = batch
+    loss = RecallLoss(6, momentum=0.9)
+    loss(logits, labels)
+    before = loss.running_recall.clone()
+    loss(logits, torch.full_like(labels, 255))
+    assert_close(loss.running_recall, before, rtol=0, atol=0)
+
+
+def test_loss_weight_scales(batch):
+    assert_close(RecallLoss(6, loss_weight=2.5)(*batch), 2.5 * recall_cross_entropy(*batch))
+
+
+# --- errors ---
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
+        ({"num_classes": 2, "reduction": "mean"}, r"reduction must be one of .* got 'mean'"),
+        ({"num_classes": 2, "momentum": 1.0}, r"momentum must lie in \[0, 1\), got 1.0"),
+        ({"num_classes": 2, "momentum": -0.1}, r"momentum must lie in \[0, 1\), got -0.1"),
+    ],
+)
+def test_a_hyper_parameter_out_of_range_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        RecallLoss(**options)
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "message"),
+    [
+        (torch.randn(2, 4, 3, 3), torch.zeros(2, 3, 3), "labels must be integers, got torch.float"),
+        (torch.randn(2, 5, 3, 3), torch.zeros(2, 3, 3).long(), r"\(N, 4, ...\).* got \(2, 5, 3, 3"),
+        (torch.randn(4), torch.zeros(1).long(), r"\(N, 4, ...\), one per class, got \(4,\)"),
+        (torch.randn(2, 4, 3, 3), torch.zeros(2, 3).long(), r"\(2, 3, 3\).* got \(2, 3\)"),
+        (torch.randn(1, 4), torch.tensor([4]), r"\[0, 3\] \(4 classes; 255 is ignored\), got 4"),
+        (torch.randn(1, 4), torch.tensor([-1]), r"\[0, 3\] \(4 classes; 255 is ignored\), got -1"),
+    ],
+)
+def test_what_does_not_fit_is_named(logits, labels, message):
+    with pytest.raises(ValueError, match=message):
+        RecallLoss(4)(logits, labels)
+
+
+def test_logits_without_classes_are_named():
+    with pytest.raises(ValueError, match=r"\(N, C, ...\), got \(4,\)"):
+        recall_cross_entropy(torch.randn(4), torch.zeros(4).long())
