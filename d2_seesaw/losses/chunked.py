@@ -9,25 +9,34 @@ from torch.autograd.function import once_differentiable
 
 from d2_seesaw.losses.checks import full_precision
 
+CHUNK_SIZE = 2**16
+"""Pixels of a piece by default: 19 classes of them fit a CPU's cache."""
+
 LossSum = Callable[[Tensor, Tensor], Tensor]
 """Maps ``(N, C, L)`` logits and ``(N, L)`` labels to the sum of their losses."""
 
 
-def sum_in_chunks(loss_sum: LossSum, logits: Tensor, labels: Tensor, chunk_size: int) -> Tensor:
+def sum_in_chunks(
+    loss_sum: LossSum, logits: Tensor, labels: Tensor, chunk_size: int | None
+) -> Tensor:
     """``loss_sum(logits, labels)``, computed from at most ``chunk_size`` pixels at a time.
 
     Each piece's gradient is computed along with its loss, so that what lives until the backward
-    pass is one tensor like the logits, whatever ``loss_sum`` itself would keep.
+    pass is one tensor like the logits, whatever ``loss_sum`` itself would keep. What fits into one
+    piece is left to autograd.
 
     Args:
         loss_sum: a sum over pixels that do not depend on each other.
         logits: ``(N, C)`` or ``(N, C, ...)``.
         labels: ``(N,)`` or ``(N, ...)``.
-        chunk_size: pixels of one piece, at least 1.
+        chunk_size: pixels of one piece, at least 1; None for all.
 
     Returns:
-        The sum, a scalar in float32, or float64 for float64 logits; it can be differentiated once.
+        The sum, a scalar in float32, or float64 for float64 logits. In pieces, it can be
+        differentiated once.
     """
+    if chunk_size is None or labels.numel() <= chunk_size:
+        return loss_sum(logits, labels)
     return _SumInChunks.apply(logits, labels, loss_sum, chunk_size)
 
 
@@ -59,7 +68,9 @@ class _SumInChunks(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, None, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return (None if gradient is None else gradient * grad_outputs[0]), None, None, None
 
@@ -72,3 +83,13 @@ def _pieces(values: Tensor, chunk_size: int) -> Iterator[Tensor]:
     images = values.t().unsqueeze(0) if values.dim() == 2 else values
     for image in images.split(1):
         yield from image.flatten(2).split(chunk_size, dim=2)
+
+
+def check_chunk_size(chunk_size: int | None) -> None:
+    """Refuse chunks of less than a pixel.
+
+    Raises:
+        ValueError: naming the size that was given.
+    """
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1 or None, got {chunk_size}")

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2_seesaw.losses.checks import check_dense_batch, full_precision
+from d2_seesaw.losses.checks import check_dense_batch
+from d2_seesaw.losses.chunked import CHUNK_SIZE, check_chunk_size
+from d2_seesaw.losses.class_weights import class_weighted_sum
 from d2_seesaw.losses.counting import count_labels, is_training_step, sum_over_ranks
 
 
@@ -24,6 +25,8 @@ class InverseFrequencyLoss(nn.Module):
             is given in training steps, in a buffer that is saved with the model.
         power: :math:`\gamma`; 0.5 weighs by the square root.
         ignore_index: the label of pixels that take no part.
+        chunk_size: pixels to look at at a time, which bounds the memory and gives the same result;
+            None for all.
         loss_weight: factor on the loss.
         sync: in a training step, sum counts and weights over the ranks, so that counts, loss and
             (averaged) gradients equal those of one process on the whole batch. All ranks must then
@@ -42,6 +45,7 @@ class InverseFrequencyLoss(nn.Module):
         class_counts: Sequence[int] | None = None,
         power: float = 1.0,
         ignore_index: int = 255,
+        chunk_size: int | None = CHUNK_SIZE,
         loss_weight: float = 1.0,
         sync: bool = True,
     ) -> None:
@@ -55,10 +59,12 @@ class InverseFrequencyLoss(nn.Module):
             raise ValueError(
                 f"class_counts must be {num_classes} numbers, 0 or more, got {class_counts}"
             )
+        check_chunk_size(chunk_size)
         self.num_classes = num_classes
         self.counts_online = class_counts is None
         self.power = power
         self.ignore_index = ignore_index
+        self.chunk_size = chunk_size
         self.loss_weight = loss_weight
         self.sync = sync
         self.register_buffer("class_counts", torch.tensor(counts, dtype=torch.int64))
@@ -68,7 +74,7 @@ class InverseFrequencyLoss(nn.Module):
         return (
             f"num_classes={self.num_classes}, counts_online={self.counts_online}, "
             f"power={self.power}, ignore_index={self.ignore_index}, "
-            f"loss_weight={self.loss_weight}, sync={self.sync}"
+            f"chunk_size={self.chunk_size}, loss_weight={self.loss_weight}, sync={self.sync}"
         )
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -87,17 +93,15 @@ class InverseFrequencyLoss(nn.Module):
         """
         is_valid = check_dense_batch(logits, labels, self.num_classes, self.ignore_index)
         labels = labels.long()
-        with torch.autocast(logits.device.type, enabled=False):
-            logits = full_precision(logits)
-            weights, normaliser = self._weigh(labels, is_valid)
-            total = F.cross_entropy(
-                logits,
-                labels,
-                weight=weights.to(logits.dtype),
-                ignore_index=self.ignore_index,
-                reduction="sum",
-            )
-            return self.loss_weight * total / normaliser.to(logits.dtype)
+        weights, normaliser = self._weigh(labels, is_valid)
+        total = class_weighted_sum(
+            logits,
+            labels,
+            weights,
+            ignore_index=self.ignore_index,
+            chunk_size=self.chunk_size,
+        )
+        return self.loss_weight * total / normaliser.to(total.dtype)
 
     def _weigh(self, labels: Tensor, is_valid: Tensor) -> tuple[Tensor, Tensor]:
         """``(C,)`` float64 weights, and the sum of the weights of the batch's pixels.

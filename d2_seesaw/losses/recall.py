@@ -9,10 +9,11 @@ A "pixel" is one label: a pixel of an image, or a sample of a classifier.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2_seesaw.losses.checks import check_dense_batch, full_precision
+from d2_seesaw.losses.checks import check_dense_batch
+from d2_seesaw.losses.chunked import CHUNK_SIZE, check_chunk_size
+from d2_seesaw.losses.class_weights import class_weighted_sum
 from d2_seesaw.losses.counting import count_labels, is_training_step, sum_over_ranks
 
 REDUCTIONS = ("pixel_mean", "ref", "weighted_mean")
@@ -67,6 +68,8 @@ class RecallLoss(nn.Module):
             not 0, the weights are 1 minus that recall, at least 0.001; it starts at 0, lies in the
             saved buffer ``running_recall`` and changes in training steps only, for the classes
             that occur. Not in the paper.
+        chunk_size: pixels to look at at a time, which bounds the memory and gives the same result;
+            None for all.
         loss_weight: factor on the loss.
         sync: sum pixels and hits over the ranks in a training step, so that loss and (averaged)
             gradients equal those of one process on the whole batch. All ranks must then call the
@@ -85,6 +88,7 @@ class RecallLoss(nn.Module):
         ignore_index: int = 255,
         reduction: str = "pixel_mean",
         momentum: float = 0.0,
+        chunk_size: int | None = CHUNK_SIZE,
         loss_weight: float = 1.0,
         sync: bool = False,
     ) -> None:
@@ -95,10 +99,12 @@ class RecallLoss(nn.Module):
             raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
+        check_chunk_size(chunk_size)
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.reduction = reduction
         self.momentum = momentum
+        self.chunk_size = chunk_size
         self.loss_weight = loss_weight
         self.sync = sync
         self.register_buffer("running_recall", torch.zeros(num_classes) if momentum else None)
@@ -108,7 +114,7 @@ class RecallLoss(nn.Module):
         return (
             f"num_classes={self.num_classes}, ignore_index={self.ignore_index}, "
             f"reduction={self.reduction!r}, momentum={self.momentum}, "
-            f"loss_weight={self.loss_weight}, sync={self.sync}"
+            f"chunk_size={self.chunk_size}, loss_weight={self.loss_weight}, sync={self.sync}"
         )
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -126,22 +132,20 @@ class RecallLoss(nn.Module):
         """
         is_valid = check_dense_batch(logits, labels, self.num_classes, self.ignore_index)
         labels = labels.long()
-        with torch.autocast(logits.device.type, enabled=False):
-            logits = full_precision(logits)
-            weights, normaliser = self._weigh(logits.detach(), labels, is_valid)
-            total = F.cross_entropy(
-                logits,
-                labels,
-                weight=weights.to(logits.dtype),
-                ignore_index=self.ignore_index,
-                reduction="sum",
-            )
-            return self.loss_weight * total / normaliser.to(logits.dtype)
+        weights, normaliser = self._weigh(logits.detach(), labels, is_valid)
+        total = class_weighted_sum(
+            logits,
+            labels,
+            weights,
+            ignore_index=self.ignore_index,
+            chunk_size=self.chunk_size,
+        )
+        return self.loss_weight * total / normaliser.to(total.dtype)
 
     @torch.no_grad()
     def _count(self, logits: Tensor, labels: Tensor, is_valid: Tensor) -> tuple[Tensor, Tensor]:
         """``(C,)`` pixels of each class and, of these, the pixels that are found."""
-        is_hit = is_valid & (logits.argmax(dim=1) == labels)
+        is_hit = logits.argmax(dim=1) == labels
         return (
             count_labels(labels, is_valid, self.num_classes),
             count_labels(labels, is_hit, self.num_classes),

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from d2_seesaw.losses.chunked import sum_in_chunks
+from d2_seesaw.losses.chunked import check_chunk_size, sum_in_chunks
 from tests.helpers import OperatorLog
 
 SHAPES = [(7, 4), (2, 4, 5), (2, 4, 3, 5), (3, 4, 2, 3, 2)]
@@ -42,7 +42,7 @@ def test_any_memory_format(memory_format):
     assert_close(gradient, expected, rtol=1e-14, atol=0)
 
 
-@pytest.mark.parametrize("chunk_size", CHUNKS)
+@pytest.mark.parametrize("chunk_size", CHUNKS[:-1])
 def test_no_chunk_is_larger_than_asked_for(chunk_size):
     sizes = []
 
@@ -54,7 +54,22 @@ def test_no_chunk_is_larger_than_asked_for(chunk_size):
     logits, labels = random_batch((2, 4, 3, 5))
     sum_in_chunks(note, logits, labels, chunk_size)
     assert sum(sizes) == 30
-    assert max(sizes) == min(chunk_size, 15)
+    assert max(sizes) == chunk_size
+
+
+@pytest.mark.parametrize("chunk_size", [30, None])
+def test_what_fits_into_one_chunk_is_left_to_autograd(chunk_size):
+    logits, labels = random_batch((2, 4, 3, 5))
+    total = sum_in_chunks(cross_entropy, logits, labels, chunk_size)
+    (gradient,) = torch.autograd.grad(total, logits, create_graph=True)
+    torch.autograd.grad(gradient.square().sum(), logits)  # twice differentiable
+
+
+def test_a_chunk_size_below_one_is_named():
+    check_chunk_size(None)
+    check_chunk_size(1)
+    with pytest.raises(ValueError, match="chunk_size must be at least 1 or None, got 0"):
+        check_chunk_size(0)
 
 
 def test_without_gradients_none_are_computed():

@@ -64,6 +64,16 @@ def test_autocast_changes_nothing(batch):
     assert_close(value, InverseFrequencyLoss(4)(half.float(), labels), rtol=0, atol=0)
 
 
+def test_chunks_change_neither_loss_nor_gradient(batch):
+    logits, labels = batch
+    logits.requires_grad_()
+    whole, chunked = InverseFrequencyLoss(4, chunk_size=None), InverseFrequencyLoss(4, chunk_size=1)
+    expected, value = whole(logits, labels), chunked(logits, labels)
+    assert_close(value, expected)
+    gradient = torch.autograd.grad(value, logits)[0]
+    assert_close(gradient, torch.autograd.grad(expected, logits)[0])
+
+
 def test_loss_weight_scales(batch):
     assert_close(
         InverseFrequencyLoss(4, loss_weight=3)(*batch), 3 * InverseFrequencyLoss(4)(*batch)

@@ -285,6 +285,16 @@ def test_all_ignored_leaves_the_running_recall_alone(batch):
     assert_close(loss.running_recall, before, rtol=0, atol=0)
 
 
+def test_chunks_change_neither_loss_nor_gradient(batch):
+    logits, labels = batch
+    logits.requires_grad_()
+    whole, chunked = RecallLoss(6, chunk_size=None), RecallLoss(6, chunk_size=7)
+    expected, value = whole(logits, labels), chunked(logits, labels)
+    assert_close(value, expected)
+    gradient = torch.autograd.grad(value, logits)[0]
+    assert_close(gradient, torch.autograd.grad(expected, logits)[0])
+
+
 def test_loss_weight_scales(batch):
     assert_close(RecallLoss(6, loss_weight=2.5)(*batch), 2.5 * recall_cross_entropy(*batch))
 
