@@ -76,6 +76,7 @@ PUBLIC = {
         "cosine_with_warmup",
         "load_config",
         "multi_step_with_warmup",
+        "polynomial_with_warmup",
         "train_options",
     },
 }

@@ -1,6 +1,6 @@
 from detectron2.config import LazyCall as L
 from detectron2.solver.build import get_default_optimizer_params
-from torch.optim import SGD, AdamW
+from torch.optim import SGD, Adam, AdamW
 
 # Weight decay on all parameters, biases and normalisation included.
 sgd = L(SGD)(
@@ -16,3 +16,5 @@ adamw = L(AdamW)(
     betas=(0.9, 0.999),
     weight_decay=0.05,
 )
+
+adam = L(Adam)(params=L(get_default_optimizer_params)(), lr=1e-4)

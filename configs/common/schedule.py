@@ -1,6 +1,7 @@
 from detectron2.config import LazyCall as L
+from fvcore.common.param_scheduler import ConstantParamScheduler
 
-from d2_seesaw.engine import multi_step_with_warmup
+from d2_seesaw.engine import multi_step_with_warmup, polynomial_with_warmup
 
 
 # Milestones are epochs of a training that may be given in epochs or in steps: only their ratio to
@@ -16,3 +17,8 @@ def _multi_step(milestones):
 
 multi_step_1x = _multi_step([8, 11, 12])
 multi_step_2x = _multi_step([16, 22, 24])
+
+constant = L(ConstantParamScheduler)(value=1.0)
+polynomial = L(polynomial_with_warmup)(
+    power=0.9, warmup_iters=1000, warmup_factor=1e-3, max_iter="${train.max_iter}"
+)

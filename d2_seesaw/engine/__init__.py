@@ -2,7 +2,11 @@
 
 from d2_seesaw.engine.config import ConfigError, apply_overrides, check_config, load_config
 from d2_seesaw.engine.options import train_options
-from d2_seesaw.engine.schedule import cosine_with_warmup, multi_step_with_warmup
+from d2_seesaw.engine.schedule import (
+    cosine_with_warmup,
+    multi_step_with_warmup,
+    polynomial_with_warmup,
+)
 from d2_seesaw.engine.trainer import Trainer
 
 __all__ = [
@@ -13,5 +17,6 @@ __all__ = [
     "cosine_with_warmup",
     "load_config",
     "multi_step_with_warmup",
+    "polynomial_with_warmup",
     "train_options",
 ]

@@ -7,6 +7,7 @@ from fvcore.common.param_scheduler import (
     CosineParamScheduler,
     MultiStepParamScheduler,
     ParamScheduler,
+    PolynomialDecayParamScheduler,
 )
 
 
@@ -54,6 +55,28 @@ def cosine_with_warmup(
         ValueError: no ``max_iter``.
     """
     return _with_warmup(CosineParamScheduler(1.0, 0.0), max_iter, warmup_iters, warmup_factor)
+
+
+def polynomial_with_warmup(
+    *,
+    max_iter: int | None,
+    power: float = 0.9,
+    warmup_iters: int = 500,
+    warmup_factor: float = 1e-3,
+) -> ParamScheduler:
+    """Linear warm-up, then ``(1 - progress) ** power`` down to 0 at the end, as DeepLab trains.
+
+    Args:
+        max_iter: steps of the whole training.
+        power: 1 is a straight line.
+        warmup_iters: steps of the warm-up.
+        warmup_factor: multiplier at its first step.
+
+    Raises:
+        ValueError: no ``max_iter``.
+    """
+    decay = PolynomialDecayParamScheduler(base_value=1.0, power=power)
+    return _with_warmup(decay, max_iter, warmup_iters, warmup_factor)
 
 
 def _with_warmup(

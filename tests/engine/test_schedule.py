@@ -2,7 +2,11 @@ import math
 
 import pytest
 
-from d2_seesaw.engine import cosine_with_warmup, multi_step_with_warmup
+from d2_seesaw.engine import (
+    cosine_with_warmup,
+    multi_step_with_warmup,
+    polynomial_with_warmup,
+)
 
 STEPS = 2400
 
@@ -31,6 +35,13 @@ def test_cosine_follows_its_formula_after_the_warm_up():
     for step in (100, 1200, 2399):
         expected = 0.5 * (1 + math.cos(math.pi * step / STEPS))
         assert multiplier_at(scheduler, step) == pytest.approx(expected)
+
+
+def test_polynomial_follows_its_formula_after_the_warm_up():
+    scheduler = polynomial_with_warmup(max_iter=STEPS, power=0.9, warmup_iters=100)
+    assert multiplier_at(scheduler, 0) == pytest.approx(1e-3)
+    for step in (100, 1200, 2399):
+        assert multiplier_at(scheduler, step) == pytest.approx((1 - step / STEPS) ** 0.9)
 
 
 def test_a_warm_up_longer_than_training_is_cut():

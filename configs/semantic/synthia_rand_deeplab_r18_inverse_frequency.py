@@ -1,0 +1,16 @@
+"""DeepLab v3+ on ResNet-18, SYNTHIA-RAND-CITYSCAPES, inverse-frequency weights.
+
+python train_net.py --config-file configs/semantic/synthia_rand_deeplab_r18_inverse_frequency.py
+"""
+
+from ..common.heads.pixel_loss import inverse_frequency as _loss
+from .synthia_rand_deeplab_r18_cross_entropy import (
+    dataloader,
+    lr_multiplier,
+    model,
+    optimizer,
+    train,
+)
+
+model.sem_seg_head.loss = _loss
+train.output_dir = "output/semantic/synthia_rand_deeplab_r18_inverse_frequency"
