@@ -1,4 +1,4 @@
-"""DeepLab v3+ on ResNet-18, Cityscapes, inverse-frequency weights: the authors' settings.
+"""DeepLab v3+ on ResNet-18, Cityscapes, inverse frequency: the authors' settings.
 
 python train_net.py --config-file configs/semantic/cityscapes_deeplab_r18_inverse_frequency.py
 """

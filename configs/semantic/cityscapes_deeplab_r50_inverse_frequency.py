@@ -1,4 +1,4 @@
-"""DeepLab v3+ on ResNet-50, Cityscapes, inverse-frequency weights: 90,000 steps of 16 crops, for 8 GPUs.
+"""DeepLab v3+ on ResNet-50, Cityscapes, inverse frequency: 90,000 steps of 16 crops, for 8 GPUs.
 
 python train_net.py --config-file configs/semantic/cityscapes_deeplab_r50_inverse_frequency.py
 """

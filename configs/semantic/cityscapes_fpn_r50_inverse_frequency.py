@@ -1,4 +1,4 @@
-"""Semantic FPN on ResNet-50, Cityscapes, inverse-frequency weights: 90,000 steps of 16 crops, for 8 GPUs.
+"""Semantic FPN on ResNet-50, Cityscapes, inverse frequency: 90,000 steps of 16 crops, for 8 GPUs.
 
 python train_net.py --config-file configs/semantic/cityscapes_fpn_r50_inverse_frequency.py
 """

@@ -1,4 +1,4 @@
-"""DeepLab v3+ on ResNet-18, SYNTHIA-RAND-CITYSCAPES, inverse-frequency weights.
+"""DeepLab v3+ on ResNet-18, SYNTHIA-RAND-CITYSCAPES, inverse frequency.
 
 python train_net.py --config-file configs/semantic/synthia_rand_deeplab_r18_inverse_frequency.py
 """

@@ -1,4 +1,4 @@
-"""DeepLab v3+ on ResNet-18, SYNTHIA sequence 5 in summer, inverse-frequency weights: the authors' settings.
+"""DeepLab v3+ on ResNet-18, SYNTHIA sequence 5 in summer, inverse frequency: the authors' settings.
 
 python train_net.py --config-file configs/semantic/synthia_seqs_deeplab_r18_inverse_frequency.py
 """
