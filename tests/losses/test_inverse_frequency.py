@@ -35,6 +35,8 @@ def test_counts_what_it_is_given_unless_told(batch):
     assert loss.class_counts.tolist() == [4, 2, 2, 2]
     weights = torch.tensor([0.5, 1, 1, 1], dtype=torch.float64)
     assert_close(value, F.cross_entropy(*batch, weights, ignore_index=255))
+    with torch.no_grad():
+        loss(*batch)
     loss.eval()(*batch)
     assert loss.class_counts.tolist() == [4, 2, 2, 2]
 
