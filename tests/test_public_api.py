@@ -27,6 +27,8 @@ PUBLIC = {
         "MaskHeadWithPredictor",
         "TwoSidedBox2BoxTransform",
     },
+    "semantic": {"LossDrivenDeepLabV3PlusHead", "LossDrivenSemSegFPNHead"},
+    "backbones": {"DilatedBasicBlock", "dilated_resnet_stages"},
     "data": {
         "OpenCVResizeShortestEdge",
         "OpenCVResizeTransform",
