@@ -47,6 +47,7 @@ PUBLIC = {
     },
     "evaluation": {
         "LongTailLVISEvaluator",
+        "LongTailSemSegEvaluator",
         "drop_absent",
         "print_longtail_results",
         "probe_lvis",
