@@ -48,7 +48,12 @@ class LossDrivenSemSegFPNHead(SemSegFPNHead):
     ) -> None:
         _check_loss(loss, num_classes, ignore_value)
         super().__init__(
-            input_shape, num_classes=num_classes, ignore_value=ignore_value, **head_options
+            # By name: in a LazyConfig it is a DictConfig, and configurable takes the first of these
+            # that it meets by position for a yacs config.
+            input_shape=input_shape,
+            num_classes=num_classes,
+            ignore_value=ignore_value,
+            **head_options,
         )
         self.loss = loss
 
@@ -96,7 +101,7 @@ class LossDrivenDeepLabV3PlusHead(DeepLabV3PlusHead):
                 "itself as loss, such as torch.nn.CrossEntropyLoss(ignore_index=255)"
             )
         super().__init__(
-            input_shape,
+            input_shape=input_shape,  # by name, as above
             num_classes=num_classes,
             ignore_value=ignore_value,
             train_size=train_size,
