@@ -19,6 +19,8 @@ MAY_IMPORT = {
     "data": set(),
     "evaluation": set(),
     "inference": set(),
+    "semantic": {"losses", "layers"},
+    "backbones": {"losses", "layers"},
     "checkpoint": set(),
     "engine": set(),
 }

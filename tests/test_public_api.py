@@ -36,6 +36,8 @@ PUBLIC = {
         "MaskHeadWithPredictor",
         "TwoSidedBox2BoxTransform",
     },
+    "semantic": {"LossDrivenDeepLabV3PlusHead", "LossDrivenSemSegFPNHead"},
+    "backbones": {"DilatedBasicBlock", "dilated_resnet_stages"},
     "data": {
         "OpenCVResizeShortestEdge",
         "OpenCVResizeTransform",
@@ -54,6 +56,7 @@ PUBLIC = {
     },
     "evaluation": {
         "LongTailLVISEvaluator",
+        "LongTailSemSegEvaluator",
         "drop_absent",
         "print_longtail_results",
         "probe_lvis",

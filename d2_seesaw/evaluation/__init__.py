@@ -1,7 +1,14 @@
-"""LVIS metrics for long-tailed data: Detectron2's evaluator on the official ``lvis`` package."""
+"""Metrics for long-tailed data: Detectron2's evaluators of LVIS and of semantic segmentation."""
 
 from d2_seesaw.evaluation.lvis_api import probe_lvis
 from d2_seesaw.evaluation.lvis_evaluation import LongTailLVISEvaluator
 from d2_seesaw.evaluation.result_table import drop_absent, print_longtail_results
+from d2_seesaw.evaluation.semantic_evaluation import LongTailSemSegEvaluator
 
-__all__ = ["LongTailLVISEvaluator", "drop_absent", "print_longtail_results", "probe_lvis"]
+__all__ = [
+    "LongTailLVISEvaluator",
+    "LongTailSemSegEvaluator",
+    "drop_absent",
+    "print_longtail_results",
+    "probe_lvis",
+]

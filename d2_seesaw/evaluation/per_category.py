@@ -79,25 +79,30 @@ def category_results(
     return rows
 
 
-def group_counts(rows: Iterable[CategoryResult]) -> dict[str, float]:
+def group_counts(rows: Sequence[Any], score: str = "AP") -> dict[str, float]:
     """Per frequency group, the categories that were scored and all there are.
+
+    ``rows`` have a ``frequency``, and in ``score`` a number that is ``nan`` without ground truth.
 
     The dash in the names keeps them out of Detectron2's ``print_csv_format``, and floats are what
     its ``EvalHook`` takes.
     """
     total = Counter(row.frequency for row in rows)
-    scored = Counter(row.frequency for row in rows if not math.isnan(row.AP))
+    scored = Counter(row.frequency for row in rows if not math.isnan(getattr(row, score)))
     return {
         **{f"evaluated-{group}": float(scored[group]) for group in FREQUENCIES},
         **{f"categories-{group}": float(total[group]) for group in FREQUENCIES},
     }
 
 
-def write_category_results(rows: Sequence[CategoryResult], folder: str, task: str) -> None:
-    """Write ``per_category_<task>.csv`` and ``.json``; what is absent is empty, or null."""
+def write_category_results(rows: Sequence[Any], folder: str, task: str) -> None:
+    """Write ``per_category_<task>.csv`` and ``.json``; what is absent is empty, or null.
+
+    ``rows`` are at least one, of one dataclass, whose fields are the columns.
+    """
     records = [_without_nan(asdict(row)) for row in rows]
     table = io.StringIO()
-    writer = csv.DictWriter(table, [f.name for f in fields(CategoryResult)], lineterminator="\n")
+    writer = csv.DictWriter(table, [f.name for f in fields(rows[0])], lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)
     path = os.path.join(folder, f"per_category_{task}")

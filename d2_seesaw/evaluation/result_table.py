@@ -13,6 +13,14 @@ from tabulate import tabulate
 from d2_seesaw.evaluation.lvis_api import METRICS
 from d2_seesaw.evaluation.lvis_format import FREQUENCIES
 
+# Of semantic segmentation, as far as an evaluator has them.
+SEGMENTATION_METRICS = (
+    *("mIoU", "fwIoU", "mACC", "pACC"),
+    *(f"mIoU{group}" for group in FREQUENCIES),
+    *(f"mACC{group}" for group in FREQUENCIES),
+    "mBoundaryIoU",
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -49,20 +57,33 @@ def print_longtail_results(results: Mapping[str, Mapping[str, float]]) -> None:
     """Log one row of metrics per task, and how many categories each frequency group had to score.
 
     Args:
-        results: Metrics by task, as ``LongTailLVISEvaluator`` returns them. Tasks without an AP,
-            such as box proposals, have no row.
+        results: Metrics by task, as ``LongTailLVISEvaluator``, ``LongTailSemSegEvaluator`` or an
+            evaluator of Detectron2 returns them. Tasks with neither an AP nor a mIoU, such as box
+            proposals, have no row.
     """
-    tasks = {task: result for task, result in results.items() if "AP" in result}
-    if not tasks:
-        logger.info("No detection results to show.")
+    detection = {task: result for task, result in results.items() if "AP" in result}
+    segmentation = {task: result for task, result in results.items() if "mIoU" in result}
+    if not detection and not segmentation:
+        logger.info("No results of detection or segmentation to show.")
         return
-    rows = [
-        [task, *(format_score(result.get(m, math.nan)) for m in METRICS)]
-        for task, result in tasks.items()
+    known = [m for m in SEGMENTATION_METRICS if any(m in r for r in segmentation.values())]
+    tables = [
+        _task_table(tasks, metrics)
+        for tasks, metrics in ((detection, METRICS), (segmentation, known))
+        if tasks
     ]
+    tasks = detection | segmentation
     counts = {task: text for task, r in tasks.items() if (text := group_counts_text(r))}
     lines = [f"{task}: categories with ground truth: {text}" for task, text in counts.items()]
-    logger.info("\n".join(["Long-tail results:", text_table(["task", *METRICS], rows), *lines]))
+    logger.info("\n".join(["Long-tail results:", *tables, *lines]))
+
+
+def _task_table(tasks: Mapping[str, Mapping[str, float]], metrics: Sequence[str]) -> str:
+    rows = [
+        [task, *(format_score(result.get(m, math.nan)) for m in metrics)]
+        for task, result in tasks.items()
+    ]
+    return text_table(["task", *metrics], rows)
 
 
 def drop_absent(results: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:

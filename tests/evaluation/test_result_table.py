@@ -68,8 +68,25 @@ def test_prints_the_categories_of_each_group_where_known(results, printed):
     assert counts == ["bbox: categories with ground truth: r: 3/4, c: 7/7, f: 9/9"]
 
 
+def test_prints_a_table_of_segmentation_beside_that_of_detection(results, printed):
+    groups = {"mIoUr": math.nan, "mACCf": 5.0, **COUNTS, **TOTALS}
+    scores = {"mIoU": 1.0, "fwIoU": 2.0, "mACC": 3.0, "pACC": 4.0, "IoU-road": 6.0}
+    lines = printed({**results, "sem_seg": {**scores, **groups}})
+    rows = [cells(line) for line in lines if line.startswith("|")]
+    assert rows[0] == ["task", *METRICS]
+    assert rows[4] == ["task", "mIoU", "fwIoU", "mACC", "pACC", "mIoUr", "mACCf"]
+    assert rows[6] == ["sem_seg", "1.000", "2.000", "3.000", "4.000", "n/a", "5.000"]
+    assert "sem_seg: categories with ground truth: r: 3/4, c: 7/7, f: 9/9" in lines
+
+
+def test_prints_what_detectron2s_own_segmentation_evaluator_has(printed):
+    rows = [cells(line) for line in printed({"sem_seg": {"mIoU": 1.0, "pACC": 2.0}})]
+    assert rows[-3] == ["task", "mIoU", "pACC"]
+    assert rows[-1] == ["sem_seg", "1.000", "2.000"]
+
+
 @pytest.mark.parametrize("other", [{}, {"box_proposals": {"AR@100": 1.0}}])
-def test_prints_no_table_without_detection_results(other, printed):
+def test_prints_no_table_without_detection_or_segmentation(other, printed):
     assert not [line for line in printed(other) if line.startswith("|")]
 
 

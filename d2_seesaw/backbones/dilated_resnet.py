@@ -1,0 +1,94 @@
+"""Stages of a ResNet that keep their resolution: dilation instead of stride (DeepLab).
+
+Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", section 3.1,
+https://arxiv.org/abs/1706.05587. Names and shapes of the weights are those of the ResNet with
+strides, so weights trained on ImageNet fit.
+"""
+
+from typing import Any
+
+from detectron2.layers import CNNBlockBase
+from detectron2.modeling.backbone import ResNet
+from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock
+
+_BLOCKS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+# Of res2 to res5, by output stride.
+_DILATIONS = {32: (1, 1, 1, 1), 16: (1, 1, 1, 2), 8: (1, 1, 2, 4)}
+
+
+class DilatedBasicBlock(BasicBlock):
+    """Detectron2's ``BasicBlock``, of ResNet-18 and 34, with dilation.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        stride: of the first convolution and the shortcut.
+        norm: as in ``detectron2.layers.get_norm``.
+        dilation: of both convolutions.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int = 1,
+        norm: Any = "BN",
+        dilation: int = 1,
+    ) -> None:
+        super().__init__(in_channels, out_channels, stride=stride, norm=norm)
+        for conv in (self.conv1, self.conv2):
+            conv.dilation = conv.padding = (dilation, dilation)
+
+
+def dilated_resnet_stages(
+    depth: int, *, output_stride: int = 16, norm: Any = "BN"
+) -> list[list[CNNBlockBase]]:
+    """The stages res2 to res5 of ``detectron2.modeling.backbone.ResNet``, for a 64-channel stem.
+
+    A stage that would go beyond ``output_stride`` keeps the resolution, and each of its 3 x 3
+    convolutions is dilated instead. Blocks of three convolutions have their stride in the 3 x 3
+    one, as torchvision's weights do.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        output_stride: 8, 16 or 32 pixels of the image for one of res5.
+        norm: as in ``detectron2.layers.get_norm``.
+
+    Raises:
+        ValueError: another depth or output stride.
+    """
+    if depth not in _BLOCKS:
+        raise ValueError(f"depth must be one of {list(_BLOCKS)}, got {depth}")
+    if output_stride not in _DILATIONS:
+        raise ValueError(f"output_stride must be one of {list(_DILATIONS)}, got {output_stride}")
+    stages = []
+    in_channels, width, current_stride = 64, 64, 4
+    for num_blocks, dilation in zip(_BLOCKS[depth], _DILATIONS[output_stride], strict=True):
+        strides = [1] * num_blocks
+        if stages and current_stride < output_stride:
+            strides[0] = 2
+            current_stride *= 2
+        if depth < 50:
+            out_channels, kind = width, {"block_class": DilatedBasicBlock}
+        else:
+            out_channels = 4 * width
+            kind = {"block_class": BottleneckBlock, "bottleneck_channels": width}
+        blocks = ResNet.make_stage(
+            num_blocks=num_blocks,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            stride_per_block=strides,
+            dilation=dilation,
+            norm=norm,
+            **kind,
+        )
+        stages.append(blocks)
+        in_channels, width = out_channels, 2 * width
+    return stages
