@@ -2,6 +2,7 @@
 # missing in .venv, once, and keep what the machine has.
 #
 #   make demo                       the main job on generated data, on the CPU
+#   make demo-semantic              Recall Loss beside cross-entropy, likewise
 #   make test                       the tests
 #   make check                      lint, types and tests
 #   make test DETECTRON2=/a/path    take detectron2 from a local checkout or wheel
@@ -12,7 +13,7 @@ DETECTRON2 ?= git+https://github.com/facebookresearch/detectron2.git@02b5c4e295e
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-all check lint format types clean
+.PHONY: setup demo demo-semantic test test-all check lint format types clean
 
 setup: $(READY)
 
@@ -23,6 +24,9 @@ $(READY): setup.py tools/setup_environment.py
 # Detectron2 uses torch.jit.script, of whose end torch warns in every process.
 demo: $(READY)
 	@PYTHONWARNINGS=ignore::FutureWarning $(PY) tools/demo.py
+
+demo-semantic: $(READY)
+	@PYTHONWARNINGS=ignore::FutureWarning $(PY) tools/demo_semantic.py
 
 test: $(READY)
 	$(PY) -m pytest

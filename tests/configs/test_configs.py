@@ -24,7 +24,12 @@ from d2_seesaw.roi_heads import (
 )
 
 CONFIGS = Path("configs")
-LEAVES = sorted(p for p in CONFIGS.rglob("*.py") if "common" not in p.relative_to(CONFIGS).parts)
+# Those of semantic segmentation have a test file of their own.
+LEAVES = sorted(
+    p
+    for p in CONFIGS.rglob("*.py")
+    if "common" not in p.relative_to(CONFIGS).parts and "semantic" not in str(p)
+)
 LVIS = [p for p in LEAVES if p.parent.name == "lvis_v1"]
 MMDET = [p for p in LEAVES if p.parent.name == "mmdet"]
 
