@@ -125,8 +125,11 @@ def test_without_counts_of_boundaries_they_have_no_score(maps):
     assert not np.isnan(scores.iou).any()
 
 
-def test_labels_beyond_a_byte_are_counted():
-    labels = np.array([[300, 300, 299, 0]])
+def test_classes_beyond_a_byte_are_told_apart():
+    labels = np.full((30, 30), 44)
+    labels[:, 15:] = 300  # 256 more
     matrix = confusion_matrix(labels, labels, 301)
     boundaries = boundary_confusion_matrix(labels, labels, 301)
-    assert matrix[300, 300] == boundaries[300, 300] == 2
+    assert matrix[300, 300] == matrix[44, 44] == 30 * 15
+    inner = 28 * 13  # at this size the boundary is one pixel wide
+    assert boundaries[300, 300] == boundaries[44, 44] == 30 * 15 - inner

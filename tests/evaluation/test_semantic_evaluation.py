@@ -173,6 +173,13 @@ def test_predictions_are_written_on_demand_as_detectron2_does(name, data, tmp_pa
     assert {p["file_name"] for p in ours} == {picture.name for picture in data}
 
 
+def test_predictions_that_nobody_wants_are_not_even_encoded(name, data, monkeypatch):
+    monkeypatch.setattr(
+        SemSegEvaluator, "encode_json_sem_seg", lambda *_: pytest.fail("costs time and memory")
+    )
+    results_of(name, data)
+
+
 def test_logs_a_table_with_absent_metrics(name, data, caplog):
     with caplog.at_level(logging.INFO):
         found = results_of(name, data)
