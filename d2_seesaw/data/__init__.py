@@ -7,23 +7,37 @@ from d2_seesaw.data.datasets import (
     register_lvis_format,
 )
 from d2_seesaw.data.frequency import category_image_counts, frequency_group, group_sizes
+from d2_seesaw.data.label_maps import read_labels
 from d2_seesaw.data.loader import TrainLoader, build_train_loader
+from d2_seesaw.data.pixel_counts import class_pixel_counts
 from d2_seesaw.data.sampling import RandomSampling, RepeatFactorSampling, Sampling
+from d2_seesaw.data.semantic_datasets import FrameSplit, register_semantic_folder
+from d2_seesaw.data.semantic_mapper import SemanticDatasetMapper
+from d2_seesaw.data.semantic_sampling import SemanticRepeatFactorSampling
+from d2_seesaw.data.synthia import register_synthia_rand_cityscapes, register_synthia_seqs
 from d2_seesaw.data.transforms import OpenCVResizeShortestEdge, OpenCVResizeTransform
 
 __all__ = [
+    "FrameSplit",
     "OpenCVResizeShortestEdge",
     "OpenCVResizeTransform",
     "RandomSampling",
     "RepeatFactorSampling",
     "Sampling",
+    "SemanticDatasetMapper",
+    "SemanticRepeatFactorSampling",
     "TrainLoader",
     "build_train_loader",
     "category_image_counts",
     "check_dataset_files",
+    "class_pixel_counts",
     "datasets_root",
     "frequency_group",
     "group_sizes",
     "load_dataset",
+    "read_labels",
     "register_lvis_format",
+    "register_semantic_folder",
+    "register_synthia_rand_cityscapes",
+    "register_synthia_seqs",
 ]

@@ -1,7 +1,8 @@
 """Data sets by name: registered once, checked before anything expensive starts, loaded once.
 
-LVIS v1 is registered by Detectron2 itself; the generated quickstart data is registered here, in the
-same layout below ``$DETECTRON2_DATASETS`` (``./datasets`` if unset).
+LVIS v1, COCO, Cityscapes and ADE20K are registered by Detectron2 itself; the generated quickstart
+data is registered here, in the same layout below ``$DETECTRON2_DATASETS`` (``./datasets`` if
+unset). Folders for semantic segmentation are registered in ``semantic_datasets.py``.
 """
 
 import difflib
@@ -18,10 +19,19 @@ from detectron2.data.datasets.lvis import load_lvis_json
 # both folders.
 _LVIS_V1_FOLDERS = {"lvis_v1_train": ("train2017",), "lvis_v1_val": ("train2017", "val2017")}
 
+_CITYSCAPES_LABELS = "*_labelTrainIds.png"
+
 _HOW_TO_GET = {
+    "ade20k": "images: http://sceneparsing.csail.mit.edu, labels: "
+    "datasets/prepare_ade20k_sem_seg.py of Detectron2",
+    "cityscapes": "leftImg8bit and gtFine: https://www.cityscapes-dataset.com/downloads",
     "coco": "annotations and images: https://cocodataset.org",
     "lvis_v1": "annotations: https://www.lvisdataset.org/dataset, images: https://cocodataset.org",
     "quickstart": "generate it: python tools/generate_longtail.py",
+    "semantic_quickstart": "generate it: python tools/generate_semantic.py",
+    "synthia_rand": "SYNTHIA-RAND-CITYSCAPES: https://synthia-dataset.net/downloads, unpacked as "
+    "RAND_CITYSCAPES",
+    "synthia_seqs": "SYNTHIA-SEQS-05-SUMMER: https://synthia-dataset.net/downloads",
 }
 
 
@@ -79,7 +89,7 @@ def check_dataset_files(names: str | Iterable[str]) -> None:
     Raises:
         ValueError: a name that is not registered, with the nearest one that is.
         FileNotFoundError: one message with every file and folder that is expected, and which of
-            them are missing.
+            them are missing; for Cityscapes also label maps that have yet to be made.
     """
     names = [names] if isinstance(names, str) else list(names)
     places: list[Path] = []
@@ -90,6 +100,7 @@ def check_dataset_files(names: str | Iterable[str]) -> None:
             raise ValueError(f"data set {name!r} is not registered{hint}")
         places += [p for p in _expected_places(name) if p not in places]
     if all(place.exists() for place in places):
+        _check_cityscapes_labels(names)
         return
     listing = "\n".join(
         f"  {'found  ' if place.exists() else 'MISSING'}  {place}" for place in places
@@ -105,10 +116,24 @@ def check_dataset_files(names: str | Iterable[str]) -> None:
 def _expected_places(name: str) -> list[Path]:
     metadata = MetadataCatalog.get(name)
     places = [Path(metadata.json_file)] if metadata.get("json_file") else []
-    if metadata.get("image_root"):
-        root = Path(metadata.image_root)
-        places += [root / folder for folder in _LVIS_V1_FOLDERS.get(name, ("",))]
-    return places
+    # Detectron2 names the folders of Cityscapes by the last two of these keys.
+    roots = [metadata.get(key) for key in ("image_root", "sem_seg_root", "image_dir", "gt_dir")]
+    folders = _LVIS_V1_FOLDERS.get(name) or metadata.get("subfolders") or ("",)
+    return places + [Path(root) / folder for root in roots if root for folder in folders]
+
+
+def _check_cityscapes_labels(names: Iterable[str]) -> None:
+    for name in names:
+        metadata = MetadataCatalog.get(name)
+        if metadata.get("evaluator_type") != "cityscapes_sem_seg":
+            continue
+        labels = Path(metadata.gt_dir)
+        if next(labels.glob(f"*/{_CITYSCAPES_LABELS}"), None) is None:
+            raise FileNotFoundError(
+                f"data of {name} has no {_CITYSCAPES_LABELS} in the folders of {labels}; make them "
+                f"with cityscapesscripts (pip install cityscapesscripts):\n"
+                f"CITYSCAPES_DATASET={labels.parent.parent} csCreateTrainIdLabelImgs"
+            )
 
 
 def load_dataset(names: str | Sequence[str], *, filter_empty: bool = True) -> list[dict[str, Any]]:

@@ -1,19 +1,23 @@
 """The folder of a generated data set: is it complete, may it be written, which files are ours.
 
 While data is being written the folder holds ``generator.partial.json``; the last step renames it to
-``generator.json``. Both hold the parameters, from which the names of all written files follow.
+``generator.json``. Both hold the parameters, from which the names of all written files follow; how,
+each generator says by a function like :func:`written_files`.
 """
 
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 COMPLETE = "generator.json"
 PARTIAL = "generator.partial.json"
 SPLITS = ("train", "val")
+
+FileNames = Callable[[dict[str, Any]], Iterable[str]]
+"""All files below the root that a generator writes for its parameters, its marks aside."""
 
 
 def image_file(split: str, image_id: int) -> str:
@@ -34,7 +38,7 @@ def image_ids(split: str, parameters: dict[str, Any]) -> range:
 
 
 def written_files(parameters: dict[str, Any]) -> Iterator[str]:
-    """All files below the root that the generator writes for ``parameters``, its marks aside."""
+    """:data:`FileNames` of the generator of instances."""
     for split in SPLITS:
         yield json_file(split)
         if parameters["write_images"]:
@@ -50,14 +54,22 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     return "; ".join(f"{k} is {old.get(k)}, asked for {new.get(k)}" for k in keys)
 
 
-def holds_complete(root: Path, parameters: dict[str, Any]) -> bool:
+def holds_complete(
+    root: Path, parameters: dict[str, Any], files: FileNames = written_files
+) -> bool:
     """Whether ``root`` holds the finished data set of exactly these parameters."""
     if (root / PARTIAL).exists() or _read(root / COMPLETE) != parameters:
         return False
-    return all((root / name).exists() for name in written_files(parameters))
+    return all((root / name).exists() for name in files(parameters))
 
 
-def start_writing(root: Path, parameters: dict[str, Any], *, overwrite: bool) -> None:
+def start_writing(
+    root: Path,
+    parameters: dict[str, Any],
+    files: FileNames = written_files,
+    *,
+    overwrite: bool,
+) -> None:
     """Make ``root`` ready for a new data set, removing an earlier one of the generator only.
 
     Raises:
@@ -70,16 +82,16 @@ def start_writing(root: Path, parameters: dict[str, Any], *, overwrite: bool) ->
             f"{root} holds a data set of other parameters: {_differences(finished, parameters)}. "
             "Choose another root, or overwrite this one"
         )
-    ours = {name for old in (finished, partial) if old for name in written_files(old)}
-    wanted = set(written_files(parameters))
+    ours = {name for old in (finished, partial) if old for name in files(old)}
+    wanted = set(files(parameters))
     foreign = sorted(name for name in wanted - ours if (root / name).exists())
     if foreign:
         raise ValueError(
             f"{root} already holds {len(foreign)} files that would be overwritten but that the "
             f"generator did not write, such as {foreign[0]}: choose another root"
         )
-    for split in SPLITS:
-        (root / split).mkdir(parents=True, exist_ok=True)
+    for folder in {(root / name).parent for name in wanted}:
+        folder.mkdir(parents=True, exist_ok=True)
     for name in ours - wanted:
         (root / name).unlink(missing_ok=True)
     (root / PARTIAL).write_text(json.dumps(parameters, indent=1))
@@ -90,5 +102,5 @@ def finish_writing(root: Path) -> None:
     """Declare the data set complete. The rename is atomic: there is no half-written mark."""
     for split in SPLITS:
         with contextlib.suppress(OSError):
-            (root / split).rmdir()  # only succeeds where no images were written
+            (root / split).rmdir()  # left empty by an earlier data set with images
     os.replace(root / PARTIAL, root / COMPLETE)

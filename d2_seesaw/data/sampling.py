@@ -95,15 +95,7 @@ class RepeatFactorSampling:
         return float(self.repeat_factors(dataset).double().sum())
 
     def _compute(self, dataset: Dataset) -> Tensor:
-        # Detectron2 logs one line per category here: 1,203 of them for LVIS, most "freq=0.00".
-        host_logger = logging.getLogger("detectron2.data.samplers.distributed_sampler")
-        was_disabled, host_logger.disabled = host_logger.disabled, True
-        try:
-            factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-                dataset, self.threshold
-            )
-        finally:
-            host_logger.disabled = was_disabled
+        factors = self._unrounded_factors(dataset)
         if self.rounding == "ceil":
             factors = torch.ceil(factors)
         logger.info(
@@ -117,3 +109,15 @@ class RepeatFactorSampling:
             factors.max() if len(factors) else 0,
         )
         return factors
+
+    def _unrounded_factors(self, dataset: Dataset) -> Tensor:
+        """``(len(dataset),)`` float32 r(I)."""
+        # Detectron2 logs one line per category here: 1,203 of them for LVIS, most "freq=0.00".
+        host_logger = logging.getLogger("detectron2.data.samplers.distributed_sampler")
+        was_disabled, host_logger.disabled = host_logger.disabled, True
+        try:
+            return RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+                dataset, self.threshold
+            )
+        finally:
+            host_logger.disabled = was_disabled

@@ -13,7 +13,7 @@ from d2_seesaw.data.glyphs import to_bgr
 SURFACE_SIDE = 48
 
 
-def _noise(rng: np.random.Generator, height: int, width: int, octaves: int = 4) -> np.ndarray:
+def smooth_noise(rng: np.random.Generator, height: int, width: int, octaves: int = 4) -> np.ndarray:
     """``(H, W)`` smooth noise in [0, 1]: random grids of doubling resolution, halving weight."""
     total = np.zeros((height, width), np.float32)
     for octave in range(octaves):
@@ -21,7 +21,7 @@ def _noise(rng: np.random.Generator, height: int, width: int, octaves: int = 4) 
         grid = rng.random((cells, cells), dtype=np.float32) * 0.5**octave
         total += cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
     low, high = float(total.min()), float(total.max())
-    return (total - low) / (high - low)
+    return (total - low) / max(high - low, 1e-6)  # a single pixel is flat
 
 
 def _gradient(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -48,7 +48,7 @@ def background(rng: np.random.Generator, height: int, width: int, contrast: floa
         width: W.
         contrast: 0 gives one flat colour, 1 a background as vivid as the objects.
     """
-    mix = _noise(rng, height, width)
+    mix = smooth_noise(rng, height, width)
     kind = rng.integers(3)
     if kind == 1:
         mix = 0.5 * mix + 0.5 * _stripes(rng, height, width)
