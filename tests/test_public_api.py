@@ -39,7 +39,9 @@ PUBLIC = {
     "semantic": {"LossDrivenDeepLabV3PlusHead", "LossDrivenSemSegFPNHead"},
     "backbones": {"DilatedBasicBlock", "dilated_resnet_stages"},
     "data": {
+        "ClassPixels",
         "FrameSplit",
+        "LabelReader",
         "OpenCVResizeShortestEdge",
         "OpenCVResizeTransform",
         "RandomSampling",

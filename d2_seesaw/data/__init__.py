@@ -14,11 +14,14 @@ from d2_seesaw.data.sampling import RandomSampling, RepeatFactorSampling, Sampli
 from d2_seesaw.data.semantic_datasets import FrameSplit, register_semantic_folder
 from d2_seesaw.data.semantic_mapper import SemanticDatasetMapper
 from d2_seesaw.data.semantic_sampling import SemanticRepeatFactorSampling
+from d2_seesaw.data.semantic_statistics import ClassPixels, LabelReader
 from d2_seesaw.data.synthia import register_synthia_rand_cityscapes, register_synthia_seqs
 from d2_seesaw.data.transforms import OpenCVResizeShortestEdge, OpenCVResizeTransform
 
 __all__ = [
+    "ClassPixels",
     "FrameSplit",
+    "LabelReader",
     "OpenCVResizeShortestEdge",
     "OpenCVResizeTransform",
     "RandomSampling",

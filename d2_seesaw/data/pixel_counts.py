@@ -42,11 +42,12 @@ def class_pixel_counts(
     *,
     cache_folder: str | Path | None = None,
     progress: bool = True,
+    synchronize: bool = True,
 ) -> np.ndarray:
     """Count the pixels of each class in each label map.
 
     The counts are kept in a file and read from there as long as no label map changes its size or
-    its time of modification. On several ranks, all of which must call this, the main one counts.
+    its time of modification.
 
     Args:
         dataset: N records with label maps, see :func:`~d2_seesaw.data.read_labels`.
@@ -54,6 +55,8 @@ def class_pixel_counts(
         ignore_label: stands for pixels without a class, which are not counted.
         cache_folder: where counts are kept; :func:`default_cache_folder` by default.
         progress: show a progress bar, if in a terminal.
+        synchronize: on several ranks, all of which must then call this, let the main one count and
+            the others read what it has kept.
 
     Returns:
         ``(N, C)`` int64 counts.
@@ -72,9 +75,10 @@ def class_pixel_counts(
     shape = (len(dataset), num_classes)
 
     counts = None
-    if comm.is_main_process():
-        counts = _counted(dataset, path, shape, ignore_label, progress)
-    comm.synchronize()
+    if synchronize:
+        if comm.is_main_process():
+            counts = _counted(dataset, path, shape, ignore_label, progress)
+        comm.synchronize()
     # Where the ranks share no folder, each machine counts for itself.
     return _counted(dataset, path, shape, ignore_label, progress) if counts is None else counts
 

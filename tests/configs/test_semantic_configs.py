@@ -13,6 +13,7 @@ from torch import nn
 
 from d2_seesaw.data import SemanticDatasetMapper
 from d2_seesaw.engine import apply_overrides, load_config
+from d2_seesaw.engine.signatures import target_of
 from d2_seesaw.evaluation import LongTailSemSegEvaluator
 from d2_seesaw.losses import InverseFrequencyLoss, RecallLoss, SeesawCrossEntropyLoss
 
@@ -113,7 +114,7 @@ def test_classes_are_those_of_the_data(path):
         metadata = MetadataCatalog.get(cfg.dataloader[split].dataset.names)
         assert len(metadata.stuff_classes) == cfg.model.sem_seg_head.num_classes
         assert metadata.ignore_label == cfg.model.sem_seg_head.ignore_value
-    assert cfg.dataloader.evaluator._target_.endswith(LongTailSemSegEvaluator.__name__)
+    assert target_of(cfg.dataloader.evaluator) is LongTailSemSegEvaluator
     assert cfg.dataloader.evaluator.dataset_name == cfg.dataloader.test.dataset.names
     assert cfg.dataloader.evaluator.output_dir == f"{cfg.train.output_dir}/inference"
 
@@ -131,7 +132,7 @@ PUBLISHED = [
 @pytest.mark.parametrize(("stem", "rate", "steps"), PUBLISHED)
 def test_the_authors_training(stem, rate, steps):
     cfg = read(CONFIGS / f"semantic/{stem}.py")
-    assert cfg.optimizer._target_ == "torch.optim.adam.Adam"
+    assert target_of(cfg.optimizer) is torch.optim.Adam
     assert (cfg.optimizer.lr, cfg.train.max_iter) == (rate, steps)
     assert cfg.dataloader.train.total_batch_size == 6
     schedule = instantiate(cfg.lr_multiplier)

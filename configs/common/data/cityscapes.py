@@ -4,8 +4,14 @@ import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 from detectron2.data import build_detection_test_loader
 
-from d2_seesaw.data import RandomSampling, SemanticDatasetMapper, build_train_loader, load_dataset
-from d2_seesaw.data.label_maps import read_labels
+from d2_seesaw.data import (
+    ClassPixels,
+    LabelReader,
+    RandomSampling,
+    SemanticDatasetMapper,
+    build_train_loader,
+    load_dataset,
+)
 from d2_seesaw.evaluation import LongTailSemSegEvaluator
 
 dataloader = dict(
@@ -34,5 +40,8 @@ dataloader = dict(
     evaluator=L(LongTailSemSegEvaluator)(
         dataset_name="${..test.dataset.names}",
         output_dir="${train.output_dir}/inference",
+        read_labels=L(LabelReader)(),
+        # Rare, common and frequent in training. Null goes by the pixels of the test data instead.
+        pixel_counts=L(ClassPixels)(names="${...train.dataset.names}"),
     ),
 )
