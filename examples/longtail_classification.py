@@ -205,8 +205,8 @@ def argument_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--loss", choices=[*LOSSES, "all"], default="all")
     add("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    add("--epochs", type=int, default=15)
-    add("--lr", type=float, default=0.1, help="at the start; falls to 0 along a cosine")
+    add("--epochs", type=int, default=10)
+    add("--lr", type=float, default=0.4, help="at the start; falls to 0 along a cosine")
     add("--batch-size", type=int, default=64)
     add("--classes", type=int, default=60)
     add("--most-images", type=int, default=300, help="training images of the most frequent class")

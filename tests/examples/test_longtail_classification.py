@@ -129,14 +129,15 @@ def test_the_classifier_is_normalised_on_request_only():
 
 
 class FirstPixel(nn.Module):
-    """Predicts the class that the first pixel names."""
+    """Predicts the class that the first pixel names; in training mode, as dropout might, none."""
 
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(()))
 
     def forward(self, images):
-        return nn.functional.one_hot(images[:, 0, 0, 0].long(), 3).float()
+        named = nn.functional.one_hot(images[:, 0, 0, 0].long(), 3).float()
+        return named * (not self.training)
 
 
 def test_accuracies_are_those_of_the_classes_in_each_group():
@@ -246,10 +247,11 @@ def test_an_unknown_loss_is_refused(tmp_path, capsys):
     )
 
 
-def test_runs_as_a_script_without_detectron2(tmp_path):
+def test_runs_as_a_script_with_torch_numpy_and_opencv_alone(tmp_path):
     arguments = [str(SCRIPT), *SMALL, "--seeds", "1", "--output", str(tmp_path / "runs.json")]
     code = (
-        "import runpy, sys; sys.modules['detectron2'] = None; "  # an import of it would fail
+        "import runpy, sys; "  # an import of what is None fails
+        "sys.modules |= dict.fromkeys(['detectron2', 'fvcore', 'torchvision', 'tabulate']); "
         f"sys.argv = {arguments}; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
     )
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
@@ -257,9 +259,32 @@ def test_runs_as_a_script_without_detectron2(tmp_path):
     assert len(json.loads((tmp_path / "runs.json").read_text())["runs"]) == 3
 
 
+def test_the_readme_names_every_option_and_the_defaults_it_measured():
+    readme = Path("examples/README.md").read_text()
+    parser = example.argument_parser()
+    named = set(re.findall(r"`(--[a-z-]+)`", readme))
+    assert named == {action.option_strings[-1] for action in parser._actions} - {"--help"}
+    args = parser.parse_args([])
+    counts = example.training_counts(args.classes, args.most_images, args.imbalance)
+    sizes = [[example.group_of(count) for count in counts].count(g) for g in example.GROUPS]
+    for fact in (
+        f"{args.classes} characters",
+        f"{counts[0]} training images, the rarest {counts[-1]},",
+        f"{sizes[0]} classes with many",
+        f"{sizes[1]} with a medium",
+        f"{sizes[2]} with few",
+        f"{counts.sum():,} in all",
+        f"{args.test_images} test images",
+        f"{args.epochs} epochs",
+        f"batches of {args.batch_size}",
+        f"rate of {args.lr} that falls",
+    ):
+        assert fact in " ".join(readme.split()), fact
+
+
 @pytest.mark.slow
 def test_seesaw_raises_few_shot_accuracy_over_cross_entropy(tmp_path):
     output = tmp_path / "runs.json"
     example.main(["--seeds", "1", "--device", "cpu", "--output", str(output)])
     few = {run["loss"]: run["few"] for run in json.loads(output.read_text())["runs"]}
-    assert few["seesaw"] > few["cross_entropy"] + 2
+    assert few["seesaw"] > few["cross_entropy"] + 5
