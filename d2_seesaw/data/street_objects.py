@@ -55,25 +55,26 @@ class Painter:
         self.scale = shape[0] / UNITS_HIGH
         self.units_wide = shape[1] / self.scale
         self.picture = np.zeros((*shape, 3), np.float32)
-        self.labels = np.zeros(shape, np.uint8)
+        self.labels: np.ndarray = np.zeros(shape, np.uint8)
 
     def polygon(
         self, points: np.ndarray, label: int, color: np.ndarray, *, grain: float = 0
     ) -> None:
-        """Paint the inside of a ``(P, 2)`` outline, ``grain`` being the contrast of its texture."""
+        """Paint a ``(P, 2)`` outline and its inside; ``grain`` is the contrast of its texture."""
         pixels = points * self.scale - 0.5
         first = np.maximum(np.floor(pixels.min(axis=0)).astype(int), 0)
         last = np.ceil(pixels.max(axis=0)).astype(int) + 1
         window = slice(first[1], max(last[1], 0)), slice(first[0], max(last[0], 0))
-        mask = np.zeros(self.labels[window].shape, np.uint8)
-        if not mask.size:
+        height, width = self.labels[window].shape
+        if not height * width:
             return
+        mask = np.zeros((height, width), np.uint8)
         corners = np.rint((pixels - first) * 2**_SUBPIXEL_BITS).astype(np.int32)
         cv2.fillPoly(mask, [corners], 1, cv2.LINE_8, _SUBPIXEL_BITS)
         inside = mask.view(bool)
         paint = color
         if grain:
-            noise = smooth_noise(self.rng, mask.shape[0], mask.shape[1], octaves=6)[inside, None]
+            noise = smooth_noise(self.rng, height, width, octaves=6)[inside, None]
             paint = color * (1 + grain * (2 * noise - 1))
         self.picture[window][inside] = paint
         self.labels[window][inside] = label

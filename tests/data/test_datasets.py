@@ -91,3 +91,81 @@ def test_an_unknown_name_is_named_with_the_nearest():
         ValueError, match="'lvis_v1_trian' is not registered; did you mean 'lvis_v1_t"
     ):
         check_dataset_files("lvis_v1_trian")
+
+
+CITYSCAPES = "cityscapes_fine_sem_seg_val"
+
+
+@pytest.fixture
+def cityscapes(tmp_path, monkeypatch):
+    """The folders of Cityscapes as Detectron2's metadata name them, without trainId labels."""
+    folders = {"image_dir": "leftImg8bit/val", "gt_dir": "gtFine/val"}
+    places = {key: str(tmp_path / "cityscapes" / folder) for key, folder in folders.items()}
+    for key, place in places.items():
+        os.makedirs(os.path.join(place, "bonn"))
+        monkeypatch.setitem(MetadataCatalog.get(CITYSCAPES).__dict__, key, place)
+    (tmp_path / "cityscapes/gtFine/val/bonn/a_gtFine_labelIds.png").touch()
+    return tmp_path / "cityscapes"
+
+
+def test_cityscapes_without_data_names_its_folders_and_their_source(cityscapes):
+    (cityscapes / "leftImg8bit/val/bonn").rmdir()
+    (cityscapes / "leftImg8bit/val").rmdir()
+    with pytest.raises(FileNotFoundError) as error:
+        check_dataset_files(CITYSCAPES)
+    assert f"MISSING  {cityscapes}/leftImg8bit/val" in str(error.value)
+    assert f"found    {cityscapes}/gtFine/val" in str(error.value)
+    assert "https://www.cityscapes-dataset.com" in str(error.value)
+
+
+def test_cityscapes_labels_that_have_yet_to_be_made_come_with_the_command(cityscapes):
+    with pytest.raises(FileNotFoundError, match=r"has no \*_labelTrainIds\.png") as error:
+        check_dataset_files(CITYSCAPES)
+    assert f"CITYSCAPES_DATASET={cityscapes} csCreateTrainIdLabelImgs" in str(error.value)
+    (cityscapes / "gtFine/val/bonn/a_gtFine_labelTrainIds.png").touch()
+    check_dataset_files(CITYSCAPES)
+
+
+@pytest.mark.parametrize(
+    ("name", "places", "source"),
+    [
+        (
+            "synthia_seqs_05_summer_train",
+            [
+                f"SYNTHIA-SEQS-05-SUMMER/{part}/Stereo_{side}/Omni_{view}"
+                for part in ("RGB", "GT/LABELS")
+                for side in ("Left", "Right")
+                for view in "FBLR"
+            ],
+            "SYNTHIA-SEQS-05-SUMMER: https://synthia-dataset.net",
+        ),
+        (
+            "synthia_rand_cityscapes_val",
+            ["RAND_CITYSCAPES/RGB", "RAND_CITYSCAPES/GT/LABELS"],
+            "unpacked as RAND_CITYSCAPES",
+        ),
+        (
+            "semantic_quickstart_train",
+            ["semantic_quickstart/images/train", "semantic_quickstart/labels/train"],
+            "generate it: python tools/generate_semantic.py",
+        ),
+        (
+            "ade20k_sem_seg_val",
+            ["images/validation", "annotations_detectron2/validation"],
+            "prepare_ade20k_sem_seg.py",
+        ),
+    ],
+)
+def test_missing_semantic_data_name_every_folder_and_how_to_get_them(name, places, source):
+    metadata = MetadataCatalog.get(name)
+    if os.path.exists(metadata.sem_seg_root):
+        pytest.skip(f"{name} is there")
+    with pytest.raises(FileNotFoundError) as error:
+        check_dataset_files(name)
+    message = str(error.value)
+    for place in places:
+        assert message.count(f"{place}\n") == 1
+    assert message.count("MISSING") == len(places)
+    assert source in message
+    assert message.count("\nDETECTRON2_DATASETS") == 1
+    assert len(message.splitlines()) == len(places) + 3

@@ -87,3 +87,23 @@ def test_a_mark_of_unfinished_writing_outweighs_one_of_completion(tmp_path):
 def test_annotations_alone_leave_no_empty_folders(tmp_path):
     generate(tmp_path, PARAMETERS | {"write_images": False})
     assert not (tmp_path / "train").exists()
+
+
+def test_another_generator_names_its_own_files_and_folders(tmp_path):
+    def files(parameters):
+        return [f"deep/{parameters['seed']}/a.png", "names.json"]
+
+    start_writing(tmp_path, {"seed": 1}, files, overwrite=False)
+    for name in files({"seed": 1}):
+        (tmp_path / name).write_text("")
+    finish_writing(tmp_path)
+    assert holds_complete(tmp_path, {"seed": 1}, files)
+    assert files_below(tmp_path) == {"deep/1/a.png", "names.json", "generator.json"}
+    (tmp_path / "deep/1/a.png").unlink()
+    assert not holds_complete(tmp_path, {"seed": 1}, files)
+
+
+def test_images_of_an_earlier_run_leave_no_empty_folders(tmp_path):
+    generate(tmp_path, PARAMETERS)
+    generate(tmp_path, PARAMETERS | {"write_images": False}, overwrite=True)
+    assert not (tmp_path / "train").exists()
