@@ -49,7 +49,7 @@ model.sem_seg_head.norm = "BN"
 
 dataloader.train.dataset.names = "semantic_quickstart_train"
 dataloader.train.mapper.augmentations = [L(T.RandomFlip)(horizontal=True)]
-dataloader.train.total_batch_size = 8
+dataloader.train.total_batch_size = 4
 dataloader.train.num_workers = 1
 dataloader.test.dataset.names = "semantic_quickstart_val"
 dataloader.test.num_workers = 1
@@ -59,7 +59,7 @@ lr_multiplier = L(cosine_with_warmup)(warmup_iters=50, max_iter="${train.max_ite
 
 train.output_dir = "output/quickstart_semantic_cross_entropy"
 train.epochs = None
-train.max_iter = 400
+train.max_iter = 1000
 train.reference_world_size = 1
 train.seed = 1
 train.log_period = 20

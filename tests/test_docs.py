@@ -1,13 +1,20 @@
-"""The examples for other projects run as they stand."""
+"""The examples of the documentation run as they stand."""
 
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from detectron2.config import instantiate
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
 
+from d2_seesaw.engine import load_config
 from d2_seesaw.losses import SeesawLoss
 from tests.test_yacs import training_step
 
+SEMANTIC = re.findall(r"```python\n(.*?)```", Path("docs/semantic.md").read_text(), re.DOTALL)
 TEXT = Path("docs/other_projects.md").read_text()
 EXAMPLES = re.findall(r"## (\w+)\n+```python\n(.*?)```", TEXT, re.DOTALL)
 
@@ -26,3 +33,41 @@ def test_the_example_builds_and_trains(title, code):
     sum(training_step(names["model"]).values()).backward()
     assert loss.num_classes == 37
     assert loss.class_counts.sum() > 0
+
+
+def test_the_example_of_dense_losses_runs():
+    (code,) = [code for code in SEMANTIC if "randn" in code]
+    names = {}
+    exec(compile(code, "docs/semantic.md", "exec"), names)
+    assert names["logits"].grad.isfinite().all()
+
+
+def test_the_example_of_own_folders_is_a_config_that_trains(tmp_path, monkeypatch):
+    """Registration and config in one file, as the text says, on images and labels drawn here."""
+    registration, config = [code for code in SEMANTIC if "my_" in code]
+    for split in ("train", "val"):
+        for kind, shape in (("images", (64, 96, 3)), ("labels", (64, 96))):
+            folder = tmp_path / "data" / kind / split
+            folder.mkdir(parents=True)
+            values = np.resize(np.array([7, 11, 40, 3], np.uint8), shape)
+            Image.fromarray(values).save(folder / "a.png")
+    registration = registration.replace("/data/", f"{tmp_path}/data/")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = tmp_path / "my_config.py"
+    path.write_text(registration + config)
+    try:
+        cfg = load_config(str(path), ["dataloader.train.num_workers=0", "train.device=cpu"])
+        assert cfg.train.output_dir == "output/mine"
+        loader = instantiate(cfg.dataloader.train)
+        cfg.model.backbone.stem.norm = "BN"
+        model = instantiate(cfg.model)
+        batch = [dict(next(iter(loader))[0], image=torch.rand(3, 64, 96)) for _ in range(2)]
+        for image in batch:
+            image["sem_seg"] = image["sem_seg"][:64, :96]
+        assert set(batch[0]["sem_seg"].unique().tolist()) <= {0, 1, 2, 255}
+        sum(model(batch).values()).backward()
+        instantiate(cfg.dataloader.evaluator)
+    finally:
+        for split in ("train", "val"):
+            DatasetCatalog.remove(f"my_{split}")
+            MetadataCatalog.remove(f"my_{split}")
