@@ -28,8 +28,8 @@ class DeformConv2d(nn.Conv2d):
     ``3 * G * K`` output channels: first the offsets, ``dy`` and ``dx`` of each tap in turn, then
     what goes through a sigmoid to give the masks. It starts at zero.
 
-    The sampling is in float32 at least, whatever autocast says, for which torchvision has no
-    operator in bfloat16; the output has the type that a plain convolution would give it.
+    The sampling is in float32 at least, under autocast too, as torchvision has no operator for
+    bfloat16; the output has the type that a plain convolution would give it.
 
     Args:
         in_channels: channels of the input.
@@ -95,9 +95,7 @@ class DeformConv2d(nn.Conv2d):
         """Map ``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')``."""
         offset_and_mask = self.conv_offset(input)
         wide = torch.promote_types(input.dtype, torch.float32)
-        with torch.autocast(input.device.type, enabled=False):
-            x = self._sample(input.to(wide), offset_and_mask.to(wide))
-        x = x.to(offset_and_mask.dtype)
+        x = self._sample(input.to(wide), offset_and_mask.to(wide)).to(offset_and_mask.dtype)
         if self.norm is not None:
             x = self.norm(x)
         if self.activation is not None:
@@ -176,6 +174,8 @@ def _deformable(name: str, conv: nn.Conv2d, options: dict[str, Any]) -> DeformCo
         "activation": getattr(conv, "activation", None),
     }
     deformable = DeformConv2d(conv.in_channels, conv.out_channels, **like_conv, **options)
-    deformable.conv_offset.to(conv.weight)
+    deformable.conv_offset.to(conv.weight).train(conv.training)
     deformable.weight, deformable.bias = conv.weight, conv.bias
-    return deformable.train(conv.training)
+    # Not by train(): the mode of the norm is its own affair.
+    deformable.training = conv.training
+    return deformable

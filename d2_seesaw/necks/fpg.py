@@ -59,7 +59,8 @@ class FPG(Backbone):
         up_conv: ``"dcnv2"`` makes the convolutions of ``across_down`` deformable. They go image by
             image, since the buffer they need is large.
         activation_checkpointing: keep only what each pathway returns and compute the rest again in
-            the backward pass. Losses, gradients and norm statistics stay what they are.
+            the backward pass. Losses, gradients and norm statistics stay what they are. Not for
+            ``torch.compile``, which decides itself what it computes again.
 
     Raises:
         ValueError: strides that do not double, or options that do not exist.

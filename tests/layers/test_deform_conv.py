@@ -8,7 +8,7 @@ from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import nn
 from torch.testing import assert_close
 
-from d2_seesaw.layers import DeformConv2d, NormedConv2d, deform_convs
+from d2_seesaw.layers import DeformConv2d, NormedConv2d, deform_conv, deform_convs
 
 GRIDS = [
     {"kernel_size": 3, "padding": 1},
@@ -121,8 +121,6 @@ def test_image_by_image_gives_the_same(number):
 
 def test_image_by_image_calls_the_operator_with_one_image(monkeypatch):
     seen = []
-    from d2_seesaw.layers import deform_conv
-
     original = deform_conv.deform_conv2d
 
     def watched(x, *args, **kwargs):
@@ -247,6 +245,21 @@ def test_replaced_convolutions_keep_their_parameters_type_and_mode():
         assert conv.conv_offset.weight.dtype == torch.float64
         assert conv.deform_groups == 2
         assert conv.per_image
+
+
+def test_replaced_convolutions_keep_their_grid_and_groups():
+    conv = HostConv2d(4, 6, 3, stride=2, padding=2, dilation=2, groups=2, bias=False)
+    new = deform_convs(nn.Sequential(conv), "0")[0]
+    for name in ("kernel_size", "stride", "padding", "dilation", "groups", "bias"):
+        assert getattr(new, name) == getattr(conv, name)
+
+
+def test_what_detectron2s_convolution_does_last_is_kept():
+    conv = HostConv2d(4, 6, 3, norm=nn.BatchNorm2d(6).eval(), activation=F.relu)
+    nn.init.normal_(conv.norm.running_mean)
+    x = torch.randn(2, 4, 7, 6)
+    expected = conv(x)
+    assert_close(deform_convs(nn.Sequential(conv), "0", mask_gain=2.0)(x), expected)
 
 
 def test_a_name_that_no_convolution_has_is_told_with_near_ones():
