@@ -45,6 +45,8 @@ def positives(*labels_of_images):
 @pytest.mark.parametrize("predictor", [mask_predictor(std=0.5), normed_mask_predictor()])
 def test_it_is_convolutions_carafe_and_the_predictor_with_no_relu_between_the_last_two(predictor):
     head = mask_head(predictor=predictor)
+    layers = [name for name, _ in head.named_children()]
+    assert layers == ["mask_fcn1", "mask_fcn2", "upsample", "predictor"]
     x = torch.randn(2, 8, 14, 14)
     y = x
     for conv in (head.mask_fcn1, head.mask_fcn2):
