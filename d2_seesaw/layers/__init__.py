@@ -1,5 +1,6 @@
 """Layers for long-tailed recognition. Pure torch: usable without Detectron2."""
 
+from d2_seesaw.layers.carafe import CarafeDownsample, CarafeUpsample, carafe, carafe_down
 from d2_seesaw.layers.classifier import (
     LayerFactory,
     linear_classifier,
@@ -7,17 +8,26 @@ from d2_seesaw.layers.classifier import (
     normed_linear_classifier,
     normed_mask_predictor,
 )
+from d2_seesaw.layers.deform_conv import DeformConv2d, deform_convs
 from d2_seesaw.layers.normed import NormedConv2d, NormedLinear
 from d2_seesaw.layers.one_channel import is_pointwise, one_channel
+from d2_seesaw.layers.recomputation import recomputed
 
 __all__ = [
+    "CarafeDownsample",
+    "CarafeUpsample",
+    "DeformConv2d",
     "LayerFactory",
     "NormedConv2d",
     "NormedLinear",
+    "carafe",
+    "carafe_down",
+    "deform_convs",
     "is_pointwise",
     "linear_classifier",
     "mask_predictor",
     "normed_linear_classifier",
     "normed_mask_predictor",
     "one_channel",
+    "recomputed",
 ]
