@@ -104,3 +104,28 @@ class OperatorLog(TorchDispatchMode):
         tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         self.largest = max([self.largest, *(t.untyped_storage().nbytes() for t in tensors)])
         return result
+
+
+class SavedForBackward(torch.autograd.graph.saved_tensors_hooks):
+    """Notes what autograd keeps for the backward pass of the code that runs inside it."""
+
+    def __init__(self) -> None:
+        self._storages: dict[int, torch.UntypedStorage] = {}
+        super().__init__(self._note, self._give_back)
+
+    def __enter__(self) -> "SavedForBackward":
+        super().__enter__()
+        return self
+
+    def _note(self, tensor: Tensor) -> Tensor:
+        # Held, so that no later storage gets the same address.
+        storage = tensor.untyped_storage()
+        self._storages[storage.data_ptr()] = storage
+        return tensor
+
+    def _give_back(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def nbytes(self) -> int:
+        """Bytes of all storages, those that several views share only once."""
+        return sum(storage.nbytes() for storage in self._storages.values())

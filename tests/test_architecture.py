@@ -15,6 +15,7 @@ TORCH_ONLY = ("losses", "layers")
 MAY_IMPORT = {
     "losses": set(),
     "layers": set(),
+    "necks": {"layers"},
     "roi_heads": {"losses", "layers"},
     "data": set(),
     "evaluation": set(),

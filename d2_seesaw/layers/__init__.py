@@ -1,6 +1,6 @@
 """Layers for long-tailed recognition. Pure torch: usable without Detectron2."""
 
-from d2_seesaw.layers.activation_checkpoint import activation_checkpoint
+from d2_seesaw.layers.carafe import CarafeDownsample, CarafeUpsample, carafe, carafe_down
 from d2_seesaw.layers.classifier import (
     LayerFactory,
     linear_classifier,
@@ -8,6 +8,7 @@ from d2_seesaw.layers.classifier import (
     normed_linear_classifier,
     normed_mask_predictor,
 )
+from d2_seesaw.layers.deform_conv import DeformConv2d, deform_convs
 from d2_seesaw.layers.normalisation import (
     NormFactory,
     SyncBatchNorm2d,
@@ -16,14 +17,20 @@ from d2_seesaw.layers.normalisation import (
 )
 from d2_seesaw.layers.normed import NormedConv2d, NormedLinear
 from d2_seesaw.layers.one_channel import is_pointwise, one_channel
+from d2_seesaw.layers.recomputation import recomputed
 
 __all__ = [
+    "CarafeDownsample",
+    "CarafeUpsample",
+    "DeformConv2d",
     "LayerFactory",
     "NormFactory",
     "NormedConv2d",
     "NormedLinear",
     "SyncBatchNorm2d",
-    "activation_checkpoint",
+    "carafe",
+    "carafe_down",
+    "deform_convs",
     "is_pointwise",
     "layer_norm",
     "linear_classifier",
@@ -31,5 +38,6 @@ __all__ = [
     "normed_linear_classifier",
     "normed_mask_predictor",
     "one_channel",
+    "recomputed",
     "sync_batch_norm",
 ]

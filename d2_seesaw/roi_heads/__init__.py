@@ -1,6 +1,7 @@
 """ROI heads for Detectron2 that take their classifier, loss and mask predictor as objects."""
 
 from d2_seesaw.roi_heads.box_regression import TwoSidedBox2BoxTransform
+from d2_seesaw.roi_heads.carafe_mask_head import CarafeMaskHead
 from d2_seesaw.roi_heads.cascade import LossDrivenCascadeROIHeads
 from d2_seesaw.roi_heads.context_encoder import GlobalContextEncoder
 from d2_seesaw.roi_heads.fast_rcnn import LossDrivenOutputLayers
@@ -10,6 +11,7 @@ from d2_seesaw.roi_heads.mask_head import AveragedMaskHeads, MaskHeadWithPredict
 
 __all__ = [
     "AveragedMaskHeads",
+    "CarafeMaskHead",
     "FederatedRCNN",
     "GlobalContextEncoder",
     "HTCLiteROIHeads",
