@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "losses": set(),
     "layers": set(),
     "necks": {"layers"},
+    "backbones": {"layers"},
     "roi_heads": {"losses", "layers"},
     "data": set(),
     "evaluation": set(),

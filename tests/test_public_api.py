@@ -29,6 +29,7 @@ PUBLIC = {
         "recomputed",
     },
     "necks": {"FPG"},
+    "backbones": {"TimmBackbone"},
     "roi_heads": {
         "AveragedMaskHeads",
         "CarafeMaskHead",
@@ -68,6 +69,7 @@ PUBLIC = {
         "MmdetModel",
         "StrictCheckpointer",
         "convert_mmdet",
+        "convert_resnest",
         "convert_torchvision_resnet",
         "describe_mmdet",
         "read_mmdet_file",

@@ -69,8 +69,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         self._check_input_dim(input)
         result = _BatchNormOfAllRanks.apply(input, self.weight, self.bias, self.eps)
         output, mean, variance, count = cast("tuple[Tensor, Tensor, Tensor, Tensor]", result)
-        if self.track_running_stats:
-            self._update_running_statistics(mean, variance, count)
+        self._update_running_statistics(mean, variance, count)
         return output
 
     @torch.no_grad()
