@@ -31,5 +31,5 @@ setup(
         "torchvision",
         "tqdm",
     ],
-    extras_require={"dev": ["pyright", "pytest", "ruff"]},
+    extras_require={"dev": ["pyright", "pytest", "ruff"], "timm": ["timm>=1.0"]},
 )

@@ -16,12 +16,12 @@ MAY_IMPORT = {
     "losses": set(),
     "layers": set(),
     "necks": {"layers"},
+    "backbones": {"layers"},
     "roi_heads": {"losses", "layers"},
     "data": set(),
     "evaluation": set(),
     "inference": set(),
     "semantic": {"losses", "layers"},
-    "backbones": {"losses", "layers"},
     "checkpoint": set(),
     "engine": set(),
 }

@@ -21,6 +21,7 @@ PACKAGES = {
     "matplotlib": "matplotlib",
     "numpy": "numpy",
     "pycocotools": "pycocotools",
+    "timm": "timm",
     "tqdm": "tqdm",
     "pytest": "pytest",
     "ruff": "ruff",

@@ -5,6 +5,7 @@ from typing import Any
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
+from d2_seesaw.checkpoint.resnest import convert_resnest, is_resnest
 from d2_seesaw.checkpoint.torchvision_resnet import (
     convert_torchvision_resnet,
     is_torchvision_resnet,
@@ -15,7 +16,8 @@ class StrictCheckpointer(DetectionCheckpointer):
     """Loads a checkpoint that fits the model, and refuses one that does not.
 
     Detectron2 leaves out what does not fit with a warning, so that a model with random heads is
-    trained, or scored near 0 AP. Torchvision's ResNet weights are converted on the way.
+    trained, or scored near 0 AP. Torchvision's ResNet weights are converted on the way, and those
+    of ResNeSt under timm's and mmdet's names.
 
     Args:
         model: maybe wrapped in DDP.
@@ -43,6 +45,8 @@ class StrictCheckpointer(DetectionCheckpointer):
         loaded = super()._load_file(filename)
         if is_torchvision_resnet(loaded["model"]):
             loaded["model"] = convert_torchvision_resnet(loaded["model"], self.model.state_dict())
+        elif is_resnest(state := loaded["model"].get("state_dict", loaded["model"])):
+            loaded["model"] = convert_resnest(state, self.model.state_dict())
         return loaded
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:

@@ -9,6 +9,12 @@ from d2_seesaw.layers.classifier import (
     normed_mask_predictor,
 )
 from d2_seesaw.layers.deform_conv import DeformConv2d, deform_convs
+from d2_seesaw.layers.normalisation import (
+    NormFactory,
+    SyncBatchNorm2d,
+    layer_norm,
+    sync_batch_norm,
+)
 from d2_seesaw.layers.normed import NormedConv2d, NormedLinear
 from d2_seesaw.layers.one_channel import is_pointwise, one_channel
 from d2_seesaw.layers.recomputation import recomputed
@@ -18,16 +24,20 @@ __all__ = [
     "CarafeUpsample",
     "DeformConv2d",
     "LayerFactory",
+    "NormFactory",
     "NormedConv2d",
     "NormedLinear",
+    "SyncBatchNorm2d",
     "carafe",
     "carafe_down",
     "deform_convs",
     "is_pointwise",
+    "layer_norm",
     "linear_classifier",
     "mask_predictor",
     "normed_linear_classifier",
     "normed_mask_predictor",
     "one_channel",
     "recomputed",
+    "sync_batch_norm",
 ]

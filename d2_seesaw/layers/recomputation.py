@@ -33,12 +33,15 @@ def _contexts(module: nn.Module) -> tuple[AbstractContextManager, AbstractContex
 
 @contextmanager
 def _unchanged_statistics(module: nn.Module) -> Iterator[None]:
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
-    state = [(m.momentum, m.num_batches_tracked) for m in norms]
+    """Batch norms in training mode update copies of their buffers, which are then thrown away."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training]
+    buffers = [dict(m.named_buffers(recurse=False)) for m in norms]
     try:
-        for m in norms:
-            m.momentum, m.num_batches_tracked = 0.0, None
+        for m, own in zip(norms, buffers, strict=True):
+            for name, buffer in own.items():
+                setattr(m, name, buffer.clone())
         yield
     finally:
-        for m, (momentum, count) in zip(norms, state, strict=True):
-            m.momentum, m.num_batches_tracked = momentum, count
+        for m, own in zip(norms, buffers, strict=True):
+            for name, buffer in own.items():
+                setattr(m, name, buffer)

@@ -1,9 +1,12 @@
+from functools import partial
+
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.testing import assert_close
 
-from d2_seesaw.layers import recomputed
+from d2_seesaw.layers import SyncBatchNorm2d, recomputed
 from tests.helpers import SavedForBackward
 
 
@@ -29,6 +32,23 @@ def test_gradients_and_statistics_are_those_of_a_plain_call(momentum):
         assert_close(gradient, expected)
         assert_close(ours.state_dict(), plain.state_dict(), rtol=0, atol=0)
     assert ours[1].momentum == momentum
+
+
+@pytest.mark.parametrize("norm", [nn.SyncBatchNorm, SyncBatchNorm2d, BatchNormAct2d])
+def test_synchronised_and_fused_norms_do_not_notice_either(norm):
+    plain, ours = norm(4), norm(4)
+    x = 3 * torch.randn(2, 4, 6, 5) + 1
+    for call in (plain, partial(recomputed, ours)):
+        call(x.clone().requires_grad_()).square().sum().backward()
+    assert_close(ours.state_dict(), plain.state_dict(), rtol=0, atol=0)
+    assert ours.running_mean.any()
+
+
+def test_norms_in_evaluation_keep_their_buffers():
+    ours = block().eval()
+    mean = ours[1].running_mean
+    recomputed(ours, torch.randn(2, 4, 6, 5, requires_grad=True)).sum().backward()
+    assert ours[1].running_mean is mean
 
 
 def test_only_the_input_is_kept():

@@ -11,7 +11,12 @@ from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from d2_seesaw.layers import NormedConv2d, mask_predictor, normed_mask_predictor
+from d2_seesaw.layers import (
+    NormedConv2d,
+    mask_predictor,
+    normed_mask_predictor,
+    sync_batch_norm,
+)
 from d2_seesaw.roi_heads import AveragedMaskHeads, MaskHeadWithPredictor
 from tests.helpers import OperatorLog
 from tests.roi_heads import parts
@@ -132,6 +137,19 @@ def test_no_positives_give_zero_loss_and_zero_gradients(storage, predictor):
     loss.backward()
     assert loss == 0
     assert all((p.grad == 0).all() for p in head.parameters())
+
+
+def test_a_head_with_synchronised_norm_takes_no_positives(storage):
+    head = MaskHeadWithPredictor(
+        SHAPE, predictor=mask_predictor(), conv_norm=sync_batch_norm(), **OPTIONS
+    )
+    loss = head(torch.zeros(0, 8, 14, 14), positives([], []))["loss_mask"]
+    loss.backward()
+    assert loss == 0
+    assert all((p.grad == 0).all() for p in head.parameters())
+    nothing = Instances((64, 64), pred_classes=torch.zeros(0, dtype=torch.int64))
+    head.eval()(torch.zeros(0, 8, 14, 14), [nothing])
+    assert nothing.pred_masks.shape == (0, 1, 28, 28)
 
 
 def test_the_plain_predictor_starts_as_detectron2s():

@@ -1,0 +1,32 @@
+"""ResNeSt of timm: parts for ``model.backbone.bottom_up``. Needs ``pip install timm``.
+
+``resnest_200_dcn`` is that of the winning entry of LVIS 2020. Which stages had deformable
+convolutions there is not published: these are the last three, as in the DCNv2 paper.
+
+ImageNet weights: ``pretrained=True`` has timm download its own; ``pretrained=FILE`` and
+``train.init_checkpoint=FILE`` read a file. RGB input, pixel mean and std as in models/.
+"""
+
+from detectron2.config import LazyCall as L
+
+from d2_seesaw.backbones import TimmBackbone
+
+
+def _resnest(name, **options):
+    return L(TimmBackbone)(
+        name=name,
+        pretrained=False,
+        out_features=["res2", "res3", "res4", "res5"],
+        norm="SyncBN",
+        freeze_at=2,
+        checkpoint=False,
+        **options,
+    )
+
+
+resnest_50 = _resnest("resnest50d")
+resnest_101 = _resnest("resnest101e")
+resnest_200 = _resnest("resnest200e")
+resnest_200_dcn = _resnest(
+    "resnest200e", dcn_stages=["res3", "res4", "res5"], dcn_options=dict(mask_gain=1.0)
+)

@@ -1,0 +1,161 @@
+"""The parts in configs/common/backbones: at full size on meta, and small ones on an image."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import LazyCall as L
+from detectron2.config import LazyConfig, instantiate
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
+from omegaconf import OmegaConf
+from torch.overrides import TorchFunctionMode
+
+from d2_seesaw.engine import apply_overrides, check_config
+from d2_seesaw.layers import SyncBatchNorm2d, sync_batch_norm
+
+# Parts, and the million parameters of the published model of that name without its classifier.
+PARTS = {
+    "resnest": {
+        "resnest_50": 25.4,
+        "resnest_101": 46.2,
+        "resnest_200": 68.2,
+        "resnest_200_dcn": 71.5,
+    },
+    "swin": {"swin_tiny": 27.5, "swin_small": 48.8, "swin_base": 86.7},
+    "vit": {"vit_base": 85.8, "vit_large": 303.3},
+}
+every_part = pytest.mark.parametrize(
+    ("family", "name"), [(family, name) for family, parts in PARTS.items() for name in parts]
+)
+# A part of each family, and what makes it small enough for a CPU.
+SMALL = {
+    ("resnest", "resnest_200_dcn"): ["model.backbone.bottom_up.name=resnest14d"],
+    ("swin", "swin_tiny"): [
+        "model.backbone.bottom_up.embed_dim=12",
+        "model.backbone.bottom_up.depths=[2,1,1,1]",
+        "model.backbone.bottom_up.num_heads=[1,2,2,2]",
+    ],
+    ("vit", "vit_base"): [
+        "model.backbone.net.embed_dim=32",
+        "model.backbone.net.depth=2",
+        "model.backbone.net.num_heads=2",
+        "model.backbone.net.window_block_indexes=[0]",
+        "model.backbone.square_pad=128",
+    ],
+}
+HEADS = [
+    "model.roi_heads.num_classes=7",
+    "model.roi_heads.batch_size_per_image=16",
+    "model.roi_heads.box_predictor.test_topk_per_image=4",
+    "model.proposal_generator.post_nms_topk=[20,10]",
+]
+HEIGHT, WIDTH = 96, 128
+
+
+def with_part(family, name, overrides=()):
+    """The config of a Mask R-CNN with a part, put where its file says."""
+    part = LazyConfig.load(f"configs/common/backbones/{family}.py")[name]
+    cfg = LazyConfig.load("configs/common/models/mask_rcnn_r50_fpn.py")
+    if family == "resnest":
+        cfg.model.backbone.bottom_up = copy.deepcopy(part)
+    elif family == "swin":
+        cfg.model.backbone.update(copy.deepcopy(part))
+    else:
+        cfg.model.backbone = copy.deepcopy(part)
+    return apply_overrides(cfg, list(overrides))
+
+
+class RealNumbers(TorchFunctionMode):
+    """Detectron2's transformers read the probabilities of their blocks off a tensor."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        device = {"device": "cpu"} if function is torch.linspace else {}
+        return function(*args, **{**(kwargs or {}), **device})
+
+
+@every_part
+def test_part_saves_and_builds_at_its_published_size(family, name, tmp_path):
+    cfg = with_part(family, name)
+    check_config(OmegaConf.create({"model": cfg.model}, flags={"allow_objects": True}))
+    LazyConfig.save(cfg, str(tmp_path / "cfg.yaml"))
+    assert [p.name for p in tmp_path.iterdir()] == ["cfg.yaml"]  # no .pkl: all of it is YAML
+    cfg = LazyConfig.load(str(tmp_path / "cfg.yaml"))
+    with torch.device("meta"), RealNumbers():
+        backbone = instantiate(cfg.model.backbone)
+    trunk = backbone.net if family == "vit" else backbone.bottom_up
+    count = sum(p.numel() for p in trunk.parameters()) / 1e6
+    assert count == pytest.approx(PARTS[family][name], rel=0.01)
+    strides = {name: shape.stride for name, shape in backbone.output_shape().items()}
+    assert strides == {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}
+
+
+def test_a_norm_of_heads_saves_and_builds(tmp_path):
+    cfg = LazyConfig.load("configs/common/models/mask_rcnn_r50_fpn.py")
+    cfg.model.roi_heads.mask_head.conv_norm = L(sync_batch_norm)(eps=1e-3)
+    cfg.model.roi_heads.box_head.update(conv_dims=[8], conv_norm=L(sync_batch_norm)(eps=1e-3))
+    check_config(OmegaConf.create({"model": cfg.model}, flags={"allow_objects": True}))
+    LazyConfig.save(cfg, str(tmp_path / "cfg.yaml"))
+    assert [p.name for p in tmp_path.iterdir()] == ["cfg.yaml"]
+    cfg = LazyConfig.load(str(tmp_path / "cfg.yaml"))
+    with torch.device("meta"):
+        heads = instantiate(cfg.model).roi_heads
+    for norm in (heads.mask_head.mask_fcn4.norm, heads.box_head.conv1.norm):
+        assert isinstance(norm, SyncBatchNorm2d)
+        assert norm.eps == 1e-3
+
+
+def test_every_part_is_tested():
+    files = {path.stem: path for path in Path("configs/common/backbones").glob("*.py")}
+    assert files.keys() == PARTS.keys()
+    for family, path in files.items():
+        assert {str(k) for k in LazyConfig.load(str(path))} == PARTS[family].keys()
+
+
+# Warnings of Detectron2's transformers, which are not ours to mend.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*meshgrid:UserWarning", "ignore:.*timm:FutureWarning"
+)
+
+
+@pytest.fixture(scope="module", params=SMALL, ids=[name for _, name in SMALL])
+def model(request):
+    torch.manual_seed(0)
+    return instantiate(with_part(*request.param, [*SMALL[request.param], *HEADS]).model)
+
+
+def image():
+    objects = Instances((HEIGHT, WIDTH))
+    objects.gt_boxes = Boxes(torch.tensor([[10.0, 8.0, 60.0, 70.0], [50.0, 20.0, 120.0, 90.0]]))
+    objects.gt_classes = torch.tensor([2, 5])
+    objects.gt_masks = BitMasks(torch.rand(2, HEIGHT, WIDTH) > 0.5)
+    return {"image": 255 * torch.rand(3, HEIGHT, WIDTH), "instances": objects}
+
+
+def test_trains_every_parameter_that_is_not_frozen(model):
+    with EventStorage(0):
+        losses = model.train()([image(), image()])
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    sum(losses.values()).backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
+@torch.no_grad()
+def test_maps_of_a_padded_image_have_their_strides(model):
+    images = model.preprocess_image([image()])
+    height, width = images.tensor.shape[2:]
+    square = model.backbone.padding_constraints["square_size"] > 0
+    assert (height, width) == ((128, 128) if square else (96, 128))
+    features = model.eval().backbone(images.tensor)
+    for name, stride in {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}.items():
+        assert features[name].shape == (1, 256, -(-height // stride), -(-width // stride))
+
+
+@torch.no_grad()
+def test_an_image_goes_through(model):
+    (found,) = model.eval()([{"image": image()["image"], "height": 48, "width": 64}])
+    assert found["instances"].image_size == (48, 64)
+    assert len(found["instances"]) == 4
+    assert found["instances"].pred_masks.shape == (4, 48, 64)
