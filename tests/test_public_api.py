@@ -28,6 +28,9 @@ PUBLIC = {
         "TwoSidedBox2BoxTransform",
     },
     "data": {
+        "InstaBoost",
+        "InstanceAugmentation",
+        "InstanceAugmentationDatasetMapper",
         "OpenCVResizeShortestEdge",
         "OpenCVResizeTransform",
         "RandomSampling",
