@@ -57,7 +57,11 @@ def mask_of(annotation, size=SIZE):
 
 
 def union(annotations, size=SIZE):
-    return np.any([mask_of(a, size) for a in annotations], axis=0)
+    return np.any([np.zeros(size, bool), *(mask_of(a, size) for a in annotations)], axis=0)
+
+
+def grown(mask, by):
+    return cv2.dilate(mask.astype(np.uint8), np.ones((2 * by + 1,) * 2)).astype(bool)
 
 
 def moving(**options):
@@ -85,7 +89,7 @@ def test_the_identity_changes_neither_picture_nor_annotations():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_what_changes_are_the_masks_before_and_after(seed):
-    image, annotations = noise(), scene()
+    image, annotations = noise(), scene()[:-1]  # what is at the border may stay as it is
     new_image, new = moving()(image, annotations, rng(seed))
     changed = (new_image != image).any(axis=2)
     expected = union(annotations) | union(new)
@@ -105,16 +109,14 @@ def test_instances_take_their_own_pixels_along():
     annotations = scene()
     image = np.full((*SIZE, 3), 128, np.uint8)
     for i, annotation in enumerate(annotations):
-        image[cv2.dilate(mask_of(annotation).astype(np.uint8), np.ones((3, 3))) > 0] = 0
+        image[grown(mask_of(annotation), 1)] = 0
         image[mask_of(annotation)] = (10 * i, 50, 250)
     for seed in range(5):
         new_image, new = moving()(image, annotations, rng(seed))
         for i, annotation in enumerate(new):
-            inside = cv2.erode(mask_of(annotation).astype(np.uint8), np.ones((5, 5))).astype(bool)
             others = [a for j, a in enumerate(new) if j != i]
-            seen = inside & ~cv2.dilate(union(others).astype(np.uint8), np.ones((7, 7))).astype(
-                bool
-            )
+            seen = mask_of(annotation) & ~grown(~mask_of(annotation), 2) & ~grown(union(others), 3)
+            seen[:2] = seen[-2:] = seen[:, :2] = seen[:, -2:] = False
             assert seen.sum() > 100
             assert np.abs(new_image[seen].astype(int) - (10 * i, 50, 250)).max() <= 2
 
@@ -188,12 +190,12 @@ def test_every_one_of_600_instances_is_removed(rle):
     assert len(annotations) == 600
     image = np.full((*size, 3), 100, np.uint8)
     image[union(annotations, size)] = 255
-    # Shrunk to half, each leaves a margin that must show the background.
-    new_image, new = moving(scale=(0.5, 0.5), shift=0, angle=0)(image, annotations, rng())
+    # Each shrinks and so leaves a margin, which must show the background.
+    new_image, new = moving(scale=(0.6, 0.6), shift=0, angle=0)(image, annotations, rng())
     assert len(new) == 600
     for i in (0, 254, 255, 256, 511, 512, 599):
         left = mask_of(annotations[i], size) & ~mask_of(new[i], size)
-        assert left.sum() >= 20
+        assert left.sum() >= 16
         assert (new_image[left] == 100).all()
         assert (new_image[mask_of(new[i], size)] > 200).all()
     np.testing.assert_array_equal((new_image == 255).all(axis=2), union(new, size))
@@ -228,8 +230,7 @@ def test_the_margin_is_inpainted_but_never_a_crowd():
     image = noise()
     new_image, _ = moving(inpaint_margin=4, **STILL)(image, [removed, neighbour], rng())
     changed = (new_image != image).any(axis=2)
-    mask = mask_of(removed).astype(np.uint8)
-    expected = cv2.dilate(mask, np.ones((9, 9), np.uint8)) > 0
+    expected = grown(mask_of(removed), 4)
     assert (expected & mask_of(neighbour)).any()
     expected &= ~mask_of(removed) & ~mask_of(neighbour)
     assert not changed[~expected].any()
@@ -239,7 +240,7 @@ def test_the_margin_is_inpainted_but_never_a_crowd():
 def test_a_margin_keeps_an_inexact_mask_from_shading_the_background():
     image = np.full((*SIZE, 3), 60, np.uint8)
     annotation = instance(ellipse(150, 120, 40, 40))
-    image[cv2.dilate(mask_of(annotation).astype(np.uint8), np.ones((3, 3))) > 0] = 250
+    image[grown(mask_of(annotation), 1)] = 250
     left = []
     for margin in (0, 2):
         boost = moving(scale=(0.5, 0.5), shift=0, angle=0, inpaint_margin=margin)
