@@ -4,8 +4,8 @@
     python benchmarks/instaboost.py --instances 300 --coverage 0.3
 
 The pictures are noise with elliptical instances, so in-painting has real work to do. The candidates
-take turns within each round, so that another load on the machine hits all of them, and what is
-printed is the median over the rounds, with its quartiles.
+take turns within each round, so that another load on the machine hits all of them; what is printed
+is processor time of one thread, the median over the rounds with its quartiles.
 
 *Canvas per instance* is one cubic ``cv2.warpAffine`` of the picture and its mask per instance, and
 nothing else: neither in-painting nor annotations.
@@ -88,10 +88,10 @@ def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in steps}
     for seed in range(-1, rounds):
         for name, step in steps.items():
-            start = time.perf_counter()
+            start = time.process_time()
             step(np.random.default_rng(abs(seed)))
             if seed >= 0:  # the one before warms up
-                times[name].append(1e3 * (time.perf_counter() - start))
+                times[name].append(1e3 * (time.process_time() - start))
     return times
 
 

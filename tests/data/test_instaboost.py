@@ -201,6 +201,23 @@ def test_every_one_of_600_instances_is_removed(rle):
     np.testing.assert_array_equal((new_image == 255).all(axis=2), union(new, size))
 
 
+def test_only_what_will_be_seen_is_inpainted_at_full_resolution(monkeypatch):
+    areas = []
+    opencvs = cv2.inpaint
+
+    def counting(image, mask, *options):
+        areas.append(int((mask > 0).sum()))
+        return opencvs(image, mask, *options)
+
+    monkeypatch.setattr(cv2, "inpaint", counting)
+    annotations = scene()
+    _, new = moving()(noise(), annotations, rng())
+    coarse, full = areas
+    assert full == (union(annotations) & ~union(new)).sum()
+    assert full < 0.5 * union(annotations).sum()
+    assert coarse == pytest.approx(union(annotations).sum() / 16, rel=0.1)
+
+
 def test_without_annotations_only_colours_may_change():
     image = noise()
     new_image, new = moving()(image, [], rng())
