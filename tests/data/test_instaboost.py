@@ -241,6 +241,15 @@ def test_a_crowd_and_what_lies_on_it_stay():
         np.testing.assert_array_equal(new_image[stays], image[stays])
 
 
+def test_beside_a_crowd_an_instance_moves_though_their_boxes_overlap():
+    crowd = instance([20.0, 20.0, 200.0, 20.0, 20.0, 200.0], iscrowd=1)
+    beside = instance(ellipse(170, 170, 28, 28))
+    for seed in range(5):
+        _, new = moving()(noise(), [crowd, beside], rng(seed))
+        assert new[0] == crowd
+        assert new[1]["segmentation"] != beside["segmentation"]
+
+
 def test_the_margin_is_inpainted_but_never_a_crowd():
     removed = instance(ellipse(100, 100, 30, 30))
     neighbour = instance(ellipse(166, 100, 34, 34), iscrowd=1)
