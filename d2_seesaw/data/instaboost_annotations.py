@@ -142,19 +142,19 @@ def _as_points(polygons: list[Any]) -> list[np.ndarray]:
     return [np.asarray(polygon, float).reshape(-1, 2) for polygon in polygons]
 
 
-def _pixels_around(
-    points: np.ndarray, image_size: tuple[int, int], *, margin: int = 0
-) -> tuple[int, int, int, int]:
+def _pixels_around(points: np.ndarray, image_size: tuple[int, int]) -> tuple[int, int, int, int]:
     """x0, y0, x1, y1 of the whole pixels of the image around ``(P, 2)`` points."""
     limits = np.array(image_size[::-1])
-    low = np.clip(np.floor(points.min(axis=0)).astype(int) - margin, 0, limits)
-    high = np.clip(np.ceil(points.max(axis=0)).astype(int) + margin, low, limits)
+    low = np.clip(np.floor(points.min(axis=0)).astype(int), 0, limits)
+    high = np.clip(np.ceil(points.max(axis=0)).astype(int), low, limits)
     return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
 
 def _draw_polygons(polygons: list[np.ndarray], image_size: tuple[int, int]) -> MaskWindow:
-    # COCO's rasteriser also marks pixels that a polygon does no more than touch.
-    x0, y0, x1, y1 = _pixels_around(np.concatenate(polygons), image_size, margin=1)
+    x0, y0, x1, y1 = _pixels_around(np.concatenate(polygons), image_size)
+    # COCO's rasteriser works in fifths of a pixel. Moving by whole pixels rounds a coordinate that
+    # lies between two of them either way, so there a pixel of the edge may differ from that of the
+    # whole canvas.
     h, w = y1 - y0, x1 - x0
     if h * w == 0:
         return MaskWindow(x0, y0, np.zeros((h, w), np.uint8))
