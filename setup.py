@@ -24,8 +24,10 @@ setup(
         "lvis",
         "numpy",
         "opencv-python",
+        "pillow",
         "pycocotools",
         "setuptools<81",
+        "shapely",  # Detectron2 crops polygons with it, but does not require it
         "tabulate",
         "torch>=2.6",
         "torchvision",

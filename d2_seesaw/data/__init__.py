@@ -1,4 +1,4 @@
-"""Data: registration, long-tail statistics, sampling, loading and generated data sets."""
+"""Data: registration, long-tail statistics, sampling, loading, augmentation, generated sets."""
 
 from d2_seesaw.data.datasets import (
     check_dataset_files,
@@ -7,6 +7,8 @@ from d2_seesaw.data.datasets import (
     register_lvis_format,
 )
 from d2_seesaw.data.frequency import category_image_counts, frequency_group, group_sizes
+from d2_seesaw.data.instaboost import InstaBoost
+from d2_seesaw.data.instance_mapper import InstanceAugmentation, InstanceAugmentationDatasetMapper
 from d2_seesaw.data.label_maps import read_labels
 from d2_seesaw.data.loader import TrainLoader, build_train_loader
 from d2_seesaw.data.pixel_counts import class_pixel_counts
@@ -21,6 +23,9 @@ from d2_seesaw.data.transforms import OpenCVResizeShortestEdge, OpenCVResizeTran
 __all__ = [
     "ClassPixels",
     "FrameSplit",
+    "InstaBoost",
+    "InstanceAugmentation",
+    "InstanceAugmentationDatasetMapper",
     "LabelReader",
     "OpenCVResizeShortestEdge",
     "OpenCVResizeTransform",

@@ -1,0 +1,133 @@
+"""A dataset mapper that changes a picture and its instances together before anything else."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import detectron2.data.transforms as T
+import numpy as np
+from detectron2.config import configurable
+from detectron2.data import DatasetMapper
+from detectron2.data.detection_utils import annotations_to_instances
+
+
+class InstanceAugmentation(Protocol):
+    """Changes a picture and its annotations, as ``InstaBoost`` does."""
+
+    def __call__(
+        self, image: np.ndarray, annotations: Sequence[dict[str, Any]], rng: np.random.Generator
+    ) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        """Map ``(H, W, 3)`` uint8 and its instances in Detectron2's format to others of them."""
+        ...
+
+
+class InstanceAugmentationDatasetMapper(DatasetMapper):
+    """Detectron2's mapper, with an augmentation that sees the annotations, and drawing again.
+
+    Detectron2's augmentations see the picture alone. ``instance_augmentation`` gets the picture as
+    it was read together with its annotations, before ``augmentations``. When none of the instances
+    is left after these, as a crop may leave them, the whole is drawn again.
+
+    Only training pictures with at least one instance that is no crowd are treated so. All random
+    numbers derive from NumPy's global generator, which Detectron2 seeds in each loading process.
+
+    Args:
+        is_train: whether to make training inputs.
+        instance_augmentation: e.g. ``InstaBoost()``; None leaves the instances as they are.
+        max_tries: how often a picture is drawn at most; the last draw is taken as it is.
+        options: Detectron2's arguments of ``DatasetMapper``.
+
+    Raises:
+        ValueError: ``max_tries`` below 1, or precomputed proposals or semantic labels, which an
+            instance augmentation would leave behind.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        instance_augmentation: InstanceAugmentation | None = None,
+        max_tries: int = 10,
+        **options: Any,
+    ) -> None:
+        super().__init__(is_train, **options)
+        if max_tries < 1:
+            raise ValueError(f"max_tries must be at least 1, got {max_tries}")
+        if instance_augmentation is not None and self.proposal_topk is not None:
+            raise ValueError("precomputed proposals do not follow an instance_augmentation")
+        self.instance_augmentation = instance_augmentation
+        self.max_tries = max_tries
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """Map a dict in Detectron2's format to a model input; it is not changed."""
+        annotations = dataset_dict.get("annotations", ())
+        if not self.is_train or not _any_instance(annotations):
+            return super().__call__(dataset_dict)
+        if self.instance_augmentation is not None and "sem_seg_file_name" in dataset_dict:
+            raise ValueError("semantic labels do not follow an instance_augmentation")
+        result = self._draw(dataset_dict)
+        for _ in range(self.max_tries - 1):
+            if len(result["instances"]):
+                break
+            result = self._draw(dataset_dict)
+        return result
+
+    def _draw(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        # The host reads the picture, applies self.augmentations and transforms the annotations in
+        # one method. A copy of the mapper whose augmentations also know the annotations of this
+        # picture gets in between; self stays as it is for calls from other threads.
+        mapper = copy.copy(self)
+        mapper.augmentations = _InstancesFirst(
+            self.instance_augmentation,
+            self.augmentations,
+            copy.deepcopy(dataset_dict["annotations"]),
+        )
+        return DatasetMapper.__call__(mapper, {**dataset_dict, "annotations": []})
+
+    def _transform_annotations(
+        self, dataset_dict: dict[str, Any], transforms: T.TransformList, image_shape: Any
+    ) -> None:
+        if isinstance(transforms, _TransformsOfInstances):
+            dataset_dict["annotations"] = transforms.annotations
+        if _any_instance(dataset_dict["annotations"]):
+            super()._transform_annotations(dataset_dict, transforms, image_shape)
+        else:  # Detectron2 cannot recompute the boxes of no instance
+            del dataset_dict["annotations"]
+            dataset_dict["instances"] = annotations_to_instances([], image_shape)
+
+
+class _TransformsOfInstances(T.TransformList):
+    """Transforms of a picture, and the annotations to apply them to."""
+
+    def __init__(self, transforms: list[T.Transform], annotations: list[dict[str, Any]]) -> None:
+        super().__init__(transforms)
+        self.annotations = annotations
+
+
+class _InstancesFirst:
+    """Stands where a mapper has its augmentations, for one picture whose annotations it knows."""
+
+    def __init__(
+        self,
+        instance_augmentation: InstanceAugmentation | None,
+        augmentations: T.AugmentationList,
+        annotations: list[dict[str, Any]],
+    ) -> None:
+        self.instance_augmentation = instance_augmentation
+        self.augmentations = augmentations
+        self.annotations = annotations
+
+    def __call__(self, aug_input: Any) -> _TransformsOfInstances:
+        annotations = self.annotations
+        if self.instance_augmentation is not None:
+            rng = np.random.default_rng(np.random.randint(2**32, size=4, dtype=np.uint32))
+            aug_input.image, annotations = self.instance_augmentation(
+                aug_input.image, annotations, rng
+            )
+        transforms = self.augmentations(aug_input)
+        return _TransformsOfInstances(transforms.transforms, annotations)
+
+
+def _any_instance(annotations: Sequence[dict[str, Any]]) -> bool:
+    return any(not annotation.get("iscrowd", 0) for annotation in annotations)
