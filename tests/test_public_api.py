@@ -5,7 +5,13 @@ import importlib
 import pytest
 
 PUBLIC = {
-    "losses": {"ClassificationLoss", "SeesawLoss", "SoftmaxLoss", "seesaw_cross_entropy"},
+    "losses": {
+        "ClassificationLoss",
+        "SeesawLoss",
+        "SoftmaxLoss",
+        "progressive_constraint",
+        "seesaw_cross_entropy",
+    },
     "layers": {
         "LayerFactory",
         "NormedConv2d",
@@ -16,6 +22,7 @@ PUBLIC = {
         "normed_linear_classifier",
         "normed_mask_predictor",
         "one_channel",
+        "roi_align_with_offsets",
     },
     "roi_heads": {
         "AveragedMaskHeads",
@@ -25,6 +32,9 @@ PUBLIC = {
         "LossDrivenCascadeROIHeads",
         "LossDrivenOutputLayers",
         "MaskHeadWithPredictor",
+        "OffsetROIPooler",
+        "TSDBoxHead",
+        "TSDOutputLayers",
         "TwoSidedBox2BoxTransform",
     },
     "data": {

@@ -8,6 +8,7 @@ from d2_seesaw.layers.classifier import (
     normed_mask_predictor,
 )
 from d2_seesaw.layers.normed import NormedConv2d, NormedLinear
+from d2_seesaw.layers.offset_pool import roi_align_with_offsets
 from d2_seesaw.layers.one_channel import is_pointwise, one_channel
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "normed_linear_classifier",
     "normed_mask_predictor",
     "one_channel",
+    "roi_align_with_offsets",
 ]
