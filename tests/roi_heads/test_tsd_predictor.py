@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
@@ -118,20 +116,13 @@ def test_localisation_is_asked_for_overlap_with_the_objects(agnostic):
     image.proposal_boxes = Boxes(boxes_at(25, 20, 21))  # IoU 1/3, background, 9/11
     start = boxes_at(15, 0, 23)
 
-    def deltas(of_classes):
-        """From the start, to the right by pixels that depend on the class; by 0 if agnostic."""
-        pixels = torch.zeros(3, C, 4)
-        pixels[:, :, 0] = of_classes / 10 * 10  # in widths, times the weight of dx
-        return pixels[:, 0] if agnostic else pixels.flatten(1)
-
-    # If the boxes are class-specific, that of class 1 is moved by 1 and that of class 3 by 3.
-    by_class = torch.arange(float(C)) if not agnostic else torch.zeros(C)
-    found = TSDPredictions(
-        torch.zeros(3, C + 1),
-        deltas(by_class),
-        start,
-        (torch.zeros(3, C + 1), deltas(by_class * 0)),
-    )
+    logits = torch.zeros(3, C + 1)
+    of_sibling = torch.zeros(3, 4 if agnostic else 4 * C)
+    deltas = of_sibling.clone()
+    if not agnostic:
+        # The box of class c is moved by c pixels: a tenth of its width, and the weight of dx is 10.
+        deltas[:, ::4] = torch.arange(float(C))
+    found = TSDPredictions(logits, deltas, start, (logits, of_sibling))
     shifts = (5, 3) if agnostic else (-5 + 1, 3 + 3)
     loss = 0
     for shift, reference in zip(shifts, (1 / 3, 9 / 11), strict=True):
@@ -152,9 +143,8 @@ def test_what_learns_from_being_compared_is_not_the_sibling():
     compared = losses["loss_pc_cls"] + losses["loss_pc_loc"]
     gradients = torch.autograd.grad(compared, list(parameters.values()), allow_unused=True)
     learning = {n for n, g in zip(parameters, gradients, strict=True) if g is not None}
-    assert learning == {
-        f"{n}.{kind}" for n in ("cls_score", "bbox_pred") for kind in ("weight", "bias")
-    }
+    layers = ("cls_score", "bbox_pred")
+    assert learning == {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
 
 
 def test_losses_have_names_and_weights():
@@ -219,7 +209,7 @@ def test_without_objects_losses_are_finite_and_everything_has_a_gradient(labels)
         image.remove("gt_boxes")
     found = predictions(image, predictor)
     losses = predictor.losses(found, [image])
-    assert all(math.isfinite(loss) for loss in losses.values())
+    assert all(torch.isfinite(loss) for loss in losses.values())
     sum(losses.values()).backward()
     for name, parameter in [*predictor.named_parameters(), ("boxes", found.boxes)]:
         assert parameter.grad is not None, name
