@@ -13,6 +13,7 @@ PUBLIC = {
         "SeesawLoss",
         "SoftmaxLoss",
         "recall_cross_entropy",
+        "progressive_constraint",
         "seesaw_cross_entropy",
     },
     "layers": {
@@ -36,6 +37,7 @@ PUBLIC = {
         "one_channel",
         "sync_batch_norm",
         "recomputed",
+        "roi_align_with_offsets",
     },
     "necks": {"FPG"},
     "roi_heads": {
@@ -47,6 +49,9 @@ PUBLIC = {
         "LossDrivenCascadeROIHeads",
         "LossDrivenOutputLayers",
         "MaskHeadWithPredictor",
+        "OffsetROIPooler",
+        "TSDBoxHead",
+        "TSDOutputLayers",
         "TwoSidedBox2BoxTransform",
     },
     "semantic": {"LossDrivenDeepLabV3PlusHead", "LossDrivenSemSegFPNHead"},

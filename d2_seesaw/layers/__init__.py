@@ -16,6 +16,7 @@ from d2_seesaw.layers.normalisation import (
     sync_batch_norm,
 )
 from d2_seesaw.layers.normed import NormedConv2d, NormedLinear
+from d2_seesaw.layers.offset_pool import roi_align_with_offsets
 from d2_seesaw.layers.one_channel import is_pointwise, one_channel
 from d2_seesaw.layers.recomputation import recomputed
 
@@ -39,5 +40,6 @@ __all__ = [
     "normed_mask_predictor",
     "one_channel",
     "recomputed",
+    "roi_align_with_offsets",
     "sync_batch_norm",
 ]

@@ -3,6 +3,7 @@
 from d2_seesaw.losses.cross_entropy import SoftmaxLoss
 from d2_seesaw.losses.dense_seesaw import SeesawCrossEntropyLoss
 from d2_seesaw.losses.inverse_frequency import InverseFrequencyLoss
+from d2_seesaw.losses.progressive import progressive_constraint
 from d2_seesaw.losses.protocol import ClassificationLoss
 from d2_seesaw.losses.recall import RecallLoss, recall_cross_entropy
 from d2_seesaw.losses.seesaw import SeesawLoss, seesaw_cross_entropy
@@ -14,6 +15,7 @@ __all__ = [
     "SeesawCrossEntropyLoss",
     "SeesawLoss",
     "SoftmaxLoss",
+    "progressive_constraint",
     "recall_cross_entropy",
     "seesaw_cross_entropy",
 ]

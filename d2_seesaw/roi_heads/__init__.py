@@ -8,6 +8,9 @@ from d2_seesaw.roi_heads.fast_rcnn import LossDrivenOutputLayers
 from d2_seesaw.roi_heads.federated import FederatedRCNN
 from d2_seesaw.roi_heads.htc_lite import HTCLiteROIHeads
 from d2_seesaw.roi_heads.mask_head import AveragedMaskHeads, MaskHeadWithPredictor
+from d2_seesaw.roi_heads.offset_pooler import OffsetROIPooler
+from d2_seesaw.roi_heads.tsd import TSDBoxHead
+from d2_seesaw.roi_heads.tsd_predictor import TSDOutputLayers
 
 __all__ = [
     "AveragedMaskHeads",
@@ -18,5 +21,8 @@ __all__ = [
     "LossDrivenCascadeROIHeads",
     "LossDrivenOutputLayers",
     "MaskHeadWithPredictor",
+    "OffsetROIPooler",
+    "TSDBoxHead",
+    "TSDOutputLayers",
     "TwoSidedBox2BoxTransform",
 ]

@@ -19,13 +19,8 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from d2_seesaw.roi_heads.mask_head import AveragedMaskHeads
-from d2_seesaw.roi_heads.stages import (
-    SCORE_FUSIONS,
-    Stage,
-    fuse,
-    refined_boxes,
-    without_objects,
-)
+from d2_seesaw.roi_heads.repooling import check_pooler, roi_features
+from d2_seesaw.roi_heads.stages import SCORE_FUSIONS, Stage, fuse, refined_boxes, without_objects
 
 MASK_ROIS = ("first", "last", "refined")
 
@@ -44,7 +39,8 @@ class LossDrivenCascadeROIHeads(CascadeROIHeads):
     class in training, and of its best-scored class where it has none and in inference, as in mmdet.
 
     Args:
-        box_heads: K modules from pooled RoIs to features.
+        box_heads: K modules from pooled RoIs to features, or that pool RoIs themselves, such as
+            :class:`TSDBoxHead`.
         box_predictors: K predictors, such as :class:`LossDrivenOutputLayers`: each has a classifier
             and a loss (so class counts) of its own.
         proposal_matchers: K matchers, which decide what is foreground in each stage.
@@ -57,7 +53,7 @@ class LossDrivenCascadeROIHeads(CascadeROIHeads):
             than relabel the first stage's RoIs (Detectron2). The refined versions of the
             ground-truth boxes appended in the stage before are then left out, as in mmdet.
         stage_loss_weights: K factors on the stages' losses. None is Detectron2's scheme instead:
-            factors of 1, and gradients into the pooled features divided by K.
+            factors of 1, and gradients into the feature maps divided by K.
         mask_rois: where a single mask head is trained: on the RoIs of the ``"first"`` stage
             (Detectron2), of the ``"last"``, or ``"refined"``, which are the boxes the last stage
             predicts, matched and labelled once more as in that stage.
@@ -103,6 +99,7 @@ class LossDrivenCascadeROIHeads(CascadeROIHeads):
             mask_head=mask_head,
             **options,
         )
+        check_pooler(self.box_head, self.box_pooler)
         if score_fusion == "logits":
             _check_widths(self.box_predictor)
         # One more: the boxes after the last stage are matched as those before it.
@@ -183,11 +180,11 @@ class LossDrivenCascadeROIHeads(CascadeROIHeads):
         return stages
 
     def _run_stage(self, features: list[Tensor], proposals: list[Instances], stage: int) -> Any:
-        if self.stage_loss_weights is None:
-            return super()._run_stage(features, proposals, stage)
-        pooled = self.box_pooler(features, [p.proposal_boxes for p in proposals])
+        boxes = [p.proposal_boxes for p in proposals]
         heads: Any = self.box_head
-        return self.box_predictor[stage](heads[stage](pooled))
+        scale = 1 / self.num_cascade_stages if self.stage_loss_weights is None else 1.0
+        x = roi_features(heads[stage], self.box_pooler, features, boxes, gradient_scale=scale)
+        return self.box_predictor[stage](x)
 
     def _next_proposals(
         self, stages: list[Stage], targets: list[Instances] | None

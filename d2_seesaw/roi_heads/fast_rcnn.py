@@ -76,7 +76,13 @@ class LossDrivenOutputLayers(FastRCNNOutputLayers):
         self.cls_score = cls_score
         self.cls_loss = cls_loss
 
-    def losses(self, predictions: Predictions, proposals: list[Instances]) -> dict[str, Tensor]:
+    def losses(
+        self,
+        predictions: Predictions,
+        proposals: list[Instances],
+        *,
+        log_as: str = "fast_rcnn",
+    ) -> dict[str, Tensor]:
         """Classification losses by the loss's own names, and ``loss_box_reg``.
 
         Accuracies go to the event storage as in Detectron2, computed from the scores, in which
@@ -86,12 +92,14 @@ class LossDrivenOutputLayers(FastRCNNOutputLayers):
             predictions: what ``forward`` returned for all RoIs.
             proposals: per image, with ``proposal_boxes``, ``gt_classes`` (``(Ri,)``, C for
                 background, -1 to ignore) and, where there are objects, ``gt_boxes``.
+            log_as: what the accuracies are stored below.
         """
         logits, deltas = predictions
-        labels, boxes, matched = _targets(proposals, logits)
+        labels, boxes, matched = targets_of(proposals, logits)
         counted = labels >= 0
         with torch.no_grad():
-            _log_classification_stats(self.cls_loss.scores(logits[counted]), labels[counted])
+            scores = self.cls_loss.scores(logits[counted])
+            _log_classification_stats(scores, labels[counted], log_as)
         losses = dict(self.cls_loss(logits, labels))
         losses["loss_box_reg"] = self.box_reg_loss(boxes, matched, deltas, labels)
         return {name: loss * self._weight(name) for name, loss in losses.items()}
@@ -103,8 +111,7 @@ class LossDrivenOutputLayers(FastRCNNOutputLayers):
 
     def predict_probs(self, predictions: Predictions, proposals: list[Instances]) -> list[Tensor]:
         """Per image, ``(Ri, C + 1)`` probabilities with background last."""
-        logits, _ = predictions
-        return list(self.cls_loss.scores(logits).split([len(p) for p in proposals]))
+        return list(self.cls_loss.scores(predictions[0]).split([len(p) for p in proposals]))
 
 
 def _check_width(classifier: nn.Module, in_features: int, loss: ClassificationLoss) -> None:
@@ -118,7 +125,7 @@ def _check_width(classifier: nn.Module, in_features: int, loss: ClassificationLo
         )
 
 
-def _targets(proposals: list[Instances], logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def targets_of(proposals: list[Instances], logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Labels ``(R,)``, proposal boxes ``(R, 4)`` and the boxes ``(R, 4)`` they should become."""
     if not proposals:
         no_boxes = logits.new_zeros((0, 4))

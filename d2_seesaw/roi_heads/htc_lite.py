@@ -31,18 +31,19 @@ class ContextPooler(nn.Module):
         super().__init__()
         self.pooler = pooler
 
-    def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
+    def forward(self, x: list[Tensor], box_lists: list[Boxes], **options: Any) -> Tensor:
         """Pool boxes.
 
         Args:
             x: the pooler's feature maps, then ``(N, D, 1, 1)`` context vectors of the N images.
             box_lists: of each image, its Ri boxes.
+            options: more arguments of the pooler, such as the offsets of an OffsetROIPooler.
 
         Returns:
             ``(sum of Ri, D, H, W)`` features, in the order of the boxes.
         """
         *maps, context = x
-        pooled = self.pooler(maps, box_lists)
+        pooled = self.pooler(maps, box_lists, **options)
         per_image = [len(boxes) for boxes in box_lists]
         repeats = torch.tensor(per_image, device=context.device)
         return pooled + context.repeat_interleave(repeats, dim=0, output_size=sum(per_image))

@@ -78,14 +78,14 @@ def fuse(stages: list[Stage], how: str) -> tuple[list[Tensor], list[Tensor]]:
     Returns:
         ``(Ri, 4)`` or ``(Ri, 4 C)`` boxes and ``(Ri, C + 1)`` scores, background last.
     """
-    predictor, (_, deltas), proposals = stages[-1]
-    boxes = list(predictor.predict_boxes(stages[-1].predictions, proposals))
+    predictor, predictions, proposals = stages[-1]
+    boxes = list(predictor.predict_boxes(predictions, proposals))
     if how == "logits":
         logits = torch.stack([s.predictions[0] for s in stages])
         # Under autocast they are half-precision, which scores do not have to be.
         precise = torch.promote_types(logits.dtype, torch.float32)
         logits = logits.mean(dim=0, dtype=precise)
-        return boxes, list(predictor.predict_probs((logits, deltas), proposals))
+        return boxes, list(predictor.predict_probs((logits, *predictions[1:]), proposals))
     of_stages = [s.predictor.predict_probs(s.predictions, s.proposals) for s in stages]
     return boxes, [torch.stack(image).mean(dim=0) for image in zip(*of_stages, strict=True)]
 

@@ -1,0 +1,108 @@
+"""The parts in configs/common/heads/tsd.py, laid over cascades as their text says."""
+
+import copy
+
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
+
+from d2_seesaw.engine import check_config, load_config
+from d2_seesaw.inference import MeanOverSharedProposals, MultiViewInference, UnionOfDetections
+from d2_seesaw.losses import SeesawLoss, SoftmaxLoss
+from d2_seesaw.roi_heads import TSDBoxHead, TSDOutputLayers
+from tests.inference.models import picture
+
+QUICKSTARTS = ("quickstart_cascade", "quickstart_htc_lite")
+
+
+def with_tsd(name, *, seesaw=True):
+    cfg = copy.deepcopy(load_config(f"configs/{name}.py"))
+    tsd = LazyConfig.load("configs/common/heads/tsd.py")
+    heads = cfg.model.roi_heads
+    heads.box_pooler.update(tsd.box_pooler)
+    for box_head, predictor in zip(heads.box_heads, heads.box_predictors, strict=True):
+        box_head.update(tsd.box_head)
+        predictor.update(tsd.box_predictor)
+        if seesaw:
+            predictor.update(tsd.seesaw)
+    check_config(cfg)
+    return cfg
+
+
+@pytest.mark.parametrize("seesaw", [True, False])
+@pytest.mark.parametrize(
+    "name",
+    ["lvis_v1/htc_lite_r50_fpn_softmax_rfs_1x", "lvis_v1/cascade_mask_rcnn_r50_fpn_softmax_rfs_1x"],
+)
+def test_saves_reloads_and_builds_in_full_size(name, seesaw, tmp_path):
+    cfg = with_tsd(name, seesaw=seesaw)
+    LazyConfig.save(cfg, str(tmp_path / "cfg.yaml"))
+    assert [p.name for p in tmp_path.iterdir()] == ["cfg.yaml"]  # no .pkl: all of it is YAML
+    again = load_config(str(tmp_path / "cfg.yaml"))
+    with torch.device("meta"):
+        heads = instantiate(again.model).roi_heads
+    weights = []
+    for head, predictor in zip(heads.box_head, heads.box_predictor, strict=True):
+        assert isinstance(head, TSDBoxHead)
+        assert isinstance(predictor, TSDOutputLayers)
+        kind = SeesawLoss if seesaw else SoftmaxLoss
+        for part in (predictor, predictor.sibling):
+            assert isinstance(part.cls_loss, kind)
+            assert part.cls_loss.num_classes == part.num_classes == 1203
+            assert part.cls_score.out_features == part.cls_loss.num_logits
+            assert part.bbox_pred.out_features == 4
+            assert part.box2box_transform is predictor.box2box_transform
+        assert (predictor.pc_cls, predictor.pc_loc) == (not seesaw, True)
+        assert (predictor.pc_margin, predictor.detach_targets) == (0.3, False)
+        weights.append(predictor.box2box_transform.weights[0])
+        fcs = 12544 * 1024 + 1024 + 1024 * 1024 + 1024
+        offsets = 12544 * 256 + 256 + 2 * (256 * 256 + 256) + 257 * (98 + 2)
+        assert sum(p.numel() for p in head.parameters()) == 3 * fcs + offsets
+    assert weights == pytest.approx([1 / 0.1, 1 / 0.05, 1 / 0.033])
+
+
+@pytest.fixture
+def record(tmp_path):
+    return picture(tmp_path / "picture.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "merge"),
+    [
+        ("quickstart_cascade", MeanOverSharedProposals()),
+        ("quickstart_htc_lite", MeanOverSharedProposals()),
+        ("quickstart_htc_lite", UnionOfDetections()),
+    ],
+)
+def test_detects_in_several_views(name, merge, record):
+    cfg = with_tsd(name)
+    for predictor in cfg.model.roi_heads.box_predictors:
+        predictor.update(test_score_thresh=0.0, test_topk_per_image=15)
+    model = instantiate(cfg.model).eval()
+    views = MultiViewInference(model, scales=[(64, 110)], merge=merge)
+    found = views([record])[0]["instances"]
+    assert len(found) == 15
+    assert torch.isfinite(found.scores).all()
+    assert found.pred_masks.shape == (15, 150, 203)
+
+
+@pytest.mark.parametrize("name", QUICKSTARTS)
+def test_learns_in_one_step(name):
+    model = instantiate(with_tsd(name).model)
+    objects = Instances((96, 128))
+    objects.gt_boxes = Boxes(torch.tensor([[10.0, 20, 60, 70], [50, 10, 120, 90]]))
+    objects.gt_classes = torch.tensor([3, 11])
+    objects.gt_masks = BitMasks(torch.ones(2, 96, 128, dtype=torch.bool))
+    batch = [{"image": torch.rand(3, 96, 128) * 255, "instances": objects}] * 2
+    with EventStorage(0):
+        losses = model(batch)
+        sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    for parameter_name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, parameter_name
+    for head in model.roi_heads.box_head:
+        assert head.delta_c[-1].weight.grad.any()
+        assert head.delta_r[-1].weight.grad.any()

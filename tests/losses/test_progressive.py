@@ -1,0 +1,35 @@
+import pytest
+import torch
+
+from d2_seesaw.losses import progressive_constraint
+
+
+def test_three_measures_by_hand():
+    # asked: 0.5 + 0.3, 0.9 + 0.1, 0.2 + 0.3; behind by 0.2, by 0.4 and, being ahead, by nothing
+    achieved, reference = torch.tensor([0.6, 0.6, 0.7]), torch.tensor([0.5, 0.9, 0.2])
+    loss = progressive_constraint(achieved, reference)
+    torch.testing.assert_close(loss, torch.tensor(0.6 / 3))
+    # asked with a margin of 0.05: 0.55, 0.95, 0.25
+    loss = progressive_constraint(achieved, reference, margin=0.05)
+    torch.testing.assert_close(loss, torch.tensor(0.35 / 3))
+
+
+def test_only_the_one_that_is_behind_learns():
+    achieved = torch.tensor([0.6, 0.9], requires_grad=True)
+    reference = torch.tensor([0.5, 0.2], requires_grad=True)
+    progressive_constraint(achieved, reference).backward()
+    torch.testing.assert_close(achieved.grad, torch.tensor([-0.5, 0.0]))
+    assert reference.grad is None
+
+
+def test_nothing_to_compare_is_zero_with_a_graph():
+    achieved = torch.zeros(0, requires_grad=True)
+    loss = progressive_constraint(achieved, torch.zeros(0))
+    assert loss == 0
+    loss.backward()
+    assert achieved.grad is not None
+
+
+def test_different_shapes_are_named():
+    with pytest.raises(ValueError, match=r"one shape, got \(3,\) and \(3, 1\)"):
+        progressive_constraint(torch.zeros(3), torch.zeros(3, 1))
