@@ -25,6 +25,8 @@ PUBLIC = {
         "LossDrivenCascadeROIHeads",
         "LossDrivenOutputLayers",
         "MaskHeadWithPredictor",
+        "MaskIoUHead",
+        "ScoredMaskHead",
         "TwoSidedBox2BoxTransform",
     },
     "data": {

@@ -7,6 +7,8 @@ from d2_seesaw.roi_heads.fast_rcnn import LossDrivenOutputLayers
 from d2_seesaw.roi_heads.federated import FederatedRCNN
 from d2_seesaw.roi_heads.htc_lite import HTCLiteROIHeads
 from d2_seesaw.roi_heads.mask_head import AveragedMaskHeads, MaskHeadWithPredictor
+from d2_seesaw.roi_heads.mask_iou_head import MaskIoUHead
+from d2_seesaw.roi_heads.scored_mask_head import ScoredMaskHead
 
 __all__ = [
     "AveragedMaskHeads",
@@ -16,5 +18,7 @@ __all__ = [
     "LossDrivenCascadeROIHeads",
     "LossDrivenOutputLayers",
     "MaskHeadWithPredictor",
+    "MaskIoUHead",
+    "ScoredMaskHead",
     "TwoSidedBox2BoxTransform",
 ]
