@@ -47,6 +47,7 @@ PUBLIC = {
     },
     "evaluation": {
         "LongTailLVISEvaluator",
+        "MaskScoringCOCOEvaluator",
         "drop_absent",
         "print_longtail_results",
         "probe_lvis",

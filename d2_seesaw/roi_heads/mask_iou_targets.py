@@ -22,7 +22,6 @@ from torch import Tensor
 _CHUNK = 8
 
 
-@torch.no_grad()
 def mask_iou_targets(
     logits: Tensor, instances: list[Instances], *, threshold: float = 0.0
 ) -> Tensor:
