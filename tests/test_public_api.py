@@ -52,6 +52,8 @@ PUBLIC = {
         "OffsetROIPooler",
         "TSDBoxHead",
         "TSDOutputLayers",
+        "MaskIoUHead",
+        "ScoredMaskHead",
         "TwoSidedBox2BoxTransform",
     },
     "semantic": {"LossDrivenDeepLabV3PlusHead", "LossDrivenSemSegFPNHead"},
@@ -88,6 +90,7 @@ PUBLIC = {
     "evaluation": {
         "LongTailLVISEvaluator",
         "LongTailSemSegEvaluator",
+        "MaskScoringCOCOEvaluator",
         "drop_absent",
         "print_longtail_results",
         "probe_lvis",

@@ -1,5 +1,6 @@
 """Metrics for long-tailed data: Detectron2's evaluators of LVIS and of semantic segmentation."""
 
+from d2_seesaw.evaluation.coco_evaluation import MaskScoringCOCOEvaluator
 from d2_seesaw.evaluation.lvis_api import probe_lvis
 from d2_seesaw.evaluation.lvis_evaluation import LongTailLVISEvaluator
 from d2_seesaw.evaluation.result_table import drop_absent, print_longtail_results
@@ -8,6 +9,7 @@ from d2_seesaw.evaluation.semantic_evaluation import LongTailSemSegEvaluator
 __all__ = [
     "LongTailLVISEvaluator",
     "LongTailSemSegEvaluator",
+    "MaskScoringCOCOEvaluator",
     "drop_absent",
     "print_longtail_results",
     "probe_lvis",

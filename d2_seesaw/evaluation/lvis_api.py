@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from d2_seesaw.evaluation.mask_scores import results_of_task
+
 if TYPE_CHECKING:
     from lvis import LVIS, LVISEval
 
@@ -102,8 +104,8 @@ def evaluate_detections(
         ground_truth: The annotations, federated sets included.
         detections: Dicts in the COCO results format, with the category ids of ``ground_truth``.
             They are not modified. An empty list is legal: what has ground truth scores 0.
-        task: "bbox" or "segm".
-        max_dets_per_image: Detections kept per image, over all categories, by score.
+        task: "bbox", or "segm", for which a "mask_score" counts instead of the "score".
+        max_dets_per_image: Detections kept per image, over all categories, by the task's score.
     """
     from lvis import LVISEval, LVISResults
 
@@ -120,11 +122,8 @@ def _lvis_input(
     ground_truth: LVIS, detections: list[dict[str, Any]], task: str
 ) -> list[dict[str, Any]]:
     """Copies that ``lvis`` may write into, never an empty list."""
-    if detections and task == "segm":
-        # Given boxes, lvis would take their area for the area of the masks.
-        return [{k: v for k, v in d.items() if k != "bbox"} for d in detections]
     if detections:
-        return [dict(d) for d in detections]
+        return results_of_task(detections, task)
     # lvis raises IndexError on an empty list. It drops a detection of an unknown category.
     image_id = next(iter(ground_truth.imgs))
     rle = {"size": [1, 1], "counts": "1"}

@@ -23,6 +23,7 @@ from d2_seesaw.evaluation.lvis_format import (
     check_lvis_format,
     replace_zero_annotation_id,
 )
+from d2_seesaw.evaluation.mask_scores import MASK_SCORE, add_mask_scores, results_of_task
 from d2_seesaw.evaluation.per_category import (
     CategoryResult,
     category_results,
@@ -50,6 +51,10 @@ class LongTailLVISEvaluator(LVISEvaluator):
     - A dataset or installation that cannot be evaluated is refused on construction, on all ranks.
     - A metric without ground truth is ``nan``, shown as ``n/a``, instead of -100.
     - No predictions at all score 0 instead of ``nan``.
+    - Masks are ranked, and limited per image, by their own scores where the model has
+      ``mask_scores``. ``lvis_instances_results.json``, in which "score" is the box's, then holds
+      them as "mask_score", and ``lvis_instances_results_segm.json`` is for an evaluation of masks
+      by others: there "score" is the mask's.
     - ``per_category_<task>.csv`` and ``.json`` in ``output_dir`` hold the AP of every category.
 
     ``evaluate`` returns ``{task: {metric: percent}}`` with Detectron2's nine metrics, and for each
@@ -123,7 +128,9 @@ class LongTailLVISEvaluator(LVISEvaluator):
         for image, output in zip(inputs, outputs, strict=True):
             if "instances" in output:
                 self._check_prediction(image["image_id"], output["instances"])
+        seen = len(self._predictions)
         super().process(inputs, outputs)
+        add_mask_scores(self._predictions[seen:], outputs)
 
     def _check_prediction(self, image_id: Any, instances: Instances) -> None:
         if image_id not in self._lvis_api.imgs:
@@ -150,8 +157,7 @@ class LongTailLVISEvaluator(LVISEvaluator):
         found = itertools.chain.from_iterable(p["instances"] for p in predictions)
         detections = [{**d, "category_id": self._category_ids[d["category_id"]]} for d in found]
         if self._output_dir:
-            path = os.path.join(self._output_dir, "lvis_instances_results.json")
-            write_text(path, json.dumps(detections))
+            _save(detections, self._output_dir)
         if not self._do_evaluation:
             self._logger.info("Annotations are not available for evaluation.")
             return
@@ -179,6 +185,13 @@ class LongTailLVISEvaluator(LVISEvaluator):
             self._logger.info(f"AP of each category for {task}:\n{category_table(rows)}")
         if self._output_dir:
             write_category_results(rows, self._output_dir, task)
+
+
+def _save(detections: list[dict[str, Any]], folder: str) -> None:
+    write_text(os.path.join(folder, "lvis_instances_results.json"), json.dumps(detections))
+    if any(MASK_SCORE in d for d in detections):
+        masks = json.dumps(results_of_task(detections, "segm"))
+        write_text(os.path.join(folder, "lvis_instances_results_segm.json"), masks)
 
 
 def _check_options(tasks: Sequence[str] | None, max_dets_per_image: int) -> None:

@@ -89,7 +89,8 @@ class MultiViewInference(nn.Module):
 
         Returns:
             Per image, ``{"instances": ...}`` with ``pred_boxes``, ``scores``, ``pred_classes``
-            and, where the model has masks, ``pred_masks``.
+            and, where the model has them, ``pred_masks`` and ``mask_scores``: the merged score
+            times the mean of the IoUs that the views predict.
         """
         with evaluating(self.model):
             return [{"instances": self._detect(given)} for given in batched_inputs]

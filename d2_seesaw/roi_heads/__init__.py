@@ -8,7 +8,9 @@ from d2_seesaw.roi_heads.fast_rcnn import LossDrivenOutputLayers
 from d2_seesaw.roi_heads.federated import FederatedRCNN
 from d2_seesaw.roi_heads.htc_lite import HTCLiteROIHeads
 from d2_seesaw.roi_heads.mask_head import AveragedMaskHeads, MaskHeadWithPredictor
+from d2_seesaw.roi_heads.mask_iou_head import MaskIoUHead
 from d2_seesaw.roi_heads.offset_pooler import OffsetROIPooler
+from d2_seesaw.roi_heads.scored_mask_head import ScoredMaskHead
 from d2_seesaw.roi_heads.tsd import TSDBoxHead
 from d2_seesaw.roi_heads.tsd_predictor import TSDOutputLayers
 
@@ -21,7 +23,9 @@ __all__ = [
     "LossDrivenCascadeROIHeads",
     "LossDrivenOutputLayers",
     "MaskHeadWithPredictor",
+    "MaskIoUHead",
     "OffsetROIPooler",
+    "ScoredMaskHead",
     "TSDBoxHead",
     "TSDOutputLayers",
     "TwoSidedBox2BoxTransform",

@@ -74,7 +74,10 @@ class MaskHeadWithPredictor(MaskRCNNConvUpsampleHead):
             x: ``(B, channels, H, W)`` features of all RoIs.
             instances: per image, with ``gt_classes`` and ``gt_masks`` or with ``pred_classes``.
         """
-        logits = self._logits_of_class(x, instances)
+        return self.results(self.class_logits(x, instances), instances)
+
+    def results(self, logits: Tensor, instances: list[Instances]) -> Any:
+        """What :meth:`forward` returns, from the ``(B, 1, H', W')`` of :meth:`class_logits`."""
         # One channel is what Detectron2 takes for class-agnostic masks: it looks for no class.
         if self.training:
             return {
@@ -83,7 +86,7 @@ class MaskHeadWithPredictor(MaskRCNNConvUpsampleHead):
         mask_rcnn_inference(logits, instances)
         return instances
 
-    def _logits_of_class(self, x: Tensor, instances: list[Instances]) -> Tensor:
+    def class_logits(self, x: Tensor, instances: list[Instances]) -> Tensor:
         """``(B, 1, H', W')``: for each RoI the logits of its class, true or predicted."""
         *layers, _ = self
         for layer in layers:
@@ -102,21 +105,20 @@ class AveragedMaskHeads(nn.ModuleList):
     """Mask heads of a cascade: trained one by one, averaged in inference.
 
     Called in inference as a single head is: ``pred_masks`` of the instances become the mean of what
-    the heads predict, that is of their sigmoids, as in mmdet.
+    the heads predict, that is of their sigmoids, as in mmdet. So do ``mask_scores``, where the
+    heads are :class:`~d2_seesaw.roi_heads.ScoredMaskHead`.
     """
 
     def forward(self, x: Any, instances: list[Instances]) -> list[Instances]:
-        """Set ``pred_masks`` of ``instances`` from ``x``, the features of their RoIs.
+        """Set what the heads predict for ``instances`` from ``x``, the features of their RoIs.
 
         Raises:
             RuntimeError: in training, where each head has RoIs and a loss of its own.
         """
         if self.training:
             raise RuntimeError("AveragedMaskHeads are trained one by one: call its items")
-        total: Any = 0
-        for head in self:
-            total = total + torch.cat([i.pred_masks for i in head(x, instances)])
-        masks = (total / len(self)).split([len(i) for i in instances])
-        for i, mask in zip(instances, masks, strict=True):
-            i.pred_masks = mask
+        predicted = [[i.get_fields().copy() for i in head(x, instances)] for head in self]
+        for i, of_heads in zip(instances, zip(*predicted, strict=True), strict=True):
+            for name in {"pred_masks", "mask_scores"} & of_heads[0].keys():
+                i.set(name, sum(fields[name] for fields in of_heads) / len(self))
         return instances

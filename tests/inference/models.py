@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from detectron2.config import LazyCall as L
-from detectron2.config import get_cfg, instantiate
+from detectron2.config import LazyConfig, get_cfg, instantiate
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.layers import ShapeSpec
@@ -26,6 +26,17 @@ def mask_rcnn(**heads_changes):
     cfg.roi_heads.box_predictor.test_topk_per_image = 15
     cfg.roi_heads.update(heads_changes)
     return _spread(instantiate(cfg))
+
+
+def mask_scoring_rcnn():
+    """The quickstart's model with mask scores, which differ between masks."""
+    head = LazyConfig.load("configs/common/heads/mask_iou.py", "scored_norm_mask_head")
+    head.mask_head.update(conv_dims=[64, 64])
+    head.mask_head.input_shape.channels = 64
+    head.iou_head.update(conv_dims=[16, 16], fc_dims=[32])
+    model = mask_rcnn(mask_head=head)
+    nn.init.normal_(model.roi_heads.mask_head.iou_head.fc_mask_iou.weight, std=1.0)
+    return model
 
 
 def box_rcnn():

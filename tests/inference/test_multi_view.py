@@ -4,7 +4,7 @@ from functools import cache
 import pytest
 import torch
 import torch.distributed as dist
-from detectron2.structures import Boxes, pairwise_iou
+from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import nn
 from torch.nn.functional import max_pool2d
 from torch.nn.parallel import DistributedDataParallel
@@ -19,6 +19,7 @@ from tests.inference.models import (
     cascade_rcnn,
     mapped,
     mask_rcnn,
+    mask_scoring_rcnn,
     oracle_image,
     picture,
     true_masks,
@@ -52,7 +53,10 @@ def assert_equal(one, other):
         assert torch.equal(value, other[name]), name
 
 
-@pytest.mark.parametrize("build", [mask_rcnn, cascade_rcnn, yacs_rcnn, box_rcnn])
+BUILDERS = [mask_rcnn, cascade_rcnn, yacs_rcnn, box_rcnn, mask_scoring_rcnn]
+
+
+@pytest.mark.parametrize("build", BUILDERS)
 @torch.no_grad()
 def test_one_view_at_the_mappers_scale_is_plain_inference_to_the_bit(record, build):
     model = build()
@@ -63,6 +67,7 @@ def test_one_view_at_the_mappers_scale_is_plain_inference_to_the_bit(record, bui
     (found,) = MultiViewInference(model, scales=[(160, 260)], flip=False)([image])
     assert_equal(found, plain)
     assert ("pred_masks" in fields(found)) == (build is not box_rcnn)
+    assert ("mask_scores" in fields(found)) == (build is mask_scoring_rcnn)
 
 
 @torch.no_grad()
@@ -233,6 +238,38 @@ def test_what_heads_add_per_box_is_averaged_like_the_masks():
     views = MultiViewInference(Oracle(), scales=[(180, 240), (720, 960)], flip=False)
     found = views([oracle_image()])[0]["instances"]
     torch.testing.assert_close(found.mask_scores, torch.tensor([0.9, 0.8]) * (180 + 720) / 2)
+
+
+@torch.no_grad()
+def test_a_mask_score_is_the_merged_score_times_the_mean_of_the_predicted_ious(record):
+    model, ious = mask_scoring_rcnn(), []
+    model.roi_heads.mask_head.iou_head.register_forward_hook(lambda *a: ious.append(a[2].clone()))
+    merged = MultiViewInference(model, scales=SCALES)([record])[0]["instances"]
+    assert len(ious) == 6
+    mean = torch.stack(ious).mean(0)
+    assert len(mean) == len(merged) == 15
+    torch.testing.assert_close(merged.mask_scores, merged.scores * mean)
+    assert torch.stack(ious).std(0).max() > 0.01
+
+
+@torch.no_grad()
+def test_mask_scores_go_with_their_boxes_where_empty_ones_are_left_out():
+    views = MultiViewInference(Oracle(), scales=[(180, 240)], flip=False)
+    given = views.model.roi_heads.forward
+    beside = torch.tensor([[-20.0, 10.0, -5.0, 30.0]])
+
+    def with_a_box_outside(images, features, proposals, targets=None):
+        (found,), losses = given(images, features, proposals)
+        boxes = torch.cat([beside, found.pred_boxes.tensor])
+        more = Instances(found.image_size, pred_boxes=Boxes(boxes))
+        more.scores = torch.tensor([0.95, 0.9, 0.8])
+        more.pred_classes = torch.cat([torch.tensor([5]), found.pred_classes])
+        return [more], losses
+
+    views.model.roi_heads.forward = with_a_box_outside
+    found = views([oracle_image()])[0]["instances"]
+    assert torch.equal(found.pred_classes, TRUE_CLASSES)
+    torch.testing.assert_close(found.mask_scores, found.scores * 180)
 
 
 class FixedMasks(Oracle):

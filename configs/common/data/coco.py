@@ -2,7 +2,8 @@
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
-from detectron2.evaluation import COCOEvaluator
+
+from d2_seesaw.evaluation import MaskScoringCOCOEvaluator
 
 from .lvis_v1 import dataloader
 
@@ -12,7 +13,7 @@ dataloader.train.mapper.augmentations = [
     L(T.RandomFlip)(horizontal=True),
 ]
 dataloader.test.dataset.names = "coco_2017_val"
-dataloader.evaluator = L(COCOEvaluator)(
+dataloader.evaluator = L(MaskScoringCOCOEvaluator)(
     dataset_name="${..test.dataset.names}",
     output_dir="${train.output_dir}/inference",
 )

@@ -1,0 +1,37 @@
+"""The part with mask scores, put into models as a leaf does."""
+
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+
+from d2_seesaw.engine import check_config, load_config
+from d2_seesaw.layers import NormedConv2d
+from d2_seesaw.roi_heads import ScoredMaskHead
+
+PART = "configs/common/heads/mask_iou.py"
+MODELS = {
+    "lvis_v1/mask_rcnn_r50_fpn_softmax_rfs_2x.py": "head",
+    "lvis_v1/htc_lite_r50_fpn_softmax_rfs_1x.py": "head",
+    "lvis_v1/cascade_mask_rcnn_r50_fpn_softmax_rfs_1x.py": "heads",
+}
+
+
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize(("path", "kind"), MODELS.items())
+def test_fits_every_model_that_it_is_put_into(path, kind, normed, tmp_path):
+    cfg = load_config(f"configs/{path}")
+    name = f"scored_{'norm_' if normed else ''}mask_{kind}"
+    cfg.model.roi_heads.mask_head = LazyConfig.load(PART, name)
+    cfg.model.roi_heads.num_classes = 37
+    check_config(cfg)
+    LazyConfig.save(cfg, str(tmp_path / "cfg.yaml"))
+    again = load_config(str(tmp_path / "cfg.yaml"))
+    assert [p.name for p in tmp_path.iterdir()] == ["cfg.yaml"]  # no .pkl: all of it is YAML
+    with torch.device("meta"):
+        heads = instantiate(again.model).roi_heads.mask_head
+    assert isinstance(heads, ScoredMaskHead) == (kind == "head")
+    for head in [heads] if kind == "head" else heads:
+        assert isinstance(head, ScoredMaskHead)
+        assert isinstance(head.mask_head.predictor, NormedConv2d) == normed
+        assert head.mask_head.predictor.out_channels == head.iou_head.num_classes == 37
+        assert head.iou_head.convs[0].in_channels == 257
