@@ -17,6 +17,7 @@ def _multi_step(milestones):
 
 multi_step_1x = _multi_step([8, 11, 12])
 multi_step_2x = _multi_step([16, 22, 24])
+multi_step_45_epochs = _multi_step([30, 40, 45])
 
 constant = L(ConstantParamScheduler)(value=1.0)
 polynomial = L(polynomial_with_warmup)(
