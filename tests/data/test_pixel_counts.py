@@ -88,6 +88,16 @@ def test_a_changed_map_is_counted_anew(dataset, maps, cache):
     assert len(list(cache.iterdir())) == 1
 
 
+def test_a_map_of_equal_size_is_noticed_by_its_time_of_modification(dataset, maps, cache):
+    class_pixel_counts(dataset, C, cache_folder=cache)
+    path, size = dataset[2]["sem_seg_file_name"], os.stat(dataset[2]["sem_seg_file_name"]).st_size
+    maps[2][:] = 4
+    touch(write(path, maps[2]))
+    assert os.stat(path).st_size == size
+    counts = class_pixel_counts(dataset, C, cache_folder=cache)
+    np.testing.assert_array_equal(counts, expected(maps))
+
+
 def test_a_map_of_another_size_is_noticed_at_the_same_time_of_modification(dataset, maps, cache):
     class_pixel_counts(dataset, C, cache_folder=cache)
     path, status = dataset[4]["sem_seg_file_name"], os.stat(dataset[4]["sem_seg_file_name"])
