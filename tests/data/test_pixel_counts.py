@@ -11,7 +11,8 @@ C = 5
 
 
 def write(path, labels):
-    cv2.imwrite(str(path), labels)
+    """Uncompressed, so that maps of one shape are files of one size."""
+    cv2.imwrite(str(path), labels, [cv2.IMWRITE_PNG_COMPRESSION, 0])
     return path
 
 
@@ -88,6 +89,16 @@ def test_a_changed_map_is_counted_anew(dataset, maps, cache):
     assert len(list(cache.iterdir())) == 1
 
 
+def test_a_map_of_equal_size_is_noticed_by_its_time_of_modification(dataset, maps, cache):
+    class_pixel_counts(dataset, C, cache_folder=cache)
+    path, size = dataset[2]["sem_seg_file_name"], os.stat(dataset[2]["sem_seg_file_name"]).st_size
+    maps[2][:] = 4
+    touch(write(path, maps[2]))
+    assert os.stat(path).st_size == size
+    counts = class_pixel_counts(dataset, C, cache_folder=cache)
+    np.testing.assert_array_equal(counts, expected(maps))
+
+
 def test_a_map_of_another_size_is_noticed_at_the_same_time_of_modification(dataset, maps, cache):
     class_pixel_counts(dataset, C, cache_folder=cache)
     path, status = dataset[4]["sem_seg_file_name"], os.stat(dataset[4]["sem_seg_file_name"])
@@ -110,6 +121,15 @@ def test_other_images_ids_and_classes_are_counted_apart(dataset, maps, cache):
         counts = class_pixel_counts(mapped, 2, cache_folder=cache)
         by_class = sorted(ids, key=ids.get)
         np.testing.assert_array_equal(counts, expected(maps)[:, by_class])
+
+
+def test_other_files_of_equal_size_and_time_are_counted_apart(dataset, maps, cache):
+    first, second = [dataset[2]], [dataset[3]]
+    write(second[0]["sem_seg_file_name"], np.zeros_like(maps[2]))
+    for record in (*first, *second):
+        os.utime(record["sem_seg_file_name"], ns=(0, 0))
+    assert class_pixel_counts(first, C, cache_folder=cache)[0, 3] == maps[2].size
+    assert class_pixel_counts(second, C, cache_folder=cache)[0, 0] == maps[2].size
 
 
 def test_equal_ids_in_another_order_are_equal(dataset, cache, reads):
@@ -199,7 +219,11 @@ def test_a_number_of_classes_out_of_range_is_named(dataset, num_classes):
 def test_other_ranks_wait_for_the_main_one_and_read_what_it_kept(
     dataset, maps, cache, reads, monkeypatch
 ):
+    waited = []
+
     def main_rank_counts():
+        assert not reads
+        waited.append(True)
         with monkeypatch.context() as patch:
             patch.setattr(pixel_counts.comm, "is_main_process", lambda: True)
             patch.setattr(pixel_counts.comm, "synchronize", lambda: None)
@@ -207,9 +231,9 @@ def test_other_ranks_wait_for_the_main_one_and_read_what_it_kept(
 
     monkeypatch.setattr(pixel_counts.comm, "is_main_process", lambda: False)
     monkeypatch.setattr(pixel_counts.comm, "synchronize", main_rank_counts)
-    np.testing.assert_array_equal(
-        class_pixel_counts(dataset, C, cache_folder=cache), expected(maps)
-    )
+    waiting = class_pixel_counts(dataset, C, cache_folder=cache)
+    np.testing.assert_array_equal(waiting, expected(maps))
+    assert waited == [True]
     assert len(reads) == len(dataset)
 
 

@@ -88,6 +88,11 @@ def test_ids_go_with_every_record(folder):
     assert {int(read_labels(r)[0, 0]) for r in records} == {1, 2}
 
 
+def test_the_label_after_the_last_class_may_be_ignored(tmp_path):
+    register(tmp_path, ignore_label=3)
+    assert MetadataCatalog.get(NAME).ignore_label == 3
+
+
 def test_nothing_is_read_until_loading(tmp_path):
     register(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError) as error:

@@ -95,6 +95,16 @@ def test_images_without_any_class_are_shown_once(dataset, options):
     assert factors.repeat_factors(only_ignored).tolist() == [1.0]
 
 
+def test_images_with_every_class_are_shown_once_where_all_are_frequent(dataset, options):
+    sampling = SemanticRepeatFactorSampling(0.5, **{**options, "num_classes": 2})
+    assert sampling.repeat_factors([dataset[1]]).tolist() == [1.0]
+
+
+def test_counts_are_kept_in_the_folder_asked_for(dataset, options, tmp_path):
+    SemanticRepeatFactorSampling(0.5, **options).repeat_factors(dataset)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
 def test_the_loader_takes_it_from_a_config(dataset, options):
     node = LazyCall(build_train_loader)(
         dataset=dataset,

@@ -107,6 +107,12 @@ def test_a_class_looks_alike_under_all_seeds():
     assert (nearest == truth).float().mean() > 0.5  # chance is 0.1
 
 
+def test_images_are_noisy():
+    out_of_sight = np.full((example.STROKES, 3, 2), 9.0)
+    image = example.draw(out_of_sight, np.random.default_rng(0))
+    assert len(np.unique(image)) > 15  # paper, clutter and the edge between would be fewer
+
+
 @pytest.mark.parametrize("name", example.LOSSES)
 def test_losses_take_logits_and_labels_and_know_no_ignored_class(name):
     logits = torch.randn(6, 300, requires_grad=True)
@@ -141,9 +147,10 @@ class FirstPixel(nn.Module):
 
 
 def test_accuracies_are_those_of_the_classes_in_each_group():
-    labels = torch.arange(3).repeat_interleave(4)
-    predicted = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 0, 0, 0, 0])
-    images = predicted[:, None, None, None].expand(12, 1, 2, 2).float()
+    # More images than are predicted at a time.
+    labels = torch.arange(3).repeat_interleave(400)
+    predicted = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 0, 0, 0, 0]).repeat_interleave(100)
+    images = predicted[:, None, None, None].expand(1200, 1, 2, 2).float()
     data = example.Data(np.array([500, 5, 101]), train=None, test=(images, labels))
     result = example.accuracies(FirstPixel(), data)
     assert result == {"overall": pytest.approx(500 / 12), "many": 37.5, "medium": None, "few": 50.0}
@@ -190,6 +197,19 @@ def test_prints_the_table_and_writes_the_runs(tmp_path, capsys):
     assert rows["recall"][1] == "n/a"  # the most frequent class has 30 images
 
 
+def test_every_loss_is_trained_with_every_seed_on_the_data_of_that_seed(tmp_path, monkeypatch):
+    result = dict.fromkeys(example.COLUMNS, 1.0)
+    monkeypatch.setattr(example, "generate", lambda args, seed: f"data of {seed}")
+    monkeypatch.setattr(example, "train", lambda data, loss, seed, args: (data, loss, seed))
+    monkeypatch.setattr(
+        example, "accuracies", lambda model, data: result | {"trained": model, "tested": data}
+    )
+    for run in run_main(tmp_path / "runs.json", "--seeds", "2", "3")["runs"]:
+        data = f"data of {run['seed']}"
+        assert run["trained"] == [data, run["loss"], run["seed"]]
+        assert run["tested"] == data
+
+
 def test_differences_to_cross_entropy_are_taken_seed_by_seed():
     runs = [
         {"loss": loss, "seed": seed, "overall": value, "many": value, "medium": value, "few": few}
@@ -200,7 +220,7 @@ def test_differences_to_cross_entropy_are_taken_seed_by_seed():
     assert rows["seesaw"][0] == "33.5 ± 29.0"
     assert rows["seesaw - cross_entropy"][0] == "+3.5 ± 0.7"
     assert rows["seesaw - cross_entropy"][3] == "+4.0"
-    assert "recall" not in rows
+    assert list(rows)[2:] == ["cross_entropy", "seesaw", "seesaw - cross_entropy"]
 
 
 def test_one_loss_alone_is_a_table_without_differences(tmp_path, capsys):
