@@ -106,12 +106,11 @@ def _rasterised(polygons: list[np.ndarray]) -> tuple[Tensor, Tensor]:
     if not polygons:  # an augmentation may have cut it off
         return torch.zeros(1, 1, dtype=torch.bool), torch.zeros(2)
     points = np.concatenate([p.reshape(-1, 2) for p in polygons])
-    # A pixel's width more: the rasteriser rounds to fifths of a pixel.
-    corner = np.floor(points.min(0)).clip(min=0)
-    width, height = (np.ceil(points.max(0)) - corner).clip(min=0).astype(int) + 1
-    moved = [p - np.tile(corner, len(p) // 2) for p in polygons]
-    bits = polygons_to_bitmask(moved, int(height), int(width))
-    return torch.from_numpy(bits), torch.from_numpy(corner)
+    left, top = np.floor(points.min(0)).clip(min=0).astype(int)
+    width, height = np.ceil(points.max(0)).clip(min=1).astype(int)
+    # Not moved to the corner before, as that could round a pixel of the edge to the other side.
+    bits = polygons_to_bitmask(polygons, int(height), int(width))[top:, left:]
+    return torch.from_numpy(bits), torch.tensor([left, top])
 
 
 def _part_inside(bits: Tensor, boxes: Tensor) -> Tensor:

@@ -150,14 +150,19 @@ def test_without_targets_the_loss_is_zero_and_has_a_graph(number):
 
 
 def test_under_autocast_ious_and_loss_are_float32():
-    given, ours = case.inputs(), as_in_mmdet()
+    given, ours, last = case.inputs(), as_in_mmdet(), []
     exact = ours(given.features, given.logits, given.classes)
+    ours.fcs[-1].register_forward_hook(lambda *a: last.append(a[2].relu().double()))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         ious = ours(given.features, given.logits.bfloat16(), given.classes)
         loss = ours.loss(ious, recorded_targets(0.0))
     assert ious.dtype == loss.dtype == torch.float32
     assert not torch.equal(ious, exact)  # the convolutions are bfloat16's
     torch.testing.assert_close(ious, exact, rtol=0.05, atol=0.1)
+    # But the last layer is not.
+    weight, bias = (p[given.classes].double() for p in ours.fc_mask_iou.parameters())
+    expected = ((last[0] * weight).sum(dim=1) + bias).float()
+    torch.testing.assert_close(ious, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_shape_that_says_too_little_is_named():

@@ -159,6 +159,13 @@ def test_polygons_are_the_masks_that_they_draw_on_the_whole_image():
     assert (parts < 0.95).sum() > 3
 
 
+@pytest.mark.parametrize("corners", [(-9, 5, -2, 30), (7, 5, 7, 30), (7.3, 5.1, 7.4, 5.2)])
+def test_a_polygon_that_draws_no_pixel_is_0_in_every_box(corners):
+    polygons = [[rectangle(*corners)]]
+    assert not BitMasks.from_polygon_masks(polygons, SIZE, SIZE).tensor.any()
+    assert part_inside(PolygonMasks(polygons), torch.tensor([[-20.0, 0, 40, 40]])).tolist() == [0]
+
+
 def test_an_object_with_many_boxes_is_rasterised_once(monkeypatch):
     drawn = []
     name = "d2_seesaw.roi_heads.mask_iou_targets.polygons_to_bitmask"
