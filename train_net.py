@@ -26,7 +26,7 @@ from torch import nn
 
 from d2_seesaw.checkpoint import StrictCheckpointer
 from d2_seesaw.data import check_dataset_files
-from d2_seesaw.engine import Trainer, load_config
+from d2_seesaw.engine import EMAHook, Trainer, compile_parts, load_config
 from d2_seesaw.engine.launch import argument_parser, launch_training
 from d2_seesaw.engine.scaling import format_changes, scale_to_world_size
 from d2_seesaw.evaluation import drop_absent, print_longtail_results
@@ -44,12 +44,28 @@ def evaluate(cfg: DictConfig, model: nn.Module, evaluator: DatasetEvaluator) -> 
     return drop_absent(results)
 
 
+def evaluate_in_training(
+    cfg: DictConfig, model: nn.Module, evaluator: DatasetEvaluator, ema: EMAHook | None
+) -> dict[str, Any]:
+    """``evaluate``, with the averaged weights as ``ema/...`` if there are any."""
+    if ema is None:
+        return evaluate(cfg, model, evaluator)
+    logger.info("Evaluation of the averaged weights (EMA):")
+    of_average = evaluate(cfg, ema.averaged, evaluator)
+    # Last, so that the files of the evaluator are those of the model that is trained.
+    logger.info("Evaluation of the trained weights:")
+    return {**evaluate(cfg, model, evaluator), "ema": of_average}
+
+
 def build_model(cfg: DictConfig) -> nn.Module:
     """The model on its device, one replica per rank."""
     device = cfg.train.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = build(cfg.model).to(device)
+    how = cfg.train.compile
+    if how.enabled:
+        compile_parts(model, how.parts, backend=how.backend, mode=how.mode, dynamic=how.dynamic)
     # DDP takes device ids for GPUs only.
     on_cpu: dict[str, Any] = {"device_ids": None} if device == "cpu" else {}
     return create_ddp_model(model, **cfg.train.ddp, **on_cpu)
@@ -79,14 +95,21 @@ def train(cfg: DictConfig, *, resume: bool) -> None:
         allow_partial=cfg.train.allow_partial_checkpoint,
         trainer=trainer,
     )
+    ema = None
+    if cfg.train.ema.enabled:
+        average = {"decay": cfg.train.ema.decay, "warmup": cfg.train.ema.warmup}
+        ema = EMAHook(model, cfg.train.output_dir, **average)
     is_main = comm.is_main_process()
     writers = default_writers(cfg.train.output_dir, cfg.train.max_iter) if is_main else []
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
+            ema,
             hooks.LRScheduler(scheduler=build(cfg.lr_multiplier)),
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if is_main else None,
-            hooks.EvalHook(cfg.train.eval_period, lambda: evaluate(cfg, model, evaluator)),
+            hooks.EvalHook(
+                cfg.train.eval_period, lambda: evaluate_in_training(cfg, model, evaluator, ema)
+            ),
             hooks.PeriodicWriter(writers, period=cfg.train.log_period) if is_main else None,
         ]
     )

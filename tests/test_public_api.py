@@ -108,9 +108,11 @@ PUBLIC = {
     },
     "engine": {
         "ConfigError",
+        "EMAHook",
         "Trainer",
         "apply_overrides",
         "check_config",
+        "compile_parts",
         "cosine_with_warmup",
         "load_config",
         "multi_step_with_warmup",

@@ -11,7 +11,16 @@ def train_options(**changes: Any) -> dict[str, Any]:
     - ``epochs`` or ``max_iter``: the length of training, in passes over the (repeated) data or in
       steps; ``max_iter`` wins. Iterations follow from epochs once the data is loaded.
     - ``device``: ``"auto"`` is the GPU if there is one, else the CPU.
-    - ``amp``: ``dtype`` is ``"float16"`` (with loss scaling) or ``"bfloat16"``.
+    - ``amp``: ``dtype`` is ``"float16"`` (with loss scaling) or ``"bfloat16"``. Weights stay in
+      float32. On the same RoIs, losses and scores stay within 0.5 % and 5 % of full precision's.
+    - ``ema``: an exponential moving average of the weights, beside those that are trained, which
+      stay the same to the bit. Evaluations during training score both, the average as ``ema/...``;
+      ``model_final_ema.pth`` is the average as a model of its own, for ``--eval-only``. A larger
+      ``decay`` averages over more steps, about ``1 / (1 - decay)``; with ``warmup`` it grows to its
+      value from 0.1.
+    - ``compile``: ``torch.compile`` of the submodules in ``parts``, with its ``backend``, ``mode``
+      and ``dynamic``; null is torch's default. ``backbone`` has the neck in it. Checkpoints fit
+      with and without; losses and gradients stay within 1e-5.
     - ``clip_grad``: ``max_norm`` of all gradients together, ``max_value`` of each entry; null is
       off.
     - ``accumulate_steps``: batches whose gradients are averaged before each update.
@@ -36,6 +45,14 @@ def train_options(**changes: Any) -> dict[str, Any]:
         "reference_world_size": 8,
         "accumulate_steps": 1,
         "amp": {"enabled": False, "dtype": "float16"},
+        "ema": {"enabled": False, "decay": 0.9998, "warmup": True},
+        "compile": {
+            "enabled": False,
+            "parts": ["backbone"],
+            "backend": "inductor",
+            "mode": None,
+            "dynamic": None,
+        },
         "clip_grad": {"max_norm": None, "max_value": None},
         "ddp": {
             "broadcast_buffers": False,

@@ -134,6 +134,38 @@ def test_mixed_precision_accumulation_and_clipping_train(train_net, tmp_path, dt
     assert all(0 < loss < 20 for loss in losses)
 
 
+EMA = ["train.ema.enabled=True", "train.ema.decay=0.5", "dataloader.train.total_batch_size=2"]
+
+
+def test_an_average_of_the_weights_is_evaluated_saved_and_resumed(
+    train_net, printed_table, tmp_path
+):
+    schedule = ["lr_multiplier.max_iter=100", "lr_multiplier.warmup_iters=1"]
+    train_net(tmp_path, "train.max_iter=2", *EMA, *schedule)
+    average = torch.load(tmp_path / "model_final.pth")["trainer"]["hooks"]["EMAHook"]["model"]
+    run = train_net(tmp_path, "--resume", "train.max_iter=3", *EMA, *schedule)
+    weights = torch.load(tmp_path / "model_final.pth")["model"]
+    averaged = torch.load(tmp_path / "model_final_ema.pth")["model"]
+    name = "roi_heads.box_head.fc1.weight"
+    decay = 3 / 12  # that of the third step in all
+    expected = decay * average[name] + (1 - decay) * weights[name]
+    torch.testing.assert_close(averaged[name], expected)
+    assert not torch.equal(averaged[name], weights[name])
+    assert {"ema/segm/AP", "segm/AP"} <= set().union(*run.metrics)
+    start, end = (run.text.index(f"Evaluation of the {w} weights") for w in ("averaged", "trained"))
+    # Compiled, for both options at the price of one run: it must change nothing.
+    compiled = ["train.compile.enabled=True", "train.compile.backend=eager"]
+    model = f"train.init_checkpoint={tmp_path / 'model_final_ema.pth'}"
+    again = train_net(tmp_path / "again", "--eval-only", model, *compiled)
+    assert printed_table(again.text) == printed_table(run.text[start:end])
+
+
+def test_a_part_to_compile_that_the_model_lacks_is_one_clear_error(train_net, tmp_path):
+    arguments = ["train.compile.enabled=True", "train.compile.parts=[neck]", "train.max_iter=1"]
+    run = train_net(tmp_path, *arguments, fails=True)
+    assert "no part 'neck'. Its parts are ['backbone', 'proposal_generator'" in run.text
+
+
 def test_softmax_trains_from_its_own_config(train_net, tmp_path):
     run = train_net(tmp_path, "train.max_iter=2", config="configs/quickstart_softmax.py")
     assert "loss_cls" in set().union(*run.metrics)
