@@ -27,7 +27,7 @@ def roi_align_with_offsets(
     With offsets of zero it is ``torchvision.ops.roi_align(aligned=True)``, which gives no gradient
     to boxes; here there is one to the offsets. As there, samples up to a pixel outside the map have
     the value of its border, and those further away are zero. Computed in float32 (float64 features:
-    float64), under autocast too: half precision cannot tell pixels apart.
+    float64) whatever the features are, because half precision cannot tell pixels apart.
 
     Args:
         features: ``(N, D, H, W)``.
@@ -53,15 +53,14 @@ def roi_align_with_offsets(
         )
     precision = torch.promote_types(features.dtype, torch.float32)
     pooled = features.new_zeros((len(rois), features.shape[1], B, B))
-    with torch.autocast(features.device.type, enabled=False):
-        boxes = rois[:, 1:].to(precision) * spatial_scale
-        points = _points(boxes, offsets.to(precision) * spatial_scale, B, sampling_ratio)
-        # Images without RoIs as well: so the features of all of them always have a gradient.
-        for n, image in enumerate(features):
-            of_image = (rois[:, 0] == n).nonzero().squeeze(1)
-            sampled = _sample(image.to(precision), points[of_image])
-            bins = sampled.unflatten(3, (B, sampling_ratio)).unflatten(2, (B, sampling_ratio))
-            pooled.index_put_((of_image,), bins.mean(dim=(3, 5)).to(pooled.dtype))
+    boxes = rois[:, 1:].to(precision) * spatial_scale
+    points = _points(boxes, offsets.to(precision) * spatial_scale, B, sampling_ratio)
+    # Images without RoIs as well: so the features of all of them always have a gradient.
+    for n, image in enumerate(features):
+        of_image = (rois[:, 0] == n).nonzero().squeeze(1)
+        sampled = _sample(image.to(precision), points[of_image])
+        bins = sampled.unflatten(3, (B, sampling_ratio)).unflatten(2, (B, sampling_ratio))
+        pooled.index_put_((of_image,), bins.mean(dim=(3, 5)).to(pooled.dtype))
     return pooled
 
 

@@ -18,7 +18,7 @@ SCORE_FUSIONS = ("logits", "probabilities")
 
 
 class Stage(NamedTuple):
-    """What one stage saw and said."""
+    """What one stage saw and said: logits first, then what its predictor decodes boxes from."""
 
     predictor: FastRCNNOutputLayers
     predictions: Predictions

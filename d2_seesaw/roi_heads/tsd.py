@@ -14,7 +14,6 @@ Shapes in this module:
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead
 from detectron2.structures import Boxes
@@ -130,10 +129,9 @@ class TSDBoxHead(nn.Module):
         """
         hidden = self.shared_fc(x.flatten(1))
         of_bins, of_box = self.delta_c(hidden), self.delta_r(hidden)
-        with torch.autocast(x.device.type, enabled=False):
-            unit = self.offset_scale * (boxes[:, 2:] - boxes[:, :2])
-            of_bins = of_bins.to(unit.dtype).view(len(x), 2, self.bins, self.bins)
-            return of_bins * unit[:, :, None, None], of_box.to(unit.dtype) * unit
+        unit = self.offset_scale * (boxes[:, 2:] - boxes[:, :2])
+        of_bins = of_bins.to(unit.dtype).view(len(x), 2, self.bins, self.bins)
+        return of_bins * unit[:, :, None, None], of_box.to(unit.dtype) * unit
 
 
 def _offsets(width: int, number: int) -> nn.Sequential:

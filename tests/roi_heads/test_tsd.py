@@ -32,7 +32,7 @@ class _Says(nn.Module):
 @pytest.fixture
 def head_that_says():
     """A head whose offsets are given rather than learned."""
-    head = tsd_parts.box_head(offset_scale=0.1)
+    head = tsd_parts.box_head()
     head.delta_c = _Says(torch.randn(80, 98))
     head.delta_r = _Says(torch.randn(80, 2))
     return head
@@ -52,6 +52,18 @@ def test_offsets_are_tenths_of_the_box_x_first(head_that_says, rois):
         dx, dy = of_box[r].tolist()
         assert dx == pytest.approx(0.1 * delta_r[r, 0].item() * (x1 - x0))
         assert dy == pytest.approx(0.1 * delta_r[r, 1].item() * (y1 - y0))
+
+
+def test_the_scale_of_offsets_is_given(rois):
+    pool, boxes = rois
+    tensor = torch.cat([b.tensor for b in boxes])
+    head, wide = tsd_parts.box_head(), tsd_parts.box_head(offset_scale=0.3)
+    wide.load_state_dict(head.state_dict())
+    for found, expected in zip(
+        wide.offsets(pool(), tensor), head.offsets(pool(), tensor), strict=True
+    ):
+        assert expected.any()
+        torch.testing.assert_close(found, 3 * expected)
 
 
 def test_classifies_moved_bins_and_locates_moved_boxes(head_that_says, rois):
@@ -130,6 +142,9 @@ def test_each_branch_teaches_its_own_offsets(rois):
     for branch in (found.classification, found.localisation):
         (shared,) = torch.autograd.grad(branch.sum(), head.shared_fc[0].weight, retain_graph=True)
         assert shared.any()
+    of_bins, of_box = torch.autograd.grad(found.boxes.square().sum(), own, allow_unused=True)
+    assert of_bins is None
+    assert of_box.any()
 
 
 def test_starts_from_offsets_that_are_not_zero_but_without_bias():
@@ -140,12 +155,13 @@ def test_starts_from_offsets_that_are_not_zero_but_without_bias():
     assert head.delta_r[2].weight.any()
 
 
-def test_offsets_are_in_full_precision_under_autocast(head_that_says, rois):
+def test_offsets_are_in_full_precision_under_autocast(rois):
     pool, boxes = rois
+    head = tsd_parts.box_head()
     with torch.autocast("cpu", torch.bfloat16):
         x = pool().bfloat16()
-        of_bins, of_box = head_that_says.offsets(x, torch.cat([b.tensor for b in boxes]))
-        found = head_that_says(pool, boxes)
+        of_bins, of_box = head.offsets(x, torch.cat([b.tensor for b in boxes]))
+        found = head(pool, boxes)
     assert {of_bins.dtype, of_box.dtype, found.boxes.dtype} == {torch.float32}
     assert found.classification.dtype == torch.bfloat16
 

@@ -63,6 +63,8 @@ def test_targets_teach_where_to_move_unless_detached(detach):
     assert (gradient is None) == detach
     if not detach:
         assert gradient.any(dim=1).tolist() == [True, False, True]
+    (gradient,) = torch.autograd.grad(losses["loss_box_reg_sibling"], found.boxes, **options)
+    assert gradient is None
     (gradient,) = torch.autograd.grad(losses["loss_pc_loc"], found.boxes)
     assert gradient.any()
 
