@@ -12,8 +12,9 @@ from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
 from torch.overrides import TorchFunctionMode
 
-from d2_seesaw.engine import apply_overrides, check_config
+from d2_seesaw.engine import apply_overrides, check_config, load_config
 from d2_seesaw.layers import SyncBatchNorm2d, sync_batch_norm
+from d2_seesaw.losses import SeesawLoss
 
 # Parts, and the million parameters of the published model of that name without its classifier.
 PARTS = {
@@ -159,3 +160,53 @@ def test_an_image_goes_through(model):
     assert found["instances"].image_size == (48, 64)
     assert len(found["instances"]) == 4
     assert found["instances"].pred_masks.shape == (4, 48, 64)
+
+
+# --- whole configs ---
+
+LEAVES = sorted(Path("configs/backbones").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=lambda p: p.stem)
+def test_config_trains_seesaw_heads_at_lvis_size(path, tmp_path):
+    cfg = load_config(str(path), ["train.max_iter=1000"])
+    assert f"configs/backbones/{path.name}" in path.read_text()
+    assert cfg.train.output_dir == f"output/{path.stem}"
+    LazyConfig.save(cfg, str(tmp_path / "cfg.yaml"))
+    assert [p.name for p in tmp_path.iterdir()] == ["cfg.yaml"]  # no .pkl: all of it is YAML
+    if "pretrained" in cfg.model.backbone.get("bottom_up", {}):
+        cfg.model.backbone.bottom_up.pretrained = False
+    with RealNumbers(), torch.device("meta"):
+        model = instantiate(cfg.model)
+    assert isinstance(model.roi_heads.box_predictor.cls_loss, SeesawLoss)
+    assert model.roi_heads.num_classes == 1203
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    trained = sum(len(group["params"]) for group in optimizer.param_groups)
+    assert trained == sum(p.requires_grad for p in model.parameters())
+    cfg.tta.model = model
+    instantiate(cfg.tta)
+
+
+def test_configs_of_backbones_were_found():
+    assert len(LEAVES) == 3
+
+
+def test_swins_tables_of_positions_are_not_decayed():
+    cfg = load_config("configs/backbones/swin_tiny_mask_rcnn_seesaw_rfs.py")
+    with RealNumbers(), torch.device("meta"):
+        cfg.optimizer.params.model = model = instantiate(cfg.model)
+    tables = {p for n, p in model.named_parameters() if "relative_position_bias_table" in n}
+    groups = instantiate(cfg.optimizer).param_groups
+    decay = {p: group["weight_decay"] for group in groups for p in group["params"]}
+    assert tables
+    assert {decay[p] for p in tables} == {0.0}
+
+
+def test_vits_images_fit_its_square():
+    cfg = load_config("configs/backbones/vit_base_mask_rcnn_seesaw_rfs.py")
+    square = cfg.model.backbone.square_pad
+    (resize,) = cfg.dataloader.test.mapper.augmentations
+    assert resize.max_size == square
+    assert all(limit <= square for _, limit in cfg.tta.scales)
+    assert tuple(cfg.dataloader.train.mapper.augmentations[1].crop_size) == (square, square)

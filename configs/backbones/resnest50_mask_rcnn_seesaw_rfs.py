@@ -1,0 +1,24 @@
+r"""Mask R-CNN with timm's ResNeSt-50, Seesaw Loss, repeat factor sampling, LVIS v1, 24 epochs.
+
+    python train_net.py --num-gpus 8 \
+        --config-file configs/backbones/resnest50_mask_rcnn_seesaw_rfs.py
+
+Needs `pip install timm`. Any other backbone of timm: model.backbone.bottom_up.name=NAME. Ours is
+not yet run.
+"""
+
+from ..common.backbones.resnest import resnest_50 as _resnest_50
+from ..lvis_v1.mask_rcnn_r50_fpn_seesaw_norm_mask_rfs_2x import (
+    dataloader,
+    lr_multiplier,
+    model,
+    optimizer,
+    train,
+    tta,
+)
+
+model.backbone.bottom_up = _resnest_50
+model.backbone.bottom_up.pretrained = True
+optimizer.params.weight_decay_norm = 0.0
+train.output_dir = "output/resnest50_mask_rcnn_seesaw_rfs"
+train.init_checkpoint = ""

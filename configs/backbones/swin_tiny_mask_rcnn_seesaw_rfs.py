@@ -1,0 +1,25 @@
+r"""Mask R-CNN with Detectron2's Swin-T, Seesaw Loss, repeat factor sampling, LVIS v1, 24 epochs.
+
+    python train_net.py --num-gpus 8 \
+        --config-file configs/backbones/swin_tiny_mask_rcnn_seesaw_rfs.py
+
+Ours is not yet run.
+"""
+
+from ..common.backbones.swin import swin_tiny as _swin_tiny
+from ..common.optim import adamw as optimizer
+from ..lvis_v1.mask_rcnn_r50_fpn_seesaw_norm_mask_rfs_2x import (
+    dataloader,
+    lr_multiplier,
+    model,
+    train,
+    tta,
+)
+
+model.backbone.update(_swin_tiny)
+# Swin's authors do not decay the tables of relative positions.
+optimizer.params.overrides = dict(relative_position_bias_table=dict(weight_decay=0.0))
+optimizer.lr = 1e-4
+train.amp.enabled = True
+train.output_dir = "output/swin_tiny_mask_rcnn_seesaw_rfs"
+train.init_checkpoint = "detectron2://ImageNetPretrained/swin/swin_tiny_patch4_window7_224.pth"
