@@ -44,6 +44,9 @@ def load_config(path: str, overrides: list[str] | None = None) -> DictConfig:
         # Detectron2 leaves Python's import patched when a config raises.
         builtins.__import__ = unpatched_import
     check_config(cfg)
+    if "train" in cfg:
+        # What the config of an earlier version does not say is as it was then: the default.
+        cfg.train = OmegaConf.merge(train_options(), cfg.train)
     return apply_overrides(cfg, overrides or [])
 
 
