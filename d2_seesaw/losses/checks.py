@@ -54,6 +54,19 @@ def check_dense_logits(logits: Tensor, labels: Tensor, num_classes: int) -> None
         )
 
 
+def check_ignore_index(ignore_index: int, num_classes: int) -> None:
+    """Refuse to ignore one of the classes, as the usual 255 would among 1,000 of them.
+
+    Raises:
+        ValueError: naming the label and the number of classes.
+    """
+    if 0 <= ignore_index < num_classes:
+        raise ValueError(
+            f"ignore_index is {ignore_index}, which is one of the {num_classes} classes: no pixel "
+            "of it would ever be learnt. Give a label that is no class, such as -1"
+        )
+
+
 def check_dense_batch(
     logits: Tensor, labels: Tensor, num_classes: int, ignore_index: int
 ) -> Tensor:

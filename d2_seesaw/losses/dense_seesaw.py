@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2_seesaw.losses.checks import check_dense_batch, full_precision
+from d2_seesaw.losses.checks import check_dense_batch, check_ignore_index, full_precision
 from d2_seesaw.losses.chunked import CHUNK_SIZE, check_chunk_size, sum_in_chunks
 from d2_seesaw.losses.counting import count_labels, is_training_step, sum_over_ranks
 from d2_seesaw.losses.seesaw import check_hyper_parameters, seesaw_logits
@@ -31,7 +31,7 @@ class SeesawCrossEntropyLoss(nn.Module):
         q: strength of the compensation factor. The paper has 2 for detection and finds 1 best for
             classification.
         eps: floor of the true class's probability in the compensation factor, in ``(0, 1]``.
-        ignore_index: the label of pixels that take no part.
+        ignore_index: the label of pixels that take no part; not one of the classes.
         chunk_size: pixels to weigh at a time; None for all, which is slower on a CPU, faster on a
             GPU, and takes a little more memory than cross-entropy.
         sample_size: pixels to draw at random, on each rank, from those that are not ignored, all
@@ -63,6 +63,7 @@ class SeesawCrossEntropyLoss(nn.Module):
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        check_ignore_index(ignore_index, num_classes)
         check_hyper_parameters(p, q, eps)
         check_chunk_size(chunk_size)
         if sample_size is not None and sample_size < 1:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from d2_seesaw.losses.checks import check_dense_batch
+from d2_seesaw.losses.checks import check_dense_batch, check_ignore_index
 from d2_seesaw.losses.chunked import CHUNK_SIZE, check_chunk_size
 from d2_seesaw.losses.class_weights import class_weighted_sum
 from d2_seesaw.losses.counting import count_labels, is_training_step, sum_over_ranks
@@ -24,7 +24,7 @@ class InverseFrequencyLoss(nn.Module):
         class_counts: pixels of each class in the training data. By default the loss counts what it
             is given in training steps, in a buffer that is saved with the model.
         power: :math:`\gamma`; 0.5 weighs by the square root.
-        ignore_index: the label of pixels that take no part.
+        ignore_index: the label of pixels that take no part; not one of the classes.
         chunk_size: pixels to look at at a time, which bounds the memory and gives the same result;
             None for all.
         loss_weight: factor on the loss.
@@ -52,6 +52,7 @@ class InverseFrequencyLoss(nn.Module):
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        check_ignore_index(ignore_index, num_classes)
         if not power >= 0:
             raise ValueError(f"power must be 0 or more, got {power}")
         counts = [0] * num_classes if class_counts is None else [int(n) for n in class_counts]

@@ -11,7 +11,7 @@ A "pixel" is one label: a pixel of an image, or a sample of a classifier.
 import torch
 from torch import Tensor, nn
 
-from d2_seesaw.losses.checks import check_dense_batch
+from d2_seesaw.losses.checks import check_dense_batch, check_ignore_index
 from d2_seesaw.losses.chunked import CHUNK_SIZE, check_chunk_size
 from d2_seesaw.losses.class_weights import class_weighted_sum
 from d2_seesaw.losses.counting import count_labels, is_training_step, sum_over_ranks
@@ -37,7 +37,7 @@ def recall_cross_entropy(
     Args:
         logits: ``(N, C)`` or ``(N, C, ...)`` of any floating dtype.
         labels: ``(N,)`` or ``(N, ...)`` integers: a class in ``[0, C)`` or ``ignore_index``.
-        ignore_index: the label of pixels that take no part.
+        ignore_index: the label of pixels that take no part; not one of the classes.
         reduction: what Z is. ``"pixel_mean"``: the pixels that are not ignored; ``"ref"``: all
             pixels, as in the authors' code; ``"weighted_mean"``: the sum of the weights.
 
@@ -62,7 +62,7 @@ class RecallLoss(nn.Module):
 
     Args:
         num_classes: C.
-        ignore_index: the label of pixels that take no part.
+        ignore_index: the label of pixels that take no part; not one of the classes.
         reduction: ``"pixel_mean"``, ``"ref"`` or ``"weighted_mean"``.
         momentum: share of the old value in a running recall per class, in ``[0, 1)``. Where it is
             not 0, the weights are 1 minus that recall, at least 0.001; it starts at 0, lies in the
@@ -95,6 +95,7 @@ class RecallLoss(nn.Module):
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        check_ignore_index(ignore_index, num_classes)
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
         if not 0 <= momentum < 1:

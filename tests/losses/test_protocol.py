@@ -45,6 +45,14 @@ def test_dense_losses_are_called_like_torchs_cross_entropy(kind, size):
     assert loss.ignore_index == of_torch.ignore_index
 
 
+@pytest.mark.parametrize("kind", DENSE)
+def test_a_class_cannot_be_the_ignored_label(kind):
+    kind(255)
+    kind(1000, ignore_index=-1)
+    with pytest.raises(ValueError, match="ignore_index is 255, which is one of the 256 classes"):
+        kind(256)
+
+
 @every_loss
 def test_loss_follows_the_protocol(loss):
     assert isinstance(loss, ClassificationLoss)
