@@ -14,6 +14,11 @@ def test_three_measures_by_hand():
     torch.testing.assert_close(loss, torch.tensor(0.35 / 3))
 
 
+def test_one_alone_is_its_own_mean():
+    loss = progressive_constraint(torch.tensor([0.2]), torch.tensor([0.4]))
+    torch.testing.assert_close(loss, torch.tensor(0.5))
+
+
 def test_only_the_one_that_is_behind_learns():
     achieved = torch.tensor([0.6, 0.9], requires_grad=True)
     reference = torch.tensor([0.5, 0.2], requires_grad=True)

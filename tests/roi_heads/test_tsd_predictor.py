@@ -170,6 +170,13 @@ def test_losses_have_names_and_weights():
     torch.testing.assert_close(scaled, {n: factors[n] * losses[n] for n in losses})
 
 
+@pytest.mark.parametrize(("options", "width"), [({}, 4), ({"cls_agnostic_bbox_reg": False}, 4 * C)])
+def test_boxes_are_class_agnostic_by_default(options, width):
+    predictor = tsd_parts.predictor(**options)
+    assert predictor.bbox_pred.out_features == width
+    assert predictor.sibling.bbox_pred.out_features == width
+
+
 def test_the_constraints_can_be_left_out():
     predictor = tsd_parts.predictor(pc_cls=False, pc_loc=False)
     image = rois()
