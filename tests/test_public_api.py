@@ -43,6 +43,11 @@ PUBLIC = {
     "roi_heads": {
         "AveragedMaskHeads",
         "CarafeMaskHead",
+        "DualBoxHead",
+        "DualHeadRCNN",
+        "DualOutputLayers",
+        "DualTSDBoxHead",
+        "DualTSDOutputLayers",
         "FederatedRCNN",
         "GlobalContextEncoder",
         "HTCLiteROIHeads",

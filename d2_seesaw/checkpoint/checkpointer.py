@@ -1,5 +1,6 @@
 """Detectron2's checkpointer, except that weights which do not fit are an error."""
 
+from collections.abc import Set
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
@@ -18,6 +19,10 @@ class StrictCheckpointer(DetectionCheckpointer):
     Detectron2 leaves out what does not fit with a warning, so that a model with random heads is
     trained, or scored near 0 AP. Torchvision's ResNet weights are converted on the way, and those
     of ResNeSt under timm's and mmdet's names.
+
+    A model that goes on from another one and adds to it, such as
+    :class:`~d2_seesaw.roi_heads.DualHeadRCNN`, says what it adds in ``added_keys``. It has to start
+    from a checkpoint that lacks these keys, all of them or none, and no other.
 
     Args:
         model: maybe wrapped in DDP.
@@ -41,6 +46,24 @@ class StrictCheckpointer(DetectionCheckpointer):
         self.require_all = require_all
         self.allow_partial = allow_partial
 
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load a checkpoint.
+
+        Args:
+            path: file or URL; if empty, nothing is loaded.
+            checkpointables: names of what else is loaded from it; None is all there is.
+
+        Raises:
+            ValueError: what does not fit, all of it in one message; no ``path`` for a model that
+                goes on from another one.
+        """
+        if not path and _added_keys(self.model):
+            raise ValueError(
+                f"{type(self.model).__name__} goes on from a trained model: give its checkpoint, "
+                "train.init_checkpoint=MODEL.pth"
+            )
+        return super().load(path, checkpointables)
+
     def _load_file(self, filename: str) -> dict[str, Any]:
         loaded = super()._load_file(filename)
         if is_torchvision_resnet(loaded["model"]):
@@ -57,13 +80,12 @@ class StrictCheckpointer(DetectionCheckpointer):
             f"  {key}: {given} in the checkpoint, {expected} in the model"
             for key, given, expected in incompatible.incorrect_shapes
         ]
-        if self.require_all:
-            misshaped = {key for key, _, _ in incompatible.incorrect_shapes}
-            problems += [
-                f"  {key}: missing in the checkpoint"
-                for key in incompatible.missing_keys
-                if key not in misshaped
-            ]
+        misshaped = {key for key, _, _ in incompatible.incorrect_shapes}
+        missing = [key for key in incompatible.missing_keys if key not in misshaped]
+        may_miss = self._may_miss(missing)
+        problems += [
+            f"  {key}: missing in the checkpoint" for key in missing if key not in may_miss
+        ]
         if problems:
             raise ValueError(
                 "the checkpoint does not fit the model"
@@ -74,6 +96,18 @@ class StrictCheckpointer(DetectionCheckpointer):
                 "was initialised"
             )
         super()._log_incompatible_keys(incompatible)
+
+    def _may_miss(self, missing: list[str]) -> Set[str]:
+        if self.require_all:
+            return set()
+        added = _added_keys(self.model)
+        if not added:
+            return set(missing)
+        return added if added.issubset(missing) else set()
+
+
+def _added_keys(model: nn.Module) -> frozenset[str]:
+    return getattr(model, "added_keys", frozenset())
 
 
 def _number_of_classes(incorrect_shapes: list[tuple[str, tuple, tuple]]) -> str:

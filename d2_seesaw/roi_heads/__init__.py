@@ -4,6 +4,13 @@ from d2_seesaw.roi_heads.box_regression import TwoSidedBox2BoxTransform
 from d2_seesaw.roi_heads.carafe_mask_head import CarafeMaskHead
 from d2_seesaw.roi_heads.cascade import LossDrivenCascadeROIHeads
 from d2_seesaw.roi_heads.context_encoder import GlobalContextEncoder
+from d2_seesaw.roi_heads.dual_head import (
+    DualBoxHead,
+    DualOutputLayers,
+    DualTSDBoxHead,
+    DualTSDOutputLayers,
+)
+from d2_seesaw.roi_heads.dual_head_rcnn import DualHeadRCNN
 from d2_seesaw.roi_heads.fast_rcnn import LossDrivenOutputLayers
 from d2_seesaw.roi_heads.federated import FederatedRCNN
 from d2_seesaw.roi_heads.htc_lite import HTCLiteROIHeads
@@ -17,6 +24,11 @@ from d2_seesaw.roi_heads.tsd_predictor import TSDOutputLayers
 __all__ = [
     "AveragedMaskHeads",
     "CarafeMaskHead",
+    "DualBoxHead",
+    "DualHeadRCNN",
+    "DualOutputLayers",
+    "DualTSDBoxHead",
+    "DualTSDOutputLayers",
     "FederatedRCNN",
     "GlobalContextEncoder",
     "HTCLiteROIHeads",

@@ -69,11 +69,7 @@ class LossDrivenOutputLayers(FastRCNNOutputLayers):
             )
         super().__init__(input_shape, **box_options)
         # Replaces the (C + 1)-way linear layer of the base class.
-        in_features = self.bbox_pred.in_features
-        if not isinstance(cls_score, nn.Module):
-            cls_score = cls_score(in_features, cls_loss.num_logits)
-        _check_width(cls_score, in_features, cls_loss)
-        self.cls_score = cls_score
+        self.cls_score = classifier_for(cls_loss, cls_score, self.bbox_pred.in_features)
         self.cls_loss = cls_loss
 
     def losses(
@@ -96,13 +92,19 @@ class LossDrivenOutputLayers(FastRCNNOutputLayers):
         """
         logits, deltas = predictions
         labels, boxes, matched = targets_of(proposals, logits)
+        losses = self._classification_losses(self.cls_loss, logits, labels, log_as)
+        name = "loss_box_reg"
+        of_boxes = self.box_reg_loss(boxes, matched, deltas, labels) * self._weight(name)
+        return losses | {name: of_boxes}
+
+    def _classification_losses(
+        self, cls_loss: ClassificationLoss, logits: Tensor, labels: Tensor, log_as: str
+    ) -> dict[str, Tensor]:
         counted = labels >= 0
         with torch.no_grad():
-            scores = self.cls_loss.scores(logits[counted])
+            scores = cls_loss.scores(logits[counted])
             _log_classification_stats(scores, labels[counted], log_as)
-        losses = dict(self.cls_loss(logits, labels))
-        losses["loss_box_reg"] = self.box_reg_loss(boxes, matched, deltas, labels)
-        return {name: loss * self._weight(name) for name, loss in losses.items()}
+        return {name: x * self._weight(name) for name, x in cls_loss(logits, labels).items()}
 
     def _weight(self, name: str) -> float:
         general = "loss_box_reg" if name == "loss_box_reg" else "loss_cls"
@@ -114,7 +116,16 @@ class LossDrivenOutputLayers(FastRCNNOutputLayers):
         return list(self.cls_loss.scores(predictions[0]).split([len(p) for p in proposals]))
 
 
-def _check_width(classifier: nn.Module, in_features: int, loss: ClassificationLoss) -> None:
+def classifier_for(
+    loss: ClassificationLoss, classifier: nn.Module | LayerFactory, in_features: int
+) -> nn.Module:
+    """The classifier, built if a function is given, with as many logits as ``loss`` needs.
+
+    Raises:
+        ValueError: a module of another width.
+    """
+    if not isinstance(classifier, nn.Module):
+        classifier = classifier(in_features, loss.num_logits)
     given = [getattr(classifier, name, None) for name in ("in_features", "out_features")]
     needed = [in_features, loss.num_logits]
     if any(g is not None and g != n for g, n in zip(given, needed, strict=True)):
@@ -123,6 +134,7 @@ def _check_width(classifier: nn.Module, in_features: int, loss: ClassificationLo
             f"{in_features} and {type(loss).__name__} for {loss.num_classes} classes needs "
             f"{loss.num_logits} logits"
         )
+    return classifier
 
 
 def targets_of(proposals: list[Instances], logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:

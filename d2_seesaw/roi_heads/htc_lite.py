@@ -121,6 +121,14 @@ class HTCLiteROIHeads(LossDrivenCascadeROIHeads):
         """Add masks to ``instances``, whose boxes and classes are given."""
         return super().forward_with_given_boxes(self._with_context(features, instances), instances)
 
+    def _forward_box(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> Any:
+        return super()._forward_box(self._with_context(features, proposals), proposals, targets)
+
     def _with_context(
         self, features: dict[str, Tensor], instances: list[Instances]
     ) -> dict[str, Tensor]:

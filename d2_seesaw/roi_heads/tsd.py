@@ -26,8 +26,8 @@ PoolRoIs = Callable[..., Tensor]
 class TSDFeatures(NamedTuple):
     """What the head makes of R RoIs."""
 
-    classification: Tensor
-    """``(R, F)`` features of the moved bins."""
+    classification: Any
+    """``(R, F)`` features of the moved bins; of :class:`DualTSDBoxHead`, those of two branches."""
     localisation: Tensor
     """``(R, F)`` features of the moved boxes."""
     boxes: Tensor

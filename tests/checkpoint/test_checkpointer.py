@@ -4,12 +4,14 @@ import torchvision
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import BasicStem, ResNet
 from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.utils.events import EventStorage
 from torch import nn
 
 from d2_seesaw.checkpoint import StrictCheckpointer
 from d2_seesaw.layers import normed_linear_classifier
 from d2_seesaw.losses import SeesawLoss
 from d2_seesaw.roi_heads import LossDrivenOutputLayers
+from tests.roi_heads import dual_parts
 
 
 def model(num_classes=4):
@@ -83,3 +85,84 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
     with pytest.raises(Exception, match=r"[Ww]eights.only"):
         StrictCheckpointer(model()).load(str(tmp_path / "bad.pth"))
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.fixture
+def before(tmp_path):
+    """The step before a dual head, and its checkpoint."""
+    source = dual_parts.trained("tsd")
+    StrictCheckpointer(source, str(tmp_path)).save("before")
+    return source, str(tmp_path / "before.pth")
+
+
+@pytest.fixture
+def dual_model():
+    return dual_parts.model("tsd", dual=True)
+
+
+def test_a_dual_head_starts_from_the_step_before(before, dual_model):
+    source, path = before
+    StrictCheckpointer(dual_model).resume_or_load(path, resume=False)
+    state = dual_model.state_dict()
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(state[name], tensor), name
+    for name in dual_model.added_keys:
+        if not name.endswith("class_counts"):
+            assert torch.equal(state[name], state[name.replace("new.", "")]), name
+
+
+def without(path, *keys, then):
+    """A copy of a checkpoint that lacks keys."""
+    checkpoint = torch.load(path)
+    for key in keys:
+        del checkpoint["model"][key]
+    torch.save(checkpoint, then)
+    return str(then)
+
+
+OLD = ("backbone.p2.1.running_var", "roi_heads.box_predictor.1.cls_loss.class_counts")
+
+
+def test_a_dual_head_forgives_nothing_else(before, dual_model, tmp_path):
+    path = without(before[1], *OLD, then=tmp_path / "partial.pth")
+    with pytest.raises(ValueError, match="missing in the checkpoint") as error:
+        StrictCheckpointer(dual_model).load(path)
+    missing = [line for line in str(error.value).splitlines() if "missing" in line]
+    assert missing == [f"  {key}: missing in the checkpoint" for key in OLD]
+    StrictCheckpointer(dual_model, allow_partial=True).load(path)
+
+
+def test_a_dual_head_does_not_start_from_a_part_of_its_new_branches(dual_model, tmp_path):
+    StrictCheckpointer(dual_model, str(tmp_path)).save("after")
+    key = "roi_heads.box_predictor.2.new.cls_score.weight"
+    path = without(tmp_path / "after.pth", key, then=tmp_path / "partial.pth")
+    with pytest.raises(ValueError, match=f"{key}: missing in the checkpoint"):
+        StrictCheckpointer(dual_model).load(path)
+
+
+def test_evaluating_or_resuming_a_dual_head_needs_all_of_it(before, dual_model):
+    with pytest.raises(ValueError, match="missing in the checkpoint") as error:
+        StrictCheckpointer(dual_model, require_all=True).load(before[1])
+    missing = {line.split(":")[0].strip() for line in str(error.value).splitlines()[1:-1]}
+    assert missing == dual_model.added_keys
+
+
+@pytest.mark.parametrize("require_all", [False, True])
+def test_a_dual_heads_own_checkpoint_comes_back_exactly(dual_model, tmp_path, require_all):
+    with EventStorage(0):
+        losses = dual_model(dual_parts.images())
+        sum(losses.values()).backward()
+    torch.optim.SGD([p for p in dual_model.parameters() if p.requires_grad], lr=0.1).step()
+    StrictCheckpointer(dual_model, str(tmp_path)).save("after")
+    again = dual_parts.model("tsd", dual=True)
+    StrictCheckpointer(again, require_all=require_all).load(str(tmp_path / "after.pth"))
+    for name, tensor in dual_model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    assert again.roi_heads.box_predictor[0].new.cls_loss.class_counts.sum() == 48
+
+
+def test_a_dual_head_of_nothing_is_refused(dual_model, tmp_path):
+    checkpointer = StrictCheckpointer(dual_model, str(tmp_path))
+    with pytest.raises(ValueError, match=r"DualHeadRCNN goes on .* train\.init_checkpoint="):
+        checkpointer.resume_or_load("", resume=True)
+    StrictCheckpointer(model()).load("")  # others may start from nothing

@@ -1,0 +1,113 @@
+"""The parts in configs/common/heads/dual.py, laid over models as their text says."""
+
+import copy
+
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+
+from d2_seesaw.engine import check_config, load_config
+from d2_seesaw.layers import NormedLinear
+from d2_seesaw.losses import SeesawLoss
+from d2_seesaw.roi_heads import (
+    DualBoxHead,
+    DualHeadRCNN,
+    DualOutputLayers,
+    DualTSDBoxHead,
+    DualTSDOutputLayers,
+    TSDOutputLayers,
+)
+
+LEAVES = {
+    "plain": "lvis_v1/mask_rcnn_r50_fpn_seesaw_rfs_2x",
+    "cascade": "lvis_v1/cascade_mask_rcnn_r50_fpn_seesaw_rfs_1x",
+    "tsd": "lvis_v1/htc_lite_r50_fpn_seesaw_rfs_1x",
+}
+
+
+def before(kind, leaf):
+    cfg = copy.deepcopy(load_config(f"configs/{leaf}.py"))
+    heads = cfg.model.roi_heads
+    if kind == "tsd":
+        tsd = LazyConfig.load("configs/common/heads/tsd.py")
+        heads.box_pooler.update(tsd.box_pooler)
+        for box_head, predictor in zip(heads.box_heads, heads.box_predictors, strict=True):
+            box_head.update(tsd.box_head)
+            predictor.update(tsd.box_predictor)
+            predictor.update(tsd.seesaw)
+    return cfg
+
+
+def with_dual_heads(kind, leaf, *, new_layers=True):
+    cfg = before(kind, leaf)
+    dual = LazyConfig.load("configs/common/heads/dual.py")
+    cfg.model.update(dual.model)
+    heads = cfg.model.roi_heads
+    several = "box_heads" in heads
+    box_heads = heads.box_heads if several else [heads.box_head]
+    predictors = heads.box_predictors if several else [heads.box_predictor]
+    prefix = "tsd_" if kind == "tsd" else ""
+    for box_head, predictor in zip(box_heads, predictors, strict=True):
+        if new_layers:
+            box_head.update(dual[f"{prefix}box_head"])
+        predictor.update(dual[f"{prefix}box_predictor"])
+        predictor.update(new_cls_score=predictor.cls_score, new_cls_loss=predictor.cls_loss)
+    check_config(cfg)
+    return cfg
+
+
+def all_of(module):
+    return list(module) if isinstance(module, torch.nn.ModuleList) else [module]
+
+
+@pytest.mark.parametrize(("kind", "leaf"), LEAVES.items())
+def test_saves_reloads_and_builds_in_full_size(kind, leaf, tmp_path):
+    cfg = with_dual_heads(kind, leaf)
+    cfg.model.roi_heads.num_classes = 37
+    LazyConfig.save(cfg, str(tmp_path / "cfg.yaml"))
+    assert [p.name for p in tmp_path.iterdir()] == ["cfg.yaml"]  # no .pkl: all of it is YAML
+    again = load_config(str(tmp_path / "cfg.yaml"))
+    with torch.device("meta"):
+        model = instantiate(again.model)
+        of_before = before(kind, leaf)
+        of_before.model.roi_heads.num_classes = 37
+        trained = instantiate(of_before.model)
+    assert type(model) is DualHeadRCNN
+    assert (model.init, model.fresh_counts) == ("copy", True)
+    shapes = {n: t.shape for n, t in model.state_dict().items()}
+    assert {n: s for n, s in shapes.items() if n not in model.added_keys} == {
+        n: t.shape for n, t in trained.state_dict().items()
+    }
+    heads = all_of(model.roi_heads.box_head)
+    assert len(heads) == (1 if kind == "plain" else 3)
+    for head, predictor in zip(heads, all_of(model.roi_heads.box_predictor), strict=True):
+        assert type(head) is (DualTSDBoxHead if kind == "tsd" else DualBoxHead)
+        assert type(predictor) is (DualTSDOutputLayers if kind == "tsd" else DualOutputLayers)
+        assert isinstance(predictor, TSDOutputLayers) == (kind == "tsd")
+        new = predictor.new
+        assert type(new.cls_score) is type(predictor.cls_score) is NormedLinear
+        assert type(new.cls_loss) is type(predictor.cls_loss) is SeesawLoss
+        assert new.cls_score is not predictor.cls_score
+        assert new.cls_loss is not predictor.cls_loss
+        assert new.cls_score.out_features == new.cls_loss.num_logits == 39
+    added = sum(model.state_dict()[n].numel() for n in model.added_keys)
+    layers = 12544 * 1024 + 1024 + 1024 * 1024 + 1024
+    assert added == len(heads) * (layers + 1025 * 39 + 38)
+
+
+def test_without_the_box_head_there_is_a_new_classifier_alone():
+    cfg = with_dual_heads("cascade", LEAVES["cascade"], new_layers=False)
+    with torch.device("meta"):
+        model = instantiate(cfg.model)
+    assert {name.split(".new.")[1] for name in model.added_keys} == {
+        "cls_score.weight",
+        "cls_score.bias",
+        "cls_loss.class_counts",
+    }
+
+
+def test_the_quickstarts_dual_head_trains_what_is_new():
+    model = instantiate(with_dual_heads("tsd", "quickstart_htc_lite").model)
+    learned = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert len(learned) == 3 * 4
+    assert learned < model.added_keys
