@@ -7,7 +7,9 @@ Parameters and GFLOPs are those of configs/challenge at 1,203 classes. A FLOP is
 multiply-add. They are counted for an image of 1280 x 1280 that goes through backbone, neck and RPN
 head, 1,000 proposals through the box stages and 300 detections through the mask head; convolutions,
 deformable ones included, and matrix products count, re-assembly (CARAFE), pooling and activations
-do not. Backbone and RPN are counted on torch's meta device, without computing anything.
+do not. Backbone and RPN are counted on torch's meta device, without computing anything. With
+test-time augmentation each view goes through the backbone twice, for boxes and then for masks, and
+once through each head; the count is that of square views.
 
 Seconds are those of the small versions (configs/challenge_small), on the CPU, one thread: the
 median over images of 144 x 144 of inference with random weights. They take turns within each round.
@@ -45,6 +47,15 @@ def model_of(path: Path) -> nn.Module:
     return instantiate(cfg.model).eval()
 
 
+def with_views(path: Path, model: nn.Module) -> nn.Module:
+    """The model, or its test-time augmentation where the step has one."""
+    if not view_sizes(path):
+        return model
+    cfg = load_config(str(path))
+    cfg.tta.model = model
+    return instantiate(cfg.tta)
+
+
 @torch.no_grad()
 def gflops(path: Path) -> tuple[float, float]:
     """Of backbone, neck and RPN head, and of the ROI heads, in 1e9 FLOPs."""
@@ -63,7 +74,18 @@ def gflops(path: Path) -> tuple[float, float]:
     features = {name: torch.randn(map_.shape) for name, map_ in features.items()}
     with FlopCounterMode(display=False) as sparse:
         run_heads(heads, features)
-    return dense.get_total_flops() / 1e9, sparse.get_total_flops() / 1e9
+    views = view_sizes(path)
+    areas = 2 * sum(size**2 for size in views) / SIZE**2 if views else 1
+    return (
+        areas * dense.get_total_flops() / 1e9,
+        max(len(views), 1) * sparse.get_total_flops() / 1e9,
+    )
+
+
+def view_sizes(path: Path) -> list[int]:
+    """Long edges of the views of a step that has test-time augmentation."""
+    cfg = load_config(str(path))
+    return [long for _, long in cfg.tta.scales for _ in range(2)] if "tta" in path.stem else []
 
 
 def run_heads(heads: nn.Module, features: dict[str, torch.Tensor]) -> None:
@@ -92,8 +114,9 @@ def instances(number: int, name: str) -> Instances:
 def seconds(paths: list[Path], rounds: int) -> dict[Path, float]:
     """Median seconds per image of small versions, by their config."""
     torch.manual_seed(0)
-    models = {path: model_of(path) for path in paths}
-    image = {"image": torch.randint(0, 256, (3, 144, 144)), "height": 144, "width": 144}
+    models = {path: with_views(path, model_of(path)) for path in paths}
+    pixels = torch.randint(0, 256, (3, 144, 144), dtype=torch.uint8)
+    image = {"image": pixels, "height": 144, "width": 144}
     times: dict[Path, list[float]] = {path: [] for path in paths}
     for _ in range(rounds + 1):
         for path, model in models.items():

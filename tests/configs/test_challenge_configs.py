@@ -13,12 +13,12 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from d2_seesaw.checkpoint import StrictCheckpointer
-from d2_seesaw.data import InstaBoost, RandomSampling
+from d2_seesaw.data import InstaBoost, RandomSampling, RepeatFactorSampling
 from d2_seesaw.engine import load_config
 from d2_seesaw.layers import CarafeUpsample, DeformConv2d, SyncBatchNorm2d
 from d2_seesaw.losses import SeesawLoss, SoftmaxLoss
 from d2_seesaw.necks import FPG
-from d2_seesaw.roi_heads import HTCLiteROIHeads, ScoredMaskHead, TSDOutputLayers
+from d2_seesaw.roi_heads import DualHeadRCNN, HTCLiteROIHeads, ScoredMaskHead, TSDOutputLayers
 
 STEPS = sorted(Path("configs/challenge").glob("*.py"))
 SMALL = sorted(Path("configs/challenge_small").glob("*.py"))
@@ -126,6 +126,27 @@ def test_augmentation_and_length_change_with_step_6(path):
     if number(path) < 10:
         assert cfg.train.epochs == (45 if augmented else 24)
         assert isinstance(instantiate(cfg.dataloader.train.sampling), RandomSampling)
+
+
+def test_the_dual_head_is_trained_for_12_epochs_with_repeat_factors_on_the_step_before():
+    cfg = read(STEPS[10])
+    assert isinstance(instantiate(cfg.dataloader.train.sampling), RepeatFactorSampling)
+    assert cfg.train.epochs == 12
+    assert cfg.train.init_checkpoint == f"{read(STEPS[9]).train.output_dir}/model_final.pth"
+    model = full_size(STEPS[10])
+    assert isinstance(model, DualHeadRCNN)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert {name.split(".new")[0] for name in trained} == {
+        f"roi_heads.{part}"
+        for stage in range(3)
+        for part in (f"box_head.{stage}.classification", f"box_predictor.{stage}")
+    }
+
+
+def test_the_last_step_tests_with_the_challenges_views():
+    tta = read(STEPS[11]).tta
+    assert tta.scales == [[long, long] for long in (1200, 1400, 1600, 1800, 2000)]
+    assert tta.flip
 
 
 def test_the_schedule_of_45_epochs_falls_at_30_and_40():
