@@ -270,6 +270,21 @@ def test_trains_with_any_number_of_objects(kind, labels):
             assert torch.isfinite(parameter.grad).all()
 
 
+@every_kind
+def test_masks_of_objects_are_not_copied_for_every_roi(kind):
+    after = model(kind, dual=True)
+    sample, fields = after.roi_heads.label_and_sample_proposals, []
+
+    def noting(*given):
+        sampled = sample(*given)
+        fields.extend(name for p in sampled for name in p.get_fields())
+        return sampled
+
+    after.roi_heads.label_and_sample_proposals = noting
+    after(images())
+    assert {name for name in fields if name.startswith("gt_")} == {"gt_boxes", "gt_classes"}
+
+
 def test_objects_need_no_masks_and_are_left_as_they_were():
     after = model("cascade", dual=True)
     inputs = images()
