@@ -111,6 +111,16 @@ def test_a_dual_head_starts_from_the_step_before(before, dual_model):
             assert torch.equal(state[name], state[name.replace("new.", "")]), name
 
 
+def test_a_new_training_takes_the_weights_alone_and_a_resumed_one_all(tmp_path):
+    source = torch.optim.SGD([torch.zeros(1)], lr=0.25)
+    StrictCheckpointer(model(), str(tmp_path), optimizer=source).save("model")
+    for resume, rate in ((False, 1.0), (True, 0.25)):
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        checkpointer = StrictCheckpointer(model(), str(tmp_path), optimizer=optimizer)
+        checkpointer.resume_or_load(str(tmp_path / "model.pth"), resume=resume)
+        assert optimizer.param_groups[0]["lr"] == rate
+
+
 def without(path, *keys, then):
     """A copy of a checkpoint that lacks keys."""
     checkpoint = torch.load(path)

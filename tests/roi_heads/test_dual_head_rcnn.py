@@ -270,6 +270,21 @@ def test_trains_with_any_number_of_objects(kind, labels):
             assert torch.isfinite(parameter.grad).all()
 
 
+@every_kind
+def test_masks_of_objects_are_not_copied_for_every_roi(kind):
+    after = model(kind, dual=True)
+    sample, fields = after.roi_heads.label_and_sample_proposals, []
+
+    def noting(*given):
+        sampled = sample(*given)
+        fields.extend(name for p in sampled for name in p.get_fields())
+        return sampled
+
+    after.roi_heads.label_and_sample_proposals = noting
+    after(images())
+    assert {name for name in fields if name.startswith("gt_")} == {"gt_boxes", "gt_classes"}
+
+
 def test_objects_need_no_masks_and_are_left_as_they_were():
     after = model("cascade", dual=True)
     inputs = images()
@@ -336,6 +351,37 @@ def test_added_keys_are_what_the_model_before_does_not_have():
     for kind in KINDS:
         after = model(kind, dual=True)
         assert after.added_keys == after.state_dict().keys() - trained(kind).state_dict().keys()
+
+
+@pytest.mark.parametrize("kind", ["cascade", "tsd"])
+def test_bfloat16_autocast_is_close_to_full_precision(kind):
+    after = model(kind, dual=True)
+    inputs = images()
+    sample = after.roi_heads.label_and_sample_proposals
+    sampled, replayed = [], []
+
+    def same(*given):
+        # Proposals a rounding apart would be other RoIs.
+        if len(sampled) < 3:
+            sampled.append(sample(*given))
+            return sampled[-1]
+        replayed.append(sampled[len(replayed)])
+        return replayed[-1]
+
+    after.roi_heads.label_and_sample_proposals = same
+    expected = after(inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = after(inputs)
+    assert len(replayed) == len(sampled) == 3
+    for name, loss in losses.items():
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, expected[name], atol=0.1, rtol=0.1)
+    sum(losses.values()).backward()
+    for name, parameter in after.named_parameters():
+        assert (parameter.grad is not None) == (name in after.added_keys), name
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = after.eval()(inputs)
+    assert all(f["instances"].scores.dtype == torch.float32 for f in found)
 
 
 def test_what_cannot_work_is_refused():
