@@ -14,7 +14,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
 
 
 class DeformConv2d(nn.Conv2d):
@@ -103,6 +102,9 @@ class DeformConv2d(nn.Conv2d):
         return x
 
     def _sample(self, x: Tensor, offset_and_mask: Tensor) -> Tensor:
+        # Here, so that the other layers do without torchvision.
+        from torchvision.ops import deform_conv2d
+
         taps = offset_and_mask.shape[1] // 3
         offset, mask = offset_and_mask.split([2 * taps, taps], dim=1)
         mask = self.mask_gain * mask.sigmoid()
