@@ -3,12 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from detectron2.layers import Conv2d as HostConv2d
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import nn
 from torch.testing import assert_close
 
-from d2_seesaw.layers import DeformConv2d, NormedConv2d, deform_conv, deform_convs
+from d2_seesaw.layers import DeformConv2d, NormedConv2d, deform_convs
 
 GRIDS = [
     {"kernel_size": 3, "padding": 1},
@@ -121,13 +122,13 @@ def test_image_by_image_gives_the_same(number):
 
 def test_image_by_image_calls_the_operator_with_one_image(monkeypatch):
     seen = []
-    original = deform_conv.deform_conv2d
+    original = torchvision.ops.deform_conv2d
 
     def watched(x, *args, **kwargs):
         seen.append(len(x))
         return original(x, *args, **kwargs)
 
-    monkeypatch.setattr(deform_conv, "deform_conv2d", watched)
+    monkeypatch.setattr(torchvision.ops, "deform_conv2d", watched)
     DeformConv2d(4, 6, 3, per_image=True)(torch.randn(3, 4, 7, 6))
     DeformConv2d(4, 6, 3)(torch.randn(3, 4, 7, 6))
     assert seen == [1, 1, 1, 3]
