@@ -19,7 +19,7 @@ _SIZES = {256: 32, 1024: 64}
 
 
 def shrink(dataloader, model, train, tta):
-    """Change the parts of a step in place; only its output folder gets another name."""
+    """Change the parts of a step in place."""
     _shrink_backbone(model.backbone)
     _scale(model.roi_heads)
     _scale(model.proposal_generator.head)
@@ -35,7 +35,10 @@ def shrink(dataloader, model, train, tta):
             predictor[key] = _model.roi_heads.box_predictor[key]
     _shrink_data(dataloader)
     train.output_dir = train.output_dir.replace("challenge", "challenge_small")
-    train.init_checkpoint = ""
+    # The dual head starts from the step before it; everything else from scratch.
+    before = str(train.init_checkpoint)
+    is_step = before.startswith("output/challenge/")
+    train.init_checkpoint = before.replace("challenge", "challenge_small") if is_step else ""
     for key in ("epochs", "max_iter", "reference_world_size", "seed", "log_period"):
         train[key] = _train[key]
     tta.scales = _tta.scales

@@ -171,6 +171,13 @@ def test_seesaw_takes_the_place_of_softmax_and_of_the_constraint_on_classificati
 # --- small versions ---
 
 
+def test_the_small_dual_head_starts_from_the_small_step_before():
+    before, dual = (read(SMALL[step]) for step in (9, 10))
+    assert dual.train.init_checkpoint == f"{before.train.output_dir}/model_final.pth"
+    assert before.train.output_dir == "output/challenge_small/step09_seesaw"
+    assert before.train.init_checkpoint == ""
+
+
 def picture(objects, seed):
     """An input of training with that many objects."""
     generator = torch.Generator().manual_seed(seed)

@@ -10,6 +10,7 @@ TINY = [
     "dataloader.train.total_batch_size=2",
     "lr_multiplier.warmup_iters=2",
 ]
+DUAL = {"step10_dual_head", "step11_tta"}  # start from step 9
 IN_EVERY_RUN = "step09_seesaw"  # with everything that is trained but the dual head
 
 
@@ -21,8 +22,13 @@ def runs(path):
 @pytest.mark.parametrize("path", map(runs, STEPS), ids=lambda p: p.stem)
 def test_trains_resumes_and_evaluates(path, train_net, tmp_path, printed_table):
     config = str(path)
-    first = train_net(tmp_path, *TINY, "train.max_iter=2", config=config)
-    resumed = train_net(tmp_path, *TINY, "--resume", "train.max_iter=4", config=config)
+    options = [*TINY]
+    if path.stem in DUAL:
+        before = tmp_path / "before"
+        train_net(before, *TINY, "train.max_iter=2", config=str(STEPS[9]))
+        options += [f"train.init_checkpoint={before / 'model_final.pth'}"]
+    first = train_net(tmp_path, *options, "train.max_iter=2", config=config)
+    resumed = train_net(tmp_path, *options, "--resume", "train.max_iter=4", config=config)
     for run in (first, resumed):
         assert [m for m in run.metrics if "segm/AP" in m]
     checkpoint = f"train.init_checkpoint={tmp_path / 'model_final.pth'}"
