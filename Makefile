@@ -28,11 +28,15 @@ demo: $(READY)
 demo-semantic: $(READY)
 	@PYTHONWARNINGS=ignore::FutureWarning $(PY) tools/demo_semantic.py
 
+# One thread per process: more of them would only wait for each other. Files stay together, for what
+# their tests share.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
+
 test: $(READY)
-	$(PY) -m pytest
+	$(PYTEST)
 
 test-all: $(READY)
-	$(PY) -m pytest --runslow
+	$(PYTEST) --runslow
 
 check: lint types test
 

@@ -33,5 +33,5 @@ setup(
         "torchvision",
         "tqdm",
     ],
-    extras_require={"dev": ["pyright", "pytest", "ruff"], "timm": ["timm>=1.0"]},
+    extras_require={"dev": ["pyright", "pytest", "pytest-xdist", "ruff"], "timm": ["timm>=1.0"]},
 )

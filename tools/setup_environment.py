@@ -26,6 +26,7 @@ PACKAGES = {
     "shapely": "shapely",
     "tqdm": "tqdm",
     "pytest": "pytest",
+    "xdist": "pytest-xdist",
     "ruff": "ruff",
     "pyright": "pyright",
 }
