@@ -61,7 +61,8 @@ def encode_masks(
         windows = _Windows.of(probs[part], corners[part], (H, W))
         changes = [windows.changes(i, threshold) for i in range(len(windows.masks))]
         runs = _runs(changes, windows, (H, W))
-        rles += coco_mask.frPyObjects([{"size": [H, W], "counts": r} for r in runs], H, W)
+        uncompressed: Any = [{"size": [H, W], "counts": r} for r in runs]
+        rles += coco_mask.frPyObjects(uncompressed, H, W)
     return rles
 
 

@@ -105,7 +105,9 @@ def test_equals_them_where_probabilities_are_none(value):
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (3, 2)])
 def test_equals_them_on_small_images(size):
-    masks, boxes = blobs(20, 28), anywhere(20) / 20
+    edges = torch.tensor(size).flip(0).repeat(2)
+    masks, boxes = blobs(20, 28), torch.rand(20, 4) * edges + torch.tensor([-0.5, -0.5, 0.5, 0.5])
+    boxes[:, 2:] = torch.maximum(boxes[:, :2], boxes[:, 2:])
     masks[:5] = 1
     assert encode_masks(masks, boxes, size) == pasted_and_encoded(masks, boxes, size)
 
@@ -180,7 +182,7 @@ def test_memory_is_that_of_windows():
     finally:
         tracemalloc.stop()
     assert log.largest <= masks.nbytes
-    assert peak < 8e6 < size[0] * size[1] * n / 40  # measured: below 4 MB, RLEs included
+    assert peak < size[0] * size[1] * n / 50, peak
 
 
 # In the evaluators
@@ -231,7 +233,9 @@ def test_files_are_those_of_pasted_masks(kind, mask_scores, lvis_or_coco, tmp_pa
     assert repr(results[0]) == repr(results[1])
     assert results[0].keys() == {"bbox", "segm"}
     assert files(tmp_path / "boxes") == files(tmp_path / "pasted")
-    assert (tmp_path / "boxes" / "instances_predictions.pth").stat().st_size > 3000
+    saved = torch.load(tmp_path / "boxes" / "instances_predictions.pth", weights_only=True)
+    assert [len(image["instances"]) for image in saved] == [6, 0, 3]
+    assert all("segmentation" in d for image in saved for d in image["instances"])
 
 
 def test_evaluators_leave_outputs_alone(lvis_or_coco):

@@ -49,7 +49,6 @@ def test_answers_as_the_model_but_with_masks_on_boxes(build, wrap, inputs):
                 size = found.image_size
                 masks = found.pred_masks.to_bitmasks(found.pred_boxes, *size).tensor
                 assert torch.equal(masks, value)
-                assert value.any()
             elif name == "pred_boxes":
                 assert torch.equal(found.pred_boxes.tensor, value.tensor)
             else:
