@@ -4,9 +4,9 @@
     python benchmarks/mask_rle.py --detections 100 --rounds 31
 
 Masks are smooth blobs of 28 x 28, boxes are drawn evenly. Both take turns within each round, so
-that another load on the machine hits both, and must give the same bytes. What is printed is processor
-time of one thread, the median over the rounds with its quartiles, and for Detectron2 which part
-of it is pasting.
+that another load on the machine hits both, and must give the same bytes. What is printed is
+processor time of one thread, the median over the rounds with its quartiles, and for Detectron2
+which part of it is pasting.
 """
 
 import argparse
