@@ -30,6 +30,7 @@ from d2_seesaw.engine import EMAHook, Trainer, compile_parts, load_config
 from d2_seesaw.engine.launch import argument_parser, launch_training
 from d2_seesaw.engine.scaling import format_changes, scale_to_world_size
 from d2_seesaw.evaluation import drop_absent, print_longtail_results
+from d2_seesaw.inference import with_roi_masks
 
 logger = logging.getLogger("d2_seesaw")
 
@@ -38,6 +39,8 @@ build: Any = instantiate  # whatever the config names
 
 def evaluate(cfg: DictConfig, model: nn.Module, evaluator: DatasetEvaluator) -> dict[str, Any]:
     """Score ``model`` on the test data; results on rank 0 alone, without what is n/a."""
+    if getattr(evaluator, "takes_roi_masks", False):
+        model = with_roi_masks(model)  # masks of the whole image would only be encoded again
     results = inference_on_dataset(model, build(cfg.dataloader.test), evaluator)
     if comm.is_main_process():
         print_longtail_results(results)

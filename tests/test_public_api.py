@@ -97,10 +97,17 @@ PUBLIC = {
         "LongTailSemSegEvaluator",
         "MaskScoringCOCOEvaluator",
         "drop_absent",
+        "encode_masks",
         "print_longtail_results",
         "probe_lvis",
     },
-    "inference": {"MeanOverSharedProposals", "MultiViewInference", "UnionOfDetections"},
+    "inference": {
+        "MeanOverSharedProposals",
+        "MultiViewInference",
+        "ROIMaskInference",
+        "UnionOfDetections",
+        "with_roi_masks",
+    },
     "checkpoint": {
         "MmdetFile",
         "MmdetModel",

@@ -3,6 +3,7 @@
 from d2_seesaw.evaluation.coco_evaluation import MaskScoringCOCOEvaluator
 from d2_seesaw.evaluation.lvis_api import probe_lvis
 from d2_seesaw.evaluation.lvis_evaluation import LongTailLVISEvaluator
+from d2_seesaw.evaluation.mask_rle import encode_masks
 from d2_seesaw.evaluation.result_table import drop_absent, print_longtail_results
 from d2_seesaw.evaluation.semantic_evaluation import LongTailSemSegEvaluator
 
@@ -11,6 +12,7 @@ __all__ = [
     "LongTailSemSegEvaluator",
     "MaskScoringCOCOEvaluator",
     "drop_absent",
+    "encode_masks",
     "print_longtail_results",
     "probe_lvis",
 ]

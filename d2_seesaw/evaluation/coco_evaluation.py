@@ -9,6 +9,7 @@ from typing import Any
 
 from detectron2.evaluation import COCOEvaluator
 
+from d2_seesaw.evaluation.mask_rle import add_segmentations, without_roi_masks
 from d2_seesaw.evaluation.mask_scores import MASK_SCORE, add_mask_scores, results_of_task
 from d2_seesaw.evaluation.result_table import write_text
 
@@ -23,6 +24,9 @@ class MaskScoringCOCOEvaluator(COCOEvaluator):
     class. With ``tasks=("segm",)`` there is the second file alone.
     """
 
+    takes_roi_masks = True
+    """Models may leave masks on their boxes: Detectron2's ``ROIMasks`` as ``pred_masks``."""
+
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Collect predictions.
 
@@ -31,7 +35,8 @@ class MaskScoringCOCOEvaluator(COCOEvaluator):
             outputs: One dict per image, with its "instances" or "proposals".
         """
         seen = len(self._predictions)
-        super().process(inputs, outputs)
+        super().process(inputs, without_roi_masks(outputs))
+        add_segmentations(self._predictions[seen:], outputs)
         add_mask_scores(self._predictions[seen:], outputs)
 
     def _eval_predictions(

@@ -23,6 +23,7 @@ from d2_seesaw.evaluation.lvis_format import (
     check_lvis_format,
     replace_zero_annotation_id,
 )
+from d2_seesaw.evaluation.mask_rle import add_segmentations, without_roi_masks
 from d2_seesaw.evaluation.mask_scores import MASK_SCORE, add_mask_scores, results_of_task
 from d2_seesaw.evaluation.per_category import (
     CategoryResult,
@@ -67,6 +68,9 @@ class LongTailLVISEvaluator(LVISEvaluator):
         output_dir: Folder for everything it writes; nothing is written if None.
         max_dets_per_image: Detections that count per image; LVIS's own limit is 300.
     """
+
+    takes_roi_masks = True
+    """Models may leave masks on their boxes: Detectron2's ``ROIMasks`` as ``pred_masks``."""
 
     def __init__(
         self,
@@ -129,7 +133,8 @@ class LongTailLVISEvaluator(LVISEvaluator):
             if "instances" in output:
                 self._check_prediction(image["image_id"], output["instances"])
         seen = len(self._predictions)
-        super().process(inputs, outputs)
+        super().process(inputs, without_roi_masks(outputs))
+        add_segmentations(self._predictions[seen:], outputs)
         add_mask_scores(self._predictions[seen:], outputs)
 
     def _check_prediction(self, image_id: Any, instances: Instances) -> None:

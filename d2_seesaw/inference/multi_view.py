@@ -7,7 +7,7 @@ Shapes in this module:
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from detectron2.modeling.meta_arch import GeneralizedRCNN
@@ -92,8 +92,25 @@ class MultiViewInference(nn.Module):
             and, where the model has them, ``pred_masks`` and ``mask_scores``: the merged score
             times the mean of the IoUs that the views predict.
         """
+        results = self.inference(batched_inputs)
+        return [{"instances": detector_postprocess(r, *r.image_size)} for r in results]
+
+    @torch.no_grad()
+    def inference(
+        self, batched_inputs: list[dict[str, Any]], *, do_postprocess: Literal[False] = False
+    ) -> list[Instances]:
+        """Predictions whose masks are on their boxes; the counterpart of the model's own.
+
+        Args:
+            batched_inputs: as for ``forward``.
+            do_postprocess: False, as one would ask the model; ``forward`` post-processes.
+
+        Returns:
+            Per image what ``forward`` returns, but ``pred_masks`` are ``(N, 1, M, M)``
+            probabilities, and boxes may be empty.
+        """
         with evaluating(self.model):
-            return [{"instances": self._detect(given)} for given in batched_inputs]
+            return [self._detect(given) for given in batched_inputs]
 
     def _detect(self, given: dict[str, Any]) -> Instances:
         image, frame = original_image(given, self.image_format or self.model.input_format)
@@ -111,7 +128,7 @@ class MultiViewInference(nn.Module):
         if getattr(heads, "mask_on", False):
             for name, mean in _mean_outputs(passes, merged).items():
                 result.set(name, mean)
-        return detector_postprocess(result, *frame)
+        return result
 
 
 def _checked(model: nn.Module) -> GeneralizedRCNN:

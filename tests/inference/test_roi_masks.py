@@ -1,0 +1,130 @@
+import pytest
+import torch
+from detectron2.evaluation import inference_on_dataset
+from detectron2.modeling.meta_arch import GeneralizedRCNN
+from detectron2.structures import ROIMasks
+from torch import nn
+
+from d2_seesaw.inference import MultiViewInference, ROIMaskInference, with_roi_masks
+from tests.helpers import OperatorLog
+from tests.inference.models import (
+    box_rcnn,
+    mapped,
+    mask_rcnn,
+    mask_scoring_rcnn,
+    picture,
+    yacs_rcnn,
+)
+
+BUILDERS = [mask_rcnn, mask_scoring_rcnn, yacs_rcnn, box_rcnn]
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    first = mapped(picture(tmp_path / "first.png"))
+    second = mapped(picture(tmp_path / "second.png", 120, 90))
+    del second["height"], second["width"]  # predictions in the frame of the resized image
+    return [first, second]
+
+
+def through_views(model):
+    return MultiViewInference(model, scales=[(64, 110), (80, 130)])
+
+
+@pytest.mark.parametrize("build", BUILDERS)
+@pytest.mark.parametrize("wrap", [nn.Identity(), through_views], ids=["alone", "views"])
+@torch.no_grad()
+def test_answers_as_the_model_but_with_masks_on_boxes(build, wrap, inputs):
+    model = wrap(build()).eval()
+    if wrap is through_views:
+        del inputs[1]  # views need the frame
+    for ours, host in zip(with_roi_masks(model).eval()(inputs), model(inputs), strict=True):
+        found, expected = ours["instances"], host["instances"]
+        assert len(found) > 2
+        assert found.image_size == expected.image_size
+        assert found.get_fields().keys() == expected.get_fields().keys()
+        for name, value in expected.get_fields().items():
+            if name == "pred_masks":
+                assert isinstance(found.pred_masks, ROIMasks)
+                size = found.image_size
+                masks = found.pred_masks.to_bitmasks(found.pred_boxes, *size).tensor
+                assert torch.equal(masks, value)
+            elif name == "pred_boxes":
+                assert torch.equal(found.pred_boxes.tensor, value.tensor)
+            else:
+                assert torch.equal(found.get(name), value)
+
+
+@torch.no_grad()
+def test_no_detections_are_an_empty_answer(inputs):
+    model = mask_rcnn()
+    model.roi_heads.box_predictor.test_score_thresh = 1.0
+    for output in with_roi_masks(model)(inputs):
+        assert len(output["instances"]) == len(output["instances"].pred_masks) == 0
+
+
+@torch.no_grad()
+def test_makes_no_tensor_of_the_image_per_detection(inputs):
+    model = mask_rcnn()
+    inputs = [{**inputs[0], "height": 2000, "width": 3000}]
+    largest = {}
+    for name, each in {"host": model, "ours": with_roi_masks(model)}.items():
+        with OperatorLog() as log:
+            (output,) = each(inputs)
+        largest[name] = log.largest
+    assert largest["host"] >= len(output["instances"]) * 2000 * 3000
+    assert largest["ours"] < 2000 * 3000
+
+
+class Other(GeneralizedRCNN):
+    def inference(self, *args, **kwargs):
+        return super().inference(*args, **kwargs)
+
+
+class OtherPostprocessing(GeneralizedRCNN):
+    @staticmethod
+    def _postprocess(instances, batched_inputs, image_sizes):
+        return instances
+
+
+@pytest.mark.parametrize("kind", [Other, OtherPostprocessing])
+def test_models_that_infer_in_another_way_are_left_alone(kind):
+    model = mask_rcnn()
+    assert with_roi_masks(model) is not model
+    model.__class__ = kind
+    assert with_roi_masks(model) is model
+
+
+def test_what_is_no_rcnn_is_left_alone():
+    model = nn.Linear(2, 2)
+    assert with_roi_masks(model) is model
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_detectron2s_loop_leaves_the_model_in_its_mode(training, inputs):
+    model = mask_rcnn().train(training)
+    found = []
+
+    class Collect:
+        def reset(self):
+            pass
+
+        def process(self, given, outputs):
+            found.extend(outputs)
+
+        def evaluate(self):
+            pass
+
+    inference_on_dataset(with_roi_masks(model), [inputs[:1]], Collect())
+    assert len(found) == 1
+    assert model.training is training
+    assert all(module.training is training for module in model.modules())
+
+
+def test_has_the_models_weights():
+    model = mask_rcnn()
+    wrapped = with_roi_masks(model)
+    assert isinstance(wrapped, ROIMaskInference)
+    assert [p.data_ptr() for p in wrapped.parameters()] == [
+        p.data_ptr() for p in model.parameters()
+    ]
