@@ -67,22 +67,34 @@ class AnnotationColumns:
             file_name: the path of an entry of ``images``.
         """
         records = [self._record(image, file_name(image)) for image in self.images]
-        order = np.argsort(self.image, kind="stable").tolist()
-        images, categories = self.image.tolist(), self.category.tolist()
-        boxes, crowds = self.box.tolist(), self.crowd.tolist()
+        order = np.argsort(self.image, kind="stable")
+        images = self.image[order].tolist()
         with collection_paused():
-            for i, segmentation in zip(order, self._segmentations(order), strict=True):
-                annotation: dict[str, Any] = {
-                    "bbox": boxes[i],
-                    "bbox_mode": BoxMode.XYWH_ABS,
-                    "category_id": categories[i],
-                }
-                if segmentation:
-                    annotation["segmentation"] = segmentation
-                if crowds[i]:
-                    annotation["iscrowd"] = 1
-                records[images[i]]["annotations"].append(annotation)
+            for image, annotation in zip(images, self._annotations(order), strict=True):
+                records[image]["annotations"].append(annotation)
         return records
+
+    def annotations_of(self, image: int, category: int) -> list[dict[str, Any]]:
+        """Annotations of one category in one image, both as indices, in Detectron2's format."""
+        chosen = np.flatnonzero((self.image == image) & (self.category == category))
+        return list(self._annotations(chosen))
+
+    def _annotations(self, order: np.ndarray) -> Iterator[dict[str, Any]]:
+        categories, crowds = self.category[order].tolist(), self.crowd[order].tolist()
+        boxes, segmentations = self.box[order].tolist(), self._segmentations(order.tolist())
+        for box, category, crowd, segmentation in zip(
+            boxes, categories, crowds, segmentations, strict=True
+        ):
+            annotation: dict[str, Any] = {
+                "bbox": box,
+                "bbox_mode": BoxMode.XYWH_ABS,
+                "category_id": category,
+            }
+            if segmentation:
+                annotation["segmentation"] = segmentation
+            if crowd:
+                annotation["iscrowd"] = 1
+            yield annotation
 
     @staticmethod
     def _record(image: Mapping[str, Any], path: str) -> dict[str, Any]:

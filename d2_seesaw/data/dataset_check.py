@@ -1,6 +1,5 @@
 """Says before training what is wrong with a data set in COCO or LVIS format."""
 
-import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,6 @@ from typing import Any
 
 from d2_seesaw.data.annotation_checks import SECTIONS, check_annotations
 from d2_seesaw.data.annotation_file import parse_json
-from d2_seesaw.data.cache import written_in_one_step
 from d2_seesaw.data.dataset_issues import (
     ERROR,
     KINDS,
@@ -123,13 +121,6 @@ def check_dataset(
         issues=sorted(issues, key=lambda issue: rank[issue.kind]),
         missing_folders={f: n for f, n in sorted(folders.items()) if not os.path.isdir(f)},
     )
-
-
-def write_check(checks: Mapping[str, DatasetCheck], path: str | Path) -> None:
-    """Write all that was found, by the name of the data set, to a JSON file."""
-    content = {name: check.to_json() for name, check in checks.items()}
-    with written_in_one_step(Path(path)) as file:
-        file.write(json.dumps(content, indent=1).encode())
 
 
 def _length(section: Any) -> int:

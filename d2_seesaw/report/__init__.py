@@ -1,9 +1,13 @@
-"""Reports as one HTML file without anything from the network. Needs neither torch nor Detectron2."""
+"""Reports: one HTML file that needs nothing from the network. Pure Python."""
 
 from d2_seesaw.report.charts import Point, bar_chart, rank_chart
 from d2_seesaw.report.page import (
+    GROUP_COLORS,
+    GROUP_NAMES,
+    Tag,
     cards,
     details,
+    group_tag,
     page,
     paragraph,
     picture_grid,
@@ -13,10 +17,14 @@ from d2_seesaw.report.page import (
 )
 
 __all__ = [
+    "GROUP_COLORS",
+    "GROUP_NAMES",
     "Point",
+    "Tag",
     "bar_chart",
     "cards",
     "details",
+    "group_tag",
     "page",
     "paragraph",
     "picture_grid",
