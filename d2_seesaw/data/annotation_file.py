@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import time
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,8 +65,8 @@ def read_categories(json_file: str | Path) -> list[dict[str, Any]]:
                 header = _header(archive)
             if header["state"] == _state(json_file):
                 return header["categories"]
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-            pass  # reading the annotations says what is wrong, and mends it
+        except Exception as error:  # reading the annotations says more, and mends it
+            logger.debug("categories kept in %s cannot be read (%s)", kept, error)
     return read_annotations(json_file).categories
 
 

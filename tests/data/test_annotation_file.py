@@ -166,7 +166,7 @@ def test_unusable_annotations_are_one_error_with_the_tool_that_lists_all(tmp_pat
         ("{", "is no JSON file"),
         ("\xff", "is no JSON file"),
         ("[]", "must hold an object .* got a list"),
-        ('{"images": []}', "not in COCO or LVIS format: it has no list of 'categories'"),
+        ('{"images": []}', "is not in COCO or LVIS format: it has no list of 'categories'"),
     ],
 )
 def test_other_files_are_named(tmp_path, text, message):
