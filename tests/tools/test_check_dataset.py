@@ -1,11 +1,16 @@
+import importlib.util
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from tests.data import own_data
-from tools import check_dataset as tool
+
+SPEC = importlib.util.spec_from_file_location("check_dataset", Path("tools/check_dataset.py"))
+tool = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(tool)
 
 NAME = "tests_check_dataset_own"
 
@@ -46,10 +51,10 @@ def test_report_and_json_are_written_even_for_a_broken_file(json_file, tmp_path,
 
 
 def test_a_registered_name_comes_from_a_config(json_file, tmp_path, monkeypatch):
-    config = tmp_path / "config.py"
+    config, images = tmp_path / "config.py", tmp_path / "images"
     config.write_text(
         "from d2_seesaw.data import register_longtail_instances\n"
-        f"register_longtail_instances({NAME!r}, {{}}, {str(json_file)!r}, {str(tmp_path / 'images')!r})\n"
+        f"register_longtail_instances({NAME!r}, {{}}, '{json_file}', '{images}')\n"
         "train = dict(output_dir='x')\n"
     )
     try:
