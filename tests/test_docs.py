@@ -12,9 +12,11 @@ from PIL import Image
 
 from d2_seesaw.engine import load_config
 from d2_seesaw.losses import SeesawLoss
+from tests.data import own_data
 from tests.test_yacs import training_step
 
 SEMANTIC = re.findall(r"```python\n(.*?)```", Path("docs/semantic.md").read_text(), re.DOTALL)
+OWN_DATA = re.findall(r"```python\n(.*?)```", Path("docs/own_data.md").read_text(), re.DOTALL)
 TEXT = Path("docs/other_projects.md").read_text()
 EXAMPLES = re.findall(r"## (\w+)\n+```python\n(.*?)```", TEXT, re.DOTALL)
 
@@ -71,3 +73,31 @@ def test_the_example_of_own_folders_is_a_config_that_trains(tmp_path, monkeypatc
         for split in ("train", "val"):
             DatasetCatalog.remove(f"my_{split}")
             MetadataCatalog.remove(f"my_{split}")
+
+
+def test_the_example_of_own_data_is_a_config_that_trains(tmp_path, monkeypatch):
+    """Registration and config in one file, as the text says, on a data set drawn here."""
+    registration, config = OWN_DATA
+    for split in ("train", "val"):
+        json_file = own_data.write(tmp_path, name=f"{split}.json")
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        json_file.rename(tmp_path / "annotations" / json_file.name)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "my_config.py"
+    path.write_text(registration.replace("/data/", f"{tmp_path}/") + config)
+    try:
+        cfg = load_config(str(path), ["dataloader.train.num_workers=0", "train.device=cpu"])
+        assert cfg.train.output_dir == "output/mine"
+        counts = MetadataCatalog.get("my_val").class_image_count
+        assert [c["image_count"] for c in counts] == [3, 2, 1]
+        cfg.dataloader.train.total_batch_size = 1
+        loader = instantiate(cfg.dataloader.train)
+        model = instantiate(cfg.model)
+        (image,) = next(iter(loader))
+        losses = model([image])
+        assert losses["loss_cls_classes"].isfinite()
+        assert model.roi_heads.box_predictor.cls_loss.num_classes == 3
+    finally:
+        for name in ("my_train", "my_val"):
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)

@@ -1,5 +1,6 @@
 """Data: registration, long-tail statistics, sampling, loading, augmentation, generated sets."""
 
+from d2_seesaw.data.dataset_check import DatasetCheck, check_dataset
 from d2_seesaw.data.datasets import (
     check_dataset_files,
     datasets_root,
@@ -11,6 +12,7 @@ from d2_seesaw.data.instaboost import InstaBoost
 from d2_seesaw.data.instance_mapper import InstanceAugmentation, InstanceAugmentationDatasetMapper
 from d2_seesaw.data.label_maps import read_labels
 from d2_seesaw.data.loader import TrainLoader, build_train_loader
+from d2_seesaw.data.longtail_datasets import load_longtail_json, register_longtail_instances
 from d2_seesaw.data.pixel_counts import class_pixel_counts
 from d2_seesaw.data.sampling import RandomSampling, RepeatFactorSampling, Sampling
 from d2_seesaw.data.semantic_datasets import FrameSplit, register_semantic_folder
@@ -22,6 +24,7 @@ from d2_seesaw.data.transforms import OpenCVResizeShortestEdge, OpenCVResizeTran
 
 __all__ = [
     "ClassPixels",
+    "DatasetCheck",
     "FrameSplit",
     "InstaBoost",
     "InstanceAugmentation",
@@ -37,13 +40,16 @@ __all__ = [
     "TrainLoader",
     "build_train_loader",
     "category_image_counts",
+    "check_dataset",
     "check_dataset_files",
     "class_pixel_counts",
     "datasets_root",
     "frequency_group",
     "group_sizes",
     "load_dataset",
+    "load_longtail_json",
     "read_labels",
+    "register_longtail_instances",
     "register_lvis_format",
     "register_semantic_folder",
     "register_synthia_rand_cityscapes",

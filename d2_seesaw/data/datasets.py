@@ -2,18 +2,19 @@
 
 LVIS v1, COCO, Cityscapes and ADE20K are registered by Detectron2 itself; the generated quickstart
 data is registered here, in the same layout below ``$DETECTRON2_DATASETS`` (``./datasets`` if
-unset). Folders for semantic segmentation are registered in ``semantic_datasets.py``.
+unset). One's own data are registered by ``longtail_datasets.py``, folders for semantic segmentation
+by ``semantic_datasets.py``.
 """
 
 import difflib
-import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
-from detectron2.data.datasets.lvis import load_lvis_json
+
+from d2_seesaw.data.longtail_datasets import register_longtail_instances
 
 # Detectron2 finds images by the last two parts of their URL. Validation images of LVIS v1 lie in
 # both folders.
@@ -43,37 +44,12 @@ def datasets_root() -> Path:
 def register_lvis_format(name: str, json_file: str | Path, image_root: str | Path) -> None:
     """Register instances in LVIS format under any name; its class names come from the file.
 
-    Nothing is read until the data set is loaded. Registering the same thing again changes nothing.
-
-    Args:
-        name: of the data set, in Detectron2's catalogs.
-        json_file: annotations whose category ids run from 1 without gaps.
-        image_root: folder above the last two parts of each image's ``coco_url``.
+    The shortest form of :func:`~d2_seesaw.data.register_longtail_instances`, which says more.
 
     Raises:
         ValueError: ``name`` already stands for other files.
     """
-    # Detectron2's loader appends the split folder to the root without a separator.
-    place = {"json_file": str(json_file), "image_root": os.path.join(image_root, "")}
-    if name in DatasetCatalog.list():
-        known = MetadataCatalog.get(name)
-        given = {key: known.get(key) for key in place}
-        if given != place:
-            raise ValueError(f"data set {name!r} is already registered as {given}, not {place}")
-        return
-
-    def load() -> list[dict[str, Any]]:
-        MetadataCatalog.get(name).set(thing_classes=_class_names(place["json_file"]))
-        return load_lvis_json(**place)
-
-    DatasetCatalog.register(name, load)
-    MetadataCatalog.get(name).set(evaluator_type="lvis", **place)
-
-
-def _class_names(json_file: str) -> list[str]:
-    with open(json_file) as f:
-        categories = json.load(f)["categories"]
-    return [c["name"] for c in sorted(categories, key=lambda c: c["id"])]
+    register_longtail_instances(name, None, json_file, image_root)
 
 
 def register_quickstart() -> None:

@@ -5,12 +5,8 @@ Shapes in this module:
     N: images
 """
 
-import contextlib
-import hashlib
-import json
 import logging
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,16 +17,12 @@ import numpy as np
 from detectron2.utils import comm
 from tqdm import tqdm
 
+from d2_seesaw.data.cache import default_cache_folder, digest, file_state, written_in_one_step
 from d2_seesaw.data.label_maps import label_file, read_labels
 
 logger = logging.getLogger(__name__)
 
 _MOST_THREADS = 8  # decoding and counting leave Python's lock only in part
-
-
-def default_cache_folder() -> Path:
-    """Where counts are kept: ``d2_seesaw`` below ``$XDG_CACHE_HOME`` (``~/.cache`` if unset)."""
-    return Path(os.getenv("XDG_CACHE_HOME") or "~/.cache").expanduser() / "d2_seesaw"
 
 
 def class_pixel_counts(
@@ -51,7 +43,7 @@ def class_pixel_counts(
         dataset: N records with label maps, see :func:`~d2_seesaw.data.read_labels`.
         num_classes: C.
         ignore_label: stands for pixels without a class, which are not counted.
-        cache_folder: where counts are kept; :func:`default_cache_folder` by default.
+        cache_folder: where counts are kept; ``~/.cache/d2_seesaw`` by default.
         progress: show a progress bar, if in a terminal.
         synchronize: on several ranks, all of which must then call this, let the main one count and
             the others read what it has kept.
@@ -68,7 +60,7 @@ def class_pixel_counts(
             f"got {num_classes}"
         )
     folder = default_cache_folder() if cache_folder is None else Path(cache_folder)
-    name = _digest([num_classes, ignore_label, [_identity(record) for record in dataset]])
+    name = digest([num_classes, ignore_label, [_identity(record) for record in dataset]])
     path = folder / f"class_pixel_counts_{name}.npz"
     shape = (len(dataset), num_classes)
 
@@ -89,7 +81,7 @@ def _counted(
     progress: bool,
 ) -> np.ndarray:
     """Counts from the file, or else counted and kept in it."""
-    state = _digest([_state(label_file(record)) for record in dataset])
+    state = digest([_state(label_file(record)) for record in dataset])
     counts = _read(path, state, shape)
     if counts is None:
         counts = _count(dataset, shape, ignore_label, progress)
@@ -135,14 +127,9 @@ def _identity(record: Mapping[str, Any]) -> list[Any]:
 
 def _state(path: str) -> list[int] | None:
     try:
-        status = os.stat(path)
+        return file_state(path)
     except OSError:
         return None  # reading it gives the error
-    return [status.st_size, status.st_mtime_ns]
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]
 
 
 def _read(path: Path, state: str, shape: tuple[int, int]) -> np.ndarray | None:
@@ -161,16 +148,8 @@ def _read(path: Path, state: str, shape: tuple[int, int]) -> np.ndarray | None:
 
 
 def _write(path: Path, state: str, counts: np.ndarray) -> None:
-    """Keep the counts, in one step: readers see all of the file or none of it."""
-    partial_file = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
-            partial_file = file.name
+        with written_in_one_step(path) as file:
             np.savez_compressed(file, state=state, counts=counts)
-        os.replace(partial_file, path)
     except OSError as error:
         logger.warning("counts of pixels could not be kept in %s: %s", path, error)
-        if partial_file is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(partial_file)

@@ -1,0 +1,125 @@
+"""One fault at a time in an annotation file; those of images are in test_image_checks.py."""
+
+import json
+
+import pytest
+
+from d2_seesaw.data.annotation_checks import check_annotations
+from tests.data import own_data
+
+H, W = own_data.H, own_data.W
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.fixture
+def data():
+    return own_data.content()
+
+
+def found(data):
+    """The issues of the file after a round through JSON, as a reader has it."""
+    return check_annotations(json.loads(json.dumps(data)))
+
+
+def test_nothing_is_wrong_with_sound_annotations(data):
+    assert found(data) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "words"),
+    [
+        ({"category_id": 8}, "unknown_category", "category id 8"),
+        ({"image_id": 4}, "unknown_image", "image id 4"),
+        ({"bbox": [4, 4, 0, 8]}, "zero_area_box", "0 x 8"),
+        ({"bbox": [4, 4, 8, -1]}, "zero_area_box", "8 x -1"),
+        ({"bbox": [W, 4, 8, 8]}, "box_outside_image", f"outside of {W} x {H}"),
+        ({"bbox": [-8, 4, 8, 8]}, "box_outside_image", "outside"),
+        ({"bbox": [4, H + 3, 8, 8]}, "box_outside_image", "outside"),
+        ({"bbox": [4, 4, W, 8]}, "box_beyond_image", "beyond"),
+        ({"bbox": [-2, 4, 8, 8]}, "box_beyond_image", "beyond"),
+        ({"bbox": [NAN, 4, 8, 8]}, "not_finite", "nan"),
+        ({"bbox": [4, 4, INF, 8]}, "not_finite", "inf"),
+        ({"bbox": [4, 4, None, 8]}, "not_finite", "None"),
+        ({"bbox": [4, 4, 8]}, "missing_field", "four numbers"),
+        ({"bbox": None}, "missing_field", "four numbers"),
+        ({"segmentation": [[1, 1, 5, 5]]}, "invalid_polygon", "2 points"),
+        ({"segmentation": [own_data.square(1, 1, 3), [1, 1]]}, "invalid_polygon", "polygon 1"),
+        ({"segmentation": [[1, 1, 5, 1, 5, 5, 2]]}, "invalid_polygon", "3.5 points"),
+        ({"segmentation": [[1, NAN, 5, 1, 5, 5]]}, "not_finite", "nan at 1"),
+        ({"segmentation": [1, 1, 5, 1, 5, 5]}, "missing_field", "list of polygons"),
+        ({"segmentation": []}, "empty_segmentation", "[]"),
+        ({"segmentation": None}, "empty_segmentation", "None"),
+        ({"segmentation": {"size": [H, W], "counts": [H * W]}}, "empty_segmentation", "no pixel"),
+        ({"segmentation": {"size": [W, H], "counts": [W * H]}}, "invalid_rle", f"[{H}, {W}]"),
+        ({"segmentation": {"size": [H, W], "counts": [5]}}, "invalid_rle", "add up"),
+        ({"segmentation": {"counts": [5]}}, "invalid_rle", "size"),
+        ({"iscrowd": 1}, "crowd", "polygons"),
+        ({"iscrowd": 1, "segmentation": own_data.compressed(own_data.mask_of(1, 1, 4))},
+         "crowd", "run-length"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_named_with_file_image_and_annotation(data, change, kind, words):
+    data["annotations"][0].update(change)
+    (issue,) = found(data)
+    assert (issue.kind, issue.annotation_id) == (kind, 1)
+    assert issue.image_id == data["annotations"][0]["image_id"]
+    assert issue.file_name == (None if kind == "unknown_image" else "part/3.png")
+    assert words in issue.message
+
+
+@pytest.mark.parametrize("box", [[0, 0, W, H], [-1, -1, W + 2, H + 2], [-0.5, 0, 3, 3]])
+def test_a_box_may_touch_the_border_or_round_beyond_it(data, box):
+    data["annotations"][0]["bbox"] = box
+    assert found(data) == []
+
+
+def test_boxes_alone_lack_no_segmentation(data):
+    for annotation in data["annotations"]:
+        annotation["segmentation"] = []
+    assert found(data) == []
+
+
+def test_repeated_ids_and_names_are_named(data):
+    data["images"].append(dict(data["images"][0]))
+    data["annotations"].append(dict(data["annotations"][0]))
+    data["categories"].append(dict(data["categories"][0]))
+    data["categories"].append({"id": 50, "name": "kerb"})
+    data["annotations"][3]["category_id"] = 50
+    issues = [(i.kind, i.image_id, i.annotation_id, i.category_id) for i in found(data)]
+    assert issues == [
+        ("duplicate_id", 12, None, None),
+        ("duplicate_id", None, None, 1000),
+        ("duplicate_name", None, None, 50),
+        ("duplicate_id", 3, 1, None),
+    ]
+
+
+def test_categories_without_images_and_images_without_annotations_are_named(data):
+    del data["annotations"][-1]
+    issues = found(data)
+    assert [(i.kind, i.severity, i.category_id, i.image_id) for i in issues] == [
+        ("category_without_images", "warning", 1000, None),
+        ("image_without_annotations", "information", None, 90),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "words"),
+    [
+        ("images", "id", "images[0] has no 'id'"),
+        ("images", "height", "images[0] has the height None"),
+        ("images", "file_name", "neither a 'file_name' nor a 'coco_url'"),
+        ("categories", "name", "categories[0] has no 'name'"),
+        ("annotations", "id", "annotations[0] has no 'id'"),
+    ],
+)
+def test_missing_fields_are_named(data, section, key, words):
+    del data[section][0][key]
+    missing = [issue for issue in found(data) if issue.kind == "missing_field"]
+    assert [words in issue.message for issue in missing] == [True]
+
+
+@pytest.mark.parametrize("section", ["images", "annotations", "categories"])
+def test_missing_sections_are_named(data, section):
+    del data[section]
+    assert f"the file has no list of '{section}'" in [issue.message for issue in found(data)]

@@ -1,0 +1,51 @@
+import cv2
+import numpy as np
+import pytest
+
+from d2_seesaw.data.annotation_reader import columns_from_json
+from d2_seesaw.data.sample_pictures import sample_pictures
+from tests.data import own_data
+
+
+@pytest.fixture
+def grey(tmp_path):
+    """Columns of the small data set, whose images are all grey."""
+    data = own_data.content()
+    own_data.write(tmp_path, data)
+    for image in data["images"]:
+        path = tmp_path / "images" / image["file_name"]
+        cv2.imwrite(str(path), np.full((own_data.H, own_data.W, 3), 128, np.uint8))
+    return columns_from_json(data)[0], lambda image: str(tmp_path / "images" / image["file_name"])
+
+
+def colour(jpeg):
+    """How far red is above blue, pixel by pixel."""
+    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).astype(int)
+    return picture[:, :, 2] - picture[:, :, 0]
+
+
+def test_the_mask_of_the_category_is_drawn_in_the_color(grey):
+    pictures = sample_pictures(*grey[:1], [2], grey[1], color="#ff0000", long_side=320)
+    red = colour(pictures[2])
+    assert red.shape == (240, 320)
+    inside, outside = red[140:200, 220:280], red[:100, :180]  # the box is 20, 12 to 30, 22
+    assert inside.mean() > 60
+    assert abs(outside).mean() < 5
+
+
+def test_an_image_that_cannot_be_read_gives_way_to_the_next(grey):
+    columns, path_of = grey
+    with open(path_of({"file_name": "part/5.png"}), "wb"):
+        pass
+    assert list(sample_pictures(columns, [1], path_of, color="#ff0000")) == [1]
+    with open(path_of({"file_name": "part/12.png"}), "wb"):
+        pass
+    assert sample_pictures(columns, [1], path_of, color="#ff0000") == {}
+
+
+def test_crowds_are_not_drawn_and_boxes_alone_are():
+    data = own_data.content()
+    for annotation in data["annotations"]:
+        annotation["iscrowd"] = 1
+    columns, _ = columns_from_json(data)
+    assert sample_pictures(columns, [0, 1, 2], str, color="#ff0000") == {}

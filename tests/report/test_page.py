@@ -1,0 +1,56 @@
+import base64
+import os
+
+from d2_seesaw import report
+from d2_seesaw.report.page import formatted
+
+
+def test_all_text_is_escaped():
+    bad = "<i>&\"'"
+    parts = [
+        report.section(bad, [report.paragraph(bad), report.cards({bad: bad})]),
+        report.table([bad], [[bad]]),
+        report.details(bad, []),
+        report.picture_grid([(b"", bad)]),
+        report.table(["a"], [[report.Tag(bad, "#000")]]),
+    ]
+    text = report.page(bad, parts, subtitle=bad)
+    assert "<i>" not in text
+    assert text.count("&lt;i&gt;&amp;&quot;&#x27;") == 13
+
+
+def test_columns_of_numbers_are_aligned_to_the_right():
+    text = report.table(["name", "number"], [["a", 1234567]])
+    assert "<td>a</td>" in text
+    assert '<td class="number">1,234,567</td>' in text
+    assert '<th class="number">number</th>' in text
+    assert "<th>only a head</th>" in report.table(["only a head"], [])
+
+
+def test_numbers_are_readable():
+    given = (1234, 0.00123, 12345.6, True, None, "a", 2.0)
+    assert [formatted(v) for v in given] == [
+        *("1,234", "0.00123", "1.23e+04", "True", "None", "a", "2")
+    ]
+
+
+def test_pictures_are_inside_the_page():
+    text = report.picture_grid([(b"jpeg", "a caption")])
+    assert f"data:image/jpeg;base64,{base64.b64encode(b'jpeg').decode()}" in text
+    assert 'alt="a caption"' in text
+
+
+def test_groups_have_their_name_and_color():
+    text = report.table(["group"], [[report.group_tag(g)] for g in "rcf"])
+    for group in "rcf":
+        assert f"background:{report.GROUP_COLORS[group]}" in text
+        assert f">{report.GROUP_NAMES[group]}<" in text
+
+
+def test_a_page_replaces_an_earlier_one_whole(tmp_path):
+    path = tmp_path / "new" / "page.html"
+    for text in ("first", "sécond"):
+        report.write_page(path, text)
+        assert path.read_text(encoding="utf-8") == text
+    assert os.listdir(path.parent) == ["page.html"]
+    assert path.stat().st_mode & 0o044
