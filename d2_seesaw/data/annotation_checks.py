@@ -197,7 +197,7 @@ def _rle_problems(
     segmentation: Mapping[str, Any], image: Mapping[str, Any] | None
 ) -> Iterator[tuple[str, str]]:
     try:
-        rle = compressed_rle(segmentation)
+        rle: Any = compressed_rle(segmentation)
         area = int(mask_utils.area(rle))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         yield "invalid_rle", f"the run-length encoding cannot be read: {error!r}"

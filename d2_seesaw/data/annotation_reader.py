@@ -202,7 +202,8 @@ def compressed_rle(segmentation: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(counts, list):
         if sum(counts) != height * width or min(counts, default=0) < 0:
             raise ValueError(f"counts must add up to {height} x {width}, got {sum(counts)}")
-        encoded: Any = mask_utils.frPyObjects(dict(segmentation), height, width)
+        uncompressed: Any = dict(segmentation)
+        encoded: Any = mask_utils.frPyObjects(uncompressed, height, width)
         counts = encoded["counts"]
     return {
         "size": [height, width],

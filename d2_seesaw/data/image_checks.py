@@ -75,7 +75,8 @@ def _problems(image: ImageFile) -> Iterator[tuple[str, str]]:
 
 
 def _problems_of_format(opened: Image.Image) -> Iterator[tuple[str, str]]:
-    raw = str(opened.tile[0][3]) if getattr(opened, "tile", None) else ""
+    tiles = getattr(opened, "tile", None)
+    raw = str(tiles[0][3]) if tiles else ""
     if opened.mode == "CMYK":
         yield "cmyk_image", "the image is CMYK"
     elif opened.mode.startswith(_SIXTEEN_BITS) or ";16" in raw:
