@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "backbones": {"layers"},
     "roi_heads": {"losses", "layers"},
     "data": set(),
-    "evaluation": set(),
+    "evaluation": {"data"},
     "inference": set(),
     "semantic": {"losses", "layers"},
     "checkpoint": set(),
