@@ -117,7 +117,7 @@ class DetectionColumns:
             boxes=_column(results, "bbox").reshape(-1, 4) if _have(results, "bbox") else None,
             mask_scores=mask_scores,
             masks=(
-                MaskColumns.from_rles([r["segmentation"] for r in results])
+                MaskColumns.from_rles(_values(results, "segmentation"))
                 if _have(results, "segmentation")
                 else None
             ),
@@ -210,10 +210,14 @@ def _have(results: Sequence[Mapping[str, Any]], key: str) -> bool:
 
 
 def _column(results: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
+    return np.array(_values(results, key))
+
+
+def _values(results: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
     missing = sum(key not in r for r in results)
     if missing:
         raise ValueError(f"{missing} of {len(results)} detections have no {key!r}")
-    return np.array([r[key] for r in results])
+    return [r[key] for r in results]
 
 
 def _counts_as_bytes(rle: Mapping[str, Any]) -> bytes:

@@ -54,7 +54,7 @@ def read_results(path: str | PathLike[str]) -> DetectionColumns:
 def _items(file: IO[str]) -> Iterator[dict[str, Any]]:
     """The dicts in a JSON list, each as soon as it is read."""
     decoder = json.JSONDecoder()
-    text = file.read(_CHARACTERS_PER_READ).lstrip()
+    text = _first_characters(file)
     if not text.startswith("["):
         raise ValueError(f"expected a JSON list of detections, it starts with {text[:20]!r}")
     place, expected = 1, "["
@@ -72,10 +72,21 @@ def _items(file: IO[str]) -> Iterator[dict[str, Any]]:
                 raise
             text, place = text[place:] + more, 0
             continue
-        if not isinstance(item, dict):
-            raise ValueError(f"expected dicts in the list, got {str(item)[:40]}")
         expected = ","
-        yield item
+        yield _checked(item)
+
+
+def _checked(item: Any) -> dict[str, Any]:
+    if not isinstance(item, dict):
+        raise ValueError(f"expected dicts in the list, got {str(item)[:40]}")
+    return item
+
+
+def _first_characters(file: IO[str]) -> str:
+    text = ""
+    while not text and (more := file.read(_CHARACTERS_PER_READ)):
+        text = more.lstrip()
+    return text
 
 
 def _skip_spaces(text: str, place: int) -> int:

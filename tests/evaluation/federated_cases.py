@@ -25,7 +25,7 @@ TRAITS = (
 
 
 def federated_case(seed, *traits):
-    """An annotation file and detections with both a box and a mask. ``traits`` are of ``TRAITS``."""
+    """An annotation file, and detections with a box and a mask. ``traits`` are of ``TRAITS``."""
     return _Case(np.random.default_rng(seed), traits).make()
 
 
@@ -46,9 +46,11 @@ class _Case:
             else 1 + np.arange(K)
         )
         self.ids = ids.tolist()
-        I = 1 if "one image" in self.traits else 6
+        num_images = 1 if "one image" in self.traits else 6
         first = 1 if "one image" in self.traits else int(rng.integers(1, 90))
-        images = [self.image(i) for i in rng.permutation(np.arange(first, first + I)).tolist()]
+        images = [
+            self.image(i) for i in rng.permutation(np.arange(first, first + num_images)).tolist()
+        ]
         self.data = {
             "categories": [
                 {"id": i, "frequency": g} for i, g in zip(self.ids, groups, strict=False)
@@ -88,8 +90,10 @@ class _Case:
             for category in positive:
                 for _ in range(self.rng.integers(0, 6 if "many in a pair" in self.traits else 3)):
                     self.add_object(image["id"], category)
-        if self.has("images without detections", 0.4):
-            return
+        if not self.has("images without detections", 0.4):
+            self.detect(image, positive)
+
+    def detect(self, image, positive):
         mine = [a for a in self.data["annotations"] if a["image_id"] == image["id"]]
         for annotation in mine:
             for _ in range(self.rng.integers(0, 4 if "many in a pair" in self.traits else 3)):
@@ -197,7 +201,7 @@ class _OfficialEvaluation(LVISEval):
 
 
 def official_evaluation(data, results, task, max_dets=300, *, class_agnostic=False):
-    """The ``LVISEval`` of the lvis package after ``accumulate``, given the ``np.float`` it misses."""
+    """The accumulated ``LVISEval`` of the lvis package, given the ``np.float`` that it misses."""
     results = of_task(results, task)
     if not results:  # an IndexError of lvis; it drops a category that is unknown
         results = of_task(

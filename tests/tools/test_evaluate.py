@@ -1,4 +1,4 @@
-"""The command that scores saved detections: it is the evaluator again, and its errors are one line."""
+"""The command that scores saved detections is the evaluator again; its errors are one line."""
 
 import importlib.util
 import json
