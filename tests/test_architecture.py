@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "roi_heads": {"losses", "layers"},
     "report": set(),
     "data": {"report"},
-    "evaluation": {"report"},
+    "evaluation": {"data", "report"},
     "inference": set(),
     "semantic": {"losses", "layers"},
     "checkpoint": set(),

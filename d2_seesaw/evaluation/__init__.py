@@ -1,18 +1,25 @@
 """Metrics for long-tailed data: Detectron2's evaluators of LVIS and of semantic segmentation."""
 
 from d2_seesaw.evaluation.coco_evaluation import MaskScoringCOCOEvaluator
+from d2_seesaw.evaluation.detection_columns import DetectionColumns
+from d2_seesaw.evaluation.detection_limits import DetectionLimits
 from d2_seesaw.evaluation.lvis_api import probe_lvis
 from d2_seesaw.evaluation.lvis_evaluation import LongTailLVISEvaluator
+from d2_seesaw.evaluation.lvis_scoring import LVISScoring, evaluate_results_file
 from d2_seesaw.evaluation.mask_rle import encode_masks
 from d2_seesaw.evaluation.result_table import drop_absent, print_longtail_results
 from d2_seesaw.evaluation.semantic_evaluation import LongTailSemSegEvaluator
 
 __all__ = [
+    "DetectionColumns",
+    "DetectionLimits",
+    "LVISScoring",
     "LongTailLVISEvaluator",
     "LongTailSemSegEvaluator",
     "MaskScoringCOCOEvaluator",
     "drop_absent",
     "encode_masks",
+    "evaluate_results_file",
     "print_longtail_results",
     "probe_lvis",
 ]

@@ -3,12 +3,6 @@
 ``lvis`` 0.5.3, the newest release, reads ``np.float`` in ``lvis/eval.py``. NumPy 1.24 removed that
 name, so the package fails in ``accumulate``, after all inference is done. Here it sees the old name
 while it runs; NumPy itself is never changed, and a release without the fault works as well.
-
-Shapes in this module:
-    T: IoU thresholds
-    R: recall thresholds
-    K: categories, in order of their id
-    A: area ranges
 """
 
 from __future__ import annotations
@@ -17,40 +11,24 @@ import importlib
 import logging
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from d2_seesaw.evaluation.lvis_format import FREQUENCIES, UNKNOWN_FREQUENCY
+from d2_seesaw.evaluation.lvis_scores import METRICS, TASKS, LVISScores, scores_of_curves
 from d2_seesaw.evaluation.mask_scores import results_of_task
 
 if TYPE_CHECKING:
     from lvis import LVIS, LVISEval
 
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
-
 _INSTALL = "pip install lvis pycocotools"
 _LVIS_LOCK = threading.RLock()  # the patched name is global: one thread evaluates at a time
-
-
-@dataclass(frozen=True)
-class LVISScores:
-    """What one evaluation yields, in percent; ``nan`` where there is no ground truth to score.
-
-    Attributes:
-        metrics: One value for each of ``METRICS``.
-        category_ids: K category ids, ascending.
-        category_ap: ``(K,)`` AP of each category.
-        category_ap50: ``(K,)`` AP at IoU 0.5 of each category.
-    """
-
-    metrics: dict[str, float]
-    category_ids: list[int]
-    category_ap: np.ndarray
-    category_ap50: np.ndarray
 
 
 class _NumpyWithFloat:
@@ -96,7 +74,8 @@ def evaluate_detections(
     detections: list[dict[str, Any]],
     task: str,
     *,
-    max_dets_per_image: int = 300,
+    max_dets_per_image: int | None = 300,
+    class_agnostic: bool = False,
 ) -> LVISScores:
     """Score ``detections`` with the ``lvis`` package.
 
@@ -105,17 +84,37 @@ def evaluate_detections(
         detections: Dicts in the COCO results format, with the category ids of ``ground_truth``.
             They are not modified. An empty list is legal: what has ground truth scores 0.
         task: "bbox", or "segm", for which a "mask_score" counts instead of the "score".
-        max_dets_per_image: Detections kept per image, over all categories, by the task's score.
+        max_dets_per_image: Detections kept per image, over all categories, by the task's score;
+            all if None.
+        class_agnostic: Whether a detection may match an object of any category.
     """
     from lvis import LVISEval, LVISResults
 
+    no_limit = -1
+    limit = no_limit if max_dets_per_image is None else max_dets_per_image
     with working_lvis():
         results = LVISResults(
-            ground_truth, _lvis_input(ground_truth, detections, task), max_dets=max_dets_per_image
+            ground_truth, _lvis_input(ground_truth, detections, task), max_dets=limit
         )
         evaluation = LVISEval(ground_truth, results, task)
-        evaluation.run()
+        if class_agnostic:
+            evaluation.params.use_cats = 0
+            evaluation._get_gt_dt = partial(_all_of_image, evaluation)
+        evaluation.params.img_count_lbl = [*FREQUENCIES, UNKNOWN_FREQUENCY]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        if not class_agnostic:  # with one category its summary of the groups is an IndexError
+            evaluation.summarize()
     return _scores(evaluation)
+
+
+def _all_of_image(evaluation: LVISEval, image_id: int, _: int) -> tuple[list[Any], list[Any]]:
+    """Objects and detections of all categories: ``lvis`` 0.5.3 finds none, its git does."""
+    objects, detections = (
+        [a for i in evaluation.params.cat_ids for a in of_pair.get((image_id, i), ())]
+        for of_pair in (evaluation._gts, evaluation._dts)
+    )
+    return objects, detections
 
 
 def _lvis_input(
@@ -133,18 +132,13 @@ def _lvis_input(
 
 
 def _scores(evaluation: LVISEval) -> LVISScores:
-    params = evaluation.params
-    every_area = params.area_rng_lbl.index("all")
-    precision = evaluation.eval["precision"][..., every_area]  # (T, R, K), -1 without ground truth
-    absent = (precision < 0).any(axis=(0, 1))
-    at_50 = precision[np.isclose(params.iou_thrs, 0.5)]
+    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
+    if not evaluation.params.use_cats:
+        return scores_of_curves(precision, recall, [], {})
     results = evaluation.get_results()
-    return LVISScores(
-        metrics={m: 100 * float(results[m]) if results[m] >= 0 else math.nan for m in METRICS},
-        category_ids=list(params.cat_ids),
-        category_ap=np.where(absent, np.nan, 100 * precision.mean(axis=(0, 1))),
-        category_ap50=np.where(absent, np.nan, 100 * at_50.mean(axis=(0, 1))),
-    )
+    metrics = {m: 100 * float(results[m]) if results[m] >= 0 else math.nan for m in METRICS}
+    scores = scores_of_curves(precision, recall, evaluation.params.cat_ids, {})
+    return replace(scores, metrics=metrics)
 
 
 def probe_lvis() -> None:
@@ -154,6 +148,11 @@ def probe_lvis() -> None:
         ImportError: ``lvis`` or ``pycocotools`` is missing.
         RuntimeError: They are there but fail, or compute something else than is known to be right.
     """
+    probe(evaluate_detections)
+
+
+def probe(evaluate: Callable[[LVIS, list[dict[str, Any]], str], LVISScores]) -> None:
+    """The same for any function that evaluates as ``evaluate_detections`` does."""
     try:
         import lvis  # noqa: F401
         import pycocotools.mask  # noqa: F401
@@ -163,9 +162,9 @@ def probe_lvis() -> None:
     # A rare object is found, a frequent one is missed, and there is no common one.
     expected = {"AP": 50.0, "APr": 100.0, "APc": math.nan, "APf": 0.0}
     detections = [_made_up_object(1, [0, 0, 4, 4]), _made_up_object(3, [4, 4, 4, 4])]
-    for task in ("bbox", "segm"):
+    for task in TASKS:
         try:
-            scores = evaluate_detections(lvis_from_dict(_made_up_dataset()), detections, task)
+            scores = evaluate(lvis_from_dict(_made_up_dataset()), detections, task)
         except Exception as error:
             problem = f"fails with {type(error).__name__}: {error}"
             raise RuntimeError(_broken_installation(task, problem)) from error
@@ -205,6 +204,6 @@ def _made_up_object(category_id: int, bbox: list[int]) -> dict[str, Any]:
 def _broken_installation(task: str, problem: str) -> str:
     versions = ", ".join(f"{p} {version(p)}" for p in ("lvis", "pycocotools", "numpy"))
     return (
-        f"The installed lvis package cannot evaluate: on two made-up detections, task {task!r} "
+        f"The installed packages cannot evaluate LVIS: on two made-up detections, task {task!r} "
         f"{problem} ({versions}). Try: pip install --force-reinstall --no-deps lvis pycocotools"
     )

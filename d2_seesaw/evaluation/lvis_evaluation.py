@@ -2,71 +2,74 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
-import json
 import os
 from collections.abc import Sequence
 from typing import Any
 
 from detectron2.evaluation.lvis_evaluation import LVISEvaluator
 from detectron2.structures import Instances
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
 
-from d2_seesaw.evaluation.lvis_api import (
-    METRICS,
-    LVISScores,
-    evaluate_detections,
-    probe_lvis,
-)
-from d2_seesaw.evaluation.lvis_format import (
-    annotation_file,
-    category_of_class,
-    check_lvis_format,
-    replace_zero_annotation_id,
-)
-from d2_seesaw.evaluation.mask_rle import add_segmentations, without_roi_masks
-from d2_seesaw.evaluation.mask_scores import MASK_SCORE, add_mask_scores, results_of_task
-from d2_seesaw.evaluation.per_category import (
-    CategoryResult,
-    category_results,
-    category_table,
-    group_counts,
-    write_category_results,
+from d2_seesaw.evaluation.coco_as_lvis import TrainImageCounts, is_federated
+from d2_seesaw.evaluation.detection_columns import DetectionColumns, DetectionLog
+from d2_seesaw.evaluation.detection_limits import DetectionLimits
+from d2_seesaw.evaluation.instance_columns import instance_columns
+from d2_seesaw.evaluation.lvis_format import annotation_file, category_of_class
+from d2_seesaw.evaluation.lvis_scores import TASKS
+from d2_seesaw.evaluation.lvis_scoring import (
+    LVISScoring,
+    check_tasks,
+    naming_the_file,
+    prepare_annotations,
 )
 from d2_seesaw.evaluation.rank_agreement import failing_together
-from d2_seesaw.evaluation.result_table import (
-    format_score,
-    group_counts_text,
-    text_table,
-    write_text,
-)
+from d2_seesaw.evaluation.results_file import save_columns, write_results
 
-TASKS = ("bbox", "segm")
-_LONGEST_LOGGED_TABLE = 30
+_LVIS_LIMIT = 300
 
 
 class LongTailLVISEvaluator(LVISEvaluator):
-    """Detectron2's ``LVISEvaluator`` that runs on today's NumPy and says what it could not measure.
+    """Detectron2's ``LVISEvaluator`` at the size of LVIS, which says what it could not measure.
 
-    It collects, gathers and saves predictions as its base class does. Beyond that:
+    Beyond its base class:
 
+    - Predictions are kept, gathered and saved as arrays, and scored without a loop over all pairs
+      of images and categories: in seconds, and with the numbers of the official package.
+    - Annotations may be in COCO's format too, with any category ids: every category then counts as
+      looked for in every image. See ``complete_coco_fields`` for crowds and frequency groups.
     - A dataset or installation that cannot be evaluated is refused on construction, on all ranks.
     - A metric without ground truth is ``nan``, shown as ``n/a``, instead of -100.
     - No predictions at all score 0 instead of ``nan``.
-    - Masks are ranked, and limited per image, by their own scores where the model has
+    - Masks are ranked, and limited in number, by their own scores where the model has
       ``mask_scores``. ``lvis_instances_results.json``, in which "score" is the box's, then holds
       them as "mask_score", and ``lvis_instances_results_segm.json`` is for an evaluation of masks
       by others: there "score" is the mask's.
-    - ``per_category_<task>.csv`` and ``.json`` in ``output_dir`` hold the AP of every category.
+    - ``per_category_<task>.csv`` and ``.json`` in ``output_dir`` hold AP, AP50 and recall of every
+      category. ``instances_predictions.npz`` holds all predictions, with category ids of the file.
 
     ``evaluate`` returns ``{task: {metric: percent}}`` with Detectron2's nine metrics, and for each
     group g of r, c and f how many categories were ``evaluated-g`` of all ``categories-g``.
 
     Args:
-        dataset_name: A registered dataset with a ``json_file`` in the LVIS format.
+        dataset_name: A registered dataset with a ``json_file`` in the format of LVIS or COCO.
         tasks: Any of "bbox" and "segm"; by default those that the predictions allow.
         distributed: Whether to gather predictions from all ranks; then all ranks construct it.
         output_dir: Folder for everything it writes; nothing is written if None.
         max_dets_per_image: Detections that count per image; LVIS's own limit is 300.
+        engine: "sparse", or "lvis" for the official package, which takes hours and tens of
+            gigabytes where the other takes minutes. They differ for an annotation with id 0, which
+            the package never counts as found.
+        fixed_ap: Whether to measure AP-fixed (Dave et al. 2021): 10,000 detections of each category
+            over all images count, and no limit per image. The model's own limit per image should
+            then be far above 300.
+        class_agnostic: Whether a detection may match an object of any category. There are then no
+            groups and no scores of categories.
+        train_image_counts: Training images by category id, or the path of the training annotations
+            in which to count them; they decide the frequency groups. By default the annotations
+            do, or the metadata's ``class_image_count`` where these have no groups.
     """
 
     takes_roi_masks = True
@@ -79,13 +82,19 @@ class LongTailLVISEvaluator(LVISEvaluator):
         distributed: bool = True,
         output_dir: str | None = None,
         *,
-        max_dets_per_image: int = 300,
+        max_dets_per_image: int = _LVIS_LIMIT,
+        engine: str = "sparse",
+        fixed_ap: bool = False,
+        class_agnostic: bool = False,
+        train_image_counts: TrainImageCounts | None = None,
     ) -> None:
         with failing_together(distributed):
-            _check_options(tasks, max_dets_per_image)
-            probe_lvis()
+            check_tasks(tasks)
+            limits = _limits(max_dets_per_image, fixed_ap)
+            self._scoring = LVISScoring(engine, limits, class_agnostic)
+            self._scoring.probe()
             json_file = annotation_file(dataset_name)
-            try:
+            with naming_the_file(json_file):
                 super().__init__(
                     dataset_name,
                     tuple(tasks) if tasks else None,
@@ -93,33 +102,44 @@ class LongTailLVISEvaluator(LVISEvaluator):
                     output_dir,
                     max_dets_per_image=max_dets_per_image,
                 )
-            except KeyError as error:
-                raise ValueError(f"{json_file} is no LVIS file: it lacks {error}") from error
-            except (AssertionError, ValueError) as error:
-                raise ValueError(f"{json_file} is no LVIS file: {error}") from error
-            self._max_dets = max_dets_per_image
-            self._check_dataset(json_file)
-            self._category_ids = self._category_id_of_class()
+            self._prepare_annotations(json_file, train_image_counts)
         self.reset()
 
-    def _check_dataset(self, json_file: str) -> None:
+    def _prepare_annotations(self, json_file: str, counts: TrainImageCounts | None) -> None:
         dataset = self._lvis_api.dataset
-        check_lvis_format(dataset, json_file, with_masks="segm" in (self._tasks or TASKS))
-        if replace_zero_annotation_id(dataset):
-            self._lvis_api._create_index()
+        self._category_ids = self._category_id_of_class(is_federated(dataset))
+        has_groups = any("frequency" in category for category in dataset["categories"])
+        prepare_annotations(
+            self._lvis_api,
+            json_file,
+            train_image_counts=counts if counts is not None or has_groups else self._train_images(),
+            with_masks="segm" in (self._tasks or TASKS),
+        )
+        if self._scoring.engine == "lvis" and 0 in self._lvis_api.anns:
             self._logger.warning(
-                f"{json_file} has an annotation with id 0, which lvis would count as never found. "
-                "It is evaluated under another id."
+                f"{json_file} has an annotation with id 0, which lvis counts as never found. "
+                "engine='sparse' does not."
             )
 
-    def _category_id_of_class(self) -> dict[int, int]:
+    def _category_id_of_class(self, federated: bool) -> dict[int, int]:
+        ids = self._lvis_api.get_cat_ids()
         mapping = self._metadata.get("thing_dataset_id_to_contiguous_id")
+        if mapping is None and not federated:
+            # Detectron2's rule for COCO, which sets the mapping only once the data are loaded.
+            mapping = {category_id: index for index, category_id in enumerate(sorted(ids))}
         num_classes = len(self._metadata.get("thing_classes") or [])
-        return category_of_class(self._lvis_api.get_cat_ids(), mapping, num_classes or None)
+        return category_of_class(ids, mapping, num_classes or None)
+
+    def _train_images(self) -> dict[int, int] | None:
+        """Training images by category id, in Detectron2's form of the metadata, or None."""
+        counts = self._metadata.get("class_image_count") or []
+        return {count["id"]: count["image_count"] for count in counts} or None
 
     def reset(self) -> None:
         """Forget all predictions."""
         super().reset()
+        self._found = DetectionLog()
+        self._num_images = 0
         self._saw_masks = False
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
@@ -131,11 +151,14 @@ class LongTailLVISEvaluator(LVISEvaluator):
         """
         for image, output in zip(inputs, outputs, strict=True):
             if "instances" in output:
-                self._check_prediction(image["image_id"], output["instances"])
-        seen = len(self._predictions)
-        super().process(inputs, without_roi_masks(outputs))
-        add_segmentations(self._predictions[seen:], outputs)
-        add_mask_scores(self._predictions[seen:], outputs)
+                instances = output["instances"].to(self._cpu_device)
+                self._check_prediction(image["image_id"], instances)
+                self._found.append(
+                    instance_columns(instances, image["image_id"], self._category_ids)
+                )
+                self._num_images += 1
+            if "proposals" in output:
+                super().process([image], [{"proposals": output["proposals"]}])
 
     def _check_prediction(self, image_id: Any, instances: Instances) -> None:
         if image_id not in self._lvis_api.imgs:
@@ -156,52 +179,66 @@ class LongTailLVISEvaluator(LVISEvaluator):
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Metrics by task on the main process, ``{}`` on the others."""
-        return super().evaluate() or {}
+        ranks = [(self._num_images, self._saw_masks, self._predictions, self._found.columns())]
+        if self._distributed:
+            comm.synchronize()
+            ranks = gather_as_arrays(*ranks[0])
+            if not comm.is_main_process():
+                return {}
+        images, saw_masks, proposals, found = zip(*ranks, strict=True)
+        proposals = list(itertools.chain.from_iterable(proposals))
+        if not sum(images) and not proposals:
+            self._logger.warning("There are no predictions to evaluate.")
+            return {}
+        if self._output_dir:
+            PathManager.mkdirs(self._output_dir)
+        self._results = {}
+        if proposals:
+            self._eval_box_proposals(proposals)
+        if sum(images):
+            self._saw_masks = any(saw_masks)
+            self._eval_detections(DetectionColumns.concatenate(found))
+        return copy.deepcopy(self._results)
 
-    def _eval_predictions(self, predictions: list[dict[str, Any]]) -> None:
-        found = itertools.chain.from_iterable(p["instances"] for p in predictions)
-        detections = [{**d, "category_id": self._category_ids[d["category_id"]]} for d in found]
+    def _eval_detections(self, detections: DetectionColumns) -> None:
         if self._output_dir:
             _save(detections, self._output_dir)
         if not self._do_evaluation:
             self._logger.info("Annotations are not available for evaluation.")
             return
         # A model with masks that found nothing is not seen in the detections.
-        inferred = TASKS if self._saw_masks else self._tasks_from_predictions(detections)
-        for task in sorted(self._tasks or inferred):
-            self._logger.info(f"Evaluating {len(detections)} detections, task {task} ...")
-            scores = evaluate_detections(
-                self._lvis_api, detections, task, max_dets_per_image=self._max_dets
-            )
-            rows = category_results(self._lvis_api, scores, self._train_images())
-            self._results[task] = {**scores.metrics, **group_counts(rows)}
-            self._report(task, scores, rows)
-
-    def _train_images(self) -> dict[int, int]:
-        """Training images by category id, in Detectron2's form of the metadata."""
-        counts = self._metadata.get("class_image_count") or []
-        return {count["id"]: count["image_count"] for count in counts}
-
-    def _report(self, task: str, scores: LVISScores, rows: list[CategoryResult]) -> None:
-        table = text_table(METRICS, [[format_score(scores.metrics[m]) for m in METRICS]])
-        counts = group_counts_text(self._results[task])
-        self._logger.info(f"Results for {task}:\n{table}\nCategories with ground truth: {counts}")
-        if len(rows) <= _LONGEST_LOGGED_TABLE:
-            self._logger.info(f"AP of each category for {task}:\n{category_table(rows)}")
-        if self._output_dir:
-            write_category_results(rows, self._output_dir, task)
+        inferred = TASKS if self._saw_masks else ("bbox",)
+        self._results |= self._scoring.report(
+            self._lvis_api,
+            detections,
+            self._tasks or inferred,
+            train_images=self._train_images() or {},
+            output_dir=self._output_dir,
+        )
 
 
-def _save(detections: list[dict[str, Any]], folder: str) -> None:
-    write_text(os.path.join(folder, "lvis_instances_results.json"), json.dumps(detections))
-    if any(MASK_SCORE in d for d in detections):
-        masks = json.dumps(results_of_task(detections, "segm"))
-        write_text(os.path.join(folder, "lvis_instances_results_segm.json"), masks)
+def gather_as_arrays(
+    num_images: int, saw_masks: bool, proposals: list[dict[str, Any]], found: DetectionColumns
+) -> list[tuple[int, bool, list[dict[str, Any]], DetectionColumns]]:
+    """What each rank collected on the main process, ``[]`` on the others: a few arrays per rank."""
+    gathered = comm.gather((num_images, saw_masks, proposals, found.arrays()), dst=0)
+    return [(n, m, p, DetectionColumns.from_arrays(arrays)) for n, m, p, arrays in gathered]
 
 
-def _check_options(tasks: Sequence[str] | None, max_dets_per_image: int) -> None:
-    unknown = [task for task in tasks or () if task not in TASKS]
-    if unknown:
-        raise ValueError(f"tasks must be among {TASKS}, got {unknown}")
-    if max_dets_per_image < 1:
-        raise ValueError(f"max_dets_per_image must be at least 1, got {max_dets_per_image}")
+def _save(detections: DetectionColumns, folder: str) -> None:
+    save_columns(os.path.join(folder, "instances_predictions.npz"), detections)
+    write_results(os.path.join(folder, "lvis_instances_results.json"), detections)
+    if detections.mask_scores is not None:
+        path = os.path.join(folder, "lvis_instances_results_segm.json")
+        write_results(path, detections, "segm")
+
+
+def _limits(max_dets_per_image: int, fixed_ap: bool) -> DetectionLimits:
+    if not fixed_ap:
+        return DetectionLimits(per_image=max_dets_per_image)
+    if max_dets_per_image != _LVIS_LIMIT:
+        raise ValueError(
+            "AP-fixed has no limit per image: give max_dets_per_image or fixed_ap, got "
+            f"{max_dets_per_image} and True"
+        )
+    return DetectionLimits.of_fixed_ap()

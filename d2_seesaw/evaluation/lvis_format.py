@@ -21,6 +21,7 @@ REQUIRED_FIELDS = {
     "annotations": ("id", "image_id", "category_id", "bbox", "area"),
 }
 FREQUENCIES = ("r", "c", "f")
+UNKNOWN_FREQUENCY = "n/a"
 
 
 def annotation_file(dataset_name: str) -> str:
@@ -61,7 +62,6 @@ def check_lvis_format(dataset: dict[str, Any], json_file: str, *, with_masks: bo
     if problems:
         raise ValueError(
             f"{json_file} cannot be evaluated as LVIS: {'; '.join(problems)}. "
-            "COCO-style files lack 'frequency' and the federated sets. "
             "The LVIS format: https://www.lvisdataset.org/dataset"
         )
 
@@ -83,7 +83,7 @@ def _missing_fields(dataset: dict[str, Any], *, with_masks: bool) -> list[str]:
 
 def _wrong_values(dataset: dict[str, Any]) -> list[str]:
     problems = []
-    unknown = {c["frequency"] for c in dataset["categories"]} - set(FREQUENCIES)
+    unknown = {c["frequency"] for c in dataset["categories"]} - {*FREQUENCIES, UNKNOWN_FREQUENCY}
     if unknown:
         problems.append(f"'frequency' must be in {FREQUENCIES}, got {sorted(map(str, unknown))}")
     for section in ("images", "annotations"):
@@ -123,16 +123,3 @@ def category_of_class(
             f"metadata needs {needed}"
         )
     return {index: index + 1 for index in range(last)}
-
-
-def replace_zero_annotation_id(dataset: dict[str, Any]) -> bool:
-    """Give the annotation with id 0, if there is one, a free id; return whether there was one.
-
-    ``lvis`` stores the id of the matched annotation and reads 0 as "no match": a correct detection
-    of annotation 0 would count as a false positive.
-    """
-    annotations = dataset["annotations"]
-    zero = next((a for a in annotations if a["id"] == 0), None)
-    if zero is not None:
-        zero["id"] = max(a["id"] for a in annotations) + 1
-    return zero is not None

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from d2_seesaw.evaluation.lvis_api import LVISScores
 from d2_seesaw.evaluation.lvis_format import FREQUENCIES
+from d2_seesaw.evaluation.lvis_scores import LVISScores
 from d2_seesaw.evaluation.result_table import format_score, text_table, write_text
 
 if TYPE_CHECKING:
@@ -27,12 +27,13 @@ class CategoryResult:
     Attributes:
         category_id: The id in the annotation file.
         name: Its name, or the id as text.
-        frequency: "r", "c" or "f".
+        frequency: "r", "c" or "f", or "n/a" if nobody knows.
         train_images: Training images that show it, if known.
         gt_images: Images of the evaluated split that show it.
         gt_instances: Objects of it in the evaluated split.
         AP: In percent, ``nan`` without ground truth.
         AP50: The same at IoU 0.5.
+        AR: Recall in percent, averaged over the IoU thresholds.
     """
 
     category_id: int
@@ -43,6 +44,7 @@ class CategoryResult:
     gt_instances: int
     AP: float
     AP50: float
+    AR: float
 
 
 def category_results(
@@ -60,9 +62,8 @@ def category_results(
     instances = Counter(a["category_id"] for a in annotations)
     images = Counter(c for _, c in {(a["image_id"], a["category_id"]) for a in annotations})
     rows = []
-    for category_id, ap, ap50 in zip(
-        scores.category_ids, scores.category_ap, scores.category_ap50, strict=True
-    ):
+    columns = (scores.category_ap, scores.category_ap50, scores.category_ar)
+    for category_id, ap, ap50, ar in zip(scores.category_ids, *columns, strict=True):
         category = ground_truth.cats[category_id]
         rows.append(
             CategoryResult(
@@ -74,6 +75,7 @@ def category_results(
                 gt_instances=instances[category_id],
                 AP=float(ap),
                 AP50=float(ap50),
+                AR=float(ar),
             )
         )
     return rows
@@ -114,7 +116,7 @@ def category_table(rows: Iterable[CategoryResult]) -> str:
     """The rows as text, the categories with most training images first."""
     by_training_images = sorted(rows, key=lambda row: -(row.train_images or 0))
     return text_table(
-        ["category", "group", "train images", "objects", "AP", "AP50"],
+        ["category", "group", "train images", "objects", "AP", "AP50", "AR"],
         [
             [
                 row.name,
@@ -123,6 +125,7 @@ def category_table(rows: Iterable[CategoryResult]) -> str:
                 row.gt_instances,
                 format_score(row.AP),
                 format_score(row.AP50),
+                format_score(row.AR),
             ]
             for row in by_training_images
         ],

@@ -1,4 +1,6 @@
+import contextlib
 import csv
+import io
 import itertools
 import json
 import logging
@@ -10,14 +12,17 @@ from types import SimpleNamespace
 import lvis
 import numpy as np
 import pytest
-import torch
 from detectron2.data import MetadataCatalog
 from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import inference_on_dataset, print_csv_format, verify_results
 from detectron2.utils.events import EventStorage, JSONWriter
+from pycocotools import mask as mask_utils
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from d2_seesaw.evaluation import LongTailLVISEvaluator, drop_absent
-from d2_seesaw.evaluation.lvis_api import METRICS
+from d2_seesaw.evaluation.lvis_scores import METRICS
+from d2_seesaw.evaluation.results_file import read_results
 from tests.evaluation.lvis_data import (
     Detections,
     add_object,
@@ -147,12 +152,15 @@ def test_the_limit_of_detections_is_passed_on(evaluator_of):
     assert run_evaluator(limited, [better_but_wrong])["bbox"]["AP"] == 0.0
 
 
-def test_an_annotation_with_id_zero_is_found(evaluator_of, caplog):
+@pytest.mark.parametrize(("engine", "ap", "warned"), [("sparse", 100, False), ("lvis", 0, True)])
+def test_an_annotation_with_id_zero_is_found_by_our_engine(
+    engine, ap, warned, evaluator_of, caplog
+):
     data = one_object_per_group("r")
     data["annotations"][1]["id"] = 0
-    evaluator = evaluator_of(data)
-    assert "annotation with id 0" in caplog.text
-    assert run_evaluator(evaluator, perfect_detections(data))["segm"]["AP"] == pytest.approx(100)
+    evaluator = evaluator_of(data, engine=engine)
+    assert ("annotation with id 0" in caplog.text) == warned
+    assert run_evaluator(evaluator, perfect_detections(data))["segm"]["AP"] == pytest.approx(ap)
 
 
 def test_categories_may_have_any_ids_if_they_are_mapped(evaluator_of):
@@ -178,17 +186,21 @@ def test_writes_detectron2s_files_and_ours_only_below_output_dir(evaluator_of, t
     data = one_object_per_group("rcf")
     run_evaluator(evaluator_of(data, output_dir=str(tmp_path / "out")), perfect_detections(data))
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        *("instances_predictions.pth", "lvis_instances_results.json"),
+        *("instances_predictions.npz", "lvis_instances_results.json"),
         *(f"per_category_{t}.{e}" for t in ("bbox", "segm") for e in ("csv", "json")),
     }
     assert sorted(p.suffix for p in tmp_path.iterdir()) == ["", ".json"]  # out, the annotations
 
 
-def test_saved_predictions_load_and_hold_classes_as_detectron2_saves_them(evaluator_of, tmp_path):
-    data = one_object_per_group("rcf")
-    run_evaluator(evaluator_of(data, output_dir=str(tmp_path)), perfect_detections(data))
-    saved = torch.load(tmp_path / "instances_predictions.pth", weights_only=True)
-    assert [d["category_id"] for d in saved[0]["instances"]] == [0, 0, 1, 2]
+def test_saved_predictions_are_those_of_the_results_file(evaluator_of, tmp_path):
+    data, detections = random_data(seed=32)
+    run_evaluator(evaluator_of(data, output_dir=str(tmp_path)), detections)
+    saved = read_results(tmp_path / "instances_predictions.npz")
+    text = (tmp_path / "lvis_instances_results.json").read_text()
+    assert list(saved.results()) == json.loads(text)
+    found = [r for d in detections for r in d.as_lvis("bbox")]
+    assert [r["category_id"] for r in saved.results()] == [r["category_id"] for r in found]
+    assert [r["bbox"] for r in saved.results()] == [r["bbox"] for r in found]
 
 
 @pytest.mark.parametrize(("groups", "logged"), [("r" * 30, True), ("r" * 31, False)])
@@ -202,7 +214,7 @@ def test_categories_are_logged_if_they_are_few(groups, logged, evaluator_of, cap
 
 def test_numpy_is_unchanged_after_an_exception_in_the_evaluation(evaluator_of, monkeypatch):
     data = one_object_per_group("rcf")
-    evaluator = evaluator_of(data)
+    evaluator = evaluator_of(data, engine="lvis")
     monkeypatch.setattr(lvis.LVISEval, "summarize", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run_evaluator(evaluator, perfect_detections(data))
@@ -210,12 +222,123 @@ def test_numpy_is_unchanged_after_an_exception_in_the_evaluation(evaluator_of, m
     assert "float" not in vars(np)
 
 
+@pytest.mark.parametrize("options", [{}, {"class_agnostic": True}, {"fixed_ap": True}])
+def test_both_engines_give_the_same(options, evaluator_of, tmp_path):
+    data, detections = random_data(seed=33)
+    results = {}
+    for engine in ("sparse", "lvis"):
+        folder = str(tmp_path / engine)
+        evaluator = evaluator_of(data, engine=engine, output_dir=folder, **options)
+        results[engine] = run_evaluator(evaluator, detections)
+    for task in ("bbox", "segm"):
+        assert 5 < results["lvis"][task]["AP"] < 95
+        assert results["sparse"][task] == pytest.approx(
+            results["lvis"][task], rel=0, abs=1e-9, nan_ok=True
+        )
+    written = [sorted(p.name for p in (tmp_path / e).iterdir()) for e in results]
+    assert written[0] == written[1]
+    assert ("per_category_segm.csv" in written[0]) == ("class_agnostic" not in options)
+
+
+def test_fixed_ap_lifts_the_limit_per_image(evaluator_of):
+    data = one_object_per_group("r")
+    crowd = Detections(1)
+    for _ in range(300):
+        crowd.add(2, [0, 0, 9, 9], 0.95)
+    crowd.add(1, [0, 40, 35, 35], 0.9)
+    assert run_evaluator(evaluator_of(data), [crowd], masks=False)["bbox"]["AP"] == 0.0
+    fixed = run_evaluator(evaluator_of(data, fixed_ap=True), [crowd], masks=False)
+    assert fixed["bbox"]["AP"] == pytest.approx(100)
+
+
+def test_class_agnostic_lets_any_category_find_an_object(evaluator_of):
+    data = one_object_per_group("rcf")
+    found = Detections(1).add(2, [0, 40, 35, 35])  # the object there is of category 1
+    assert run_evaluator(evaluator_of(data), [found])["bbox"]["AP"] == 0.0
+    results = run_evaluator(evaluator_of(data, class_agnostic=True), [found])
+    assert results["bbox"]["AP"] == pytest.approx(100 * 34 / 101)  # a third of the objects
+    assert "evaluated-r" not in results["bbox"]
+    assert math.isnan(results["bbox"]["APr"])
+
+
+# Annotations in COCO's format
+
+
+def as_coco(data, ids):
+    """``data`` without what only LVIS has, and with other category ids."""
+    for category in data["categories"]:
+        category["id"] = ids[category["id"] - 1]
+        del category["frequency"], category["image_count"]
+    for image in data["images"]:
+        del image["neg_category_ids"], image["not_exhaustive_category_ids"]
+    for annotation in data["annotations"]:
+        annotation["category_id"] = ids[annotation["category_id"] - 1]
+        annotation["iscrowd"] = 0
+    return data
+
+
+def test_coco_annotations_with_any_ids_give_cocos_numbers(evaluator_of):
+    data, detections = random_data(seed=34)
+    ids = [7, 900, 901, 902, 903, 904, 1000]
+    results = run_evaluator(evaluator_of(as_coco(data, ids)), detections)
+    found = [
+        r | {"category_id": ids[r["category_id"] - 1]}
+        for d in detections
+        for r in d.as_lvis("bbox")
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = data
+        coco.createIndex()
+        official = COCOeval(coco, coco.loadRes(found), "bbox")
+        for step in ("evaluate", "accumulate", "summarize"):
+            getattr(official, step)()
+    expected = [100 * s for s in official.stats[:6]]
+    ours = [results["bbox"][m] for m in ("AP", "AP50", "AP75", "APs", "APm", "APl")]
+    assert ours == pytest.approx(expected, rel=0, abs=1e-9)
+    assert all(math.isnan(results["bbox"][f"AP{g}"]) for g in "rcf")
+    assert results["bbox"]["categories-r"] == 0
+
+
+COUNTS = {7: 10, 900: 11, 901: 100, 902: 101}
+
+
+@pytest.mark.parametrize("source", ["argument", "file", "metadata"])
+def test_groups_come_from_the_training_image_counts(source, evaluator_of, tmp_path):
+    data = as_coco(dataset("rrrrr"), [7, 900, 901, 902, 903])
+    add_object(data, 1, 7, [0, 0, 40, 40])
+    options, metadata = {}, {}
+    if source == "argument":
+        options["train_image_counts"] = COUNTS
+    elif source == "file":
+        pairs = [{"image_id": i, "category_id": c} for c, n in COUNTS.items() for i in range(n)]
+        training = tmp_path / "training.json"
+        training.write_text(json.dumps({"annotations": [*pairs, *pairs]}))
+        options["train_image_counts"] = str(training)
+    else:
+        counts = [{"id": c, "image_count": n} for c, n in COUNTS.items()]
+        metadata["class_image_count"] = counts
+    evaluator = evaluator_of(data, metadata, output_dir=str(tmp_path / "out"), **options)
+    results = run_evaluator(evaluator, [Detections(1).add(1, [0, 0, 40, 40])])
+    assert [results["bbox"][f"categories-{g}"] for g in "rcf"] == [2, 2, 1]  # 903 was never seen
+    assert results["bbox"]["APr"] == pytest.approx(100)
+    with open(tmp_path / "out" / "per_category_bbox.csv") as file:
+        assert [r["train_images"] for r in csv.DictReader(file)] == ["10", "11", "100", "101", "0"]
+
+
 # Refused on construction
 
 
 def test_a_broken_lvis_is_reported_on_construction(evaluator_of, monkeypatch):
     monkeypatch.setattr(lvis.LVISEval, "accumulate", lambda self: np.no_such_name)
-    with pytest.raises(RuntimeError, match=r"lvis package cannot evaluate.*no_such_name"):
+    with pytest.raises(RuntimeError, match=r"packages cannot evaluate LVIS.*no_such_name"):
+        evaluator_of(one_object_per_group("rcf"), engine="lvis")
+    evaluator_of(one_object_per_group("rcf"))
+
+
+def test_a_broken_pycocotools_is_reported_on_construction(evaluator_of, monkeypatch):
+    monkeypatch.setattr(mask_utils, "iou", lambda found, there, crowd: np.zeros((1, 1)))
+    with pytest.raises(RuntimeError, match=r"task 'segm' computes .* is right"):
         evaluator_of(one_object_per_group("rcf"))
 
 
@@ -225,11 +348,10 @@ def test_construction_is_cheap(evaluator_of):
     assert time.perf_counter() - start < 1
 
 
-def test_a_coco_file_is_refused_naming_the_fields(evaluator_of):
+def test_a_file_with_a_part_of_the_fields_is_refused_naming_them(evaluator_of):
     data = one_object_per_group("rcf")
-    for category in data["categories"]:
-        del category["frequency"]
-    with pytest.raises(ValueError, match="categories have no 'frequency'"):
+    del data["categories"][0]["frequency"]
+    with pytest.raises(ValueError, match="1 of 3 categories have no 'frequency'"):
         evaluator_of(data)
 
 
@@ -238,14 +360,14 @@ def test_a_coco_file_is_refused_naming_the_fields(evaluator_of):
     [({"images": []}, "it lacks 'annotations'"), ([], "Annotation file format <class 'list'>")],
 )
 def test_a_file_of_another_kind_is_refused(data, message, evaluator_of):
-    with pytest.raises(ValueError, match=f"is no LVIS file: {message}"):
+    with pytest.raises(ValueError, match=f"is no LVIS or COCO file: {message}"):
         evaluator_of(data)
 
 
 def test_a_file_that_is_not_json_is_named(register, tmp_path):
     name = register({})
     (tmp_path / f"{name}.json").write_text("<html>")
-    with pytest.raises(ValueError, match=rf"{name}\.json is no LVIS file: Expecting value"):
+    with pytest.raises(ValueError, match=rf"{name}\.json is no LVIS or COCO file: Expecting value"):
         LongTailLVISEvaluator(name, distributed=False)
 
 
@@ -260,6 +382,8 @@ def test_an_unregistered_dataset_is_refused():
     [
         ({"tasks": ["box"]}, r"tasks must be among \('bbox', 'segm'\), got \['box'\]"),
         ({"max_dets_per_image": 0}, "must be at least 1, got 0"),
+        ({"engine": "lvsi"}, r"engine must be among \('sparse', 'lvis'\), got 'lvsi'"),
+        ({"max_dets_per_image": 9, "fixed_ap": True}, "no limit per image.*got 9 and True"),
     ],
 )
 def test_wrong_options_are_refused(options, message, evaluator_of):

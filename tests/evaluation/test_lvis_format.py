@@ -1,5 +1,3 @@
-import copy
-
 import pytest
 from detectron2.data import MetadataCatalog
 
@@ -7,7 +5,6 @@ from d2_seesaw.evaluation.lvis_format import (
     annotation_file,
     category_of_class,
     check_lvis_format,
-    replace_zero_annotation_id,
 )
 from tests.evaluation.lvis_data import add_object, dataset
 
@@ -107,15 +104,3 @@ def test_a_mapping_is_inverted():
 def test_refuses_a_mapping_of_other_categories():
     with pytest.raises(ValueError, match=r"\[7, 9\]\.\.\. is in .* which has \['7', '9'\]"):
         category_of_class([7, 9], {"7": 0, "9": 1}, 2)
-
-
-def test_annotation_zero_gets_a_free_id(data):
-    data["annotations"][0]["id"] = 0
-    assert replace_zero_annotation_id(data)
-    assert [a["id"] for a in data["annotations"]] == [3, 2]
-
-
-def test_other_annotation_ids_are_kept(data):
-    before = copy.deepcopy(data)
-    assert not replace_zero_annotation_id(data)
-    assert data == before

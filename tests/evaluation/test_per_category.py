@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from d2_seesaw.evaluation.lvis_api import LVISScores, lvis_from_dict
+from d2_seesaw.evaluation.lvis_api import lvis_from_dict
+from d2_seesaw.evaluation.lvis_scores import LVISScores
 from d2_seesaw.evaluation.per_category import (
     category_results,
     category_table,
@@ -26,7 +27,8 @@ def data():
 @pytest.fixture
 def scores():
     ap, ap50 = np.array([1 / 3, math.nan, 40.0]), np.array([20.0, math.nan, 60.0])
-    return LVISScores({}, category_ids=[1, 2, 3], category_ap=ap, category_ap50=ap50)
+    ar = np.array([30.0, math.nan, 70.0])
+    return LVISScores({}, [1, 2, 3], category_ap=ap, category_ap50=ap50, category_ar=ar)
 
 
 @pytest.fixture
@@ -47,6 +49,7 @@ def test_a_row_counts_images_and_objects_of_the_split(rows):
 def test_a_row_has_the_scores_of_its_category(rows):
     assert [row.AP for row in rows] == pytest.approx([1 / 3, math.nan, 40.0], nan_ok=True)
     assert [row.AP50 for row in rows] == pytest.approx([20.0, math.nan, 60.0], nan_ok=True)
+    assert [row.AR for row in rows] == pytest.approx([30.0, math.nan, 70.0], nan_ok=True)
 
 
 def test_training_images_may_come_from_the_metadata(data, scores):
@@ -74,7 +77,7 @@ def test_csv_has_full_precision_and_empty_cells_for_absent_values(rows, tmp_path
     assert [r["AP"] for r in written] == [repr(1 / 3), "", "40.0"]
     assert list(written[0]) == [
         *("category_id", "name", "frequency", "train_images"),
-        *("gt_images", "gt_instances", "AP", "AP50"),
+        *("gt_images", "gt_instances", "AP", "AP50", "AR"),
     ]
 
 

@@ -1,0 +1,241 @@
+"""From detections to LVIS's scores: the engine, the limits, and what is reported and written."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from detectron2.utils.file_io import PathManager
+
+from d2_seesaw.evaluation.coco_as_lvis import (
+    TrainImageCounts,
+    complete_coco_fields,
+    read_train_image_counts,
+)
+from d2_seesaw.evaluation.detection_columns import DetectionColumns
+from d2_seesaw.evaluation.detection_limits import DetectionLimits
+from d2_seesaw.evaluation.ground_truth_columns import GroundTruthColumns
+from d2_seesaw.evaluation.lvis_api import evaluate_detections, probe, probe_lvis
+from d2_seesaw.evaluation.lvis_format import check_lvis_format
+from d2_seesaw.evaluation.lvis_scores import METRICS, TASKS, LVISScores
+from d2_seesaw.evaluation.per_category import (
+    CategoryResult,
+    category_results,
+    category_table,
+    group_counts,
+    write_category_results,
+)
+from d2_seesaw.evaluation.result_table import format_score, group_counts_text, text_table
+from d2_seesaw.evaluation.results_file import read_results
+from d2_seesaw.evaluation.sparse_metrics import evaluate_sparse
+
+if TYPE_CHECKING:
+    from lvis import LVIS
+
+ENGINES = ("sparse", "lvis")
+_LONGEST_LOGGED_TABLE = 30
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LVISScoring:
+    """How to score detections.
+
+    Attributes:
+        engine: "sparse", our own, or "lvis", the official package, which is much slower, takes
+            gigabytes more, and counts a detection that matches annotation 0 as wrong.
+        limits: Which detections count.
+        class_agnostic: Whether a detection may match an object of any category.
+    """
+
+    engine: str = "sparse"
+    limits: DetectionLimits = field(default_factory=DetectionLimits)
+    class_agnostic: bool = False
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine must be among {ENGINES}, got {self.engine!r}")
+        for limit in (self.limits.per_image, self.limits.per_category):
+            if limit is not None and limit < 1:
+                raise ValueError(f"A limit of detections must be at least 1, got {limit}")
+
+    def probe(self) -> None:
+        """As ``probe_lvis``, for the engine."""
+        if self.engine == "lvis":
+            probe_lvis()
+        else:
+            probe(_sparse_from_results)
+
+    def scores(self, ground_truth: LVIS, detections: DetectionColumns, task: str) -> LVISScores:
+        """Score ``detections`` in ``task``, "bbox" or "segm"."""
+        if self.engine == "sparse":
+            columns = GroundTruthColumns.from_dataset(ground_truth.dataset)
+            return evaluate_sparse(
+                columns, detections, task, limits=self.limits, class_agnostic=self.class_agnostic
+            )
+        if self.limits.per_category is not None:
+            detections = detections.take(self.limits.rows(detections, task))
+        return evaluate_detections(
+            ground_truth,
+            list(detections.results()),
+            task,
+            max_dets_per_image=self.limits.per_image,
+            class_agnostic=self.class_agnostic,
+        )
+
+    def report(
+        self,
+        ground_truth: LVIS,
+        detections: DetectionColumns,
+        tasks: Sequence[str],
+        *,
+        train_images: Mapping[int, int],
+        output_dir: str | None,
+    ) -> dict[str, dict[str, float]]:
+        """Score, log, and write ``per_category_<task>.csv`` and ``.json``.
+
+        Args:
+            ground_truth: The annotations, with all that the LVIS format asks for.
+            detections: Of its images and categories.
+            tasks: Any of "bbox" and "segm".
+            train_images: Training images by category id, where the annotations do not say.
+            output_dir: Where to write; nothing is written if None, nor if all categories are one.
+
+        Returns:
+            ``{task: {metric: percent}}``, and where categories are told apart, for each frequency
+            group g how many were ``evaluated-g`` of all ``categories-g``.
+        """
+        results = {}
+        for task in sorted(tasks):
+            logger.info(f"Evaluating {len(detections)} detections, task {task} ...")
+            scores = self.scores(ground_truth, detections, task)
+            rows: list[CategoryResult] = []
+            results[task] = dict(scores.metrics)
+            if not self.class_agnostic:
+                rows = category_results(ground_truth, scores, train_images)
+                results[task] |= group_counts(rows)
+            _log(task, results[task], rows)
+            if output_dir and rows:
+                write_category_results(rows, output_dir, task)
+        return results
+
+
+def _sparse_from_results(
+    ground_truth: LVIS, detections: list[dict[str, Any]], task: str
+) -> LVISScores:
+    return LVISScoring().scores(ground_truth, DetectionColumns.from_results(detections), task)
+
+
+def _log(task: str, result: Mapping[str, float], rows: list[CategoryResult]) -> None:
+    table = text_table(METRICS, [[format_score(result[m]) for m in METRICS]])
+    counts = group_counts_text(result) or "all as one category"
+    logger.info(f"Results for {task}:\n{table}\nCategories with ground truth: {counts}")
+    if 0 < len(rows) <= _LONGEST_LOGGED_TABLE:
+        logger.info(f"Scores of each category for {task}:\n{category_table(rows)}")
+
+
+def prepare_annotations(
+    ground_truth: LVIS,
+    json_file: str,
+    *,
+    train_image_counts: TrainImageCounts | None,
+    with_masks: bool,
+) -> None:
+    """Complete the annotations of COCO's kind in place, then check them.
+
+    Args:
+        ground_truth: The annotations.
+        json_file: Their file, for the message.
+        train_image_counts: As in ``read_train_image_counts``.
+        with_masks: Whether annotations need a segmentation.
+
+    Raises:
+        ValueError: naming every field that is still missing.
+    """
+    dataset = ground_truth.dataset
+    complete_coco_fields(dataset, read_train_image_counts(train_image_counts))
+    check_lvis_format(dataset, json_file, with_masks=with_masks)
+
+
+def evaluate_results_file(
+    results: str | PathLike[str],
+    annotations: str | PathLike[str],
+    *,
+    tasks: Sequence[str] | None = None,
+    scoring: LVISScoring | None = None,
+    train_image_counts: TrainImageCounts | None = None,
+    output_dir: str | None = None,
+) -> dict[str, dict[str, float]]:
+    """Score detections that were saved.
+
+    Args:
+        results: A JSON file in the COCO results format, with "mask_score" where masks have their
+            own, or the ``instances_predictions.npz`` of an evaluation.
+        annotations: A JSON file in the format of LVIS or COCO.
+        tasks: Any of "bbox" and "segm"; by default those that the detections allow.
+        scoring: How; by default as LVIS.
+        train_image_counts: Training images by category id, or the training annotations in which to
+            count them: they decide the frequency groups. By default the annotations do.
+        output_dir: Folder for the scores of every category; nothing is written if None.
+
+    Returns:
+        As ``LongTailLVISEvaluator.evaluate``.
+
+    Raises:
+        ValueError: a file is of another kind, does not fit the other, or lacks what a task needs.
+    """
+    check_tasks(tasks)
+    detections = read_results(results)
+    possible = detections.tasks if len(detections) else tuple(tasks or ("bbox",))
+    impossible = set(tasks or ()) - set(possible)
+    if impossible:
+        raise ValueError(f"{results} has detections for {possible}, not for {sorted(impossible)}")
+    ground_truth = load_annotations(str(annotations))
+    prepare_annotations(
+        ground_truth,
+        str(annotations),
+        train_image_counts=train_image_counts,
+        with_masks="segm" in (tasks or possible),
+    )
+    if not ground_truth.dataset["annotations"]:
+        raise ValueError(f"{annotations} has no annotations to score against")
+    if output_dir:
+        PathManager.mkdirs(output_dir)
+    return (scoring or LVISScoring()).report(
+        ground_truth, detections, tasks or possible, train_images={}, output_dir=output_dir
+    )
+
+
+def load_annotations(json_file: str) -> LVIS:
+    """The annotations, indexed.
+
+    Raises:
+        ValueError: the file is not JSON, or not of this kind.
+    """
+    from lvis import LVIS
+
+    with naming_the_file(json_file):
+        return LVIS(json_file)
+
+
+@contextmanager
+def naming_the_file(json_file: str) -> Iterator[None]:
+    """Turn what ``lvis`` raises inside the ``with`` block, on reading it, into a ``ValueError``."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{json_file} is no LVIS or COCO file: it lacks {error}") from error
+    except (AssertionError, ValueError) as error:
+        raise ValueError(f"{json_file} is no LVIS or COCO file: {error}") from error
+
+
+def check_tasks(tasks: Sequence[str] | None) -> None:
+    """Raise a ``ValueError`` unless all ``tasks`` are known."""
+    unknown = [task for task in tasks or () if task not in TASKS]
+    if unknown:
+        raise ValueError(f"tasks must be among {TASKS}, got {unknown}")

@@ -1,0 +1,162 @@
+"""Our engine against lvis-api: precision and recall of random federated data, bit for bit."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+
+from d2_seesaw.evaluation.detection_columns import DetectionColumns
+from d2_seesaw.evaluation.detection_limits import DetectionLimits
+from d2_seesaw.evaluation.ground_truth_columns import GroundTruthColumns
+from d2_seesaw.evaluation.lvis_scores import METRICS
+from d2_seesaw.evaluation.sparse_metrics import evaluate_sparse, precision_and_recall
+from tests.evaluation.federated_cases import (
+    TRAITS,
+    assert_equal_curves,
+    federated_case,
+    official_evaluation,
+    our_curves,
+)
+from tests.evaluation.lvis_data import Detections, add_object, dataset, official_metrics
+
+both_tasks = pytest.mark.parametrize("task", ["bbox", "segm"])
+NOT_TOGETHER = ("one image", "one category", "no detections")
+
+
+def limit_of(traits):
+    return 12 if "over the limit" in traits else 300
+
+
+def some_traits(seed):
+    rng = np.random.default_rng(seed)
+    return [trait for trait in TRAITS if rng.random() < 0.3]
+
+
+@both_tasks
+@pytest.mark.parametrize("trait", TRAITS)
+def test_equals_lvis_on_data_with_one_trait(trait, task):
+    for seed in (0, 1):
+        data, results = federated_case(seed, trait)
+        assert_equal_curves(data, results, task, limit_of([trait]))
+
+
+@both_tasks
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_lvis_on_data_with_all_traits(seed, task):
+    traits = [trait for trait in TRAITS if trait not in NOT_TOGETHER]
+    data, results = federated_case(seed, *traits)
+    official = assert_equal_curves(data, results, task, limit_of(traits))
+    assert (official.eval["precision"] > 0).any(), "the case must be able to tell right from wrong"
+
+
+@both_tasks
+@pytest.mark.parametrize("seed", range(12))
+def test_equals_lvis_on_data_with_some_traits(seed, task):
+    traits = some_traits(seed)
+    assert_equal_curves(*federated_case(seed, *traits), task, limit_of(traits))
+
+
+@both_tasks
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_lvis_if_categories_are_one(seed, task):
+    traits = some_traits(seed)
+    case = federated_case(seed, *traits)
+    assert_equal_curves(*case, task, limit_of(traits), class_agnostic=True)
+
+
+@pytest.mark.slow
+@both_tasks
+@pytest.mark.parametrize("class_agnostic", [False, True])
+@pytest.mark.parametrize("block", range(10))
+def test_equals_lvis_on_a_thousand_cases(block, class_agnostic, task):
+    for seed in range(100 + 10 * block, 110 + 10 * block):
+        for traits in [*([t] for t in TRAITS), some_traits(seed)]:
+            case = federated_case(seed, *traits)
+            assert_equal_curves(*case, task, limit_of(traits), class_agnostic=class_agnostic)
+
+
+@both_tasks
+def test_every_metric_equals_that_of_lvis(task):
+    data, results = federated_case(3, "tied scores", "not exhaustive", "many in a pair")
+    official = official_evaluation(data, results, task)
+    official.summarize()
+    ours = evaluate_sparse(
+        GroundTruthColumns.from_dataset(data),
+        DetectionColumns.from_results(results),
+        task,
+        limits=DetectionLimits(),
+    )
+    expected = official_metrics(official, METRICS)
+    assert ours.metrics == pytest.approx(expected, rel=0, abs=1e-9, nan_ok=True)
+    assert np.nanmean(ours.category_ar) == pytest.approx(100 * official.results["AR@300"], abs=1e-9)
+
+
+@both_tasks
+def test_more_than_300_detections_with_ties_at_the_cut_are_cut_as_by_lvis(task):
+    data, results = federated_case(7, "one image", "many in a pair")
+    rng = np.random.default_rng(0)
+    drawn = [results[i] for i in rng.integers(0, len(results), 600).tolist()]
+    many = [r | {"score": round(rng.random(), 1)} for r in drawn]
+    assert_equal_curves(data, many, task)
+    scores = sorted((r["score"] for r in many), reverse=True)
+    assert scores[299] == scores[300], "there must be a tie at the cut"
+    uncut, cut = (our_curves(data, many, task, limit)[0] for limit in (None, 50))
+    assert (uncut != cut).any()
+
+
+@pytest.mark.parametrize("engine_id", [0, 5])
+def test_an_object_is_found_whatever_the_id_of_its_annotation(engine_id):
+    # The one difference on purpose: lvis takes the id 0 of a match for no match.
+    data = dataset("f")
+    add_object(data, 1, 1, [0, 0, 40, 40])["id"] = engine_id
+    results = Detections(1).add(1, [0, 0, 40, 40]).as_lvis("bbox")
+    precision, recall = our_curves(data, results, "bbox")
+    official = official_evaluation(data, results, "bbox").eval
+    assert recall[0, 0, 0] == 1.0
+    assert official["recall"][0, 0, 0] == (1.0 if engine_id else 0.0)
+    assert precision[0, 0, 0, 0] == pytest.approx(1.0)
+
+
+@both_tasks
+def test_no_detections_score_zero_where_there_is_ground_truth(task):
+    data = dataset("rcf")
+    add_object(data, 1, 1, [0, 0, 20, 20])
+    ground_truth = GroundTruthColumns.from_dataset(data)
+    nothing = DetectionColumns.from_results([])
+    scores = evaluate_sparse(ground_truth, nothing, task, limits=DetectionLimits())
+    present = {"AP", "AP50", "AP75", "APs", "APr"}
+    expected = {m: 0.0 if m in present else math.nan for m in METRICS}
+    assert scores.metrics == pytest.approx(expected, nan_ok=True)
+
+
+def test_float32_columns_give_the_numbers_of_the_dicts_made_from_them():
+    data, results = federated_case(4, "real boxes", "tied scores")
+    columns = DetectionColumns.from_results(results)
+    columns = DetectionColumns(
+        columns.image_ids,
+        columns.category_ids,
+        columns.scores.astype(np.float32),
+        boxes=columns.boxes.astype(np.float32),
+    )
+    official = official_evaluation(data, list(columns.results()), "bbox").eval
+    ground_truth = GroundTruthColumns.from_dataset(copy.deepcopy(data))
+    precision, _ = precision_and_recall(ground_truth, columns, "bbox", limits=DetectionLimits())
+    np.testing.assert_array_equal(precision, official["precision"])
+
+
+def test_annotations_are_not_modified():
+    data, results = federated_case(5, "ignored")
+    before = copy.deepcopy(data)
+    GroundTruthColumns.from_dataset(data)
+    our_curves(data, results, "segm")
+    assert data == before
+
+
+@pytest.mark.parametrize(("task", "missing"), [("bbox", "boxes"), ("segm", "masks")])
+def test_detections_without_what_the_task_needs_are_refused(task, missing):
+    data, results = federated_case(6)
+    other = "bbox" if task == "bbox" else "segmentation"
+    without = [{k: v for k, v in r.items() if k != other} for r in results]
+    with pytest.raises(ValueError, match=f"'{task}' needs detections with {missing}"):
+        our_curves(data, without, task)

@@ -1,0 +1,100 @@
+"""The command that scores saved detections is the evaluator again; its errors are one line."""
+
+import importlib.util
+import json
+import logging
+import math
+import sys
+
+import pytest
+
+from d2_seesaw.evaluation import LongTailLVISEvaluator
+from tests.evaluation.conftest import register  # noqa: F401
+from tests.evaluation.lvis_data import random_data, run_evaluator
+
+SPEC = importlib.util.spec_from_file_location("evaluate", "tools/evaluate.py")
+evaluate = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(evaluate)
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Runs the command; returns the results that it prints."""
+
+    def run(*arguments):
+        results = {}
+        monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, arguments)])
+        monkeypatch.setattr(evaluate, "print_longtail_results", results.update)
+        evaluate.main()
+        return results
+
+    return run
+
+
+@pytest.fixture
+def evaluated(register, tmp_path):  # noqa: F811
+    """Name of a dataset, its file, the folder of an evaluation on it, and the results."""
+    data, detections = random_data(seed=60)
+    name = register(data)
+    evaluator = LongTailLVISEvaluator(name, distributed=False, output_dir=str(tmp_path / "out"))
+    results = run_evaluator(evaluator, detections)
+    return name, tmp_path / f"{name}.json", tmp_path / "out", results
+
+
+@pytest.mark.parametrize("engine", ["sparse", "lvis"])
+@pytest.mark.parametrize("file", ["lvis_instances_results.json", "instances_predictions.npz"])
+def test_repeats_the_evaluation(file, engine, evaluated, run, tmp_path):
+    name, annotations, folder, expected = evaluated
+    for truth in (["--dataset", name], ["--annotations", annotations]):
+        again = run(folder / file, *truth, "--engine", engine, "--output", tmp_path / "again")
+        for task in ("bbox", "segm"):
+            assert again[task] == pytest.approx(expected[task], rel=0, abs=1e-9, nan_ok=True)
+    table = "per_category_segm.csv"
+    if engine == "sparse":
+        assert (tmp_path / "again" / table).read_text() == (folder / table).read_text()
+
+
+def test_the_options_arrive(evaluated, run):
+    _, annotations, folder, expected = evaluated
+    common = (folder / "lvis_instances_results.json", "--annotations", annotations)
+    assert run(*common, "--task", "segm").keys() == {"segm"}
+    assert math.isnan(run(*common, "--class-agnostic")["bbox"]["APr"])
+    limited = run(*common, "--max-dets-per-image", 2)
+    assert limited["bbox"]["AP"] < expected["bbox"]["AP"]
+    fixed = run(*common, "--max-dets-per-image", 2, "--fixed-ap")
+    assert fixed["bbox"]["AP"] == pytest.approx(expected["bbox"]["AP"])
+    regrouped = run(*common, "--train-annotations", annotations)
+    assert regrouped["bbox"]["categories-r"] == 5  # in at most 10 of the 14 images
+
+
+def test_prints_the_table(evaluated, monkeypatch, caplog):
+    name, _, folder, expected = evaluated
+    results = folder / "instances_predictions.npz"
+    monkeypatch.setattr(sys, "argv", ["evaluate", str(results), "--dataset", name])
+    with caplog.at_level(logging.INFO):
+        evaluate.main()
+    assert f"{expected['segm']['APr']:.3f}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("results", "truth", "message"),
+    [
+        ([], ["--dataset", "no_such_name"], "No dataset with an annotation file is registered"),
+        ([], ["--annotations", "missing.json"], "No such file or directory: 'missing.json'"),
+        ({}, None, "is no file of results: expected a JSON list"),
+        ([{"image_id": 100}], None, "1 of 1 detections have no 'category_id'"),
+        (
+            [{"image_id": 5, "category_id": 1, "score": 0.1, "bbox": [0, 0, 9, 9]}],
+            None,
+            "Image id 5 of a detection is not in the annotations",
+        ),
+    ],
+)
+def test_errors_are_one_line(results, truth, message, evaluated, run, tmp_path):
+    _, annotations, _, _ = evaluated
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results))
+    with pytest.raises(SystemExit, match=message) as error:
+        run(path, *(truth or ["--annotations", annotations]))
+    assert str(error.value).startswith("error: ")
+    assert "\n" not in str(error.value)

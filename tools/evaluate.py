@@ -1,0 +1,69 @@
+"""Score saved detections by LVIS's rules, without the model that found them.
+
+    python tools/evaluate.py output/run/inference/lvis_instances_results.json --dataset lvis_v1_val
+    python tools/evaluate.py results.json --annotations val.json --train-annotations train.json
+
+Reads a JSON file in the COCO results format, or the faster instances_predictions.npz beside it.
+Annotations may be in the format of LVIS or of COCO, whose images are labelled exhaustively.
+"""
+
+import argparse
+import logging
+import sys
+
+import detectron2.data.datasets  # noqa: F401  registers the built-in datasets
+
+from d2_seesaw.evaluation import (
+    DetectionLimits,
+    LVISScoring,
+    evaluate_results_file,
+    print_longtail_results,
+)
+from d2_seesaw.evaluation.lvis_format import annotation_file
+from d2_seesaw.evaluation.lvis_scores import TASKS
+from d2_seesaw.evaluation.lvis_scoring import ENGINES
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("results", help="detections: .json, or .npz of an evaluation")
+    truth = parser.add_mutually_exclusive_group(required=True)
+    truth.add_argument("--dataset", metavar="NAME", help="name of a registered dataset")
+    truth.add_argument("--annotations", metavar="FILE", help="annotation file")
+    add("--train-annotations", metavar="FILE", help="count training images here, for r, c and f")
+    add("--task", nargs="+", choices=TASKS, help="default: what the detections allow")
+    add("--engine", choices=ENGINES, default="sparse", help="lvis: the official package, slow")
+    add("--max-dets-per-image", type=int, default=300, metavar="N", help="default: 300, as LVIS")
+    add("--fixed-ap", action="store_true", help="10,000 detections a category, no limit per image")
+    add("--class-agnostic", action="store_true", help="any category may find an object")
+    add("--output", metavar="DIR", help="write the scores of every category here")
+    return parser
+
+
+def main() -> None:
+    """Score, and print the table; a wrong file is one line."""
+    args = argument_parser().parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    limits = DetectionLimits(per_image=args.max_dets_per_image)
+    if args.fixed_ap:
+        limits = DetectionLimits.of_fixed_ap()
+    try:
+        results = evaluate_results_file(
+            args.results,
+            annotation_file(args.dataset) if args.dataset else args.annotations,
+            tasks=args.task,
+            scoring=LVISScoring(args.engine, limits, args.class_agnostic),
+            train_image_counts=args.train_annotations,
+            output_dir=args.output,
+        )
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print_longtail_results(results)
+
+
+if __name__ == "__main__":
+    main()
