@@ -51,7 +51,8 @@ class MaskColumns:
 
     def rles(self, rows: np.ndarray | slice) -> list[dict[str, Any]]:
         """Dicts as pycocotools takes them, with "counts" in bytes."""
-        text = memoryview(self.counts)
+        counts: Any = self.counts
+        text = memoryview(counts)
         starts = self._starts[:-1][rows].tolist()
         ends = self._starts[1:][rows].tolist()
         return [
@@ -231,7 +232,8 @@ def _counts_as_bytes(rle: Mapping[str, Any]) -> bytes:
         )
     counts = rle["counts"]
     if isinstance(counts, list):
-        counts = mask_utils.frPyObjects(rle, *rle["size"])["counts"]
+        uncompressed: Any = rle
+        counts = mask_utils.frPyObjects(uncompressed, *rle["size"])["counts"]
     return counts.encode() if isinstance(counts, str) else counts
 
 

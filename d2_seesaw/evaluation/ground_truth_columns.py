@@ -99,12 +99,14 @@ class GroundTruthColumns:
         """The mask of an object, as pycocotools takes it."""
         from pycocotools import mask as mask_utils
 
-        segmentation = self.segmentations[row]
+        segmentation: Any = self.segmentations[row]
         size = self.image_sizes[self.images[row]].tolist()
         if isinstance(segmentation, list):
-            return mask_utils.merge(mask_utils.frPyObjects(segmentation, *size))
+            encoded: Any = mask_utils.merge(mask_utils.frPyObjects(segmentation, *size))
+            return encoded
         if isinstance(segmentation["counts"], list):
-            return mask_utils.frPyObjects(segmentation, *size)
+            encoded = mask_utils.frPyObjects(segmentation, *size)
+            return encoded
         return segmentation
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from detectron2.structures import BoxMode, Instances, ROIMasks
@@ -24,13 +24,13 @@ def instance_columns(
         image_id: Id of the image in the annotation file.
         category_of_class: Id of the category in the file, by the class index of the model.
     """
-    boxes = instances.pred_boxes.tensor.numpy()
+    boxes: Any = instances.pred_boxes.tensor.numpy()
     has_own_scores = instances.has("mask_scores")
     return DetectionColumns(
         image_ids=np.array([image_id] * len(instances)),
         category_ids=np.array([category_of_class[c] for c in instances.pred_classes.tolist()]),
         scores=instances.scores.numpy(),
-        boxes=BoxMode.convert(boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS),
+        boxes=cast("np.ndarray", BoxMode.convert(boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)),
         mask_scores=instances.mask_scores.numpy() if has_own_scores else None,
         masks=MaskColumns.from_rles(mask_rles(instances)) if instances.has("pred_masks") else None,
     )
@@ -43,4 +43,5 @@ def mask_rles(instances: Instances) -> list[dict[str, Any]]:
     masks = instances.pred_masks
     if isinstance(masks, ROIMasks):
         return encode_masks(masks.tensor, instances.pred_boxes, instances.image_size)
-    return [mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in masks]
+    rles: list[Any] = [mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in masks]
+    return rles

@@ -96,7 +96,7 @@ def evaluate_detections(
         results = LVISResults(
             ground_truth, _lvis_input(ground_truth, detections, task), max_dets=limit
         )
-        evaluation = LVISEval(ground_truth, results, task)
+        evaluation: Any = LVISEval(ground_truth, results, task)
         if class_agnostic:
             evaluation.params.use_cats = 0
             evaluation._get_gt_dt = partial(_all_of_image, evaluation)

@@ -221,7 +221,7 @@ def gather_as_arrays(
     num_images: int, saw_masks: bool, proposals: list[dict[str, Any]], found: DetectionColumns
 ) -> list[tuple[int, bool, list[dict[str, Any]], DetectionColumns]]:
     """What each rank collected on the main process, ``[]`` on the others: a few arrays per rank."""
-    gathered = comm.gather((num_images, saw_masks, proposals, found.arrays()), dst=0)
+    gathered: Any = comm.gather((num_images, saw_masks, proposals, found.arrays()), dst=0)
     return [(n, m, p, DetectionColumns.from_arrays(arrays)) for n, m, p, arrays in gathered]
 
 

@@ -100,7 +100,8 @@ def _areas(detections: DetectionColumns, task: str, rows: np.ndarray) -> np.ndar
     areas = np.zeros(len(rows))
     for start in range(0, len(rows), _MASKS_PER_CALL):
         block = slice(start, start + _MASKS_PER_CALL)
-        areas[block] = mask_utils.area(masks.rles(rows[block]))
+        rles: Any = masks.rles(rows[block])
+        areas[block] = mask_utils.area(rles)
     return areas
 
 
@@ -207,8 +208,9 @@ def _mask_ious(
     for start, stop in zip(of_pair, np.append(of_pair[1:], len(of_detection) - 1), strict=True):
         begin, end = of_detection[start], of_detection[stop]
         there = objects[begin : of_detection[start + 1]]
-        found = masks.rles(rows[of_detection[start:stop]])
+        found: Any = masks.rles(rows[of_detection[start:stop]])
+        true: Any = [ground_truth.rle(g) for g in there.tolist()]
         is_crowd = np.zeros(len(there), dtype=np.uint8)
-        matrix = mask_utils.iou(found, [ground_truth.rle(g) for g in there.tolist()], is_crowd)
+        matrix = mask_utils.iou(found, true, is_crowd)
         ious[begin:end] = matrix.reshape(-1)
     return ious
