@@ -102,11 +102,9 @@ class GroundTruthColumns:
         segmentation: Any = self.segmentations[row]
         size = self.image_sizes[self.images[row]].tolist()
         if isinstance(segmentation, list):
-            encoded: Any = mask_utils.merge(mask_utils.frPyObjects(segmentation, *size))
-            return encoded
-        if isinstance(segmentation["counts"], list):
-            encoded = mask_utils.frPyObjects(segmentation, *size)
-            return encoded
+            segmentation = mask_utils.merge(mask_utils.frPyObjects(segmentation, *size))
+        elif isinstance(segmentation["counts"], list):
+            segmentation = mask_utils.frPyObjects(segmentation, *size)
         return segmentation
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -211,6 +212,6 @@ def _mask_ious(
         found: Any = masks.rles(rows[of_detection[start:stop]])
         true: Any = [ground_truth.rle(g) for g in there.tolist()]
         is_crowd = np.zeros(len(there), dtype=np.uint8)
-        matrix = mask_utils.iou(found, true, is_crowd)
+        matrix: Any = mask_utils.iou(found, true, is_crowd)
         ious[begin:end] = matrix.reshape(-1)
     return ious
