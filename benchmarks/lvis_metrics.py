@@ -3,11 +3,11 @@
     python benchmarks/lvis_metrics.py
     python benchmarks/lvis_metrics.py --images 19809 --reference-images 2000
 
-1,203 categories of falling frequency; positive, negative and non-exhaustive sets of each image; and
-300 detections an image. Every engine runs in a process of its own and gets the same detections,
-ours as arrays and the other as dicts. Printed are its seconds, and the peak of memory above what the
-process held before, with the annotations and detections loaded. The ratio is of the time per image
-where the two ran on different numbers of images: lvis-api is proportional to it.
+1,203 categories of falling frequency; positive, negative and non-exhaustive sets of each image;
+and 300 detections an image. Every engine runs in a process of its own and gets the same
+detections, ours as arrays and the other as dicts. Printed are its seconds, and the peak of memory
+above what the process held before, with the annotations and detections loaded. The ratio is of the
+time per image where the two ran on different numbers of images: lvis-api is proportional to it.
 """
 
 import argparse
