@@ -57,22 +57,21 @@ def _items(file: IO[str]) -> Iterator[dict[str, Any]]:
     text = _first_characters(file)
     if not text.startswith("["):
         raise ValueError(f"expected a JSON list of detections, it starts with {text[:20]!r}")
-    place, expected = 1, "["
+    place, not_first = 1, False
     while True:
         place = _skip_spaces(text, place)
         if place < len(text) and text[place] == "]":
             return
         try:
-            if expected == ",":
-                place = _after_comma(text, place)
-            item, place = decoder.raw_decode(text, place)
+            begin = _after_comma(text, place) if not_first else place
+            item, place = decoder.raw_decode(text, begin)
         except ValueError:
             more = file.read(_CHARACTERS_PER_READ)
             if not more:
                 raise
             text, place = text[place:] + more, 0
             continue
-        expected = ","
+        not_first = True
         yield _checked(item)
 
 
