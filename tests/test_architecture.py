@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "roi_heads": {"losses", "layers"},
     "data": set(),
     "evaluation": set(),
-    "inference": set(),
+    "inference": {"checkpoint", "data", "engine", "evaluation"},
     "semantic": {"losses", "layers"},
     "checkpoint": set(),
     "engine": set(),

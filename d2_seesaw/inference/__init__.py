@@ -1,6 +1,22 @@
-"""Inference: one image seen through several views (test-time augmentation)."""
+"""Inference: test-time augmentation, and a trained model on a user's own pictures and videos."""
 
 from d2_seesaw.inference.box_merging import MeanOverSharedProposals, UnionOfDetections
+from d2_seesaw.inference.drawing import draw_instances, draw_label_map, drawing_metadata
 from d2_seesaw.inference.multi_view import MultiViewInference
+from d2_seesaw.inference.predict_files import FilePredictions
+from d2_seesaw.inference.predictor import Predictor, best_instances, load_predictor
+from d2_seesaw.inference.sources import find_sources
 
-__all__ = ["MeanOverSharedProposals", "MultiViewInference", "UnionOfDetections"]
+__all__ = [
+    "FilePredictions",
+    "MeanOverSharedProposals",
+    "MultiViewInference",
+    "Predictor",
+    "UnionOfDetections",
+    "best_instances",
+    "draw_instances",
+    "draw_label_map",
+    "drawing_metadata",
+    "find_sources",
+    "load_predictor",
+]
