@@ -33,8 +33,11 @@ def tracking_writers(cfg: DictConfig, *, resume: bool) -> list[EventWriter]:
         ImportError: the package of a tracker is not there, with the line that installs it.
     """
     writers: list[EventWriter] = []
-    for name, writer in (("wandb", WandbWriter), ("mlflow", MLflowWriter)):
-        options = OmegaConf.to_container(cfg.train[name]) if name in cfg.train else {}
+    trackers: dict[str, Any] = {"wandb": WandbWriter, "mlflow": MLflowWriter}
+    for name, writer in trackers.items():
+        # A config that was saved before there were trackers has no such key.
+        given = cfg.train.get(name)
+        options: Any = {} if given is None else OmegaConf.to_container(given)
         if options.pop("enabled", False):
             config = plain_config(Path(cfg.train.output_dir) / "config.yaml")
             writers.append(writer(cfg.train.output_dir, config, resume=resume, **options))

@@ -100,13 +100,12 @@ class FilePredictions:
     def _video(self, source: Source) -> str:
         frames = VideoFrames(source.path, self.predictor.image_format)
         count = 0
-        with closing(
-            VideoWriter((self.output / source.name).with_suffix(".mp4"), frames.fps)
-        ) as to:
+        path = (self.output / source.name).with_suffix(".mp4")
+        with closing(VideoWriter(path, frames.fps)) as video:
             for drawn in self._frames(source, frames):
                 count += 1
                 if drawn is not None:
-                    to.write(drawn)
+                    video.write(drawn)
                 self._bar.set_postfix_str(f"{source.name} {count}/{frames.announced}")
                 if self._bar.disable:
                     text = f"{source.name}: {count} of {frames.announced} frames"

@@ -156,9 +156,7 @@ def _class_names(
         return saved
     names = OmegaConf.select(cfg, "dataloader.train.dataset.names")
     if names is None:
-        raise ValueError(
-            f"checkpoint {checkpoint} has no class names, nor has its config a data set"
-        )
+        raise ValueError(f"{checkpoint} has no class names, and its config no data set by name")
     found = class_metadata(names, model)
     if "class_names" not in found:  # known once the data set has been loaded
         try:

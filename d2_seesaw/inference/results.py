@@ -88,5 +88,5 @@ class ResultsWriter:
 
 
 def _encoded(mask: np.ndarray) -> dict[str, Any]:
-    rle = mask_api.encode(np.asfortranarray(mask, dtype=np.uint8))
+    rle: Any = mask_api.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode()}
