@@ -20,13 +20,14 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import create_ddp_model, default_setup, default_writers, hooks
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from d2_seesaw.checkpoint import StrictCheckpointer
+from d2_seesaw.checkpoint import StrictCheckpointer, class_metadata
 from d2_seesaw.data import check_dataset_files
-from d2_seesaw.engine import EMAHook, Trainer, compile_parts, load_config
+from d2_seesaw.engine import EMAHook, Trainer, compile_parts, load_config, tracking_writers
 from d2_seesaw.engine.launch import argument_parser, launch_training
 from d2_seesaw.engine.scaling import format_changes, scale_to_world_size
 from d2_seesaw.evaluation import drop_absent, print_longtail_results
@@ -92,18 +93,21 @@ def train(cfg: DictConfig, *, resume: bool) -> None:
         accumulate_steps=cfg.train.accumulate_steps,
         **cfg.train.clip_grad,
     )
+    metadata = _metadata(cfg, model)
     checkpointer = StrictCheckpointer(
         model,
         cfg.train.output_dir,
         allow_partial=cfg.train.allow_partial_checkpoint,
+        metadata=metadata,
         trainer=trainer,
     )
     ema = None
     if cfg.train.ema.enabled:
         average = {"decay": cfg.train.ema.decay, "warmup": cfg.train.ema.warmup}
-        ema = EMAHook(model, cfg.train.output_dir, **average)
+        ema = EMAHook(model, cfg.train.output_dir, metadata=metadata, **average)
+    resumes = resume and checkpointer.has_checkpoint()
     is_main = comm.is_main_process()
-    writers = default_writers(cfg.train.output_dir, cfg.train.max_iter) if is_main else []
+    writers = _writers(cfg, resumes=resumes) if is_main else []
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
@@ -116,10 +120,20 @@ def train(cfg: DictConfig, *, resume: bool) -> None:
             hooks.PeriodicWriter(writers, period=cfg.train.log_period) if is_main else None,
         ]
     )
-    resumes = resume and checkpointer.has_checkpoint()
     checkpointer.require_all = resumes
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     trainer.train(trainer.iter + 1 if resumes else 0, cfg.train.max_iter)
+
+
+def _metadata(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
+    """The names of the classes, for the checkpoints; to be called when the data is loaded."""
+    names = OmegaConf.select(cfg, "dataloader.train.dataset.names")
+    return {} if names is None else class_metadata(names, model)
+
+
+def _writers(cfg: DictConfig, *, resumes: bool) -> list[EventWriter]:
+    defaults = default_writers(cfg.train.output_dir, cfg.train.max_iter)
+    return [*defaults, *tracking_writers(cfg, resume=resumes)]
 
 
 def _settle_length(cfg: DictConfig, images_per_epoch: float, total_batch_size: int) -> None:

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "report": set(),
     "data": {"report"},
     "evaluation": {"data", "report"},
-    "inference": set(),
+    "inference": {"checkpoint", "data", "engine", "evaluation"},
     "semantic": {"losses", "layers"},
     "checkpoint": set(),
     "engine": set(),

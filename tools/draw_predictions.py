@@ -22,6 +22,8 @@ from detectron2.utils.visualizer import ColorMode, Visualizer
 
 from d2_seesaw.data import load_dataset
 from d2_seesaw.engine import load_config
+from d2_seesaw.inference import draw_instances, drawing_metadata
+from d2_seesaw.inference.drawing import enlargement
 
 RESULTS = "lvis_instances_results.json"
 
@@ -52,27 +54,20 @@ def to_instances(predictions: list[dict[str, Any]], image_size: tuple[int, int])
     return instances
 
 
-def palette(count: int) -> list[tuple[int, ...]]:
-    """``count`` RGB colours, evenly spread over the hues: a class has one in both halves."""
-    hsv = np.full((1, count, 3), 230, np.uint8)
-    hsv[0, :, 0] = np.arange(count) * 180 // max(count, 1)
-    return [tuple(int(c) for c in color) for color in cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0]]
-
-
 def draw(
     record: dict[str, Any], predictions: list[dict[str, Any]], metadata: Any, scale: float
 ) -> Any:
     """Ground truth on the left, predictions on the right, as a BGR image."""
     image = read_image(record["file_name"], format="RGB")
+    canvas = Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION)
+    instances = to_instances(predictions, (record["height"], record["width"]))
+    pictures = {
+        "ground truth": canvas.draw_dataset_dict(record).get_image(),
+        "predictions": draw_instances(image, instances, metadata, scale),
+    }
     halves = []
-    for kind in ("ground truth", "predictions"):
-        canvas = Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION)
-        if kind == "ground truth":
-            drawn = canvas.draw_dataset_dict(record)
-        else:
-            size = (record["height"], record["width"])
-            drawn = canvas.draw_instance_predictions(to_instances(predictions, size))
-        picture = np.ascontiguousarray(drawn.get_image()[:, :, ::-1])
+    for kind, rgb in pictures.items():
+        picture = np.ascontiguousarray(rgb[:, :, ::-1])
         banner = np.full((28, picture.shape[1], 3), 255, np.uint8)
         cv2.putText(
             banner, kind, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 1, cv2.LINE_AA
@@ -94,12 +89,11 @@ def main() -> None:
     predictions = read_predictions(run / "inference" / RESULTS, args.min_score)
     name = cfg.dataloader.test.dataset.names
     records = load_dataset(name, filter_empty=False)
-    metadata = MetadataCatalog.get(name)
-    metadata.thing_colors = palette(len(metadata.thing_classes))
+    metadata = drawing_metadata(MetadataCatalog.get(name).thing_classes)
     folder = run / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     for record in records[: args.num_images]:
-        scale = max(1.0, args.min_side / min(record["height"], record["width"]))
+        scale = enlargement((record["height"], record["width"]), args.min_side)
         picture = draw(record, predictions[record["image_id"]], metadata, scale)
         stem = os.path.splitext(os.path.basename(record["file_name"]))[0]
         cv2.imwrite(str(folder / f"{stem}.png"), picture)

@@ -1,11 +1,12 @@
 """Detectron2's checkpointer, except that weights which do not fit are an error."""
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
+from d2_seesaw.checkpoint.class_names import METADATA
 from d2_seesaw.checkpoint.resnest import convert_resnest, is_resnest
 from d2_seesaw.checkpoint.torchvision_resnet import (
     convert_torchvision_resnet,
@@ -30,6 +31,9 @@ class StrictCheckpointer(DetectionCheckpointer):
         require_all: also refuse a checkpoint that lacks weights of the model, as for evaluation;
             without it, pretrained backbones are fine.
         allow_partial: warn instead, as Detectron2 does.
+        metadata: saved beside the weights under that name, see
+            :func:`~d2_seesaw.checkpoint.class_metadata`. Plain values only, so that the file loads
+            without running code. ``load`` returns that of the file, as it does with all extras.
         checkpointables: what else is saved and resumed, such as the trainer.
     """
 
@@ -40,9 +44,11 @@ class StrictCheckpointer(DetectionCheckpointer):
         *,
         require_all: bool = False,
         allow_partial: bool = False,
+        metadata: Mapping[str, Any] | None = None,
         **checkpointables: Any,
     ) -> None:
         super().__init__(model, save_dir, **checkpointables)
+        self.metadata = dict(metadata or {})
         self.require_all = require_all
         self.allow_partial = allow_partial
 
@@ -63,6 +69,11 @@ class StrictCheckpointer(DetectionCheckpointer):
                 "train.init_checkpoint=MODEL.pth"
             )
         return super().load(path, checkpointables)
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """As the base class, with the metadata."""
+        extras = {METADATA: self.metadata} if self.metadata else {}
+        super().save(name, **extras, **kwargs)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         loaded = super()._load_file(filename)

@@ -1,4 +1,4 @@
-"""What train_net.py needs and Detectron2 does not give: strict configs, the trainer, schedules."""
+"""What train_net.py needs beyond Detectron2: strict configs, trainer, schedules, trackers."""
 
 from d2_seesaw.engine.compilation import compile_parts
 from d2_seesaw.engine.config import ConfigError, apply_overrides, check_config, load_config
@@ -10,11 +10,15 @@ from d2_seesaw.engine.schedule import (
     polynomial_with_warmup,
 )
 from d2_seesaw.engine.trainer import Trainer
+from d2_seesaw.engine.writers import MLflowWriter, TrackingWriter, WandbWriter, tracking_writers
 
 __all__ = [
     "ConfigError",
     "EMAHook",
+    "MLflowWriter",
+    "TrackingWriter",
     "Trainer",
+    "WandbWriter",
     "apply_overrides",
     "check_config",
     "compile_parts",
@@ -22,5 +26,6 @@ __all__ = [
     "load_config",
     "multi_step_with_warmup",
     "polynomial_with_warmup",
+    "tracking_writers",
     "train_options",
 ]

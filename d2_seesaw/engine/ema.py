@@ -5,7 +5,7 @@ that of TensorFlow's ``tf.train.ExponentialMovingAverage``.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class EMAHook(HookBase):
         output_dir: gets ``model_final_ema.pth``, which loads like any checkpoint of the model.
         decay: d, in [0, 1); 0 makes the average equal to the weights.
         warmup: False for :math:`d_t = d` from the first step on.
+        metadata: saved beside the weights in that file, like in the checkpoints.
 
     Attributes:
         averaged: a second model with the averaged weights, in evaluation mode.
@@ -49,7 +50,13 @@ class EMAHook(HookBase):
     """
 
     def __init__(
-        self, model: nn.Module, output_dir: str, *, decay: float = 0.9998, warmup: bool = True
+        self,
+        model: nn.Module,
+        output_dir: str,
+        *,
+        decay: float = 0.9998,
+        warmup: bool = True,
+        metadata: Mapping[str, Any] | None = None,
     ) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"train.ema.decay must be in [0, 1), got {decay}")
@@ -58,6 +65,7 @@ class EMAHook(HookBase):
         self.output_dir = output_dir
         self.decay = decay
         self.warmup = warmup
+        self.metadata = dict(metadata or {})
         self.steps = 0
         self._registered: RemovableHandle | None = None
 
@@ -101,7 +109,8 @@ class EMAHook(HookBase):
         """Write the file of the average after the last step."""
         if self.trainer.iter + 1 == self.trainer.max_iter and comm.is_main_process():
             path = Path(self.output_dir) / "model_final_ema.pth"
-            torch.save({"model": self.averaged.state_dict()}, path)
+            extras = {"metadata": self.metadata} if self.metadata else {}
+            torch.save({"model": self.averaged.state_dict(), **extras}, path)
 
     def after_train(self) -> None:
         """Let go of the optimiser."""

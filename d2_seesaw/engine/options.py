@@ -28,6 +28,9 @@ def train_options(**changes: Any) -> dict[str, Any]:
       scales from it.
     - ``allow_partial_checkpoint``: train from, or evaluate, a checkpoint that does not fit the
       whole model; what does not fit stays at its initial values.
+    - ``wandb``, ``mlflow``: experiment trackers that get the config, losses and metrics beside
+      TensorBoard; see :class:`~d2_seesaw.engine.WandbWriter` and
+      :class:`~d2_seesaw.engine.MLflowWriter`. ``--resume`` goes on with the same run.
     - ``seed``: negative for a random one.
 
     Args:
@@ -60,6 +63,20 @@ def train_options(**changes: Any) -> dict[str, Any]:
             "fp16_compression": False,
         },
         "checkpointer": {"period": 5000, "max_to_keep": 3},
+        "wandb": {
+            "enabled": False,
+            "project": "d2_seesaw",
+            "name": None,
+            "entity": None,
+            "tags": [],
+            "mode": None,
+        },
+        "mlflow": {
+            "enabled": False,
+            "tracking_uri": None,
+            "experiment": "d2_seesaw",
+            "name": None,
+        },
         "eval_period": 0,
         "log_period": 20,
         "device": "auto",

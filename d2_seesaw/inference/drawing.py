@@ -1,0 +1,74 @@
+"""Predictions drawn on pictures by Detectron2's visualizer, each class in a colour of its own."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from detectron2.data.catalog import Metadata
+from detectron2.structures import Instances
+from detectron2.utils.visualizer import ColorMode, Visualizer
+
+
+def palette(count: int) -> list[tuple[int, ...]]:
+    """``count`` RGB colours, evenly spread over the hues: a class has one in all pictures."""
+    hsv = np.full((1, count, 3), 230, np.uint8)
+    hsv[0, :, 0] = np.arange(count) * 180 // max(count, 1)
+    return [tuple(int(c) for c in color) for color in cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0]]
+
+
+def drawing_metadata(
+    class_names: Sequence[str], colors: Sequence[Sequence[int]] | None = None
+) -> Metadata:
+    """Names and colours as the visualizer takes them, apart from Detectron2's catalog.
+
+    Args:
+        class_names: in the order of the model's classes.
+        colors: RGB in [0, 255]; by default :func:`palette`.
+    """
+    colors = [tuple(color) for color in colors] if colors else palette(len(class_names))
+    names = list(class_names)
+    return Metadata(
+        thing_classes=names, thing_colors=colors, stuff_classes=names, stuff_colors=colors
+    )
+
+
+def enlargement(size: tuple[int, int], min_side: int) -> float:
+    """The factor that makes the short side of ``(H, W)`` at least ``min_side`` pixels."""
+    return max(1.0, min_side / min(size))
+
+
+def draw_instances(
+    image: np.ndarray, instances: Instances, metadata: Any, scale: float = 1.0
+) -> np.ndarray:
+    """Draw boxes, masks, names and scores.
+
+    Args:
+        image: ``(H, W, 3)`` RGB.
+        instances: on the CPU, in the frame of the image.
+        metadata: names and colours of things.
+        scale: of the result.
+
+    Returns:
+        RGB image, ``scale`` times as large.
+    """
+    canvas = Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION)
+    return canvas.draw_instance_predictions(instances).get_image()
+
+
+def draw_label_map(
+    image: np.ndarray, labels: np.ndarray, metadata: Any, scale: float = 1.0
+) -> np.ndarray:
+    """Lay the classes of all pixels over an image, half transparent, with their names.
+
+    Args:
+        image: ``(H, W, 3)`` RGB.
+        labels: ``(H, W)`` classes.
+        metadata: names and colours of stuff.
+        scale: of the result.
+
+    Returns:
+        RGB image, ``scale`` times as large.
+    """
+    canvas = Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION)
+    return canvas.draw_sem_seg(labels, alpha=0.5).get_image()

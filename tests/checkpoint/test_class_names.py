@@ -1,0 +1,106 @@
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import instantiate
+from detectron2.data import MetadataCatalog
+from torch import nn
+
+from d2_seesaw.checkpoint import (
+    StrictCheckpointer,
+    check_class_names,
+    class_metadata,
+    is_semantic,
+    number_of_classes,
+)
+from d2_seesaw.engine import load_config
+
+
+def meta_model(config):
+    with torch.device("meta"):
+        return instantiate(load_config(f"configs/{config}.py").model)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return meta_model("quickstart")
+
+
+@pytest.fixture(scope="module")
+def segmentor():
+    return meta_model("quickstart_semantic_recall")
+
+
+@pytest.mark.parametrize("config", ["quickstart_cascade", "quickstart_htc_lite"])
+def test_cascades_say_how_many_classes_they_have(config):
+    assert number_of_classes(meta_model(config)) == 20
+
+
+def test_the_number_of_classes_is_that_of_the_head(detector, segmentor):
+    assert (number_of_classes(detector), number_of_classes(segmentor)) == (20, 12)
+    deeplab = meta_model("semantic/cityscapes_deeplab_r18_recall")
+    assert number_of_classes(deeplab) == 19
+    assert is_semantic(segmentor)
+    assert not is_semantic(detector)
+
+
+def test_coco_has_its_own_category_ids_and_colours(detector):
+    found = class_metadata("coco_2017_train", detector)
+    assert found["dataset"] == "coco_2017_train"
+    assert len(found["class_names"]) == len(found["category_ids"]) == 80
+    # COCO's ids have gaps: 12 is missing after fire hydrant, and toothbrush is 90.
+    by_name = dict(zip(found["class_names"], found["category_ids"], strict=True))
+    assert (by_name["person"], by_name["stop sign"], by_name["toothbrush"]) == (1, 13, 90)
+    assert found["class_colors"][0] == [220, 20, 60]
+
+
+def test_lvis_counts_from_one(detector):
+    found = class_metadata(["lvis_v1_train", "lvis_v1_val"], detector)
+    assert found["dataset"] == ["lvis_v1_train", "lvis_v1_val"]
+    assert found["class_names"][:2] == ["aerosol_can", "air_conditioner"]
+    assert found["category_ids"] == list(range(1, 1204))
+
+
+def test_semantic_segmentation_has_the_classes_of_stuff_from_zero(segmentor):
+    """Detectron2's Cityscapes has 8 things as well, which a label map does not tell apart."""
+    found = class_metadata("cityscapes_fine_sem_seg_train", segmentor)
+    assert (found["class_names"][0], len(found["class_names"])) == ("road", 19)
+    assert found["category_ids"] == list(range(19))
+
+
+def test_a_data_set_without_names_gives_none_and_is_not_created(detector):
+    assert class_metadata("nowhere", detector) == {"dataset": "nowhere"}
+    assert "nowhere" not in MetadataCatalog.list()
+
+
+def test_missing_and_too_few_names_are_refused(detector):
+    with pytest.raises(ValueError, match="m.pth has no class names, the model has 20 classes"):
+        check_class_names({}, detector, "m.pth")
+    with pytest.raises(
+        ValueError, match=r"m.pth has 2 class names \(a, b, ...\), the model has 20"
+    ):
+        check_class_names({"class_names": ["a", "b"]}, detector, "m.pth")
+    check_class_names({"class_names": list("abcdefghijklmnopqrst")}, detector, "m.pth")
+
+
+METADATA = {"dataset": "d", "class_names": ["a", "é"], "category_ids": [3, 7]}
+
+
+def test_metadata_is_saved_as_plain_values_and_returned_on_loading(tmp_path):
+    StrictCheckpointer(nn.Linear(2, 2), str(tmp_path), metadata=METADATA).save("m", iteration=4)
+    path = str(tmp_path / "m.pth")
+    assert torch.load(path, weights_only=True)["metadata"] == METADATA
+    extras = StrictCheckpointer(nn.Linear(2, 2), require_all=True).load(path)
+    assert extras["metadata"] == METADATA
+    assert extras["iteration"] == 4
+
+
+def test_plain_detectron2_loads_it_and_checkpoints_without_it_load_here(tmp_path):
+    source, loaded = nn.Linear(2, 2), nn.Linear(2, 2)
+    StrictCheckpointer(source, str(tmp_path), metadata=METADATA).save("new")
+    DetectionCheckpointer(loaded).load(str(tmp_path / "new.pth"))
+    assert torch.equal(loaded.weight, source.weight)
+    DetectionCheckpointer(source, str(tmp_path)).save("old")
+    loaded = nn.Linear(2, 2)
+    extras = StrictCheckpointer(loaded, require_all=True).load(str(tmp_path / "old.pth"))
+    assert torch.equal(loaded.weight, source.weight)
+    assert "metadata" not in extras
