@@ -59,7 +59,7 @@ lr_multiplier = L(cosine_with_warmup)(warmup_iters=50, max_iter="${train.max_ite
 
 train.output_dir = "output/quickstart_semantic_cross_entropy"
 train.epochs = None
-train.max_iter = 1000
+train.max_iter = 800
 train.reference_world_size = 1
 train.seed = 1
 train.log_period = 20
