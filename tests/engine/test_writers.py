@@ -86,7 +86,7 @@ def test_wandb_gets_what_detectron2_writes_into_metrics_json(tmp_path, wandb):
     lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     (run,) = wandb.runs
     assert [scalars for (scalars,), _ in run.of("log")] == lines
-    assert {"iteration": 7, "bbox/APr": 99.0} == lines[-1]
+    assert lines[-1] == {"iteration": 7, "bbox/APr": 99.0}
     assert run.of("define_metric")[-1] == (("*",), {"step_metric": "iteration"})
     assert run.of("finish") == [((), {"exit_code": 0})]
 
@@ -156,15 +156,20 @@ def test_a_resumed_training_goes_on_with_the_same_mlflow_run(tmp_path, mlflow):
     assert len(mlflow.of("log_params")) == logged  # they could have changed, which it refuses
 
 
+def fail_and_close(writers):
+    """As in Detectron2's training loop, which calls after_train in the end."""
+    try:
+        raise FloatingPointError
+    finally:
+        for writer in writers:
+            writer.close()
+
+
 def test_a_training_that_fails_is_a_failed_run(tmp_path, wandb, mlflow):
     cfg = config(tmp_path, "train.wandb.enabled=True", "train.mlflow.enabled=True")
     writers = tracking_writers(cfg, resume=False)
     with pytest.raises(FloatingPointError):
-        try:
-            raise FloatingPointError
-        finally:  # where Detectron2 calls after_train
-            for writer in writers:
-                writer.close()
+        fail_and_close(writers)
     assert wandb.runs[0].of("finish") == [((), {"exit_code": 1})]
     assert mlflow.of("end_run") == [(("FAILED",), {})]
 
