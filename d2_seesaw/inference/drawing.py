@@ -13,7 +13,7 @@ from detectron2.utils.visualizer import ColorMode, Visualizer
 def palette(count: int) -> list[tuple[int, ...]]:
     """``count`` RGB colours, evenly spread over the hues: a class has one in all pictures."""
     hsv = np.full((1, count, 3), 230, np.uint8)
-    hsv[0, :, 0] = np.arange(count) * 180 // max(count, 1)
+    hsv[0, :, 0] = np.arange(count) * 180 // count
     return [tuple(int(c) for c in color) for color in cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0]]
 
 

@@ -50,6 +50,13 @@ def test_model_config_and_results_are_saved(trained):
         assert (trained.output / name).is_file(), name
 
 
+def test_the_names_of_the_classes_are_saved_with_the_model(trained):
+    metadata = torch.load(trained.output / "model_final.pth", weights_only=True)["metadata"]
+    assert metadata["dataset"] == "quickstart_train"
+    assert len(metadata["class_names"]) == 20
+    assert metadata["category_ids"] == list(range(1, 21))
+
+
 def test_class_counts_are_those_of_the_sampled_rois(trained):
     state = torch.load(trained.output / "model_final.pth")["model"]
     counts = state["roi_heads.box_predictor.cls_loss.class_counts"]

@@ -175,9 +175,12 @@ def test_a_checkpoint_without_average_starts_one_from_its_weights(tmp_path):
 
 
 def test_the_file_of_the_average_is_a_checkpoint_of_the_model(tmp_path):
-    trainer, ema = ema_training(batches(2), tmp_path)
+    metadata = {"class_names": ["a", "b"]}
+    trainer, ema = ema_training(batches(2), tmp_path, metadata=metadata)
     trainer.train(0, 2)
-    saved = torch.load(tmp_path / "model_final_ema.pth")["model"]
+    saved = torch.load(tmp_path / "model_final_ema.pth", weights_only=True)
+    assert saved["metadata"] == metadata
+    saved = saved["model"]
     assert_equal_states(saved, ema.averaged.state_dict())
     Net().load_state_dict(saved)
 

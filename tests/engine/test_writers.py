@@ -156,15 +156,20 @@ def test_a_resumed_training_goes_on_with_the_same_mlflow_run(tmp_path, mlflow):
     assert len(mlflow.of("log_params")) == logged  # they could have changed, which it refuses
 
 
+def fail_and_close(writers):
+    """As in Detectron2's training loop, which calls after_train in the end."""
+    try:
+        raise FloatingPointError
+    finally:
+        for writer in writers:
+            writer.close()
+
+
 def test_a_training_that_fails_is_a_failed_run(tmp_path, wandb, mlflow):
     cfg = config(tmp_path, "train.wandb.enabled=True", "train.mlflow.enabled=True")
     writers = tracking_writers(cfg, resume=False)
     with pytest.raises(FloatingPointError):
-        try:
-            raise FloatingPointError
-        finally:  # where Detectron2 calls after_train
-            for writer in writers:
-                writer.close()
+        fail_and_close(writers)
     assert wandb.runs[0].of("finish") == [((), {"exit_code": 1})]
     assert mlflow.of("end_run") == [(("FAILED",), {})]
 

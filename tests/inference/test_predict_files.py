@@ -1,0 +1,170 @@
+import json
+import logging
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.data import transforms as T
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+from torch import nn
+
+from d2_seesaw.inference import FilePredictions, Predictor, find_sources
+from d2_seesaw.inference.sources import VideoFrames
+
+SIZE = (40, 60)
+METADATA = {"class_names": ["dark", "bright"], "category_ids": [4, 9]}
+
+
+class BrightBox(nn.Module):
+    """Finds the bright pixels of an RGB image's red channel, as one object and as one class."""
+
+    def __init__(self, is_semantic):
+        super().__init__()
+        self.is_semantic = is_semantic
+
+    def forward(self, inputs):
+        red = inputs[0]["image"][0]
+        mask = red > 128
+        if self.is_semantic:
+            return [{"sem_seg": torch.stack([~mask, mask]).float()}]
+        y, x = mask.nonzero().T
+        edges = [x.min(), y.min(), x.max() + 1, y.max() + 1]
+        box = torch.stack(edges).float()
+        found = Instances(
+            tuple(red.shape),
+            pred_boxes=Boxes(torch.stack([box, box, box])),
+            scores=torch.tensor([0.3, 0.9, 0.6]),
+            pred_classes=torch.tensor([0, 1, 1]),
+            pred_masks=torch.stack([mask] * 3),
+        )
+        return [{"instances": found}]
+
+
+def predictor(is_semantic=False, image_format="RGB"):
+    return Predictor(
+        BrightBox(is_semantic),
+        augmentations=T.AugmentationList([]),
+        image_format=image_format,
+        metadata=METADATA,
+        is_semantic=is_semantic,
+    )
+
+
+def red_box(x):
+    image = np.zeros((*SIZE, 3), np.uint8)
+    image[10:30, x : x + 20, 0] = 255
+    return image
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A picture, another in a subfolder, one that is damaged, and a video of three frames."""
+    root = tmp_path / "in"
+    (root / "sub").mkdir(parents=True)
+    Image.fromarray(red_box(5)).save(root / "a.png")
+    Image.fromarray(red_box(30)).save(root / "sub/b.png")
+    (root / "bad.jpg").write_text("no picture")
+    writer = cv2.VideoWriter(str(root / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5, SIZE[::-1])
+    for x in (0, 10, 20):
+        writer.write(red_box(x)[:, :, ::-1])
+    writer.release()
+    return root
+
+
+def run(folder, output, made=None, **options):
+    predictions = FilePredictions(made or predictor(), output, **options)
+    unreadable = predictions.run(find_sources([folder], output))
+    images = json.loads((output / "images.json").read_text())["images"]
+    return unreadable, images, json.loads((output / "results.json").read_text())
+
+
+def test_results_tell_pictures_and_frames_apart_and_skip_what_is_damaged(folder, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        unreadable, images, results = run(folder, tmp_path / "out")
+    (message,) = unreadable
+    assert "bad.jpg cannot be read" in message
+    named = [(image["file_name"], image.get("frame")) for image in images]
+    clip = [("clip.avi", frame) for frame in range(3)]
+    assert named == [("a.png", None), *clip, ("sub/b.png", None)]
+    assert [image["id"] for image in images] == [1, 2, 3, 4, 5]
+    best = {r["image_id"]: r["bbox"] for r in results if r["score"] > 0.8}
+    assert best[1] == [5, 10, 20, 20]
+    assert best[5] == [30, 10, 20, 20]
+    assert np.abs(np.array([best[i][0] for i in (2, 3, 4)]) - [0, 10, 20]).max() <= 1
+    # Not in a terminal: plain lines.
+    assert "1/4 a.png: 2 objects" in caplog.messages
+    assert any("skipped" in text and "bad.jpg" in text for text in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("options", "scores"),
+    [
+        ({}, [0.9, 0.6]),
+        ({"score_threshold": 0.0}, [0.9, 0.6, 0.3]),
+        ({"score_threshold": 0.0, "max_detections": 1}, [0.9]),
+    ],
+)
+def test_threshold_and_limit_hold_for_what_is_written(folder, tmp_path, options, scores):
+    _, _, results = run(folder / "sub", tmp_path / "out", **options)
+    assert [r["score"] for r in results] == pytest.approx(scores)
+    assert [r["category_id"] for r in results] == [9, 9, 4][: len(scores)]
+
+
+def test_a_model_in_bgr_sees_and_draws_the_same_colours(folder, tmp_path):
+    made = predictor(image_format="BGR")
+    made.model.forward = lambda inputs: BrightBox.forward(
+        made.model, [{"image": inputs[0]["image"].flip(0)}]
+    )
+    nothing = {"score_threshold": 1.0}
+    _, _, results = run(folder / "sub", tmp_path / "bgr", made, score_threshold=0.8)
+    assert results[0]["bbox"] == [30, 10, 20, 20]
+    run(folder / "sub", tmp_path / "plain", made, **nothing)
+    drawn = np.asarray(Image.open(tmp_path / "plain/b.png").convert("RGB"))
+    assert np.array_equal(drawn, red_box(30))
+
+
+def test_pictures_and_videos_are_drawn_under_their_names(folder, tmp_path):
+    out = tmp_path / "out"
+    run(folder, out, min_side=80)
+    assert not np.array_equal(
+        cv2.resize(red_box(30), (120, 80)), cv2.imread(str(out / "sub/b.png"))
+    )
+    video = cv2.VideoCapture(str(out / "clip.mp4"))
+    assert (video.get(cv2.CAP_PROP_FPS), video.get(cv2.CAP_PROP_FRAME_COUNT)) == (5, 3)
+    assert video.read()[1].shape == (80, 120, 3)
+    video.release()
+
+
+def test_the_json_alone_is_written_on_request(folder, tmp_path):
+    for name, is_semantic in (("instances", False), ("semantic", True)):
+        run(folder, tmp_path / name, predictor(is_semantic), draw=False)
+        written = {p.name for p in (tmp_path / name).rglob("*")}
+        assert written == {"results.json", "images.json"}
+
+
+def test_semantic_segmentation_writes_label_maps_and_overlays(folder, tmp_path):
+    out = tmp_path / "out"
+    _, _, results = run(folder, out, predictor(is_semantic=True))
+    labels = np.asarray(Image.open(out / "labels/sub/b.png"))
+    assert labels.dtype == np.uint8
+    assert np.array_equal(labels, red_box(30)[:, :, 0] // 255)
+    frames = sorted(p.name for p in (out / "labels/clip").iterdir())
+    assert frames == ["000000.png", "000001.png", "000002.png"]
+    assert {p.name for p in out.glob("*.*")} == {
+        "a.png", "clip.mp4", "results.json", "images.json",
+    }  # fmt: skip
+    assert {r["category_id"] for r in results if r["image_id"] == 1} == {4, 9}
+
+
+def test_a_video_that_breaks_off_is_said(folder, tmp_path, caplog, monkeypatch):
+    plain = VideoFrames.__init__
+
+    def init(self, *args):
+        plain(self, *args)
+        self.announced = 9
+
+    monkeypatch.setattr(VideoFrames, "__init__", init)
+    run(folder, tmp_path / "out", draw=False)
+    assert any("3 frames could be read, it announces 9" in text for text in caplog.messages)

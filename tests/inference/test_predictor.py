@@ -1,0 +1,178 @@
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.structures import Boxes, Instances
+from torch.testing import assert_close
+
+from d2_seesaw.checkpoint import StrictCheckpointer
+from d2_seesaw.data import register_lvis_format
+from d2_seesaw.engine import load_config
+from d2_seesaw.inference import MultiViewInference, best_instances, load_predictor
+from d2_seesaw.inference.sources import read_picture
+from tests.inference.models import mask_rcnn, picture
+
+NAMES = [f"class {i}" for i in range(20)]
+METADATA = {"dataset": "d", "class_names": NAMES, "category_ids": list(range(5, 25))}
+
+
+def save_run(folder, model, metadata=METADATA, config="quickstart", *overrides):
+    cfg = load_config(f"configs/{config}.py", [f"train.output_dir={folder}", *overrides])
+    LazyConfig.save(cfg, str(folder / "config.yaml"))
+    StrictCheckpointer(model, str(folder), metadata=metadata).save("model_final")
+    return folder / "model_final.pth"
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return mask_rcnn()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model, tmp_path_factory):
+    topk = "model.roi_heads.box_predictor.test_topk_per_image=15"
+    return save_run(tmp_path_factory.mktemp("run"), model, METADATA, "quickstart", topk)
+
+
+@pytest.fixture
+def image(tmp_path):
+    return read_picture(picture(tmp_path / "a.png")["file_name"], "RGB")
+
+
+def assert_same_instances(one, other):
+    assert len(one) == len(other) > 0
+    assert_close(one.pred_boxes.tensor, other.pred_boxes.tensor)
+    assert_close(one.scores, other.scores)
+    assert torch.equal(one.pred_classes, other.pred_classes)
+    assert torch.equal(one.pred_masks, other.pred_masks)
+
+
+def test_predicts_as_the_model_does_behind_the_mapper_of_the_test_data(
+    checkpoint, model, image, tmp_path
+):
+    predictor = load_predictor(checkpoint, device="cpu")
+    record = {"file_name": str(tmp_path / "a.png"), "image_id": 1}
+    mapper = instantiate(load_config("configs/quickstart.py").dataloader.test.mapper)
+    with torch.no_grad():
+        (expected,) = model.eval()([mapper(record)])
+    assert_same_instances(predictor(image)["instances"], expected["instances"])
+
+
+def test_the_augmentations_of_the_config_resize_the_picture_not_the_results(
+    checkpoint, model, image
+):
+    cfg = load_config(str(checkpoint.with_name("config.yaml")))
+    resize = {"_target_": "detectron2.data.transforms.ResizeShortestEdge"}
+    cfg.dataloader.test.mapper.augmentations = [{**resize, "short_edge_length": 75}]
+    LazyConfig.save(cfg, str(checkpoint.with_name("small.yaml")))
+    config = checkpoint.with_name("small.yaml")
+    predictor = load_predictor(checkpoint, config_file=config, device="cpu")
+    seen = []
+    predictor.model.backbone.register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0].shape)
+    )
+    found = predictor(image)["instances"]
+    assert seen[0][2] < image.shape[0]  # padded to a multiple of 32
+    assert found.image_size == image.shape[:2]
+
+
+def test_names_and_ids_are_those_of_the_checkpoint(checkpoint):
+    predictor = load_predictor(checkpoint, device="cpu")
+    assert predictor.class_names == NAMES
+    assert predictor.category_ids == METADATA["category_ids"]
+    assert not predictor.is_semantic
+
+
+def test_test_time_augmentation_looks_through_the_views_of_the_config(checkpoint, model, image):
+    views = ["tta.scales=[[150,500]]", "tta.flip=False"]
+    predictor = load_predictor(checkpoint, device="cpu", tta=True, overrides=views)
+    assert isinstance(predictor.model, MultiViewInference)
+    plain = load_predictor(checkpoint, device="cpu")(image)["instances"]
+    assert_same_instances(predictor(image)["instances"], plain)
+
+
+def test_a_wrong_number_of_names_is_refused(model, tmp_path):
+    wrong = METADATA | {"class_names": NAMES[:-1], "category_ids": list(range(19))}
+    path = save_run(tmp_path, model, wrong)
+    with pytest.raises(ValueError, match=r"has 19 class names \(class 0, .* has 20 classes"):
+        load_predictor(path, device="cpu")
+
+
+def test_a_checkpoint_without_names_takes_those_of_the_registered_data_set(model, tmp_path):
+    """Its LVIS file is read for them: before that, Detectron2's catalog has none."""
+    (tmp_path / "train").mkdir()
+    federated = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+    image = {"id": 1, "coco_url": "http://host/train/1.jpg", "height": 9, "width": 9, **federated}
+    box = {"bbox": [0, 0, 4, 4], "segmentation": [[0, 0, 4, 0, 4, 4]]}
+    annotation = {"id": 1, "image_id": 1, "category_id": 2, "area": 8, **box}
+    categories = [{"id": i, "name": f"thing {i}"} for i in range(20, 0, -1)]
+    annotations = {"images": [image], "annotations": [annotation], "categories": categories}
+    (tmp_path / "lvis.json").write_text(json.dumps(annotations))
+    register_lvis_format("predictor_test", tmp_path / "lvis.json", tmp_path)
+    name = "dataloader.train.dataset.names=predictor_test"
+    path = save_run(tmp_path, model, None, "quickstart", name)
+    predictor = load_predictor(path, device="cpu")
+    assert predictor.class_names == [f"thing {i}" for i in range(1, 21)]
+    assert predictor.category_ids == list(range(1, 21))
+
+
+def test_names_that_are_nowhere_are_asked_for(model, tmp_path):
+    path = save_run(tmp_path, model, None, "quickstart", "dataloader.train.dataset.names=nowhere")
+    with pytest.raises(ValueError, match=r"no class names, and .* 'nowhere' is not registered"):
+        load_predictor(path, device="cpu")
+
+
+def test_names_of_another_data_set_are_refused_as_well(model, tmp_path):
+    names = "dataloader.train.dataset.names=lvis_v1_train"
+    path = save_run(tmp_path, model, None, "quickstart", names)
+    with pytest.raises(ValueError, match=r"data set lvis_v1_train has 1203 class names .* has 20"):
+        load_predictor(path, device="cpu")
+
+
+def test_missing_files_are_named(tmp_path, checkpoint):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.pth' does not exist"):
+        load_predictor(tmp_path / "nowhere.pth")
+    (tmp_path / "m.pth").write_bytes(checkpoint.read_bytes())
+    with pytest.raises(FileNotFoundError, match=r"config.yaml' does not exist; train_net.py saves"):
+        load_predictor(tmp_path / "m.pth")
+
+
+def test_weights_of_another_model_are_refused(checkpoint):
+    with pytest.raises(ValueError, match="does not fit the model"):
+        load_predictor(checkpoint, device="cpu", overrides=["model.roi_heads.num_classes=7"])
+
+
+@pytest.fixture(scope="module")
+def semantic(tmp_path_factory):
+    cfg = load_config("configs/quickstart_semantic_recall.py")
+    torch.manual_seed(0)
+    names = {"class_names": list("abcdefghijkl"), "category_ids": list(range(12))}
+    model = instantiate(copy.deepcopy(cfg.model))
+    folder = tmp_path_factory.mktemp("semantic")
+    return save_run(folder, model, names, "quickstart_semantic_recall")
+
+
+def test_semantic_segmentation_gives_scores_of_each_class_at_the_size_of_the_picture(semantic):
+    predictor = load_predictor(semantic, device="cpu")
+    assert predictor.is_semantic
+    image = np.random.randint(0, 255, (50, 70, 3), dtype=np.uint8)
+    assert predictor(image)["sem_seg"].shape == (12, 50, 70)
+
+
+def test_test_time_augmentation_without_views_is_refused(semantic):
+    with pytest.raises(ValueError, match="has no `tta`"):
+        load_predictor(semantic, tta=True)
+
+
+def test_the_best_detections_come_first_and_weak_ones_not_at_all():
+    scores = torch.tensor([0.2, 0.9, 0.5, 0.7])
+    found = Instances((9, 9), scores=scores, pred_boxes=Boxes(torch.zeros(4, 4)))
+    assert best_instances(found).scores.tolist() == sorted(scores.tolist(), reverse=True)
+    assert_close(best_instances(found, score_threshold=0.5).scores, scores[[1, 3, 2]])
+    best = best_instances(found, score_threshold=0.5, max_detections=2)
+    assert_close(best.scores, scores[[1, 3]])
+    assert len(best_instances(found, score_threshold=1.0)) == 0

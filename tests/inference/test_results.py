@@ -1,0 +1,87 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+from pycocotools import mask as mask_api
+from pycocotools.coco import COCO
+
+from d2_seesaw.inference.results import ResultsWriter
+
+NAMES, IDS = ["cat", "dog", "owl"], [7, 90, 3]
+
+
+def detections():
+    masks = torch.zeros(2, 6, 8, dtype=torch.bool)
+    masks[0, 1:3, 2:7] = masks[1, 4:, :3] = True
+    return Instances(
+        (6, 8),
+        pred_boxes=Boxes([[2.0, 1, 7, 3], [0, 4, 3, 6]]),
+        scores=torch.tensor([0.75, 0.5]),
+        pred_classes=torch.tensor([2, 0]),
+        pred_masks=masks,
+    )
+
+
+def written(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_detections_are_in_the_coco_format_under_the_ids_of_the_data_set(tmp_path):
+    found = detections()
+    with ResultsWriter(tmp_path / "new", NAMES, IDS) as results:
+        results.add_instances(results.add_image("a.jpg", (6, 8)), found)
+    first, second = written(tmp_path / "new")
+    assert (first["image_id"], first["category_id"], first["score"]) == (1, 3, 0.75)
+    assert (second["category_id"], second["bbox"]) == (7, [0, 4, 3, 2])
+    for result, mask in zip((first, second), found.pred_masks, strict=True):
+        assert np.array_equal(mask_api.decode(result["segmentation"]), mask.numpy())
+
+
+def test_pycocotools_reads_both_files_and_finds_the_pictures_and_names(tmp_path):
+    with ResultsWriter(tmp_path, NAMES, IDS) as results:
+        results.add_instances(results.add_image("a.jpg", (6, 8)), detections())
+        results.add_image("clip.mp4", (6, 8), frame=0)
+        results.add_instances(results.add_image("clip.mp4", (6, 8), frame=1), detections())
+    coco = COCO(str(tmp_path / "images.json"))
+    assert coco.imgs[1] == {"id": 1, "file_name": "a.jpg", "height": 6, "width": 8}
+    assert (coco.imgs[3]["file_name"], coco.imgs[3]["frame"]) == ("clip.mp4", 1)
+    assert {i: c["name"] for i, c in coco.cats.items()} == {7: "cat", 90: "dog", 3: "owl"}
+    loaded = coco.loadRes(str(tmp_path / "results.json"))
+    assert [a["image_id"] for a in loaded.anns.values()] == [1, 1, 3, 3]
+
+
+def test_scores_of_masks_are_kept(tmp_path):
+    found = detections()
+    found.mask_scores = torch.tensor([0.25, 0.125])
+    with ResultsWriter(tmp_path, NAMES, IDS) as results:
+        results.add_instances(1, found)
+    assert [r["mask_score"] for r in written(tmp_path)] == [0.25, 0.125]
+
+
+def test_the_regions_of_a_label_map_give_it_back(tmp_path):
+    labels = np.array([[0, 0, 2], [2, 2, 0]])
+    with ResultsWriter(tmp_path, NAMES, IDS) as results:
+        results.add_label_map(5, labels)
+    found = np.full(labels.shape, -1)
+    for result in written(tmp_path):
+        assert result["image_id"] == 5
+        found[mask_api.decode(result["segmentation"]) > 0] = IDS.index(result["category_id"])
+    assert np.array_equal(found, labels)
+
+
+def write_and_stop(folder):
+    with ResultsWriter(folder, NAMES, IDS) as results:
+        results.add_instances(results.add_image("a.jpg", (6, 8)), detections())
+        raise KeyboardInterrupt
+
+
+def test_no_predictions_and_an_interruption_leave_complete_files(tmp_path):
+    with ResultsWriter(tmp_path, NAMES, IDS):
+        pass
+    assert written(tmp_path) == []
+    with pytest.raises(KeyboardInterrupt):
+        write_and_stop(tmp_path)
+    assert len(written(tmp_path)) == 2
+    assert len(COCO(str(tmp_path / "images.json")).imgs) == 1

@@ -1,0 +1,115 @@
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from d2_seesaw.inference.sources import (
+    UnreadableError,
+    VideoFrames,
+    find_sources,
+    read_picture,
+)
+
+
+def touch(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def test_folders_give_their_pictures_and_videos_in_order_at_any_depth(tmp_path):
+    for name in ("b.jpg", "a.PNG", "notes.txt", "sub/c.webp", "sub/clip.mp4"):
+        touch(tmp_path / "in" / name)
+    found = find_sources([tmp_path / "in", touch(tmp_path / "z.bmp")], tmp_path / "out")
+    assert [s.name for s in found] == ["a.PNG", "b.jpg", "sub/c.webp", "sub/clip.mp4", "z.bmp"]
+    assert [s.is_video for s in found] == [False, False, False, True, False]
+
+
+def test_earlier_results_inside_the_folder_are_left_out(tmp_path):
+    touch(tmp_path / "a.jpg")
+    touch(tmp_path / "out/a.jpg")
+    assert [s.name for s in find_sources([tmp_path], tmp_path / "out")] == ["a.jpg"]
+    # They are what is meant if they are given, with results elsewhere or further out.
+    touch(tmp_path / "out/in/b.jpg")
+    assert [s.name for s in find_sources([tmp_path / "out/in"], tmp_path / "out")] == ["b.jpg"]
+
+
+def test_results_never_overwrite_what_was_given(tmp_path):
+    touch(tmp_path / "a.jpg")
+    for given in (tmp_path, tmp_path / "a.jpg"):
+        with pytest.raises(ValueError, match="could overwrite it"):
+            find_sources([given], tmp_path)
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    one, other = touch(tmp_path / "x/a.jpg"), touch(tmp_path / "y/a.png")
+    with pytest.raises(ValueError, match=r"x/a.jpg and .*y/a.png would have results of one name"):
+        find_sources([one, other], tmp_path / "out")
+    assert len(find_sources([one, one], tmp_path / "out")) == 1
+
+
+def test_what_is_not_there_or_no_picture_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere.jpg does not exist"):
+        find_sources([tmp_path / "nowhere.jpg"], tmp_path / "out")
+    with pytest.raises(ValueError, match=r"notes.txt is not one of the known kinds .*\.jpg"):
+        find_sources([touch(tmp_path / "notes.txt")], tmp_path / "out")
+    with pytest.raises(ValueError, match="no picture or video"):
+        find_sources([tmp_path], tmp_path / "out")
+
+
+def test_pictures_are_turned_as_their_exif_orientation_says(tmp_path):
+    """Orientation 6: to be turned clockwise, so the first column comes to the top, from below."""
+    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    turned = np.rot90(pixels, k=-1)
+    assert np.array_equal(read_picture(tmp_path / "a.png", "RGB"), turned)
+    assert np.array_equal(read_picture(tmp_path / "a.png", "BGR"), turned[:, :, ::-1])
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
+def test_pictures_of_any_kind_have_three_channels(tmp_path, mode):
+    Image.new(mode, (5, 4)).save(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"))
+    (path,) = tmp_path.iterdir()
+    assert read_picture(path, "BGR").shape == (4, 5, 3)
+
+
+def test_damaged_pictures_are_unreadable_by_name(tmp_path):
+    whole = tmp_path / "a.jpg"
+    Image.fromarray(np.random.randint(0, 255, (64, 64, 3), dtype=np.uint8)).save(whole)
+    (tmp_path / "half.jpg").write_bytes(whole.read_bytes()[:1000])
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "empty.png").touch()
+    for name in ("half.jpg", "text.png", "empty.png", "nowhere.png"):
+        with pytest.raises(UnreadableError, match=f"{name} cannot be read"):
+            read_picture(tmp_path / name, "BGR")
+
+
+@pytest.fixture
+def video(tmp_path):
+    """Four frames, each of one colour: blue as BGR, and brighter from frame to frame."""
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 8.0, (32, 16))
+    for brightness in (60, 120, 180, 240):
+        writer.write(np.full((16, 32, 3), (brightness, 0, 0), np.uint8))
+    writer.release()
+    return path
+
+
+def test_videos_give_their_frames_in_the_order_of_channels_asked_for(video):
+    for image_format, channel in (("BGR", 0), ("RGB", 2)):
+        frames = VideoFrames(video, image_format)
+        assert (frames.fps, frames.announced) == (8.0, 4)
+        for _ in range(2):  # it can be read again
+            seen = np.stack(list(frames))
+            assert seen.shape == (4, 16, 32, 3)
+            means = seen.mean(axis=(1, 2))
+            assert np.abs(means[:, channel] - [60, 120, 180, 240]).max() < 8
+            assert means[:, 2 - channel].max() < 8
+
+
+def test_what_is_no_video_is_unreadable(tmp_path):
+    (tmp_path / "a.mp4").write_text("no video")
+    with pytest.raises(UnreadableError, match=r"a.mp4 cannot be read as a video"):
+        VideoFrames(tmp_path / "a.mp4", "BGR")

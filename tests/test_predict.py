@@ -1,0 +1,63 @@
+"""The command line: which code it ends with, and what it says."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from d2_seesaw import predict
+from tests.inference.test_predict_files import predictor, red_box
+
+
+@pytest.fixture
+def given(tmp_path, monkeypatch):
+    """A picture and a predictor; the options that loading it was asked for."""
+    asked = {}
+
+    def load(checkpoint, **options):
+        asked.update(checkpoint=checkpoint, **options)
+        return predictor()
+
+    monkeypatch.setattr(predict, "load_predictor", load)
+    Image.fromarray(red_box(5)).save(tmp_path / "a.png")
+    return asked
+
+
+def call(folder, *arguments, inputs=("a.png",)):
+    paths = [str(folder / name) for name in inputs]
+    return predict.main(
+        ["--checkpoint", "m.pth", *paths, "--output", str(folder / "out"), *arguments]
+    )
+
+
+def test_options_reach_the_model_and_the_results(given, tmp_path):
+    options = ["--tta", "--device", "cpu", "--config-file", "c.yaml"]
+    limits = ["--score-threshold", "0.1", "--max-detections", "3", "--json-only"]
+    assert call(tmp_path, *options, *limits) == 0
+    assert given == {"checkpoint": "m.pth", "config_file": "c.yaml", "device": "cpu", "tta": True}
+    assert len(json.loads((tmp_path / "out/results.json").read_text())) == 3
+    assert not (tmp_path / "out/a.png").exists()
+
+
+def test_the_exit_code_says_that_a_file_was_skipped(given, tmp_path):
+    (tmp_path / "bad.jpg").touch()
+    assert call(tmp_path, inputs=("bad.jpg", "a.png")) == 1
+    assert (tmp_path / "out/a.png").is_file()
+
+
+@pytest.mark.parametrize("wrong", [("--score-threshold", "2"), ("--max-detections", "0")])
+def test_options_out_of_range_are_refused(given, tmp_path, wrong, capsys):
+    with pytest.raises(SystemExit) as error:
+        call(tmp_path, *wrong)
+    assert error.value.code == 2
+    assert f"got {wrong[1]}" in capsys.readouterr().err
+
+
+def test_what_cannot_be_done_is_one_line_before_anything_is_written(tmp_path, capsys):
+    Image.fromarray(red_box(5)).save(tmp_path / "a.png")
+    for inputs, message in ((("b.png",), "b.png does not exist"), (("a.png",), "'m.pth' does not")):
+        with pytest.raises(SystemExit) as error:
+            call(tmp_path, inputs=inputs)
+        assert error.value.code == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
