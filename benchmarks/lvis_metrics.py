@@ -1,27 +1,33 @@
 """Time and memory of LVIS metrics: our engine and lvis-api, on generated data in LVIS v1's shape.
 
     python benchmarks/lvis_metrics.py
-    python benchmarks/lvis_metrics.py --images 19809 --reference-images 2000
+    python benchmarks/lvis_metrics.py --images 19809 --reference-parts 6
 
 1,203 categories of falling frequency; positive, negative and non-exhaustive sets of each image;
 and 300 detections an image. Every engine runs in a process of its own and gets the same
 detections, ours as arrays and the other as dicts. Printed are its seconds, and the peak of memory
-above what the process held before, with the annotations and detections loaded. The ratio is of the
-time per image where the two ran on different numbers of images: lvis-api is proportional to it.
+above what the process held before, with the annotations and detections loaded.
+
+lvis-api needs some 20 GB for all of LVIS. ``--reference-parts`` runs it on a part of the categories
+after the other: their scores and times add up to the same, the memory is that of one part.
 """
 
 import argparse
+import functools
 import multiprocessing
 import resource
+import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as mask_utils
 
 from d2_seesaw.evaluation.detection_columns import DetectionColumns, MaskColumns
-from d2_seesaw.evaluation.lvis_api import lvis_from_dict
-from d2_seesaw.evaluation.lvis_scoring import ENGINES, LVISScoring
+from d2_seesaw.evaluation.lvis_api import evaluate_detections, lvis_from_dict
+from d2_seesaw.evaluation.lvis_scores import TASKS, LVISScores
+from d2_seesaw.evaluation.lvis_scoring import LVISScoring
 
 K, HEIGHT, WIDTH = 1203, 480, 640
 
@@ -89,44 +95,112 @@ def detect(
     )
 
 
-def measure(engine: str, task: str, images: int, detections: int) -> tuple[float, float, float]:
-    """Seconds, added GB at the peak, and AP; in this process, which should be a new one."""
-    data, columns = generate(images, detections, task == "segm")
-    ground_truth = lvis_from_dict(data)
+class Cost(NamedTuple):
+    """What one run took: seconds, GB added at the peak, and AP of each category by its id."""
+
+    seconds: float
+    gigabytes: float
+    category_ap: dict[int, float]
+
+
+def measured(score: Callable[[], LVISScores]) -> Cost:
+    """Run ``score``, in a process that has not done so before."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    scores = LVISScoring(engine).scores(ground_truth, columns, task)
+    scores = score()
     seconds = time.perf_counter() - start
     added = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return seconds, added / 2**20, scores.metrics["AP"]
+    ap = dict(zip(scores.category_ids, scores.category_ap.tolist(), strict=True))
+    return Cost(seconds, added / 2**20, ap)
+
+
+def sparse_cost(data: dict[str, Any], detections: DetectionColumns, task: str) -> Cost:
+    """Of our engine."""
+    ground_truth = lvis_from_dict(data)
+    return measured(lambda: LVISScoring().scores(ground_truth, detections, task))
+
+
+def reference_cost(
+    data: dict[str, Any], detections: DetectionColumns, task: str, part: int, parts: int
+) -> Cost:
+    """Of lvis-api on every ``parts``-th category from the one at ``part`` on."""
+    ids = {c["id"] for c in data["categories"][part::parts]}
+    chosen = {
+        "images": data["images"],
+        "categories": [c for c in data["categories"] if c["id"] in ids],
+        "annotations": [a for a in data["annotations"] if a["category_id"] in ids],
+    }
+    ground_truth = lvis_from_dict(chosen)
+    mine = np.flatnonzero(np.isin(detections.category_ids, list(ids)))
+    results = list(detections.take(mine).results(task))
+    return measured(lambda: evaluate_detections(ground_truth, results, task))
+
+
+def in_new_process(function: Callable[[], Cost]) -> Cost:
+    """A fork has the generated data without a copy, and a peak of memory of its own."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: sender.send(function()))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        process.join()
+        sys.exit(f"the process of the engine ended with {process.exitcode}")
+
+
+def compare(data: dict[str, Any], detections: DetectionColumns, task: str, parts: int) -> None:
+    """Print a row of each engine, and of their ratio."""
+    images = len(data["images"])
+    ours = in_new_process(functools.partial(sparse_cost, data, detections, task))
+    print_row(task, "sparse", images, ours)
+    if not parts:
+        return
+    costs = []
+    for part in range(parts):
+        run = functools.partial(reference_cost, data, detections, task, part, parts)
+        costs.append(in_new_process(run))
+        print(f"part {part + 1} of {parts}: {costs[-1].seconds:.0f} s", file=sys.stderr, flush=True)
+    reference = Cost(
+        sum(c.seconds for c in costs),
+        max(c.gigabytes for c in costs),
+        {k: ap for c in costs for k, ap in c.category_ap.items()},
+    )
+    print_row(task, f"lvis-api in {parts} parts" if parts > 1 else "lvis-api", images, reference)
+    ids = sorted(ours.category_ap)
+    ap = np.array([[c.category_ap[k] for k in ids] for c in (ours, reference)])
+    same = np.isnan(ap[0]) == np.isnan(ap[1])
+    difference = np.nanmax(np.abs(ap[0] - ap[1])) if same.all() else np.inf
+    ratios = (
+        f"{reference.seconds / ours.seconds:.1f} | {reference.gigabytes / ours.gigabytes:.1f} | "
+        f"largest difference {difference:.0e}"
+    )
+    print(f"| {task} | lvis-api / sparse | | {ratios} |", flush=True)
+
+
+def print_row(task: str, engine: str, images: int, cost: Cost) -> None:
+    """A row of the table, with the mean AP."""
+    ap = np.nanmean(list(cost.category_ap.values()))
+    row = f"{images:,} | {cost.seconds:.2f} | {cost.gigabytes:.2f} | {ap:.6f}"
+    print(f"| {task} | {engine} | {row} |", flush=True)
 
 
 def main() -> None:
+    """Generate, measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=2000, help="19,809 is all of LVIS v1 val")
-    parser.add_argument("--reference-images", type=int, help="0: do not run lvis-api")
-    parser.add_argument("--detections", type=int, default=300, help="of each image")
-    parser.add_argument("--tasks", nargs="+", choices=("bbox", "segm"), default=("bbox", "segm"))
+    add = parser.add_argument
+    add("--images", type=int, default=2000, help="19,809 is all of LVIS v1 val")
+    add("--detections", type=int, default=300, help="of each image")
+    add("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    add("--reference-parts", type=int, default=1, help="0: do not run lvis-api")
     args = parser.parse_args()
-    # lvis-api needs more than 17 GB for all of LVIS, so it is not run there unless asked for.
-    reference = min(args.images, 2000) if args.reference_images is None else args.reference_images
-    numbers = dict(zip(ENGINES, (args.images, reference), strict=True))
     print("| task | engine | images | seconds | added GB | AP |\n|---|---|---|---|---|---|")
     for task in args.tasks:
-        per_image = {}
-        for engine, images in numbers.items():
-            if not images:
-                continue
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                seconds, added, ap = pool.apply(measure, (engine, task, images, args.detections))
-            per_image[engine] = seconds / images, added / images
-            row = f"{images} | {seconds:.2f} | {added:.2f} | {ap:.6f} |"
-            print(f"| {task} | {engine} | {row}", flush=True)
-        if len(per_image) == len(ENGINES):
-            faster, smaller = np.divide(per_image["lvis"], per_image["sparse"])
-            print(f"| {task} | lvis / sparse, per image | | {faster:.0f} | {smaller:.1f} | |")
+        data, detections = generate(args.images, args.detections, masks=task == "segm")
+        compare(data, detections, task, args.reference_parts)
 
 
 if __name__ == "__main__":
