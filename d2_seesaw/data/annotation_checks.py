@@ -7,6 +7,7 @@ from typing import Any
 
 from pycocotools import mask as mask_utils
 
+from d2_seesaw.data.annotation_columns import category_name
 from d2_seesaw.data.annotation_reader import compressed_rle
 from d2_seesaw.data.dataset_issues import Issue
 
@@ -66,11 +67,14 @@ class _AnnotationCheck:
     def _categories(self) -> Iterator[Issue]:
         names: dict[Any, Any] = {}
         for position, category in self._entries("categories"):
-            category_id, name = category.get("id"), category.get("name")
-            if category_id is None or not isinstance(name, str):
-                key = "id" if category_id is None else "name"
-                yield Issue("missing_field", f"categories[{position}] has no {key!r}")
+            category_id = category.get("id")
+            if category_id is None:
+                yield Issue("missing_field", f"categories[{position}] has no 'id'")
                 continue
+            if category.get("name") is None:
+                message = "it has no name and is called by its id"
+                yield Issue("missing_name", message, category_id=category_id)
+            name = category_name(category)
             if category_id in self.categories:
                 message = f"two categories have the id {category_id!r}"
                 yield Issue("duplicate_id", message, category_id=category_id)
@@ -114,7 +118,7 @@ class _AnnotationCheck:
     def _unused(self, images: set[Any], categories: set[Any]) -> Iterator[Issue]:
         for category_id, category in self.categories.items():
             if category_id not in categories:
-                message = f"no image shows {category['name']!r}"
+                message = f"no image shows {category_name(category)!r}"
                 yield Issue("category_without_images", message, category_id=category_id)
         for image_id, image in self.images.items():
             if image_id not in images:

@@ -26,7 +26,7 @@ class AnnotationColumns:
     Attributes:
         images: N dicts, in order of their ids, with ``id``, ``height``, ``width``, ``file_name``
             or ``coco_url``, and LVIS's federated fields where the file has them.
-        categories: C dicts, in order of their ids, with ``id`` and ``name``.
+        categories: C dicts, in order of their ids, with ``id`` and ``name``, which is text.
         left_out: How many annotations are not in the columns, by the reason.
         image: ``(A,)`` indices into ``images``.
         category: ``(A,)`` indices into ``categories``.
@@ -126,6 +126,12 @@ class AnnotationColumns:
 
 
 ARRAYS = tuple(f.name for f in fields(AnnotationColumns) if f.type is np.ndarray)
+
+
+def category_name(category: Mapping[str, Any]) -> str:
+    """What a category of an annotation file is called: its name as text, or else its id."""
+    name = category.get("name")
+    return str(category["id"] if name is None else name)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from d2_seesaw.data.annotation_columns import (
     ARRAYS,
     FEDERATED,
     AnnotationColumns,
+    category_name,
     collection_paused,
 )
 
@@ -35,7 +36,8 @@ def columns_from_json(content: dict[str, Any]) -> tuple[AnnotationColumns, list[
         ValueError: images or categories that lack what is needed or share an id or a name.
     """
     images = _entries(content, "images", ("id", "height", "width"))
-    categories = _entries(content, "categories", ("id", "name"))
+    categories = _entries(content, "categories", ("id",))
+    categories = [{**c, "name": category_name(c)} for c in categories]
     _check_unique("images", "id", images)
     _check_unique("categories", "id", categories)
     _check_unique("categories", "name", categories)

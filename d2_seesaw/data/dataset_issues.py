@@ -13,6 +13,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "missing_field": (ERROR, "a field that is needed is missing or of another type"),
     "duplicate_id": (ERROR, "an id that is used twice"),
     "duplicate_name": (ERROR, "a name that two categories share"),
+    "missing_name": (WARNING, "a category without a name"),
     "unknown_category": (ERROR, "an annotation of a category that the file does not list"),
     "unknown_image": (ERROR, "an annotation of an image that the file does not list"),
     "missing_image": (ERROR, "an image that is not there"),

@@ -15,7 +15,7 @@ from d2_seesaw.data.cache import default_cache_folder, file_state, written_in_on
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1
+_VERSION = 2
 _CHUNK = 1 << 20
 _KEYS = {"id", "name", "image_count"}
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from d2_seesaw.data.annotation_columns import category_name
 from d2_seesaw.evaluation.lvis_format import FREQUENCIES
 from d2_seesaw.evaluation.lvis_scores import LVISScores
 from d2_seesaw.evaluation.result_table import format_score, text_table, write_text
@@ -68,7 +69,7 @@ def category_results(
         rows.append(
             CategoryResult(
                 category_id=category_id,
-                name=category.get("name", str(category_id)),
+                name=category_name(category),
                 frequency=category["frequency"],
                 train_images=category.get("image_count", train_images.get(category_id)),
                 gt_images=images[category_id],

@@ -109,7 +109,7 @@ def test_categories_without_images_and_images_without_annotations_are_named(data
         ("images", "id", "images[0] has no 'id'"),
         ("images", "height", "images[0] has the height None"),
         ("images", "file_name", "neither a 'file_name' nor a 'coco_url'"),
-        ("categories", "name", "categories[0] has no 'name'"),
+        ("categories", "id", "categories[0] has no 'id'"),
         ("annotations", "id", "annotations[0] has no 'id'"),
     ],
 )
@@ -117,6 +117,19 @@ def test_missing_fields_are_named(data, section, key, words):
     del data[section][0][key]
     missing = [issue for issue in found(data) if issue.kind == "missing_field"]
     assert [words in issue.message for issue in missing] == [True]
+
+
+def test_a_category_without_a_name_is_a_warning_and_one_with_a_number_for_a_name_is_fine(data):
+    data["categories"][0]["name"] = 12
+    del data["categories"][1]["name"]
+    assert [(i.kind, i.severity, i.category_id) for i in found(data)] == [
+        ("missing_name", "warning", 40)
+    ]
+
+
+def test_names_that_are_equal_as_text_are_shared(data):
+    data["categories"][0]["name"], data["categories"][1]["name"] = 12, "12"
+    assert [i.kind for i in found(data)] == ["duplicate_name"]
 
 
 @pytest.mark.parametrize("section", ["images", "annotations", "categories"])

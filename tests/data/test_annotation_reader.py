@@ -48,7 +48,7 @@ def test_repeated_and_absent_annotation_ids_are_told(data):
         ("categories", {"name": "kerb"}, "categories share the name 'kerb'"),
         ("images", {"height": None}, r"images\[0\] has no 'height'"),
         ("images", {"file_name": None}, "image 12 has neither a 'file_name' nor a 'coco_url'"),
-        ("categories", {"name": None}, r"categories\[0\] has no 'name'"),
+        ("categories", {"id": None}, r"categories\[0\] has no 'id'"),
     ],
 )
 def test_a_file_that_is_not_in_the_format_is_refused(data, section, change, message):
@@ -58,6 +58,16 @@ def test_a_file_that_is_not_in_the_format_is_refused(data, section, change, mess
         del entry[key]
     with pytest.raises(ValueError, match=message):
         columns_from_json(data)
+
+
+def test_names_are_text_whatever_the_file_has(data):
+    data["categories"] = [{"id": 7}, {"id": 40, "name": 12}, {"id": 1000, "name": None}]
+    columns, _ = columns_from_json(data)
+    assert columns.categories == [
+        {"id": 7, "name": "7"},
+        {"id": 40, "name": "12"},
+        {"id": 1000, "name": "1000"},
+    ]
 
 
 @pytest.mark.parametrize("section", ["images", "annotations", "categories"])

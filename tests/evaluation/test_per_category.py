@@ -36,6 +36,12 @@ def rows(data, scores):
     return category_results(lvis_from_dict(data), scores, {})
 
 
+def test_names_are_text(data, scores):
+    data["categories"][0]["name"], data["categories"][1]["name"] = 12, None
+    rows = category_results(lvis_from_dict(data), scores, {})
+    assert [row.name for row in rows[:2]] == ["12", "2"]
+
+
 def test_a_row_says_what_the_data_say(rows):
     row = rows[0]
     assert (row.category_id, row.name, row.frequency, row.train_images) == (1, "class1", "r", 10)
