@@ -63,10 +63,14 @@ class AnnotationColumns:
     def records(self, file_name: Callable[[Mapping[str, Any]], str]) -> list[dict[str, Any]]:
         """Images as dicts in Detectron2's format, those without annotations included.
 
+        Where the file says which categories were verified to be absent, the image has them as
+        ``neg_category_ids``, ids of the file, and as ``negative_classes``, which count from 0.
+
         Args:
             file_name: the path of an entry of ``images``.
         """
-        records = [self._record(image, file_name(image)) for image in self.images]
+        class_of = {category["id"]: index for index, category in enumerate(self.categories)}
+        records = [self._record(image, file_name(image), class_of) for image in self.images]
         order = np.argsort(self.image, kind="stable")
         images = self.image[order].tolist()
         with collection_paused():
@@ -97,7 +101,7 @@ class AnnotationColumns:
             yield annotation
 
     @staticmethod
-    def _record(image: Mapping[str, Any], path: str) -> dict[str, Any]:
+    def _record(image: Mapping[str, Any], path: str, class_of: Mapping[Any, int]) -> dict[str, Any]:
         record = {
             "file_name": path,
             "height": image["height"],
@@ -105,7 +109,11 @@ class AnnotationColumns:
             "image_id": image["id"],
             "annotations": [],
         }
-        return record | {key: image[key] for key in FEDERATED if key in image}
+        record |= {key: image[key] for key in FEDERATED if key in image}
+        if "neg_category_ids" in record:
+            absent = record["neg_category_ids"]
+            record["negative_classes"] = [class_of[i] for i in absent if i in class_of]
+        return record
 
     def _segmentations(self, order: Iterable[int]) -> Iterator[Any]:
         """Polygons, a run-length encoding or None of each annotation in ``order``."""

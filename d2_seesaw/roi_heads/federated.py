@@ -37,17 +37,18 @@ class FederatedImageList(ImageList):
 class FederatedRCNN(GeneralizedRCNN):
     """``GeneralizedRCNN`` whose training images carry their verified negatives to the ROI heads.
 
-    They come as ``neg_category_ids`` of each input, which Detectron2's loader of LVIS files reads
-    and its ``DatasetMapper`` keeps. These are the ids of the annotation file, which run from 1
-    without gaps, while everything else in an input counts classes from 0: class = id - 1, as that
-    loader turns the ids of objects into classes.
+    They come as ``negative_classes`` of each input, which ``register_longtail_instances`` gives to
+    data with any ids. Without, they follow from ``neg_category_ids``, which Detectron2's loader of
+    LVIS files reads. These are ids of the annotation file, which there run from 1 without gaps,
+    while classes count from 0: class = id - 1, as that loader turns the ids of objects into
+    classes.
     """
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalise and pad the images; in training, add what is absent from them.
 
         Raises:
-            ValueError: in training, an input without ``neg_category_ids``, or an id out of range.
+            ValueError: in training, an input without either, or a class or id out of range.
         """
         images = super().preprocess_image(batched_inputs)
         if not self.training:
@@ -59,6 +60,14 @@ class FederatedRCNN(GeneralizedRCNN):
 
 def _classes(image: dict[str, Any], num_classes: int) -> Tensor:
     name = image.get("file_name", "an image")
+    if "negative_classes" in image:
+        classes = image["negative_classes"]
+        wrong = [c for c in classes if not 0 <= c < num_classes]
+        if wrong:
+            raise ValueError(
+                f"negative_classes of {name} must lie in [0, {num_classes}), got {wrong[0]}"
+            )
+        return torch.tensor(classes, dtype=torch.int64)
     ids = image.get("neg_category_ids")
     if ids is None:
         raise ValueError(

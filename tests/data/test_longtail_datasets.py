@@ -230,10 +230,11 @@ def test_a_file_name_that_leads_nowhere_gives_way_to_the_url(tmp_path, data):
 
 
 def test_federated_fields_are_kept_where_there_are_any(tmp_path, data):
-    data["images"][1]["neg_category_ids"] = [40]
+    data["images"][1]["neg_category_ids"] = [1000, 7]
     (first, second, *_) = load_longtail_json(own_data.write(tmp_path, data), tmp_path / "images")
-    assert first["neg_category_ids"] == [40]
-    assert "neg_category_ids" not in second
+    assert first["neg_category_ids"] == [1000, 7]
+    assert first["negative_classes"] == [2, 0]
+    assert not {"neg_category_ids", "negative_classes"} & second.keys()
 
 
 def test_what_no_mask_head_could_use_is_left_out_with_a_word(tmp_path, data, caplog):

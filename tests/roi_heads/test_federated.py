@@ -62,6 +62,14 @@ def test_ids_from_1_become_classes_from_0(model):
     assert all(c.dtype == torch.int64 for c in model.roi_heads.images.negative_classes)
 
 
+def test_classes_that_the_data_name_themselves_are_taken_as_they_are(model):
+    own = {"negative_classes": [0, 2], "neg_category_ids": [7, 1000]}
+    images = model.preprocess_image([image | own for image in inputs([])])
+    assert images.negative_classes[0].tolist() == [0, 2]
+    with pytest.raises(ValueError, match=rf"negative_classes of 0.png .* \[0, 9\), got {C}"):
+        model.preprocess_image([image | {"negative_classes": [0, C]} for image in inputs([])])
+
+
 def test_the_images_are_those_of_generalized_rcnn(model):
     batch = inputs([1], [2])
     images = model.preprocess_image(batch)
