@@ -11,7 +11,7 @@ from d2_seesaw.evaluation.detection_columns import DetectionColumns
 from d2_seesaw.evaluation.detection_limits import DetectionLimits
 from d2_seesaw.evaluation.ground_truth_columns import GroundTruthColumns
 from d2_seesaw.evaluation.lvis_api import lvis_from_dict
-from d2_seesaw.evaluation.sparse_metrics import precision_and_recall
+from d2_seesaw.evaluation.sparse_metrics import match_detections, precision_and_recall
 
 SIZE = 130  # of every image: large enough for an area of 96 x 96
 
@@ -223,13 +223,14 @@ def official_evaluation(data, results, task, max_dets=300, *, class_agnostic=Fal
 
 
 def our_curves(data, results, task, max_dets=300, *, class_agnostic=False):
-    return precision_and_recall(
+    matched = match_detections(
         GroundTruthColumns.from_dataset(copy.deepcopy(data)),
         DetectionColumns.from_results(results),
         task,
         limits=DetectionLimits(per_image=max_dets),
         class_agnostic=class_agnostic,
     )
+    return precision_and_recall(matched)
 
 
 def assert_equal_curves(data, results, task, max_dets=300, *, class_agnostic=False):
