@@ -39,9 +39,9 @@ def object_confusions(
 
     A detection lies on the object with which it has the highest IoU, if that is at least 0.5: so
     the detection of a neighbour does not name an object. Of equal IoUs an object of the detection's
-    own category is first, then the later one. On an object that is ignored it names nothing. Boxes
-    are compared where the detections have them, in "segm" too, for there are many more pairs than
-    LVIS compares; masks otherwise.
+    own category goes first, then the last by category and place in the file. On an object that is
+    ignored it names nothing. Boxes are compared where the detections have them, in "segm" too, for
+    there are many more pairs than LVIS compares; masks otherwise.
 
     Args:
         ground_truth: The annotations.
