@@ -36,16 +36,17 @@ p { margin: 6px 0 12px; max-width: 80ch; } .subtitle { color: #566573; overflow-
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 5px 10px; border-bottom: 1px solid #e8ebed;
-  vertical-align: top; overflow-wrap: anywhere; }
-th { color: #566573; font-weight: 600; white-space: nowrap; }
-td.number, th.number { text-align: right; white-space: nowrap; }
+  vertical-align: top; overflow-wrap: break-word; }
+th { color: #566573; font-weight: 600; vertical-align: bottom; }
+.number { text-align: right; } td.number { white-space: nowrap; }
 .tag { border-radius: 4px; padding: 1px 7px; color: #fff; font-size: 13px; white-space: nowrap; }
 figure { margin: 0; } figcaption { font-size: 13px; color: #566573; overflow-wrap: anywhere; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); gap: 14px; }
 .grid img { width: 100%; height: 190px; object-fit: contain; background: #eceff1;
   border-radius: 6px; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); gap: 20px;
-  align-items: start; }
+  align-items: start; margin-bottom: 16px; }
+.columns > div { min-width: 0; }
 svg { width: 100%; height: auto; display: block; } svg text { font: 12px system-ui, sans-serif; }
 details { margin: 12px 0; } summary { cursor: pointer; color: #2471a3; }
 """

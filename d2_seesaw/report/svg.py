@@ -11,7 +11,7 @@ GREY, LINE, DARK = "#566573", "#e1e5e8", "#1c2833"
 ROW = 20.0
 """Height of a line of text with the space around it."""
 
-_CHARACTER = 6.9  # mean width of the page's 12 pixel font, from above
+_CHARACTER = 7.2  # mean width of the page's 12 pixel font, from above
 _SWATCH = 18.0
 _LONGEST_KEY = 60
 
@@ -86,7 +86,7 @@ def legend(keys: Sequence[Key], left: float, right: float, top: float) -> tuple[
     x, y, parts = left, top, []
     for key in keys:
         name = shortened(key.name, _LONGEST_KEY * _CHARACTER)
-        width = _SWATCH + 6 + text_width(name) + 14
+        width = _SWATCH + 6 + text_width(name) + 18
         if x > left and x + width > right:
             x, y = left, y + ROW
         parts.append(_swatch(key, x, y + 10) + text(x + _SWATCH + 6, y + 14, name, "start"))
