@@ -20,11 +20,13 @@ from d2_seesaw.evaluation.comparison import Comparison
 from d2_seesaw.evaluation.longtail_analysis import Calibration, LongTailAnalysis
 from d2_seesaw.evaluation.per_category import CategoryResult
 from d2_seesaw.report import GROUP_COLORS, GROUP_NAMES
+from d2_seesaw.report.svg import cut
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _WIDTH, _DPI = 3.3, 300  # inches, the column of a two-column paper
+_LONGEST_NAME = 18  # of a run, which shares the column with what is drawn
 _MARKERS = {"all": "D", "r": "o", "c": "^", "f": "s", "n/a": "x"}
 _HATCHES = {"right": "", "r": "////", "c": "....", "f": "\\\\\\\\", "n/a": "xxxx", "missed": ""}
 _STYLE: dict[Any, Any] = {
@@ -80,7 +82,7 @@ def write_comparison_figures(folder: str | os.PathLike[str], comparison: Compari
         The paths of the files.
     """
     categories, runs = comparison.first.categories, comparison.runs
-    label = f"AP, {comparison.names[1]} − {comparison.names[0]}"  # noqa: RUF001  a minus sign
+    label = f"AP, {_cut(comparison.names[1])} − {_cut(comparison.names[0])}"  # noqa: RUF001  a minus sign
 
     return _write_all(
         folder,
@@ -162,18 +164,17 @@ def _outcome_height(runs: Mapping[str, LongTailAnalysis]) -> float:
 def _outcomes(axes: Axes, runs: Mapping[str, LongTailAnalysis]) -> None:
     counts = {name: outcome_counts(analysis) for name, analysis in runs.items()}
     groups = dict.fromkeys(group for of_run in counts.values() for group in of_run)
-    bars = {
-        (GROUP_NAMES[group] if len(runs) == 1 else f"{GROUP_NAMES[group]}, {name}"): of_run[group]
+    bars = [
+        (_bar_name(group, name), of_run[group])
         for group in groups
         for name, of_run in counts.items()
         if group in of_run
-    }
-    possible = dict.fromkeys(outcome for outcomes in bars.values() for outcome in outcomes)
+    ]
+    possible = dict.fromkeys(outcome for _, outcomes in bars for outcome in outcomes)
     left = [0.0] * len(bars)
     for outcome in possible:
         shares = [
-            100 * outcomes.get(outcome, 0) / max(1, sum(outcomes.values()))
-            for outcomes in bars.values()
+            100 * outcomes.get(outcome, 0) / max(1, sum(outcomes.values())) for _, outcomes in bars
         ]
         axes.barh(
             range(len(bars)),
@@ -187,11 +188,19 @@ def _outcomes(axes: Axes, runs: Mapping[str, LongTailAnalysis]) -> None:
             label=_short(OUTCOME_NAMES[outcome]),
         )
         left = [a + b for a, b in zip(left, shares, strict=True)]
-    axes.set_yticks(range(len(bars)), list(bars))
+    axes.set_yticks(range(len(bars)), [name for name, _ in bars])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_xlabel("share of the objects, %")
     _legend_above(axes, columns=3)
+
+
+def _bar_name(group: str, run: str) -> str:
+    return f"{GROUP_NAMES[group]}, {_cut(run)}" if run else GROUP_NAMES[group]
+
+
+def _cut(run: str) -> str:
+    return cut(run, _LONGEST_NAME)
 
 
 def _short(name: str) -> str:
@@ -208,7 +217,7 @@ def _calibrations(axes: Axes, runs: Mapping[str, LongTailAnalysis]) -> None:
     for index, (name, analysis) in enumerate(runs.items()):
         for calibration in analysis.calibration:
             if calibration.group != "all":
-                label = f"{group_title(calibration.group)}, {name}"
+                label = f"{group_title(calibration.group)}, {_cut(name)}"
                 _reliability(axes, calibration, label, dashed=index == 0)
     _finish_calibration(axes, columns=2)
 

@@ -36,9 +36,16 @@ def text_width(text: str) -> float:
 
 
 def shortened(text: str, width: float) -> str:
-    """The text, cut to a width, with an ellipsis where something is missing."""
-    room = max(1, int(width / _CHARACTER))
-    return text if len(text) <= room else text[: room - 1] + "…"
+    """The text, ``cut`` to a width."""
+    return cut(text, int(width / _CHARACTER + 1e-9))
+
+
+def cut(text: str, characters: int) -> str:
+    """At most so many characters of a text, without its middle: ends tell paths apart."""
+    if len(text) <= characters:
+        return text
+    kept = max(1, characters - 1)
+    return text[: kept // 2] + "…" + text[len(text) - (kept - kept // 2) :]
 
 
 def ink(ground: str) -> str:

@@ -21,7 +21,8 @@ def test_everything_written_is_escaped():
 
 def test_what_is_too_long_ends_in_an_ellipsis():
     assert shortened("abc", text_width("abc")) == "abc"
-    assert shortened("abcdef", text_width("abc")) == "ab…"
+    assert shortened("abcdef", text_width("abc")) == "a…f"
+    assert shortened("abcdefgh", text_width("abcdef")) == "ab…fgh"
 
 
 @pytest.mark.parametrize(
