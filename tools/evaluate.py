@@ -23,6 +23,8 @@ from d2_seesaw.evaluation.lvis_format import annotation_file
 from d2_seesaw.evaluation.lvis_scores import TASKS
 from d2_seesaw.evaluation.lvis_scoring import ENGINES
 
+OUTPUT_HELP = "write per_category_<task>.csv and .json and longtail_<task>.json here"
+
 
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -40,7 +42,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--max-dets-per-image", type=int, default=300, metavar="N", help="default: 300, as LVIS")
     add("--fixed-ap", action="store_true", help="10,000 detections a category, no limit per image")
     add("--class-agnostic", action="store_true", help="any category may find an object")
-    add("--output", metavar="DIR", help="write the scores of every category here")
+    add("--output", metavar="DIR", help=OUTPUT_HELP)
     return parser
 
 

@@ -10,7 +10,9 @@ Shapes in this module:
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -94,6 +96,27 @@ class GroundTruthColumns:
             open_pairs=_pairs([i["not_exhaustive_category_ids"] for i in records], category_ids),
             groups=_groups(dataset["categories"], category_ids),
         )
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that name what detections are scored against, by its content.
+
+        That is images, categories, objects with their boxes and areas, and what is known to be
+        absent or incomplete. The order of the file and its other fields, ids of annotations, names
+        and frequency groups among them, are no part of it, and nor are masks.
+        """
+        objects = np.column_stack([self.boxes, self.areas, self.ignored]) + 0.0  # no -0.0
+        order = np.lexsort((*objects.T, self.categories, self.images))
+        parts = [
+            *(self.images[order], self.categories[order], objects[order]),
+            *(self.exhaustive, self.verified_pairs, np.unique(self.open_pairs)),
+        ]
+        digest = hashlib.sha256(
+            json.dumps([self.image_ids.tolist(), self.category_ids.tolist()]).encode()
+        )
+        for part in parts:
+            number_type = "<f8" if part.dtype.kind == "f" else "<i8"
+            digest.update(np.ascontiguousarray(part, dtype=number_type).tobytes())
+        return digest.hexdigest()[:16]
 
     def rle(self, row: int) -> dict[str, Any]:
         """The mask of an object, as pycocotools takes it."""

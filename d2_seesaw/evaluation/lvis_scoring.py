@@ -19,7 +19,8 @@ from d2_seesaw.evaluation.coco_as_lvis import (
 from d2_seesaw.evaluation.detection_columns import DetectionColumns
 from d2_seesaw.evaluation.detection_limits import DetectionLimits
 from d2_seesaw.evaluation.ground_truth_columns import GroundTruthColumns
-from d2_seesaw.evaluation.lvis_api import evaluate_detections, probe, probe_lvis
+from d2_seesaw.evaluation.longtail_analysis import write_analysis
+from d2_seesaw.evaluation.lvis_api import probe, probe_lvis
 from d2_seesaw.evaluation.lvis_format import check_lvis_format
 from d2_seesaw.evaluation.lvis_scores import METRICS, TASKS, LVISScores
 from d2_seesaw.evaluation.per_category import (
@@ -31,7 +32,7 @@ from d2_seesaw.evaluation.per_category import (
 )
 from d2_seesaw.evaluation.result_table import format_score, group_counts_text, text_table
 from d2_seesaw.evaluation.results_file import read_results
-from d2_seesaw.evaluation.sparse_metrics import evaluate_sparse
+from d2_seesaw.evaluation.task_evaluation import TaskEvaluation
 
 if TYPE_CHECKING:
     from lvis import LVIS
@@ -73,18 +74,23 @@ class LVISScoring:
 
     def scores(self, ground_truth: LVIS, detections: DetectionColumns, task: str) -> LVISScores:
         """Score ``detections`` in ``task``, "bbox" or "segm"."""
-        if self.engine == "sparse":
-            columns = GroundTruthColumns.from_dataset(ground_truth.dataset)
-            return evaluate_sparse(
-                columns, detections, task, limits=self.limits, class_agnostic=self.class_agnostic
-            )
-        if self.limits.per_category is not None:
-            detections = detections.take(self.limits.rows(detections, task))
-        return evaluate_detections(
-            ground_truth,
-            list(detections.results()),
-            task,
-            max_dets_per_image=self.limits.per_image,
+        columns = GroundTruthColumns.from_dataset(ground_truth.dataset)
+        return self._evaluation(ground_truth, columns, detections, task).scores()
+
+    def _evaluation(
+        self,
+        ground_truth: LVIS,
+        columns: GroundTruthColumns,
+        detections: DetectionColumns,
+        task: str,
+    ) -> TaskEvaluation:
+        return TaskEvaluation(
+            ground_truth=ground_truth,
+            columns=columns,
+            detections=detections,
+            task=task,
+            official=self.engine == "lvis",
+            limits=self.limits,
             class_agnostic=self.class_agnostic,
         )
 
@@ -97,7 +103,7 @@ class LVISScoring:
         train_images: Mapping[int, int],
         output_dir: str | None,
     ) -> dict[str, dict[str, float]]:
-        """Score, log, and write ``per_category_<task>.csv`` and ``.json``.
+        """Score, log, and write ``per_category_<task>`` and ``longtail_<task>.json``.
 
         Args:
             ground_truth: The annotations, with all that the LVIS format asks for.
@@ -111,9 +117,11 @@ class LVISScoring:
             group g how many were ``evaluated-g`` of all ``categories-g``.
         """
         results = {}
+        columns = GroundTruthColumns.from_dataset(ground_truth.dataset)
         for task in sorted(tasks):
             logger.info(f"Evaluating {len(detections)} detections, task {task} ...")
-            scores = self.scores(ground_truth, detections, task)
+            evaluation = self._evaluation(ground_truth, columns, detections, task)
+            scores = evaluation.scores()
             rows: list[CategoryResult] = []
             results[task] = dict(scores.metrics)
             if not self.class_agnostic:
@@ -122,6 +130,7 @@ class LVISScoring:
             _log(task, results[task], rows)
             if output_dir and rows:
                 write_category_results(rows, output_dir, task)
+                write_analysis(output_dir, evaluation.analysis(results[task], rows))
         return results
 
 
@@ -181,7 +190,8 @@ def evaluate_results_file(
         scoring: How; by default as LVIS.
         train_image_counts: Training images by category id, or the training annotations in which to
             count them: they decide the frequency groups. By default the annotations do.
-        output_dir: Folder for the scores of every category; nothing is written if None.
+        output_dir: Folder for the scores of every category and the data of the long-tail report;
+            nothing is written if None.
 
     Returns:
         As ``LongTailLVISEvaluator.evaluate``.

@@ -53,8 +53,18 @@ def scored_detections(
     *,
     limits: DetectionLimits,
     class_agnostic: bool,
+    verified_only: bool = True,
 ) -> ScoredDetections:
     """Those within the limits, with an area, of a category whose presence was verified.
+
+    Args:
+        ground_truth: The annotations.
+        detections: Of its images.
+        task: "bbox" or "segm".
+        limits: Detections that count.
+        class_agnostic: Whether an image is one pair, of all categories.
+        verified_only: Whether to drop detections of categories that nobody looked for in the image.
+            Those of categories that the ground truth does not know are dropped in any case.
 
     Raises:
         ValueError: a detection is of an image that the ground truth lacks.
@@ -69,8 +79,10 @@ def scored_detections(
         )
     categories = index_of(detections.category_ids[rows], ground_truth.category_ids)
     pairs = categories * len(ground_truth.image_ids) + images
-    is_verified = ground_truth.exhaustive[images] | np.isin(pairs, ground_truth.verified_pairs)
-    counts = np.flatnonzero((categories >= 0) & is_verified)
+    counts = categories >= 0
+    if verified_only:
+        counts &= ground_truth.exhaustive[images] | np.isin(pairs, ground_truth.verified_pairs)
+    counts = np.flatnonzero(counts)
     areas = _areas(detections, task, rows[counts])
     has_area = (areas > 0) & (areas < np.inf)
     counts, areas = counts[has_area], areas[has_area]

@@ -14,6 +14,8 @@ Shapes in this module:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from d2_seesaw.evaluation.detection_columns import DetectionColumns
@@ -30,15 +32,35 @@ from d2_seesaw.evaluation.pair_overlaps import ScoredDetections, overlaps, score
 from d2_seesaw.evaluation.sparse_matching import Matches, match
 
 
-def evaluate_sparse(
+@dataclass(frozen=True)
+class MatchedDetections:
+    """The detections that are scored, and what is known of each.
+
+    Attributes:
+        scored: Their places, pairs, scores and areas.
+        categories: ``(D,)`` indices of their categories, ascending; all 0 if there is one.
+        matches: What those that overlap an object take.
+        never_wrong: ``(D, A)`` whether a detection that takes nothing does not count, since nobody
+            knows if it is wrong or its area is not asked for.
+        objects: ``(K, A)`` numbers of the objects that count.
+    """
+
+    scored: ScoredDetections
+    categories: np.ndarray
+    matches: Matches
+    never_wrong: np.ndarray
+    objects: np.ndarray
+
+
+def match_detections(
     ground_truth: GroundTruthColumns,
     detections: DetectionColumns,
     task: str,
     *,
     limits: DetectionLimits,
     class_agnostic: bool = False,
-) -> LVISScores:
-    """Score ``detections`` by LVIS's rules.
+) -> MatchedDetections:
+    """Find out which detections are right, by LVIS's rules.
 
     Args:
         ground_truth: The annotations, federated sets included.
@@ -52,39 +74,36 @@ def evaluate_sparse(
         ValueError: a detection is of an image that the ground truth lacks, or without what the task
             needs.
     """
-    precision, recall = precision_and_recall(
-        ground_truth, detections, task, limits=limits, class_agnostic=class_agnostic
-    )
-    if class_agnostic:
-        return scores_of_curves(precision, recall, [], {})
-    ids = ground_truth.category_ids.tolist()
-    return scores_of_curves(precision, recall, ids, ground_truth.groups)
-
-
-def precision_and_recall(
-    ground_truth: GroundTruthColumns,
-    detections: DetectionColumns,
-    task: str,
-    *,
-    limits: DetectionLimits,
-    class_agnostic: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
-    """``(T, R, K, A)`` precision and ``(T, K, A)`` recall, -1 without ground truth.
-
-    The arguments are those of ``evaluate_sparse``.
-    """
     scored = scored_detections(
         ground_truth, detections, task, limits=limits, class_agnostic=class_agnostic
     )
     edges = overlaps(ground_truth, detections, scored, task, class_agnostic=class_agnostic)
-    ignored = ground_truth.ignored[:, None] | _is_outside(ground_truth.areas)
-    matches = match(edges, scored.pairs, ignored)
-    one_category = len(ground_truth.image_ids)
+    ignored = ignored_objects(ground_truth)
     K = 1 if class_agnostic else len(ground_truth.category_ids)
     categories = np.zeros(len(ignored), int) if class_agnostic else ground_truth.categories
     objects = np.zeros((K, len(AREA_RANGES)), dtype=np.int64)
     np.add.at(objects, categories, ~ignored)
-    return _accumulate(scored, scored.pairs // one_category, matches, objects)
+    return MatchedDetections(
+        scored=scored,
+        categories=scored.pairs // len(ground_truth.image_ids),
+        matches=match(edges, scored.pairs, ignored),
+        never_wrong=scored.in_open_pair[:, None] | _is_outside(scored.areas),
+        objects=objects,
+    )
+
+
+def ignored_objects(ground_truth: GroundTruthColumns) -> np.ndarray:
+    """``(G, A)`` whether each of the G objects does not count for an area range."""
+    return ground_truth.ignored[:, None] | _is_outside(ground_truth.areas)
+
+
+def scores_of_matches(
+    ground_truth: GroundTruthColumns, matched: MatchedDetections, *, class_agnostic: bool = False
+) -> LVISScores:
+    """The scores of detections that were matched in the same way."""
+    ids = [] if class_agnostic else ground_truth.category_ids.tolist()
+    groups = {} if class_agnostic else ground_truth.groups
+    return scores_of_curves(*precision_and_recall(matched), ids, groups)
 
 
 def _is_outside(areas: np.ndarray) -> np.ndarray:
@@ -92,16 +111,13 @@ def _is_outside(areas: np.ndarray) -> np.ndarray:
     return (areas[:, None] < AREA_RANGES[:, 0]) | (areas[:, None] > AREA_RANGES[:, 1])
 
 
-def _accumulate(
-    scored: ScoredDetections, categories: np.ndarray, matches: Matches, objects: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The curves of every category with ``objects``, ``(K, A)`` numbers of those that count."""
+def precision_and_recall(matched: MatchedDetections) -> tuple[np.ndarray, np.ndarray]:
+    """``(T, R, K, A)`` precision and ``(T, K, A)`` recall, -1 without ground truth."""
+    scored, matches, objects = matched.scored, matched.matches, matched.objects
     (K, A), T = objects.shape, len(IOU_THRESHOLDS)
     precision = np.full((T, len(RECALL_THRESHOLDS), K, A), -1.0)
     recall = np.full((T, K, A), -1.0)
-    # A detection without a match is wrong, except where nobody knows or its size is asked for.
-    never_wrong = scored.in_open_pair[:, None] | _is_outside(scored.areas)
-    bounds = np.searchsorted(categories, np.arange(K + 1))
+    bounds = np.searchsorted(matched.categories, np.arange(K + 1))
     match_bounds = np.searchsorted(matches.detections, bounds)
     for k in np.flatnonzero(objects.any(axis=1)):
         here = slice(bounds[k], bounds[k + 1])
@@ -109,13 +125,13 @@ def _accumulate(
         order = np.argsort(-scored.scores[here], kind="stable")
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
-        matched = slice(match_bounds[k], match_bounds[k + 1])
-        columns = place[matches.detections[matched] - bounds[k]]
+        with_edges = slice(match_bounds[k], match_bounds[k + 1])
+        columns = place[matches.detections[with_edges] - bounds[k]]
         for a in np.flatnonzero(objects[k]):
             right = np.zeros((T, len(order)), dtype=bool)
-            right[:, columns] = matches.found[matched, :, a].T
-            wrong = np.repeat(~never_wrong[here, a][order][None], T, axis=0)
-            wrong[:, columns] &= ~(right[:, columns] | matches.ignored[matched, :, a].T)
+            right[:, columns] = matches.found[with_edges, :, a].T
+            wrong = np.repeat(~matched.never_wrong[here, a][order][None], T, axis=0)
+            wrong[:, columns] &= ~(right[:, columns] | matches.ignored[with_edges, :, a].T)
             curve, recall[:, k, a] = _curves(right, wrong, int(objects[k, a]))
             precision[:, :, k, a] = curve
     return precision, recall

@@ -43,10 +43,11 @@ def group_outcomes(analysis: LongTailAnalysis) -> dict[str, dict[str, int]]:
         "f" or "n/a", which may be their own group, and how many are "missed".
     """
     groups = {category.category_id: category.frequency for category in analysis.categories}
-    outcomes: tuple[str, ...] = (RIGHT, *FREQUENCIES, UNKNOWN_FREQUENCY, MISSED)
+    outcomes = (RIGHT, *FREQUENCIES, UNKNOWN_FREQUENCY, MISSED)
     true_groups: tuple[str, ...] = FREQUENCIES
     if UNKNOWN_FREQUENCY in groups.values():
         true_groups = (*FREQUENCIES, UNKNOWN_FREQUENCY)
+    counts: dict[str, dict[str, int]]
     counts = {group: dict.fromkeys(outcomes, 0) for group in true_groups}
     for confusion in analysis.confusions:
         outcome = RIGHT

@@ -11,7 +11,7 @@ from d2_seesaw.evaluation.detection_columns import DetectionColumns
 from d2_seesaw.evaluation.detection_limits import DetectionLimits
 from d2_seesaw.evaluation.ground_truth_columns import GroundTruthColumns
 from d2_seesaw.evaluation.lvis_api import lvis_from_dict
-from d2_seesaw.evaluation.sparse_metrics import precision_and_recall
+from d2_seesaw.evaluation.sparse_metrics import match_detections, precision_and_recall
 
 SIZE = 130  # of every image: large enough for an area of 96 x 96
 
@@ -136,7 +136,7 @@ class _Case:
         box = self.box()
         if before and self.has("equal ious", 0.6):
             box = list(before[-1]["bbox"])
-        area = float(mask_utils.area(_rle(box)))
+        area = float(mask_utils.area(box_rle(box)))
         if self.has("other area field"):
             area = float(self.rng.choice([1.0, 1024.0, 5000.0, 9216.0, 9217.0]))
         annotation = {
@@ -155,7 +155,7 @@ class _Case:
         kind = self.rng.integers(3) if "rle" in self.traits else 0
         if kind == 0 and w >= 2 and h >= 2:
             return [[x, y, x + w, y, x + w, y + h, x, y + h]]
-        return _rle(box) if kind == 1 else _runs(box)
+        return box_rle(box) if kind == 1 else _runs(box)
 
     def add_result(self, image_id, category, box):
         score = float(self.rng.random())
@@ -163,7 +163,7 @@ class _Case:
             score = round(score, 1)
         self.results.append(
             {"image_id": image_id, "category_id": category, "bbox": box, "score": score}
-            | {"segmentation": _rle(box)}
+            | {"segmentation": box_rle(box)}
         )
 
 
@@ -174,7 +174,7 @@ def _mask(box):
     return mask
 
 
-def _rle(box):
+def box_rle(box):
     rle = mask_utils.encode(_mask(box))
     return {"size": rle["size"], "counts": rle["counts"].decode()}
 
@@ -183,6 +183,24 @@ def _runs(box):
     flat = _mask(box).reshape(-1, order="F")
     edges = np.flatnonzero(np.diff(np.concatenate([[0], flat]))).tolist()
     return {"size": [SIZE, SIZE], "counts": np.diff([0, *edges, flat.size]).tolist()}
+
+
+def shape(record, task):
+    """What pycocotools compares."""
+    if task == "bbox":
+        return np.array([record["bbox"]], dtype=float)
+    segmentation = record["segmentation"]
+    if isinstance(segmentation, list):
+        return [mask_utils.merge(mask_utils.frPyObjects(segmentation, SIZE, SIZE))]
+    if isinstance(segmentation["counts"], list):
+        return [mask_utils.frPyObjects(segmentation, *segmentation["size"])]
+    return [segmentation]
+
+
+def area(result, task):
+    if task == "bbox":
+        return result["bbox"][2] * result["bbox"][3]
+    return float(mask_utils.area(shape(result, task))[0])
 
 
 def of_task(results, task):
@@ -207,7 +225,7 @@ def official_evaluation(data, results, task, max_dets=300, *, class_agnostic=Fal
         results = of_task(
             [
                 {"image_id": data["images"][0]["id"], "category_id": -1, "score": 0.0}
-                | {"bbox": [0, 0, 1, 1], "segmentation": _rle([0, 0, 1, 1])}
+                | {"bbox": [0, 0, 1, 1], "segmentation": box_rle([0, 0, 1, 1])}
             ],
             task,
         )
@@ -223,13 +241,14 @@ def official_evaluation(data, results, task, max_dets=300, *, class_agnostic=Fal
 
 
 def our_curves(data, results, task, max_dets=300, *, class_agnostic=False):
-    return precision_and_recall(
+    matched = match_detections(
         GroundTruthColumns.from_dataset(copy.deepcopy(data)),
         DetectionColumns.from_results(results),
         task,
         limits=DetectionLimits(per_image=max_dets),
         class_agnostic=class_agnostic,
     )
+    return precision_and_recall(matched)
 
 
 def assert_equal_curves(data, results, task, max_dets=300, *, class_agnostic=False):

@@ -1,3 +1,5 @@
+import copy
+import json
 import math
 
 import numpy as np
@@ -117,3 +119,70 @@ def test_index_of_is_the_place_or_minus_one():
     assert index_of(np.array(values), np.array(ids)).tolist() == expected
     assert index_of(np.array(["5"]), np.array(ids)).tolist() == [-1]
     assert index_of(np.array([5]), np.array([])).tolist() == [-1]
+
+
+def fingerprint(data):
+    return GroundTruthColumns.from_dataset(data).fingerprint()
+
+
+def test_the_fingerprint_is_the_same_on_every_machine():
+    data = dataset("rcf", image_ids=(1, 2))
+    add_object(data, 1, 2, [0.5, 0, 20, 20], ignore=1)
+    add_object(data, 2, 3, [4, 5, 60, 70])
+    data["images"][0] |= {"neg_category_ids": [1], "not_exhaustive_category_ids": [3]}
+    assert fingerprint(data) == "177d0ed311d1d3be"
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_fingerprint_depends_on_neither_order_nor_names_nor_ids_of_annotations(seed):
+    data, _ = federated_case(seed, *TRAITS)
+    other = copy.deepcopy(data)
+    rng = np.random.default_rng(seed)
+    for section in ("annotations", "images", "categories"):
+        other[section] = [other[section][i] for i in rng.permutation(len(other[section])).tolist()]
+    for image in other["images"]:
+        image["neg_category_ids"] = image["neg_category_ids"][::-1]
+        image["not_exhaustive_category_ids"] = image["not_exhaustive_category_ids"][::-1] * 2
+        image["coco_url"] = "elsewhere"
+    for number, annotation in enumerate(other["annotations"]):
+        annotation |= {"id": 1000 + number, "iscrowd": 0, "segmentation": None}
+        annotation["bbox"] = [float(v) if v else -0.0 for v in annotation["bbox"]]
+    for category in other["categories"]:
+        category |= {"name": "other", "frequency": "f", "image_count": 5}
+    other = json.loads(json.dumps({"info": {"year": 2026}, **other}, sort_keys=True))
+    assert fingerprint(other) == fingerprint(data)
+
+
+def with_an_object_more(data):
+    data["annotations"].append(data["annotations"][0] | {"id": 99})
+
+
+def in_another_image(data):
+    found = data["annotations"][0]
+    found["image_id"] = next(i["id"] for i in data["images"] if i["id"] != found["image_id"])
+
+
+CHANGES = {
+    "image id": lambda d: d["images"].append(d["images"][0] | {"id": 1000}),
+    "category id": lambda d: d["categories"].append({"id": 1000, "frequency": "f"}),
+    "object": with_an_object_more,
+    "image of an object": in_another_image,
+    "category of an object": lambda d: d["annotations"][0].update(category_id=3),
+    "left": lambda d: d["annotations"][0]["bbox"].__setitem__(0, 50.25),
+    "height": lambda d: d["annotations"][0]["bbox"].__setitem__(3, 50.25),
+    "area": lambda d: d["annotations"][0].update(area=50.25),
+    "ignored": lambda d: d["annotations"][0].update(ignore=1),
+    "absent": lambda d: d["images"][0].update(neg_category_ids=[]),
+    "all absent": lambda d: d["images"][0].update(neg_category_ids=[1, 2, 3, 4, 5]),
+    "not exhaustive": lambda d: d["images"][0].update(not_exhaustive_category_ids=[2]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_fingerprint_changes_with_what_is_scored(change):
+    data, _ = federated_case(1)
+    data["annotations"][0]["category_id"] = 1
+    changed = copy.deepcopy(data)
+    CHANGES[change](changed)
+    assert len(fingerprint(changed)) == 16
+    assert fingerprint(changed) != fingerprint(data)

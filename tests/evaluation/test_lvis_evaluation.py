@@ -188,6 +188,7 @@ def test_writes_detectron2s_files_and_ours_only_below_output_dir(evaluator_of, t
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         *("instances_predictions.npz", "lvis_instances_results.json"),
         *(f"per_category_{t}.{e}" for t in ("bbox", "segm") for e in ("csv", "json")),
+        *("longtail_bbox.json", "longtail_segm.json"),
     }
     assert sorted(p.suffix for p in tmp_path.iterdir()) == ["", ".json"]  # out, the annotations
 
@@ -237,7 +238,8 @@ def test_both_engines_give_the_same(options, evaluator_of, tmp_path):
         )
     written = [sorted(p.name for p in (tmp_path / e).iterdir()) for e in results]
     assert written[0] == written[1]
-    assert ("per_category_segm.csv" in written[0]) == ("class_agnostic" not in options)
+    for file in ("per_category_segm.csv", "longtail_segm.json"):
+        assert (file in written[0]) == ("class_agnostic" not in options)
 
 
 def test_fixed_ap_lifts_the_limit_per_image(evaluator_of):

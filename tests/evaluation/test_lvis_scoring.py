@@ -5,6 +5,7 @@ import json
 import pytest
 
 from d2_seesaw.evaluation import DetectionLimits, LVISScoring, evaluate_results_file
+from d2_seesaw.evaluation.longtail_analysis import analysis_path, read_analysis
 from d2_seesaw.evaluation.lvis_scores import METRICS
 from d2_seesaw.evaluation.lvis_scoring import check_tasks, load_annotations
 from tests.evaluation.lvis_data import (
@@ -62,3 +63,23 @@ def test_masks_of_results_without_masks_are_refused(saved):
     annotations, results, _ = saved
     with pytest.raises(ValueError, match="has detections for"):
         evaluate_results_file(results, annotations, tasks=("segm",))
+
+
+def test_the_analysis_of_each_task_is_written(saved, tmp_path):
+    annotations, results, detections = saved
+    metrics = evaluate_results_file(results, annotations, output_dir=str(tmp_path / "out"))
+    analysis = read_analysis(analysis_path(tmp_path / "out", "bbox"))
+    assert analysis.metrics == pytest.approx(metrics["bbox"], nan_ok=True)
+    assert analysis.detections == sum(len(d.scores) for d in detections)
+    objects = len(json.loads(annotations.read_text())["annotations"])
+    assert sum(c.objects for c in analysis.confusions) == objects
+    assert sum(c.gt_instances for c in analysis.categories) == objects
+    assert not (tmp_path / "out" / "longtail_segm.json").exists()
+
+
+def test_no_analysis_is_written_if_all_categories_are_one(saved, tmp_path):
+    annotations, results, _ = saved
+    scoring = LVISScoring(class_agnostic=True)
+    out = tmp_path / "out"
+    evaluate_results_file(results, annotations, scoring=scoring, output_dir=str(out))
+    assert list(out.iterdir()) == []

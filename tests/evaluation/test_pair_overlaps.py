@@ -9,7 +9,7 @@ from d2_seesaw.evaluation.detection_columns import DetectionColumns
 from d2_seesaw.evaluation.detection_limits import DetectionLimits
 from d2_seesaw.evaluation.ground_truth_columns import GroundTruthColumns
 from d2_seesaw.evaluation.pair_overlaps import overlaps, scored_detections
-from tests.evaluation.federated_cases import federated_case
+from tests.evaluation.federated_cases import area, federated_case, shape
 from tests.evaluation.lvis_data import add_object, dataset
 
 both_tasks = pytest.mark.parametrize("task", ["bbox", "segm"])
@@ -25,24 +25,6 @@ def scored_and_edges(data, results, task, *, class_agnostic=False):
     agnostic = {"class_agnostic": class_agnostic}
     scored = scored_detections(ground_truth, detections, task, limits=limits, **agnostic)
     return scored, overlaps(ground_truth, detections, scored, task, **agnostic)
-
-
-def shape(record, task):
-    """What pycocotools compares."""
-    if task == "bbox":
-        return np.array([record["bbox"]], dtype=float)
-    segmentation = record["segmentation"]
-    if isinstance(segmentation, list):
-        return [mask_utils.merge(mask_utils.frPyObjects(segmentation, 130, 130))]
-    if isinstance(segmentation["counts"], list):
-        return [mask_utils.frPyObjects(segmentation, *segmentation["size"])]
-    return [segmentation]
-
-
-def area(result, task):
-    if task == "bbox":
-        return result["bbox"][2] * result["bbox"][3]
-    return float(mask_utils.area(shape(result, task))[0])
 
 
 def verified(data, result):
@@ -93,6 +75,26 @@ def test_scored_are_those_with_an_area_of_a_verified_category(seed, task):
     is_open = [r["category_id"] in loose[r["image_id"]] for r in rows]
     assert scored.in_open_pair.tolist() == is_open
     assert len(set(is_open)) == 2
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_unverified_ones_are_scored_on_request_but_not_of_unknown_categories(seed):
+    data, results = federated_case(seed, *TRAITS, *MORE_TRAITS)
+    known = {c["id"] for c in data["categories"]}
+    expected = [
+        i for i, r in enumerate(results) if r["category_id"] in known and area(r, "bbox") > 0
+    ]
+    scored = scored_detections(
+        GroundTruthColumns.from_dataset(data),
+        DetectionColumns.from_results(results),
+        "bbox",
+        limits=DetectionLimits(per_image=None),
+        class_agnostic=True,
+        verified_only=False,
+    )
+    assert sorted(scored.rows.tolist()) == expected
+    assert not all(verified(data, results[i]) for i in expected)
+    assert len(expected) < len(results)
 
 
 @either_way

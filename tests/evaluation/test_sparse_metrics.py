@@ -10,7 +10,11 @@ from d2_seesaw.evaluation.detection_columns import DetectionColumns
 from d2_seesaw.evaluation.detection_limits import DetectionLimits
 from d2_seesaw.evaluation.ground_truth_columns import GroundTruthColumns
 from d2_seesaw.evaluation.lvis_scores import METRICS
-from d2_seesaw.evaluation.sparse_metrics import evaluate_sparse, precision_and_recall
+from d2_seesaw.evaluation.sparse_metrics import (
+    match_detections,
+    precision_and_recall,
+    scores_of_matches,
+)
 from tests.evaluation.federated_cases import (
     TRAITS,
     assert_equal_curves,
@@ -81,12 +85,10 @@ def test_every_metric_equals_that_of_lvis(task):
     data, results = federated_case(3, "tied scores", "not exhaustive", "many in a pair")
     official = official_evaluation(data, results, task)
     official.summarize()
-    ours = evaluate_sparse(
-        GroundTruthColumns.from_dataset(data),
-        DetectionColumns.from_results(results),
-        task,
-        limits=DetectionLimits(),
-    )
+    ground_truth = GroundTruthColumns.from_dataset(data)
+    detections = DetectionColumns.from_results(results)
+    matched = match_detections(ground_truth, detections, task, limits=DetectionLimits())
+    ours = scores_of_matches(ground_truth, matched)
     expected = official_metrics(official, METRICS)
     assert ours.metrics == pytest.approx(expected, rel=0, abs=1e-9, nan_ok=True)
     assert np.nanmean(ours.category_ar) == pytest.approx(100 * official.results["AR@300"], abs=1e-9)
@@ -124,7 +126,8 @@ def test_no_detections_score_zero_where_there_is_ground_truth(task):
     add_object(data, 1, 1, [0, 0, 20, 20])
     ground_truth = GroundTruthColumns.from_dataset(data)
     nothing = DetectionColumns.from_results([])
-    scores = evaluate_sparse(ground_truth, nothing, task, limits=DetectionLimits())
+    matched = match_detections(ground_truth, nothing, task, limits=DetectionLimits())
+    scores = scores_of_matches(ground_truth, matched)
     present = {"AP", "AP50", "AP75", "APs", "APr"}
     expected = {m: 0.0 if m in present else math.nan for m in METRICS}
     assert scores.metrics == pytest.approx(expected, nan_ok=True)
@@ -141,7 +144,8 @@ def test_float32_columns_give_the_numbers_of_the_dicts_made_from_them():
     )
     official = official_evaluation(data, list(columns.results()), "bbox").eval
     ground_truth = GroundTruthColumns.from_dataset(copy.deepcopy(data))
-    precision, _ = precision_and_recall(ground_truth, columns, "bbox", limits=DetectionLimits())
+    matched = match_detections(ground_truth, columns, "bbox", limits=DetectionLimits())
+    precision, _ = precision_and_recall(matched)
     np.testing.assert_array_equal(precision, official["precision"])
 
 

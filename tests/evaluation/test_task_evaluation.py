@@ -1,0 +1,93 @@
+import json
+
+import pytest
+
+from d2_seesaw.evaluation import task_evaluation
+from d2_seesaw.evaluation.detection_columns import DetectionColumns
+from d2_seesaw.evaluation.detection_limits import DetectionLimits
+from d2_seesaw.evaluation.ground_truth_columns import GroundTruthColumns
+from d2_seesaw.evaluation.lvis_api import lvis_from_dict
+from d2_seesaw.evaluation.per_category import category_results
+from d2_seesaw.evaluation.task_evaluation import TaskEvaluation
+from tests.evaluation.federated_cases import federated_case
+
+TRAITS = ("not exhaustive", "many in a pair", "unverified category", "ignored")
+both_tasks = pytest.mark.parametrize("task", ["bbox", "segm"])
+ALL = {"limits": DetectionLimits(), "class_agnostic": False}
+
+
+def evaluation_of(data, results, task="bbox", *, official=False, **options):
+    return TaskEvaluation(
+        ground_truth=lvis_from_dict(data),
+        columns=GroundTruthColumns.from_dataset(data),
+        detections=DetectionColumns.from_results(results),
+        task=task,
+        official=official,
+        **ALL | options,
+    )
+
+
+def analysis_of(evaluation):
+    scores = evaluation.scores()
+    rows = category_results(evaluation.ground_truth, scores, {})
+    return evaluation.analysis(scores.metrics, rows)
+
+
+@both_tasks
+@pytest.mark.parametrize("options", [{}, {"limits": DetectionLimits(None, 15)}])
+def test_both_engines_give_the_same_analysis(options, task):
+    case = federated_case(8, *TRAITS)
+    ours, theirs = (
+        analysis_of(evaluation_of(*case, task, official=official, **options)).to_json()
+        for official in (False, True)
+    )
+    metrics = [analysis.pop("metrics") for analysis in (ours, theirs)]
+    rows = [analysis.pop("categories") for analysis in (ours, theirs)]
+    assert ours == theirs
+    assert metrics[0] == pytest.approx(metrics[1], rel=0, abs=1e-9)
+    for mine, official in zip(*rows, strict=True):
+        assert mine == pytest.approx(official, rel=0, abs=1e-9)
+    assert {c["group"] for c in ours["calibration"]} == {"all", "r", "c", "f"}
+    assert ours["calibration"][0]["error"] > 0
+
+
+@both_tasks
+def test_an_analysis_says_of_what_it_is(task):
+    data, results = federated_case(3)
+    analysis = analysis_of(evaluation_of(data, results, task))
+    assert analysis.task == task
+    assert (analysis.images, analysis.detections) == (len(data["images"]), len(results))
+    assert analysis.ground_truth == GroundTruthColumns.from_dataset(data).fingerprint()
+    assert [c.category_id for c in analysis.categories] == [1, 2, 3, 4, 5]
+    assert sum(c.objects for c in analysis.confusions) == len(data["annotations"])
+
+
+def test_the_limits_hold_for_all_of_it():
+    data, results = federated_case(3, "many in a pair")
+    few = {"limits": DetectionLimits(per_image=1)}
+    every, limited = (analysis_of(evaluation_of(data, results, **o)) for o in ({}, few))
+    assert limited.detections == every.detections
+    assert sum(limited.calibration[0].detections) <= len(data["images"])
+    assert sum(c.objects for c in limited.confusions if c.predicted_id) <= len(data["images"])
+    assert sum(c.objects for c in every.confusions if c.predicted_id) > len(data["images"])
+
+
+def test_detections_are_matched_once(monkeypatch):
+    calls = []
+    match = task_evaluation.match_detections
+
+    def counted(*args, **options):
+        calls.append(args)
+        return match(*args, **options)
+
+    monkeypatch.setattr(task_evaluation, "match_detections", counted)
+    case = federated_case(3)
+    evaluation = evaluation_of(*case)
+    assert not calls
+    analysis_of(evaluation)
+    assert len(calls) == 1
+    official = evaluation_of(*case, official=True)
+    official.scores()
+    assert len(calls) == 1, "the official scores need no arrays"
+    assert json.dumps(analysis_of(official).to_json())
+    assert len(calls) == 2
