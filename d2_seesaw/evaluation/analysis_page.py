@@ -53,16 +53,17 @@ AP_TEXT = (
     "images. Few objects make a noisy AP: single points far from the line say little."
 )
 OUTCOME_TEXT = (
-    "Of all objects of a group: those whose detection with the highest score has their category, "
-    "those where it has another, by the group of that one, and those without a detection. Images "
-    "are not labelled for every category in federated data: what an object is taken for may be a "
-    "right name, too, that nobody looked for."
+    "Every object goes by the detection with the highest score that lies on it (IoU of at least "
+    "0.5), of any category: named right, taken for another category, or missed. In federated data "
+    "nobody looked for most categories in most images: what an object is taken for may be right, "
+    "too."
 )
 CALIBRATION_TEXT = (
-    "Detections of about the same score are a point. On the dotted line scores are "
-    "probabilities; below it the model is too sure, above it too cautious. Bins of few detections "
-    "are noise. The calibration error is the mean distance of the detections from the dotted line, "
-    "in percent; it says nothing about objects that have no detection."
+    "A point stands for the detections of about one score. On the dotted line scores are "
+    "probabilities of being right (IoU of at least 0.5); below it the model is too sure. Points of "
+    "few detections are noise. The calibration error is the mean distance of the detections from "
+    "the dotted line. Detections of categories that nobody looked for in the image do not count, "
+    "and objects without a detection are not seen here."
 )
 
 
@@ -171,8 +172,8 @@ def _swallowed_section(analysis: LongTailAnalysis, task: str) -> str:
     parts = [
         paragraph(
             "Categories whose objects are taken for those of a category with more training images. "
-            "It may be right as well where nobody looked for it, as a mug is a cup; a share of a "
-            "handful of objects is noise."
+            "Where nobody looked for that one it may be right, too, as a mug is a cup; shares of a "
+            "handful of objects are noise."
         )
     ]
     pairs = swallowed(analysis)
