@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-GROUP_COLORS = {"r": "#c0392b", "c": "#d68910", "f": "#2471a3"}
-"""Of the rare, common and frequent categories, wherever they are drawn."""
+GROUP_COLORS = {"r": "#c0392b", "c": "#d68910", "f": "#2471a3", "n/a": "#5d6d7e"}
+"""Of the rare, common and frequent categories, and of others, wherever they are drawn."""
 
-GROUP_NAMES = {"r": "rare", "c": "common", "f": "frequent"}
+GROUP_NAMES = {"r": "rare", "c": "common", "f": "frequent", "n/a": "unknown"}
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -36,14 +36,17 @@ p { margin: 6px 0 12px; max-width: 80ch; } .subtitle { color: #566573; overflow-
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 5px 10px; border-bottom: 1px solid #e8ebed;
-  vertical-align: top; overflow-wrap: anywhere; }
-th { color: #566573; font-weight: 600; white-space: nowrap; }
-td.number, th.number { text-align: right; white-space: nowrap; }
+  vertical-align: top; overflow-wrap: break-word; }
+th { color: #566573; font-weight: 600; vertical-align: bottom; }
+.number { text-align: right; } td.number { white-space: nowrap; }
 .tag { border-radius: 4px; padding: 1px 7px; color: #fff; font-size: 13px; white-space: nowrap; }
 figure { margin: 0; } figcaption { font-size: 13px; color: #566573; overflow-wrap: anywhere; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); gap: 14px; }
 .grid img { width: 100%; height: 190px; object-fit: contain; background: #eceff1;
   border-radius: 6px; }
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); gap: 20px;
+  align-items: start; margin-bottom: 16px; }
+.columns > div { min-width: 0; }
 svg { width: 100%; height: auto; display: block; } svg text { font: 12px system-ui, sans-serif; }
 details { margin: 12px 0; } summary { cursor: pointer; color: #2471a3; }
 """
@@ -85,9 +88,9 @@ def cards(numbers: Mapping[str, Any]) -> str:
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table; columns whose first entry is a number are aligned to the right.
 
-    Entries that are a :class:`Tag` are coloured.
+    Entries that are a :class:`Tag` are coloured. A :class:`Numeral` counts as a number.
     """
-    numeric = [isinstance(entry, (int, float)) for entry in rows[0]] if rows else []
+    numeric = [isinstance(e, (int, float, Numeral)) for e in rows[0]] if rows else []
     numeric += [False] * (len(header) - len(numeric))
     head = "".join(_cell("th", name, n) for name, n in zip(header, numeric, strict=True))
     body = "".join(
@@ -115,8 +118,14 @@ class Tag(str):
         return tag
 
 
+class Numeral(str):
+    """A number as it shall be written, or what stands in its place, for entries of tables."""
+
+    __slots__ = ()
+
+
 def group_tag(group: str) -> Tag:
-    """The name of a frequency group ``"r"``, ``"c"`` or ``"f"`` on its colour."""
+    """The name of a frequency group, ``"r"``, ``"c"``, ``"f"`` or ``"n/a"``, on its colour."""
     return Tag(GROUP_NAMES[group], GROUP_COLORS[group])
 
 
@@ -124,6 +133,17 @@ def details(summary: str, parts: Sequence[str]) -> str:
     """What is shown only on a click on its ``summary``."""
     body = "\n".join(parts)
     return f"<details><summary>{html.escape(summary)}</summary>\n{body}</details>"
+
+
+def columns(parts: Sequence[str]) -> str:
+    """Parts side by side, as many as there is room for."""
+    cells = "".join(f"<div>{part}</div>" for part in parts)
+    return f'<div class="columns">{cells}</div>'
+
+
+def heading(title: str) -> str:
+    """A heading within a section."""
+    return f"<h3>{html.escape(title)}</h3>"
 
 
 def picture_grid(pictures: Sequence[tuple[bytes, str]]) -> str:

@@ -13,10 +13,12 @@ def test_all_text_is_escaped():
         report.details(bad, []),
         report.picture_grid([(b"", bad)]),
         report.table(["a"], [[report.Tag(bad, "#000")]]),
+        report.table(["a"], [[report.Numeral(bad)]]),
+        report.heading(bad),
     ]
     text = report.page(bad, parts, subtitle=bad)
     assert "<i>" not in text
-    assert text.count("&lt;i&gt;&amp;&quot;&#x27;") == 13
+    assert text.count("&lt;i&gt;&amp;&quot;&#x27;") == 15
 
 
 def test_columns_of_numbers_are_aligned_to_the_right():
@@ -25,6 +27,16 @@ def test_columns_of_numbers_are_aligned_to_the_right():
     assert '<td class="number">1,234,567</td>' in text
     assert '<th class="number">number</th>' in text
     assert "<th>only a head</th>" in report.table(["only a head"], [])
+
+
+def test_a_numeral_is_aligned_like_a_number_and_written_as_it_is():
+    text = report.table(["a"], [[report.Numeral("n/a")], [report.Numeral("26.40")]])
+    assert '<td class="number">n/a</td>' in text
+    assert '<td class="number">26.40</td>' in text
+
+
+def test_columns_hold_their_parts():
+    assert report.columns(["<svg/>", "<p/>"]).count("<div><") == 2
 
 
 def test_numbers_are_readable():
@@ -41,8 +53,8 @@ def test_pictures_are_inside_the_page():
 
 
 def test_groups_have_their_name_and_color():
-    text = report.table(["group"], [[report.group_tag(g)] for g in "rcf"])
-    for group in "rcf":
+    text = report.table(["group"], [[report.group_tag(g)] for g in report.GROUP_NAMES])
+    for group in ("r", "c", "f", "n/a"):
         assert f"background:{report.GROUP_COLORS[group]}" in text
         assert f">{report.GROUP_NAMES[group]}<" in text
 

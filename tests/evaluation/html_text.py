@@ -1,0 +1,23 @@
+"""What is written on a page."""
+
+import re
+
+
+def section(page, title):
+    """The section whose heading ends so."""
+    return re.search(rf"<h2>[^<]*{title}</h2>.*?</section>", page, re.DOTALL)[0]
+
+
+def cells(html):
+    """The texts of each row of all tables."""
+    rows = re.findall(r"<tr>(.*?)</tr>", html, re.DOTALL)
+    return [
+        [re.sub("<[^>]*>", "", cell) for cell in re.findall(r"<t[dh].*?</t[dh]>", row)]
+        for row in rows
+    ]
+
+
+def cards(page):
+    """The numbers on cards, by what is written below."""
+    found = re.findall(r'<div class="card"><b>(.*?)</b><span>(.*?)</span>', page)
+    return {name: value for value, name in found}

@@ -1,0 +1,138 @@
+"""The command that draws reports, on small made-up evaluations."""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from d2_seesaw.evaluation.longtail_analysis import write_analysis
+from tests.evaluation.analysis_data import lvis_like
+
+SPEC = importlib.util.spec_from_file_location("report_tool", Path("tools/report.py"))
+tool = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(tool)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the command; returns the paths that it prints."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["report.py", *map(str, arguments)])
+        tool.main()
+        return capsys.readouterr().out.split()
+
+    return run
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two evaluations of both tasks."""
+    found = []
+    for seed, name in enumerate(("softmax", "seesaw")):
+        folder = tmp_path / name / "inference"
+        folder.mkdir(parents=True)
+        for task in ("bbox", "segm"):
+            write_analysis(folder, lvis_like(40, seed=seed, task=task))
+        found.append(folder)
+    return found
+
+
+def test_a_run_has_its_page_with_masks_first(folders, run, tmp_path):
+    output = tmp_path / "new" / "r.html"
+    assert run(folders[0], "--output", output) == [str(output)]
+    text = output.read_text(encoding="utf-8")
+    assert "<h1>Long-tail report: softmax</h1>" in text
+    assert text.index("Masks: metrics") < text.index("Boxes: metrics")
+
+
+def test_the_page_has_a_name_of_its_own(folders, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(folders[0]) == ["longtail.html"]
+    assert (tmp_path / "longtail.html").is_file()
+
+
+def test_one_file_is_one_task(folders, run, tmp_path):
+    run(folders[0] / "longtail_segm.json", "--output", tmp_path / "r.html", "--names", "<mine>")
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "Boxes" not in text
+    assert "Long-tail report: &lt;mine&gt;" in text
+
+
+def test_two_runs_are_compared_the_second_with_the_first(folders, run, tmp_path):
+    run(*folders, "--names", "A", "B", "--output", tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "<h1>B compared with A</h1>" in text
+    assert text.index("Masks: metrics") < text.index("Boxes: metrics")
+    run(*folders, "--output", tmp_path / "r.html")
+    assert "<h1>seesaw compared with softmax" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_only_tasks_of_both_are_compared(folders, run, tmp_path):
+    (folders[1] / "longtail_segm.json").unlink()
+    run(*folders, "--output", tmp_path / "r.html")
+    assert "Masks" not in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_figures_are_written_beside_the_page(folders, run, tmp_path):
+    common = ("--output", tmp_path / "r.html", "--figures", tmp_path / "figures")
+    one, two = run(folders[0], *common), run(*folders, *common)
+    assert len(one) == len(two) == 7
+    for path in {*one, *two} - {str(tmp_path / "r.html")}:
+        with Image.open(path) as picture:
+            assert picture.width == 990
+    assert any("outcomes_compared_bbox" in path for path in two)
+
+
+def test_folders_of_one_name_are_told_apart(tmp_path):
+    folders = [tmp_path / part / "run" / "inference" for part in "ab"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    assert tool.run_names(None, folders) == [str(folder) for folder in folders]
+    assert tool.run_names(None, [tmp_path / "x.json"]) == [tmp_path.name]
+
+
+def test_the_guide_compares_as_it_says(folders, tmp_path, monkeypatch, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", Path("docs/evaluation.md").read_text(), re.DOTALL)
+    (block,) = [b for b in blocks if "compare(" in b]
+    (tmp_path / "output").mkdir()
+    for folder in folders:
+        folder.parent.rename(tmp_path / "output" / folder.parent.name)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "docs/evaluation.md", "exec"), {})
+    assert "MeanDifference(mean=" in capsys.readouterr().out
+
+
+def test_the_guides_commands_are_understood():
+    lines = Path("docs/evaluation.md").read_text().splitlines()
+    commands = [line.split()[2:] for line in lines if line.startswith("    python tools/report.py")]
+    assert len(commands) == 3
+    for arguments in commands:
+        assert str(tool.argument_parser().parse_args(arguments).output).endswith(".html")
+
+
+def test_errors_are_one_line(folders, run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other.json").write_text("{}")
+    for task in ("bbox", "segm"):
+        (folders[1] / f"longtail_{task}.json").unlink()
+    write_analysis(folders[1], lvis_like(40, task="bbox"))
+    boxes, masks = folders[1], folders[0] / "longtail_segm.json"
+    cases = {
+        (tmp_path / "empty",): r"no longtail_segm.json or longtail_bbox.json.*tools/evaluate.py .*"
+        "--output DIR",
+        (tmp_path / "none",): "No such file",
+        (tmp_path / "other.json",): "expected the analysis of an evaluation",
+        (boxes, masks): "no task in common",
+        (*folders, "--names", "a"): r"one name for each run, 2, got \['a'\]",
+        (*folders, "--names", "a", "a"): "two names",
+    }
+    for arguments, message in cases.items():
+        with pytest.raises(SystemExit, match=message) as error:
+            run(*arguments, "--output", tmp_path / "r.html")
+        assert str(error.value).startswith("error: ")
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "r.html").exists()
