@@ -164,6 +164,7 @@ PUBLIC = {
         "WandbWriter",
         "apply_overrides",
         "check_config",
+        "check_trackers",
         "compile_parts",
         "cosine_with_warmup",
         "load_config",
