@@ -142,6 +142,7 @@ PUBLIC = {
         "GROUP_COLORS",
         "GROUP_NAMES",
         "Point",
+        "Progress",
         "Tag",
         "bar_chart",
         "cards",
@@ -153,6 +154,7 @@ PUBLIC = {
         "rank_chart",
         "section",
         "table",
+        "track",
         "write_page",
     },
     "engine": {

@@ -1,4 +1,4 @@
-"""Reports: one HTML file that needs nothing from the network. Pure Python."""
+"""Reports, one HTML file that needs nothing from the network, and the progress of long work."""
 
 from d2_seesaw.report.charts import Point, bar_chart, rank_chart
 from d2_seesaw.report.page import (
@@ -15,11 +15,13 @@ from d2_seesaw.report.page import (
     table,
     write_page,
 )
+from d2_seesaw.report.progress import Progress, track
 
 __all__ = [
     "GROUP_COLORS",
     "GROUP_NAMES",
     "Point",
+    "Progress",
     "Tag",
     "bar_chart",
     "cards",
@@ -31,5 +33,6 @@ __all__ = [
     "rank_chart",
     "section",
     "table",
+    "track",
     "write_page",
 ]
