@@ -1,6 +1,7 @@
 import logging
 import os
 import pty
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -22,11 +23,10 @@ def terminal(monkeypatch):
 
         def shown():
             stderr.flush()
-            os.set_blocking(ours, False)
-            try:
-                return os.read(ours, 1 << 16).decode()
-            except BlockingIOError:
-                return ""
+            text = b""
+            while select.select([ours], [], [], 0.1)[0]:  # it comes through in parts
+                text += os.read(ours, 1 << 16)
+            return text.decode()
 
         yield shown
     os.close(ours)
