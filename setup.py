@@ -33,5 +33,10 @@ setup(
         "torchvision",
         "tqdm",
     ],
-    extras_require={"dev": ["pyright", "pytest", "pytest-xdist", "ruff"], "timm": ["timm>=1.0"]},
+    extras_require={
+        "dev": ["pyright", "pytest", "pytest-xdist", "ruff"],
+        "mlflow": ["mlflow"],
+        "timm": ["timm>=1.0"],
+        "wandb": ["wandb"],
+    },
 )

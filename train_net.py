@@ -20,14 +20,21 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import create_ddp_model, default_setup, default_writers, hooks
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter
+from detectron2.utils.events import EventWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from d2_seesaw.checkpoint import StrictCheckpointer, class_metadata
 from d2_seesaw.data import check_dataset_files
-from d2_seesaw.engine import EMAHook, Trainer, compile_parts, load_config, tracking_writers
+from d2_seesaw.engine import (
+    EMAHook,
+    Trainer,
+    check_trackers,
+    compile_parts,
+    load_config,
+    tracking_writers,
+)
 from d2_seesaw.engine.launch import argument_parser, launch_training
 from d2_seesaw.engine.scaling import format_changes, scale_to_world_size
 from d2_seesaw.evaluation import drop_absent, print_longtail_results
@@ -107,7 +114,6 @@ def train(cfg: DictConfig, *, resume: bool) -> None:
         ema = EMAHook(model, cfg.train.output_dir, metadata=metadata, **average)
     resumes = resume and checkpointer.has_checkpoint()
     is_main = comm.is_main_process()
-    writers = _writers(cfg, resumes=resumes) if is_main else []
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
@@ -117,12 +123,16 @@ def train(cfg: DictConfig, *, resume: bool) -> None:
             hooks.EvalHook(
                 cfg.train.eval_period, lambda: evaluate_in_training(cfg, model, evaluator, ema)
             ),
-            hooks.PeriodicWriter(writers, period=cfg.train.log_period) if is_main else None,
         ]
     )
     checkpointer.require_all = resumes
+    resumed_from = checkpointer.get_checkpoint_file() if resumes else ""
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
-    trainer.train(trainer.iter + 1 if resumes else 0, cfg.train.max_iter)
+    start = trainer.iter + 1 if resumes else 0
+    if is_main:  # only now, for they write about a training that starts for certain
+        writers = _writers(cfg, resumed_from, start)
+        trainer.register_hooks([hooks.PeriodicWriter(writers, period=cfg.train.log_period)])
+    trainer.train(start, cfg.train.max_iter)
 
 
 def _metadata(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
@@ -131,9 +141,16 @@ def _metadata(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
     return {} if names is None else class_metadata(names, model)
 
 
-def _writers(cfg: DictConfig, *, resumes: bool) -> list[EventWriter]:
-    defaults = default_writers(cfg.train.output_dir, cfg.train.max_iter)
-    return [*defaults, *tracking_writers(cfg, resume=resumes)]
+def _writers(cfg: DictConfig, resumed_from: str, start: int) -> list[EventWriter]:
+    """Detectron2's writers and the trackers; ``resumed_from`` is empty for a new training."""
+    writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
+    if resumed_from:
+        # TensorBoard then hides what is trained again: what was written after the checkpoint. The
+        # metrics of a training that had come to its end are those of its last checkpoint, though.
+        first_again = start + resumed_from.endswith("model_final.pth")
+        writers = [w for w in writers if not isinstance(w, TensorboardXWriter)]
+        writers.append(TensorboardXWriter(cfg.train.output_dir, purge_step=first_again))
+    return [*writers, *tracking_writers(cfg, resume=bool(resumed_from))]
 
 
 def _settle_length(cfg: DictConfig, images_per_epoch: float, total_batch_size: int) -> None:
@@ -158,7 +175,8 @@ def read_config(args: argparse.Namespace) -> DictConfig:
 
     Raises:
         ValueError: an unknown key or data set, a length or checkpoint that is not given, --tta
-            where there is nothing to evaluate or no ``tta`` in the config.
+            where there is nothing to evaluate or no ``tta`` in the config, a tracker whose package
+            is not installed.
         FileNotFoundError: the config file or the data are not there.
     """
     if not args.config_file:
@@ -170,6 +188,8 @@ def read_config(args: argparse.Namespace) -> DictConfig:
         raise ValueError("--eval-only needs train.init_checkpoint=MODEL.pth")
     if args.tta:
         _check_tta(cfg, args)
+    if not args.eval_only:
+        check_trackers(cfg)
     splits = ["test"] if args.eval_only else ["train", "test"]
     names = [OmegaConf.select(cfg, f"dataloader.{split}.dataset.names") for split in splits]
     check_dataset_files([name for name in names if name is not None])

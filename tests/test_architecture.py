@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "report": set(),
     "data": {"report"},
     "evaluation": {"data", "report"},
-    "inference": {"checkpoint", "data", "engine", "evaluation"},
+    "inference": {"checkpoint", "data", "engine", "evaluation", "report"},
     "semantic": {"losses", "layers"},
     "checkpoint": set(),
     "engine": set(),

@@ -148,6 +148,7 @@ PUBLIC = {
         "Share",
         "ShareBar",
         "Spot",
+        "Progress",
         "Tag",
         "bar_chart",
         "cards",
@@ -164,6 +165,7 @@ PUBLIC = {
         "section",
         "share_bars",
         "table",
+        "track",
         "write_page",
     },
     "engine": {
@@ -175,6 +177,7 @@ PUBLIC = {
         "WandbWriter",
         "apply_overrides",
         "check_config",
+        "check_trackers",
         "compile_parts",
         "cosine_with_warmup",
         "load_config",

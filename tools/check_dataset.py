@@ -11,6 +11,7 @@ pictures of each frequency group into one HTML file; --json holds everything tha
 
 import argparse
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,7 @@ def write_report(args: argparse.Namespace, check: DatasetCheck) -> DatasetOvervi
 def main() -> None:
     """Check, print, write."""
     args = argument_parser().parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # progress, if no terminal
     try:
         json_file, image_root = files_of(args)
         check = check_dataset(

@@ -8,6 +8,7 @@ The default is the demo's data, in the folder quickstart of $DETECTRON2_DATASETS
 """
 
 import argparse
+import logging
 import sys
 import time
 from pathlib import Path
@@ -75,6 +76,7 @@ def summary(dataset: GeneratedDataset, seconds: float) -> str:
 def main() -> None:
     """Generate, or say in one line why not."""
     args = argument_parser().parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # progress, if no terminal
     start = time.monotonic()
     try:
         dataset = generate_longtail_dataset(

@@ -8,6 +8,7 @@ semantic_quickstart of $DETECTRON2_DATASETS (or ./datasets).
 """
 
 import argparse
+import logging
 import sys
 import time
 from pathlib import Path
@@ -60,6 +61,7 @@ def summary(dataset: GeneratedSemanticDataset, seconds: float) -> str:
 def main() -> None:
     """Generate, or say in one line why not."""
     args = argument_parser().parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # progress, if no terminal
     start = time.monotonic()
     try:
         dataset = generate_semantic_dataset(args.root, spec_from(args), overwrite=args.overwrite)

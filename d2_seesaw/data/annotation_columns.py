@@ -16,6 +16,11 @@ from typing import Any
 import numpy as np
 from detectron2.structures import BoxMode
 
+from d2_seesaw.data.shared_numbers import SharedNumbers
+from d2_seesaw.report import Progress
+
+_ANNOTATIONS_PER_UPDATE = 1000
+
 FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 
 
@@ -73,8 +78,10 @@ class AnnotationColumns:
         records = [self._record(image, file_name(image), class_of) for image in self.images]
         order = np.argsort(self.image, kind="stable")
         images = self.image[order].tolist()
-        with collection_paused():
-            for image, annotation in zip(images, self._annotations(order), strict=True):
+        work = {"total": len(order), "unit": "annotation"}
+        with collection_paused(), Progress("making records", **work) as progress:
+            annotations = self._annotations(order, progress)
+            for image, annotation in zip(images, annotations, strict=True):
                 records[image]["annotations"].append(annotation)
         return records
 
@@ -83,11 +90,16 @@ class AnnotationColumns:
         chosen = np.flatnonzero((self.image == image) & (self.category == category))
         return list(self._annotations(chosen))
 
-    def _annotations(self, order: np.ndarray) -> Iterator[dict[str, Any]]:
+    def _annotations(
+        self, order: np.ndarray, progress: Progress | None = None
+    ) -> Iterator[dict[str, Any]]:
         categories, crowds = self.category[order].tolist(), self.crowd[order].tolist()
-        boxes, segmentations = self.box[order].tolist(), self._segmentations(order.tolist())
-        for box, category, crowd, segmentation in zip(
-            boxes, categories, crowds, segmentations, strict=True
+        share = progress is not None  # to look through all coordinates is a waste for a few
+        numbers = SharedNumbers(self.coordinates, share=share)
+        boxes = SharedNumbers(self.box[order].reshape(-1), share=share).rows(4)
+        segmentations = self._segmentations(order.tolist(), numbers)
+        for i, (box, category, crowd, segmentation) in enumerate(
+            zip(boxes, categories, crowds, segmentations, strict=True), 1
         ):
             annotation: dict[str, Any] = {
                 "bbox": box,
@@ -99,6 +111,8 @@ class AnnotationColumns:
             if crowd:
                 annotation["iscrowd"] = 1
             yield annotation
+            if progress and (i % _ANNOTATIONS_PER_UPDATE == 0 or i == len(boxes)):
+                progress.update(i - progress.done)
 
     @staticmethod
     def _record(image: Mapping[str, Any], path: str, class_of: Mapping[Any, int]) -> dict[str, Any]:
@@ -115,7 +129,7 @@ class AnnotationColumns:
             record["negative_classes"] = [class_of[i] for i in absent if i in class_of]
         return record
 
-    def _segmentations(self, order: Iterable[int]) -> Iterator[Any]:
+    def _segmentations(self, order: Iterable[int], numbers: SharedNumbers) -> Iterator[Any]:
         """Polygons, a run-length encoding or None of each annotation in ``order``."""
         polygons = [0, *self.polygons_end.tolist()]
         points = [0, *self.polygon_end.tolist()]
@@ -123,9 +137,7 @@ class AnnotationColumns:
         for i in order:
             first, last = polygons[i], polygons[i + 1]
             if last > first:
-                yield [
-                    self.coordinates[points[p] : points[p + 1]].tolist() for p in range(first, last)
-                ]
+                yield [numbers.slice(points[p], points[p + 1]) for p in range(first, last)]
             elif rles[i + 1] > rles[i]:
                 counts = self.rle[rles[i] : rles[i + 1]].tobytes().decode("ascii")
                 yield {"size": self.rle_size[i].tolist(), "counts": counts}

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from d2_seesaw.data.annotation_columns import ARRAYS, AnnotationColumns
+from d2_seesaw.data.annotation_columns import ARRAYS, AnnotationColumns, collection_paused
+from d2_seesaw.data.annotation_json import parse_compactly
 from d2_seesaw.data.annotation_reader import columns_from_json
 from d2_seesaw.data.cache import default_cache_folder, digest, file_state, written_in_one_step
 
@@ -72,7 +73,7 @@ def read_categories(json_file: str | Path) -> list[dict[str, Any]]:
 
 def _parsed(json_file: str | Path) -> AnnotationColumns:
     start = time.monotonic()
-    columns, complaints = columns_of(json_file, parse_json(json_file))
+    columns, complaints = columns_of(json_file, parse_json(json_file, compact=True))
     if complaints:
         shown = "; ".join(complaints[:_SHOWN]) + ("; ..." if complaints[_SHOWN:] else "")
         raise ValueError(
@@ -85,16 +86,23 @@ def _parsed(json_file: str | Path) -> AnnotationColumns:
     return columns
 
 
-def parse_json(json_file: str | Path) -> dict[str, Any]:
+def parse_json(json_file: str | Path, *, compact: bool = False) -> dict[str, Any]:
     """The content of a JSON file that holds an object.
+
+    Args:
+        json_file: the file.
+        compact: polygons of ``annotations`` as arrays, see ``annotation_json.py``.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no JSON, or holds something else.
     """
     try:
-        with open(json_file, encoding="utf-8") as file:
-            content = json.load(file)
+        if compact:
+            content = parse_compactly(json_file)
+        else:
+            with open(json_file, encoding="utf-8") as file, collection_paused():
+                content = json.load(file)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{json_file} is no JSON file: {error}") from error
     if not isinstance(content, dict):

@@ -15,6 +15,7 @@ from d2_seesaw.data.annotation_columns import (
     category_name,
     collection_paused,
 )
+from d2_seesaw.data.annotation_json import is_finite
 
 _OF_IMAGE = ("id", "height", "width", "file_name", "coco_url", *FEDERATED)
 _OF_CATEGORY = ("id", "name", "image_count")
@@ -27,7 +28,7 @@ def columns_from_json(content: dict[str, Any]) -> tuple[AnnotationColumns, list[
     while others have one, is left out: a mask head could not be trained on it.
 
     Args:
-        content: COCO or LVIS format.
+        content: COCO or LVIS format; polygons may be arrays of finite float64.
 
     Returns:
         The columns, and what is wrong with annotations that are not in them for other reasons.
@@ -132,7 +133,7 @@ class _AnnotationReader:
         if annotation.get("category_id") not in self.index_of_category:
             return f"is of the unknown category {annotation.get('category_id')!r}"
         box = annotation.get("bbox")
-        if not isinstance(box, list) or len(box) != 4 or not _finite(box):
+        if not isinstance(box, list) or len(box) != 4 or not is_finite(box):
             return f"has the bbox {box!r}, not four finite numbers"
         return None
 
@@ -143,7 +144,7 @@ class _AnnotationReader:
             return self._leave_out("without a segmentation") if with_masks else None
         if isinstance(segmentation, dict):
             return self._add_rle(segmentation)
-        if not all(isinstance(p, list) and _finite(p) for p in segmentation):
+        if not all(isinstance(p, array) or _is_polygon(p) for p in segmentation):
             return "has a polygon that is no list of finite numbers"
         polygons = [p for p in segmentation if len(p) % 2 == 0 and len(p) >= 6]
         if not polygons:
@@ -185,12 +186,8 @@ class _AnnotationReader:
         return AnnotationColumns(self.images, self.categories, self.left_out, **arrays)
 
 
-def _finite(numbers: Sequence[Any]) -> bool:
-    try:
-        # Infinities of two signs add up to nan, and nothing finite in a picture reaches 1e300.
-        return -1e300 < sum(numbers) < 1e300
-    except TypeError:
-        return False
+def _is_polygon(polygon: Any) -> bool:
+    return isinstance(polygon, list) and is_finite(polygon)
 
 
 def compressed_rle(segmentation: Mapping[str, Any]) -> dict[str, Any]:

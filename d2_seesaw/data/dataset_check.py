@@ -97,7 +97,7 @@ def check_dataset(
         image_root: folder of the images, as for ``register_longtail_instances``.
         read_images: read every image to its end. Whether it is there is looked up in any case.
         workers: threads that read images; by default one per processor, at most 8.
-        progress: show a progress bar, if in a terminal.
+        progress: show how far it is, see :class:`~d2_seesaw.report.Progress`.
 
     Raises:
         FileNotFoundError: there is no such annotation file.

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from d2_seesaw.data.dataset_issues import Issue
+from d2_seesaw.report import track
 
 _SIXTEEN_BITS = ("I;16", "I", "F", ";16")
 
@@ -41,18 +41,19 @@ def check_images(
     Args:
         images: what to read.
         workers: threads that read; as many as there are processors, at most 8, by default.
-        progress: show a progress bar, if in a terminal.
+        progress: show how far it is, see :class:`~d2_seesaw.report.Progress`.
 
     Returns:
         All issues, in the order of the images.
     """
     threads = workers or min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
-        found = tqdm(
+        found = track(
             pool.map(_issues_of, images, chunksize=16),
-            desc="reading images",
+            "reading images",
             total=len(images),
-            disable=None if progress else True,  # None: shown in a terminal only
+            unit="image",
+            shown=progress,
         )
         return [issue for issues in found for issue in issues]
 

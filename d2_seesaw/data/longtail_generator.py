@@ -21,7 +21,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from d2_seesaw.data.frequency import group_sizes
 from d2_seesaw.data.generated_root import (
@@ -46,6 +45,7 @@ from d2_seesaw.data.lvis_writer import (
     category_entries,
     write_json,
 )
+from d2_seesaw.report import track
 
 _FORMAT_VERSION = 1  # raise it when the same specification gives other data than before
 _PLAN_STREAM, _LAYOUT_STREAM, _DRAWING_STREAM = range(3)
@@ -234,7 +234,7 @@ def generate_longtail_dataset(
         spec: What to make; the demo's data by default.
         processes: Workers, by default one per available core.
         overwrite: Replace a finished data set of another specification instead of refusing.
-        progress: Show a progress bar, if in a terminal.
+        progress: Show how far it is, see :class:`~d2_seesaw.report.Progress`.
 
     Raises:
         ValueError: a specification that cannot be met, or a root with other data in it.
@@ -250,13 +250,14 @@ def generate_longtail_dataset(
     start_writing(root, spec.parameters(), overwrite=overwrite)
     categories: list[dict[str, Any]] = []
     for split in SPLITS:
-        bar = tqdm(
+        made = track(
             _make_images(spec, root, plan[split], processes),
-            desc=f"{'drawing' if spec.write_images else 'laying out'} {split} images",
+            f"{'drawing' if spec.write_images else 'laying out'} {split} images",
             total=len(plan[split]),
-            disable=None if progress else True,  # None: shown in a terminal only
+            unit="image",
+            shown=progress,
         )
-        records = list(bar)
+        records = list(made)
         categories = categories or category_entries(spec.num_categories, records)
         write_json(root / json_file(split), categories, records)
     finish_writing(root)

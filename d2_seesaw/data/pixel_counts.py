@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 from detectron2.utils import comm
-from tqdm import tqdm
 
 from d2_seesaw.data.cache import default_cache_folder, digest, file_state, written_in_one_step
 from d2_seesaw.data.label_maps import label_file, read_labels
+from d2_seesaw.report import track
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def class_pixel_counts(
         num_classes: C.
         ignore_label: stands for pixels without a class, which are not counted.
         cache_folder: where counts are kept; ``~/.cache/d2_seesaw`` by default.
-        progress: show a progress bar, if in a terminal.
+        progress: show how far it is, see :class:`~d2_seesaw.report.Progress`.
         synchronize: on several ranks, all of which must then call this, let the main one count and
             the others read what it has kept.
 
@@ -98,11 +98,12 @@ def _count(
     count = partial(_count_one, num_classes=shape[1], ignore_label=ignore_label)
     threads = min(_MOST_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
-        rows = tqdm(
+        rows = track(
             pool.map(count, dataset),
-            desc="counting pixels of label maps",
+            "counting pixels of label maps",
             total=len(dataset),
-            disable=None if progress else True,  # None: shown in a terminal only
+            unit="image",
+            shown=progress,
         )
         try:
             return np.array(list(rows), dtype=np.int64).reshape(shape)

@@ -17,7 +17,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from d2_seesaw.data.generated_root import (
     SPLITS,
@@ -28,6 +27,7 @@ from d2_seesaw.data.generated_root import (
 )
 from d2_seesaw.data.semantic_scenes import EVERYWHERE, IGNORE_LABEL, draw_scene
 from d2_seesaw.data.street_objects import CLASSES
+from d2_seesaw.report import track
 
 CLASSES_FILE = "classes.json"
 TRAIN_IMAGE_SHARES = {
@@ -153,7 +153,7 @@ def generate_semantic_dataset(
         spec: What to make; by default the data registered as ``semantic_quickstart_train`` and
             ``_val``.
         overwrite: Replace a finished data set of another specification instead of refusing.
-        progress: Show a progress bar, if in a terminal.
+        progress: Show how far it is, see :class:`~d2_seesaw.report.Progress`.
 
     Raises:
         ValueError: a root with other data in it.
@@ -167,11 +167,12 @@ def generate_semantic_dataset(
     start_writing(root, parameters, written_files, overwrite=overwrite)
     for split in SPLITS:
         plan = _plan(spec, split, number[split])
-        images = tqdm(
+        images = track(
             zip(image_ids(split, parameters), plan, strict=True),
-            desc=f"drawing {split} images",
+            f"drawing {split} images",
             total=number[split],
-            disable=None if progress else True,  # None: shown in a terminal only
+            unit="image",
+            shown=progress,
         )
         for image_id, shown in images:
             rng = np.random.default_rng([spec.seed, SPLITS.index(split), image_id])

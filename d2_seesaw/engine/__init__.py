@@ -10,7 +10,13 @@ from d2_seesaw.engine.schedule import (
     polynomial_with_warmup,
 )
 from d2_seesaw.engine.trainer import Trainer
-from d2_seesaw.engine.writers import MLflowWriter, TrackingWriter, WandbWriter, tracking_writers
+from d2_seesaw.engine.writers import (
+    MLflowWriter,
+    TrackingWriter,
+    WandbWriter,
+    check_trackers,
+    tracking_writers,
+)
 
 __all__ = [
     "ConfigError",
@@ -21,6 +27,7 @@ __all__ = [
     "WandbWriter",
     "apply_overrides",
     "check_config",
+    "check_trackers",
     "compile_parts",
     "cosine_with_warmup",
     "load_config",

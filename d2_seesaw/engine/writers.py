@@ -4,6 +4,7 @@ Both are optional packages, imported where a config switches them on.
 """
 
 import importlib
+import json
 import re
 import sys
 from abc import abstractmethod
@@ -15,6 +16,8 @@ from typing import Any
 from detectron2.config import LazyConfig
 from detectron2.utils.events import EventWriter, get_event_storage
 from omegaconf import DictConfig, OmegaConf
+
+from d2_seesaw.engine.config import ConfigError
 
 # MLflow's limits on one call and on the length of one parameter.
 _MLFLOW_PARAMS_PER_CALL = 100
@@ -32,16 +35,37 @@ def tracking_writers(cfg: DictConfig, *, resume: bool) -> list[EventWriter]:
     Raises:
         ImportError: the package of a tracker is not there, with the line that installs it.
     """
-    writers: list[EventWriter] = []
-    trackers: dict[str, Any] = {"wandb": WandbWriter, "mlflow": MLflowWriter}
-    for name, writer in trackers.items():
+    writers: dict[str, Any] = {"wandb": WandbWriter, "mlflow": MLflowWriter}
+    output_dir = cfg.train.output_dir
+    return [
+        writers[name](
+            output_dir, plain_config(Path(output_dir) / "config.yaml"), resume=resume, **options
+        )
+        for name, options in _switched_on(cfg)
+    ]
+
+
+def check_trackers(cfg: DictConfig) -> None:
+    """Refuse trackers whose packages are not there, before anything is built.
+
+    Raises:
+        ConfigError: naming the package, with the line that installs it.
+    """
+    for name, _ in _switched_on(cfg):
+        try:
+            _import(name)
+        except ImportError as error:
+            raise ConfigError(str(error)) from error
+
+
+def _switched_on(cfg: DictConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The trackers that ``cfg.train`` switches on, by package, with their other options."""
+    for name in ("wandb", "mlflow"):
         # A config that was saved before there were trackers has no such key.
         given = cfg.train.get(name)
         options: Any = {} if given is None else OmegaConf.to_container(given)
         if options.pop("enabled", False):
-            config = plain_config(Path(cfg.train.output_dir) / "config.yaml")
-            writers.append(writer(cfg.train.output_dir, config, resume=resume, **options))
-    return writers
+            yield name, options
 
 
 def plain_config(path: str | Path) -> dict[str, Any]:
@@ -76,10 +100,12 @@ class TrackingWriter(EventWriter):
     """Hands each new scalar to a tracker once, with the iteration that it belongs to.
 
     Losses are the medians of the last ``window_size`` iterations, as in Detectron2's writers;
-    metrics of evaluations, such as ``bbox/APr``, are as they are.
+    metrics of evaluations, such as ``bbox/APr``, are as they are. Trackers delete nothing, so of
+    iterations that were lost with an interruption and trained again, they keep the first values.
 
     Args:
-        output_dir: of the training; remembers which run is its own in ``run_file``.
+        output_dir: of the training; remembers in ``run_file`` which run is its own, and up to which
+            iteration it has each scalar.
         resume: go on with that run.
         window_size: iterations of the medians.
     """
@@ -89,14 +115,17 @@ class TrackingWriter(EventWriter):
     def __init__(self, output_dir: str, *, resume: bool, window_size: int = 20) -> None:
         self._run_file = Path(output_dir) / self.run_file
         self._window_size = window_size
-        self._last_write = -1
-        known = resume and self._run_file.is_file()
-        self.known_run = self._run_file.read_text().strip() if known else None
+        self._sent: dict[str, int] = {}  # the last iteration of each scalar
+        self.known_run: str | None = None
+        if resume and self._run_file.is_file():
+            self.known_run, *sent = self._run_file.read_text().splitlines()
+            self._sent = json.loads(sent[0]) if sent else {}
 
     def remember(self, run: str) -> None:
         """Write down the identifier of the run, for a resumed training."""
+        self.known_run = run
         self._run_file.parent.mkdir(parents=True, exist_ok=True)
-        self._run_file.write_text(f"{run}\n")
+        self._run_file.write_text(f"{run}\n{json.dumps(self._sent)}\n")
 
     @abstractmethod
     def log(self, scalars: dict[str, float], iteration: int) -> None:
@@ -107,18 +136,19 @@ class TrackingWriter(EventWriter):
         new: dict[int, dict[str, float]] = defaultdict(dict)
         latest = get_event_storage().latest_with_smoothing_hint(self._window_size)
         for name, (value, iteration) in latest.items():
-            if iteration > self._last_write:
+            if iteration > self._sent.get(name, -1):
                 new[iteration][name] = float(value)
         for iteration in sorted(new):
             self.log(new[iteration], iteration)
-            self._last_write = iteration
+            self._sent |= dict.fromkeys(new[iteration], iteration)
+        if new and self.known_run is not None:
+            self.remember(self.known_run)
 
 
 class WandbWriter(TrackingWriter):
     """Writes to Weights & Biases; see :class:`TrackingWriter`.
 
-    A run that is resumed goes on under its id, and ``iteration`` is its horizontal axis: steps that
-    were lost with an interruption and trained again appear twice.
+    A run that is resumed goes on under its id, and ``iteration`` is its horizontal axis.
 
     Args:
         output_dir: of the training; also gets wandb's own files.
@@ -163,8 +193,8 @@ class WandbWriter(TrackingWriter):
             allow_val_change=True,
         )
         self.remember(self._run.id)
-        # Steps of wandb only grow, so that it would drop what is trained again after an
-        # interruption.
+        # Steps of wandb only grow: it would drop what comes for a step it has had, such as the
+        # losses of the step at which the metrics of a training that was to end there were sent.
         self._run.define_metric("iteration")
         self._run.define_metric("*", step_metric="iteration")
 

@@ -23,6 +23,7 @@ import numpy as np
 from d2_seesaw.evaluation.lvis_format import FREQUENCIES, UNKNOWN_FREQUENCY
 from d2_seesaw.evaluation.lvis_scores import METRICS, TASKS, LVISScores, scores_of_curves
 from d2_seesaw.evaluation.mask_scores import results_of_task
+from d2_seesaw.report import Progress
 
 if TYPE_CHECKING:
     from lvis import LVIS, LVISEval
@@ -101,11 +102,26 @@ def evaluate_detections(
             evaluation.params.use_cats = 0
             evaluation._get_gt_dt = partial(_all_of_image, evaluation)
         evaluation.params.img_count_lbl = [*FREQUENCIES, UNKNOWN_FREQUENCY]
-        evaluation.evaluate()
+        _evaluate_showing_progress(evaluation)
         evaluation.accumulate()
         if not class_agnostic:  # with one category its summary of the groups is an IndexError
             evaluation.summarize()
     return _scores(evaluation)
+
+
+def _evaluate_showing_progress(evaluation: Any) -> None:
+    params = evaluation.params
+    pairs = len(params.img_ids) * (len(params.cat_ids) if params.use_cats else 1)
+    work = {"total": pairs * (1 + len(params.area_rng)), "unit": "pair"}
+    with Progress(f"evaluating {params.iou_type}", **work) as progress:
+
+        def counted(step: Callable[..., Any], *args: Any) -> Any:
+            progress.update()
+            return step(*args)
+
+        evaluation.compute_iou = partial(counted, evaluation.compute_iou)
+        evaluation.evaluate_img = partial(counted, evaluation.evaluate_img)
+        evaluation.evaluate()
 
 
 def _all_of_image(evaluation: LVISEval, image_id: int, _: int) -> tuple[list[Any], list[Any]]:

@@ -22,9 +22,10 @@ from d2_seesaw.evaluation.detection_columns import DetectionColumns
 from d2_seesaw.evaluation.detection_limits import DetectionLimits, rank_in_runs
 from d2_seesaw.evaluation.ground_truth_columns import GroundTruthColumns, index_of
 from d2_seesaw.evaluation.lvis_scores import IOU_THRESHOLDS
+from d2_seesaw.report import Progress
 
 _MASKS_PER_CALL = 200  # pycocotools 2.0.11 with NumPy 2 overflows in ``area`` at 256
-_CANDIDATES_PER_BLOCK = 1_000_000
+_CANDIDATES_PER_BLOCK = 200_000
 
 
 @dataclass(frozen=True)
@@ -161,10 +162,13 @@ def overlaps(
     number = np.searchsorted(pairs, scored.pairs, side="right") - first
     compare = _box_ious if task == "bbox" else _mask_ious
     found = [(np.zeros(0, int), np.zeros(0, int), np.zeros(0))]
-    for d, place in _candidates(first, number):
-        iou = compare(ground_truth, detections, scored.rows[d], order[place])
-        enough = iou >= IOU_THRESHOLDS[0]
-        found.append((d[enough], place[enough], iou[enough]))
+    work = {"total": int(number.sum()), "unit": "overlap"}
+    with Progress(f"comparing with the ground truth ({task})", **work) as progress:
+        for d, place in _candidates(first, number):
+            iou = compare(ground_truth, detections, scored.rows[d], order[place])
+            enough = iou >= IOU_THRESHOLDS[0]
+            found.append((d[enough], place[enough], iou[enough]))
+            progress.update(len(d))
     scored_places, object_places, ious = map(np.concatenate, zip(*found, strict=True))
     best_last = np.lexsort((object_places, ious, scored_places))
     objects = order[object_places[best_last]]

@@ -6,6 +6,7 @@ The text of a whole file never exists, nor the dicts of all detections.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from os import PathLike
 from typing import IO, Any, cast
@@ -14,6 +15,7 @@ import numpy as np
 from detectron2.utils.file_io import PathManager
 
 from d2_seesaw.evaluation.detection_columns import DetectionColumns, batched
+from d2_seesaw.report import Progress
 
 _RESULTS_PER_BLOCK = 10_000
 _CHARACTERS_PER_READ = 2**22
@@ -27,11 +29,16 @@ def write_results(path: str, detections: DetectionColumns, task: str | None = No
         detections: What to write.
         task: As in ``DetectionColumns.results``.
     """
-    with cast("IO[str]", PathManager.open(path, "w")) as file:
+    work = {"total": len(detections), "unit": "detection"}
+    with (
+        cast("IO[str]", PathManager.open(path, "w")) as file,
+        Progress(f"writing {os.path.basename(path)}", **work) as progress,
+    ):
         separator = "["
         for block in batched(detections.results(task), _RESULTS_PER_BLOCK):
             file.write(separator + json.dumps(block)[1:-1])
             separator = ", "
+            progress.update(len(block))
         file.write("]" if len(detections) else "[]")
 
 
@@ -44,17 +51,22 @@ def read_results(path: str | PathLike[str]) -> DetectionColumns:
     try:
         if str(path).endswith(".npz"):
             return load_columns(path)
-        with open(path, encoding="utf-8") as file:
-            blocks = batched(_items(file), _RESULTS_PER_BLOCK)
+        work = {"total": os.path.getsize(path), "unit": "B"}
+        with (
+            open(path, encoding="utf-8") as file,
+            Progress(f"reading {os.path.basename(path)}", **work) as progress,
+        ):
+            blocks = batched(_items(file, progress), _RESULTS_PER_BLOCK)
             return DetectionColumns.concatenate([DetectionColumns.from_results(b) for b in blocks])
     except ValueError as error:
         raise ValueError(f"{path} is no file of results: {error}") from error
 
 
-def _items(file: IO[str]) -> Iterator[dict[str, Any]]:
+def _items(file: IO[str], progress: Progress) -> Iterator[dict[str, Any]]:
     """The dicts in a JSON list, each as soon as it is read."""
     decoder = json.JSONDecoder()
     text = _first_characters(file)
+    progress.update(len(text))
     if not text.startswith("["):
         raise ValueError(f"expected a JSON list of detections, it starts with {text[:20]!r}")
     place, not_first = 1, False
@@ -69,6 +81,7 @@ def _items(file: IO[str]) -> Iterator[dict[str, Any]]:
             more = file.read(_CHARACTERS_PER_READ)
             if not more:
                 raise
+            progress.update(len(more))
             text, place = text[place:] + more, 0
             continue
         not_first = True

@@ -1,7 +1,6 @@
 """Predictions on files: what is read, drawn and written for each picture and video."""
 
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 import cv2
 import numpy as np
 from detectron2.utils.logger import log_every_n_seconds
-from tqdm import tqdm
 
 from d2_seesaw.inference.drawing import (
     draw_instances,
@@ -21,6 +19,7 @@ from d2_seesaw.inference.drawing import (
 from d2_seesaw.inference.predictor import Predictor, best_instances
 from d2_seesaw.inference.results import ResultsWriter
 from d2_seesaw.inference.sources import Source, UnreadableError, VideoFrames, read_picture
+from d2_seesaw.report import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +70,7 @@ class FilePredictions:
         names, ids = self.predictor.class_names, self.predictor.category_ids
         with (
             ResultsWriter(self.output, names, ids) as self._results,
-            tqdm(total=len(sources), unit="file", disable=not sys.stderr.isatty()) as self._bar,
+            Progress("predicting", total=len(sources), unit="file") as self._progress,
         ):
             for number, source in enumerate(sources, 1):
                 try:
@@ -80,14 +79,14 @@ class FilePredictions:
                 except UnreadableError as error:
                     unreadable.append(str(error))
                     self._say(f"{number}/{len(sources)} skipped: {error}", logging.WARNING)
-                self._bar.update()
+                self._progress.update()
         return unreadable
 
     def _say(self, message: str, level: int = logging.INFO) -> None:
-        if self._bar.disable:
+        if not self._progress.is_bar:
             logger.log(level, message)
         elif level > logging.INFO:
-            self._bar.write(message, file=sys.stderr)
+            self._progress.write(message)
 
     def _picture(self, source: Source) -> str:
         image = read_picture(source.path, self.predictor.image_format)
@@ -106,8 +105,8 @@ class FilePredictions:
                 count += 1
                 if drawn is not None:
                     video.write(drawn)
-                self._bar.set_postfix_str(f"{source.name} {count}/{frames.announced}")
-                if self._bar.disable:
+                self._progress.detail(f"{source.name} {count}/{frames.announced}")
+                if not self._progress.is_bar:
                     text = f"{source.name}: {count} of {frames.announced} frames"
                     log_every_n_seconds(logging.INFO, text, n=5, name=__name__)
         if count < frames.announced:

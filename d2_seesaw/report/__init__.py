@@ -1,4 +1,4 @@
-"""Reports: one HTML file that needs nothing from the network. Pure Python."""
+"""Reports, one HTML file that needs nothing from the network, and the progress of long work."""
 
 from d2_seesaw.report.charts import Point, bar_chart, rank_chart
 from d2_seesaw.report.lines import Series, line_chart
@@ -19,6 +19,7 @@ from d2_seesaw.report.page import (
     table,
     write_page,
 )
+from d2_seesaw.report.progress import Progress, track
 from d2_seesaw.report.scatter import Spot, scatter_chart
 from d2_seesaw.report.shares import Share, ShareBar, share_bars
 from d2_seesaw.report.svg import Key
@@ -29,6 +30,7 @@ __all__ = [
     "Key",
     "Numeral",
     "Point",
+    "Progress",
     "Series",
     "Share",
     "ShareBar",
@@ -49,5 +51,6 @@ __all__ = [
     "section",
     "share_bars",
     "table",
+    "track",
     "write_page",
 ]

@@ -31,9 +31,9 @@ def parses(monkeypatch):
     """Annotation files that were parsed."""
     files = []
 
-    def counted(json_file):
+    def counted(json_file, **options):
         files.append(json_file)
-        return parse_json(json_file)
+        return parse_json(json_file, **options)
 
     monkeypatch.setattr(annotation_file, "parse_json", counted)
     return files

@@ -6,7 +6,7 @@ import pytest
 from detectron2.config import LazyConfig
 from detectron2.utils.events import EventStorage, JSONWriter
 
-from d2_seesaw.engine import ConfigError, load_config, tracking_writers
+from d2_seesaw.engine import ConfigError, check_trackers, load_config, tracking_writers
 from d2_seesaw.engine.writers import flat_config
 
 
@@ -117,7 +117,38 @@ def test_a_resumed_training_goes_on_with_the_same_wandb_run(tmp_path, wandb):
         ("run0", "allow"),
         (None, None),
     ]
-    assert (tmp_path / "wandb_run.txt").read_text().strip() == "run2"
+    assert (tmp_path / "wandb_run.txt").read_text().splitlines()[0] == "run2"
+
+
+def sent(run):
+    """Names and iterations of all that a run of wandb was given, in order."""
+    given = [dict(scalars) for (scalars,), _ in run.of("log")]
+    return [(name, g["iteration"]) for g in given for name in g if name != "iteration"]
+
+
+@pytest.mark.parametrize("start", [3, 6], ids=["after an interruption", "after its end"])
+def test_no_scalar_is_sent_again_by_a_resumed_training(tmp_path, wandb, start):
+    cfg = config(tmp_path, "train.wandb.enabled=True")
+    train(tracking_writers(cfg, resume=False), range(6), period=1)
+    train(tracking_writers(cfg, resume=True), range(start, 9), period=1)
+    first, second = map(sent, wandb.runs)
+    each_step = [(n, i) for i in range(6) for n in ("total_loss", "bbox/APr")]
+    assert first == [*each_step, ("bbox/APr", 6)]
+    # At iteration 6 the first training ended with an evaluation; a loss is new there.
+    assert second == [
+        ("total_loss", 6),
+        *((n, i) for i in (7, 8) for n in ("total_loss", "bbox/APr")),
+        ("bbox/APr", 9),
+    ]
+    values = {g["iteration"]: g for (g,), _ in wandb.runs[1].of("log")}
+    assert values[9]["bbox/APr"] == 99.0
+
+
+def test_a_run_that_an_earlier_version_started_goes_on(tmp_path, wandb):
+    (tmp_path / "wandb_run.txt").write_text("earlier\n")
+    train(tracking_writers(config(tmp_path, "train.wandb.enabled=True"), resume=True), range(2, 4))
+    assert wandb.inits[0]["id"] == "earlier"
+    assert sent(wandb.runs[0])[-1] == ("bbox/APr", 4)
 
 
 def test_mlflow_gets_scalars_parameters_and_the_config_file(tmp_path, mlflow):
@@ -181,6 +212,19 @@ def test_a_package_that_is_missing_is_named_with_the_line_that_installs_it(
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=f"pip install {name}"):
         tracking_writers(config(tmp_path, f"train.{name}.enabled=True"), resume=False)
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_missing_package_is_refused_by_a_check_that_starts_no_run(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    check_trackers(config(tmp_path))
+    with pytest.raises(ConfigError, match=rf"train\.{name}\.enabled=True .*pip install {name}$"):
+        check_trackers(config(tmp_path, f"train.{name}.enabled=True"))
+
+
+def test_the_check_of_packages_that_are_there_starts_no_run(tmp_path, wandb, mlflow):
+    check_trackers(config(tmp_path, "train.wandb.enabled=True", "train.mlflow.enabled=True"))
+    assert wandb.inits == mlflow.calls == []
 
 
 def test_misspelt_options_are_refused(tmp_path):

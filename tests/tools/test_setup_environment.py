@@ -1,12 +1,16 @@
 """Set-up with a pip that is only recorded: what is installed, in which order, and what is kept."""
 
 import importlib.util
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import setuptools
+
+from d2_seesaw.engine import train_options
 
 SPEC = importlib.util.spec_from_file_location("set_up", "tools/setup_environment.py")
 setup_environment = importlib.util.module_from_spec(SPEC)
@@ -73,3 +77,26 @@ def test_a_failure_ends_with_one_line(tmp_path, monkeypatch):
 def test_missing_modules_are_found_by_asking_that_python():
     found = setup_environment.missing(Path(sys.executable), ["torch", "no_such_module"])
     assert found == ["no_such_module"]
+
+
+@pytest.fixture
+def metadata(monkeypatch):
+    """What setup.py says about the project."""
+    given = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **options: given.update(options))
+    runpy.run_path("setup.py")
+    return given
+
+
+def test_setting_up_installs_what_developing_needs(metadata):
+    extras = metadata["extras_require"]
+    names = {name.split(">")[0] for name in [*extras["dev"], *extras["timm"]]}
+    assert names <= set(setup_environment.PACKAGES.values())
+
+
+def test_every_tracker_is_an_extra_and_nothing_that_must_be_there(metadata):
+    for name in ("wandb", "mlflow"):
+        assert "enabled" in train_options()[name]
+        assert metadata["extras_require"][name] == [name]
+        assert name not in metadata["install_requires"]
+        assert name not in setup_environment.PACKAGES
