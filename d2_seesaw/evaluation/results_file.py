@@ -46,7 +46,8 @@ def read_results(path: str | PathLike[str]) -> DetectionColumns:
             return load_columns(path)
         with open(path, encoding="utf-8") as file:
             blocks = batched(_items(file), _RESULTS_PER_BLOCK)
-            return DetectionColumns.concatenate([DetectionColumns.from_results(b) for b in blocks])
+            parts = [DetectionColumns.from_results(block) for block in blocks]
+            return DetectionColumns.concatenate(parts, consume=True)
     except ValueError as error:
         raise ValueError(f"{path} is no file of results: {error}") from error
 

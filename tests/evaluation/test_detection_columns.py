@@ -7,7 +7,6 @@ from pycocotools import mask as mask_utils
 from d2_seesaw.evaluation.detection_columns import (
     EMPTY,
     DetectionColumns,
-    DetectionLog,
     MaskColumns,
     batched,
 )
@@ -109,15 +108,6 @@ def test_runs_that_are_not_compressed_are_compressed():
     expected[2:7] = 1
     for rle in masks.rles(slice(None)):
         np.testing.assert_array_equal(mask_utils.decode(rle).reshape(-1, order="F"), expected)
-
-
-@pytest.mark.parametrize("images_per_block", [1, 3, 100])
-def test_a_log_keeps_the_order_of_images(results, images_per_block):
-    log = DetectionLog(images_per_block=images_per_block)
-    for result in results:
-        log.append(DetectionColumns.from_results([result]))
-        log.append(EMPTY)
-    assert list(log.columns().results()) == results
 
 
 def test_batches_hold_all_items():
