@@ -20,7 +20,7 @@ class DetectionLog:
         images_per_block: How many images are joined at once.
     """
 
-    def __init__(self, *, per_category: int | None = None, images_per_block: int = 500) -> None:
+    def __init__(self, *, per_category: int | None = None, images_per_block: int = 50) -> None:
         self._limits = DetectionLimits(per_image=None, per_category=per_category)
         self._images_per_block = images_per_block
         self._blocks: list[DetectionColumns] = []

@@ -70,7 +70,7 @@ class ProposalColumns:
 class ProposalLog:
     """Takes the proposals of one image after the other and keeps them as a few arrays."""
 
-    def __init__(self, *, images_per_block: int = 500) -> None:
+    def __init__(self, *, images_per_block: int = 50) -> None:
         self._images_per_block = images_per_block
         self._blocks: list[dict[str, np.ndarray]] = []
         self._images: list[dict[str, np.ndarray]] = []

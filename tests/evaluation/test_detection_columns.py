@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
+from d2_seesaw.evaluation import detection_columns
 from d2_seesaw.evaluation.detection_columns import (
     EMPTY,
     DetectionColumns,
@@ -63,6 +64,20 @@ def test_rows_can_be_taken(results):
     rows = np.array([4, 0, 2])
     taken = DetectionColumns.from_results(with_mask_scores(results)).take(rows)
     assert list(taken.results()) == [with_mask_scores(results)[i] for i in rows]
+
+
+@pytest.mark.parametrize("block", [1, 2, 100])
+def test_masks_can_be_taken_in_any_order_and_more_than_once(block, monkeypatch):
+    monkeypatch.setattr(detection_columns, "_MASKS_PER_BLOCK", block)
+    lengths = [3, 0, 7, 1]
+    rles = [{"size": [i, 9], "counts": bytes(range(n))} for i, n in enumerate(lengths)]
+    masks = MaskColumns.from_rles(rles)
+    for rows in ([2, 0, 0, 1, 3], [1], [], [1, 1], [0, 1, 2, 3]):
+        taken = masks.take(np.array(rows, dtype=int))
+        expected = MaskColumns.from_rles([rles[i] for i in rows])
+        for name in ("sizes", "lengths", "counts"):
+            np.testing.assert_array_equal(getattr(taken, name), getattr(expected, name))
+            assert getattr(taken, name).dtype == getattr(expected, name).dtype
 
 
 def test_parts_are_joined_in_order_and_empty_ones_do_not_matter(results):
