@@ -1,26 +1,24 @@
-"""Gloo ranks that evaluate some of the images each: three of them, then the first two."""
+"""Gloo ranks that evaluate some of the images each: three of them, then two."""
 
 import functools
-import pickle
 from unittest import mock
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
-from detectron2.utils import comm
 
 from d2_seesaw.evaluation import LongTailLVISEvaluator, detection_limits, lvis_evaluation
 from d2_seesaw.evaluation.detection_log import DetectionLog
+from tests.evaluation.gloo import no_objects_between_ranks, on_ranks
 from tests.evaluation.lvis_data import Detections, random_data, write_json
 
 NAME = "longtail_eval_test_ranks"
-CASES = {"halves": 2, "uneven": 3, "mask scores": 3, "fixed AP": 3, "some masks": 3}
+# Of each case how many ranks there are.
+CASES = {"halves": 2, "uneven": 3, "mask scores": 3, "fixed AP": 3, "some masks": 3, "error": 2}
 
 
 def evaluate_on_ranks(folder):
-    """For each of ``CASES`` the result of one process on all images, and the report of each rank.
+    """For each of ``CASES`` the result of one process on all images, and the reports of the ranks.
 
     Files of one process lie in the folder named as the case and "alone", of ranks and "ranks".
     """
@@ -31,14 +29,13 @@ def evaluate_on_ranks(folder):
         annotation["image_id"] = _id_as_text(annotation["image_id"])
     write_json(folder / "text.json", data)
     write_json(folder / "numbers.json", random_data(seed=40)[0])
-    mp.spawn(_on_rank, args=(folder,), nprocs=3)
-    reports = [pickle.loads((folder / f"{rank}.pkl").read_bytes()) for rank in range(3)]
+    reports = on_ranks(_on_rank, (3, 2), folder, folder)
     alone = {
         case: _evaluate(case, folder, "alone", outputs_of_ranks(case), distributed=False)
         for case in CASES
-        if case != "some masks"
+        if case not in ("some masks", "error")
     }
-    return alone, reports
+    return alone, {case: [r[case] for r in reports[size]] for case, size in CASES.items()}
 
 
 def _id_as_text(number):
@@ -108,40 +105,19 @@ def _evaluate(case, folder, place, outputs, *, distributed):
         MetadataCatalog.remove(NAME)
 
 
-def no_objects_between_ranks():
-    """Lets what pickles objects for other ranks fail."""
-    fail = mock.Mock(side_effect=AssertionError("an object is pickled"))
-    names = [n for n in vars(dist) if n.endswith(("_object", "_object_list"))]
-    assert {"all_gather_object", "gather_object", "send_object_list"} <= set(names)
-    return mock.patch.multiple(dist, **dict.fromkeys(names, fail))
-
-
-def _on_rank(rank, folder):
-    torch.set_num_threads(1)
+def _on_rank(rank, world_size, folder):
     report = {}
-    for world_size in (3, 2):
-        if rank < world_size:
-            dist.init_process_group(
-                "gloo", f"file://{folder}/store{world_size}", rank=rank, world_size=world_size
-            )
-            _report(report, rank, world_size, folder)
-            # Detectron2 caches the group. Alive at exit, its threads abort the process in half of
-            # the runs.
-            comm._get_global_gloo_group.cache_clear()
-            dist.destroy_process_group()
-    (folder / f"{rank}.pkl").write_bytes(pickle.dumps(report))
-
-
-def _report(report, rank, world_size, folder):
-    for case in [case for case, ranks in CASES.items() if ranks == world_size]:
+    for case in [case for case, size in CASES.items() if size == world_size and case != "error"]:
         outputs = [outputs_of_ranks(case)[rank]]
         try:
             report[case] = _evaluate(case, folder, "ranks", outputs, distributed=True)
         except ValueError as error:
             report[case] = str(error)
-    if world_size == 2:
-        MetadataCatalog.get(NAME).set(json_file=str(folder / "numbers.json"))
-        try:
-            LongTailLVISEvaluator("only_here_missing" if rank == 1 else NAME)
-        except Exception as error:
-            report["error"] = str(error)
+    MetadataCatalog.get(NAME).set(json_file=str(folder / "numbers.json"))
+    try:
+        LongTailLVISEvaluator("only_here_missing" if rank == 1 else NAME)
+    except Exception as error:
+        report["error"] = str(error)
+    finally:
+        MetadataCatalog.remove(NAME)
+    return report
