@@ -50,6 +50,13 @@ class DetectionLimits:
                 kept &= _is_among_best(ids, scores, limit)
         return np.flatnonzero(kept)
 
+    def rows_of_any_task(self, detections: DetectionColumns) -> np.ndarray:
+        """Rows of the detections that count by the score of the box or of the mask, ascending."""
+        rows = self.rows(detections, "bbox")
+        if detections.mask_scores is None:
+            return rows
+        return np.union1d(rows, self.rows(detections, "segm"))
+
 
 def _is_among_best(ids: np.ndarray, scores: np.ndarray, limit: int) -> np.ndarray:
     """Whether each is among the ``limit`` highest scores of those with its id."""

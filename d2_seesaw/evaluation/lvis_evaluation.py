@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -14,8 +13,14 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from d2_seesaw.evaluation.coco_as_lvis import TrainImageCounts, is_federated
-from d2_seesaw.evaluation.detection_columns import DetectionColumns, DetectionLog
+from d2_seesaw.evaluation.column_gathering import (
+    all_gather_json,
+    gather_columns,
+    gather_detections,
+)
+from d2_seesaw.evaluation.detection_columns import DetectionColumns
 from d2_seesaw.evaluation.detection_limits import DetectionLimits
+from d2_seesaw.evaluation.detection_log import DetectionLog
 from d2_seesaw.evaluation.instance_columns import instance_columns
 from d2_seesaw.evaluation.lvis_format import annotation_file, category_of_class
 from d2_seesaw.evaluation.lvis_scores import TASKS
@@ -25,6 +30,7 @@ from d2_seesaw.evaluation.lvis_scoring import (
     naming_the_file,
     prepare_annotations,
 )
+from d2_seesaw.evaluation.proposal_columns import ProposalColumns, ProposalLog
 from d2_seesaw.evaluation.rank_agreement import failing_together
 from d2_seesaw.evaluation.results_file import save_columns, write_results
 
@@ -36,8 +42,9 @@ class LongTailLVISEvaluator(LVISEvaluator):
 
     Beyond its base class:
 
-    - Predictions are kept, gathered and saved as arrays, and scored without a loop over all pairs
-      of images and categories: in seconds, and with the numbers of the official package.
+    - Predictions are kept, gathered and saved as arrays, never as objects of all ranks in one
+      process, and scored without a loop over all pairs of images and categories: in seconds, and
+      with the numbers of the official package.
     - Annotations may be in COCO's format too, with any category ids: every category then counts as
       looked for in every image. See ``complete_coco_fields`` for crowds and frequency groups.
     - A dataset or installation that cannot be evaluated is refused on construction, on all ranks.
@@ -66,7 +73,7 @@ class LongTailLVISEvaluator(LVISEvaluator):
             annotation with id 0, which the package never counts as found.
         fixed_ap: Whether to measure AP-fixed (Dave et al. 2021): 10,000 detections of each category
             over all images count, and no limit per image. The model's own limit per image should
-            then be far above 300.
+            then be far above 300. What does not count is forgotten, and not in the files either.
         class_agnostic: Whether a detection may match an object of any category. There are then no
             groups and no scores of categories.
         train_image_counts: Training images by category id, or the path of the training annotations
@@ -140,16 +147,20 @@ class LongTailLVISEvaluator(LVISEvaluator):
     def reset(self) -> None:
         """Forget all predictions."""
         super().reset()
-        self._found = DetectionLog()
+        self._found = self._new_log()
+        self._proposals = ProposalLog()
         self._num_images = 0
         self._saw_masks = False
+
+    def _new_log(self) -> DetectionLog:
+        return DetectionLog(per_category=self._scoring.limits.per_category)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Collect predictions; what could not be evaluated in the end is refused at once.
 
         Args:
             inputs: One dict per image, with its "image_id".
-            outputs: One dict per image, with its "instances".
+            outputs: One dict per image, with its "instances", "proposals" or both.
         """
         for image, output in zip(inputs, outputs, strict=True):
             if "instances" in output:
@@ -160,7 +171,8 @@ class LongTailLVISEvaluator(LVISEvaluator):
                 )
                 self._num_images += 1
             if "proposals" in output:
-                super().process([image], [{"proposals": output["proposals"]}])
+                proposals = output["proposals"].to(self._cpu_device)
+                self._proposals.append(image["image_id"], proposals)
 
     def _check_prediction(self, image_id: Any, instances: Instances) -> None:
         if image_id not in self._lvis_api.imgs:
@@ -181,35 +193,39 @@ class LongTailLVISEvaluator(LVISEvaluator):
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Metrics by task on the main process, ``{}`` on the others."""
-        ranks = [(self._num_images, self._saw_masks, self._predictions, self._found.columns())]
+        num_images, saw_masks = self._num_images, self._saw_masks
+        proposals, found = self._proposals.columns(), self._found.columns()
         if self._distributed:
             comm.synchronize()
-            ranks = gather_as_arrays(*ranks[0])
+            of_ranks = all_gather_json([num_images, saw_masks])
+            num_images, saw_masks = sum(n for n, _ in of_ranks), any(saw for _, saw in of_ranks)
+            proposals = ProposalColumns.from_arrays(gather_columns(proposals.arrays()))
+            # All ranks together may have more of a category than counts.
+            log = self._new_log()
+            log.append(gather_detections(found))
+            found = log.columns()
             if not comm.is_main_process():
                 return {}
-        images, saw_masks, proposals, found = zip(*ranks, strict=True)
-        proposals = list(itertools.chain.from_iterable(proposals))
-        if not sum(images) and not proposals:
+        if not num_images and not len(proposals):
             self._logger.warning("There are no predictions to evaluate.")
             return {}
         if self._output_dir:
             PathManager.mkdirs(self._output_dir)
         self._results = {}
-        if proposals:
+        if len(proposals):
             self._eval_box_proposals(proposals)
-        if sum(images):
-            self._saw_masks = any(saw_masks)
-            self._eval_detections(DetectionColumns.concatenate(found))
+        if num_images:
+            self._eval_detections(found, saw_masks)
         return copy.deepcopy(self._results)
 
-    def _eval_detections(self, detections: DetectionColumns) -> None:
+    def _eval_detections(self, detections: DetectionColumns, saw_masks: bool) -> None:
         if self._output_dir:
             _save(detections, self._output_dir)
         if not self._do_evaluation:
             self._logger.info("Annotations are not available for evaluation.")
             return
         # A model with masks that found nothing is not seen in the detections.
-        inferred = TASKS if self._saw_masks else ("bbox",)
+        inferred = TASKS if saw_masks else ("bbox",)
         self._results |= self._scoring.report(
             self._lvis_api,
             detections,
@@ -217,14 +233,6 @@ class LongTailLVISEvaluator(LVISEvaluator):
             train_images=self._train_images() or {},
             output_dir=self._output_dir,
         )
-
-
-def gather_as_arrays(
-    num_images: int, saw_masks: bool, proposals: list[dict[str, Any]], found: DetectionColumns
-) -> list[tuple[int, bool, list[dict[str, Any]], DetectionColumns]]:
-    """What each rank collected on the main process, ``[]`` on the others: a few arrays per rank."""
-    gathered: Any = comm.gather((num_images, saw_masks, proposals, found.arrays()), dst=0)
-    return [(n, m, p, DetectionColumns.from_arrays(arrays)) for n, m, p, arrays in gathered]
 
 
 def _save(detections: DetectionColumns, folder: str) -> None:

@@ -57,7 +57,8 @@ def read_results(path: str | PathLike[str]) -> DetectionColumns:
             Progress(f"reading {os.path.basename(path)}", **work) as progress,
         ):
             blocks = batched(_items(file, progress), _RESULTS_PER_BLOCK)
-            return DetectionColumns.concatenate([DetectionColumns.from_results(b) for b in blocks])
+            parts = [DetectionColumns.from_results(block) for block in blocks]
+            return DetectionColumns.concatenate(parts, consume=True)
     except ValueError as error:
         raise ValueError(f"{path} is no file of results: {error}") from error
 

@@ -1,43 +1,123 @@
-"""Two gloo ranks that evaluate half of the images each."""
+"""Gloo ranks that evaluate some of the images each: three of them, then two."""
 
-import pickle
+import functools
+from unittest import mock
 
-import torch.distributed as dist
-import torch.multiprocessing as mp
+import torch
 from detectron2.data import MetadataCatalog
-from detectron2.utils import comm
+from detectron2.structures import Boxes, Instances
 
-from d2_seesaw.evaluation import LongTailLVISEvaluator
-from tests.evaluation.lvis_data import random_data, run_evaluator, write_json
+from d2_seesaw.evaluation import LongTailLVISEvaluator, detection_limits, lvis_evaluation
+from d2_seesaw.evaluation.detection_log import DetectionLog
+from tests.evaluation.gloo import no_objects_between_ranks, on_ranks
+from tests.evaluation.lvis_data import Detections, random_data, write_json
 
 NAME = "longtail_eval_test_ranks"
+# Of each case how many ranks there are.
+CASES = {"halves": 2, "uneven": 3, "mask scores": 3, "fixed AP": 3, "some masks": 3, "error": 2}
 
 
-def evaluate_on_two_ranks(folder):
-    """Result of one process on all images, and the report of each rank."""
-    data, detections = random_data(seed=40)
-    json_file = write_json(folder / "gt.json", data)
-    # Rank 0 gathers its own images first: the same order, so that ties in score break the same way.
-    halves = [detections[:7], detections[7:]]
-    mp.spawn(_on_rank, args=(folder, json_file, halves), nprocs=2)
-    reports = [pickle.loads((folder / f"{rank}.pkl").read_bytes()) for rank in range(2)]
+def evaluate_on_ranks(folder):
+    """For each of ``CASES`` the result of one process on all images, and the reports of the ranks.
+
+    Files of one process lie in the folder named as the case and "alone", of ranks and "ranks".
+    """
+    data, _ = random_data(seed=40)
+    for image in data["images"]:
+        image["id"] = _id_as_text(image["id"])
+    for annotation in data["annotations"]:
+        annotation["image_id"] = _id_as_text(annotation["image_id"])
+    write_json(folder / "text.json", data)
+    write_json(folder / "numbers.json", random_data(seed=40)[0])
+    reports = on_ranks(_on_rank, (3, 2), folder, folder)
+    alone = {
+        case: _evaluate(case, folder, "alone", outputs_of_ranks(case), distributed=False)
+        for case in CASES
+        if case not in ("some masks", "error")
+    }
+    return alone, {case: [r[case] for r in reports[size]] for case, size in CASES.items()}
+
+
+def _id_as_text(number):
+    """Texts of two lengths."""
+    return f"image {number}" if number < 109 else f"{number}"
+
+
+def outputs_of_ranks(case):
+    """For each rank, image ids and outputs of a model."""
+    _, found = random_data(seed=40)
+    outputs = [(d.image_id, d.as_model_output()) for d in found]
+    if case == "halves":
+        # Rank 0 gathers its own images first: the same order, so ties in score break the same way.
+        return [outputs[:7], outputs[7:]]
+    if case == "uneven":
+        return [outputs_with_proposals(outputs[:9]), [], outputs_with_proposals(outputs[9:])]
+    if case == "fixed AP":
+        return [outputs[:4], outputs[4:6], outputs[6:]]
+    if case == "some masks":
+        return [
+            outputs[:4],
+            outputs[4:6],
+            [(d.image_id, d.as_model_output(masks=False)) for d in found[6:]],
+        ]
+    for _, output in outputs[9:]:
+        output["instances"].mask_scores = output["instances"].scores.flip(0)
+    nothing = [(i, Detections(i).as_model_output()) for i, _ in outputs[:2]]
+    return [nothing, outputs[2:9], outputs[9:]]
+
+
+def outputs_with_proposals(outputs):
+    """With text for ids, and proposals of all images but the second without instances."""
+    torch.manual_seed(len(outputs))
+    for i, (_, output) in enumerate(outputs):
+        boxes = output["instances"].pred_boxes.tensor
+        proposals = Instances(output["instances"].image_size)
+        proposals.proposal_boxes = Boxes((boxes + torch.randn(len(boxes), 4)).repeat(3, 1))
+        proposals.objectness_logits = torch.randn(3 * len(boxes))
+        output["proposals"] = proposals
+        if i == 1:
+            del output["instances"]
+    return [(_id_as_text(image_id), output) for image_id, output in outputs]
+
+
+def _evaluate(case, folder, place, outputs, *, distributed):
+    json_file = folder / ("text.json" if case == "uneven" else "numbers.json")
     MetadataCatalog.get(NAME).set(json_file=str(json_file))
+    log = functools.partial(DetectionLog, images_per_block=2)
     try:
-        alone = run_evaluator(LongTailLVISEvaluator(NAME, distributed=False), detections)
+        with (
+            mock.patch.object(detection_limits, "FIXED_AP_DETECTIONS", 9),
+            mock.patch.object(lvis_evaluation, "DetectionLog", log),
+        ):
+            evaluator = LongTailLVISEvaluator(
+                NAME,
+                distributed=distributed,
+                output_dir=str(folder / case / place),
+                fixed_ap=case == "fixed AP",
+            )
+            for image_id, output in [pair for of_rank in outputs for pair in of_rank]:
+                evaluator.process([{"image_id": image_id}], [output])
+            with no_objects_between_ranks():
+                results = evaluator.evaluate()
+                assert str(evaluator.evaluate()) == str(results)
+            return results
     finally:
         MetadataCatalog.remove(NAME)
-    return alone, reports
 
 
-def _on_rank(rank, folder, json_file, halves):
-    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
-    MetadataCatalog.get(NAME).set(json_file=str(json_file))
-    report = {"results": run_evaluator(LongTailLVISEvaluator(NAME), halves[rank])}
+def _on_rank(rank, world_size, folder):
+    report = {}
+    for case in [case for case, size in CASES.items() if size == world_size and case != "error"]:
+        outputs = [outputs_of_ranks(case)[rank]]
+        try:
+            report[case] = _evaluate(case, folder, "ranks", outputs, distributed=True)
+        except ValueError as error:
+            report[case] = str(error)
+    MetadataCatalog.get(NAME).set(json_file=str(folder / "numbers.json"))
     try:
         LongTailLVISEvaluator("only_here_missing" if rank == 1 else NAME)
     except Exception as error:
         report["error"] = str(error)
-    (folder / f"{rank}.pkl").write_bytes(pickle.dumps(report))
-    # Detectron2 caches the group. Alive at exit, its threads abort the process in half of the runs.
-    comm._get_global_gloo_group.cache_clear()
-    dist.destroy_process_group()
+    finally:
+        MetadataCatalog.remove(NAME)
+    return report

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
+from d2_seesaw.evaluation import detection_columns
 from d2_seesaw.evaluation.detection_columns import (
     EMPTY,
     DetectionColumns,
-    DetectionLog,
     MaskColumns,
     batched,
 )
@@ -66,6 +66,20 @@ def test_rows_can_be_taken(results):
     assert list(taken.results()) == [with_mask_scores(results)[i] for i in rows]
 
 
+@pytest.mark.parametrize("block", [1, 2, 100])
+def test_masks_can_be_taken_in_any_order_and_more_than_once(block, monkeypatch):
+    monkeypatch.setattr(detection_columns, "_MASKS_PER_BLOCK", block)
+    lengths = [3, 0, 7, 1]
+    rles = [{"size": [i, 9], "counts": bytes(range(n))} for i, n in enumerate(lengths)]
+    masks = MaskColumns.from_rles(rles)
+    for rows in ([2, 0, 0, 1, 3], [1], [], [1, 1], [0, 1, 2, 3]):
+        taken = masks.take(np.array(rows, dtype=int))
+        expected = MaskColumns.from_rles([rles[i] for i in rows])
+        for name in ("sizes", "lengths", "counts"):
+            np.testing.assert_array_equal(getattr(taken, name), getattr(expected, name))
+            assert getattr(taken, name).dtype == getattr(expected, name).dtype
+
+
 def test_parts_are_joined_in_order_and_empty_ones_do_not_matter(results):
     parts = [DetectionColumns.from_results(r) for r in (results[:2], [], results[2:])]
     assert list(DetectionColumns.concatenate(parts).results()) == results
@@ -109,15 +123,6 @@ def test_runs_that_are_not_compressed_are_compressed():
     expected[2:7] = 1
     for rle in masks.rles(slice(None)):
         np.testing.assert_array_equal(mask_utils.decode(rle).reshape(-1, order="F"), expected)
-
-
-@pytest.mark.parametrize("images_per_block", [1, 3, 100])
-def test_a_log_keeps_the_order_of_images(results, images_per_block):
-    log = DetectionLog(images_per_block=images_per_block)
-    for result in results:
-        log.append(DetectionColumns.from_results([result]))
-        log.append(EMPTY)
-    assert list(log.columns().results()) == results
 
 
 def test_batches_hold_all_items():

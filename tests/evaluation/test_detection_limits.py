@@ -42,6 +42,13 @@ def test_each_task_goes_by_its_own_score():
     assert [rows.tolist() for rows in kept] == [[0], [1]]
 
 
+def test_what_counts_in_one_of_the_tasks_counts():
+    detections = columns([1] * 3, [1] * 3, [0.5, 0.9, 0.1], mask_scores=[0.5, 0.2, 0.8])
+    assert DetectionLimits(per_image=1).rows_of_any_task(detections).tolist() == [1, 2]
+    without = columns([1] * 3, [1] * 3, [0.5, 0.9, 0.1])
+    assert DetectionLimits(per_image=1).rows_of_any_task(without).tolist() == [1]
+
+
 def test_fixed_ap_counts_ten_thousand_of_a_category_wherever_they_are():
     limits = DetectionLimits.of_fixed_ap()
     assert FIXED_AP_DETECTIONS == 10_000

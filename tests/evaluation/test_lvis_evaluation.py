@@ -1,3 +1,4 @@
+import collections
 import contextlib
 import csv
 import io
@@ -12,9 +13,16 @@ from types import SimpleNamespace
 import lvis
 import numpy as np
 import pytest
+import torch
 from detectron2.data import MetadataCatalog
 from detectron2.engine.hooks import EvalHook
-from detectron2.evaluation import inference_on_dataset, print_csv_format, verify_results
+from detectron2.evaluation import (
+    LVISEvaluator,
+    inference_on_dataset,
+    print_csv_format,
+    verify_results,
+)
+from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils.events import EventStorage, JSONWriter
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
@@ -24,6 +32,7 @@ from d2_seesaw.evaluation import LongTailLVISEvaluator, drop_absent
 from d2_seesaw.evaluation.lvis_scores import METRICS
 from d2_seesaw.evaluation.results_file import read_results
 from tests.evaluation.lvis_data import (
+    SIZE,
     Detections,
     add_object,
     dataset,
@@ -33,7 +42,7 @@ from tests.evaluation.lvis_data import (
     random_data,
     run_evaluator,
 )
-from tests.evaluation.ranks import evaluate_on_two_ranks
+from tests.evaluation.ranks import evaluate_on_ranks
 
 
 def one_object_per_group(present):
@@ -463,29 +472,85 @@ def test_eval_hook_stores_results_and_metrics_json_is_written(results, keep, tmp
     assert ("NaN" in text) == (keep is not drop_absent)
 
 
-# With two processes
+# Proposals
+
+
+@pytest.mark.parametrize("image_ids", [(100, 101, 102), ("a", "image b", "c")])
+def test_proposals_give_detectron2s_numbers_and_file(image_ids, register, tmp_path):
+    data = dataset("rcf", image_ids)
+    torch.manual_seed(0)
+    outputs = []
+    for i, image_id in enumerate(image_ids):
+        for k in range(4 * i):
+            add_object(data, image_id, 1 + k % 3, [9 * k, 30, 20 + 5 * k, 60])
+        boxes = [BoxMode.convert(a["bbox"], 1, 0) for a in data["annotations"]]
+        proposals = Instances((SIZE, SIZE))
+        proposals.proposal_boxes = Boxes(torch.tensor(boxes).reshape(-1, 4) + torch.randn(1))
+        proposals.objectness_logits = torch.randn(len(boxes))
+        outputs.append(({"image_id": image_id}, {"proposals": proposals}))
+    name = register(data)
+    results = []
+    for evaluator_class in (LVISEvaluator, LongTailLVISEvaluator):
+        folder = tmp_path / evaluator_class.__name__
+        evaluator = evaluator_class(name, distributed=False, output_dir=str(folder))
+        evaluator.reset()
+        for image, output in outputs:
+            evaluator.process([image], [output])
+        results.append((evaluator.evaluate(), (folder / "box_proposals.pkl").read_bytes()))
+    (theirs, their_file), (ours, our_file) = results
+    assert 10 < theirs["box_proposals"]["AR@100"] < 100
+    assert str(ours) == str(dict(theirs))  # with nan
+    assert our_file == their_file
+
+
+# With several processes
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory):
-    """What each of two gloo ranks saw, and the result of one process on all images."""
-    return evaluate_on_two_ranks(tmp_path_factory.mktemp("ranks"))
+def ranks(tmp_path_factory):
+    """The folder, the results of one process on all images, and what each gloo rank saw."""
+    folder = tmp_path_factory.mktemp("ranks")
+    return folder, *evaluate_on_ranks(folder)
 
 
 @pytest.mark.dist
-def test_two_ranks_agree_with_one_process(two_ranks):
-    alone, ranks = two_ranks
-    assert ranks[0]["results"]["segm"] == pytest.approx(alone["segm"], nan_ok=True)
-    assert ranks[0]["results"]["bbox"] == pytest.approx(alone["bbox"], nan_ok=True)
+@pytest.mark.parametrize("case", ["halves", "uneven", "mask scores", "fixed AP"])
+def test_ranks_agree_with_one_process(case, ranks):
+    folder, alone, of_ranks = ranks
+    assert alone[case].keys() >= {"bbox", "segm"}
+    assert ("box_proposals" in alone[case]) == (case == "uneven")
+    assert of_ranks[case][0].keys() == alone[case].keys()
+    for task, scores in alone[case].items():
+        assert of_ranks[case][0][task] == pytest.approx(scores, rel=0, abs=0, nan_ok=True)
+    written = {path.name: path.read_bytes() for path in (folder / case / "alone").iterdir()}
+    assert len(written) == 6 + (case in ("uneven", "mask scores"))
+    assert {p.name: p.read_bytes() for p in (folder / case / "ranks").iterdir()} == written
 
 
 @pytest.mark.dist
-def test_other_ranks_get_an_empty_result(two_ranks):
-    assert two_ranks[1][1]["results"] == {}
+def test_other_ranks_get_an_empty_result(ranks):
+    assert ranks[2]["halves"][1:] == [{}]
+    assert ranks[2]["uneven"][1:] == [{}, {}]
 
 
 @pytest.mark.dist
-def test_ranks_refuse_together(two_ranks):
-    _, ranks = two_ranks
-    assert "rank 1: ValueError: No dataset" in ranks[0]["error"]
-    assert "registered as 'only_here_missing'" in ranks[1]["error"]
+def test_masks_on_some_ranks_are_refused_by_all_of_them(ranks):
+    for error in ranks[2]["some masks"]:
+        assert "Some of the detections have boxes or masks" in error
+
+
+@pytest.mark.dist
+def test_fixed_ap_saves_what_counts(ranks):
+    saved = read_results(ranks[0] / "fixed AP" / "ranks" / "instances_predictions.npz")
+    _, everything = random_data(seed=40)
+    of_category = collections.Counter(k for d in everything for k in d.category_ids)
+    assert max(of_category.values()) > 9
+    expected = {category: min(n, 9) for category, n in of_category.items()}
+    assert collections.Counter(saved.category_ids.tolist()) == expected
+
+
+@pytest.mark.dist
+def test_ranks_refuse_together(ranks):
+    errors = ranks[2]["error"]
+    assert "rank 1: ValueError: No dataset" in errors[0]
+    assert "registered as 'only_here_missing'" in errors[1]
