@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from d2_seesaw.evaluation import LongTailLVISEvaluator
 from d2_seesaw.evaluation.longtail_analysis import write_analysis
 from tests.evaluation.analysis_data import lvis_like
+from tests.evaluation.conftest import register  # noqa: F401
+from tests.evaluation.html_text import cards, section
+from tests.evaluation.lvis_data import random_data, run_evaluator
 
 SPEC = importlib.util.spec_from_file_location("report_tool", Path("tools/report.py"))
 tool = importlib.util.module_from_spec(SPEC)
@@ -47,6 +51,22 @@ def test_a_run_has_its_page_with_masks_first(folders, run, tmp_path):
     text = output.read_text(encoding="utf-8")
     assert "<h1>Long-tail report: softmax</h1>" in text
     assert text.index("Masks: metrics") < text.index("Boxes: metrics")
+
+
+def test_the_files_of_an_evaluation_are_drawn(register, run, tmp_path):  # noqa: F811
+    data, detections = random_data(seed=60)
+    folder = tmp_path / "run"
+    evaluator = LongTailLVISEvaluator(
+        register(data), distributed=False, output_dir=str(folder / "inference")
+    )
+    results = run_evaluator(evaluator, detections)
+    run(folder / "inference", "--output", tmp_path / "r.html", "--figures", folder / "figures")
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    for task in ("bbox", "segm"):
+        assert f"<b>{results[task]['AP']:.1f}</b><span>AP</span>" in text
+    found = cards(section(text, "Masks: metrics"))
+    assert found["objects"] == str(len(data["annotations"]))
+    assert len(list((folder / "figures").iterdir())) == 6
 
 
 def test_the_page_has_a_name_of_its_own(folders, run, tmp_path, monkeypatch):
