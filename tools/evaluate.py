@@ -2,6 +2,7 @@
 
     python tools/evaluate.py output/run/inference/lvis_instances_results.json --dataset lvis_v1_val
     python tools/evaluate.py results.json --annotations val.json --train-annotations train.json
+    python tools/evaluate.py results.json --config-file my_config.py --dataset my_val
 
 Reads a JSON file in the COCO results format, or the faster instances_predictions.npz beside it.
 Annotations may be in the format of LVIS or of COCO, whose images are labelled exhaustively.
@@ -13,17 +14,18 @@ import sys
 
 import detectron2.data.datasets  # noqa: F401  registers the built-in datasets
 
+from d2_seesaw.engine import load_config
 from d2_seesaw.evaluation import (
     DetectionLimits,
     LVISScoring,
     evaluate_results_file,
     print_longtail_results,
 )
-from d2_seesaw.evaluation.lvis_format import annotation_file
+from d2_seesaw.evaluation.lvis_format import annotation_file, registered_train_images
 from d2_seesaw.evaluation.lvis_scores import TASKS
 from d2_seesaw.evaluation.lvis_scoring import ENGINES
 
-OUTPUT_HELP = "write per_category_<task>.csv and .json and longtail_<task>.json here"
+OUTPUT_HELP = "write the scores of every category and the long-tail report here"
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -36,6 +38,7 @@ def argument_parser() -> argparse.ArgumentParser:
     truth = parser.add_mutually_exclusive_group(required=True)
     truth.add_argument("--dataset", metavar="NAME", help="name of a registered dataset")
     truth.add_argument("--annotations", metavar="FILE", help="annotation file")
+    add("--config-file", metavar="FILE", help="a config that registers the dataset")
     add("--train-annotations", metavar="FILE", help="count training images here, for r, c and f")
     add("--task", nargs="+", choices=TASKS, help="default: what the detections allow")
     add("--engine", choices=ENGINES, default="sparse", help="lvis: the official package, slow")
@@ -54,12 +57,15 @@ def main() -> None:
     if args.fixed_ap:
         limits = DetectionLimits.of_fixed_ap()
     try:
+        if args.config_file:
+            load_config(args.config_file)  # registers datasets on the way
         results = evaluate_results_file(
             args.results,
             annotation_file(args.dataset) if args.dataset else args.annotations,
             tasks=args.task,
             scoring=LVISScoring(args.engine, limits, args.class_agnostic),
             train_image_counts=args.train_annotations,
+            registered_counts=registered_train_images(args.dataset) if args.dataset else None,
             output_dir=args.output,
         )
     except (ValueError, OSError) as error:

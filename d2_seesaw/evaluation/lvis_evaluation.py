@@ -22,7 +22,11 @@ from d2_seesaw.evaluation.detection_columns import DetectionColumns
 from d2_seesaw.evaluation.detection_limits import DetectionLimits
 from d2_seesaw.evaluation.detection_log import DetectionLog
 from d2_seesaw.evaluation.instance_columns import instance_columns
-from d2_seesaw.evaluation.lvis_format import annotation_file, category_of_class
+from d2_seesaw.evaluation.lvis_format import (
+    annotation_file,
+    category_of_class,
+    registered_train_images,
+)
 from d2_seesaw.evaluation.lvis_scores import TASKS
 from d2_seesaw.evaluation.lvis_scoring import (
     LVISScoring,
@@ -56,8 +60,8 @@ class LongTailLVISEvaluator(LVISEvaluator):
       by others: there "score" is the mask's.
     - ``per_category_<task>.csv`` and ``.json`` in ``output_dir`` hold AP, AP50 and recall of every
       category. ``instances_predictions.npz`` holds all predictions, with category ids of the file.
-    - ``longtail_<task>.json`` there holds a ``LongTailAnalysis``: what objects are taken for, and
-      how often detections of a score are right.
+    - ``longtail.html`` there is a report on the long tail, and ``longtail_<task>.json`` its data: a
+      ``LongTailAnalysis`` of what objects are taken for, and how often detections are right.
 
     ``evaluate`` returns ``{task: {metric: percent}}`` with Detectron2's nine metrics, and for each
     group g of r, c and f how many categories were ``evaluated-g`` of all ``categories-g``.
@@ -111,17 +115,20 @@ class LongTailLVISEvaluator(LVISEvaluator):
                     output_dir,
                     max_dets_per_image=max_dets_per_image,
                 )
-            self._prepare_annotations(json_file, train_image_counts)
+            self._prepare_annotations(dataset_name, json_file, train_image_counts)
         self.reset()
 
-    def _prepare_annotations(self, json_file: str, counts: TrainImageCounts | None) -> None:
+    def _prepare_annotations(
+        self, dataset_name: str, json_file: str, counts: TrainImageCounts | None
+    ) -> None:
         dataset = self._lvis_api.dataset
         self._category_ids = self._category_id_of_class(is_federated(dataset))
-        has_groups = any("frequency" in category for category in dataset["categories"])
+        self._train_images = registered_train_images(dataset_name)
         prepare_annotations(
             self._lvis_api,
             json_file,
-            train_image_counts=counts if counts is not None or has_groups else self._train_images(),
+            train_image_counts=counts,
+            registered_counts=self._train_images,
             with_masks="segm" in (self._tasks or TASKS),
         )
         if self._scoring.engine == "lvis" and 0 in self._lvis_api.anns:
@@ -138,11 +145,6 @@ class LongTailLVISEvaluator(LVISEvaluator):
             mapping = {category_id: index for index, category_id in enumerate(sorted(ids))}
         num_classes = len(self._metadata.get("thing_classes") or [])
         return category_of_class(ids, mapping, num_classes or None)
-
-    def _train_images(self) -> dict[int, int] | None:
-        """Training images by category id, in Detectron2's form of the metadata, or None."""
-        counts = self._metadata.get("class_image_count") or []
-        return {count["id"]: count["image_count"] for count in counts} or None
 
     def reset(self) -> None:
         """Forget all predictions."""
@@ -230,7 +232,7 @@ class LongTailLVISEvaluator(LVISEvaluator):
             self._lvis_api,
             detections,
             self._tasks or inferred,
-            train_images=self._train_images() or {},
+            train_images=self._train_images or {},
             output_dir=self._output_dir,
         )
 

@@ -46,6 +46,15 @@ def annotation_file(dataset_name: str) -> str:
     return PathManager.get_local_path(json_file)
 
 
+def registered_train_images(dataset_name: str) -> dict[int, int] | None:
+    """Training images by category id that the metadata of a dataset know, or None.
+
+    They are Detectron2's ``class_image_count``.
+    """
+    counts = MetadataCatalog.get(dataset_name).get("class_image_count") or []
+    return {count["id"]: count["image_count"] for count in counts} or None
+
+
 def check_lvis_format(dataset: dict[str, Any], json_file: str, *, with_masks: bool) -> None:
     """Raise one ``ValueError`` naming every field that LVIS evaluation needs and ``dataset`` lacks.
 

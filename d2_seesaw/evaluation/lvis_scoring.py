@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from detectron2.utils.file_io import PathManager
 
+from d2_seesaw.evaluation.analysis_page import write_report
 from d2_seesaw.evaluation.coco_as_lvis import (
     TrainImageCounts,
     complete_coco_fields,
@@ -103,7 +104,7 @@ class LVISScoring:
         train_images: Mapping[int, int],
         output_dir: str | None,
     ) -> dict[str, dict[str, float]]:
-        """Score, log, and write ``per_category_<task>`` and ``longtail_<task>.json``.
+        """Score, log, and write ``per_category_<task>``, ``longtail_<task>.json`` and the report.
 
         Args:
             ground_truth: The annotations, with all that the LVIS format asks for.
@@ -117,6 +118,7 @@ class LVISScoring:
             group g how many were ``evaluated-g`` of all ``categories-g``.
         """
         results = {}
+        analyses = []
         columns = GroundTruthColumns.from_dataset(ground_truth.dataset)
         for task in sorted(tasks):
             logger.info(f"Evaluating {len(detections)} detections, task {task} ...")
@@ -130,7 +132,10 @@ class LVISScoring:
             _log(task, results[task], rows)
             if output_dir and rows:
                 write_category_results(rows, output_dir, task)
-                write_analysis(output_dir, evaluation.analysis(results[task], rows))
+                analyses.append(evaluation.analysis(results[task], rows))
+                write_analysis(output_dir, analyses[-1])
+        if output_dir and analyses:
+            logger.info(f"Long-tail report: {write_report(output_dir, analyses)}")
         return results
 
 
@@ -154,6 +159,7 @@ def prepare_annotations(
     *,
     train_image_counts: TrainImageCounts | None,
     with_masks: bool,
+    registered_counts: Mapping[int, int] | None = None,
 ) -> None:
     """Complete the annotations of COCO's kind in place, then check them.
 
@@ -162,11 +168,15 @@ def prepare_annotations(
         json_file: Their file, for the message.
         train_image_counts: As in ``read_train_image_counts``.
         with_masks: Whether annotations need a segmentation.
+        registered_counts: Training images by category id, for annotations without groups.
 
     Raises:
         ValueError: naming every field that is still missing.
     """
     dataset = ground_truth.dataset
+    has_groups = any("frequency" in category for category in dataset["categories"])
+    if train_image_counts is None and not has_groups:
+        train_image_counts = registered_counts
     complete_coco_fields(dataset, read_train_image_counts(train_image_counts))
     check_lvis_format(dataset, json_file, with_masks=with_masks)
 
@@ -178,6 +188,7 @@ def evaluate_results_file(
     tasks: Sequence[str] | None = None,
     scoring: LVISScoring | None = None,
     train_image_counts: TrainImageCounts | None = None,
+    registered_counts: Mapping[int, int] | None = None,
     output_dir: str | None = None,
 ) -> dict[str, dict[str, float]]:
     """Score detections that were saved.
@@ -190,8 +201,10 @@ def evaluate_results_file(
         scoring: How; by default as LVIS.
         train_image_counts: Training images by category id, or the training annotations in which to
             count them: they decide the frequency groups. By default the annotations do.
-        output_dir: Folder for the scores of every category and the data of the long-tail report;
-            nothing is written if None.
+        registered_counts: Training images by category id, for annotations without groups: those of
+            ``registered_train_images``.
+        output_dir: Folder for the scores of every category and the long-tail report; nothing is
+            written if None.
 
     Returns:
         As ``LongTailLVISEvaluator.evaluate``.
@@ -210,6 +223,7 @@ def evaluate_results_file(
         ground_truth,
         str(annotations),
         train_image_counts=train_image_counts,
+        registered_counts=registered_counts,
         with_masks="segm" in (tasks or possible),
     )
     if not ground_truth.dataset["annotations"]:
@@ -217,7 +231,11 @@ def evaluate_results_file(
     if output_dir:
         PathManager.mkdirs(output_dir)
     return (scoring or LVISScoring()).report(
-        ground_truth, detections, tasks or possible, train_images={}, output_dir=output_dir
+        ground_truth,
+        detections,
+        tasks or possible,
+        train_images=registered_counts or {},
+        output_dir=output_dir,
     )
 
 
