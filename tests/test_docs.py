@@ -20,9 +20,7 @@ from tests.test_yacs import training_step
 
 SEMANTIC = re.findall(r"```python\n(.*?)```", Path("docs/semantic.md").read_text(), re.DOTALL)
 OWN_DATA = re.findall(r"```python\n(.*?)```", Path("docs/own_data.md").read_text(), re.DOTALL)
-ANALYSIS = re.findall(
-    r"```python\n(.*?)```", Path("docs/longtail_analysis.md").read_text(), re.DOTALL
-)
+ANALYSIS = re.findall(r"```python\n(.*?)```", Path("docs/evaluation.md").read_text(), re.DOTALL)
 TEXT = Path("docs/other_projects.md").read_text()
 EXAMPLES = re.findall(r"## (\w+)\n+```python\n(.*?)```", TEXT, re.DOTALL)
 
@@ -117,8 +115,8 @@ def test_the_example_of_the_long_tail_analysis_prints_what_is_swallowed(
     folder.mkdir(parents=True)
     write_analysis(folder, analysis([(RARE, FREQUENT, 2), (RARE, RARE, 3)], task="segm"))
     monkeypatch.chdir(tmp_path)
-    (code,) = ANALYSIS
-    exec(compile(code, "docs/longtail_analysis.md", "exec"), {})
+    (code,) = [block for block in ANALYSIS if "swallowed" in block]
+    exec(compile(code, "docs/evaluation.md", "exec"), {})
     printed = capsys.readouterr().out
     assert "'right': 3" in printed
     assert "2 of 5 name 1 are taken for name 4" in printed

@@ -1,0 +1,117 @@
+"""Somebody's own data in COCO format, from the check of the files to the report of the model."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.e2e.conftest import ROOT
+
+SIDE = 96
+# By category id: the colour, the images of each split that show it, and what the file calls it.
+CATEGORIES = {
+    7: ((220, 40, 40), {"train": 40, "val": 8}, 12),
+    40: ((40, 200, 60), {"train": 16, "val": 4}, 2.5),
+    1000: ((50, 80, 230), {"train": 5, "val": 3}, 2024),
+}
+STEPS = 60
+
+CONFIG = """
+from d2_seesaw.data import register_longtail_instances
+from d2_seesaw.engine import load_config
+
+register_longtail_instances("own_things", {{}}, "{folder}/train.json", "{folder}/images")
+register_longtail_instances(
+    "other_things", {{}}, "{folder}/val.json", "{folder}/images", counts_from="own_things"
+)
+_cfg = load_config("{root}/configs/quickstart.py")
+dataloader, lr_multiplier, model = _cfg.dataloader, _cfg.lr_multiplier, _cfg.model
+optimizer, train, tta = _cfg.optimizer, _cfg.train, _cfg.tta
+
+model.roi_heads.num_classes = 3
+dataloader.train.dataset.names = "own_things"
+dataloader.train.total_batch_size = 4
+dataloader.test.dataset.names = "other_things"
+lr_multiplier.warmup_iters = 5
+"""
+
+
+def write_split(folder, split, rng):
+    """Pictures with a rectangle in the colour of its category, and their annotations."""
+    images, annotations = [], []
+    for category_id, (color, pictures, _) in CATEGORIES.items():
+        for _ in range(pictures[split]):
+            image_id = 10 * len(images) + 3
+            x, y = rng.integers(4, SIDE - 60, 2).tolist()
+            w, h = rng.integers(30, 50, 2).tolist()
+            picture = rng.integers(0, 60, (SIDE, SIDE, 3)).astype(np.uint8)
+            picture[y : y + h, x : x + w] = color
+            name = f"{split}_{image_id}.png"
+            Image.fromarray(picture).save(folder / "images" / name)
+            images.append({"id": image_id, "file_name": name, "height": SIDE, "width": SIDE})
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": image_id, "category_id": category_id}
+                | {"bbox": [x, y, w, h], "area": w * h, "iscrowd": 0}
+                | {"segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]}
+            )
+    categories = [{"id": i, "name": name} for i, (_, _, name) in CATEGORIES.items()]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / f"{split}.json").write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def own_data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "images").mkdir()
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        write_split(folder, split, rng)
+    (folder / "own.py").write_text(CONFIG.format(folder=folder, root=ROOT))
+    return folder
+
+
+def run_tool(name, *arguments):
+    command = [sys.executable, f"tools/{name}.py", *map(str, arguments)]
+    variables = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.run(
+        command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=120
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
+
+
+def test_numbers_for_names_and_any_ids_go_from_the_check_to_the_report(
+    own_data, train_net, tmp_path
+):
+    report = own_data / "train.html"
+    checked = run_tool("check_dataset", own_data / "train.json", own_data / "images",
+                       "--report", report)  # fmt: skip
+    assert "nothing wrong" in checked
+    assert ">2024<" in report.read_text()
+
+    run = train_net(tmp_path, f"train.max_iter={STEPS}", config=str(own_data / "own.py"))
+    found = tmp_path / "inference"
+    rows = json.loads((found / "per_category_segm.json").read_text())
+    assert [(r["category_id"], r["name"], r["frequency"], r["train_images"]) for r in rows] == [
+        (7, "12", "c", 40),
+        (40, "2.5", "c", 16),
+        (1000, "2024", "r", 5),
+    ]
+    assert rows[0]["AP50"] > 30  # it has learnt the most frequent colour
+    scores = run.metrics[-1]
+    assert {"segm/APr", "segm/APc"} <= scores.keys()
+    assert "segm/APf" not in scores  # no category is frequent
+    results = json.loads((found / "lvis_instances_results.json").read_text())
+    assert {r["category_id"] for r in results} <= set(CATEGORIES)
+
+    page = (found / "longtail.html").read_text()
+    assert "2.5" in page
+    assert "2024" in page
+    assert "n/a" in page
+    figures = tmp_path / "figures"
+    run_tool("report", found, "--output", tmp_path / "again.html", "--figures", figures)
+    assert list(figures.glob("*.png"))
