@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from d2_seesaw.evaluation.analysis_series import (
     OUTCOME_COLORS,
-    OUTCOME_NAMES,
     TrendPoint,
     group_color,
     group_title,
@@ -19,6 +18,7 @@ from d2_seesaw.evaluation.analysis_series import (
 from d2_seesaw.evaluation.comparison import Comparison
 from d2_seesaw.evaluation.longtail_analysis import Calibration, LongTailAnalysis
 from d2_seesaw.evaluation.per_category import CategoryResult
+from d2_seesaw.evaluation.swallowing import MISSED, RIGHT
 from d2_seesaw.report import GROUP_COLORS, GROUP_NAMES
 from d2_seesaw.report.svg import cut
 
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _WIDTH, _DPI = 3.3, 300  # inches, the column of a two-column paper
-_LONGEST_NAME = 18  # of a run, which shares the column with what is drawn
+_LONGEST_NAME = 12  # of a run, which shares the column with what is drawn
 _MARKERS = {"all": "D", "r": "o", "c": "^", "f": "s", "n/a": "x"}
-_HATCHES = {"right": "", "r": "////", "c": "....", "f": "\\\\\\\\", "n/a": "xxxx", "missed": ""}
+_OUTCOMES = {RIGHT: "right", MISSED: "missed"}
+_HATCHES = {RIGHT: "", "r": "////", "c": "....", "f": "\\\\\\\\", "n/a": "xxxx", MISSED: ""}
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.labelsize": 8,
@@ -185,7 +186,7 @@ def _outcomes(axes: Axes, runs: Mapping[str, LongTailAnalysis]) -> None:
             hatch=_HATCHES[outcome],
             edgecolor="white",
             linewidth=0.4,
-            label=_short(OUTCOME_NAMES[outcome]),
+            label=_OUTCOMES.get(outcome) or f"as {GROUP_NAMES[outcome]}",
         )
         left = [a + b for a, b in zip(left, shares, strict=True)]
     axes.set_yticks(range(len(bars)), [name for name, _ in bars])
@@ -201,10 +202,6 @@ def _bar_name(group: str, run: str) -> str:
 
 def _cut(run: str) -> str:
     return cut(run, _LONGEST_NAME)
-
-
-def _short(name: str) -> str:
-    return name.removeprefix("named ").replace("taken for another", "as").removesuffix(" category")
 
 
 def _calibration(axes: Axes, calibrations: Sequence[Calibration]) -> None:

@@ -18,7 +18,7 @@ TASK_NAMES = {"bbox": "Boxes", "segm": "Masks"}
 OUTCOME_NAMES = {
     RIGHT: "named right",
     **{group: f"taken for another {GROUP_NAMES[group]} category" for group in FREQUENCIES},
-    UNKNOWN_FREQUENCY: "taken for another category",
+    UNKNOWN_FREQUENCY: "taken for one of unknown frequency",
     MISSED: "missed",
 }
 OUTCOME_COLORS = {RIGHT: "#1e8449", **GROUP_COLORS, MISSED: "#d0d3d4"}

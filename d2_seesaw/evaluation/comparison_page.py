@@ -90,9 +90,7 @@ def comparison_page(comparisons: Sequence[Comparison], *, subtitle: str = "") ->
 
 def _metric_section(comparison: Comparison, task: str) -> str:
     changes = {
-        f"{metric}, {comparison.names[1]} minus {comparison.names[0]}": change_text(
-            comparison.metric_difference(metric)
-        )
+        f"difference of {metric}": change_text(comparison.metric_difference(metric))
         for metric in _INTERVAL_METRICS
     }
     rows = [

@@ -61,7 +61,7 @@ def line_chart(
     parts = [head, frame.grid(x_label, y_label)]
     if diagonal:
         ends = (*frame.at(0.0, 0.0), *frame.at(1.0, 1.0))
-        parts.append(line(*ends, color=GREY, more='stroke-dasharray="1 4"'))
+        parts.append(line(*ends, color=GREY, more='stroke-dasharray="2 3"'))
     parts += [_line(frame, s) for s in series]
     if not points:
         parts.append(frame.nothing(nothing))

@@ -56,10 +56,10 @@ def test_metrics_stand_side_by_side_with_their_difference(page):
 
 def test_cards_have_the_differences(page):
     assert cards(page) == {
-        "AP, b minus &lt;a&gt;": "+1.0",
-        "APr, b minus &lt;a&gt;": "+1.5",
-        "APc, b minus &lt;a&gt;": "0.0",
-        "APf, b minus &lt;a&gt;": "n/a",
+        "difference of AP": "+1.0",
+        "difference of APr": "+1.5",
+        "difference of APc": "0.0",
+        "difference of APf": "n/a",
     }
 
 

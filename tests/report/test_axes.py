@@ -31,6 +31,9 @@ def test_decimals_are_those_of_the_step():
 def test_an_extreme_that_is_a_tick_ends_the_axis():
     axis = linear_axis([0.3, -0.1])  # neither is a multiple of 0.1 in binary
     assert [written for _, written in axis.ticks] == ["-0.1", "0.0", "0.1", "0.2", "0.3"]
+    for end in (0.14, -0.14):  # 0.14 / 0.02 is above 7
+        written = [written for _, written in linear_axis([end], intervals=7).ticks]
+        assert f"{end}" in (written[0], written[-1])
 
 
 @pytest.mark.parametrize("values", [[], [math.nan], [0.0]])

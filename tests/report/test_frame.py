@@ -32,3 +32,5 @@ def test_zero_is_a_darker_line():
 
 def test_axes_are_named():
     assert texts(grid())[-2:] == ["<x>", "<y>"]
+    assert place_of(grid(), "<x>")[0] == 150
+    assert elements(grid(), "text")[-1].get("transform") == "translate(14 70.0) rotate(-90)"

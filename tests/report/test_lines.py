@@ -17,7 +17,7 @@ def test_points_of_a_reliability_diagram_lie_at_their_share_of_both_axes():
     places = circles(svg)
     assert places["0.25, 0.5"] == pytest.approx((left + width / 4, bottom - height / 2), abs=0.1)
     assert places["0.5, 0.1"] == pytest.approx((left + width / 2, bottom - height / 10), abs=0.1)
-    (diagonal,) = [e for e in elements(svg, "line") if e.get("stroke-dasharray") == "1 4"]
+    (diagonal,) = [e for e in elements(svg, "line") if e.get("stroke-dasharray") == "2 3"]
     ends = [float(diagonal.get(k)) for k in ("x1", "y1", "x2", "y2")]
     assert ends == [left, bottom, left + width, bottom - height]
 
@@ -25,7 +25,7 @@ def test_points_of_a_reliability_diagram_lie_at_their_share_of_both_axes():
 def test_without_a_diagonal_axes_fit_the_values():
     svg = line_chart([series((0, 0), (30, -40))], x_label="x", y_label="y")
     assert {"30", "-40"} <= set(texts(svg))
-    assert not [e for e in elements(svg, "line") if e.get("stroke-dasharray") == "1 4"]
+    assert not [e for e in elements(svg, "line") if e.get("stroke-dasharray") == "2 3"]
     assert circles(svg)["30, -40"][0] == pytest.approx(place_of(svg, "30")[0], abs=0.1)
     assert circles(svg)["30, -40"][1] == pytest.approx(place_of(svg, "-40")[1] - 4, abs=0.1)
 

@@ -56,6 +56,12 @@ def test_shares_are_written_where_there_is_room():
     assert "0%" in written  # of the axis
 
 
+def test_shares_are_written_in_what_reads_on_their_colour():
+    svg = share_bars([bar("rare", 1, 1)], label="outcomes")
+    inks = [t.get("fill") for t in elements(svg, "text") if t.get("pointer-events") == "none"]
+    assert inks == ["#ffffff", "#000000"]
+
+
 def test_names_and_notes_stand_beside_the_bars():
     svg = share_bars([bar("a longer name", 1, 1), bar("b", 2, 1)], label="outcomes")
     found = list(rectangles(svg).values())

@@ -31,7 +31,8 @@ def test_what_is_too_long_ends_in_an_ellipsis():
         ("#000000", "#ffffff"),
         ("#ffffff", "#000000"),
         ("#2471a3", "#ffffff"),
-        ("#ffff00", "#000000"),
+        ("#ff0000", "#000000"),
+        ("#d00000", "#ffffff"),
     ],
 )
 def test_ink_stands_out_from_its_ground(ground, color):
@@ -49,6 +50,9 @@ def test_a_legend_takes_the_rows_it_needs_and_keys_do_not_overlap():
     above, below = elements(f"<svg>{rows}</svg>", "text")
     assert above.get("x") == below.get("x")
     assert float(below.get("y")) - float(above.get("y")) == 20
+    narrow, height = legend(keys, 0, 10, 0)  # no room, but nothing above the first either
+    assert height == 40
+    assert float(elements(f"<svg>{narrow}</svg>", "text")[0].get("y")) == float(first.get("y"))
     assert legend([], 0, 1000, 0) == ("", 0)
 
 
