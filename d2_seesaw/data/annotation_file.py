@@ -73,7 +73,8 @@ def read_categories(json_file: str | Path) -> list[dict[str, Any]]:
 
 def _parsed(json_file: str | Path) -> AnnotationColumns:
     start = time.monotonic()
-    columns, complaints = columns_of(json_file, parse_json(json_file, compact=True))
+    with collection_paused():
+        columns, complaints = columns_of(json_file, parse_json(json_file, compact=True))
     if complaints:
         shown = "; ".join(complaints[:_SHOWN]) + ("; ..." if complaints[_SHOWN:] else "")
         raise ValueError(

@@ -39,4 +39,6 @@ def test_few_numbers_are_not_worth_a_table():
 def test_many_blocks_are_one(monkeypatch):
     monkeypatch.setattr("d2_seesaw.data.shared_numbers._BLOCK", 64)
     numbers = numbers_of(0.123, 4.567)
-    assert SharedNumbers(numbers).slice(0, 4000) == numbers.tolist()
+    shared = SharedNumbers(numbers)
+    assert shared.slice(0, 4000) == numbers.tolist()
+    assert shared.slice(96, 128) == numbers[96:128].tolist()

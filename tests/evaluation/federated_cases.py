@@ -21,6 +21,7 @@ TRAITS = (
     *("images without objects", "images without detections", "one image", "over the limit"),
     *("unknown category", "unverified category", "empty group", "one category", "rle"),
     *("zero area", "equal ious", "many in a pair", "no detections", "strange ids"),
+    *("more than 300",),
 )
 
 
@@ -104,6 +105,8 @@ class _Case:
         if "unknown category" in self.traits:
             elsewhere = [*elsewhere, 77, 88]
         extra = 20 if "over the limit" in self.traits else 6
+        if "more than 300" in self.traits and self.rng.random() < 0.5:
+            extra = 330
         for category in self.rng.choice(elsewhere or self.ids, extra).tolist():
             self.add_result(image["id"], category, self.box())
 
@@ -159,7 +162,7 @@ class _Case:
 
     def add_result(self, image_id, category, box):
         score = float(self.rng.random())
-        if "tied scores" in self.traits or "over the limit" in self.traits:
+        if {"tied scores", "over the limit", "more than 300"} & set(self.traits):
             score = round(score, 1)
         self.results.append(
             {"image_id": image_id, "category_id": category, "bbox": box, "score": score}

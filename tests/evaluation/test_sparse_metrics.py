@@ -1,7 +1,9 @@
 """Our engine against lvis-api: precision and recall of random federated data, bit for bit."""
 
 import copy
+import json
 import math
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -25,7 +27,10 @@ from tests.evaluation.federated_cases import (
 from tests.evaluation.lvis_data import Detections, add_object, dataset, official_metrics
 
 both_tasks = pytest.mark.parametrize("task", ["bbox", "segm"])
-NOT_TOGETHER = ("one image", "one category", "no detections")
+# "more than 300" is over the limit, too, that of LVIS.
+NOT_TOGETHER = ("one image", "one category", "no detections", "over the limit")
+ALL_AT_ONCE = [trait for trait in TRAITS if trait not in NOT_TOGETHER]
+KINDS = (*TRAITS, "some", "all")
 
 
 def limit_of(traits):
@@ -48,9 +53,8 @@ def test_equals_lvis_on_data_with_one_trait(trait, task):
 @both_tasks
 @pytest.mark.parametrize("seed", range(4))
 def test_equals_lvis_on_data_with_all_traits(seed, task):
-    traits = [trait for trait in TRAITS if trait not in NOT_TOGETHER]
-    data, results = federated_case(seed, *traits)
-    official = assert_equal_curves(data, results, task, limit_of(traits))
+    data, results = federated_case(seed, *ALL_AT_ONCE)
+    official = assert_equal_curves(data, results, task, limit_of(ALL_AT_ONCE))
     assert (official.eval["precision"] > 0).any(), "the case must be able to tell right from wrong"
 
 
@@ -69,15 +73,40 @@ def test_equals_lvis_if_categories_are_one(seed, task):
     assert_equal_curves(*case, task, limit_of(traits), class_agnostic=True)
 
 
+def slow_cases(kind):
+    """40 random data sets of a kind, with their traits; no two kinds have a seed in common."""
+    first = 1000 + 40 * KINDS.index(kind)
+    for seed in range(first, first + 40):
+        traits = {"some": some_traits(seed), "all": ALL_AT_ONCE}.get(kind, [kind])
+        yield federated_case(seed, *traits), traits
+
+
 @pytest.mark.slow
 @both_tasks
-@pytest.mark.parametrize("class_agnostic", [False, True])
-@pytest.mark.parametrize("block", range(10))
-def test_equals_lvis_on_a_thousand_cases(block, class_agnostic, task):
-    for seed in range(100 + 10 * block, 110 + 10 * block):
-        for traits in [*([t] for t in TRAITS), some_traits(seed)]:
-            case = federated_case(seed, *traits)
-            assert_equal_curves(*case, task, limit_of(traits), class_agnostic=class_agnostic)
+@pytest.mark.parametrize("class_agnostic", [False, True], ids=["categories", "agnostic"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_equals_lvis_on_1120_different_data_sets(kind, class_agnostic, task):
+    """40 for each of 26 traits, 40 of some traits and 40 of nearly all of them at once."""
+    for case, traits in slow_cases(kind):
+        assert_equal_curves(*case, task, limit_of(traits), class_agnostic=class_agnostic)
+
+
+@pytest.mark.slow
+def test_the_1120_data_sets_are_different():
+    assert len(TRAITS) == 26
+    texts = [json.dumps(case) for kind in KINDS for case, _ in slow_cases(kind)]
+    assert len(texts) == len(set(texts)) == 1120
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_trait_of_more_than_300_has_them_and_a_tie_at_the_cut(seed):
+    _, results = federated_case(seed, "more than 300")
+    scores = defaultdict(list)
+    for result in results:
+        scores[result["image_id"]].append(result["score"])
+    of_many = [sorted(s, reverse=True) for s in scores.values() if len(s) > 300]
+    assert of_many
+    assert all(s[299] == s[300] for s in of_many)
 
 
 @both_tasks

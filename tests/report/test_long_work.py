@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from tqdm import tqdm
 
 from d2_seesaw.data.annotation_file import read_annotations
 from d2_seesaw.data.image_checks import ImageFile, check_images
@@ -20,6 +21,12 @@ from d2_seesaw.evaluation.results_file import read_results, write_results
 from d2_seesaw.report import progress
 from tests.data import own_data
 from tests.evaluation.federated_cases import federated_case
+
+DATA, RESULTS = federated_case(0)
+
+
+def size(text):
+    return tqdm.format_sizeof(len(text), "B")
 
 
 def read_images(folder):
@@ -55,15 +62,14 @@ def make_records(folder):
 
 def write_and_read_results(folder):
     path = str(folder / "results.json")
-    write_results(path, DetectionColumns.from_results(federated_case(0)[1]))
+    write_results(path, DetectionColumns.from_results(RESULTS))
     read_results(path)
 
 
 def score(folder, engine):
-    data, results = federated_case(0)
-    (folder / "truth.json").write_text(json.dumps(data))
+    (folder / "truth.json").write_text(json.dumps(DATA))
     ground_truth = load_annotations(str(folder / "truth.json"))
-    LVISScoring(engine).scores(ground_truth, DetectionColumns.from_results(results), "bbox")
+    LVISScoring(engine).scores(ground_truth, DetectionColumns.from_results(RESULTS), "bbox")
 
 
 @pytest.mark.parametrize(
@@ -73,11 +79,14 @@ def score(folder, engine):
         (count_pixels, "counting pixels of label maps: 1 image in"),
         (draw_scenes, "drawing val images: 1 image in"),
         (lay_out_glyphs, "laying out train images: 120 images in"),
-        (read_annotation_file, "reading train.json: "),
+        (read_annotation_file, f"reading train.json: {size(json.dumps(own_data.content()))} in"),
         (make_records, "making records: 7 annotations in"),
-        (write_and_read_results, "writing results.json: "),
-        (write_and_read_results, "reading results.json: "),
-        (lambda folder: score(folder, "sparse"), "comparing with the ground truth (bbox): "),
+        (write_and_read_results, f"writing results.json: {len(RESULTS)} detections in"),
+        (write_and_read_results, f"reading results.json: {size(json.dumps(RESULTS))} in"),
+        (
+            lambda folder: score(folder, "sparse"),
+            "comparing with the ground truth (bbox): 68 overlaps in",
+        ),
         (lambda folder: score(folder, "lvis"), "evaluating bbox: 150 pairs in"),
     ],
 )

@@ -63,6 +63,12 @@ def test_a_terminal_shows_a_bar(terminal, caplog):
     assert not caplog.records
 
 
+def test_a_bar_of_bytes_counts_in_their_units(terminal):
+    with Progress("reading x.json", total=3_000_000, unit="B") as work:
+        work.update(3_000_000)
+    assert "3.00M/3.00M" in terminal()
+
+
 def test_what_is_over_at_once_shows_no_bar(terminal, monkeypatch):
     monkeypatch.setattr(progress, "_SECONDS_BEFORE_A_BAR", 60)
     list(track(range(3), "reading images"))
