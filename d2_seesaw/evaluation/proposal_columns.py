@@ -23,7 +23,8 @@ class ProposalColumns:
     """Proposals of any number of images.
 
     Iterating gives the dicts that Detectron2's ``LVISEvaluator`` takes, with "image_id" and
-    "proposals", an ``Instances`` that exists as long as it is used. It can be done again.
+    "proposals", an ``Instances`` that exists as long as it is used. It can be done again. Where
+    Detectron2 writes ``box_proposals.pkl``, which is one pickle, it copies all boxes once.
 
     Attributes:
         image_ids: ``(I,)``.
