@@ -105,7 +105,7 @@ def _receive_into(place: np.ndarray, rank: int) -> None:
 
 def _send(column: np.ndarray) -> None:
     # torch warns of memory that is read-only.
-    for message in _messages(np.require(column, requirements=["C", "W"])):
+    for message in _messages(np.require(column, requirements=["W"])):
         dist.send(message, dst=0, group=_cpu_group())
 
 

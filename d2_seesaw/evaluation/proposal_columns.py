@@ -101,7 +101,7 @@ class ProposalLog:
             self._close_block()
         if len(self._blocks) > 1:
             self._blocks = [join_columns(self._blocks)]
-        return ProposalColumns.from_arrays(dict(self._blocks[0]) if self._blocks else {})
+        return ProposalColumns.from_arrays(self._blocks[0] if self._blocks else {})
 
     def _close_block(self) -> None:
         self._blocks.append(join_columns(self._images))
