@@ -51,6 +51,7 @@ def measure(folder: Path, images: int, detections: int) -> None:
     report("construct", time.perf_counter() - start)
 
     rng = np.random.default_rng(1)
+    torch.manual_seed(1)
     objects = dict(np.load(folder / "objects.npz"))
     masks = draw(detections, (HEIGHT, WIDTH), (8, 300))[0][:, 0]
     seconds = 0.0

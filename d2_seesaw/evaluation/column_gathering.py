@@ -7,7 +7,7 @@ its full length, and the ranks' values arrive where they stay.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from detectron2.utils import comm
 
 from d2_seesaw.evaluation.column_joining import empty_column, layouts_of
 from d2_seesaw.evaluation.detection_columns import EMPTY, DetectionColumns, common_columns
+
+_BYTES_PER_MESSAGE = 2**30
 
 
 def all_gather_json(value: Any) -> list[Any]:
@@ -97,20 +99,21 @@ def _receive(
 
 
 def _receive_into(place: np.ndarray, rank: int) -> None:
-    if place.nbytes:
-        dist.recv(_bytes_of(place), src=rank, group=_cpu_group())
+    for message in _messages(place):
+        dist.recv(message, src=rank, group=_cpu_group())
 
 
 def _send(column: np.ndarray) -> None:
-    if column.nbytes:
-        # torch warns of memory that is read-only.
-        column = np.require(column, requirements=["C", "W"])
-        dist.send(_bytes_of(column), dst=0, group=_cpu_group())
+    # torch warns of memory that is read-only.
+    for message in _messages(np.require(column, requirements=["W"])):
+        dist.send(message, dst=0, group=_cpu_group())
 
 
-def _bytes_of(column: np.ndarray) -> torch.Tensor:
-    """The memory of a contiguous array."""
-    return torch.from_numpy(column.reshape(-1).view(np.uint8))
+def _messages(column: np.ndarray) -> Sequence[torch.Tensor]:
+    """The memory of a contiguous array, in parts of which Linux can send each at once."""
+    if not column.nbytes:
+        return []
+    return torch.from_numpy(column.reshape(-1).view(np.uint8)).split(_BYTES_PER_MESSAGE)
 
 
 def _cpu_group() -> Any:

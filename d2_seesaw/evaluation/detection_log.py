@@ -25,7 +25,7 @@ class DetectionLog:
         self._images_per_block = images_per_block
         self._blocks: list[DetectionColumns] = []
         self._images: list[DetectionColumns] = []
-        self._most_that_counted = per_category or 0
+        self._last_count = 0
 
     def __len__(self) -> int:
         return sum(len(part) for part in (*self._blocks, *self._images))
@@ -35,7 +35,7 @@ class DetectionLog:
         self._images.append(detections)
         if len(self._images) == self._images_per_block:
             self._close_block()
-            if len(self) >= 2 * self._most_that_counted:
+            if len(self) >= 2 * self._last_count:
                 self._forget_what_does_not_count()
 
     def columns(self) -> DetectionColumns:
@@ -59,7 +59,7 @@ class DetectionLog:
             rows = counts[slice(*np.searchsorted(counts, (start, end)))]
             if len(rows) < end - start:
                 self._blocks[i] = self._blocks[i].take(rows - start)
-        self._most_that_counted = max(self._most_that_counted, len(counts))
+        self._last_count = len(counts)
 
 
 def _without_shapes(parts: list[DetectionColumns]) -> DetectionColumns:

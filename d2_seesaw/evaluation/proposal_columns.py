@@ -23,7 +23,8 @@ class ProposalColumns:
     """Proposals of any number of images.
 
     Iterating gives the dicts that Detectron2's ``LVISEvaluator`` takes, with "image_id" and
-    "proposals", an ``Instances`` that exists as long as it is used. It can be done again.
+    "proposals", an ``Instances`` that exists as long as it is used. It can be done again. Where
+    Detectron2 writes ``box_proposals.pkl``, which is one pickle, it copies all boxes once.
 
     Attributes:
         image_ids: ``(I,)``.
@@ -100,7 +101,7 @@ class ProposalLog:
             self._close_block()
         if len(self._blocks) > 1:
             self._blocks = [join_columns(self._blocks)]
-        return ProposalColumns.from_arrays(dict(self._blocks[0]) if self._blocks else {})
+        return ProposalColumns.from_arrays(self._blocks[0] if self._blocks else {})
 
     def _close_block(self) -> None:
         self._blocks.append(join_columns(self._images))

@@ -51,7 +51,7 @@ def outputs_of_ranks(case):
         # Rank 0 gathers its own images first: the same order, so ties in score break the same way.
         return [outputs[:7], outputs[7:]]
     if case == "uneven":
-        return [outputs_with_proposals(outputs[:9]), [], outputs_with_proposals(outputs[9:])]
+        return [[], outputs_with_proposals(outputs[:9]), outputs_with_proposals(outputs[9:])]
     if case == "fixed AP":
         return [outputs[:4], outputs[4:6], outputs[6:]]
     if case == "some masks":

@@ -1,8 +1,10 @@
 import warnings
+from unittest import mock
 
 import numpy as np
 import pytest
 
+from d2_seesaw.evaluation import column_gathering
 from d2_seesaw.evaluation.column_gathering import (
     all_gather_json,
     gather_columns,
@@ -62,6 +64,8 @@ def on_rank(rank, world_size):
     with no_objects_between_ranks(), warnings.catch_warnings():
         warnings.simplefilter("error")
         report = {case: gather_columns(columns_of(case, rank)) for case in CASES}
+        with mock.patch.object(column_gathering, "_BYTES_PER_MESSAGE", 7):
+            report["numbers in parts"] = gather_columns(columns_of("numbers", rank))
         report["detections"] = list(gather_detections(detections_of(rank)).results())
         report["json"] = all_gather_json({"rank": "ä" * (1 + 1000 * rank), "of": (world_size,)})
     large = {"x": np.full(64 * MEGABYTE, rank, np.uint8)}
@@ -76,9 +80,10 @@ def reports(tmp_path_factory):
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, "numbers in parts"])
 def test_columns_of_all_ranks_are_joined_on_the_first(case, reports):
-    parts = [part for rank in range(WORLD) if (part := columns_of(case, rank))]
+    given = [columns_of(case.removesuffix(" in parts"), rank) for rank in range(WORLD)]
+    parts = [part for part in given if part]
     expected = join_columns(parts) if parts else {}
     gathered = reports[0][case]
     assert list(gathered) == list(expected)

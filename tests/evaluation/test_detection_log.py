@@ -1,3 +1,5 @@
+from unittest import mock
+
 import numpy as np
 import pytest
 
@@ -72,6 +74,22 @@ def test_forgetting_on_the_way_leaves_what_counts_in_the_end(
     if images_per_block == 1:
         assert longest < len(everything)
         assert longest <= 2 * len(expected) + 8
+
+
+def test_a_log_looks_for_what_counts_when_it_has_doubled(monkeypatch):
+    look = mock.Mock(side_effect=DetectionLimits.rows_of_any_task, autospec=True)
+    monkeypatch.setattr(DetectionLimits, "rows_of_any_task", lambda *args: look(*args))
+    log = DetectionLog(per_category=1000, images_per_block=1)
+    for _ in range(256):
+        log.append(DetectionColumns(np.ones(1), np.ones(1), np.ones(1)))
+    assert [len(call.args[1]) for call in look.call_args_list] == [2**i for i in range(9)]
+
+
+def test_detections_that_all_count_are_not_copied():
+    log = DetectionLog(per_category=2)
+    found = DetectionColumns(np.ones(2), np.ones(2), np.ones(2))
+    log.append(found)
+    assert log.columns() is found
 
 
 def test_own_scores_of_some_masks_only_count_beside_the_boxes_of_others():
