@@ -24,7 +24,7 @@ CACHE_SWITCH = "D2_SEESAW_ANNOTATION_CACHE"
 """Environment variable; ``0`` parses annotation files on every start and keeps nothing."""
 
 _LEAST_BYTES_KEPT = 1 << 24  # a smaller file is parsed in less than a second
-_VERSION = 1
+_VERSION = 2
 _SHOWN = 5
 _HEADER = ("images", "categories", "left_out")
 
