@@ -1,6 +1,5 @@
 """Finds what is wrong in an annotation file in COCO or LVIS format, without looking at images."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,11 +7,12 @@ from typing import Any
 from pycocotools import mask as mask_utils
 
 from d2_seesaw.data.annotation_columns import category_name
-from d2_seesaw.data.annotation_reader import compressed_rle
+from d2_seesaw.data.annotation_reader import compressed_rle, is_id, problem_of_name
 from d2_seesaw.data.dataset_issues import Issue
 
 SECTIONS = ("images", "annotations", "categories")
 _NUMBERS = (int, float)
+_LARGE = 1e300
 _PIXEL = 1.0  # boxes that were rounded reach that far beyond an image
 
 
@@ -36,44 +36,55 @@ class _AnnotationCheck:
 
     def issues(self) -> Iterator[Issue]:
         for section in SECTIONS:
-            if not isinstance(self.content.get(section), list):
+            entries = self.content.get(section)
+            if not isinstance(entries, list):
                 yield Issue("missing_field", f"the file has no list of {section!r}")
+            elif not entries:
+                yield Issue("missing_field", f"the file lists no {section}")
+            for position, entry in enumerate(entries if isinstance(entries, list) else ()):
+                if not isinstance(entry, dict):
+                    message = f"{section}[{position}] is {entry!r}, not an object"
+                    yield Issue("missing_field", message)
         yield from self._images()
         yield from self._categories()
         yield from self._annotations()
 
     def _entries(self, section: str) -> Iterator[tuple[int, dict[str, Any]]]:
         entries = self.content.get(section)
-        return iter(enumerate(entries if isinstance(entries, list) else ()))
+        listed = enumerate(entries if isinstance(entries, list) else ())
+        return ((position, entry) for position, entry in listed if isinstance(entry, dict))
 
     def _images(self) -> Iterator[Issue]:
         for position, image in self._entries("images"):
             name = f"images[{position}]"
             known, number = _identity(image), {"height": image.get("height")}
             number["width"] = image.get("width")
-            if image.get("id") is None:
-                yield Issue("missing_field", f"{name} has no 'id'", **known)
+            if not is_id(image.get("id")):
+                yield Issue("missing_field", f"{name} {_without_id(image)}", **known)
                 continue
             if image["id"] in self.images:
                 yield Issue("duplicate_id", f"two images have the id {image['id']!r}", **known)
             for key, value in number.items():
                 if not isinstance(value, int) or value < 1:
                     yield Issue("missing_field", f"{name} has the {key} {value!r}", **known)
-            if known["file_name"] is None:
-                message = f"{name} has neither a 'file_name' nor a 'coco_url'"
-                yield Issue("missing_field", message, **known)
+            if problem := problem_of_name(image):
+                yield Issue("missing_field", f"{name} {problem}", **known)
             self.images[image["id"]] = image
 
     def _categories(self) -> Iterator[Issue]:
         names: dict[Any, Any] = {}
         for position, category in self._entries("categories"):
-            category_id = category.get("id")
-            if category_id is None:
-                yield Issue("missing_field", f"categories[{position}] has no 'id'")
+            category_id, name = category.get("id"), category.get("name")
+            if not is_id(category_id):
+                message = f"categories[{position}] {_without_id(category)}"
+                yield Issue("missing_field", message)
                 continue
-            if category.get("name") is None:
+            if name is None:
                 message = "it has no name and is called by its id"
                 yield Issue("missing_name", message, category_id=category_id)
+            elif not is_id(name):
+                message = f"categories[{position}] has the name {name!r}, not text or a number"
+                yield Issue("missing_field", message, category_id=category_id)
             name = category_name(category)
             if category_id in self.categories:
                 message = f"two categories have the id {category_id!r}"
@@ -87,33 +98,37 @@ class _AnnotationCheck:
         with_masks = any(a.get("segmentation") for _, a in self._entries("annotations"))
         seen, images, categories = set(), set(), set()
         for position, annotation in self._entries("annotations"):
-            annotation_id = annotation.get("id")
-            image = self.images.get(annotation.get("image_id"))
+            annotation_id, image_id = annotation.get("id"), annotation.get("image_id")
+            image = self.images.get(image_id) if is_id(image_id) else None
             known = {"annotation_id": annotation_id, **_identity(image or {})}
-            known["image_id"] = annotation.get("image_id")
-            if annotation_id is None:
-                yield Issue("missing_field", f"annotations[{position}] has no 'id'", **known)
+            known["image_id"] = image_id
+            if not is_id(annotation_id):
+                message = f"annotations[{position}] {_without_id(annotation)}"
+                yield Issue("missing_field", message, **known)
             elif annotation_id in seen:
                 message = f"two annotations have the id {annotation_id!r}"
                 yield Issue("duplicate_id", message, **known)
-            seen.add(annotation_id)
-            if image is None:
-                message = f"the image id {annotation.get('image_id')!r} is none of 'images'"
-                yield Issue("unknown_image", message, **known)
-            if annotation.get("category_id") not in self.categories:
-                message = (
-                    f"the category id {annotation.get('category_id')!r} is none of 'categories'"
-                )
-                yield Issue("unknown_category", message, **known)
+            else:
+                seen.add(annotation_id)
             problems = (
+                *self._unknown_ids(annotation),
+                *_field_problems(annotation),
                 *_box_problems(annotation, image),
                 *_mask_problems(annotation, image, with_masks),
             )
             for kind, message in problems:
                 yield Issue(kind, message, **known)
-            images.add(annotation.get("image_id"))
-            categories.add(annotation.get("category_id"))
+            # Ids of other types than these are in no set.
+            images |= {image_id} if image else set()
+            categories |= {c for c in [annotation.get("category_id")] if is_id(c)}
         yield from self._unused(images, categories)
+
+    def _unknown_ids(self, annotation: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        image, category = annotation.get("image_id"), annotation.get("category_id")
+        if not is_id(image) or image not in self.images:
+            yield "unknown_image", f"the image id {image!r} is none of 'images'"
+        if not is_id(category) or category not in self.categories:
+            yield "unknown_category", f"the category id {category!r} is none of 'categories'"
 
     def _unused(self, images: set[Any], categories: set[Any]) -> Iterator[Issue]:
         for category_id, category in self.categories.items():
@@ -127,17 +142,31 @@ class _AnnotationCheck:
 
 def _identity(image: Mapping[str, Any]) -> dict[str, Any]:
     name = image.get("file_name") or image.get("coco_url") or None
-    return {"file_name": name, "image_id": image.get("id")}
+    return {"file_name": None if name is None else str(name), "image_id": image.get("id")}
+
+
+def _without_id(entry: Mapping[str, Any]) -> str:
+    value = entry.get("id")
+    return "has no 'id'" if value is None else f"has the id {value!r}, not a number or text"
 
 
 def _finite(numbers: Sequence[Any]) -> bool:
-    return all(isinstance(n, _NUMBERS) and math.isfinite(n) for n in numbers)
+    # Whole numbers in JSON can be larger than any float.
+    return all(isinstance(n, _NUMBERS) and abs(n) < _LARGE for n in numbers)
 
 
 def _size(image: Mapping[str, Any] | None) -> tuple[int, int] | None:
     """Height and width, where they are known."""
     height, width = (image or {}).get("height"), (image or {}).get("width")
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+def _field_problems(annotation: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    area, crowd = annotation.get("area"), annotation.get("iscrowd")
+    if not _finite([area]):
+        yield "missing_area", f"the area is {area!r}"
+    if crowd not in (None, 0, 1):
+        yield "missing_field", f"'iscrowd' must be 0 or 1, got {crowd!r}"
 
 
 def _box_problems(

@@ -19,6 +19,9 @@ from d2_seesaw.data.annotation_json import is_finite
 
 _OF_IMAGE = ("id", "height", "width", "file_name", "coco_url", *FEDERATED)
 _OF_CATEGORY = ("id", "name", "image_count")
+# Of compressed run-length encodings.
+_FIRST_CHARACTER = 48  # stands for 0
+_MOST_CHARACTERS = 8  # of a number: images have fewer than 2**32 pixels
 
 
 def columns_from_json(content: dict[str, Any]) -> tuple[AnnotationColumns, list[str]]:
@@ -34,19 +37,21 @@ def columns_from_json(content: dict[str, Any]) -> tuple[AnnotationColumns, list[
         The columns, and what is wrong with annotations that are not in them for other reasons.
 
     Raises:
-        ValueError: images or categories that lack what is needed or share an id or a name.
+        ValueError: images or categories that lack what is needed or share an id or a name, or no
+            categories.
     """
     images = _entries(content, "images", ("id", "height", "width"))
-    categories = _entries(content, "categories", ("id",))
-    categories = [{**c, "name": category_name(c)} for c in categories]
+    categories = [_named(category) for category in _entries(content, "categories", ("id",))]
     _check_unique("images", "id", images)
     _check_unique("categories", "id", categories)
     _check_unique("categories", "name", categories)
     if not isinstance(content.get("annotations"), list):
         raise ValueError("it has no list of 'annotations'")
-    nameless = [i["id"] for i in images if not (i.get("file_name") or i.get("coco_url"))]
-    if nameless:
-        raise ValueError(f"image {nameless[0]!r} has neither a 'file_name' nor a 'coco_url'")
+    if not categories:
+        raise ValueError("it lists no categories")
+    for image in images:
+        if problem := problem_of_name(image):
+            raise ValueError(f"image {image['id']!r} {problem}")
     images = [_kept(i, _OF_IMAGE) for i in _by_id(images)]
     categories = [_kept(c, _OF_CATEGORY) for c in _by_id(categories)]
     reader = _AnnotationReader(images, categories)
@@ -60,10 +65,37 @@ def _entries(content: Mapping[str, Any], section: str, keys: Sequence[str]) -> l
     if not isinstance(entries, list):
         raise ValueError(f"it has no list of {section!r}")
     for position, entry in enumerate(entries):
-        lacking = [key for key in keys if key not in entry]
+        place = f"{section}[{position}]"
+        if not isinstance(entry, dict):
+            raise ValueError(f"{place} is {entry!r}, not an object")
+        lacking = [key for key in keys if entry.get(key) is None]
         if lacking:
-            raise ValueError(f"{section}[{position}] has no {lacking[0]!r}")
+            raise ValueError(f"{place} has no {lacking[0]!r}")
+        if not is_id(entry["id"]):
+            raise ValueError(f"{place} has the id {entry['id']!r}, not a number or text")
     return entries
+
+
+def is_id(value: Any) -> bool:
+    """Whether a value can be an id: a number or text."""
+    return isinstance(value, (int, float, str))
+
+
+def _named(category: dict[str, Any]) -> dict[str, Any]:
+    """The category with a name that is text."""
+    name = category.get("name")
+    if name is not None and not is_id(name):
+        raise ValueError(f"category {category['id']!r} has the name {name!r}, not text or a number")
+    return {**category, "name": category_name(category)}
+
+
+def problem_of_name(image: Mapping[str, Any]) -> str | None:
+    """What is wrong with the path and the URL of an image, or None."""
+    given = [name for key in ("file_name", "coco_url") if (name := image.get(key))]
+    if not given:
+        return "has neither a 'file_name' nor a 'coco_url'"
+    wrong = [name for name in given if not isinstance(name, str)]
+    return f"has the name {wrong[0]!r}, not text" if wrong else None
 
 
 def _check_unique(section: str, key: str, entries: Sequence[Mapping[str, Any]]) -> None:
@@ -88,6 +120,17 @@ def _kept(entry: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     return {key: entry[key] for key in keys if key in entry}
 
 
+def _problem_of_id(annotation: Any, ids: set[Any]) -> str | None:
+    if not isinstance(annotation, dict):
+        return f"is {annotation!r}, not an object"
+    name = annotation.get("id")
+    if name is None:
+        return "has no 'id'"
+    if not is_id(name):
+        return f"has the id {name!r}, not a number or text"
+    return f"shares the id {name!r} with another" if name in ids else None
+
+
 @dataclass
 class _AnnotationReader:
     """Reads annotations one by one into growing columns."""
@@ -106,18 +149,15 @@ class _AnnotationReader:
         self.rle, self.rle_end, self.rle_size = bytearray(), array("q"), array("i")
 
     def read(self, annotations: list[Any]) -> None:
-        with_masks = any(a.get("segmentation") for a in annotations)
+        with_masks = any(isinstance(a, dict) and a.get("segmentation") for a in annotations)
         ids = set()
         for position, annotation in enumerate(annotations):
             annotations[position] = None  # its memory is needed for the columns
-            name = annotation.get("id")
-            if name is None or name in ids:
-                self.complaints.append(
-                    f"annotations[{position}] has no 'id'"
-                    if name is None
-                    else f"annotations share the id {name!r}"
-                )
+            problem = _problem_of_id(annotation, ids)
+            if problem:
+                self.complaints.append(f"annotations[{position}] {problem}")
                 continue
+            name = annotation["id"]
             ids.add(name)
             problem = self._problem_of_box(annotation)
             if problem is None:
@@ -128,10 +168,11 @@ class _AnnotationReader:
                 self.complaints.append(f"annotation {name!r} {problem}")
 
     def _problem_of_box(self, annotation: Mapping[str, Any]) -> str | None:
-        if annotation.get("image_id") not in self.index_of_image:
-            return f"is of the unknown image {annotation.get('image_id')!r}"
-        if annotation.get("category_id") not in self.index_of_category:
-            return f"is of the unknown category {annotation.get('category_id')!r}"
+        image, category = annotation.get("image_id"), annotation.get("category_id")
+        if not is_id(image) or image not in self.index_of_image:
+            return f"is of the unknown image {image!r}"
+        if not is_id(category) or category not in self.index_of_category:
+            return f"is of the unknown category {category!r}"
         box = annotation.get("bbox")
         if not isinstance(box, list) or len(box) != 4 or not is_finite(box):
             return f"has the bbox {box!r}, not four finite numbers"
@@ -144,6 +185,8 @@ class _AnnotationReader:
             return self._leave_out("without a segmentation") if with_masks else None
         if isinstance(segmentation, dict):
             return self._add_rle(segmentation)
+        if not isinstance(segmentation, list):
+            return f"has the segmentation {segmentation!r}"
         if not all(isinstance(p, array) or _is_polygon(p) for p in segmentation):
             return "has a polygon that is no list of finite numbers"
         polygons = [p for p in segmentation if len(p) % 2 == 0 and len(p) >= 6]
@@ -156,12 +199,11 @@ class _AnnotationReader:
 
     def _add_rle(self, segmentation: dict[str, Any]) -> str | None:
         try:
-            size = [int(side) for side in segmentation["size"]]
-            self.rle_size.extend(size)
-            self.rle += compressed_rle(segmentation)["counts"].encode("ascii")
-        except (KeyError, TypeError, ValueError):
-            del self.rle_size[2 * len(self.image) :]
-            return "has a run-length encoding without valid 'size' and 'counts'"
+            rle = compressed_rle(segmentation)
+        except (KeyError, TypeError, ValueError) as error:
+            return f"has a run-length encoding that cannot be read ({error!r})"
+        self.rle_size.extend(rle["size"])
+        self.rle += rle["counts"].encode("ascii")
         return None
 
     def _leave_out(self, reason: str) -> str:
@@ -194,17 +236,38 @@ def compressed_rle(segmentation: Mapping[str, Any]) -> dict[str, Any]:
     """A run-length encoding with its ``counts`` as compressed text, whichever it had.
 
     Raises:
-        KeyError, TypeError, ValueError: it has no valid ``size`` and ``counts``.
+        KeyError, TypeError, ValueError: it has no valid ``size`` and ``counts``, or the counts do
+            not add up to the size. pycocotools would read beyond their end.
     """
-    height, width = segmentation["size"]
+    height, width = size = segmentation["size"]
+    if not all(isinstance(side, int) for side in size):
+        raise TypeError(f"size must be two whole numbers, got {size!r}")
     counts = segmentation["counts"]
+    if not isinstance(counts, list | str):
+        raise TypeError(f"counts must be a list or text, got {counts!r}")
+    runs = _run_lengths(counts) if isinstance(counts, str) else counts
+    if sum(runs) != height * width or min(runs, default=0) < 0:
+        raise ValueError(f"counts must add up to {height} x {width}, got {sum(runs)}")
     if isinstance(counts, list):
-        if sum(counts) != height * width or min(counts, default=0) < 0:
-            raise ValueError(f"counts must add up to {height} x {width}, got {sum(counts)}")
-        uncompressed: Any = dict(segmentation)
+        uncompressed: Any = {"size": [height, width], "counts": counts}
         encoded: Any = mask_utils.frPyObjects(uncompressed, height, width)
-        counts = encoded["counts"]
-    return {
-        "size": [height, width],
-        "counts": counts if isinstance(counts, str) else counts.decode(),
-    }
+        counts = encoded["counts"].decode()
+    return {"size": [height, width], "counts": counts}
+
+
+def _run_lengths(counts: str) -> list[int]:
+    """Decompress COCO's text: five bits a character, differences to the run before the last."""
+    bits = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - _FIRST_CHARACTER
+    last = bits < 32  # of a number
+    number = np.cumsum(last) - last
+    start = np.flatnonzero(np.diff(number, prepend=-1))
+    place = np.arange(len(bits)) - start[number]
+    if not last[-1:].all() or not ((bits >= 0) & (bits < 64) & (place < _MOST_CHARACTERS)).all():
+        raise ValueError(f"counts must be compressed run lengths, got {counts[:40]!r}")
+    if not len(bits):
+        return []
+    runs = np.add.reduceat((bits & 31) << 5 * place, start)
+    runs -= np.where(bits[last] & 16, 32 << 5 * place[last], 0)  # the sign
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    return runs.tolist()

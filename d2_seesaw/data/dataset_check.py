@@ -9,6 +9,7 @@ from typing import Any
 
 from d2_seesaw.data.annotation_checks import SECTIONS, check_annotations
 from d2_seesaw.data.annotation_file import parse_json
+from d2_seesaw.data.annotation_reader import problem_of_name
 from d2_seesaw.data.dataset_issues import (
     ERROR,
     KINDS,
@@ -131,7 +132,7 @@ def _image_files(content: Mapping[str, Any], image_root: str | Path) -> list[Ima
     """The images that the annotations name, for those without a name nothing can be read."""
     images = content.get("images")
     entries = images if isinstance(images, list) else []
-    named = [i for i in entries if i.get("file_name") or i.get("coco_url")]
+    named = [i for i in entries if isinstance(i, dict) and problem_of_name(i) is None]
     path_of = image_paths(named, image_root)
     return [
         ImageFile(

@@ -11,6 +11,10 @@ SEVERITIES = (ERROR, WARNING, INFORMATION)
 # Severity and description of each kind, in the order in which they are reported.
 KINDS: Mapping[str, tuple[str, str]] = {
     "missing_field": (ERROR, "a field that is needed is missing or of another type"),
+    "missing_area": (
+        WARNING,
+        "an annotation without its area: not to be evaluated",
+    ),
     "duplicate_id": (ERROR, "an id that is used twice"),
     "duplicate_name": (ERROR, "a name that two categories share"),
     "missing_name": (WARNING, "a category without a name"),

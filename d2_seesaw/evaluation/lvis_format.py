@@ -22,6 +22,7 @@ REQUIRED_FIELDS = {
 }
 FREQUENCIES = ("r", "c", "f")
 UNKNOWN_FREQUENCY = "n/a"
+_BOXES_ONLY = "to evaluate boxes only, pass tasks=('bbox',)"
 
 
 def annotation_file(dataset_name: str) -> str:
@@ -68,6 +69,8 @@ def check_lvis_format(dataset: dict[str, Any], json_file: str, *, with_masks: bo
     if not dataset["annotations"]:
         return
     problems = _missing_fields(dataset, with_masks=with_masks) or _wrong_values(dataset)
+    if with_masks and not problems:
+        problems = _wrong_polygons(dataset["annotations"])
     if problems:
         raise ValueError(
             f"{json_file} cannot be evaluated as LVIS: {'; '.join(problems)}. "
@@ -81,13 +84,35 @@ def _missing_fields(dataset: dict[str, Any], *, with_masks: bool) -> list[str]:
         if section == "annotations" and with_masks:
             fields = (*fields, "segmentation")
         entries = dataset[section]
-        absent = Counter(f for entry in entries for f in fields if f not in entry)
+        absent = Counter(f for entry in entries for f in fields if _lacks(entry, f))
         problems += [
             f"{n} of {len(entries)} {section} have no {field!r}" for field, n in absent.items()
         ]
     if any("'segmentation'" in problem for problem in problems):
-        problems.append("to evaluate boxes only, pass tasks=('bbox',)")
+        problems.append(_BOXES_ONLY)
     return problems
+
+
+def _lacks(entry: Mapping[str, Any], field: str) -> bool:
+    value = entry.get(field)
+    # Lists of categories may be empty, masks not: pycocotools fails on them after all inference.
+    return value is None or (field == "segmentation" and not value)
+
+
+def _wrong_polygons(annotations: list[dict[str, Any]]) -> list[str]:
+    # pycocotools takes four numbers for a box, or fails.
+    wrong = [
+        a["id"]
+        for a in annotations
+        if isinstance(a["segmentation"], list) and any(len(p) < 6 for p in a["segmentation"])
+    ]
+    if not wrong:
+        return []
+    number = f"{len(wrong)} of {len(annotations)} annotations"
+    return [
+        f"{number} have polygons of fewer than three points, for example {wrong[0]!r}",
+        _BOXES_ONLY,
+    ]
 
 
 def _wrong_values(dataset: dict[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from tests.data import own_data
 
 H, W = own_data.H, own_data.W
 NAN, INF = float("nan"), float("inf")
+RLE = own_data.compressed(own_data.mask_of(4, 4, 8))
 
 
 @pytest.fixture
@@ -53,6 +54,15 @@ def test_nothing_is_wrong_with_sound_annotations(data):
         ({"segmentation": {"size": [W, H], "counts": [W * H]}}, "invalid_rle", f"[{H}, {W}]"),
         ({"segmentation": {"size": [H, W], "counts": [5]}}, "invalid_rle", "add up"),
         ({"segmentation": {"counts": [5]}}, "invalid_rle", "size"),
+        ({"segmentation": {"size": [H, W], "counts": 5}}, "invalid_rle", "list or text"),
+        ({"segmentation": {"size": [H, W], "counts": "garbage!!"}}, "invalid_rle", "garbage!!"),
+        ({"segmentation": {"size": [H, W], "counts": "ü"}}, "invalid_rle", "ascii"),
+        ({"segmentation": RLE | {"counts": RLE["counts"][:-1]}}, "invalid_rle", "compressed"),
+        ({"segmentation": RLE | {"counts": RLE["counts"] + "8"}}, "invalid_rle", "add up"),
+        ({"segmentation": 5}, "missing_field", "list of polygons"),
+        ({"bbox": [4, 4, 10**400, 8]}, "not_finite", "the box is"),
+        ({"area": None}, "missing_area", "None"),
+        ({"area": NAN}, "missing_area", "nan"),
         ({"iscrowd": 1}, "crowd", "polygons"),
         ({"iscrowd": 1, "segmentation": own_data.compressed(own_data.mask_of(1, 1, 4))},
          "crowd", "run-length"),
@@ -114,9 +124,70 @@ def test_categories_without_images_and_images_without_annotations_are_named(data
     ],
 )
 def test_missing_fields_are_named(data, section, key, words):
-    del data[section][0][key]
-    missing = [issue for issue in found(data) if issue.kind == "missing_field"]
-    assert [words in issue.message for issue in missing] == [True]
+    data[section][0][key] = None
+    for _ in range(2):  # null, and not there at all
+        missing = [issue for issue in found(data) if issue.kind == "missing_field"]
+        assert [words in issue.message for issue in missing] == [True]
+        data[section][0].pop(key, None)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "words"),
+    [
+        ("images", "id", [1], "images[0] has the id [1], not a number or text"),
+        ("images", "width", "32", "images[0] has the width '32'"),
+        ("images", "height", 0, "images[0] has the height 0"),
+        ("images", "file_name", 5, "images[0] has the name 5, not text"),
+        ("categories", "id", {}, "categories[0] has the id {}, not a number or text"),
+        ("categories", "name", [], "categories[0] has the name [], not text or a number"),
+        ("annotations", "id", [1], "annotations[0] has the id [1], not a number or text"),
+    ],
+)
+def test_fields_of_another_type_are_named(data, section, key, value, words):
+    data[section][0][key] = value
+    assert words in [issue.message for issue in found(data) if issue.kind == "missing_field"]
+
+
+def test_the_annotations_of_a_category_without_a_name_are_not_of_an_unknown_one(data):
+    data["categories"][0]["name"] = None
+    (issue,) = found(data)
+    assert (issue.kind, issue.category_id) == ("missing_name", 1000)
+
+
+@pytest.mark.parametrize("key", ["image_id", "category_id"])
+@pytest.mark.parametrize("value", [[3], {"id": 3}, None, "3", "7"])
+def test_ids_of_other_types_are_unknown(data, key, value):
+    data["annotations"][0][key] = value
+    (issue,) = found(data)
+    assert (issue.kind, issue.annotation_id) == (f"unknown_{key[:-3]}", 1)
+    assert repr(value) in issue.message
+
+
+@pytest.mark.parametrize("section", ["images", "annotations", "categories"])
+@pytest.mark.parametrize("entry", [None, 5, "a.png", [1]])
+def test_entries_that_are_no_objects_are_named(data, section, entry):
+    data[section].append(entry)
+    (issue,) = found(data)
+    number = len(data[section]) - 1
+    assert issue.kind == "missing_field"
+    assert issue.message == f"{section}[{number}] is {entry!r}, not an object"
+
+
+def test_crowds_are_named_by_0_and_1(data):
+    data["annotations"][0]["iscrowd"] = "0"
+    data["annotations"][1]["iscrowd"] = False
+    data["annotations"][2]["iscrowd"] = None
+    assert [(i.kind, i.annotation_id, i.message) for i in found(data)] == [
+        ("missing_field", 1, "'iscrowd' must be 0 or 1, got '0'"),
+        ("crowd", 1, "crowd, as polygons"),  # as training takes it
+    ]
+
+
+@pytest.mark.parametrize("section", ["images", "annotations", "categories"])
+def test_empty_sections_are_named(data, section):
+    data[section] = []
+    issues = found(data)
+    assert f"the file lists no {section}" in [i.message for i in issues if i.severity == "error"]
 
 
 def test_a_category_without_a_name_is_a_warning_and_one_with_a_number_for_a_name_is_fine(data):

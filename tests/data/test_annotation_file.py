@@ -165,6 +165,7 @@ def test_unusable_annotations_are_one_error_with_the_tool_that_lists_all(tmp_pat
     [
         ("{", "is no JSON file"),
         ("\xff", "is no JSON file"),
+        ("\xef\xbb\xbf{}", "is no JSON file: Unexpected UTF-8 BOM"),  # as to lvis and pycocotools
         ("[]", "must hold an object .* got a list"),
         ('{"images": []}', "is not in COCO or LVIS format: it has no list of 'categories'"),
     ],

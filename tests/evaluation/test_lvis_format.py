@@ -64,6 +64,24 @@ def test_annotations_need_a_segmentation_only_for_masks(data):
         check_lvis_format(data, "x.json", with_masks=True)
 
 
+@pytest.mark.parametrize("segmentation", [None, [], {}])
+def test_a_mask_that_is_empty_is_refused_before_pycocotools_fails_on_it(data, segmentation):
+    data["annotations"][1]["segmentation"] = segmentation
+    check_lvis_format(data, "x.json", with_masks=False)
+    with pytest.raises(ValueError, match=r"1 of 2 annotations have no 'segmentation'"):
+        check_lvis_format(data, "x.json", with_masks=True)
+
+
+def test_polygons_that_pycocotools_takes_for_boxes_are_refused(data):
+    data["annotations"][1]["segmentation"] = [[0, 0, 9, 0, 9, 9], [1, 1, 5, 5]]
+    check_lvis_format(data, "x.json", with_masks=False)
+    message = (
+        r"1 of 2 annotations have polygons of fewer than three points, for example 2; to .*bbox"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_lvis_format(data, "x.json", with_masks=True)
+
+
 def test_a_test_split_needs_no_federated_sets(data):
     data["annotations"] = []
     del data["images"][0]["neg_category_ids"]
