@@ -68,13 +68,15 @@ def test_bars_of_two_runs_stand_together(axes):
     runs = {"a": analysis(ROWS, CONFUSIONS), "b" * 30 + "c" * 10: analysis(ROWS)}
     analysis_figures._outcomes(axes, runs)
     names = [label.get_text() for label in axes.get_yticklabels()]
-    assert names == [
-        "rare, a",
-        "rare, bbbbbbbb…ccccccccc",
-        "frequent, a",
-        "frequent, bbbbbbbb…ccccccccc",
-    ]
+    short = "bbbbb…cccccc"
+    assert names == ["rare, a", f"rare, {short}", "frequent, a", f"frequent, {short}"]
     assert all(bar.get_width() == 0 for c in axes.containers for bar in list(c)[1::2])
+
+
+def test_unknown_groups_are_named(axes):
+    rows = [category(1, "n/a", None, 10.0), category(2, "n/a", None, 40.0)]
+    analysis_figures._outcomes(axes, {"": analysis(rows, [(1, 2, 3)])})
+    assert [c.get_label() for c in axes.containers] == ["right", "as unknown", "missed"]
 
 
 def test_neighbours_of_a_bar_differ_in_grey(axes):
