@@ -12,12 +12,17 @@ from detectron2.utils.events import EventStorage
 from PIL import Image
 
 from d2_seesaw.engine import load_config
+from d2_seesaw.evaluation.longtail_analysis import write_analysis
 from d2_seesaw.losses import SeesawLoss
 from tests.data import own_data
+from tests.evaluation.test_swallowing import FREQUENT, RARE, analysis
 from tests.test_yacs import training_step
 
 SEMANTIC = re.findall(r"```python\n(.*?)```", Path("docs/semantic.md").read_text(), re.DOTALL)
 OWN_DATA = re.findall(r"```python\n(.*?)```", Path("docs/own_data.md").read_text(), re.DOTALL)
+ANALYSIS = re.findall(
+    r"```python\n(.*?)```", Path("docs/longtail_analysis.md").read_text(), re.DOTALL
+)
 TEXT = Path("docs/other_projects.md").read_text()
 EXAMPLES = re.findall(r"## (\w+)\n+```python\n(.*?)```", TEXT, re.DOTALL)
 
@@ -103,3 +108,17 @@ def test_the_example_of_own_data_is_a_config_that_trains(tmp_path, monkeypatch):
         for name in ("my_train", "my_val"):
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
+
+
+def test_the_example_of_the_long_tail_analysis_prints_what_is_swallowed(
+    tmp_path, monkeypatch, capsys
+):
+    folder = tmp_path / "output/run/inference"
+    folder.mkdir(parents=True)
+    write_analysis(folder, analysis([(RARE, FREQUENT, 2), (RARE, RARE, 3)], task="segm"))
+    monkeypatch.chdir(tmp_path)
+    (code,) = ANALYSIS
+    exec(compile(code, "docs/longtail_analysis.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "'right': 3" in printed
+    assert "2 of 5 name 1 are taken for name 4" in printed

@@ -36,8 +36,8 @@ def calibrations(ground_truth: GroundTruthColumns, matched: MatchedDetections) -
         matched: Detections of it, their categories told apart.
     """
     right, counted = _outcomes(matched)
-    scores = matched.scored.scores[counted].astype(float)
-    right, categories = right[counted], matched.categories[counted]
+    scores, categories = matched.scored.scores[counted], matched.categories[counted]
+    right = right[counted]
     if not ((scores >= 0) & (scores <= 1)).all():
         logger.warning(
             f"Scores from {scores.min():g} to {scores.max():g} are no probabilities, "

@@ -49,7 +49,8 @@ class Calibration:
         precision: Of each bin, the share that finds an object of its category at IoU 0.5.
         error: Expected calibration error in percent: the mean over all detections of the distance
             between the precision and the mean score of their bin (Guo et al. 2017,
-            https://arxiv.org/abs/1706.04599). ``nan`` without detections.
+            https://arxiv.org/abs/1706.04599). ``nan`` without detections; and all bins are empty
+            where scores are not in [0, 1].
     """
 
     group: str

@@ -78,9 +78,7 @@ def _categories_of_names(
 ) -> np.ndarray:
     """``(G,)`` index of the category that each object is taken for, -1 if for none."""
     if detections.boxes is not None:
-        scores = detections.scores_of(task)
-        detections = replace(detections, scores=scores, mask_scores=None, masks=None)
-        task = "bbox"
+        detections, task = replace(detections, scores=detections.scores_of(task)), "bbox"
     found = scored_detections(
         ground_truth, detections, task, limits=limits, class_agnostic=True, verified_only=False
     )

@@ -142,6 +142,33 @@ def test_what_is_ignored_or_may_be_unlabelled_is_not_counted():
     assert calibration_of(data, results)["all"].precision[7] == 1.0
 
 
+def test_a_wrong_detection_too_large_for_lvis_is_not_counted():
+    data, results = scene([0.5, 0.5], [False, False])
+    results[1]["bbox"] = [0, 0, 2e5, 1e5]
+    assert sum(calibration_of(data, results)["all"].detections) == 1
+
+
+def test_objects_are_of_any_size():
+    # Among small objects alone, the first detection would take the other one, and the second
+    # detection the object that is too large to count there.
+    data, results = scene([0.9], [True])
+    add_object(data, 1, 1, [10, 10, 40, 24], area=500)
+    found = calibration_of(data, [*results, results[0] | {"bbox": [10, 22, 40, 28], "score": 0.5}])
+    assert found["all"].precision[13] == 1.0
+    assert found["all"].precision[7] == 0.0
+
+
+def test_what_was_matched_is_not_modified():
+    data, results = scene([0.5], [True])
+    data["annotations"][0]["ignore"] = 1
+    ground_truth = GroundTruthColumns.from_dataset(data)
+    detections = DetectionColumns.from_results(results)
+    matched = match_detections(ground_truth, detections, "bbox", limits=DetectionLimits())
+    first = calibrations(ground_truth, matched)
+    assert not matched.never_wrong[:, 0].any()
+    assert repr(calibrations(ground_truth, matched)) == repr(first)
+
+
 def test_categories_of_unknown_frequency_are_in_all_only():
     data, results = scene([0.5], [True])
     data["categories"][0]["frequency"] = "n/a"

@@ -136,10 +136,13 @@ def test_the_fingerprint_is_the_same_on_every_machine():
 @pytest.mark.parametrize("seed", range(2))
 def test_the_fingerprint_depends_on_neither_order_nor_names_nor_ids_of_annotations(seed):
     data, _ = federated_case(seed, *TRAITS)
+    twin = next(o for o in data["annotations"] if o["category_id"] != data["categories"][0]["id"])
+    data["annotations"].append(twin | {"id": 999, "category_id": data["categories"][0]["id"]})
     other = copy.deepcopy(data)
     rng = np.random.default_rng(seed)
     for section in ("annotations", "images", "categories"):
         other[section] = [other[section][i] for i in rng.permutation(len(other[section])).tolist()]
+    other["annotations"].sort(key=lambda o: o["id"] != 999)
     for image in other["images"]:
         image["neg_category_ids"] = image["neg_category_ids"][::-1]
         image["not_exhaustive_category_ids"] = image["not_exhaustive_category_ids"][::-1] * 2

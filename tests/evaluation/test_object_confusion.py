@@ -155,6 +155,11 @@ def test_a_detection_of_a_neighbour_does_not_name_an_object():
     assert confusions(data, [detection(3, shifted, 0.9)])[0] == Confusion(1, None, 1)
 
 
+def test_a_detection_lies_on_the_object_that_it_overlaps_most_whatever_its_category():
+    data = scene((1, ONE_TENTH_LESS), (2, BOX))
+    assert confusions(data, [detection(1, BOX, 0.9)]) == [Confusion(1, None, 1), Confusion(2, 1, 1)]
+
+
 def test_of_equal_ious_the_own_category_is_named():
     data = scene((1, BOX), (2, BOX), (3, BOX))
     for own in (1, 2, 3):
@@ -173,6 +178,12 @@ def test_an_ignored_object_takes_its_detections_and_is_not_counted():
     assert confusions(data, [detection(1, ONE_TENTH_LESS, 0.9)]) == [Confusion(1, 1, 1)]
     only_ignored = scene((1, BOX, "ignored"))
     assert confusions(only_ignored, [detection(1, BOX, 0.9)]) == []
+
+
+def test_an_object_too_large_for_lvis_is_not_counted():
+    data = scene((1, BOX), (2, BOX))
+    data["annotations"][0]["area"] = 2e10
+    assert confusions(data, []) == [Confusion(2, None, 1)]
 
 
 def test_an_overlap_of_less_than_one_half_names_nothing():

@@ -25,10 +25,10 @@ CATEGORIES = [
 ]
 
 
-def analysis(confusions, categories=CATEGORIES):
+def analysis(confusions, categories=CATEGORIES, task="bbox"):
     """Of ``(category, predicted, objects)``."""
     confusions = [Confusion(*c) for c in confusions]
-    return LongTailAnalysis("bbox", "", 1, 1, {}, categories, confusions, [])
+    return LongTailAnalysis(task, "", 1, 1, {}, categories, confusions, [])
 
 
 def as_ids(pairs):

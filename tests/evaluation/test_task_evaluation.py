@@ -34,11 +34,11 @@ def analysis_of(evaluation):
 
 
 @both_tasks
-@pytest.mark.parametrize("options", [{}, {"limits": DetectionLimits(None, 15)}])
-def test_both_engines_give_the_same_analysis(options, task):
-    case = federated_case(8, *TRAITS)
+@pytest.mark.parametrize("limits", [(300, None), (None, 15), (4, None)])
+def test_both_engines_give_the_same_analysis(limits, task):
+    case, limits = federated_case(8, *TRAITS), DetectionLimits(*limits)
     ours, theirs = (
-        analysis_of(evaluation_of(*case, task, official=official, **options)).to_json()
+        analysis_of(evaluation_of(*case, task, official=official, limits=limits)).to_json()
         for official in (False, True)
     )
     metrics = [analysis.pop("metrics") for analysis in (ours, theirs)]
