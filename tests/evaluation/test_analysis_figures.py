@@ -33,8 +33,22 @@ def test_files_say_what_they_are_and_are_a_column_wide(tmp_path):
         with Image.open(path) as picture:
             assert picture.width == 990  # 3.3 inches of 300 dots
             assert round(picture.info["dpi"][0]) == 300
-    with Image.open(paths[0]) as picture:
-        assert picture.height == 720
+    heights = []
+    for path in paths:
+        with Image.open(path) as picture:
+            heights.append(picture.height)
+    assert heights == [720, 591, 870, 720, 807, 870]  # of bars, 72 for each more
+
+
+def test_a_comparison_draws_the_second_minus_the_first(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(analysis_figures, "_tail", lambda axes, *given: drawn.append(given))
+    better = [category(c.category_id, c.frequency, c.train_images, c.AP + 2) for c in ROWS]
+    comparison = compare(analysis(ROWS), analysis(better), names=("a", "b"))
+    write_comparison_figures(tmp_path, comparison)
+    ((_, differences, label),) = drawn
+    assert differences == pytest.approx([2, 2, NAN], nan_ok=True)
+    assert label == "AP, b − a"  # noqa: RUF001  a minus sign
 
 
 @pytest.fixture
@@ -68,13 +82,15 @@ def test_bars_of_two_runs_stand_together(axes):
     runs = {"a": analysis(ROWS, CONFUSIONS), "b" * 30 + "c" * 10: analysis(ROWS)}
     analysis_figures._outcomes(axes, runs)
     names = [label.get_text() for label in axes.get_yticklabels()]
-    assert names == [
-        "rare, a",
-        "rare, bbbbbbbb…ccccccccc",
-        "frequent, a",
-        "frequent, bbbbbbbb…ccccccccc",
-    ]
+    short = "bbbbb…cccccc"
+    assert names == ["rare, a", f"rare, {short}", "frequent, a", f"frequent, {short}"]
     assert all(bar.get_width() == 0 for c in axes.containers for bar in list(c)[1::2])
+
+
+def test_unknown_groups_are_named(axes):
+    rows = [category(1, "n/a", None, 10.0), category(2, "n/a", None, 40.0)]
+    analysis_figures._outcomes(axes, {"": analysis(rows, [(1, 2, 3)])})
+    assert [c.get_label() for c in axes.containers] == ["right", "as unknown", "missed"]
 
 
 def test_neighbours_of_a_bar_differ_in_grey(axes):

@@ -74,6 +74,11 @@ def test_only_the_first_pairs_are_open_and_those_left_out_are_said():
     assert "270 more pairs, without the last 100" in after
 
 
+def test_as_many_objects_as_are_asked_for_are_enough():
+    rows = [category(1, "r", 2, 10.0, objects=FEWEST_OBJECTS)]
+    assert "class1" in section(analysis_page([analysis(rows)]), "best and worst categories")
+
+
 def test_without_pairs_the_page_says_so():
     found = section(analysis_page([analysis(ROWS)]), "what swallows the tail")
     assert "No object is taken for one of a more frequent category." in found

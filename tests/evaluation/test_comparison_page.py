@@ -103,6 +103,17 @@ def test_pairs_of_frequent_categories_are_folded():
     assert "<details>" not in more
 
 
+def test_fifteen_pairs_of_each_group_are_listed():
+    names = [*("r" * 20), *("c" * 20), *("f" * 20)]
+    rows = [category(i, group, 10 * i, 1.0) for i, group in enumerate(names, start=1)]
+    rows.append(category(99, "f", 9999, 1.0))
+    second = analysis(rows, [(i, 99, 100 + i) for i in range(1, 61)])
+    found = section(text_of(analysis(rows), second), "what swallows the tail").split("<h3>")[2]
+    tail, frequent = (cells(part)[1:] for part in found.split("<details>"))
+    assert [row[1] for row in tail] == ["rare"] * 15 + ["common"] * 15
+    assert [row[8] for row in frequent] == [f"+{100 + i}" for i in range(60, 45, -1)]
+
+
 def test_calibration_errors_stand_side_by_side(page):
     rows = cells(section(page, "calibration"))
     assert rows[1:] == [

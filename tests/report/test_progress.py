@@ -1,9 +1,12 @@
+import fcntl
 import logging
 import os
 import pty
 import select
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -163,21 +166,31 @@ GENERATE = [sys.executable, "tools/generate_semantic.py", "--train-images", "400
 @pytest.mark.slow
 def test_a_tool_draws_bars_in_a_terminal_and_none_into_a_file(tmp_path):
     ours, theirs = pty.openpty()
-    options = {"env": os.environ | {"PYTHONPATH": "."}, "timeout": 60}
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    environment = os.environ | {"PYTHONPATH": "."}
     command = [*GENERATE, "1", "--root"]
     with open(tmp_path / "stdout", "w") as stdout:
-        subprocess.run(
-            [*command, str(tmp_path / "a")], check=True, stdout=stdout, stderr=theirs, **options
+        process = subprocess.Popen(
+            [*command, str(tmp_path / "a")], env=environment, stdout=stdout, stderr=theirs
         )
     os.close(theirs)
-    text = os.read(ours, 1 << 20).decode()
+    text = "".join(_read_until_closed(ours))
     os.close(ours)
+    assert process.wait(timeout=60) == 0
     assert "drawing train images: 100%" in text
     assert "\r" in text
     with open(tmp_path / "log.txt", "w") as file:
         arguments = [*GENERATE, "1", "--root", str(tmp_path / "b")]
-        subprocess.run(arguments, check=True, stdout=file, stderr=file, **options)
+        subprocess.run(arguments, check=True, env=environment, stdout=file, stderr=file, timeout=60)
     plain = (tmp_path / "log.txt").read_text()
     assert "\r" not in plain
     assert "generated in" in plain
     assert "%" not in plain
+
+
+def _read_until_closed(terminal):
+    while True:
+        try:
+            yield os.read(terminal, 1 << 16).decode(errors="ignore")
+        except OSError:  # the other side is closed
+            return
