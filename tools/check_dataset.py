@@ -13,6 +13,7 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from d2_seesaw.data.dataset_check import DatasetCheck
 from d2_seesaw.data.dataset_overview import DatasetOverview, dataset_overview
 from d2_seesaw.data.dataset_report import group_pictures, report_page
 from d2_seesaw.data.image_counts import file_image_counts
-from d2_seesaw.data.longtail_datasets import image_paths
+from d2_seesaw.data.longtail_datasets import check_same_names, image_paths
 from d2_seesaw.engine import load_config
 from d2_seesaw.report import write_page
 
@@ -68,10 +69,17 @@ def files_of(args: argparse.Namespace) -> tuple[Path, Path]:
     return args.json_file, args.image_root
 
 
-def train_images(args: argparse.Namespace) -> dict[Any, int] | None:
-    """Training images by category id, if something says them."""
+def train_images(
+    args: argparse.Namespace, json_file: str, categories: Sequence[Mapping[str, Any]]
+) -> dict[Any, int] | None:
+    """Training images by category id, if something says them.
+
+    Raises:
+        ValueError: counts of other categories.
+    """
     if args.counts_from:
         counts = file_image_counts(args.counts_from)
+        check_same_names(categories, counts, json_file, args.counts_from)
     elif args.name:
         counts = MetadataCatalog.get(args.name).get("class_image_count") or []
     else:
@@ -84,9 +92,8 @@ def write_report(args: argparse.Namespace, check: DatasetCheck) -> DatasetOvervi
     overview, pictures = None, {}
     try:
         columns, _ = columns_of(check.json_file, parse_json(check.json_file))
-        overview = dataset_overview(
-            columns, train_images=train_images(args), threshold=args.threshold
-        )
+        counts = train_images(args, check.json_file, columns.categories)
+        overview = dataset_overview(columns, train_images=counts, threshold=args.threshold)
         if args.report and not args.no_images:
             path_of = image_paths(columns.images, check.image_root)
             pictures = group_pictures(columns, overview, path_of)
@@ -104,6 +111,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # progress, if no terminal
     try:
         json_file, image_root = files_of(args)
+        if args.counts_from:
+            file_image_counts(args.counts_from)  # before the images are read; it is kept
         check = check_dataset(
             json_file, image_root, read_images=not args.no_images, workers=args.workers
         )

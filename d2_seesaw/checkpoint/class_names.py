@@ -49,8 +49,13 @@ def class_metadata(names: str | Sequence[str], model: nn.Module) -> dict[str, An
     return found
 
 
-def _category_ids(mapping: Mapping[int, int] | None, count: int, *, first: int) -> list[int]:
-    by_class = {index: int(category) for category, index in (mapping or {}).items()}
+def _category_ids(
+    mapping: Mapping[int | str, int] | None, count: int, *, first: int
+) -> list[int | str]:
+    by_class: dict[int, int | str] = {
+        index: category if isinstance(category, str) else int(category)
+        for category, index in (mapping or {}).items()
+    }
     if by_class.keys() != set(range(count)):
         return list(range(first, first + count))
     return [by_class[index] for index in range(count)]

@@ -159,18 +159,40 @@ def _class_image_count(json_file: str, counts_from: str | None) -> list[dict[str
     if counts_from is None and categories and all("image_count" in c for c in categories):
         return [{"id": c["id"], "image_count": c["image_count"]} for c in categories]
     source = json_file if counts_from is None else _training_file(counts_from)
-    counted = {count["id"]: count for count in file_image_counts(source)}
-    for category in categories:
-        count = counted.get(category["id"], category)
-        if count["name"] != category["name"]:
-            raise ValueError(
-                f"category {category['id']!r} is {category['name']!r} in {json_file}, but "
-                f"{count['name']!r} in {source}, whose images are to be counted"
-            )
+    counts = file_image_counts(source)
+    check_same_names(categories, counts, json_file, source)
+    counted = {count["id"]: count for count in counts}
     return [
         {"id": c["id"], "image_count": counted.get(c["id"], {}).get("image_count", 0)}
         for c in categories
     ]
+
+
+def check_same_names(
+    categories: Sequence[Mapping[str, Any]],
+    counts: Sequence[Mapping[str, Any]],
+    json_file: str | Path,
+    source: str | Path,
+) -> None:
+    """Refuse counts of other categories.
+
+    Args:
+        categories: of ``json_file``, with ``id`` and ``name``.
+        counts: of ``source``, as :func:`~d2_seesaw.data.image_counts.file_image_counts` says.
+        json_file: annotations.
+        source: annotations of the training split.
+
+    Raises:
+        ValueError: an id that stands for different names in both.
+    """
+    names = {count["id"]: count["name"] for count in counts}
+    for category in categories:
+        name = names.get(category["id"], category["name"])
+        if name != category["name"]:
+            raise ValueError(
+                f"category {category['id']!r} is {category['name']!r} in {json_file}, but "
+                f"{name!r} in {source}, whose images are to be counted"
+            )
 
 
 def _training_file(counts_from: str) -> str:

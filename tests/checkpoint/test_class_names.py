@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -65,6 +66,38 @@ def test_semantic_segmentation_has_the_classes_of_stuff_from_zero(segmentor):
     found = class_metadata("cityscapes_fine_sem_seg_train", segmentor)
     assert (found["class_names"][0], len(found["class_names"])) == ("road", 19)
     assert found["category_ids"] == list(range(19))
+
+
+@pytest.mark.parametrize(
+    ("mapping", "expected"),
+    [
+        ({"c7": 1, "c40": 0}, ["c40", "c7"]),
+        ({"7": 1, "40": 0}, ["40", "7"]),  # not 7 and 40, which the data set does not have
+        ({np.int64(7): 1, 40: 0}, [40, 7]),
+        ({7: 1, 40: 2}, [1, 2]),  # of other classes
+        (None, [1, 2]),
+    ],
+)
+def test_category_ids_are_those_of_the_data_set_numbers_or_text(detector, mapping, expected):
+    metadata = MetadataCatalog.get("tests_class_names").set(thing_classes=["a", "b"])
+    try:
+        if mapping:
+            metadata.set(thing_dataset_id_to_contiguous_id=mapping)
+        found = class_metadata("tests_class_names", detector)["category_ids"]
+        assert (found, [type(i) for i in found]) == (expected, [type(i) for i in expected])
+    finally:
+        MetadataCatalog.remove("tests_class_names")
+
+
+@pytest.mark.parametrize(("colors", "kept"), [([(1, 2, 3), (4, 5, 6)], True), ([(1, 2, 3)], False)])
+def test_colours_are_kept_if_there_is_one_of_each_class(detector, colors, kept):
+    metadata = MetadataCatalog.get("tests_class_names")
+    try:
+        metadata.set(thing_classes=["a", "b"], thing_colors=colors)
+        found = class_metadata("tests_class_names", detector)
+        assert found.get("class_colors") == ([[1, 2, 3], [4, 5, 6]] if kept else None)
+    finally:
+        MetadataCatalog.remove("tests_class_names")
 
 
 def test_a_data_set_without_names_gives_none_and_is_not_created(detector):

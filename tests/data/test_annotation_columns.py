@@ -1,4 +1,5 @@
 import gc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -48,3 +49,44 @@ def test_collection_goes_on_even_after_an_error():
     with pytest.raises(ZeroDivisionError), collection_paused():
         _ = 1 / int(gc.isenabled())
     assert gc.isenabled()
+
+
+def test_many_annotations_of_an_image_keep_the_order_of_the_file():
+    data, rng = own_data.content(), np.random.default_rng(0)
+    of_image = rng.choice([3, 5, 12], 400).tolist()
+    data["annotations"] = [
+        own_data.annotation(i, image, 7) | {"bbox": [i, 0, 1, 1]}
+        for i, image in enumerate(of_image)
+    ]
+    records = columns_from_json(data)[0].records(str)
+    for record in records:
+        expected = [i for i, image in enumerate(of_image) if image == record["image_id"]]
+        assert [a["bbox"][0] for a in record["annotations"]] == expected
+
+
+def test_without_masks_there_is_no_segmentation():
+    data = own_data.content()
+    for annotation in data["annotations"]:
+        annotation["segmentation"] = None
+    records = columns_from_json(data)[0].records(str)
+    keys = [set(a) for record in records for a in record["annotations"]]
+    assert keys == [{"bbox", "bbox_mode", "category_id"}] * 7
+
+
+def test_collection_stays_off_where_it_was():
+    gc.disable()
+    try:
+        with collection_paused():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_images_of_many_categories_are_counted_beyond_32_bits():
+    images = np.array([0, 2**20, 2**20], np.int32)
+    columns, _ = columns_from_json(own_data.content())
+    many = [{"id": i, "name": str(i)} for i in range(5000)]
+    category = np.array([4999, 4999, 0], np.int32)
+    counts = replace(columns, categories=many, image=images, category=category).image_counts()
+    assert (counts[4999], counts[0], counts.sum()) == (2, 1, 3)

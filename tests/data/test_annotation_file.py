@@ -175,3 +175,66 @@ def test_other_files_are_named(tmp_path, text, message):
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=f"a.json {message}"):
         read_annotations(path)
+
+
+def test_a_file_is_kept_though_the_switch_is_set_to_something_else(cache, json_file, monkeypatch):
+    monkeypatch.setenv(annotation_file.CACHE_SWITCH, "1")
+    read_annotations(json_file)
+    assert len(os.listdir(cache)) == 1
+
+
+def test_a_copy_of_another_version_is_parsed_anew(cache, json_file, parses, monkeypatch):
+    read_annotations(json_file)
+    monkeypatch.setattr(annotation_file, "_VERSION", annotation_file._VERSION + 1)
+    read_annotations(json_file)
+    assert len(parses) == 2
+
+
+def test_one_relative_path_in_two_folders_is_two_files(cache, tmp_path, monkeypatch):
+    found = []
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        data = own_data.content()
+        data["categories"][0]["name"] = f"lamp {folder}"
+        json_file = own_data.write(tmp_path / folder, data)
+        os.utime(json_file, ns=(1, 1))
+        monkeypatch.chdir(tmp_path / folder)
+        found.append(read_annotations("train.json").categories[-1]["name"])
+    assert found == ["lamp one", "lamp two"]
+
+
+def test_a_file_that_changes_while_it_is_parsed_is_parsed_again(cache, json_file, monkeypatch):
+    def parse_and_change(path):
+        content = parse_json(path)
+        data = own_data.content()
+        data["annotations"] = data["annotations"][:2]
+        json_file.write_text(json.dumps(data))
+        return content
+
+    with monkeypatch.context() as patch:
+        patch.setattr(annotation_file, "parse_json", parse_and_change)
+        assert len(read_annotations(json_file).image) == 7
+    assert len(read_annotations(json_file).image) == 2
+
+
+def test_categories_of_a_changed_file_are_new(cache, json_file):
+    read_categories(json_file)
+    data = own_data.content()
+    data["categories"][0]["name"] = "another name"
+    json_file.write_text(json.dumps(data))
+    assert [c["name"] for c in read_categories(json_file)][-1] == "another name"
+
+
+def test_the_first_start_warns_of_nothing(cache, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        read_annotations(own_data.write(tmp_path))
+    assert caplog.text == ""
+
+
+def test_no_more_is_promised_than_there_is(tmp_path):
+    data = own_data.content()
+    for annotation in data["annotations"][:5]:
+        annotation["category_id"] = 8
+    with pytest.raises(ValueError, match="5 annotations cannot be used") as error:
+        read_annotations(own_data.write(tmp_path, data))
+    assert "..." not in str(error.value)

@@ -203,3 +203,65 @@ def test_ids_may_be_text(data):
     columns, complaints = columns_from_json(data)
     assert complaints == []
     assert [image["id"] for image in columns.images] == ["i03", "i05", "i12", "i90"]
+
+
+def test_columns_are_what_the_annotations_say_one_by_one(data):
+    """As many of each kind as there are, read literally."""
+    one, two = own_data.square(1, 1, 3), [5, 5, 9, 5, 9, 9]
+    rle = own_data.compressed(own_data.mask_of(4, 4, 8))
+    data["annotations"] = [
+        own_data.annotation(1, 3, 40, x=2, segmentation=[one, two]),
+        own_data.annotation(2, 90, 7, segmentation=rle) | {"iscrowd": 1},
+        own_data.annotation(3, 5, 1000, segmentation=[two, [1, 1, 5, 5], [1, 1, 5, 1, 5, 5, 2]]),
+        own_data.annotation(4, 5, 7, segmentation=own_data.uncompressed(own_data.mask_of(4, 4, 8))),
+    ]
+    del data["annotations"][0]["iscrowd"]
+    columns, complaints = columns_from_json(data)
+    assert (complaints, columns.left_out) == ([], {})
+    assert [c["id"] for c in columns.categories] == [7, 40, 1000]
+    assert [i["id"] for i in columns.images] == [3, 5, 12, 90]
+    assert columns.image.tolist() == [0, 3, 1, 1]
+    assert columns.category.tolist() == [1, 0, 2, 0]
+    assert columns.crowd.tolist() == [0, 1, 0, 0]
+    assert columns.box[0].tolist() == [2, 4, 8, 8]
+    assert columns.polygons_end.tolist() == [2, 2, 3, 3]
+    assert columns.polygon_end.tolist() == [8, 14, 20]
+    assert columns.coordinates.tolist() == [*one, *two, *two]
+    text, size = rle["counts"].encode(), [own_data.H, own_data.W]
+    assert columns.rle.tobytes() == text + text
+    assert columns.rle_end.tolist() == [0, len(text), len(text), 2 * len(text)]
+    assert columns.rle_size.tolist() == [[0, 0], size, [0, 0], size]
+
+
+@pytest.mark.parametrize("nothing", [None, [], {}])
+def test_annotations_without_masks_are_left_out_unless_all_are(data, nothing):
+    for annotation in data["annotations"][1:]:
+        annotation["segmentation"] = nothing
+    columns, complaints = columns_from_json(copy.deepcopy(data))
+    assert (len(columns.image), complaints) == (1, [])
+    assert columns.left_out == {"without a segmentation": 6}
+    data["annotations"][0]["segmentation"] = nothing
+    columns, complaints = columns_from_json(data)
+    assert (len(columns.image), complaints, columns.left_out) == (7, [], {})
+
+
+@pytest.mark.parametrize(
+    "box", [[-np.inf, 2, 3, 4], [1, 2, 3, 4, 5], [1e301, 0, 1, 1], [[1], 2, 3, 4], "1234", None]
+)
+def test_boxes_are_four_finite_numbers(data, box):
+    data["annotations"][0]["bbox"] = box
+    columns, (complaint,) = columns_from_json(data)
+    assert complaint.startswith("annotation 1 has the bbox")
+    assert len(columns.image) == 6
+
+
+def test_runs_of_negative_length_are_refused():
+    with pytest.raises(ValueError, match="must add up"):
+        compressed_rle({"size": [2, 2], "counts": [5, -1]})
+
+
+def test_numbers_go_before_text_among_ids(data):
+    for image, name in zip(data["images"], ("b", 10, 9.5, "a"), strict=True):
+        image["id"] = name
+    data["annotations"] = []
+    assert [i["id"] for i in columns_from_json(data)[0].images] == [9.5, 10, "a", "b"]

@@ -47,3 +47,24 @@ def test_digests_are_of_values():
 def test_the_folder_follows_the_platforms_rule(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/kept/here")
     assert str(default_cache_folder()) == "/kept/here/d2_seesaw"
+    monkeypatch.setenv("HOME", "/home/somebody")
+    for unset in ("", None):  # its specification takes empty for unset
+        monkeypatch.setenv("XDG_CACHE_HOME", "")
+        if unset is None:
+            monkeypatch.delenv("XDG_CACHE_HOME")
+        assert str(default_cache_folder()) == "/home/somebody/.cache/d2_seesaw"
+
+
+def test_an_interruption_leaves_nothing_half_written(tmp_path):
+    def stop():
+        with written_in_one_step(tmp_path / "new" / "folder" / "kept"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
+    assert os.listdir(tmp_path / "new" / "folder") == []
+
+
+def test_a_file_is_written_beside_its_place_so_that_it_can_be_moved_in_one_step(tmp_path):
+    with written_in_one_step(tmp_path / "kept") as file:
+        assert os.path.dirname(file.name) == str(tmp_path)

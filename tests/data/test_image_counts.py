@@ -70,6 +70,20 @@ def test_counts_of_other_content_are_not_taken(json_file, tmp_path):
     assert file_image_counts(json_file) == COUNTS
 
 
+@pytest.mark.parametrize("change", ["version", "keys"])
+def test_counts_of_another_form_are_counted_again(json_file, tmp_path, change):
+    file_image_counts(json_file)
+    (kept,) = (tmp_path / "cache" / "d2_seesaw").iterdir()
+    content = json.loads(kept.read_bytes())
+    for count in content["counts"]:
+        count["image_count"] = 9
+        if change == "keys":
+            del count["name"]
+    content["version"] += change == "version"
+    kept.write_text(json.dumps(content))
+    assert file_image_counts(json_file) == COUNTS
+
+
 def test_counts_that_cannot_be_kept_are_given_all_the_same(json_file, monkeypatch, caplog):
     monkeypatch.setenv("XDG_CACHE_HOME", str(json_file))
     with caplog.at_level(logging.WARNING):
@@ -81,3 +95,5 @@ def test_the_hash_is_that_of_the_whole_file(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"x" * ((1 << 20) + 5))
     assert content_hash(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    path.write_bytes(b"y")
+    assert content_hash(path) == hashlib.sha256(b"y").hexdigest()

@@ -17,6 +17,7 @@ from d2_seesaw.data import (
     longtail_datasets,
     register_longtail_instances,
 )
+from d2_seesaw.data.longtail_datasets import image_paths
 from tests.data import own_data
 
 TRAIN, VAL = "tests_own_v1_train", "tests_own_v1_val"
@@ -92,6 +93,36 @@ def test_image_counts_in_the_file_are_those_of_training(tmp_path, data):
     assert counts == {7: 107, 40: 140, 1000: 1100}
 
 
+def test_counts_of_training_go_before_those_in_the_file(tmp_path, data):
+    for category in data["categories"]:
+        category["image_count"] = 100
+    register(tmp_path)
+    register(tmp_path, data, VAL, counts_from=TRAIN)
+    counts = {c["id"]: c["image_count"] for c in MetadataCatalog.get(VAL).class_image_count}
+    assert counts == {7: 3, 40: 2, 1000: 1}
+
+
+def test_image_counts_of_some_categories_are_none(tmp_path, data):
+    data["categories"][0]["image_count"] = 100
+    register(tmp_path, data)
+    counts = {c["id"]: c["image_count"] for c in MetadataCatalog.get(TRAIN).class_image_count}
+    assert counts == {7: 3, 40: 2, 1000: 1}
+
+
+def test_images_are_counted_once(tmp_path, monkeypatch):
+    register(tmp_path)
+    count, calls = longtail_datasets.file_image_counts, []
+
+    def counted(json_file):
+        calls.append(json_file)
+        return count(json_file)
+
+    monkeypatch.setattr(longtail_datasets, "file_image_counts", counted)
+    assert MetadataCatalog.get(TRAIN).class_image_count
+    assert MetadataCatalog.get(TRAIN).class_image_count
+    assert len(calls) == 1
+
+
 def test_counts_of_other_categories_are_refused(tmp_path, data):
     register(tmp_path)
     data["categories"][0]["name"] = "lamp"
@@ -105,6 +136,19 @@ def test_counts_from_nowhere_name_the_nearest(tmp_path):
     register(tmp_path, None, VAL, counts_from="tests_own_v1_trian")
     with pytest.raises(ValueError, match=f"got 'tests_own_v1_trian'; did you mean '{TRAIN}'"):
         _ = MetadataCatalog.get(VAL).class_image_count
+
+
+def test_counts_from_a_folder_or_from_data_without_annotations_are_refused(tmp_path):
+    for number, source in enumerate((tmp_path, VAL)):
+        DatasetCatalog.register(VAL, list)  # label maps, say
+        register(tmp_path, None, f"{TRAIN}_{number}", counts_from=source)
+        try:
+            with pytest.raises(ValueError, match="must be a registered data set with annotations"):
+                _ = MetadataCatalog.get(f"{TRAIN}_{number}").class_image_count
+        finally:
+            for name in (VAL, f"{TRAIN}_{number}"):
+                DatasetCatalog.remove(name)
+            MetadataCatalog.remove(f"{TRAIN}_{number}")
 
 
 def test_polygons_and_both_encodings_are_equal_masks(tmp_path):
@@ -193,6 +237,8 @@ def test_the_same_again_changes_nothing_and_other_files_are_an_error(tmp_path):
 def test_metadata_that_the_file_decides_are_refused(tmp_path):
     with pytest.raises(ValueError, match="must leave out thing_classes"):
         register(tmp_path, metadata={"thing_classes": ["a"]})
+    with pytest.raises(ValueError, match="must leave out image_root, name"):
+        register(tmp_path, metadata={"image_root": "a", "name": "b"})
     with pytest.raises(ValueError, match="counts_from or the class_image_count"):
         register(tmp_path, metadata={"class_image_count": []}, counts_from="x")
     assert TRAIN not in DatasetCatalog.list()
@@ -227,6 +273,30 @@ def test_a_file_name_that_leads_nowhere_gives_way_to_the_url(tmp_path, data):
     # With no image at all the annotations are taken at their word.
     (record, *_) = load_longtail_json(json_file, tmp_path)
     assert record["file_name"] == str(tmp_path / "COCO_train_3.png")
+
+
+def test_twenty_images_spread_over_all_decide_where_images_lie(tmp_path, monkeypatch):
+    images = [{"file_name": f"no/{i}.png", "coco_url": f"x/part/{i}.png"} for i in range(400)]
+    (tmp_path / "part").mkdir()
+    for i in range(200, 400):
+        (tmp_path / "part" / f"{i}.png").touch()
+    looked_for = []
+
+    def exists(path):
+        looked_for.append(path)
+        return (tmp_path / path).is_file()
+
+    monkeypatch.setattr(longtail_datasets.os.path, "exists", exists)
+    assert image_paths(images, tmp_path)(images[0]) == str(tmp_path / "part" / "0.png")
+    assert len(set(looked_for)) <= 3 * 20
+
+
+def test_one_image_found_by_its_name_is_enough(tmp_path):
+    images = [{"file_name": f"a/{i}.png", "coco_url": f"x/b/{i}.png"} for i in range(4)]
+    for name in ("a/2.png", *(f"b/{i}.png" for i in range(4))):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert image_paths(images, tmp_path)(images[0]) == str(tmp_path / "a" / "0.png")
 
 
 def test_federated_fields_are_kept_where_there_are_any(tmp_path, data):

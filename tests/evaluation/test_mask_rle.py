@@ -104,6 +104,12 @@ def test_equals_them_where_probabilities_are_none(value):
     assert encode_masks(masks, boxes, SIZE) == pasted_and_encoded(masks, boxes, SIZE)
 
 
+def test_equals_them_where_values_far_above_one_are_rounded_coarsely():
+    masks, boxes = 1000 * plateaus(64, 28), anywhere(64)
+    ours = encode_masks(masks, boxes, SIZE, threshold=500)
+    assert ours == pasted_and_encoded(masks, boxes, SIZE, 500)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (3, 2)])
 def test_equals_them_on_small_images(size):
     edges = torch.tensor(size).flip(0).repeat(2)

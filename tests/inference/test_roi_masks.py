@@ -3,7 +3,9 @@ import torch
 from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.structures import ROIMasks
+from torch import distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from d2_seesaw.inference import MultiViewInference, ROIMaskInference, with_roi_masks
 from tests.helpers import OperatorLog
@@ -81,13 +83,18 @@ class Other(GeneralizedRCNN):
         return super().inference(*args, **kwargs)
 
 
+class OtherForward(GeneralizedRCNN):
+    def forward(self, batched_inputs):
+        return super().forward(batched_inputs)
+
+
 class OtherPostprocessing(GeneralizedRCNN):
     @staticmethod
     def _postprocess(instances, batched_inputs, image_sizes):
         return instances
 
 
-@pytest.mark.parametrize("kind", [Other, OtherPostprocessing])
+@pytest.mark.parametrize("kind", [Other, OtherForward, OtherPostprocessing])
 def test_models_that_infer_in_another_way_are_left_alone(kind):
     model = mask_rcnn()
     assert with_roi_masks(model) is not model
@@ -98,6 +105,24 @@ def test_models_that_infer_in_another_way_are_left_alone(kind):
 def test_what_is_no_rcnn_is_left_alone():
     model = nn.Linear(2, 2)
     assert with_roi_masks(model) is model
+
+
+@pytest.fixture
+def _one_process(tmp_path):
+    """A process group, without which there is no DDP."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("_one_process")
+def test_looks_through_a_ddp_wrapper():
+    model = mask_rcnn()
+    wrapped = with_roi_masks(DistributedDataParallel(model))
+    assert isinstance(wrapped, ROIMaskInference)
+    assert wrapped.model is model
+    other = DistributedDataParallel(nn.Linear(2, 2))
+    assert with_roi_masks(other) is other
 
 
 @pytest.mark.parametrize("training", [True, False])

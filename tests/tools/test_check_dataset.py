@@ -76,6 +76,22 @@ def test_groups_follow_the_counts_of_another_file(json_file, tmp_path, monkeypat
     assert counts == [3, 2, 1]
 
 
+def test_counts_of_a_file_that_is_not_there_are_one_line(json_file, tmp_path, monkeypatch):
+    given = (json_file, tmp_path / "images", "--counts-from", tmp_path / "none.json")
+    message = run(monkeypatch, *given)
+    assert message.startswith("check_dataset.py: ")
+    assert "none.json" in message
+
+
+def test_counts_of_other_categories_are_not_taken(json_file, tmp_path, monkeypatch, capsys):
+    data = own_data.content()
+    data["categories"][0]["name"] = "lamp"
+    train, out = own_data.write(tmp_path, data, "train_of_lamps.json"), tmp_path / "r.json"
+    run(monkeypatch, json_file, tmp_path / "images", "--counts-from", train, "--json", out)
+    assert "no overview: category 1000 is 'hydrant' in " in capsys.readouterr().out
+    assert json.loads(out.read_text())["overview"] is None
+
+
 def test_what_cannot_be_started_is_one_line(tmp_path, monkeypatch):
     assert run(monkeypatch, tmp_path / "none.json", tmp_path).startswith("check_dataset.py: ")
     assert "or --name" in run(monkeypatch)
