@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from detectron2.data.detection_utils import read_image
 from PIL import Image
 
 from d2_seesaw.data.image_checks import ImageFile, check_images
@@ -81,6 +82,26 @@ def test_a_fault_is_named_with_file_and_image(tmp_path, content, kind, words):
 )
 def test_nothing_is_wrong_with_sound_images(tmp_path, content):
     assert issues_of(tmp_path, content) == []
+
+
+def test_a_broken_exif_block_stops_nothing(tmp_path):
+    """An orientation beside a number that is none: Pillow cannot write that block again."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x829A] = 6, (1, 3)
+    content = encoded(Image.fromarray(PIXELS.transpose(1, 0, 2)), "JPEG", exif=exif)
+    end = content.index(b"Exif") + 200
+    for place in range(content.index(b"Exif"), end):
+        for value in (0, 1, 3, 7, 255):
+            broken = content[:place] + bytes([value]) + content[place + 1 :]
+            (tmp_path / "a.jpg").write_bytes(broken)
+            image = ImageFile(str(tmp_path / "a.jpg"), "a.jpg", 7, H, W)
+            try:
+                size = read_image(image.path).shape[:2]
+            except (OSError, ValueError, SyntaxError):
+                size = None
+            kinds = {issue.kind for issue in check_images([image], workers=1, progress=False)}
+            if size is not None:
+                assert ("wrong_size" in kinds) == (size != (H, W)), (place, value)
 
 
 def test_issues_come_in_the_order_of_the_images(tmp_path):
