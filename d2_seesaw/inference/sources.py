@@ -104,7 +104,7 @@ def read_picture(path: str | Path, image_format: str) -> np.ndarray:
     """
     try:
         with Image.open(path) as opened:
-            opened.load()  # without it, Detectron2 takes a PNG whose end is missing for a whole one
+            opened.load()  # Detectron2 takes a PNG with damaged pixels for a sound one
             image = convert_PIL_to_numpy(_apply_exif_orientation(opened), image_format)
     # Pillow raises SyntaxError for some broken PNGs.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -89,9 +89,13 @@ def test_damaged_pictures_are_unreadable_by_name(tmp_path):
     for mode in ("RGB", "P"):
         png = tmp_path / f"whole_{mode}.png"
         Image.open(whole).convert(mode).save(png)
-        (tmp_path / f"half_{mode}.png").write_bytes(png.read_bytes()[:-900])
+        content = png.read_bytes()
+        (tmp_path / f"half_{mode}.png").write_bytes(content[:-900])
+        flipped = bytes([content[1000] ^ 0xFF])
+        (tmp_path / f"flip_{mode}.png").write_bytes(content[:1000] + flipped + content[1001:])
     (tmp_path / "empty.png").touch()
-    for name in ("half.jpg", "half_RGB.png", "half_P.png", "text.png", "empty.png", "nowhere.png"):
+    kinds = [f"{damage}_{mode}.png" for damage in ("half", "flip") for mode in ("RGB", "P")]
+    for name in ("half.jpg", *kinds, "text.png", "empty.png", "nowhere.png"):
         with pytest.raises(UnreadableError, match=f"{name} cannot be read"):
             read_picture(tmp_path / name, "BGR")
 
