@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image, ImageOps
+from detectron2.data.detection_utils import _apply_exif_orientation
+from PIL import Image
 
 from d2_seesaw.data.dataset_issues import Issue
 from d2_seesaw.report import track
@@ -90,7 +91,7 @@ def _problems_of_pixels(opened: Image.Image, image: ImageFile) -> Iterator[tuple
     except (OSError, SyntaxError, ValueError) as error:
         yield "truncated_image", f"its pixels cannot all be read: {error}"
         return
-    turned = ImageOps.exif_transpose(opened)  # as Detectron2 reads it
+    turned = _apply_exif_orientation(opened)  # Detectron2 reads it so, whatever else is in the EXIF
     size = (turned.height, turned.width)
     if image.height is not None and image.width is not None and size != (image.height, image.width):
         stated = f"{image.width} x {image.height}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -111,8 +112,9 @@ def load_predictor(
 
     Raises:
         FileNotFoundError: no checkpoint or config.
-        ValueError: weights that do not fit the config, class names that are missing or not as many
-            as the model has classes, or a config without ``tta``.
+        ValueError: a damaged checkpoint, weights that do not fit the config, class names that are
+            missing or not as many as the model has classes, a config that is not one of
+            train_net.py or has no ``tta``, or a device that is not there.
     """
     checkpoint = Path(checkpoint)
     if not checkpoint.is_file():
@@ -129,10 +131,11 @@ def load_predictor(
             f"test-time augmentation needs a config that says which views: {config_file} has no "
             "`tta`. configs/common/tta.py has some"
         )
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = _build(cfg.model).to(device).eval()
-    saved = StrictCheckpointer(model, require_all=True).load(str(checkpoint))
+    for key in ("model", "dataloader.test.mapper"):
+        if OmegaConf.select(cfg, key) is None:
+            raise ValueError(f"config {config_file} has no `{key}`: it is not one of train_net.py")
+    model = _build(cfg.model).to(_device(device)).eval()
+    saved = _load_weights(model, checkpoint)
     metadata = _class_names(saved.get("metadata", {}), cfg, model, checkpoint)
     semantic = is_semantic(model)
     mapper = _build(cfg.dataloader.test.mapper)
@@ -146,6 +149,27 @@ def load_predictor(
         metadata=metadata,
         is_semantic=semantic,
     )
+
+
+def _device(name: str) -> torch.device:
+    has_gpu = torch.cuda.is_available()
+    if name == "auto":
+        name = "cuda" if has_gpu else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}") from error
+    if device.type == "cuda" and not has_gpu:
+        raise ValueError(f"device {name!r} was asked for, but there is no GPU that torch can use")
+    return device
+
+
+def _load_weights(model: nn.Module, checkpoint: Path) -> dict[str, Any]:
+    try:
+        return StrictCheckpointer(model, require_all=True).load(str(checkpoint))
+    except (RuntimeError, EOFError, UnpicklingError) as error:  # of torch.load
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"checkpoint {checkpoint} cannot be read: {reason}") from error
 
 
 def _class_names(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from detectron2.data.detection_utils import read_image
+from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
 from PIL import Image
 
 PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -45,8 +45,10 @@ def find_sources(paths: Sequence[str | Path], output: str | Path) -> list[Source
 
     Raises:
         ValueError: a path that does not exist, a file of another kind, folders without pictures,
-            two files of one name, or one that a result would overwrite.
+            two files of one name, or one that a result would overwrite; an output that is a file.
     """
+    if Path(output).exists() and not Path(output).is_dir():
+        raise ValueError(f"output {str(output)!r} is not a folder")
     sources = [source for path in paths for source in _below(Path(path), Path(output))]
     if not sources:
         raise ValueError(
@@ -101,7 +103,9 @@ def read_picture(path: str | Path, image_format: str) -> np.ndarray:
         UnreadableError: it is not there, not a picture or damaged.
     """
     try:
-        image = read_image(str(path), format=image_format)
+        with Image.open(path) as opened:
+            opened.load()  # Detectron2 takes a PNG with damaged pixels for a sound one
+            image = convert_PIL_to_numpy(_apply_exif_orientation(opened), image_format)
     # Pillow raises SyntaxError for some broken PNGs.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UnreadableError(f"{path} cannot be read: {error}") from error

@@ -36,6 +36,8 @@ def test_nothing_is_wrong_with_sound_annotations(data):
         ({"bbox": [W, 4, 8, 8]}, "box_outside_image", f"outside of {W} x {H}"),
         ({"bbox": [-8, 4, 8, 8]}, "box_outside_image", "outside"),
         ({"bbox": [4, H + 3, 8, 8]}, "box_outside_image", "outside"),
+        ({"bbox": [4, H, 8, 8]}, "box_outside_image", "outside"),
+        ({"bbox": [4, -8, 8, 8]}, "box_outside_image", "outside"),
         ({"bbox": [4, 4, W, 8]}, "box_beyond_image", "beyond"),
         ({"bbox": [-2, 4, 8, 8]}, "box_beyond_image", "beyond"),
         ({"bbox": [NAN, 4, 8, 8]}, "not_finite", "nan"),

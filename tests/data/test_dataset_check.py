@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from d2_seesaw.data import check_dataset
+from d2_seesaw.data.dataset_issues import KINDS
 from tests.data import own_data
 from tests.data.own_data import H, W, annotation
 
@@ -97,6 +98,28 @@ def test_all_twelve_at_once_are_all_named(tmp_path):
     json_file, places = planted(tmp_path, TWELVE)
     found = {(i.kind, i.file_name, i.image_id) for i in check(json_file, workers=2).issues}
     assert found == {(TWELVE[fault], *place) for fault, place in places.items()}
+
+
+def test_issues_come_in_the_order_of_the_kinds_with_all_that_fit_the_limit(tmp_path):
+    json_file, _ = planted(tmp_path, TWELVE)
+    found = check(json_file)
+    kinds = [issue.kind for issue in found.issues]
+    assert kinds == sorted(kinds, key=list(KINDS).index)
+    assert len(set(kinds)) == 12
+    data = own_data.content()
+    data["annotations"] = [annotation(i, 3, 8) for i in range(1, 5)]
+    json_file = own_data.write(tmp_path, data, "four.json")
+    assert "... and" not in check(json_file).text(limit=4)
+    assert "... and 1 more" in check(json_file).text(limit=3)
+
+
+def test_names_that_are_no_text_are_told_and_folders_are_no_images(tmp_path):
+    data = own_data.content()
+    json_file = own_data.write(tmp_path, data)
+    data["images"][0]["file_name"], data["images"][1]["file_name"] = 5, "part"
+    json_file.write_text(json.dumps(data))
+    issues = [(i.kind, i.image_id) for i in check(json_file, read_images=False).issues]
+    assert issues == [("missing_field", 12), ("missing_image", 3)]
 
 
 def test_nothing_is_found_in_a_sound_data_set(tmp_path):

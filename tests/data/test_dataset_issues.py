@@ -5,6 +5,19 @@ def test_every_kind_has_a_severity_and_a_description():
     assert all(severity in SEVERITIES and text for severity, text in KINDS.values())
 
 
+def test_what_training_reads_without_harm_is_no_error():
+    harmless = {kind for kind, (severity, _) in KINDS.items() if severity != "error"}
+    assert harmless == {
+        "missing_area",
+        "cmyk_image",
+        "box_beyond_image",
+        "crowd",
+        "shared_file",
+        "category_without_images",
+        "image_without_annotations",
+    }
+
+
 def test_an_issue_says_where_it_is():
     issue = Issue("crowd", "a crowd", file_name="a.png", image_id=0, annotation_id=7)
     assert str(issue) == "a.png, image 0, annotation 7: a crowd"

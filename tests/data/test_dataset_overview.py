@@ -31,6 +31,8 @@ def random_data():
     ]
     for i in range(24, 27):
         data["annotations"].append(annotation(100 + i, i, 40) | {"iscrowd": 1})
+    for i in range(5):  # beside objects, where the sampler sees them
+        data["annotations"].append(annotation(200 + i, i, 1000) | {"iscrowd": 1})
     return data
 
 
@@ -64,6 +66,21 @@ def test_groups_follow_the_training_images_with_lvis_bounds():
     assert [c.group for c in overview_of(own_data.content()).categories] == ["r", "r", "r"]
 
 
+def test_categories_without_training_images_have_none_and_no_counts_are_those_here():
+    for given, expected in (({7: 101}, [101, 0, 0]), ({}, [3, 2, 1])):
+        overview = overview_of(own_data.content(), train_images=given)
+        assert [c.train_images for c in overview.categories] == expected
+
+
+def test_sizes_are_those_of_the_median_and_none_where_there_is_no_area():
+    data = own_data.content()
+    boxes = ([0, 0, 2, 2], [0, 0, 9, 4], [0, 0, 30, 30], [9, 9, -3, 5])
+    data["annotations"] = [annotation(i, 3, 7) | {"bbox": box} for i, box in enumerate(boxes)]
+    overview = overview_of(data)
+    assert overview.categories[0].median_size == (2 + 6) / 2  # of 0, 2, 6 and 30
+    assert sum(overview.object_sizes) == 4
+
+
 def test_object_sizes_are_counted_from_each_bound_to_the_next():
     data = own_data.content()
     sides = (7.9, 8, 15, 16, 2000)
@@ -83,6 +100,7 @@ def test_a_data_set_without_annotations_has_an_overview():
     assert overview.to_json()["groups"] == {"r": 3, "c": 0, "f": 0}
 
 
-def test_a_threshold_out_of_range_is_named():
-    with pytest.raises(ValueError, match=r"in \(0, 1\], got 2"):
-        overview_of(own_data.content(), threshold=2)
+@pytest.mark.parametrize("threshold", [2, 0, -1])
+def test_a_threshold_out_of_range_is_named(threshold):
+    with pytest.raises(ValueError, match=rf"in \(0, 1\], got {threshold}"):
+        overview_of(own_data.content(), threshold=threshold)

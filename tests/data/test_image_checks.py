@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from detectron2.data.detection_utils import read_image
 from PIL import Image
 
 from d2_seesaw.data.image_checks import ImageFile, check_images
@@ -40,6 +41,10 @@ def rgb_16():
     return cv2.imencode(".png", PIXELS.astype(np.uint16) * 200)[1].tobytes()
 
 
+def deep(dtype):
+    return encoded(Image.fromarray(PIXELS[:, :, 0].astype(dtype)), "TIFF")
+
+
 def issues_of(tmp_path, content, name="a.jpg", **options):
     if content is not None:
         (tmp_path / name).write_bytes(content)
@@ -59,8 +64,22 @@ def issues_of(tmp_path, content, name="a.jpg", **options):
         (encoded(Image.fromarray(PIXELS).convert("CMYK"), "JPEG"), "cmyk_image", "CMYK"),
         (grey_16(), "sixteen_bit_image", "more than 8 bits"),
         (rgb_16(), "sixteen_bit_image", "more than 8 bits"),
+        (deep(np.int32), "sixteen_bit_image", "mode I"),
+        (deep(np.float32), "sixteen_bit_image", "mode F"),
     ],
-    ids=["missing", "jpeg", "png", "empty", "html", "size", "cmyk", "grey16", "rgb16"],
+    ids=[
+        "missing",
+        "jpeg",
+        "png",
+        "empty",
+        "html",
+        "size",
+        "cmyk",
+        "grey16",
+        "rgb16",
+        "int32",
+        "float32",
+    ],
 )
 def test_a_fault_is_named_with_file_and_image(tmp_path, content, kind, words):
     (issue,) = issues_of(tmp_path, content)
@@ -81,6 +100,42 @@ def test_a_fault_is_named_with_file_and_image(tmp_path, content, kind, words):
 )
 def test_nothing_is_wrong_with_sound_images(tmp_path, content):
     assert issues_of(tmp_path, content) == []
+
+
+def test_a_folder_and_a_picture_that_is_far_too_large_are_named(tmp_path, monkeypatch):
+    (tmp_path / "b.jpg").mkdir()
+    (issue,) = issues_of(tmp_path, None, "b.jpg")
+    assert issue.kind == "missing_image"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    (issue,) = issues_of(tmp_path, sound("PNG"))
+    assert issue.kind == "unreadable_image"
+    assert "decompression bomb" in issue.message
+
+
+def test_an_image_whose_size_the_annotations_do_not_say_has_no_wrong_one(tmp_path):
+    (tmp_path / "a.png").write_bytes(sound("PNG"))
+    image = ImageFile(str(tmp_path / "a.png"), "a.png", 7, None, W)
+    assert check_images([image], progress=False) == []
+
+
+def test_a_broken_exif_block_stops_nothing(tmp_path):
+    """An orientation beside a number that is none: Pillow cannot write that block again."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x829A] = 6, (1, 3)
+    content = encoded(Image.fromarray(PIXELS.transpose(1, 0, 2)), "JPEG", exif=exif)
+    end = content.index(b"Exif") + 200
+    for place in range(content.index(b"Exif"), end):
+        for value in (0, 3, 255):
+            broken = content[:place] + bytes([value]) + content[place + 1 :]
+            (tmp_path / "a.jpg").write_bytes(broken)
+            image = ImageFile(str(tmp_path / "a.jpg"), "a.jpg", 7, H, W)
+            try:
+                size = read_image(image.path).shape[:2]
+            except (OSError, ValueError, SyntaxError):
+                size = None
+            kinds = {issue.kind for issue in check_images([image], workers=1, progress=False)}
+            if size is not None:
+                assert ("wrong_size" in kinds) == (size != (H, W)), (place, value)
 
 
 def test_issues_come_in_the_order_of_the_images(tmp_path):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -43,7 +45,43 @@ def test_an_image_that_cannot_be_read_gives_way_to_the_next(grey):
     assert sample_pictures(columns, [1], path_of, color="#ff0000") == {}
 
 
-def test_crowds_are_not_drawn_and_boxes_alone_are():
+def test_the_image_of_the_largest_object_is_drawn_and_no_other(grey):
+    columns, path_of = grey
+    seen = []
+
+    def noted(image):
+        seen.append(image["id"])
+        return path_of(image)
+
+    sample_pictures(columns, [1, 2], noted, color="#ff0000")
+    assert seen == [5, 90]  # of 40, the sides are 12 and 5
+
+
+def test_boxes_alone_are_drawn_where_they_are(grey):
+    data = own_data.content()
+    for annotation in data["annotations"]:
+        annotation["segmentation"] = None
+    columns, _ = columns_from_json(data)
+    pictures = sample_pictures(columns, [2], grey[1], color="#ff0000", long_side=320)
+    red = colour(pictures[2])  # the edge of the box is at 20 to 30, 12 to 22
+    assert red[115:226, 195:306].mean() > 10
+    assert abs(red[:100, :180]).mean() < 5
+
+
+def test_a_crowd_does_not_choose_the_image(grey):
+    columns, path_of = grey
+    crowd = columns.crowd | (columns.image == 1)  # image 5
+    seen = []
+
+    def noted(image):
+        seen.append(image["id"])
+        return path_of(image)
+
+    sample_pictures(replace(columns, crowd=crowd), [1], noted, color="#ff0000")
+    assert seen == [12]
+
+
+def test_crowds_alone_are_not_drawn():
     data = own_data.content()
     for annotation in data["annotations"]:
         annotation["iscrowd"] = 1

@@ -141,6 +141,30 @@ def test_missing_files_are_named(tmp_path, checkpoint):
         load_predictor(tmp_path / "m.pth")
 
 
+@pytest.mark.parametrize("damage", [b"", b"garbage", None])
+def test_a_damaged_checkpoint_is_named(tmp_path, checkpoint, damage):
+    whole = checkpoint.read_bytes()
+    path, config = tmp_path / "m.pth", checkpoint.with_name("config.yaml")
+    path.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    with pytest.raises(ValueError, match=r"m\.pth cannot be read: ."):
+        load_predictor(path, config_file=config, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [("cdua", "got 'cdua'"), ("cuda", "there is no GPU")]
+)
+def test_a_device_that_is_not_there_is_named(checkpoint, device, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=message):
+        load_predictor(checkpoint, device=device)
+
+
+def test_a_config_of_something_else_is_named(checkpoint, tmp_path):
+    (tmp_path / "c.yaml").write_text("train: {output_dir: x}\n")
+    with pytest.raises(ValueError, match=r"c\.yaml has no `model`"):
+        load_predictor(checkpoint, config_file=tmp_path / "c.yaml", device="cpu")
+
+
 def test_weights_of_another_model_are_refused(checkpoint):
     with pytest.raises(ValueError, match="does not fit the model"):
         load_predictor(checkpoint, device="cpu", overrides=["model.roi_heads.num_classes=7"])

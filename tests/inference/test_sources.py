@@ -41,6 +41,11 @@ def test_results_never_overwrite_what_was_given(tmp_path):
             find_sources([given], tmp_path)
 
 
+def test_an_output_that_is_a_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"out.txt' is not a folder"):
+        find_sources([touch(tmp_path / "a.jpg")], touch(tmp_path / "out.txt"))
+
+
 def test_two_files_of_one_name_are_refused(tmp_path):
     one, other = touch(tmp_path / "x/a.jpg"), touch(tmp_path / "y/a.png")
     with pytest.raises(ValueError, match=r"x/a.jpg and .*y/a.png would have results of one name"):
@@ -80,8 +85,17 @@ def test_damaged_pictures_are_unreadable_by_name(tmp_path):
     Image.fromarray(np.random.randint(0, 255, (64, 64, 3), dtype=np.uint8)).save(whole)
     (tmp_path / "half.jpg").write_bytes(whole.read_bytes()[:1000])
     (tmp_path / "text.png").write_text("no picture")
+    # Detectron2 alone reads on where the first attempt has failed.
+    for mode in ("RGB", "P"):
+        png = tmp_path / f"whole_{mode}.png"
+        Image.open(whole).convert(mode).save(png)
+        content = png.read_bytes()
+        (tmp_path / f"half_{mode}.png").write_bytes(content[:-900])
+        flipped = bytes([content[1000] ^ 0xFF])
+        (tmp_path / f"flip_{mode}.png").write_bytes(content[:1000] + flipped + content[1001:])
     (tmp_path / "empty.png").touch()
-    for name in ("half.jpg", "text.png", "empty.png", "nowhere.png"):
+    kinds = [f"{damage}_{mode}.png" for damage in ("half", "flip") for mode in ("RGB", "P")]
+    for name in ("half.jpg", *kinds, "text.png", "empty.png", "nowhere.png"):
         with pytest.raises(UnreadableError, match=f"{name} cannot be read"):
             read_picture(tmp_path / name, "BGR")
 
