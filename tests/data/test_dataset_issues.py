@@ -8,6 +8,7 @@ def test_every_kind_has_a_severity_and_a_description():
 def test_what_training_reads_without_harm_is_no_error():
     harmless = {kind for kind, (severity, _) in KINDS.items() if severity != "error"}
     assert harmless == {
+        "missing_name",
         "missing_area",
         "cmyk_image",
         "box_beyond_image",
