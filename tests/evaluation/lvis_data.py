@@ -167,3 +167,9 @@ def run_evaluator(evaluator, detections, *, masks=True):
 def write_json(path, data):
     path.write_text(json.dumps(data))
     return path
+
+
+def written_files(folder):
+    """Content of each file by its name, without the name of the folder, which the report has."""
+    name = str(folder).encode()
+    return {path.name: path.read_bytes().replace(name, b"") for path in folder.iterdir()}

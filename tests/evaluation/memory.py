@@ -1,7 +1,9 @@
 """Memory that a call takes beyond what the process has, as Linux counts it."""
 
+import mmap
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 MEGABYTE = 2**20
@@ -16,6 +18,13 @@ def added_at_peak(call):
         pytest.skip("this system does not tell the peak of a part of a process")
     result = call()
     return result, _status("VmHWM") - before
+
+
+def mapped_ones(size):
+    """uint8 in memory that goes back to the system at once; what malloc gave may stay."""
+    ones = np.frombuffer(mmap.mmap(-1, size), np.uint8)
+    ones[:] = 1
+    return ones
 
 
 def _status(name):

@@ -1,7 +1,7 @@
 import numpy as np
 
 from d2_seesaw.evaluation.column_joining import empty_column, join_columns, layouts_of
-from tests.evaluation.memory import MEGABYTE, added_at_peak
+from tests.evaluation.memory import MEGABYTE, added_at_peak, mapped_ones
 
 
 def parts():
@@ -22,7 +22,7 @@ def test_equals_numpys_concatenation_in_values_and_types():
 
 def test_the_parts_do_not_live_beside_the_result():
     size = 40 * MEGABYTE
-    given = [{"a": np.ones(size, np.uint8)} for _ in range(4)]
+    given = [{"a": mapped_ones(size)} for _ in range(4)]
     joined, added = added_at_peak(lambda: join_columns(given))
     assert joined["a"].sum() == 4 * size
     assert given == [{}] * 4

@@ -7,7 +7,7 @@ from d2_seesaw.evaluation.detection_columns import EMPTY, DetectionColumns, Mask
 from d2_seesaw.evaluation.detection_limits import DetectionLimits
 from d2_seesaw.evaluation.detection_log import DetectionLog
 from tests.evaluation.federated_cases import federated_case
-from tests.evaluation.memory import MEGABYTE, added_at_peak
+from tests.evaluation.memory import MEGABYTE, added_at_peak, mapped_ones
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_a_log_does_not_live_beside_its_columns():
     size = 40 * MEGABYTE
     log = DetectionLog(images_per_block=1)
     for _ in range(4):
-        masks = MaskColumns(np.ones((1, 2)), np.array([size]), np.ones(size, np.uint8))
+        masks = MaskColumns(np.ones((1, 2)), np.array([size]), mapped_ones(size))
         log.append(DetectionColumns(np.ones(1), np.ones(1), np.ones(1), masks=masks))
         del masks
     columns, added = added_at_peak(log.columns)

@@ -41,6 +41,7 @@ from tests.evaluation.lvis_data import (
     perfect_detections,
     random_data,
     run_evaluator,
+    written_files,
 )
 from tests.evaluation.ranks import evaluate_on_ranks
 
@@ -197,7 +198,7 @@ def test_writes_detectron2s_files_and_ours_only_below_output_dir(evaluator_of, t
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         *("instances_predictions.npz", "lvis_instances_results.json"),
         *(f"per_category_{t}.{e}" for t in ("bbox", "segm") for e in ("csv", "json")),
-        *("longtail_bbox.json", "longtail_segm.json"),
+        *("longtail.html", "longtail_bbox.json", "longtail_segm.json"),
     }
     assert sorted(p.suffix for p in tmp_path.iterdir()) == ["", ".json"]  # out, the annotations
 
@@ -522,15 +523,9 @@ def test_ranks_agree_with_one_process(case, ranks):
     assert of_ranks[case][0].keys() == alone[case].keys()
     for task, scores in alone[case].items():
         assert of_ranks[case][0][task] == pytest.approx(scores, rel=0, abs=0, nan_ok=True)
-    written, of_ranks = (_content(folder / case / which) for which in ("alone", "ranks"))
+    written, of_ranks = (written_files(folder / case / which) for which in ("alone", "ranks"))
     assert len(written) == 9 + (case in ("uneven", "mask scores"))
     assert of_ranks == written
-
-
-def _content(folder):
-    """Of all files, but for the name of the folder, which the report has."""
-    name = str(folder).encode()
-    return {path.name: path.read_bytes().replace(name, b"") for path in folder.iterdir()}
 
 
 @pytest.mark.dist

@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 
 from d2_seesaw.evaluation import LongTailLVISEvaluator, MaskScoringCOCOEvaluator, encode_masks
 from d2_seesaw.evaluation.mask_rle import add_segmentations, without_roi_masks
-from tests.evaluation.lvis_data import add_object, dataset
+from tests.evaluation.lvis_data import add_object, dataset, written_files
 from tests.helpers import OperatorLog
 
 SIZE = (67, 93)
@@ -217,10 +217,6 @@ def lvis_or_coco(register):
     return register(data, thing_dataset_id_to_contiguous_id={i: i - 1 for i in (1, 2, 3)})
 
 
-def files(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 @pytest.mark.parametrize("kind", [LongTailLVISEvaluator, MaskScoringCOCOEvaluator])
 @pytest.mark.parametrize("mask_scores", [False, True])
 def test_files_are_those_of_pasted_masks(kind, mask_scores, lvis_or_coco, tmp_path):
@@ -239,7 +235,7 @@ def test_files_are_those_of_pasted_masks(kind, mask_scores, lvis_or_coco, tmp_pa
         results.append(evaluator.evaluate())
     assert repr(results[0]) == repr(results[1])
     assert results[0].keys() == {"bbox", "segm"}
-    assert files(tmp_path / "boxes") == files(tmp_path / "pasted")
+    assert written_files(tmp_path / "boxes") == written_files(tmp_path / "pasted")
     if kind is LongTailLVISEvaluator:
         saved = json.loads((tmp_path / "boxes" / "lvis_instances_results.json").read_text())
     else:
