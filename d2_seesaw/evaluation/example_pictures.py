@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from detectron2.data.catalog import Metadata
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.visualizer import Visualizer
+from PIL import Image
 
 from d2_seesaw.data.longtail_datasets import image_paths
 from d2_seesaw.evaluation.longtail_analysis import ConfusionExample
@@ -102,9 +104,10 @@ def draw_example(image: np.ndarray, example: ConfusionExample, groups: Mapping[i
     # Dashes last, with no ground in between: both are seen where they lie on each other.
     for outline in outlines:
         canvas.draw_line(*outline, linewidth=_LINE * points)
-    picture = np.ascontiguousarray(canvas.output.get_image()[:, :, ::-1])
-    _, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    return jpeg.tobytes()
+    file = io.BytesIO()
+    picture = Image.fromarray(canvas.output.get_image())
+    picture.save(file, "JPEG", quality=_QUALITY, subsampling=0)  # colours of thin lines stay
+    return file.getvalue()
 
 
 def _boxes_to_draw(

@@ -100,7 +100,7 @@ def test_equals_a_loop_over_all_objects(fields, task, score, compared, tied):
             else:
                 assert ours.predicted_box == pytest.approx(theirs.predicted_box)
             swallowed_and_missed[ours.predicted_id is None] += 1
-    assert min(swallowed_and_missed) > 10, swallowed_and_missed
+    assert min(swallowed_and_missed) > 5, swallowed_and_missed
 
 
 def rows_of_objects(groups, numbers, taken_for):
