@@ -213,7 +213,7 @@ def test_the_guide_compares_as_it_says(folders, tmp_path, monkeypatch, capsys):
 def test_the_guides_commands_are_understood():
     lines = Path("docs/evaluation.md").read_text().splitlines()
     commands = [line.split()[2:] for line in lines if line.startswith("    python tools/report.py")]
-    assert len(commands) == 2
+    assert len(commands) == 4
     for arguments in commands:
         assert str(tool.argument_parser().parse_args(arguments).output).endswith(".html")
 
