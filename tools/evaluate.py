@@ -13,6 +13,7 @@ import logging
 import sys
 
 import detectron2.data.datasets  # noqa: F401  registers the built-in datasets
+from detectron2.data import MetadataCatalog
 
 from d2_seesaw.engine import load_config
 from d2_seesaw.evaluation import (
@@ -46,7 +47,13 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--fixed-ap", action="store_true", help="10,000 detections a category, no limit per image")
     add("--class-agnostic", action="store_true", help="any category may find an object")
     add("--output", metavar="DIR", help=OUTPUT_HELP)
+    add("--images", metavar="DIR", help="folder of the images; default: that of --dataset")
     return parser
+
+
+def registered_images(dataset: str | None) -> str | None:
+    """Folder of the images of a registered dataset, if it is known."""
+    return MetadataCatalog.get(dataset).get("image_root") if dataset else None
 
 
 def main() -> None:
@@ -67,6 +74,7 @@ def main() -> None:
             train_image_counts=args.train_annotations,
             registered_counts=registered_train_images(args.dataset) if args.dataset else None,
             output_dir=args.output,
+            image_root=args.images or registered_images(args.dataset),
         )
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -4,20 +4,31 @@
     python tools/report.py output/seesaw/inference --output seesaw.html --figures figures
     python tools/report.py output/softmax/inference output/seesaw/inference \
         --names softmax Seesaw --output compare.html
+    python tools/report.py output/seesaw/inference --dataset lvis_v1_val
+    python tools/report.py output/seesaw/inference --annotations val.json --images images/val
 
 RUN is a folder with longtail_bbox.json or longtail_segm.json, or one such file. The second run is
-compared with the first. --figures writes PNG files for papers. Nothing is scored again.
+compared with the first. --figures writes PNG files for papers. With the images, the page of one run
+shows objects that it takes for others, or misses. Nothing is scored again.
 """
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
+import detectron2.data.datasets  # noqa: F401  registers the built-in datasets
+from detectron2.data import MetadataCatalog
+
+from d2_seesaw.data.annotation_file import read_annotations
+from d2_seesaw.engine import load_config
 from d2_seesaw.evaluation.analysis_figures import write_comparison_figures, write_figures
 from d2_seesaw.evaluation.analysis_page import analysis_page
 from d2_seesaw.evaluation.comparison import compare
 from d2_seesaw.evaluation.comparison_page import comparison_page
+from d2_seesaw.evaluation.example_pictures import ExamplePictures
 from d2_seesaw.evaluation.longtail_analysis import LongTailAnalysis, analysis_path, read_analysis
+from d2_seesaw.evaluation.lvis_format import annotation_file
 from d2_seesaw.evaluation.lvis_scores import TASKS
 from d2_seesaw.report import write_page
 
@@ -33,6 +44,11 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--names", nargs="+", metavar="NAME", help="of the runs; default: from their folders")
     add("--output", type=Path, default=Path("longtail.html"), help="default: longtail.html")
     add("--figures", type=Path, metavar="DIR", help="write PNG files here")
+    data = parser.add_mutually_exclusive_group()
+    data.add_argument("--dataset", metavar="NAME", help="show pictures of this registered dataset")
+    data.add_argument("--annotations", type=Path, metavar="FILE", help="or of these, with --images")
+    add("--images", type=Path, metavar="DIR", help="folder of their images")
+    add("--config-file", metavar="FILE", help="a config that registers the dataset")
     return parser
 
 
@@ -69,10 +85,43 @@ def run_names(given: list[str] | None, paths: list[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
+def example_pictures(
+    args: argparse.Namespace, analyses: Iterable[LongTailAnalysis]
+) -> ExamplePictures | None:
+    """What draws the examples, if images are given.
+
+    Raises:
+        ValueError: a part of them is not given, is not there, or is of another evaluation.
+    """
+    if not (args.annotations or args.images or args.dataset):
+        return None
+    folder, annotations = args.images, args.annotations
+    if args.dataset:
+        if args.config_file:
+            load_config(args.config_file)  # registers datasets on the way
+        annotations = annotation_file(args.dataset)
+        folder = folder or MetadataCatalog.get(args.dataset).get("image_root")
+    if annotations is None or folder is None:
+        missing = "--images DIR" if annotations else "--annotations FILE or --dataset NAME"
+        raise ValueError(f"pictures need the annotations and the images: give {missing} too")
+    if not Path(folder).is_dir():
+        raise ValueError(f"there is no folder of images {folder}")
+    images = read_annotations(annotations).images
+    known = {image["id"] for image in images}
+    strangers = [e.image_id for a in analyses for e in a.examples if e.image_id not in known]
+    if strangers:
+        raise ValueError(
+            f"{annotations} is not what was evaluated: it has no image with id {strangers[0]!r}"
+        )
+    return ExamplePictures(images, folder)
+
+
 def draw(args: argparse.Namespace) -> list[str]:
     """Write what is asked for, and return the paths of the files."""
     if args.other is None:
         return draw_one(args)
+    if args.annotations or args.images or args.dataset:
+        raise ValueError("the page that compares two runs has no pictures: give images with one")
     paths = [args.run, args.other]
     first, second = (read_run(path) for path in paths)
     tasks = [task for task in first if task in second]
@@ -94,11 +143,13 @@ def draw_one(args: argparse.Namespace) -> list[str]:
     """The same for a run that is compared with none."""
     analyses = list(read_run(args.run).values())
     (name,) = run_names(args.names, [args.run])
+    pictures = example_pictures(args, analyses)
     figures = []
     if args.figures:
         figures = [path for a in analyses for path in write_figures(args.figures, a)]
     title = f"Long-tail report: {name}"
-    write_page(args.output, analysis_page(analyses, title=title, subtitle=str(args.run)))
+    page = analysis_page(analyses, title=title, subtitle=str(args.run), pictures=pictures)
+    write_page(args.output, page)
     return [str(args.output), *figures]
 
 

@@ -20,6 +20,8 @@ from d2_seesaw.evaluation.analysis_series import (
     outcome_counts,
     score_text,
 )
+from d2_seesaw.evaluation.example_pictures import ExamplePictures
+from d2_seesaw.evaluation.example_section import example_section
 from d2_seesaw.evaluation.longtail_analysis import LongTailAnalysis
 from d2_seesaw.evaluation.lvis_format import FREQUENCIES
 from d2_seesaw.evaluation.lvis_scores import METRICS
@@ -72,6 +74,7 @@ def analysis_page(
     *,
     title: str = "Long-tail report",
     subtitle: str = "",
+    pictures: ExamplePictures | None = None,
 ) -> str:
     """The page of an evaluation.
 
@@ -79,6 +82,7 @@ def analysis_page(
         analyses: of its tasks.
         title: of the page.
         subtitle: below it.
+        pictures: draws the examples, if there shall be any.
     """
     parts = []
     for analysis in analyses:
@@ -91,6 +95,7 @@ def analysis_page(
             ),
             _outcome_section(analysis, task),
             _swallowed_section(analysis, task),
+            *([] if pictures is None else [example_section(analysis, task, pictures)]),
             _calibration_section(analysis, task),
             _extremes_section(analysis, task),
             _category_section(analysis, task),
@@ -98,10 +103,15 @@ def analysis_page(
     return page(title, parts, subtitle=subtitle)
 
 
-def write_report(folder: str | os.PathLike[str], analyses: Sequence[LongTailAnalysis]) -> str:
+def write_report(
+    folder: str | os.PathLike[str],
+    analyses: Sequence[LongTailAnalysis],
+    *,
+    pictures: ExamplePictures | None = None,
+) -> str:
     """Write ``longtail.html`` into a folder, and return its path."""
     path = os.path.join(folder, REPORT_NAME)
-    content = analysis_page(analyses, subtitle=str(folder)).encode()
+    content = analysis_page(analyses, subtitle=str(folder), pictures=pictures).encode()
     with cast("Any", PathManager.open(path, "wb")) as file:
         file.write(content)
     return path

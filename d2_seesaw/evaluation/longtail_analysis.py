@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 from detectron2.utils.file_io import PathManager
@@ -34,6 +34,27 @@ class Confusion:
     category_id: int
     predicted_id: int | None
     objects: int
+
+
+@dataclass(frozen=True)
+class ConfusionExample:
+    """One object that the model takes for something else, or misses, to be looked at.
+
+    Attributes:
+        category_id: What the object is.
+        predicted_id: What the model takes it for; None if nothing lies on it.
+        image_id: Of the annotations, a number or a text.
+        box: Left, top, width and height of the object in pixels.
+        predicted_box: The same of the detection that names it, or None.
+        score: Of that detection, or None.
+    """
+
+    category_id: int
+    predicted_id: int | None
+    image_id: int | str
+    box: list[float]
+    predicted_box: list[float] | None
+    score: float | None
 
 
 @dataclass(frozen=True)
@@ -73,6 +94,7 @@ class LongTailAnalysis:
         categories: One row each, in order of the id.
         confusions: Every kind of outcome that some object had, those that are right included.
         calibration: Of all detections and of those of each group.
+        examples: Some of the objects that ``confusions`` counts; none in files of earlier versions.
     """
 
     task: str
@@ -83,6 +105,7 @@ class LongTailAnalysis:
     categories: list[CategoryResult]
     confusions: list[Confusion]
     calibration: list[Calibration]
+    examples: list[ConfusionExample] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, with None for ``nan``."""
@@ -110,6 +133,7 @@ class LongTailAnalysis:
                 ],
                 confusions=[Confusion(**c) for c in data["confusions"]],
                 calibration=[_calibration(c) for c in data["calibration"]],
+                examples=[ConfusionExample(**e) for e in data.get("examples", [])],
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"the analysis of an evaluation is damaged: {error!r}") from error

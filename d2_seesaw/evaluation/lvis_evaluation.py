@@ -61,7 +61,8 @@ class LongTailLVISEvaluator(LVISEvaluator):
     - ``per_category_<task>.csv`` and ``.json`` in ``output_dir`` hold AP, AP50 and recall of every
       category. ``instances_predictions.npz`` holds all predictions, with category ids of the file.
     - ``longtail.html`` there is a report on the long tail, and ``longtail_<task>.json`` its data: a
-      ``LongTailAnalysis`` of what objects are taken for, and how often detections are right.
+      ``LongTailAnalysis`` of what objects are taken for, and how often detections are right. Where
+      the metadata have the ``image_root``, the report shows pictures.
 
     ``evaluate`` returns ``{task: {metric: percent}}`` with Detectron2's nine metrics, and for each
     group g of r, c and f how many categories were ``evaluated-g`` of all ``categories-g``.
@@ -234,6 +235,7 @@ class LongTailLVISEvaluator(LVISEvaluator):
             self._tasks or inferred,
             train_images=self._train_images or {},
             output_dir=self._output_dir,
+            image_root=self._metadata.get("image_root"),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,8 +20,9 @@ from d2_seesaw.evaluation.coco_as_lvis import (
 )
 from d2_seesaw.evaluation.detection_columns import DetectionColumns
 from d2_seesaw.evaluation.detection_limits import DetectionLimits
+from d2_seesaw.evaluation.example_pictures import ExamplePictures
 from d2_seesaw.evaluation.ground_truth_columns import GroundTruthColumns
-from d2_seesaw.evaluation.longtail_analysis import write_analysis
+from d2_seesaw.evaluation.longtail_analysis import LongTailAnalysis, write_analysis
 from d2_seesaw.evaluation.lvis_api import probe, probe_lvis
 from d2_seesaw.evaluation.lvis_format import check_lvis_format
 from d2_seesaw.evaluation.lvis_scores import METRICS, TASKS, LVISScores
@@ -103,6 +105,7 @@ class LVISScoring:
         *,
         train_images: Mapping[int, int],
         output_dir: str | None,
+        image_root: str | None = None,
     ) -> dict[str, dict[str, float]]:
         """Score, log, and write ``per_category_<task>``, ``longtail_<task>.json`` and the report.
 
@@ -112,6 +115,7 @@ class LVISScoring:
             tasks: Any of "bbox" and "segm".
             train_images: Training images by category id, where the annotations do not say.
             output_dir: Where to write; nothing is written if None, nor if all categories are one.
+            image_root: Folder of the images, if the report shall show some.
 
         Returns:
             ``{task: {metric: percent}}``, and where categories are told apart, for each frequency
@@ -135,8 +139,28 @@ class LVISScoring:
                 analyses.append(evaluation.analysis(results[task], rows))
                 write_analysis(output_dir, analyses[-1])
         if output_dir and analyses:
-            logger.info(f"Long-tail report: {write_report(output_dir, analyses)}")
+            images = ground_truth.dataset["images"]
+            logger.info(f"Long-tail report: {_report(output_dir, analyses, images, image_root)}")
         return results
+
+
+def _report(
+    folder: str,
+    analyses: Sequence[LongTailAnalysis],
+    images: Sequence[Mapping[str, Any]],
+    image_root: str | None,
+) -> str:
+    """Write the report, with pictures where there is a folder of them."""
+    if image_root is None or not os.path.isdir(image_root):
+        return write_report(folder, analyses)
+    pictures = ExamplePictures(images, image_root)
+    path = write_report(folder, analyses, pictures=pictures)
+    if pictures.failures:
+        logger.warning(
+            f"{len(pictures.failures)} pictures of the long-tail report could not be drawn, the "
+            f"first of {pictures.failures[0]}"
+        )
+    return path
 
 
 def _sparse_from_results(
@@ -190,6 +214,7 @@ def evaluate_results_file(
     train_image_counts: TrainImageCounts | None = None,
     registered_counts: Mapping[int, int] | None = None,
     output_dir: str | None = None,
+    image_root: str | None = None,
 ) -> dict[str, dict[str, float]]:
     """Score detections that were saved.
 
@@ -205,6 +230,7 @@ def evaluate_results_file(
             ``registered_train_images``.
         output_dir: Folder for the scores of every category and the long-tail report; nothing is
             written if None.
+        image_root: Folder of the images, if the report shall show some.
 
     Returns:
         As ``LongTailLVISEvaluator.evaluate``.
@@ -236,6 +262,7 @@ def evaluate_results_file(
         tasks or possible,
         train_images=registered_counts or {},
         output_dir=output_dir,
+        image_root=image_root,
     )
 
 

@@ -16,7 +16,7 @@ Shapes in this module:
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,14 +28,29 @@ from d2_seesaw.evaluation.pair_overlaps import overlaps, scored_detections
 from d2_seesaw.evaluation.sparse_metrics import ignored_objects
 
 
-def object_confusions(
+@dataclass(frozen=True)
+class ObjectNames:
+    """What the model takes each object for.
+
+    Attributes:
+        categories: ``(G,)`` index of the category that names it, -1 if nothing does.
+        rows: ``(G,)`` row of the detection that does, -1 if none.
+        counts: ``(G,)`` whether the object counts; others are to be ignored.
+    """
+
+    categories: np.ndarray
+    rows: np.ndarray
+    counts: np.ndarray
+
+
+def object_names(
     ground_truth: GroundTruthColumns,
     detections: DetectionColumns,
     task: str,
     *,
     limits: DetectionLimits,
-) -> list[Confusion]:
-    """What the objects of each category are taken for.
+) -> ObjectNames:
+    """What names each object.
 
     A detection lies on the object with which it has the highest IoU, if that is at least 0.5: so
     the detection of a neighbour does not name an object. Of equal IoUs an object of the detection's
@@ -49,34 +64,7 @@ def object_confusions(
         task: "bbox" or "segm", whose scores rank. Of equal scores the lower category is first, then
             what came first.
         limits: Detections that count.
-
-    Returns:
-        Sorted by category and predicted category, the missed objects of a category last. Those of a
-        category sum up to its objects that count.
     """
-    category_ids: list[int] = ground_truth.category_ids.tolist()
-    counts = ~ignored_objects(ground_truth)[:, 0]
-    named = _categories_of_names(ground_truth, detections, task, limits)
-    missed = len(category_ids)
-    keys = ground_truth.categories * (missed + 1) + np.where(named < 0, missed, named)
-    keys, numbers = np.unique(keys[counts], return_counts=True)
-    return [
-        Confusion(
-            category_ids[key // (missed + 1)],
-            (*category_ids, None)[key % (missed + 1)],
-            number,
-        )
-        for key, number in zip(keys.tolist(), numbers.tolist(), strict=True)
-    ]
-
-
-def _categories_of_names(
-    ground_truth: GroundTruthColumns,
-    detections: DetectionColumns,
-    task: str,
-    limits: DetectionLimits,
-) -> np.ndarray:
-    """``(G,)`` index of the category that each object is taken for, -1 if for none."""
     if detections.boxes is not None:
         detections, task = replace(detections, scores=detections.scores_of(task)), "bbox"
     found = scored_detections(
@@ -92,6 +80,30 @@ def _categories_of_names(
     best = order[is_best]
     # Detections of an image stand from the highest score on, so the first on an object names it.
     objects, first = np.unique(edges.objects[best], return_index=True)
-    named = np.full(len(ground_truth.categories), -1)
-    named[objects] = categories[best[first]]
-    return named
+    names = best[first]
+    named, rows = np.full((2, len(ground_truth.categories)), -1)
+    named[objects] = categories[names]
+    rows[objects] = found.rows[edges.detections[names]]
+    return ObjectNames(named, rows, ~ignored_objects(ground_truth)[:, 0])
+
+
+def object_confusions(ground_truth: GroundTruthColumns, names: ObjectNames) -> list[Confusion]:
+    """What the objects of each category are taken for.
+
+    Returns:
+        Sorted by category and predicted category, the missed objects of a category last. Those of a
+        category sum up to its objects that count.
+    """
+    category_ids: list[int] = ground_truth.category_ids.tolist()
+    missed = len(category_ids)
+    named = np.where(names.categories < 0, missed, names.categories)
+    keys = ground_truth.categories * (missed + 1) + named
+    keys, numbers = np.unique(keys[names.counts], return_counts=True)
+    return [
+        Confusion(
+            category_ids[key // (missed + 1)],
+            (*category_ids, None)[key % (missed + 1)],
+            number,
+        )
+        for key, number in zip(keys.tolist(), numbers.tolist(), strict=True)
+    ]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from d2_seesaw.evaluation.calibration import calibrations
+from d2_seesaw.evaluation.confusion_examples import confusion_examples
 from d2_seesaw.evaluation.detection_columns import DetectionColumns
 from d2_seesaw.evaluation.detection_limits import DetectionLimits
 from d2_seesaw.evaluation.ground_truth_columns import GroundTruthColumns
 from d2_seesaw.evaluation.longtail_analysis import LongTailAnalysis
 from d2_seesaw.evaluation.lvis_api import evaluate_detections
 from d2_seesaw.evaluation.lvis_scores import LVISScores
-from d2_seesaw.evaluation.object_confusion import object_confusions
+from d2_seesaw.evaluation.object_confusion import object_confusions, object_names
 from d2_seesaw.evaluation.per_category import CategoryResult
 from d2_seesaw.evaluation.sparse_metrics import (
     MatchedDetections,
@@ -83,15 +84,17 @@ class TaskEvaluation:
             metrics: In percent, with the counts of groups.
             categories: One row each, in order of the id.
         """
-        return LongTailAnalysis(
+        names = object_names(self.columns, self.detections, self.task, limits=self.limits)
+        analysis = LongTailAnalysis(
             task=self.task,
             ground_truth=self.columns.fingerprint(),
             images=len(self.columns.image_ids),
             detections=len(self.detections),
             metrics=metrics,
             categories=categories,
-            confusions=object_confusions(
-                self.columns, self.detections, self.task, limits=self.limits
-            ),
+            confusions=object_confusions(self.columns, names),
             calibration=calibrations(self.columns, self._matched),
+        )
+        return replace(
+            analysis, examples=confusion_examples(analysis, self.columns, self.detections, names)
         )

@@ -146,14 +146,16 @@ def heading(title: str) -> str:
     return f"<h3>{html.escape(title)}</h3>"
 
 
-def picture_grid(pictures: Sequence[tuple[bytes, str]]) -> str:
-    """JPEG files side by side, each with its caption."""
-    figures = (
-        f'<figure><img alt="{html.escape(caption)}" src="data:image/jpeg;base64,'
-        f'{base64.b64encode(jpeg).decode()}"><figcaption>{html.escape(caption)}</figcaption>'
-        "</figure>"
-        for jpeg, caption in pictures
-    )
+def picture_grid(pictures: Sequence[tuple[bytes, str | Sequence[str]]]) -> str:
+    """JPEG files side by side, each with its caption: a text, or words of which some are tags."""
+    figures = []
+    for jpeg, caption in pictures:
+        words = [caption] if isinstance(caption, str) else caption
+        figures.append(
+            f'<figure><img alt="{html.escape(" ".join(words))}" src="data:image/jpeg;base64,'
+            f'{base64.b64encode(jpeg).decode()}"><figcaption>{" ".join(map(_inline, words))}'
+            "</figcaption></figure>"
+        )
     return f'<div class="grid">{"".join(figures)}</div>'
 
 
@@ -177,7 +179,12 @@ def write_page(path: str | Path, text: str) -> None:
 
 
 def _cell(tag: str, entry: Any, numeric: bool) -> str:
+    text = _inline(entry)
+    return f'<{tag} class="number">{text}</{tag}>' if numeric else f"<{tag}>{text}</{tag}>"
+
+
+def _inline(entry: Any) -> str:
     text = html.escape(formatted(entry))
     if isinstance(entry, Tag):
-        text = f'<span class="tag" style="background:{entry.color}">{text}</span>'
-    return f'<{tag} class="number">{text}</{tag}>' if numeric else f"<{tag}>{text}</{tag}>"
+        return f'<span class="tag" style="background:{entry.color}">{text}</span>'
+    return text

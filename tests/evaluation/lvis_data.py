@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 from lvis import LVIS, LVISEval, LVISResults
+from PIL import Image
 from pycocotools import mask as mask_utils
 
 SIZE = 160  # of every image: its objects may be small, medium or large
@@ -162,6 +163,16 @@ def run_evaluator(evaluator, detections, *, masks=True):
     for d in detections:
         evaluator.process([{"image_id": d.image_id}], [d.as_model_output(masks=masks)])
     return evaluator.evaluate()
+
+
+def write_images(folder, data):
+    """An image of noise for each, in LVIS's layout: the end of the address below the folder."""
+    rng = np.random.default_rng(0)
+    for image in data["images"]:
+        path = folder.joinpath(*image["coco_url"].split("/")[-2:])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (image["height"], image["width"], 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(path)
 
 
 def write_json(path, data):

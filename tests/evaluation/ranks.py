@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, Instances
 from d2_seesaw.evaluation import LongTailLVISEvaluator, detection_limits, lvis_evaluation
 from d2_seesaw.evaluation.detection_log import DetectionLog
 from tests.evaluation.gloo import no_objects_between_ranks, on_ranks
-from tests.evaluation.lvis_data import Detections, random_data, write_json
+from tests.evaluation.lvis_data import Detections, random_data, write_images, write_json
 
 NAME = "longtail_eval_test_ranks"
 # Of each case how many ranks there are.
@@ -28,6 +28,7 @@ def evaluate_on_ranks(folder):
     for annotation in data["annotations"]:
         annotation["image_id"] = _id_as_text(annotation["image_id"])
     write_json(folder / "text.json", data)
+    write_images(folder / "images", data)
     write_json(folder / "numbers.json", random_data(seed=40)[0])
     reports = on_ranks(_on_rank, (3, 2), folder, folder)
     alone = {
@@ -82,7 +83,8 @@ def outputs_with_proposals(outputs):
 
 def _evaluate(case, folder, place, outputs, *, distributed):
     json_file = folder / ("text.json" if case == "uneven" else "numbers.json")
-    MetadataCatalog.get(NAME).set(json_file=str(json_file))
+    image_root = str(folder / "images")
+    MetadataCatalog.get(NAME).set(json_file=str(json_file), image_root=image_root)
     log = functools.partial(DetectionLog, images_per_block=2)
     try:
         with (

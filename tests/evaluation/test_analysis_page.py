@@ -4,6 +4,7 @@ import time
 import pytest
 
 from d2_seesaw.evaluation.analysis_page import FEWEST_OBJECTS, analysis_page, write_report
+from d2_seesaw.evaluation.longtail_analysis import ConfusionExample
 from tests.evaluation.analysis_data import NAN, analysis, calibration, category, lvis_like
 from tests.evaluation.html_text import cards, cells, section
 
@@ -115,6 +116,23 @@ def test_all_categories_are_listed_most_frequent_first(text):
     assert [row[0] for row in listed][:3] == ["class4", "class3", "class2"]
     assert listed[1][1:] == [*("frequent", "200", "3", "3", "100", "90"), *("50.0", "60.0", "55.0")]
     assert listed[2][1:] == [*("common", "20", "2", "0", "0", "0"), *("n/a", "n/a", "n/a")]
+
+
+class NoPictures:
+    def draw(self, example, groups):
+        return None
+
+
+def test_with_pictures_each_task_shows_its_examples_after_the_pairs():
+    found = [analysis(ROWS, CONFUSIONS, task=task) for task in ("segm", "bbox")]
+    found[0].examples.append(ConfusionExample(1, None, 5, [0.0, 0.0, 9.0, 9.0], None, None))
+    text = analysis_page(found, pictures=NoPictures())
+    titles = re.findall(r"<h2>(.*?)</h2>", text)
+    assert len(titles) == 16
+    place = titles.index("Masks: pictures of what is swallowed or missed")
+    assert titles[place - 1] == "Masks: what swallows the tail"
+    assert "1 of 1 images could not" in section(text, "Masks: pictures of what .*?")
+    assert "There is nothing to show" in section(text, "Boxes: pictures of what .*?")
 
 
 def test_each_task_has_its_sections():

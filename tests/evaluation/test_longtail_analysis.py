@@ -8,6 +8,7 @@ import pytest
 from d2_seesaw.evaluation.longtail_analysis import (
     Calibration,
     Confusion,
+    ConfusionExample,
     LongTailAnalysis,
     analysis_path,
     read_analysis,
@@ -31,6 +32,10 @@ ANALYSIS = LongTailAnalysis(
         Calibration("all", [4, 0], [0.2, NAN], [0.25, NAN], 5.0),
         Calibration("r", [0, 0], [NAN, NAN], [NAN, NAN], NAN),
     ],
+    examples=[
+        ConfusionExample(8, 3, 139, [1.5, 2.0, 30.0, 40.25], [1.0, 2.0, 30.0, 41.0], 0.75),
+        ConfusionExample(8, None, "set/139 é", [0.0, 0.0, 9.0, 9.0], None, None),
+    ],
 )
 
 
@@ -45,6 +50,7 @@ def test_a_file_gives_back_what_was_written(tmp_path):
     again = read_analysis(analysis_path(tmp_path, "segm"))
     assert comparable(again) == comparable(ANALYSIS)
     assert again.confusions == ANALYSIS.confusions
+    assert again.examples == ANALYSIS.examples
     assert math.isnan(again.metrics["APr"])
     assert math.isnan(again.categories[1].AR)
     assert math.isnan(again.calibration[0].precision[1])
@@ -67,6 +73,15 @@ def test_the_file_is_strict_json_with_null_for_what_is_not_known(tmp_path):
     }
 
 
+def test_a_file_of_an_earlier_version_has_no_examples(tmp_path):
+    data = ANALYSIS.to_json()
+    del data["examples"]
+    path = tmp_path / "longtail_segm.json"
+    path.write_text(json.dumps(data))
+    expected = dataclasses.replace(ANALYSIS, examples=[])
+    assert comparable(read_analysis(path)) == comparable(expected)
+
+
 @pytest.mark.parametrize("data", [[], "text", None, {}, {"version": 2}, {"version": None}])
 def test_other_data_and_other_versions_are_refused(data):
     if isinstance(data, dict) and "version" in data:
@@ -75,7 +90,10 @@ def test_other_data_and_other_versions_are_refused(data):
         LongTailAnalysis.from_json(data)
 
 
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(LongTailAnalysis)])
+REQUIRED = [f.name for f in dataclasses.fields(LongTailAnalysis) if f.name != "examples"]
+
+
+@pytest.mark.parametrize("field", REQUIRED)
 def test_a_missing_field_is_named(field):
     data = ANALYSIS.to_json()
     del data[field]
@@ -94,6 +112,9 @@ def test_a_missing_field_is_named(field):
         ("confusions", None),
         ("calibration", [{"group": "r"}]),
         ("calibration", [7]),
+        ("examples", [{"category_id": 3}]),
+        ("examples", [7]),
+        ("examples", None),
     ],
 )
 def test_damaged_parts_are_one_clear_error(field, value):

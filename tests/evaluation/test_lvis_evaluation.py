@@ -41,6 +41,7 @@ from tests.evaluation.lvis_data import (
     perfect_detections,
     random_data,
     run_evaluator,
+    write_images,
     written_files,
 )
 from tests.evaluation.ranks import evaluate_on_ranks
@@ -271,6 +272,56 @@ def test_class_agnostic_lets_any_category_find_an_object(evaluator_of):
     assert results["bbox"]["AP"] == pytest.approx(100 * 34 / 101)  # a third of the objects
     assert "evaluated-r" not in results["bbox"]
     assert math.isnan(results["bbox"]["APr"])
+
+
+# Pictures
+
+
+@pytest.fixture
+def swallowing(tmp_path):
+    """Data whose one rare object is taken for a frequent category, with the image; detections."""
+    data = dataset("rcf")
+    add_object(data, 1, 1, [0, 40, 35, 35])
+    write_images(tmp_path / "images", data)
+    return data, [Detections(1).add(3, [0, 40, 35, 35])], tmp_path / "images"
+
+
+def report_of(evaluator_of, data, detections, folder, **metadata):
+    run_evaluator(evaluator_of(data, metadata, output_dir=str(folder)), detections)
+    return (folder / "longtail.html").read_text(encoding="utf-8")
+
+
+def test_the_report_has_pictures_where_the_images_are_known(swallowing, evaluator_of, tmp_path):
+    data, detections, images = swallowing
+    text = report_of(evaluator_of, data, detections, tmp_path / "a", image_root=str(images))
+    assert text.count("data:image/jpeg") == 2  # a mask and a box
+    assert re.search(r"class1 .*rare.* taken for class3 .*frequent.* 0\.90", text)
+    examples = json.loads((tmp_path / "a" / "longtail_segm.json").read_text())["examples"]
+    assert [(e["image_id"], e["box"]) for e in examples] == [(1, [0, 40, 35, 35])]
+
+
+@pytest.mark.parametrize("root", [None, "no/such/folder", "a.jpg"])
+def test_without_a_folder_of_images_the_report_is_as_before(
+    root, swallowing, evaluator_of, tmp_path, caplog
+):
+    data, detections, images = swallowing
+    metadata = {} if root is None else {"image_root": str(images / "val" / root)}
+    (images / "val" / "a.jpg").write_bytes(b"")
+    text = report_of(evaluator_of, data, detections, tmp_path / "a", **metadata)
+    assert "pictures of" not in text
+    assert "could not be drawn" not in caplog.text
+
+
+def test_images_that_cannot_be_read_fail_no_evaluation_and_are_one_warning(
+    swallowing, evaluator_of, tmp_path, caplog
+):
+    data, detections, images = swallowing
+    (images / "val" / "1.jpg").write_bytes(b"broken")
+    text = report_of(evaluator_of, data, detections, tmp_path / "a", image_root=str(images))
+    assert text.count("1 of 1 images could not be read or drawn") == 2
+    warnings = [r.getMessage() for r in caplog.records if "could not be drawn" in r.getMessage()]
+    assert len(warnings) == 1
+    assert re.match(r"2 pictures of .*, the first of .*1\.jpg: UnidentifiedImage", warnings[0])
 
 
 # Annotations in COCO's format
@@ -524,6 +575,9 @@ def test_ranks_agree_with_one_process(case, ranks):
     for task, scores in alone[case].items():
         assert of_ranks[case][0][task] == pytest.approx(scores, rel=0, abs=0, nan_ok=True)
     written, of_ranks = (written_files(folder / case / which) for which in ("alone", "ranks"))
+    pictures = written["longtail.html"].count(b"data:image/jpeg")
+    assert bool(pictures) == (case != "halves")  # there nothing is swallowed
+    assert b"could not be read" not in written["longtail.html"]
     assert len(written) == 9 + (case in ("uneven", "mask scores"))
     assert of_ranks == written
 

@@ -4,75 +4,27 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from pycocotools import mask as mask_utils
 
 from d2_seesaw.evaluation.detection_columns import DetectionColumns
 from d2_seesaw.evaluation.detection_limits import DetectionLimits
 from d2_seesaw.evaluation.ground_truth_columns import GroundTruthColumns
 from d2_seesaw.evaluation.longtail_analysis import Confusion
-from d2_seesaw.evaluation.object_confusion import object_confusions
-from tests.evaluation.federated_cases import area, box_rle, federated_case, of_task, shape
+from d2_seesaw.evaluation.object_confusion import object_confusions, object_names
+from tests.evaluation.federated_cases import box_rle, of_task
 from tests.evaluation.lvis_data import add_object, dataset
-
-TRAITS = ("ignored", "equal ious", "many in a pair", "zero area", "unverified category", "rle")
-MORE_TRAITS = ("strange ids", "images without objects", "images without detections")
+from tests.evaluation.named_objects import confused_case, named_one_by_one
 
 
 def confusions(data, results, task="bbox", limit=300):
-    return object_confusions(
-        GroundTruthColumns.from_dataset(data),
-        DetectionColumns.from_results(results),
-        task,
-        limits=DetectionLimits(per_image=limit),
-    )
+    columns = GroundTruthColumns.from_dataset(data)
+    found = DetectionColumns.from_results(results)
+    limits = DetectionLimits(per_image=limit)
+    return object_confusions(columns, object_names(columns, found, task, limits=limits))
 
 
 def as_counts(found):
     assert len({(c.category_id, c.predicted_id) for c in found}) == len(found)
     return {(c.category_id, c.predicted_id): c.objects for c in found}
-
-
-def confused_case(seed, *traits):
-    """A federated case with more detections near its objects, of any category."""
-    data, results = federated_case(seed, *TRAITS, *MORE_TRAITS, *traits)
-    rng = np.random.default_rng(seed)
-    ids = [c["id"] for c in data["categories"]] + [77]
-    for result in [r for r in results for _ in range(2)]:
-        x, y, w, h = result["bbox"]
-        score = rng.random()
-        more = {"category_id": int(rng.choice(ids)), "bbox": [x, y, w, round(h * 0.9)]}
-        more |= {"score": round(score, 1) if "tied scores" in traits else score}
-        results.append(result | more | {"segmentation": box_rle(more["bbox"])})
-    for result in results:
-        score = rng.random()
-        result["mask_score"] = round(score, 1) if "tied scores" in traits else score
-    return data, results
-
-
-def named_one_by_one(data, results, score, compared, limit):
-    """The rule, as slow and literal as possible. ``compared`` is "bbox" or "segm"."""
-    known = {c["id"] for c in data["categories"]}
-    counts = Counter()
-    for image in data["images"]:
-        mine = [(r, row) for row, r in enumerate(results) if r["image_id"] == image["id"]]
-        mine = sorted(mine, key=lambda m: (-m[0][score], m[1]))[:limit]
-        mine = [m for m in mine if m[0]["category_id"] in known and area(m[0], compared) > 0]
-        mine.sort(key=lambda m: (-m[0][score], m[0]["category_id"], m[1]))
-        objects = [a for a in data["annotations"] if a["image_id"] == image["id"] and a["area"] > 0]
-        name_of = {}
-        for result, _ in mine:
-            best, highest = None, (0, 0, 0, 0)
-            for g, there in enumerate(objects):
-                iou = mask_utils.iou(shape(result, compared), shape(there, compared), [0])[0, 0]
-                is_own = there["category_id"] == result["category_id"]
-                if iou >= 0.5 and (iou, is_own, there["category_id"], g) > highest:
-                    best, highest = g, (iou, is_own, there["category_id"], g)
-            if best is not None:
-                name_of.setdefault(best, result["category_id"])
-        for g, there in enumerate(objects):
-            if not there.get("ignore"):
-                counts[there["category_id"], name_of.get(g)] += 1
-    return counts
 
 
 @pytest.mark.parametrize("limit", [300, 8])
@@ -93,7 +45,12 @@ def test_equals_a_loop_over_images_detections_and_objects(
     for seed in range(5):
         data, results = confused_case(seed, *tied)
         given = results if fields == "both" else of_task(results, fields)
-        expected = named_one_by_one(data, results, score, compared, limit)
+        names = named_one_by_one(data, results, score, compared, limit)
+        expected = Counter(
+            (a["category_id"], (names[a["id"]] or {}).get("category_id"))
+            for a in data["annotations"]
+            if a["id"] in names
+        )
         assert as_counts(confusions(data, given, task, limit)) == expected
         for (category, predicted), number in expected.items():
             outcome = "missed" if predicted is None else predicted == category

@@ -52,6 +52,14 @@ def test_pictures_are_inside_the_page():
     assert 'alt="a caption"' in text
 
 
+def test_captions_may_have_tags_among_their_words():
+    words = ["<i>", report.Tag("rare & old", "#123456"), "0.5"]
+    text = report.picture_grid([(b"jpeg", words)])
+    tag = '<span class="tag" style="background:#123456">rare &amp; old</span>'
+    assert f"<figcaption>&lt;i&gt; {tag} 0.5</figcaption>" in text
+    assert 'alt="&lt;i&gt; rare &amp; old 0.5"' in text
+
+
 def test_groups_have_their_name_and_color():
     text = report.table(["group"], [[report.group_tag(g)] for g in report.GROUP_NAMES])
     for group in ("r", "c", "f", "n/a"):

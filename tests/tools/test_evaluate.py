@@ -7,10 +7,11 @@ import math
 import sys
 
 import pytest
+from detectron2.data import MetadataCatalog
 
 from d2_seesaw.evaluation import LongTailLVISEvaluator
 from tests.evaluation.conftest import register  # noqa: F401
-from tests.evaluation.lvis_data import random_data, run_evaluator
+from tests.evaluation.lvis_data import random_data, run_evaluator, write_images
 
 SPEC = importlib.util.spec_from_file_location("evaluate", "tools/evaluate.py")
 evaluate = importlib.util.module_from_spec(SPEC)
@@ -65,6 +66,21 @@ def test_the_options_arrive(evaluated, run):
     assert fixed["bbox"]["AP"] == pytest.approx(expected["bbox"]["AP"])
     regrouped = run(*common, "--train-annotations", annotations)
     assert regrouped["bbox"]["categories-r"] == 7  # each in at most 10 of the 14 images
+
+
+def test_the_report_has_pictures_of_the_images(evaluated, run, tmp_path):
+    name, annotations, folder, _ = evaluated
+    write_images(tmp_path / "images", random_data(seed=60)[0])
+    results, output = folder / "instances_predictions.npz", ("--output", tmp_path / "again")
+    page = tmp_path / "again" / "longtail.html"
+    run(results, "--dataset", name, *output)
+    assert "data:image/jpeg" not in page.read_text()
+    run(results, "--annotations", annotations, "--images", tmp_path / "images", *output)
+    given = page.read_text()
+    MetadataCatalog.get(name).set(image_root=str(tmp_path / "images"))
+    run(results, "--dataset", name, *output)
+    assert page.read_text() == given
+    assert "data:image/jpeg" in given
 
 
 def test_prints_the_table(evaluated, monkeypatch, caplog):

@@ -1,19 +1,21 @@
 """The command that draws reports, on small made-up evaluations."""
 
 import importlib.util
+import json
 import re
 import sys
 from pathlib import Path
 
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from d2_seesaw.evaluation import LongTailLVISEvaluator
-from d2_seesaw.evaluation.longtail_analysis import write_analysis
+from d2_seesaw.evaluation.longtail_analysis import read_analysis, write_analysis
 from tests.evaluation.analysis_data import lvis_like
 from tests.evaluation.conftest import register  # noqa: F401
 from tests.evaluation.html_text import cards, section
-from tests.evaluation.lvis_data import random_data, run_evaluator
+from tests.evaluation.lvis_data import random_data, run_evaluator, write_images
 
 SPEC = importlib.util.spec_from_file_location("report_tool", Path("tools/report.py"))
 tool = importlib.util.module_from_spec(SPEC)
@@ -67,6 +69,88 @@ def test_the_files_of_an_evaluation_are_drawn(register, run, tmp_path):  # noqa:
     found = cards(section(text, "Masks: metrics"))
     assert found["objects"] == str(len(data["annotations"]))
     assert len(list((folder / "figures").iterdir())) == 6
+
+
+@pytest.fixture
+def evaluated(register, tmp_path):  # noqa: F811
+    """Name and annotations of a dataset, the folder of an evaluation on it, and the images."""
+    data, detections = random_data(seed=60)
+    name = register(data)
+    folder = tmp_path / "run" / "inference"
+    evaluator = LongTailLVISEvaluator(name, distributed=False, output_dir=str(folder))
+    run_evaluator(evaluator, detections)
+    write_images(tmp_path / "images", data)
+    return name, tmp_path / f"{name}.json", folder, tmp_path / "images"
+
+
+def test_images_give_the_page_pictures(evaluated, run, tmp_path):
+    name, annotations, folder, images = evaluated
+    output = ("--output", tmp_path / "r.html")
+    run(folder, *output)
+    without = (tmp_path / "r.html").read_text()
+    assert "data:image/jpeg" not in without
+    run(folder, *output, "--annotations", annotations, "--images", images)
+    text = (tmp_path / "r.html").read_text()
+    numbers = [len(read_analysis(folder / f"longtail_{t}.json").examples) for t in ("segm", "bbox")]
+    assert min(numbers) > 0
+    assert text.count("data:image/jpeg") == sum(numbers)
+    pictures = r"<section><h2>[^<]*: pictures of what.*?</section>\n"
+    assert re.sub(pictures, "", text, flags=re.DOTALL) == without
+    run(folder, *output, "--dataset", name, "--images", images)
+    assert (tmp_path / "r.html").read_text() == text
+    MetadataCatalog.get(name).set(image_root=str(images))
+    run(folder, *output, "--dataset", name)
+    assert (tmp_path / "r.html").read_text() == text
+
+
+def test_a_config_may_register_the_dataset(evaluated, run, tmp_path):
+    _, annotations, folder, images = evaluated
+    config = tmp_path / "own.py"
+    config.write_text(
+        "from d2_seesaw.data import register_longtail_instances\n"
+        f"register_longtail_instances('report_test', {{}}, '{annotations}', '{images}')\n"
+    )
+    try:
+        run(folder, "--output", tmp_path / "r.html", "--dataset", "report_test",
+            "--config-file", config)  # fmt: skip
+    finally:
+        DatasetCatalog.pop("report_test", None)
+        MetadataCatalog.pop("report_test", None)
+    assert "data:image/jpeg" in (tmp_path / "r.html").read_text()
+
+
+def test_missing_images_are_counted(evaluated, run, tmp_path):
+    _, annotations, folder, images = evaluated
+    number = len(read_analysis(folder / "longtail_segm.json").examples)
+    for path in images.glob("*/*"):
+        path.unlink()
+    run(folder, "--output", tmp_path / "r.html", "--annotations", annotations, "--images", images)
+    text = (tmp_path / "r.html").read_text()
+    assert f"{number} of {number} images could not be read" in section(text, "Masks: pictures .*?")
+
+
+def test_what_pictures_lack_is_one_line(evaluated, run, tmp_path):
+    name, annotations, folder, images = evaluated
+    other = tmp_path / "other.json"
+    content = json.loads(annotations.read_text())
+    for image in content["images"]:
+        image["id"] += 1000
+    for annotation in content["annotations"]:
+        annotation["image_id"] += 1000
+    other.write_text(json.dumps(content))
+    cases = {
+        (folder, "--annotations", annotations): "give --images DIR too",
+        (folder, "--dataset", name): "give --images DIR too",
+        (folder, "--images", images): "give --annotations FILE or --dataset NAME too",
+        (folder, "--annotations", annotations, "--images", tmp_path / "no"): "no folder of images",
+        (folder, "--dataset", "no_such", "--images", images): "registered as 'no_such'",
+        (folder, "--annotations", other, "--images", images): "not what was evaluated: it has no",
+        (folder, folder, "--annotations", annotations, "--images", images): "give images with one",
+    }
+    for arguments, message in cases.items():
+        with pytest.raises(SystemExit, match=message):
+            run(*arguments, "--output", tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
 
 
 def test_the_page_has_a_name_of_its_own(folders, run, tmp_path, monkeypatch):
@@ -129,7 +213,7 @@ def test_the_guide_compares_as_it_says(folders, tmp_path, monkeypatch, capsys):
 def test_the_guides_commands_are_understood():
     lines = Path("docs/evaluation.md").read_text().splitlines()
     commands = [line.split()[2:] for line in lines if line.startswith("    python tools/report.py")]
-    assert len(commands) == 2
+    assert len(commands) == 4
     for arguments in commands:
         assert str(tool.argument_parser().parse_args(arguments).output).endswith(".html")
 
