@@ -204,8 +204,8 @@ def test_one_relative_path_in_two_folders_is_two_files(cache, tmp_path, monkeypa
 
 
 def test_a_file_that_changes_while_it_is_parsed_is_parsed_again(cache, json_file, monkeypatch):
-    def parse_and_change(path):
-        content = parse_json(path)
+    def parse_and_change(path, **options):
+        content = parse_json(path, **options)
         data = own_data.content()
         data["annotations"] = data["annotations"][:2]
         json_file.write_text(json.dumps(data))
