@@ -59,16 +59,17 @@ def main(arguments: list[str] | None = None) -> int:
         predictor = load_predictor(
             args.checkpoint, config_file=args.config_file, device=args.device, tta=args.tta
         )
+        predictions = FilePredictions(
+            predictor,
+            args.output,
+            score_threshold=args.score_threshold,
+            max_detections=args.max_detections,
+            draw=not args.json_only,
+            min_side=args.min_side,
+        )
+        predictions.check(sources)
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
-    predictions = FilePredictions(
-        predictor,
-        args.output,
-        score_threshold=args.score_threshold,
-        max_detections=args.max_detections,
-        draw=not args.json_only,
-        min_side=args.min_side,
-    )
     unreadable = predictions.run(sources)
     logger.info("Results of %d files: %s", len(sources) - len(unreadable), args.output)
     if unreadable:

@@ -61,3 +61,16 @@ def test_what_cannot_be_done_is_one_line_before_anything_is_written(tmp_path, ca
         assert error.value.code == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_label_maps_that_would_be_overwritten_are_one_line_as_well(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(predict, "load_predictor", lambda *_, **__: predictor(is_semantic=True))
+    (tmp_path / "in/labels").mkdir(parents=True)
+    for name in ("a.png", "labels/a.png"):
+        Image.fromarray(red_box(5)).save(tmp_path / "in" / name)
+    with pytest.raises(SystemExit) as error:
+        call(tmp_path, inputs=("in",))
+    assert error.value.code == 2
+    assert "would have one name" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert call(tmp_path, "--json-only", inputs=("in",)) == 0

@@ -116,7 +116,7 @@ def _issues_section(check: DatasetCheck) -> str:
     parts = [] if check.images_read else [paragraph("The images were not read.")]
     if check.missing_folders:
         rows = [[folder, number] for folder, number in check.missing_folders.items()]
-        parts.append(table(["missing folder", "images"], [[n, f] for f, n in rows]))
+        parts.append(table(["missing folder", "images"], rows))
     if not by_kind:
         return section("What is wrong", [*parts, paragraph("Nothing was found.")])
     rows = [

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from detectron2.config import LazyConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -33,16 +34,22 @@ def load_config(path: str, overrides: list[str] | None = None) -> DictConfig:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ConfigError: an unknown key, naming the nearest known one.
+        ConfigError: a file that cannot be read as YAML or is empty, or an unknown key, naming
+            the nearest known one.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"config file {path!r} does not exist{_nearest_file(path)}")
     unpatched_import = builtins.__import__
     try:
         cfg: Any = LazyConfig.load(str(path))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())  # of several lines
+        raise ConfigError(f"config {str(path)!r} cannot be read: {reason}") from error
     finally:
         # Detectron2 leaves Python's import patched when a config raises.
         builtins.__import__ = unpatched_import
+    if not cfg:
+        raise ConfigError(f"config {str(path)!r} is empty")
     check_config(cfg)
     if "train" in cfg:
         # What the config of an earlier version does not say is as it was then: the default.

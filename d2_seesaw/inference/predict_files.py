@@ -1,7 +1,8 @@
 """Predictions on files: what is read, drawn and written for each picture and video."""
 
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,24 @@ class FilePredictions:
         self.min_side = min_side
         self._metadata = drawing_metadata(predictor.class_names, predictor.class_colors)
 
-    def run(self, sources: list[Source]) -> list[str]:
+    def check(self, sources: Sequence[Source]) -> None:
+        """Refuse files whose results would overwrite each other.
+
+        Raises:
+            ValueError: two files whose label maps, or drawn picture and label map, have one name.
+        """
+        if self.predictor.is_semantic and self.draw:
+            _refuse_overwritten_label_maps(sources)
+
+    def run(self, sources: Sequence[Source]) -> list[str]:
         """Predict on all files; returns the messages of those that cannot be read.
 
         Shows a progress bar in a terminal, and logs a line per picture elsewhere.
+
+        Raises:
+            ValueError: see :meth:`check`, before anything is written.
         """
+        self.check(sources)
         unreadable = []
         names, ids = self.predictor.class_names, self.predictor.category_ids
         with (
@@ -142,6 +156,30 @@ class FilePredictions:
         rgb = image if self.predictor.image_format == "RGB" else image[:, :, ::-1]
         drawn = draw(rgb, found, self._metadata, enlargement(image.shape[:2], self.min_side))
         return np.ascontiguousarray(drawn[:, :, ::-1]), text
+
+
+def _refuse_overwritten_label_maps(sources: Sequence[Source]) -> None:
+    label_maps = {_label_place(source): source for source in sources}
+    for source in sources:
+        if source.is_video:
+            continue
+        drawn, label_map = Path(source.name.lower()), _label_place(source)
+        for path in (drawn, label_map):
+            is_frame = re.fullmatch(r"\d{6,}\.png", path.name)
+            for taken in (path, path.parent) if is_frame else (path,):
+                other = label_maps.get(taken, source)
+                if other != source:
+                    raise ValueError(
+                        f"results of {source.path} and label maps of {other.path} would have one "
+                        "name: predict on them one after the other, with different outputs"
+                    )
+
+
+def _label_place(source: Source) -> Path:
+    """Of a picture the file of its label map, of a video their folder."""
+    # In lower case, because some file systems take both cases for one name.
+    name = Path(source.name.lower())
+    return LABELS / name.with_suffix("" if source.is_video else ".png")
 
 
 def _write_image(path: Path, image: np.ndarray) -> None:

@@ -33,6 +33,43 @@ def parsed(text):
     return parser.count
 
 
+def tables(text):
+    """The rows of each table, header first, in order of the page."""
+    found = re.findall(r"<table>(.*?)</table>", text, re.DOTALL)
+    rows = [re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL) for table in found]
+    return [[[plain(cell) for cell in cells(row)] for row in table] for table in rows]
+
+
+def cells(row):
+    return re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row, re.DOTALL)
+
+
+def plain(cell):
+    return re.sub(r"<.*?>", "", cell)
+
+
+def table_of(text, column):
+    """The rows below the header of the table that has the column."""
+    (found,) = (t for t in tables(text) if column in t[0])
+    return found[1:]
+
+
+def drawn_points(text, title):
+    """The labels of the points of a section's chart, from left to right."""
+    part = text[text.index(f"{title}</h2>") :].partition("</svg>")[0]
+    return re.findall(r"<circle[^>]*><title>(.*?)</title>", part)
+
+
+def one_object_each(number):
+    """Categories 0 to number - 1, each with one object in an image of its own."""
+    data = own_data.content()
+    size = {"height": own_data.H, "width": own_data.W}
+    data["images"] = [{"id": i, "file_name": f"{i}.png", **size} for i in range(number)]
+    data["categories"] = [{"id": i, "name": f"<{i}>"} for i in range(number)]
+    data["annotations"] = [own_data.annotation(i + 1, i, i) for i in range(number)]
+    return data
+
+
 def report(folder, data, train_images=None):
     check = check_dataset(own_data.write(folder, data), folder / "images", progress=False)
     columns, _ = columns_from_json(data)
@@ -74,3 +111,68 @@ def test_without_annotations_that_can_be_read_there_are_still_the_issues(tmp_pat
     parsed(text)
     assert "the file has no list of &#x27;images&#x27;" in text
     assert "The long tail" not in text
+
+
+def test_four_categories_of_a_group_have_pictures_from_the_rarest_to_the_most_frequent(tmp_path):
+    data = one_object_each(9)
+    data["annotations"].pop()  # of 8, which has no picture to show and takes no place
+    own_data.write(tmp_path, data)
+    columns, _ = columns_from_json(data)
+    trained = dict(enumerate([3, 1, 6, 2, 5, 4, 60, 50, 0]))
+    overview = dataset_overview(columns, train_images=trained)
+    pictures = group_pictures(
+        columns, overview, lambda image: str(tmp_path / "images" / image["file_name"])
+    )
+    captions = {group: [caption for _, caption in found] for group, found in pictures.items()}
+    assert captions == {
+        "r": [f"<{i}>: {n} training images" for i, n in ((1, 1), (0, 3), (5, 4), (2, 6))],
+        "c": ["<7>: 50 training images", "<6>: 60 training images"],
+        "f": [],
+    }
+
+
+def test_groups_are_counted_by_training_images_and_their_shares_by_objects(tmp_path):
+    text = report(tmp_path, own_data.content(), {7: 500, 40: 0, 1000: 5})
+    assert table_of(text, "of all objects") == [
+        ["rare", "2", "1", "3", "42.9%"],
+        ["common", "0", "0", "0", "0.0%"],
+        ["frequent", "1", "0", "4", "57.1%"],
+    ]
+
+
+def test_categories_are_listed_and_drawn_the_most_frequent_first(tmp_path):
+    data = own_data.content()
+    text = report(tmp_path, data, {7: 5, 40: 50, 1000: 500})
+    rows = table_of(text, "median size")
+    assert [row[:6] for row in rows] == [
+        ["500", "frequent", "hydrant", "1000", "1", "1"],
+        ["50", "common", "drain", "40", "2", "2"],
+        ["5", "rare", "kerb", "7", "3", "4"],
+    ]
+    trained = ["hydrant: 500", "drain: 50", "kerb: 5"]
+    assert drawn_points(text, "The long tail") == [f"{t} training images" for t in trained]
+    factors = ["kerb: 1.00", "drain: 1.00", "hydrant: 1.00"]  # by the images of this split
+    assert drawn_points(text, "Repeat factors") == factors
+
+
+def test_a_category_that_is_in_no_image_has_no_repeat_factor_to_draw(tmp_path):
+    data = own_data.content()
+    data["annotations"].pop()  # the one hydrant
+    text = report(tmp_path, data, {7: 500, 40: 50, 1000: 5})
+    assert len(drawn_points(text, "The long tail")) == 3
+    assert drawn_points(text, "Repeat factors") == ["kerb: 1.00", "drain: 1.00"]
+
+
+def test_images_alone_have_a_page_as_well(tmp_path):
+    text = report(tmp_path, own_data.content() | {"annotations": []})
+    parsed(text)
+    assert {row[-1] for row in table_of(text, "of all objects")} == {"0.0%"}
+
+
+def test_missing_folders_are_listed_with_their_images_and_few_issues_in_full(tmp_path):
+    own_data.write(tmp_path)
+    check = check_dataset(tmp_path / "train.json", tmp_path / "elsewhere", progress=False)
+    text = report_page(check)
+    (row,) = table_of(text, "missing folder")
+    assert row == [str(tmp_path / "elsewhere/part"), "4"]
+    assert "the first" not in text

@@ -174,3 +174,19 @@ def test_a_saved_config_passes_the_same_checks(tmp_path):
     assert (again.train.max_iter, again.train.seed) == (7, 3)
     with pytest.raises(ConfigError, match=r"did you mean 'train.seed'"):
         load_config(str(tmp_path / "config.yaml"), ["train.sed=3"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"model: [1, 2\ntrain: 3\n", "cannot be read: .* but got ':' .*line 2"),
+        (b"model:\n\t- 1\n", "cannot be read: .*line 2"),
+        (b"\xff\xfe\x00", "cannot be read: .*codec can't decode"),
+        (b"", "is empty"),
+    ],
+)
+def test_a_yaml_file_that_cannot_be_read_is_named_in_one_line(tmp_path, content, message):
+    (tmp_path / "c.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"c\.yaml' {message}") as error:
+        load_config(str(tmp_path / "c.yaml"))
+    assert "\n" not in str(error.value)

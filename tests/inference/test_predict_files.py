@@ -1,5 +1,6 @@
 import json
 import logging
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -156,6 +157,56 @@ def test_semantic_segmentation_writes_label_maps_and_overlays(folder, tmp_path):
         "a.png", "clip.mp4", "results.json", "images.json",
     }  # fmt: skip
     assert {r["category_id"] for r in results if r["image_id"] == 1} == {4, 9}
+
+
+def picture_at(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(red_box(5)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("picture", "other"),
+    [
+        ("labels/a.png", "a.png"),  # drawn, over the label map
+        ("Labels/A.PNG", "a.png"),  # one name to some file systems
+        ("clip/000000.png", "clip.avi"),  # its label map, over that of a frame
+        ("clip/1234567.jpg", "clip.avi"),
+        ("labels/clip/000002.png", "clip.avi"),
+        ("labels/clip/000002.png", "clip/000002.jpg"),
+    ],
+)
+def test_label_maps_are_never_overwritten(folder, tmp_path, picture, other):
+    picture_at(folder / picture)
+    if other.endswith(".jpg"):
+        (folder / "clip.avi").unlink()
+        picture_at(folder / other)
+    words = rf"results of .*{picture} and label maps of .*{other} would have one name"
+    with pytest.raises(ValueError, match=words):
+        run(folder, tmp_path / "out", predictor(is_semantic=True))
+    assert not (tmp_path / "out").exists()
+    # Without label maps there is nothing to overwrite.
+    run(folder, tmp_path / "instances")
+    run(folder, tmp_path / "json", predictor(is_semantic=True), draw=False)
+
+
+def test_folders_beside_label_maps_are_no_reason_to_refuse(folder, tmp_path):
+    out = tmp_path / "out"
+    names = (
+        "labels/a.jpg",
+        "labels/c.png",
+        "clip/0.png",
+        "clip/12345.png",
+        "x/000000.png",
+        "a.b.png",
+    )
+    for name in names:
+        picture_at(folder / name)
+    run(folder, out, predictor(is_semantic=True))
+    label_maps = (
+        {str(p.relative_to(out)) for p in out.rglob("*.png")} - set(names) - {"a.png", "sub/b.png"}
+    )
+    pictures = {str(Path("labels", n).with_suffix(".png")) for n in (*names, "a.png", "sub/b.png")}
+    assert label_maps == pictures | {f"labels/clip/00000{i}.png" for i in range(3)}
 
 
 def test_a_video_that_breaks_off_is_said(folder, tmp_path, caplog, monkeypatch):
