@@ -44,6 +44,10 @@ logger = logging.getLogger("d2_seesaw")
 
 build: Any = instantiate  # whatever the config names
 
+# Parts that a config must have.
+EVALUATED = ("dataloader", "model", "train")
+TRAINED = (*EVALUATED, "lr_multiplier", "optimizer")
+
 
 def evaluate(cfg: DictConfig, model: nn.Module, evaluator: DatasetEvaluator) -> dict[str, Any]:
     """Score ``model`` on the test data; results on rank 0 alone, without what is n/a."""
@@ -182,6 +186,10 @@ def read_config(args: argparse.Namespace) -> DictConfig:
     if not args.config_file:
         raise ValueError("--config-file is missing")
     cfg = load_config(args.config_file, args.opts)
+    needed = EVALUATED if args.eval_only else TRAINED
+    missing = [part for part in needed if part not in cfg]
+    if missing:
+        raise ValueError(f"{args.config_file} has no {', '.join(missing)}: start from configs/")
     if cfg.train.max_iter is None and cfg.train.epochs is None:
         raise ValueError("give train.max_iter (steps) or train.epochs, both are null")
     if args.eval_only and not cfg.train.init_checkpoint:

@@ -34,7 +34,7 @@ def load_config(path: str, overrides: list[str] | None = None) -> DictConfig:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ConfigError: a file that cannot be read as YAML or is empty, or an unknown key, naming
+        ConfigError: a YAML file that cannot be read or is empty, or an unknown key, naming
             the nearest known one.
     """
     if not Path(path).is_file():
@@ -48,7 +48,7 @@ def load_config(path: str, overrides: list[str] | None = None) -> DictConfig:
     finally:
         # Detectron2 leaves Python's import patched when a config raises.
         builtins.__import__ = unpatched_import
-    if not cfg:
+    if not cfg and Path(path).suffix != ".py":  # which may only register data sets
         raise ConfigError(f"config {str(path)!r} is empty")
     check_config(cfg)
     if "train" in cfg:

@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+from d2_seesaw.engine.launch import argument_parser
+from train_net import read_config
+
 STEPS = 40
 
 
@@ -206,19 +209,24 @@ def test_two_cpu_ranks_train_and_agree_on_the_counts(train_net, tmp_path, launch
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train.max_itr=5"], "unknown key 'train.max_itr'; did you mean 'train.max_iter'"),
         (["--eval-only"], "--eval-only needs train.init_checkpoint"),
         (["--tta"], "--tta needs --eval-only"),
         (["dataloader.test.dataset.names=lvis_v1_val"], "MISSING"),
-        (["train.max_iter=null"], "give train.max_iter (steps) or train.epochs"),
+        (["train.max_iter=null"], r"give train.max_iter \(steps\) or train.epochs"),
     ],
 )
-def test_what_cannot_work_is_one_clear_error_before_the_model_is_built(
-    train_net, tmp_path, arguments, message
-):
-    run = train_net(tmp_path, *arguments, fails=True)
-    assert message in run.text
+def test_what_cannot_work_is_refused_with_the_config(arguments, message, datasets, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(datasets))
+    config = ["--config-file", "configs/quickstart.py"]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_config(argument_parser().parse_args([*config, *arguments]))
+
+
+def test_what_is_refused_is_one_line_before_the_model_is_built(train_net, tmp_path):
+    run = train_net(tmp_path, "train.max_itr=5", fails=True)
+    assert "unknown key 'train.max_itr'; did you mean 'train.max_iter'" in run.text
     assert "GeneralizedRCNN(" not in run.text
+    assert "Traceback" not in run.text
 
 
 def test_augmenting_with_a_config_without_views_is_one_clear_error(trained, train_net, tmp_path):
@@ -240,3 +248,17 @@ def test_a_checkpoint_of_another_number_of_classes_is_one_clear_error(trained, t
         fails=True,
     )
     assert "it was trained with 20 classes, the model has 7" in run.text
+
+
+@pytest.mark.parametrize(
+    ("flags", "missing"),
+    [([], "lr_multiplier, optimizer"), (["--eval-only", "train.init_checkpoint=m.pth"], None)],
+)
+def test_the_parts_that_a_config_lacks_are_named(flags, missing, tmp_path):
+    (tmp_path / "c.py").write_text("model = {}\ndataloader = {}\ntrain = {'max_iter': 1}\n")
+    arguments = argument_parser().parse_args(["--config-file", str(tmp_path / "c.py"), *flags])
+    if missing is None:
+        read_config(arguments)
+    else:
+        with pytest.raises(ValueError, match=f"c.py has no {missing}: start from configs/"):
+            read_config(arguments)
