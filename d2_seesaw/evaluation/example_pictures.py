@@ -27,7 +27,7 @@ _CONTEXT = 0.5  # on each side of the boxes, in units of their longer side
 _LEAST_CONTEXT = 32  # pixels of the image: a small object says nothing without what is around it
 _LINE, _GROUND = 3, 5  # pixels of the picture
 _SAME_GROUP = "#1c2833"
-_QUALITY = 90
+_QUALITY = 85
 
 
 class ExamplePictures:

@@ -25,7 +25,7 @@ EXAMPLE_TEXT = (
     "score that lies on it, both in the colours of their groups; of one group, the detection is "
     "black. Of each pair of categories these are the objects that the model is most sure about, "
     "and of the missed ones the largest. In federated data nobody looked for most categories in "
-    "most images: an object that is named otherwise may be right as well, and so may both names."
+    "most images: an object that is named otherwise may be right as well, as a mug is a cup."
 )
 NO_EXAMPLE_TEXT = (
     "There is nothing to show: no object of a rare or common category is taken for one of a more "

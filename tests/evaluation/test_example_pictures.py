@@ -84,7 +84,7 @@ def test_boxes_are_drawn_where_they_are(box, predicted, shape):
     shown = example(box, predicted)
     picture = decoded(draw_example(image, shown, GROUPS))
     left, top, right, bottom = window(shown, shape)
-    assert max(picture.shape[:2]) == LONG_SIDE
+    assert max(picture.shape[:2]) == LONG_SIDE == 320
     scale = LONG_SIDE / max(right - left, bottom - top)
     assert picture.shape[:2] == (round((bottom - top) * scale), round((right - left) * scale))
     (x, y, w, h), (px, py, pw, ph) = box, predicted
@@ -128,6 +128,12 @@ def test_both_lines_are_seen_where_they_lie_on_each_other():
     assert min(counts) > 400, counts
 
 
+def test_lines_have_a_white_ground_on_dark_images():
+    image = np.zeros((200, 200, 3), np.uint8)
+    picture = decoded(draw_example(image, example([50, 50, 80, 80]), GROUPS))
+    assert (picture[100:220].min(axis=2) > 180).any(axis=1).all()  # on the sides, in every row
+
+
 def test_the_picture_is_of_that_part_of_the_image_in_its_colors():
     ys, xs = np.mgrid[:200, :300]
     image = np.stack([xs * 255 // 300, ys * 255 // 200, 255 - xs * 255 // 300], -1).astype(np.uint8)
@@ -139,6 +145,26 @@ def test_the_picture_is_of_that_part_of_the_image_in_its_colors():
     differences = abs(picture - expected).max(axis=2)
     assert np.median(differences) < 5
     assert (differences > 30).mean() < 0.1  # the lines
+
+
+def test_a_reduced_image_has_no_moire():
+    checked = np.indices((640, 640)).sum(axis=0) % 2 * 255
+    image = np.repeat(checked[:, :, None], 3, axis=2).astype(np.uint8)
+    picture = decoded(draw_example(image, example([0, 0, 640, 640]), GROUPS))
+    assert abs(picture[20:-20, 20:-20] - 127).max() < 9
+
+
+def test_thin_lines_keep_their_color():
+    image = np.full((200, 200, 3), 128, np.uint8)
+    picture = decoded(draw_example(image, example([50, 50, 80, 80], [60, 60, 80, 80]), GROUPS))
+    blue = np.array([int(BLUE[i : i + 2], 16) for i in (1, 3, 5)])
+    distances = abs(picture - blue).max(axis=2)
+    assert (distances < 12).sum() > 1000
+
+
+def test_an_image_of_one_row_has_a_picture():
+    image = np.full((1, 1000, 3), 128, np.uint8)
+    assert decoded(draw_example(image, example([0, 0, 1000, 1]), GROUPS)).shape == (1, 320, 3)
 
 
 @pytest.fixture

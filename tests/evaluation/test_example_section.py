@@ -84,6 +84,7 @@ def test_images_that_are_not_there_are_counted_in_one_sentence():
     assert len(captions(text)) == 1
     assert "Missed objects" not in text
     assert "could not" not in section_of(swallowed_by(1, 3))
+    assert "<p>1 of 1 images could not" in section_of(missed(1, -1))
 
 
 def test_without_examples_the_section_says_so():
