@@ -3,9 +3,11 @@
     python tools/evaluate.py output/run/inference/lvis_instances_results.json --dataset lvis_v1_val
     python tools/evaluate.py results.json --annotations val.json --train-annotations train.json
     python tools/evaluate.py results.json --config-file my_config.py --dataset my_val
+    python tools/evaluate.py out/results.json --images out/images.json --annotations val.json
 
 Reads a JSON file in the COCO results format, or the faster instances_predictions.npz beside it.
 Annotations may be in the format of LVIS or of COCO, whose images are labelled exhaustively.
+The last form is for results of `python -m d2_seesaw.predict`, whose image ids are its own.
 """
 
 import argparse
@@ -25,6 +27,7 @@ from d2_seesaw.evaluation.lvis_format import annotation_file, registered_train_i
 from d2_seesaw.evaluation.lvis_scores import TASKS
 from d2_seesaw.evaluation.lvis_scoring import ENGINES
 
+IMAGES_HELP = "images.json beside results of d2_seesaw.predict: go by file names, not by image ids"
 OUTPUT_HELP = "write the scores of every category and the long-tail report here"
 
 
@@ -40,6 +43,7 @@ def argument_parser() -> argparse.ArgumentParser:
     truth.add_argument("--annotations", metavar="FILE", help="annotation file")
     add("--config-file", metavar="FILE", help="a config that registers the dataset")
     add("--train-annotations", metavar="FILE", help="count training images here, for r, c and f")
+    add("--images", metavar="FILE", help=IMAGES_HELP)
     add("--task", nargs="+", choices=TASKS, help="default: what the detections allow")
     add("--engine", choices=ENGINES, default="sparse", help="lvis: the official package, slow")
     add("--max-dets-per-image", type=int, default=300, metavar="N", help="default: 300, as LVIS")
@@ -66,6 +70,7 @@ def main() -> None:
             scoring=LVISScoring(args.engine, limits, args.class_agnostic),
             train_image_counts=args.train_annotations,
             registered_counts=registered_train_images(args.dataset) if args.dataset else None,
+            images=args.images,
             output_dir=args.output,
         )
     except (ValueError, OSError) as error:

@@ -67,6 +67,24 @@ def test_the_options_arrive(evaluated, run):
     assert regrouped["bbox"]["categories-r"] == 7  # each in at most 10 of the 14 images
 
 
+def test_results_with_other_image_ids_are_scored_by_file_names(evaluated, run, tmp_path):
+    _, annotations, folder, expected = evaluated
+    data = json.loads(annotations.read_text())
+    other = {image["id"]: 1000 - number for number, image in enumerate(data["images"])}
+    for image in data["images"]:
+        image["file_name"] = f"some folder/{image['id']}.jpg"
+    annotations.write_text(json.dumps(data))
+    pictures = [{"id": other[i["id"]], "file_name": f"{i['id']}.jpg"} for i in data["images"]]
+    (tmp_path / "images.json").write_text(json.dumps({"images": pictures}))
+    results = json.loads((folder / "lvis_instances_results.json").read_text())
+    renumbered = [{**result, "image_id": other[result["image_id"]]} for result in results]
+    (tmp_path / "results.json").write_text(json.dumps(renumbered))
+    arguments = [tmp_path / "results.json", "--images", tmp_path / "images.json"]
+    again = run(*arguments, "--annotations", annotations)
+    for task in ("bbox", "segm"):
+        assert again[task] == pytest.approx(expected[task], rel=0, abs=1e-9, nan_ok=True)
+
+
 def test_prints_the_table(evaluated, monkeypatch, caplog):
     name, _, folder, expected = evaluated
     results = folder / "instances_predictions.npz"
