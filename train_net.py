@@ -176,9 +176,9 @@ def read_config(args: argparse.Namespace) -> DictConfig:
     """The config with its overrides; refuses what cannot work before anything is built.
 
     Raises:
-        ValueError: an unknown key or data set, another number of classes than the data, a length or checkpoint that is not given, --tta
-            where there is nothing to evaluate or no ``tta`` in the config, a tracker whose package
-            is not installed.
+        ValueError: an unknown key or data set, another number of classes than the data have, a
+            length or checkpoint that is not given, --tta where there is nothing to evaluate or no
+            ``tta`` in the config, a tracker whose package is not installed.
         FileNotFoundError: the config file, the data or the checkpoint are not there.
     """
     if not args.config_file:

@@ -13,6 +13,8 @@ The last form is for results of `python -m d2_seesaw.predict`, whose image ids a
 import argparse
 import logging
 import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import detectron2.data.datasets  # noqa: F401  registers the built-in datasets
 
@@ -53,6 +55,22 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def hints(args: argparse.Namespace, results: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    """What may be other than meant."""
+    beside = Path(args.results).with_name("images.json")
+    if not args.images and beside.is_file():
+        yield (
+            f"Image ids are taken to be those of the annotations. If {beside} says what they are, "
+            "give it as --images."
+        )
+    counts = [m.get("categories-" + group) for m in results.values() for group in "rcf"]
+    if not args.class_agnostic and not any(counts):
+        yield (
+            "No APr, APc and APf: nothing says how many training images the categories have. Give "
+            "--train-annotations."
+        )
+
+
 def main() -> None:
     """Score, and print the table; a wrong file is one line."""
     args = argument_parser().parse_args()
@@ -76,6 +94,8 @@ def main() -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print_longtail_results(results)
+    for hint in hints(args, results):
+        print(hint)
 
 
 if __name__ == "__main__":

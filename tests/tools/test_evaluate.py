@@ -85,6 +85,22 @@ def test_results_with_other_image_ids_are_scored_by_file_names(evaluated, run, t
         assert again[task] == pytest.approx(expected[task], rel=0, abs=1e-9, nan_ok=True)
 
 
+def test_says_what_may_be_other_than_meant(evaluated, run, tmp_path, capsys):
+    _, annotations, folder, _ = evaluated
+    common = (folder / "lvis_instances_results.json", "--annotations", annotations)
+    run(*common)
+    assert capsys.readouterr().out == ""
+    (folder / "images.json").write_text("{}")
+    data = json.loads(annotations.read_text())
+    for category in data["categories"]:
+        del category["frequency"]
+    annotations.write_text(json.dumps(data))
+    run(*common)
+    printed = capsys.readouterr().out
+    assert f"If {folder / 'images.json'} says what they are" in printed
+    assert "Give --train-annotations" in printed
+
+
 def test_prints_the_table(evaluated, monkeypatch, caplog):
     name, _, folder, expected = evaluated
     results = folder / "instances_predictions.npz"
