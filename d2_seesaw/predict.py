@@ -4,9 +4,9 @@
 
 The config is the one that training has saved beside the checkpoint, and the names of the classes
 are those in the checkpoint. The output folder gets the pictures and videos with what was found
-drawn on them, results.json in the format of COCO and LVIS, and images.json, which says the file of each
-image id, and of videos the frame. Detections below --score-threshold are neither drawn nor written:
-with --score-threshold 0 results.json can be scored against annotations of the same pictures,
+drawn on them, results.json in the format of COCO and LVIS, and images.json, which says the file
+of each image id, and of videos the frame. Detections below --score-threshold are neither drawn nor
+written: with --score-threshold 0 they can be scored against annotations of the same pictures,
 
     python tools/evaluate.py out/results.json --images out/images.json --annotations val.json
 
