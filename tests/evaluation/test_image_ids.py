@@ -67,6 +67,7 @@ def test_annotated_images_without_a_picture_are_named(detections, images, caplog
     ("names", "message"),
     [
         (["11.jpg"], "'11.jpg' has detections, but no image is called so"),
+        (["d/ein bild.jpg"], "'d/ein bild.jpg' has detections, but no image is called so"),
         (["1.jpg"], "'1.jpg' has detections, but 2 images are called so"),
         ([], "has no image 1, which has detections"),
     ],
