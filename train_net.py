@@ -9,14 +9,16 @@ import argparse
 import logging
 import math
 import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import LazyConfig, instantiate
+from detectron2.data import MetadataCatalog
 from detectron2.engine import create_ddp_model, default_setup, default_writers, hooks
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.utils import comm
@@ -178,10 +180,10 @@ def read_config(args: argparse.Namespace) -> DictConfig:
     """The config with its overrides; refuses what cannot work before anything is built.
 
     Raises:
-        ValueError: an unknown key or data set, a length or checkpoint that is not given, --tta
-            where there is nothing to evaluate or no ``tta`` in the config, a tracker whose package
-            is not installed.
-        FileNotFoundError: the config file or the data are not there.
+        ValueError: an unknown key or data set, another number of classes than the data have, a
+            length or checkpoint that is not given, --tta where there is nothing to evaluate or no
+            ``tta`` in the config, a tracker whose package is not installed.
+        FileNotFoundError: the config file, the data or the checkpoint are not there.
     """
     if not args.config_file:
         raise ValueError("--config-file is missing")
@@ -201,7 +203,30 @@ def read_config(args: argparse.Namespace) -> DictConfig:
     splits = ["test"] if args.eval_only else ["train", "test"]
     names = [OmegaConf.select(cfg, f"dataloader.{split}.dataset.names") for split in splits]
     check_dataset_files([name for name in names if name is not None])
+    _check_num_classes(cfg, names)
+    if not args.resume:  # which may go on long after that file is gone
+        _check_checkpoint_file(cfg.train.init_checkpoint)
     return cfg
+
+
+def _check_num_classes(cfg: DictConfig, names: Sequence[Any]) -> None:
+    """A class too few would be trained as background, without any error."""
+    expected = OmegaConf.select(cfg, "model.roi_heads.num_classes")
+    for name in names:
+        first = name if name is None or isinstance(name, str) else name[0]
+        if expected is None or first not in MetadataCatalog.list():
+            continue
+        classes = MetadataCatalog.get(first).get("thing_classes")
+        if classes is not None and len(classes) != expected:
+            raise ValueError(
+                f"data set {first!r} has {len(classes)} categories, the model "
+                f"{expected} classes: set model.roi_heads.num_classes={len(classes)}"
+            )
+
+
+def _check_checkpoint_file(path: str | None) -> None:
+    if path and "://" not in path and not os.path.isfile(path):
+        raise FileNotFoundError(f"train.init_checkpoint {path!r} does not exist")
 
 
 def _check_tta(cfg: DictConfig, args: argparse.Namespace) -> None:
@@ -263,4 +288,8 @@ if __name__ == "__main__":
         read_config(arguments)  # once more in each process, which this one spares a bad start
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"train_net.py: {error}")
-    launch_training(main, arguments)
+    try:
+        launch_training(main, arguments)
+    except KeyboardInterrupt:
+        sys.stderr.write("train_net.py: interrupted; --resume goes on from the last checkpoint\n")
+        sys.exit(128 + signal.SIGINT)

@@ -71,6 +71,7 @@ PUBLIC = {
         "InstaBoost",
         "InstanceAugmentation",
         "InstanceAugmentationDatasetMapper",
+        "InstanceDatasetMapper",
         "OpenCVResizeShortestEdge",
         "OpenCVResizeTransform",
         "RandomSampling",

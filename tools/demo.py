@@ -5,6 +5,7 @@
 Calls the same command lines a user would; each is printed before it runs.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -44,6 +45,10 @@ def score(metrics: dict[str, float], name: str) -> str:
 
 def main() -> None:
     """Run the steps and summarise."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()  # --help and mistakes start nothing
     start = time.monotonic()
     run("tools/generate_longtail.py")
     metrics_file = RUN / "metrics.json"

@@ -3,14 +3,18 @@
     python tools/evaluate.py output/run/inference/lvis_instances_results.json --dataset lvis_v1_val
     python tools/evaluate.py results.json --annotations val.json --train-annotations train.json
     python tools/evaluate.py results.json --config-file my_config.py --dataset my_val
+    python tools/evaluate.py results.json --predicted-images images.json --annotations val.json
 
 Reads a JSON file in the COCO results format, or the faster instances_predictions.npz beside it.
 Annotations may be in the format of LVIS or of COCO, whose images are labelled exhaustively.
+The last form is for results of `python -m d2_seesaw.predict`, whose image ids are its own.
 """
 
 import argparse
 import logging
 import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import detectron2.data.datasets  # noqa: F401  registers the built-in datasets
 from detectron2.data import MetadataCatalog
@@ -26,6 +30,9 @@ from d2_seesaw.evaluation.lvis_format import annotation_file, registered_train_i
 from d2_seesaw.evaluation.lvis_scores import TASKS
 from d2_seesaw.evaluation.lvis_scoring import ENGINES
 
+PREDICTED_HELP = (
+    "images.json beside results of d2_seesaw.predict: go by file names, not by image ids"
+)
 OUTPUT_HELP = "write the scores of every category and the long-tail report here"
 
 
@@ -41,6 +48,7 @@ def argument_parser() -> argparse.ArgumentParser:
     truth.add_argument("--annotations", metavar="FILE", help="annotation file")
     add("--config-file", metavar="FILE", help="a config that registers the dataset")
     add("--train-annotations", metavar="FILE", help="count training images here, for r, c and f")
+    add("--predicted-images", metavar="FILE", help=PREDICTED_HELP)
     add("--task", nargs="+", choices=TASKS, help="default: what the detections allow")
     add("--engine", choices=ENGINES, default="sparse", help="lvis: the official package, slow")
     add("--max-dets-per-image", type=int, default=300, metavar="N", help="default: 300, as LVIS")
@@ -54,6 +62,22 @@ def argument_parser() -> argparse.ArgumentParser:
 def registered_images(dataset: str | None) -> str | None:
     """Folder of the images of a registered dataset, if it is known."""
     return MetadataCatalog.get(dataset).get("image_root") if dataset else None
+
+
+def hints(args: argparse.Namespace, results: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    """What may be other than meant."""
+    beside = Path(args.results).with_name("images.json")
+    if not args.predicted_images and beside.is_file():
+        yield (
+            f"Image ids are taken to be those of the annotations. If {beside} says what they are, "
+            "give it as --predicted-images."
+        )
+    counts = [m.get("categories-" + group) for m in results.values() for group in "rcf"]
+    if not args.class_agnostic and not any(counts):
+        yield (
+            "No APr, APc and APf: nothing says how many training images the categories have. Give "
+            "--train-annotations."
+        )
 
 
 def main() -> None:
@@ -73,12 +97,15 @@ def main() -> None:
             scoring=LVISScoring(args.engine, limits, args.class_agnostic),
             train_image_counts=args.train_annotations,
             registered_counts=registered_train_images(args.dataset) if args.dataset else None,
+            predicted_images=args.predicted_images,
             output_dir=args.output,
             image_root=args.images or registered_images(args.dataset),
         )
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print_longtail_results(results)
+    for hint in hints(args, results):
+        print(hint)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Generate long-tailed instance segmentation data in LVIS v1 format.
+r"""Generate long-tailed instance segmentation data in LVIS v1 format.
 
     python tools/generate_longtail.py
-    python tools/generate_longtail.py --root datasets/large --categories 1203 --train-images 10000 \
-        --val-images 1000 --objects 3 8 --profile lvis_v1 --annotations-only
+    python tools/generate_longtail.py --root datasets/large --categories 1203 \
+        --train-images 10000 --val-images 1000 --objects 3 8 --profile lvis_v1 --annotations-only
 
 The default is the demo's data, in the folder quickstart of $DETECTRON2_DATASETS (or ./datasets).
 """

@@ -9,7 +9,11 @@ from d2_seesaw.data.datasets import (
 )
 from d2_seesaw.data.frequency import category_image_counts, frequency_group, group_sizes
 from d2_seesaw.data.instaboost import InstaBoost
-from d2_seesaw.data.instance_mapper import InstanceAugmentation, InstanceAugmentationDatasetMapper
+from d2_seesaw.data.instance_mapper import (
+    InstanceAugmentation,
+    InstanceAugmentationDatasetMapper,
+    InstanceDatasetMapper,
+)
 from d2_seesaw.data.label_maps import read_labels
 from d2_seesaw.data.loader import TrainLoader, build_train_loader
 from d2_seesaw.data.longtail_datasets import load_longtail_json, register_longtail_instances
@@ -29,6 +33,7 @@ __all__ = [
     "InstaBoost",
     "InstanceAugmentation",
     "InstanceAugmentationDatasetMapper",
+    "InstanceDatasetMapper",
     "LabelReader",
     "OpenCVResizeShortestEdge",
     "OpenCVResizeTransform",

@@ -1,4 +1,4 @@
-"""A dataset mapper that changes a picture and its instances together before anything else."""
+"""Dataset mappers: masks of any kind, and augmentations of a picture with its instances."""
 
 import copy
 from collections.abc import Sequence
@@ -21,8 +21,26 @@ class InstanceAugmentation(Protocol):
         ...
 
 
-class InstanceAugmentationDatasetMapper(DatasetMapper):
-    """Detectron2's mapper, with an augmentation that sees the annotations, and drawing again.
+class InstanceDatasetMapper(DatasetMapper):
+    """Detectron2's mapper, for data in which some masks are run-length encodings.
+
+    Detectron2 refuses an encoding where ``instance_mask_format`` is its default, ``"polygon"``.
+    Here a picture with one gets ``BitMasks``, and pictures of polygons keep ``PolygonMasks``, which
+    take less memory. Arguments are those of ``DatasetMapper``.
+    """
+
+    def _transform_annotations(
+        self, dataset_dict: dict[str, Any], transforms: T.TransformList, image_shape: Any
+    ) -> None:
+        mapper = self
+        if self.instance_mask_format == "polygon" and _any_encoding(dataset_dict["annotations"]):
+            mapper = copy.copy(self)  # self stays as it is for calls from other threads
+            mapper.instance_mask_format = "bitmask"
+        DatasetMapper._transform_annotations(mapper, dataset_dict, transforms, image_shape)
+
+
+class InstanceAugmentationDatasetMapper(InstanceDatasetMapper):
+    """The mapper above, with an augmentation that sees the annotations, and drawing again.
 
     Detectron2's augmentations see the picture alone. ``instance_augmentation`` gets the picture as
     it was read together with its annotations, before ``augmentations``. When none of the instances
@@ -131,3 +149,11 @@ class _InstancesFirst:
 
 def _any_instance(annotations: Sequence[dict[str, Any]]) -> bool:
     return any(not annotation.get("iscrowd", 0) for annotation in annotations)
+
+
+def _any_encoding(annotations: Sequence[dict[str, Any]]) -> bool:
+    """Whether one of those that are trained on has a run-length encoding."""
+    return any(
+        isinstance(annotation.get("segmentation"), dict) and not annotation.get("iscrowd", 0)
+        for annotation in annotations
+    )

@@ -39,7 +39,8 @@ def annotation_file(dataset_name: str) -> str:
         suggestion = f"Did you mean {nearest[0]!r}? " if nearest else ""
         raise ValueError(
             f"No dataset with an annotation file is registered as {dataset_name!r}. {suggestion}"
-            f"Register it first, for example with detectron2.data.datasets.register_lvis_instances"
+            "Register it first, with d2_seesaw.data.register_longtail_instances, or give the "
+            "config that does (--config-file)"
         )
     json_file = MetadataCatalog.get(dataset_name).json_file
     if not PathManager.isfile(json_file):

@@ -22,6 +22,7 @@ from d2_seesaw.evaluation.detection_columns import DetectionColumns
 from d2_seesaw.evaluation.detection_limits import DetectionLimits
 from d2_seesaw.evaluation.example_pictures import ExamplePictures
 from d2_seesaw.evaluation.ground_truth_columns import GroundTruthColumns
+from d2_seesaw.evaluation.image_ids import with_ids_of
 from d2_seesaw.evaluation.longtail_analysis import LongTailAnalysis, write_analysis
 from d2_seesaw.evaluation.lvis_api import probe, probe_lvis
 from d2_seesaw.evaluation.lvis_format import check_lvis_format
@@ -213,6 +214,7 @@ def evaluate_results_file(
     scoring: LVISScoring | None = None,
     train_image_counts: TrainImageCounts | None = None,
     registered_counts: Mapping[int, int] | None = None,
+    predicted_images: str | PathLike[str] | None = None,
     output_dir: str | None = None,
     image_root: str | None = None,
 ) -> dict[str, dict[str, float]]:
@@ -228,6 +230,8 @@ def evaluate_results_file(
             count them: they decide the frequency groups. By default the annotations do.
         registered_counts: Training images by category id, for annotations without groups: those of
             ``registered_train_images``.
+        predicted_images: ``images.json`` of ``d2_seesaw.predict``, for results with image ids of
+            their own: images are then told by their file names, see ``image_ids.with_ids_of``.
         output_dir: Folder for the scores of every category and the long-tail report; nothing is
             written if None.
         image_root: Folder of the images, if the report shall show some.
@@ -252,6 +256,9 @@ def evaluate_results_file(
         registered_counts=registered_counts,
         with_masks="segm" in (tasks or possible),
     )
+    if predicted_images is not None:
+        annotated = ground_truth.dataset["images"]
+        detections = with_ids_of(detections, predicted_images, annotated)
     if not ground_truth.dataset["annotations"]:
         raise ValueError(f"{annotations} has no annotations to score against")
     if output_dir:

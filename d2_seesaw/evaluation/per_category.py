@@ -30,8 +30,8 @@ class CategoryResult:
         name: Its name, or the id as text.
         frequency: "r", "c" or "f", or "n/a" if nobody knows.
         train_images: Training images that show it, if known.
-        gt_images: Images of the evaluated split that show it.
-        gt_instances: Objects of it in the evaluated split.
+        gt_images: Images of the evaluated split that show one of these.
+        gt_instances: Objects of it in the evaluated split, without those to be ignored, as crowds.
         AP: In percent, ``nan`` without ground truth.
         AP50: The same at IoU 0.5.
         AR: Recall in percent, averaged over the IoU thresholds.
@@ -59,7 +59,7 @@ def category_results(
         scores: Their evaluation.
         train_images: Training images by category id, where the annotations have no ``image_count``.
     """
-    annotations = ground_truth.dataset["annotations"]
+    annotations = [a for a in ground_truth.dataset["annotations"] if not a.get("ignore")]
     instances = Counter(a["category_id"] for a in annotations)
     images = Counter(c for _, c in {(a["image_id"], a["category_id"]) for a in annotations})
     rows = []

@@ -61,7 +61,7 @@ def share_bars(bars: Sequence[ShareBar], *, label: str, nothing: str = "nothing 
         nothing: what an empty bar says, or the chart without bars.
     """
     names = [shortened(bar.name, _WIDEST_NAME) for bar in bars]
-    left = 16 + max(map(text_width, names), default=0.0)
+    left = 24 + max(map(text_width, names), default=0.0)
     right = WIDTH - 20 - max((text_width(bar.note) for bar in bars), default=_RIGHT)
     keys = {s.name: Key(s.name, s.color, "box") for bar in bars for s in bar.shares}
     head, y = legend(list(keys.values()), left, WIDTH, 0.0)

@@ -11,7 +11,11 @@ from detectron2.data.datasets.lvis import load_lvis_json
 from detectron2.structures import BoxMode
 from pycocotools import mask as mask_utils
 
-from d2_seesaw.data import InstaBoost, InstanceAugmentationDatasetMapper
+from d2_seesaw.data import (
+    InstaBoost,
+    InstanceAugmentationDatasetMapper,
+    InstanceDatasetMapper,
+)
 from d2_seesaw.data.longtail_generator import LongTailSpec, generate_longtail_dataset
 
 SPEC = LongTailSpec(
@@ -203,6 +207,52 @@ def test_rle_comes_through_as_bitmasks(square):
         result = mapper(record)
         white = (result["image"] > 128).all(dim=0)
         assert (white == result["instances"].gt_masks.tensor[0]).float().mean() > 0.99
+
+
+@pytest.fixture
+def mixed(records):
+    """A picture with several instances, the first of which has a run-length encoding."""
+    record = copy.deepcopy(next(r for r in records if len(r["annotations"]) > 2))
+    first = record["annotations"][0]
+    polygons = mask_utils.frPyObjects(first["segmentation"], 96, 128)
+    first["segmentation"] = mask_utils.merge(polygons)
+    return record
+
+
+STANDARD = {"image_format": "BGR", "use_instance_mask": True}
+
+
+@pytest.mark.parametrize("moved", [T.NoOpTransform(), T.HFlipTransform(128)], ids=repr)
+def test_a_picture_with_an_encoding_has_the_masks_that_bitmask_gives(mixed, moved):
+    options = {"augmentations": [moved], "recompute_boxes": True, **STANDARD}
+    ours = InstanceDatasetMapper(True, **options)
+    found = ours(mixed)["instances"]
+    host = DatasetMapper(True, instance_mask_format="bitmask", **options)
+    expected = host(mixed)["instances"]
+    assert len(found) == len(expected) > 2
+    torch.testing.assert_close(found.gt_masks.tensor, expected.gt_masks.tensor)
+    torch.testing.assert_close(found.gt_boxes.tensor, expected.gt_boxes.tensor)
+    assert ours.instance_mask_format == "polygon"
+
+
+def test_pictures_of_polygons_and_of_encoded_crowds_keep_polygons(records, mixed):
+    mixed["annotations"][0]["iscrowd"] = 1
+    options = {"augmentations": [T.ResizeScale(0.8, 1.5, 128, 128)], **STANDARD}
+    ours, host = InstanceDatasetMapper(True, **options), DatasetMapper(True, **options)
+    for record in (records[0], mixed):
+        np.random.seed(1)
+        expected = host(record)
+        np.random.seed(1)
+        assert_same_inputs(ours(record), expected)
+
+
+def test_an_instance_augmentation_takes_mixed_masks(mixed):
+    np.random.seed(5)
+    found = make(instance_augmentation=MOVING)(mixed)["instances"]
+    np.random.seed(5)
+    bitmask = make(instance_augmentation=MOVING, instance_mask_format="bitmask")
+    expected = bitmask(mixed)["instances"]
+    torch.testing.assert_close(found.gt_masks.tensor, expected.gt_masks.tensor)
 
 
 def test_testing_is_detectron2s(records):

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as mask_utils
 
 from tests.e2e.conftest import ROOT
 
@@ -40,6 +41,14 @@ lr_multiplier.warmup_iters = 5
 """
 
 
+def encoded(x, y, w, h):
+    """The rectangle as a run-length encoding."""
+    mask = np.zeros((SIDE, SIDE), np.uint8, order="F")
+    mask[y : y + h, x : x + w] = 1
+    rle = mask_utils.encode(mask)
+    return {"size": [SIDE, SIDE], "counts": rle["counts"].decode()}
+
+
 def write_split(folder, split, rng):
     """Pictures with a rectangle in the colour of its category, and their annotations."""
     images, annotations = [], []
@@ -58,6 +67,8 @@ def write_split(folder, split, rng):
                 | {"bbox": [x, y, w, h], "area": w * h, "iscrowd": 0}
                 | {"segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]}
             )
+            if len(annotations) % 4 == 0:  # polygons and encodings in one file
+                annotations[-1]["segmentation"] = encoded(x, y, w, h)
     categories = [{"id": i, "name": name} for i, (_, _, name) in CATEGORIES.items()]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (folder / f"{split}.json").write_text(json.dumps(content))
@@ -115,3 +126,19 @@ def test_numbers_for_names_and_any_ids_go_from_the_check_to_the_report(
     figures = tmp_path / "figures"
     run_tool("report", found, "--output", tmp_path / "again.html", "--figures", figures)
     assert list(figures.glob("*.png"))
+
+
+@pytest.mark.parametrize("number", [2, 20])
+def test_another_number_of_classes_is_one_clear_error(own_data, train_net, tmp_path, number):
+    wrong = f"model.roi_heads.num_classes={number}"
+    run = train_net(tmp_path, wrong, config=str(own_data / "own.py"), fails=True)
+    assert "data set 'own_things' has 3 categories" in run.text
+    assert "set model.roi_heads.num_classes=3" in run.text
+    assert "Traceback" not in run.text
+
+
+def test_a_checkpoint_that_is_not_there_is_one_clear_error(own_data, train_net, tmp_path):
+    arguments = ("--eval-only", "train.init_checkpoint=missing.pth")
+    run = train_net(tmp_path, *arguments, config=str(own_data / "own.py"), fails=True)
+    assert "train.init_checkpoint 'missing.pth' does not exist" in run.text
+    assert "Traceback" not in run.text

@@ -52,6 +52,16 @@ def test_a_row_counts_images_and_objects_of_the_split(rows):
     assert [row.gt_instances for row in rows] == [3, 0, 1]
 
 
+def test_what_is_ignored_is_no_object(data, scores):
+    add_object(data, 2, 3, [0, 0, 9, 9])
+    add_object(data, 1, 1, [0, 0, 9, 9])
+    for crowd in data["annotations"][-2:]:
+        crowd["ignore"] = 1
+    rows = category_results(lvis_from_dict(data), scores, {})
+    assert [row.gt_images for row in rows] == [2, 0, 1]
+    assert [row.gt_instances for row in rows] == [3, 0, 1]
+
+
 def test_a_row_has_the_scores_of_its_category(rows):
     assert [row.AP for row in rows] == pytest.approx([1 / 3, math.nan, 40.0], nan_ok=True)
     assert [row.AP50 for row in rows] == pytest.approx([20.0, math.nan, 60.0], nan_ok=True)

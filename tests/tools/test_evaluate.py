@@ -83,6 +83,40 @@ def test_the_report_has_pictures_of_the_images(evaluated, run, tmp_path):
     assert "data:image/jpeg" in given
 
 
+def test_results_with_other_image_ids_are_scored_by_file_names(evaluated, run, tmp_path):
+    _, annotations, folder, expected = evaluated
+    data = json.loads(annotations.read_text())
+    other = {image["id"]: 1000 - number for number, image in enumerate(data["images"])}
+    for image in data["images"]:
+        image["file_name"] = f"some folder/{image['id']}.jpg"
+    annotations.write_text(json.dumps(data))
+    pictures = [{"id": other[i["id"]], "file_name": f"{i['id']}.jpg"} for i in data["images"]]
+    (tmp_path / "images.json").write_text(json.dumps({"images": pictures}))
+    results = json.loads((folder / "lvis_instances_results.json").read_text())
+    renumbered = [{**result, "image_id": other[result["image_id"]]} for result in results]
+    (tmp_path / "results.json").write_text(json.dumps(renumbered))
+    arguments = [tmp_path / "results.json", "--predicted-images", tmp_path / "images.json"]
+    again = run(*arguments, "--annotations", annotations)
+    for task in ("bbox", "segm"):
+        assert again[task] == pytest.approx(expected[task], rel=0, abs=1e-9, nan_ok=True)
+
+
+def test_says_what_may_be_other_than_meant(evaluated, run, tmp_path, capsys):
+    _, annotations, folder, _ = evaluated
+    common = (folder / "lvis_instances_results.json", "--annotations", annotations)
+    run(*common)
+    assert capsys.readouterr().out == ""
+    (folder / "images.json").write_text("{}")
+    data = json.loads(annotations.read_text())
+    for category in data["categories"]:
+        del category["frequency"]
+    annotations.write_text(json.dumps(data))
+    run(*common)
+    printed = capsys.readouterr().out
+    assert f"If {folder / 'images.json'} says what they are" in printed
+    assert "Give --train-annotations" in printed
+
+
 def test_prints_the_table(evaluated, monkeypatch, caplog):
     name, _, folder, expected = evaluated
     results = folder / "instances_predictions.npz"

@@ -4,14 +4,14 @@ import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 from detectron2.data import DatasetMapper, build_detection_test_loader
 
-from d2_seesaw.data import RandomSampling, build_train_loader, load_dataset
+from d2_seesaw.data import InstanceDatasetMapper, RandomSampling, build_train_loader, load_dataset
 from d2_seesaw.evaluation import LongTailLVISEvaluator
 
 dataloader = dict(
     train=L(build_train_loader)(
         dataset=L(load_dataset)(names="lvis_v1_train"),
         sampling=L(RandomSampling)(),
-        mapper=L(DatasetMapper)(
+        mapper=L(InstanceDatasetMapper)(
             is_train=True,
             augmentations=[
                 L(T.ResizeShortestEdge)(
