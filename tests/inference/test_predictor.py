@@ -103,6 +103,24 @@ def test_views_of_test_time_augmentation_start_from_the_picture_as_it_is():
     assert (view["height"], view["width"]) == (40, 60)
 
 
+def test_what_is_found_comes_to_the_cpu():
+    class Found:
+        def to(self, device):
+            return device
+
+    class Model(torch.nn.Module):
+        def forward(self, inputs):
+            return [{"instances": Found()}]
+
+    predictor = Predictor(
+        Model(),
+        augmentations=T.AugmentationList([]),
+        image_format="RGB",
+        metadata={"class_names": ["a"], "category_ids": [1]},
+    )
+    assert predictor(np.zeros((4, 6, 3), np.uint8)) == {"instances": "cpu"}
+
+
 def test_names_and_ids_are_those_of_the_checkpoint(checkpoint):
     predictor = load_predictor(checkpoint, device="cpu")
     assert predictor.class_names == NAMES
