@@ -100,6 +100,7 @@ def test_numbers_are_rounded_as_by_json(parse):
     "polygons",
     [
         "[[1,,2]]",
+        "[[,]]",
         "[[1 2, 3]]",
         "[[1, 2.]]",
         "[[1, 2]",
