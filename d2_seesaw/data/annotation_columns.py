@@ -63,7 +63,7 @@ class AnnotationColumns:
         """``(C,)`` number of images in which each category occurs."""
         C = len(self.categories)
         pairs = np.unique(self.image.astype(np.int64) * C + self.category)
-        return np.bincount(pairs % C, minlength=C) if C else np.zeros(0, np.int64)
+        return np.bincount(pairs % C, minlength=C)
 
     def records(self, file_name: Callable[[Mapping[str, Any]], str]) -> list[dict[str, Any]]:
         """Images as dicts in Detectron2's format, those without annotations included.

@@ -25,6 +25,7 @@ _BETWEEN = re.compile(r"\], ?\[")
 # Stands for polygons that were cut out.
 _MARK = "\0polygons "
 _MARK_IN_JSON = json.dumps(_MARK)[1:-1]
+_NULL_IN_JSON = json.dumps("\0")[1:-1]
 
 
 def parse_compactly(json_file: str | Path) -> Any:
@@ -36,17 +37,16 @@ def parse_compactly(json_file: str | Path) -> Any:
         FileNotFoundError: there is no such file.
         ValueError: it is no JSON.
     """
-    with open(json_file, encoding="utf-8") as file:
-        text = file.read()
+    text = _text_of(json_file)
     work = {"total": len(text), "unit": "B"}
     with collection_paused(), Progress(f"reading {os.path.basename(json_file)}", **work) as shown:
         try:
             rest, polygons = _cut_out(text, shown)
+            del text
+            content = json.loads(rest)
+            _put_back(content, polygons)
         except ValueError:  # the error of the file is that of json, if there is one
-            return json.loads(text)
-        del text
-        content = json.loads(rest)
-        _put_back(content, polygons)
+            return json.loads(_text_of(json_file))
     return content
 
 
@@ -59,10 +59,15 @@ def is_finite(numbers: Sequence[Any]) -> bool:
         return False
 
 
+def _text_of(json_file: str | Path) -> str:
+    with open(json_file, encoding="utf-8") as file:
+        return file.read()
+
+
 def _cut_out(text: str, progress: Progress) -> tuple[str, list[Any]]:
     """``text`` with marks in the place of polygons, and these."""
-    if _MARK_IN_JSON in text:
-        raise ValueError("a mark is in the text")
+    if _NULL_IN_JSON in text:
+        raise ValueError("there may be a mark in the text")
     rest, polygons, texts = [], [], []
     last = parsed = 0
     for found in _POLYGONS.finditer(text):
@@ -92,8 +97,12 @@ def _parsed(texts: list[str]) -> list[list[array]]:
 
 
 def _put_back(content: Any, polygons: list[Any]) -> None:
+    number = 0
     annotations = content.get("annotations") if isinstance(content, dict) else None
     for annotation in annotations if isinstance(annotations, list) else []:
         mark = annotation.get("segmentation") if isinstance(annotation, dict) else None
         if isinstance(mark, str) and mark.startswith(_MARK):
             annotation["segmentation"] = polygons[int(mark[len(_MARK) :])]
+            number += 1
+    if number < len(polygons):
+        raise ValueError("polygons elsewhere than in annotations")

@@ -52,7 +52,8 @@ def _plain(
     length = ends - starts
     decimals = np.zeros(len(ends), np.uint8)
     for places in (1, 2):
-        decimals[(length > places + 1) & (characters[ends - places - 1] == _DOT)] = places
+        before = characters.take(ends - places - 1, mode="clip")  # of the first, beyond the text
+        decimals[(length > places + 1) & (before == _DOT)] = places
     is_plain = (length > 0) & (length <= _LONGEST)
     # JSON knows no 01.
     is_plain &= (characters[starts] != _ZERO) | (length == decimals + (decimals > 0) + 1)

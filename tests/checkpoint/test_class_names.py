@@ -4,7 +4,10 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
+from detectron2.modeling.meta_arch import SemanticSegmentor
+from torch import distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from d2_seesaw.checkpoint import (
     StrictCheckpointer,
@@ -105,11 +108,33 @@ def test_a_data_set_without_names_gives_none_and_is_not_created(detector):
     assert "nowhere" not in MetadataCatalog.list()
 
 
-def test_missing_and_too_few_names_are_refused(detector):
+class TinySegmentor(SemanticSegmentor):
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.weight = nn.Parameter(torch.zeros(1))
+
+
+@pytest.fixture
+def _one_process(tmp_path):
+    """A process group, without which there is no DDP."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("_one_process")
+def test_the_kind_of_a_model_is_seen_through_a_ddp_wrapper():
+    assert is_semantic(DistributedDataParallel(TinySegmentor()))
+    assert not is_semantic(DistributedDataParallel(nn.Linear(2, 2)))
+
+
+def test_missing_too_few_and_too_many_names_are_refused(detector):
     with pytest.raises(ValueError, match=r"m.pth has no class names, the model has 20 classes"):
         check_class_names({}, detector, "m.pth")
     with pytest.raises(ValueError, match=r"has 2 class names \(a, b, ...\), the model has 20"):
         check_class_names({"class_names": ["a", "b"]}, detector, "m.pth")
+    with pytest.raises(ValueError, match=r"has 21 class names \(a, b, c, ...\), the model has 20"):
+        check_class_names({"class_names": list("abcdefghijklmnopqrstu")}, detector, "m.pth")
     check_class_names({"class_names": list("abcdefghijklmnopqrst")}, detector, "m.pth")
 
 

@@ -90,3 +90,8 @@ def test_images_of_many_categories_are_counted_beyond_32_bits():
     category = np.array([4999, 4999, 0], np.int32)
     counts = replace(columns, categories=many, image=images, category=category).image_counts()
     assert (counts[4999], counts[0], counts.sum()) == (2, 1, 3)
+
+
+def test_image_counts_are_of_all_categories_those_in_no_image_included(columns):
+    unseen = [*columns.categories, {"id": 1001, "name": "bollard"}]
+    np.testing.assert_array_equal(replace(columns, categories=unseen).image_counts(), [3, 2, 1, 0])

@@ -2,6 +2,7 @@ import json
 import logging
 import os
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -231,10 +232,31 @@ def test_the_first_start_warns_of_nothing(cache, tmp_path, caplog):
     assert caplog.text == ""
 
 
-def test_no_more_is_promised_than_there_is(tmp_path):
+@pytest.mark.parametrize(("wrong", "is_cut"), [(5, False), (6, True)])
+def test_the_first_five_unusable_annotations_are_shown(tmp_path, wrong, is_cut):
     data = own_data.content()
-    for annotation in data["annotations"][:5]:
+    for annotation in data["annotations"][:wrong]:
         annotation["category_id"] = 8
-    with pytest.raises(ValueError, match="5 annotations cannot be used") as error:
+    with pytest.raises(ValueError, match=f"{wrong} annotations cannot be used") as error:
         read_annotations(own_data.write(tmp_path, data))
-    assert "..." not in str(error.value)
+    assert str(error.value).count("; ") == 4 + is_cut
+    assert ("; ..." in str(error.value)) == is_cut
+
+
+def test_files_of_16_mib_and_more_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = tmp_path / "a.json"
+    path.touch()
+    for size, is_kept in ((2**24 - 1, False), (2**24, True)):
+        os.truncate(path, size)
+        assert (annotation_file._kept_copy(path) is not None) == is_kept
+
+
+@pytest.mark.parametrize(("seconds", "is_said"), [(0.5, False), (2.5, True)])
+def test_what_takes_long_to_read_says_so(tmp_path, monkeypatch, caplog, seconds, is_said):
+    times = iter([0.0, seconds])
+    json_file = own_data.write(tmp_path)
+    with caplog.at_level(logging.INFO), monkeypatch.context() as patch:
+        patch.setattr(annotation_file, "time", SimpleNamespace(monotonic=lambda: next(times)))
+        read_annotations(json_file)
+    assert (f"took {seconds} s to read" in caplog.text) == is_said

@@ -41,6 +41,7 @@ def test_the_state_of_a_file_changes_with_its_size_and_its_time(tmp_path):
 
 def test_digests_are_of_values():
     assert digest([1, "a"]) == digest([1, "a"])
+    assert len(digest("a")) == 32
     assert len({digest([1, "a"]), digest([1, "b"]), digest(["1", "a"])}) == 3
 
 

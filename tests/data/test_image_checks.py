@@ -102,6 +102,16 @@ def test_nothing_is_wrong_with_sound_images(tmp_path, content):
     assert issues_of(tmp_path, content) == []
 
 
+def test_a_png_with_a_broken_chunk_is_cut_short(tmp_path):
+    """Pillow raises a SyntaxError for it, not an OSError as for other damage."""
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    content = encoded(Image.fromarray(pixels), "PNG")
+    second = content.index(b"IDAT", content.index(b"IDAT") + 4)
+    broken = content[:second] + b"\0\0\0\0" + content[second + 4 :]
+    (issue,) = issues_of(tmp_path, broken, "a.png")
+    assert (issue.kind, "broken PNG" in issue.message) == ("truncated_image", True)
+
+
 def test_a_folder_and_a_picture_that_is_far_too_large_are_named(tmp_path, monkeypatch):
     (tmp_path / "b.jpg").mkdir()
     (issue,) = issues_of(tmp_path, None, "b.jpg")

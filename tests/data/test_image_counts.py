@@ -97,3 +97,10 @@ def test_the_hash_is_that_of_the_whole_file(tmp_path):
     assert content_hash(path) == hashlib.sha256(path.read_bytes()).hexdigest()
     path.write_bytes(b"y")
     assert content_hash(path) == hashlib.sha256(b"y").hexdigest()
+
+
+def test_a_file_that_has_not_changed_is_hashed_once(json_file, monkeypatch):
+    expected = content_hash(json_file)
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "sha256", None)
+        assert content_hash(json_file) == expected

@@ -299,6 +299,14 @@ def test_one_image_found_by_its_name_is_enough(tmp_path):
     assert image_paths(images, tmp_path)(images[0]) == str(tmp_path / "a" / "0.png")
 
 
+def test_images_without_a_name_find_none_by_it(tmp_path):
+    """The image folder itself is there, which is no image."""
+    images = [{"file_name": "old/0.png", "coco_url": "x/b/0.png"}, {"coco_url": "x/b/1.png"}]
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/0.png").touch()
+    assert image_paths(images, tmp_path)(images[0]) == str(tmp_path / "b" / "0.png")
+
+
 def test_federated_fields_are_kept_where_there_are_any(tmp_path, data):
     data["images"][1]["neg_category_ids"] = [1000, 7]
     (first, second, *_) = load_longtail_json(own_data.write(tmp_path, data), tmp_path / "images")

@@ -87,3 +87,23 @@ def test_crowds_alone_are_not_drawn():
         annotation["iscrowd"] = 1
     columns, _ = columns_from_json(data)
     assert sample_pictures(columns, [0, 1, 2], str, color="#ff0000") == {}
+
+
+def test_after_five_images_that_cannot_be_read_a_category_has_no_picture(tmp_path):
+    size = {"height": own_data.H, "width": own_data.W}
+    images = [{"id": i, "file_name": f"{i}.png", **size} for i in range(6)]
+    annotations = [own_data.annotation(i + 1, i, 7, side=12 - i) for i in range(6)]
+    category = {"id": 7, "name": "kerb"}
+    data = {"images": images, "annotations": annotations, "categories": [category]}
+    own_data.write(tmp_path, data)
+    columns, _ = columns_from_json(data)
+    for broken, shown in ((4, [0]), (5, [])):
+        for i in range(broken):
+            (tmp_path / f"images/{i}.png").write_bytes(b"")
+        found = sample_pictures(
+            columns,
+            [0],
+            lambda image: str(tmp_path / "images" / image["file_name"]),
+            color="#ff0000",
+        )
+        assert list(found) == shown

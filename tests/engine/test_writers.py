@@ -7,7 +7,7 @@ from detectron2.config import LazyConfig
 from detectron2.utils.events import EventStorage, JSONWriter
 
 from d2_seesaw.engine import ConfigError, check_trackers, load_config, tracking_writers
-from d2_seesaw.engine.writers import flat_config
+from d2_seesaw.engine.writers import MLflowWriter, flat_config
 
 
 class Recorder:
@@ -118,6 +118,7 @@ def test_a_resumed_training_goes_on_with_the_same_wandb_run(tmp_path, wandb):
         (None, None),
     ]
     assert (tmp_path / "wandb_run.txt").read_text().splitlines()[0] == "run2"
+    assert all(i["allow_val_change"] for i in wandb.inits)  # a longer training has another config
 
 
 def sent(run):
@@ -170,6 +171,22 @@ def test_mlflow_gets_scalars_parameters_and_the_config_file(tmp_path, mlflow):
         (({"bbox/APr": 99.0},), {"step": 3}),
     ]
     assert mlflow.of("end_run") == [(("FINISHED",), {})]
+
+
+def test_values_that_are_too_long_for_mlflow_are_cut(tmp_path, mlflow):
+    MLflowWriter(str(tmp_path), {"a": "x" * 700, "b": "y" * 500}, resume=False)
+    assert mlflow.of("log_params") == [(({"a": "x" * 500, "b": "y" * 500},), {})]
+
+
+def test_scalars_are_sent_in_the_order_of_the_iterations(tmp_path, wandb):
+    (writer,) = tracking_writers(config(tmp_path, "train.wandb.enabled=True"), resume=False)
+    with EventStorage(0) as storage:
+        storage.put_scalar("total_loss", 1.0)
+        storage.put_scalar("bbox/APr", 2.0)
+        storage.step()
+        storage.put_scalar("total_loss", 3.0)
+        writer.write()
+    assert sent(wandb.runs[0]) == [("bbox/APr", 0), ("total_loss", 1)]
 
 
 def test_names_that_mlflow_refuses_are_changed(tmp_path, mlflow):

@@ -111,6 +111,16 @@ def test_a_log_without_a_limit_forgets_nothing():
     assert len(log.columns()) == sum(len(found) for found in images(0, False, False))
 
 
+def test_a_log_without_a_limit_does_not_look_for_what_counts(monkeypatch):
+    look = mock.Mock(autospec=True)
+    monkeypatch.setattr(DetectionLimits, "rows_of_any_task", look)
+    log = DetectionLog(images_per_block=1)
+    for found in images(0, False, False):
+        log.append(found)
+    log.columns()
+    look.assert_not_called()
+
+
 def test_a_log_does_not_live_beside_its_columns():
     size = 40 * MEGABYTE
     log = DetectionLog(images_per_block=1)

@@ -555,6 +555,16 @@ def test_proposals_give_detectron2s_numbers_and_file(image_ids, register, tmp_pa
     assert our_file == their_file
 
 
+def test_reset_forgets_proposals(register):
+    evaluator = LongTailLVISEvaluator(register(dataset("rcf", (100,))), distributed=False)
+    evaluator.reset()
+    proposals = Instances((SIZE, SIZE), proposal_boxes=Boxes(torch.ones(1, 4)))
+    proposals.objectness_logits = torch.ones(1)
+    evaluator.process([{"image_id": 100}], [{"proposals": proposals}])
+    evaluator.reset()
+    assert evaluator.evaluate() == {}
+
+
 # With several processes
 
 

@@ -163,6 +163,7 @@ def test_arguments_are_left_alone():
         ((3, 2, 28, 28), (3, 4), {}, r"masks must be .*got \(3, 2, 28, 28\)"),
         ((3, 28, 28), (2, 4), {}, r"shape \(3, 4\), got \(2, 4\)"),
         ((3, 28, 28), (3, 4), {"threshold": -1}, "not be negative, got -1"),
+        ((3, 28, 28), (3, 4), {"threshold": float("nan")}, "not be negative, got nan"),
     ],
 )
 def test_wrong_arguments_are_refused(masks, boxes, options, message):

@@ -28,7 +28,7 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize("images_per_block", [1, 2, 100])
-@pytest.mark.parametrize("numbers", [[3, 0, 1, 12, 5], [0], []])
+@pytest.mark.parametrize("numbers", [[3, 0, 1, 12, 5], [100, 90, 80], [0], []])
 def test_every_image_gets_its_own_proposals_each_time(numbers, images_per_block):
     log = ProposalLog(images_per_block=images_per_block)
     for image_id, proposals in proposals_of(numbers):

@@ -9,6 +9,8 @@ from d2_seesaw.inference.drawing import enlargement, palette
 
 def test_all_colours_of_the_palette_differ():
     assert len(set(palette(60))) == 60
+    # A third of the way around the hues is from red to green.
+    assert [int(np.argmax(color)) for color in palette(3)] == [0, 1, 2]
 
 
 def test_classes_have_the_colours_of_the_checkpoint_or_of_the_palette():
@@ -17,7 +19,9 @@ def test_classes_have_the_colours_of_the_checkpoint_or_of_the_palette():
     assert drawing_metadata(["a", "b"]).thing_colors == palette(2)
 
 
-@pytest.mark.parametrize(("size", "factor"), [((100, 50), 2.0), ((100, 200), 1.0)])
+@pytest.mark.parametrize(
+    ("size", "factor"), [((100, 50), 2.0), ((100, 200), 1.0), ((300, 200), 1.0)]
+)
 def test_small_pictures_are_enlarged_to_the_short_side(size, factor):
     assert enlargement(size, 100) == factor
 

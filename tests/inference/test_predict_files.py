@@ -159,6 +159,19 @@ def test_semantic_segmentation_writes_label_maps_and_overlays(folder, tmp_path):
     assert {r["category_id"] for r in results if r["image_id"] == 1} == {4, 9}
 
 
+@pytest.mark.parametrize(("number", "depth"), [(256, np.uint8), (257, np.uint16)])
+def test_label_maps_have_as_many_bits_as_their_classes_need(folder, tmp_path, number, depth):
+    made = predictor(is_semantic=True)
+    made.class_names, made.category_ids = [str(i) for i in range(number)], list(range(number))
+    found = torch.zeros(number, *SIZE)
+    found[-1] = 1
+    made.model.forward = lambda _: [{"sem_seg": found}]
+    run(folder / "sub", tmp_path / "out", made)
+    labels = cv2.imread(str(tmp_path / "out/labels/b.png"), cv2.IMREAD_UNCHANGED)
+    assert labels.dtype == depth
+    assert np.all(labels == number - 1)
+
+
 def picture_at(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(red_box(5)).save(path)

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
+from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
 from torch.testing import assert_close
 
 from d2_seesaw.checkpoint import StrictCheckpointer
 from d2_seesaw.data import register_lvis_format
 from d2_seesaw.engine import load_config
-from d2_seesaw.inference import MultiViewInference, best_instances, load_predictor
+from d2_seesaw.inference import MultiViewInference, Predictor, best_instances, load_predictor
 from d2_seesaw.inference.sources import read_picture
 from tests.inference.models import mask_rcnn, picture
 
@@ -78,6 +79,46 @@ def test_the_augmentations_of_the_config_resize_the_picture_not_the_results(
     found = predictor(image)["instances"]
     assert seen[0][2] < image.shape[0]  # padded to a multiple of 32
     assert found.image_size == image.shape[:2]
+
+
+def test_views_of_test_time_augmentation_start_from_the_picture_as_it_is():
+    seen = []
+
+    class Recorder(torch.nn.Module):
+        def forward(self, inputs):
+            seen.extend(inputs)
+            return [{"sem_seg": torch.zeros(1, 40, 60)}]
+
+    predictor = Predictor(
+        Recorder(),
+        augmentations=T.AugmentationList([T.Resize((20, 30))]),
+        image_format="RGB",
+        metadata={"class_names": ["a"], "category_ids": [1]},
+    )
+    image = np.random.randint(0, 255, (40, 60, 3), dtype=np.uint8)
+    predictor(image)
+    (view,) = seen
+    assert view["image"].shape == (3, 20, 30)
+    assert np.array_equal(view["original_image"].permute(1, 2, 0).numpy(), image)
+    assert (view["height"], view["width"]) == (40, 60)
+
+
+def test_what_is_found_comes_to_the_cpu():
+    class Found:
+        def to(self, device):
+            return device
+
+    class Model(torch.nn.Module):
+        def forward(self, inputs):
+            return [{"instances": Found()}]
+
+    predictor = Predictor(
+        Model(),
+        augmentations=T.AugmentationList([]),
+        image_format="RGB",
+        metadata={"class_names": ["a"], "category_ids": [1]},
+    )
+    assert predictor(np.zeros((4, 6, 3), np.uint8)) == {"instances": "cpu"}
 
 
 def test_names_and_ids_are_those_of_the_checkpoint(checkpoint):
@@ -168,6 +209,16 @@ def test_a_config_of_something_else_is_named(checkpoint, tmp_path):
 def test_weights_of_another_model_are_refused(checkpoint):
     with pytest.raises(ValueError, match="does not fit the model"):
         load_predictor(checkpoint, device="cpu", overrides=["model.roi_heads.num_classes=7"])
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(checkpoint, tmp_path):
+    saved = torch.load(checkpoint, weights_only=False)
+    name = next(name for name in saved["model"] if name.startswith("roi_heads.mask_head"))
+    del saved["model"][name]
+    torch.save(saved, tmp_path / "m.pth")
+    config = checkpoint.with_name("config.yaml")
+    with pytest.raises(ValueError, match=rf"does not fit the model[\s\S]*{name}"):
+        load_predictor(tmp_path / "m.pth", config_file=config, device="cpu")
 
 
 @pytest.fixture(scope="module")

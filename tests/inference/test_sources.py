@@ -25,6 +25,16 @@ def test_folders_give_their_pictures_and_videos_in_order_at_any_depth(tmp_path):
     assert [s.is_video for s in found] == [False, False, False, True, False]
 
 
+def test_kinds_are_told_by_endings_in_any_case_of_files_alone(tmp_path):
+    touch(tmp_path / "in/CLIP.MP4")
+    touch(tmp_path / "in/folder.png/b.JPG")
+    found = find_sources([tmp_path / "in"], tmp_path / "out")
+    assert [(s.name, s.is_video) for s in found] == [
+        ("CLIP.MP4", True),
+        ("folder.png/b.JPG", False),
+    ]
+
+
 def test_earlier_results_inside_the_folder_are_left_out(tmp_path):
     touch(tmp_path / "a.jpg")
     touch(tmp_path / "out/a.jpg")
@@ -51,6 +61,9 @@ def test_two_files_of_one_name_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"x/a.jpg and .*y/a.png would have results of one name"):
         find_sources([one, other], tmp_path / "out")
     assert len(find_sources([one, one], tmp_path / "out")) == 1
+    upper = touch(tmp_path / "z/A.png")  # one name to some file systems
+    with pytest.raises(ValueError, match="would have results of one name"):
+        find_sources([one, upper], tmp_path / "out")
 
 
 def test_what_is_not_there_or_no_picture_is_named(tmp_path):
@@ -100,6 +113,13 @@ def test_damaged_pictures_are_unreadable_by_name(tmp_path):
             read_picture(tmp_path / name, "BGR")
 
 
+def test_a_picture_that_is_far_too_large_is_unreadable(tmp_path, monkeypatch):
+    Image.new("RGB", (50, 40)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UnreadableError, match=r"a.png cannot be read: .*decompression bomb"):
+        read_picture(tmp_path / "a.png", "BGR")
+
+
 @pytest.fixture
 def video(tmp_path):
     """Four frames, each of one colour: blue as BGR, and brighter from frame to frame."""
@@ -127,3 +147,34 @@ def test_what_is_no_video_is_unreadable(tmp_path):
     (tmp_path / "a.mp4").write_text("no video")
     with pytest.raises(UnreadableError, match=r"a.mp4 cannot be read as a video"):
         VideoFrames(tmp_path / "a.mp4", "BGR")
+
+
+class NoFrames:
+    """A video that opens, as OpenCV shows it, and has nothing to say."""
+
+    def __init__(self, _):
+        pass
+
+    def isOpened(self):  # noqa: N802
+        return True
+
+    def get(self, _):
+        return 0.0
+
+    def read(self):
+        return False, None
+
+    def release(self):
+        pass
+
+
+def test_a_video_that_does_not_say_its_rate_has_25_frames_a_second(monkeypatch):
+    monkeypatch.setattr(cv2, "VideoCapture", NoFrames)
+    frames = VideoFrames("clip.avi", "BGR")
+    assert (frames.fps, frames.announced) == (25.0, 0)
+
+
+def test_a_video_without_a_frame_is_unreadable(monkeypatch):
+    monkeypatch.setattr(cv2, "VideoCapture", NoFrames)
+    with pytest.raises(UnreadableError, match=r"clip.avi has no frame that can be read"):
+        list(VideoFrames("clip.avi", "BGR"))
