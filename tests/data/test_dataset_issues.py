@@ -10,7 +10,6 @@ def test_what_training_reads_without_harm_is_no_error():
     assert harmless == {
         "missing_name",
         "missing_area",
-        "missing_name",
         "cmyk_image",
         "box_beyond_image",
         "crowd",
