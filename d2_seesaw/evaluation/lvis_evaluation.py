@@ -22,18 +22,14 @@ from d2_seesaw.evaluation.detection_columns import DetectionColumns
 from d2_seesaw.evaluation.detection_limits import DetectionLimits
 from d2_seesaw.evaluation.detection_log import DetectionLog
 from d2_seesaw.evaluation.instance_columns import instance_columns
+from d2_seesaw.evaluation.lvis_annotations import naming_the_file, prepare_annotations
 from d2_seesaw.evaluation.lvis_format import (
     annotation_file,
     category_of_class,
     registered_train_images,
 )
 from d2_seesaw.evaluation.lvis_scores import TASKS
-from d2_seesaw.evaluation.lvis_scoring import (
-    LVISScoring,
-    check_tasks,
-    naming_the_file,
-    prepare_annotations,
-)
+from d2_seesaw.evaluation.lvis_scoring import LVISScoring, check_tasks
 from d2_seesaw.evaluation.proposal_columns import ProposalColumns, ProposalLog
 from d2_seesaw.evaluation.rank_agreement import failing_together
 from d2_seesaw.evaluation.results_file import save_columns, write_results

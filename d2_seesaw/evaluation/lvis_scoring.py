@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,6 @@ from detectron2.utils.file_io import PathManager
 from d2_seesaw.evaluation.analysis_page import write_report
 from d2_seesaw.evaluation.coco_as_lvis import (
     TrainImageCounts,
-    complete_coco_fields,
-    read_train_image_counts,
 )
 from d2_seesaw.evaluation.detection_columns import DetectionColumns
 from d2_seesaw.evaluation.detection_limits import DetectionLimits
@@ -24,8 +21,8 @@ from d2_seesaw.evaluation.example_pictures import ExamplePictures
 from d2_seesaw.evaluation.ground_truth_columns import GroundTruthColumns
 from d2_seesaw.evaluation.image_ids import with_ids_of
 from d2_seesaw.evaluation.longtail_analysis import LongTailAnalysis, write_analysis
+from d2_seesaw.evaluation.lvis_annotations import load_annotations, prepare_annotations
 from d2_seesaw.evaluation.lvis_api import probe, probe_lvis
-from d2_seesaw.evaluation.lvis_format import check_lvis_format
 from d2_seesaw.evaluation.lvis_scores import METRICS, TASKS, LVISScores
 from d2_seesaw.evaluation.per_category import (
     CategoryResult,
@@ -178,34 +175,6 @@ def _log(task: str, result: Mapping[str, float], rows: list[CategoryResult]) -> 
         logger.info(f"Scores of each category for {task}:\n{category_table(rows)}")
 
 
-def prepare_annotations(
-    ground_truth: LVIS,
-    json_file: str,
-    *,
-    train_image_counts: TrainImageCounts | None,
-    with_masks: bool,
-    registered_counts: Mapping[int, int] | None = None,
-) -> None:
-    """Complete the annotations of COCO's kind in place, then check them.
-
-    Args:
-        ground_truth: The annotations.
-        json_file: Their file, for the message.
-        train_image_counts: As in ``read_train_image_counts``.
-        with_masks: Whether annotations need a segmentation.
-        registered_counts: Training images by category id, for annotations without groups.
-
-    Raises:
-        ValueError: naming every field that is still missing.
-    """
-    dataset = ground_truth.dataset
-    has_groups = any("frequency" in category for category in dataset["categories"])
-    if train_image_counts is None and not has_groups:
-        train_image_counts = registered_counts
-    complete_coco_fields(dataset, read_train_image_counts(train_image_counts))
-    check_lvis_format(dataset, json_file, with_masks=with_masks)
-
-
 def evaluate_results_file(
     results: str | PathLike[str],
     annotations: str | PathLike[str],
@@ -271,29 +240,6 @@ def evaluate_results_file(
         output_dir=output_dir,
         image_root=image_root,
     )
-
-
-def load_annotations(json_file: str) -> LVIS:
-    """The annotations, indexed.
-
-    Raises:
-        ValueError: the file is not JSON, or not of this kind.
-    """
-    from lvis import LVIS
-
-    with naming_the_file(json_file):
-        return LVIS(json_file)
-
-
-@contextmanager
-def naming_the_file(json_file: str) -> Iterator[None]:
-    """Turn what ``lvis`` raises inside the ``with`` block, on reading it, into a ``ValueError``."""
-    try:
-        yield
-    except KeyError as error:
-        raise ValueError(f"{json_file} is no LVIS or COCO file: it lacks {error}") from error
-    except (AssertionError, ValueError) as error:
-        raise ValueError(f"{json_file} is no LVIS or COCO file: {error}") from error
 
 
 def check_tasks(tasks: Sequence[str] | None) -> None:

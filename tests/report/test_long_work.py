@@ -16,7 +16,8 @@ from d2_seesaw.data.longtail_generator import LongTailSpec, generate_longtail_da
 from d2_seesaw.data.pixel_counts import class_pixel_counts
 from d2_seesaw.data.semantic_generator import SemanticSpec, generate_semantic_dataset
 from d2_seesaw.evaluation.detection_columns import DetectionColumns
-from d2_seesaw.evaluation.lvis_scoring import ENGINES, LVISScoring, load_annotations
+from d2_seesaw.evaluation.lvis_annotations import load_annotations
+from d2_seesaw.evaluation.lvis_scoring import ENGINES, LVISScoring
 from d2_seesaw.evaluation.results_file import read_results, write_results
 from d2_seesaw.report import progress
 from tests.data import own_data
