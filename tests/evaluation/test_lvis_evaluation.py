@@ -197,7 +197,7 @@ def test_writes_detectron2s_files_and_ours_only_below_output_dir(evaluator_of, t
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         *("instances_predictions.npz", "lvis_instances_results.json"),
         *(f"per_category_{t}.{e}" for t in ("bbox", "segm") for e in ("csv", "json")),
-        *("longtail_bbox.json", "longtail_segm.json"),
+        *("longtail.html", "longtail_bbox.json", "longtail_segm.json"),
     }
     assert sorted(p.suffix for p in tmp_path.iterdir()) == ["", ".json"]  # out, the annotations
 
