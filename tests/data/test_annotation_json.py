@@ -88,6 +88,13 @@ def test_polygons_are_arrays(parse):
     assert annotation["segmentation"] == [array("d", [1, 2.5, 3.25]), array("d", [4, 5])]
 
 
+def test_blocks_of_several_annotations_are_put_back_in_their_places(parse, monkeypatch):
+    monkeypatch.setattr(annotation_json, "_CHARACTERS_PER_BLOCK", 200)
+    polygons = [[[i, i + 0.5] for _ in range(1 + i % 3)] for i in range(100)]
+    text = json.dumps({"annotations": [{"segmentation": s} for s in polygons]})
+    assert as_lists(parse(text)) == json.loads(text)
+
+
 def test_numbers_are_rounded_as_by_json(parse):
     numbers = np.random.default_rng(0).uniform(0, 1000, 3000)
     texts = [f"{n:.{i % 9}f}" for i, n in enumerate(numbers)]
@@ -158,6 +165,7 @@ def test_a_number_beyond_all_pictures_is_left_to_the_reader(parse):
     ("numbers", "expected"),
     [
         *(([1, 2.5], True), ([], True), ([1e301], False), (["1"], False)),
+        *(([-1e301], False), ([float("-inf")], False)),
         *(([float("nan"), 1], False), ([float("inf"), float("-inf")], False)),
     ],
 )
