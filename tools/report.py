@@ -1,4 +1,4 @@
-"""Draw the long tail of an evaluation, or of two side by side, from the files that it wrote.
+r"""Draw the long tail of an evaluation, or of two side by side, from the files that it wrote.
 
     python tools/report.py output/seesaw/inference
     python tools/report.py output/seesaw/inference --output seesaw.html --figures figures

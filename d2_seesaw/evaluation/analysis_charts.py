@@ -73,6 +73,7 @@ def reliability_chart(analysis: LongTailAnalysis) -> str:
     series = [
         Series(group_title(c.group), group_color(c.group), _reliability(c, group_title(c.group)))
         for c in analysis.calibration
+        if any(c.detections)
     ]
     return _reliability_diagram(series)
 
