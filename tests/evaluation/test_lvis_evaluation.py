@@ -1,5 +1,6 @@
 import collections
 import contextlib
+import copy
 import csv
 import io
 import itertools
@@ -556,13 +557,32 @@ def test_proposals_give_detectron2s_numbers_and_file(image_ids, register, tmp_pa
 
 
 def test_reset_forgets_proposals(register):
-    evaluator = LongTailLVISEvaluator(register(dataset("rcf", (100,))), distributed=False)
+    data = dataset("rcf", (100,))
+    add_object(data, 100, 1, [5, 5, 40, 40])
+    evaluator = LongTailLVISEvaluator(register(data), distributed=False)
     evaluator.reset()
-    proposals = Instances((SIZE, SIZE), proposal_boxes=Boxes(torch.ones(1, 4)))
+    proposals = Instances((SIZE, SIZE), proposal_boxes=Boxes(torch.tensor([[5.0, 5, 45, 45]])))
     proposals.objectness_logits = torch.ones(1)
     evaluator.process([{"image_id": 100}], [{"proposals": proposals}])
+    assert evaluator.evaluate().keys() == {"box_proposals"}
     evaluator.reset()
     assert evaluator.evaluate() == {}
+
+
+def test_reset_forgets_that_there_were_masks(register):
+    data = dataset("rcf", (100,))
+    add_object(data, 100, 1, [5, 5, 40, 40])
+    evaluator = LongTailLVISEvaluator(register(data), distributed=False)
+    found = Instances((SIZE, SIZE), pred_boxes=Boxes(torch.tensor([[5.0, 5, 45, 45]])))
+    found.scores, found.pred_classes = torch.ones(1), torch.zeros(1, dtype=torch.int64)
+    with_masks = copy.deepcopy(found)
+    with_masks.pred_masks = torch.ones(1, SIZE, SIZE, dtype=torch.bool)
+    tasks = []
+    for output in (with_masks, found):
+        evaluator.reset()
+        evaluator.process([{"image_id": 100}], [{"instances": output}])
+        tasks.append(set(evaluator.evaluate()))
+    assert tasks == [{"bbox", "segm"}, {"bbox"}]
 
 
 # With several processes
