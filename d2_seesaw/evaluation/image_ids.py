@@ -57,7 +57,9 @@ def with_ids_of(
             f"{len(missed)} of {len(annotated)} annotated images are not in {images_file}, such as "
             f"image {missed[0]['id']!r}: what they show counts as missed"
         )
-    ids = np.array([found[own] for own in new_ids.tolist()], detections.image_ids.dtype)
+    if not len(detections):
+        return detections
+    ids = np.array([found[own] for own in new_ids.tolist()])  # of any type
     return replace(detections, image_ids=ids[places.reshape(-1)])
 
 

@@ -49,6 +49,13 @@ def test_an_equal_name_goes_before_one_that_ends_so(detections, images):
     assert with_ids_of(detections(1), images("1.jpg"), annotated).image_ids.tolist() == [6]
 
 
+def test_ids_of_the_annotations_may_be_text(detections, images):
+    annotated = [{"id": "first", "file_name": "1.jpg"}]
+    assert with_ids_of(detections(1, 1), images("1.jpg"), annotated).image_ids.tolist() == (
+        ["first"] * 2
+    )
+
+
 def test_no_detections_stay_none(detections, images):
     assert len(with_ids_of(detections(), images("a/1.jpg"), ANNOTATED)) == 0
 
