@@ -133,7 +133,7 @@ def test_epochs_become_steps_from_the_repeated_images(train_net, tmp_path):
 def test_mixed_precision_accumulation_and_clipping_train(train_net, tmp_path, dtype):
     run = train_net(
         tmp_path,
-        "train.max_iter=3",
+        "train.max_iter=2",
         "train.amp.enabled=True",
         f"train.amp.dtype={dtype}",
         "train.accumulate_steps=2",
