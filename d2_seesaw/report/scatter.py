@@ -88,6 +88,5 @@ def _joined(frame: Frame, line: Sequence[Spot]) -> str:
     places = [frame.at(spot.x, spot.y) for spot in line]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     dots = (_circle(x, y, spot, 'r="2.5"') for (x, y), spot in zip(places, line, strict=True))
-    outline = f'<polyline points="{path}" fill="none" stroke="#fff" stroke-width="5"/>'
     stroke = f'<polyline points="{path}" fill="none" stroke="{DARK}" stroke-width="2"/>'
-    return outline + stroke + "".join(dots)
+    return stroke + "".join(dots)
