@@ -22,6 +22,7 @@ setup(
         "detectron2",
         "fvcore",
         "lvis",
+        "matplotlib",
         "numpy",
         "opencv-python",
         "pillow",

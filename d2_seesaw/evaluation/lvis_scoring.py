@@ -138,7 +138,8 @@ class LVISScoring:
                 write_analysis(output_dir, analyses[-1])
         if output_dir and analyses:
             images = ground_truth.dataset["images"]
-            logger.info(f"Long-tail report: {_report(output_dir, analyses, images, image_root)}")
+            masks_first = analyses[::-1]  # as tools/report.py shows them
+            logger.info(f"Long-tail report: {_report(output_dir, masks_first, images, image_root)}")
         return results
 
 

@@ -21,6 +21,15 @@ def test_lists_equal_those_of_numpy(odd, share):
     assert all(type(n) is float for row in [*shared.rows(4), shared.slice(0, 4000)] for n in row)
 
 
+def test_numbers_beyond_the_table_stand_beside_those_in_it(monkeypatch):
+    monkeypatch.setattr("d2_seesaw.data.shared_numbers._MOST_PIXELS", 5)
+    numbers = numbers_of(-20.5, 1e6, 7.25)
+    shared = SharedNumbers(numbers)
+    assert shared.is_shared
+    assert shared.slice(90, 110) == numbers[90:110].tolist()
+    assert shared.rows(4) == numbers.reshape(-1, 4).tolist()
+
+
 def test_equal_numbers_are_one_object_beside_others_that_are_not():
     shared = SharedNumbers(numbers_of(1 / 3))
     several = [*shared.slice(0, 90), *shared.slice(200, 4000)]

@@ -1,6 +1,7 @@
 """The small steps of the winning LVIS 2020 entry through train_net.py: train, resume, evaluate."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,20 +20,33 @@ def runs(path):
     return pytest.param(path, marks=() if path.stem == IN_EVERY_RUN else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("path", map(runs, STEPS), ids=lambda p: p.stem)
-def test_trains_resumes_and_evaluates(path, request, train_net, tmp_path, printed_table):
-    config = str(path)
+@pytest.fixture(scope="module")
+def trained(request, train_net, tmp_path_factory):
+    """A step that was trained, interrupted and resumed: its config, folder and both runs."""
+    path, output = request.param, tmp_path_factory.mktemp(request.param.stem)
     options = [*TINY]
     if path.stem in DUAL:
-        before = tmp_path / "before"
+        before = output / "before"
         train_net(before, *TINY, "train.max_iter=2", config=str(STEPS[9]))
         options += [f"train.init_checkpoint={before / 'model_final.pth'}"]
-    first = train_net(tmp_path, *options, "train.max_iter=1", config=config)
-    resumed = train_net(tmp_path, *options, "--resume", "train.max_iter=2", config=config)
-    for run in (first, resumed):
+    first = train_net(output, *options, "train.max_iter=1", config=str(path))
+    resumed = train_net(output, *options, "--resume", "train.max_iter=2", config=str(path))
+    return SimpleNamespace(config=str(path), output=output, first=first, resumed=resumed)
+
+
+def name(path):
+    return path.stem
+
+
+@pytest.mark.parametrize("trained", map(runs, STEPS), ids=name, indirect=True)
+def test_trains_resumes_and_evaluates(trained):
+    for run in (trained.first, trained.resumed):
         assert [m for m in run.metrics if "segm/AP" in m]
-    if not request.config.getoption("--runslow"):
-        return  # what follows costs a third of the time, and other models are evaluated again, too
-    checkpoint = f"train.init_checkpoint={tmp_path / 'model_final.pth'}"
-    again = train_net(tmp_path / "again", *TINY, "--eval-only", checkpoint, config=config)
-    assert printed_table(again.text) == printed_table(resumed.text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trained", STEPS, ids=name, indirect=True)
+def test_evaluating_again_gives_the_same_table(trained, train_net, tmp_path, printed_table):
+    checkpoint = f"train.init_checkpoint={trained.output / 'model_final.pth'}"
+    again = train_net(tmp_path, *TINY, "--eval-only", checkpoint, config=trained.config)
+    assert printed_table(again.text) == printed_table(trained.resumed.text)

@@ -64,6 +64,25 @@ def test_points_are_drawn_at_their_values_with_a_marker_of_their_group(axes):
     assert not np.array_equal(rare.get_paths()[0].vertices, frequent.get_paths()[0].vertices)
     assert axes.lines[0].get_xydata() == pytest.approx(np.array([[5, 10], [500, 40]]))
     assert axes.get_xscale() == "log"
+    assert axes.lines[1].get_ydata() == [0, 0]  # the line of zero
+    (legend,) = axes.figure.legends
+    legend = [text.get_text() for text in legend.get_texts()]
+    assert legend == ["rare", "frequent", "mean"]
+
+
+@pytest.mark.parametrize("unplaced", [0, None])
+def test_categories_without_a_place_on_the_logarithm_are_left_out(axes, unplaced):
+    rows = [*ROWS, category(4, "r", unplaced, 20.0)]
+    analysis_figures._tail(axes, rows, [10.0, 40.0, NAN, 20.0])
+    assert axes.collections[0].get_offsets().tolist() == [[5, 10]]
+
+
+def test_bars_stand_close_without_touching_the_rare_ones_on_top(axes):
+    analysis_figures._outcomes(axes, {"": analysis(ROWS, CONFUSIONS)})
+    rare, frequent = axes.containers[0]
+    assert 0.5 < rare.get_height() < 1
+    to_display = axes.transData.transform
+    assert to_display((0, rare.get_y()))[1] > to_display((0, frequent.get_y()))[1]
 
 
 def test_bars_are_the_shares_of_the_outcomes(axes):

@@ -205,6 +205,13 @@ def test_writes_detectron2s_files_and_ours_only_below_output_dir(evaluator_of, t
     assert sorted(p.suffix for p in tmp_path.iterdir()) == ["", ".json"]  # out, the annotations
 
 
+def test_the_report_has_masks_before_boxes(evaluator_of, tmp_path):
+    data = one_object_per_group("rcf")
+    run_evaluator(evaluator_of(data, output_dir=str(tmp_path)), perfect_detections(data))
+    page = (tmp_path / "longtail.html").read_text()
+    assert 0 < page.index("Masks: metrics") < page.index("Boxes: metrics")
+
+
 def test_saved_predictions_are_those_of_the_results_file(evaluator_of, tmp_path):
     data, detections = random_data(seed=32)
     run_evaluator(evaluator_of(data, output_dir=str(tmp_path)), detections)
