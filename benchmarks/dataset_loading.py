@@ -30,9 +30,10 @@ def load(which: str, path: str) -> dict[str, float]:
     """Load in this process; processor and wall-clock seconds and the largest growth in GB."""
     from detectron2.data.datasets.lvis import load_lvis_json
 
-    from d2_seesaw.data import annotation_file, load_longtail_json
+    from d2_seesaw.data import load_longtail_json
+    from d2_seesaw.data.annotations import reader
 
-    annotation_file._LEAST_BYTES_KEPT = 0  # small files, too, are kept here
+    reader._LEAST_BYTES_KEPT = 0  # small files, too, are kept here
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wall, start = time.perf_counter(), time.process_time()
     records = load_lvis_json(path, "") if which == LOADS[0] else load_longtail_json(path, "")

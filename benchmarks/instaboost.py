@@ -22,7 +22,7 @@ import numpy as np
 from detectron2.structures import BoxMode
 
 from d2_seesaw.data import InstaBoost
-from d2_seesaw.data.instaboost_pixels import jitter_colors
+from d2_seesaw.data.instaboost.pixels import jitter_colors
 
 Step = Callable[[np.random.Generator], object]
 

@@ -26,10 +26,10 @@ import numpy as np
 from lvis import LVIS, LVISEval, LVISResults
 from pycocotools import mask as mask_utils
 
-from d2_seesaw.evaluation.detection_columns import DetectionColumns, MaskColumns
-from d2_seesaw.evaluation.lvis_api import lvis_from_dict, working_lvis
-from d2_seesaw.evaluation.lvis_scores import TASKS, LVISScores, scores_of_curves
-from d2_seesaw.evaluation.lvis_scoring import LVISScoring
+from d2_seesaw.evaluation.lvis.lvis_scores import TASKS, LVISScores, scores_of_curves
+from d2_seesaw.evaluation.lvis.official import lvis_from_dict, working_lvis
+from d2_seesaw.evaluation.predictions.detections import DetectionColumns, MaskColumns
+from d2_seesaw.evaluation.scoring import LVISScoring
 
 K, HEIGHT, WIDTH = 1203, 480, 640
 

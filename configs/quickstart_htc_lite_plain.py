@@ -5,7 +5,7 @@ python train_net.py --config-file configs/quickstart_htc_lite_plain.py
 
 from detectron2.config import LazyCall as L
 
-from d2_seesaw.roi_heads import LossDrivenCascadeROIHeads
+from d2_seesaw.modeling.roi_heads import LossDrivenCascadeROIHeads
 
 from .quickstart_htc_lite import dataloader, lr_multiplier, model, optimizer, train, tta
 

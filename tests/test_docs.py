@@ -12,10 +12,10 @@ from detectron2.utils.events import EventStorage
 from PIL import Image
 
 from d2_seesaw.engine import load_config
-from d2_seesaw.evaluation.longtail_analysis import write_analysis
+from d2_seesaw.evaluation.analysis import write_analysis
 from d2_seesaw.losses import SeesawLoss
 from tests.data import own_data
-from tests.evaluation.test_swallowing import FREQUENT, RARE, analysis
+from tests.evaluation.analysis.test_more_frequent import FREQUENT, RARE, analysis
 from tests.test_yacs import training_step
 
 SEMANTIC = re.findall(r"```python\n(.*?)```", Path("docs/semantic.md").read_text(), re.DOTALL)

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from d2_seesaw import predict
-from tests.inference.test_predict_files import predictor, red_box
+from tests.inference.test_files import predictor, red_box
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from torch import nn
 import d2_seesaw.yacs
 from d2_seesaw.layers import NormedConv2d, NormedLinear
 from d2_seesaw.losses import SeesawLoss, SoftmaxLoss
-from d2_seesaw.roi_heads import AveragedMaskHeads, HTCLiteROIHeads
+from d2_seesaw.modeling.roi_heads import AveragedMaskHeads, HTCLiteROIHeads
 from d2_seesaw.yacs import add_seesaw_config
 
 MASK_RCNN = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"

@@ -20,14 +20,14 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 
 from d2_seesaw.data import check_dataset, check_dataset_files
-from d2_seesaw.data.annotation_file import columns_of, parse_json
-from d2_seesaw.data.dataset_check import DatasetCheck
-from d2_seesaw.data.dataset_overview import DatasetOverview, dataset_overview
-from d2_seesaw.data.dataset_report import group_pictures, report_page
-from d2_seesaw.data.image_counts import file_image_counts
-from d2_seesaw.data.longtail_datasets import check_same_names, image_paths
+from d2_seesaw.data.annotations.image_counts import file_image_counts
+from d2_seesaw.data.annotations.reader import columns_of, parse_json
+from d2_seesaw.data.catalog import check_same_names, image_paths
+from d2_seesaw.data.check import DatasetCheck
+from d2_seesaw.data.check.overview import DatasetOverview, dataset_overview
 from d2_seesaw.engine import load_config
 from d2_seesaw.report import write_page
+from d2_seesaw.report.dataset_page import group_pictures, report_page
 
 
 def argument_parser() -> argparse.ArgumentParser:

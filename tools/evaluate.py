@@ -26,9 +26,9 @@ from d2_seesaw.evaluation import (
     evaluate_results_file,
     print_longtail_results,
 )
-from d2_seesaw.evaluation.lvis_format import annotation_file, registered_train_images
-from d2_seesaw.evaluation.lvis_scores import TASKS
-from d2_seesaw.evaluation.lvis_scoring import ENGINES
+from d2_seesaw.evaluation.lvis.annotations import annotation_file, registered_train_images
+from d2_seesaw.evaluation.lvis.lvis_scores import TASKS
+from d2_seesaw.evaluation.scoring import ENGINES
 
 PREDICTED_HELP = (
     "images.json beside results of d2_seesaw.predict: go by file names, not by image ids"

@@ -14,12 +14,8 @@ import time
 from pathlib import Path
 
 from d2_seesaw.data import datasets_root
-from d2_seesaw.data.long_tail_profile import DEMO_PROFILE, LVIS_V1_PROFILE
-from d2_seesaw.data.longtail_generator import (
-    GeneratedDataset,
-    LongTailSpec,
-    generate_longtail_dataset,
-)
+from d2_seesaw.synthetic.instances import GeneratedDataset, LongTailSpec, generate_longtail_dataset
+from d2_seesaw.synthetic.profile import DEMO_PROFILE, LVIS_V1_PROFILE
 
 PROFILES = {"demo": DEMO_PROFILE, "lvis_v1": LVIS_V1_PROFILE}
 

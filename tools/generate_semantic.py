@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from d2_seesaw.data import datasets_root
-from d2_seesaw.data.semantic_generator import (
+from d2_seesaw.synthetic.street import (
     GeneratedSemanticDataset,
     SemanticSpec,
     generate_semantic_dataset,

@@ -20,17 +20,17 @@ from pathlib import Path
 import detectron2.data.datasets  # noqa: F401  registers the built-in datasets
 from detectron2.data import MetadataCatalog
 
-from d2_seesaw.data.annotation_file import read_annotations
+from d2_seesaw.data.annotations.reader import read_annotations
 from d2_seesaw.engine import load_config
-from d2_seesaw.evaluation.analysis_figures import write_comparison_figures, write_figures
-from d2_seesaw.evaluation.analysis_page import analysis_page
-from d2_seesaw.evaluation.comparison import compare
-from d2_seesaw.evaluation.comparison_page import comparison_page
-from d2_seesaw.evaluation.example_pictures import ExamplePictures
-from d2_seesaw.evaluation.longtail_analysis import LongTailAnalysis, analysis_path, read_analysis
-from d2_seesaw.evaluation.lvis_format import annotation_file
-from d2_seesaw.evaluation.lvis_scores import TASKS
+from d2_seesaw.evaluation.analysis import LongTailAnalysis, analysis_path, read_analysis
+from d2_seesaw.evaluation.analysis.comparison import compare
+from d2_seesaw.evaluation.lvis.annotations import annotation_file
+from d2_seesaw.evaluation.lvis.lvis_scores import TASKS
 from d2_seesaw.report import write_page
+from d2_seesaw.report.comparison_page import comparison_page
+from d2_seesaw.report.evaluation_page import analysis_page
+from d2_seesaw.report.figures import write_comparison_figures, write_figures
+from d2_seesaw.report.pictures import ExamplePictures
 
 
 def argument_parser() -> argparse.ArgumentParser:

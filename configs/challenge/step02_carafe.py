@@ -6,7 +6,7 @@ Paper (table 12): mask AP 19.4 (+0.5), APr 0.7, APc 16.5, APf 30.9, box AP 20.4.
 Ours is not yet run.
 """
 
-from d2_seesaw.roi_heads import CarafeMaskHead
+from d2_seesaw.modeling.roi_heads import CarafeMaskHead
 
 from .step01_sync_bn import dataloader, lr_multiplier, model, optimizer, train, tta
 

@@ -8,7 +8,7 @@ Ours is not yet run.
 
 from detectron2.config import LazyCall as L
 
-from d2_seesaw.necks import FPG
+from d2_seesaw.modeling import FPG
 
 from .step06_augmentation import dataloader, lr_multiplier, model, optimizer, train, tta
 

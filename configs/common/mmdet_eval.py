@@ -8,7 +8,7 @@ how our LVIS configs are anyway.
 from detectron2.config import LazyCall as L
 
 from d2_seesaw.data import OpenCVResizeShortestEdge
-from d2_seesaw.roi_heads import TwoSidedBox2BoxTransform
+from d2_seesaw.modeling.roi_heads import TwoSidedBox2BoxTransform
 
 # A list, so that it is taken as a whole for dataloader.test.mapper.augmentations.
 test_augmentations = [L(OpenCVResizeShortestEdge)(short_edge_length=800, max_size=1333)]

@@ -9,8 +9,8 @@ from d2_seesaw.checkpoint.class_names import (
 )
 from d2_seesaw.checkpoint.mmdet import MmdetModel, convert_mmdet, describe_mmdet
 from d2_seesaw.checkpoint.mmdet_file import MmdetFile, read_mmdet_file
+from d2_seesaw.checkpoint.pretrained import convert_torchvision_resnet
 from d2_seesaw.checkpoint.resnest import convert_resnest
-from d2_seesaw.checkpoint.torchvision_resnet import convert_torchvision_resnet
 
 __all__ = [
     "MmdetFile",

@@ -7,11 +7,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from d2_seesaw.checkpoint.class_names import METADATA
+from d2_seesaw.checkpoint.pretrained import convert_torchvision_resnet, is_torchvision_resnet
 from d2_seesaw.checkpoint.resnest import convert_resnest, is_resnest
-from d2_seesaw.checkpoint.torchvision_resnet import (
-    convert_torchvision_resnet,
-    is_torchvision_resnet,
-)
 
 
 class StrictCheckpointer(DetectionCheckpointer):
@@ -22,7 +19,7 @@ class StrictCheckpointer(DetectionCheckpointer):
     of ResNeSt under timm's and mmdet's names.
 
     A model that goes on from another one and adds to it, such as
-    :class:`~d2_seesaw.roi_heads.DualHeadRCNN`, says what it adds in ``added_keys``. It has to start
+    :class:`~d2_seesaw.modeling.DualHeadRCNN`, says what it adds in ``added_keys``. It has to start
     from a checkpoint that lacks these keys, all of them or none, and no other.
 
     Args:

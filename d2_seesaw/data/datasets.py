@@ -14,7 +14,7 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 
-from d2_seesaw.data.longtail_datasets import register_longtail_instances
+from d2_seesaw.data.catalog import register_longtail_instances
 
 # Detectron2 finds images by the last two parts of their URL. Validation images of LVIS v1 lie in
 # both folders.

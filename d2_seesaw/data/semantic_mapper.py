@@ -14,7 +14,7 @@ import torch
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 
-from d2_seesaw.data.label_maps import read_labels
+from d2_seesaw.data.semantic.label_maps import read_labels
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2_seesaw.data.pixel_counts import class_pixel_counts
 from d2_seesaw.data.sampling import Dataset, RepeatFactorSampling
+from d2_seesaw.data.semantic.pixel_counts import class_pixel_counts
 
 
 class SemanticRepeatFactorSampling(RepeatFactorSampling):

@@ -9,14 +9,14 @@ from d2_seesaw.engine.schedule import (
     multi_step_with_warmup,
     polynomial_with_warmup,
 )
-from d2_seesaw.engine.trainer import Trainer
-from d2_seesaw.engine.writers import (
+from d2_seesaw.engine.trackers import (
     MLflowWriter,
     TrackingWriter,
     WandbWriter,
     check_trackers,
     tracking_writers,
 )
+from d2_seesaw.engine.trainer import Trainer
 
 __all__ = [
     "ConfigError",

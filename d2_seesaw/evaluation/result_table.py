@@ -10,8 +10,8 @@ from typing import IO, cast
 from detectron2.utils.file_io import PathManager
 from tabulate import tabulate
 
-from d2_seesaw.evaluation.lvis_format import FREQUENCIES
-from d2_seesaw.evaluation.lvis_scores import METRICS
+from d2_seesaw.evaluation.lvis.annotations import FREQUENCIES
+from d2_seesaw.evaluation.lvis.lvis_scores import METRICS
 
 # Of semantic segmentation, as far as an evaluator has them.
 SEGMENTATION_METRICS = (

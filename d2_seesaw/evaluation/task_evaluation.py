@@ -6,21 +6,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from d2_seesaw.evaluation.calibration import calibrations
-from d2_seesaw.evaluation.confusion_examples import confusion_examples
-from d2_seesaw.evaluation.detection_columns import DetectionColumns
-from d2_seesaw.evaluation.detection_limits import DetectionLimits
-from d2_seesaw.evaluation.ground_truth_columns import GroundTruthColumns
-from d2_seesaw.evaluation.longtail_analysis import LongTailAnalysis
-from d2_seesaw.evaluation.lvis_api import evaluate_detections
-from d2_seesaw.evaluation.lvis_scores import LVISScores
-from d2_seesaw.evaluation.object_confusion import object_confusions, object_names
-from d2_seesaw.evaluation.per_category import CategoryResult
-from d2_seesaw.evaluation.sparse_metrics import (
-    MatchedDetections,
-    match_detections,
-    scores_of_matches,
-)
+from d2_seesaw.evaluation.analysis import LongTailAnalysis
+from d2_seesaw.evaluation.analysis.calibration import calibrations
+from d2_seesaw.evaluation.analysis.confusion import confusion_examples
+from d2_seesaw.evaluation.analysis.object_confusion import object_confusions, object_names
+from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
+from d2_seesaw.evaluation.lvis.lvis_scores import LVISScores
+from d2_seesaw.evaluation.lvis.metrics import MatchedDetections, match_detections, scores_of_matches
+from d2_seesaw.evaluation.lvis.official import evaluate_detections
+from d2_seesaw.evaluation.predictions.detections import DetectionColumns
+from d2_seesaw.evaluation.predictions.limits import DetectionLimits
+from d2_seesaw.evaluation.tables import CategoryResult
 
 if TYPE_CHECKING:
     from lvis import LVIS

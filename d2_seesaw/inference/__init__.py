@@ -1,12 +1,12 @@
 """Inference: test-time augmentation, masks on boxes, and a trained model on a user's own files."""
 
-from d2_seesaw.inference.box_merging import MeanOverSharedProposals, UnionOfDetections
 from d2_seesaw.inference.drawing import draw_instances, draw_label_map, drawing_metadata
-from d2_seesaw.inference.multi_view import MultiViewInference
-from d2_seesaw.inference.predict_files import FilePredictions
+from d2_seesaw.inference.files import FilePredictions
 from d2_seesaw.inference.predictor import Predictor, best_instances, load_predictor
 from d2_seesaw.inference.roi_masks import ROIMaskInference, with_roi_masks
 from d2_seesaw.inference.sources import find_sources
+from d2_seesaw.inference.tta import MultiViewInference
+from d2_seesaw.inference.tta.merging import MeanOverSharedProposals, UnionOfDetections
 
 __all__ = [
     "FilePredictions",

@@ -10,7 +10,7 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from pycocotools import mask as mask_api
 
-from d2_seesaw.evaluation.mask_scores import add_mask_scores
+from d2_seesaw.evaluation.predictions.mask_scores import add_mask_scores
 
 RESULTS = "results.json"
 IMAGES = "images.json"

@@ -10,7 +10,7 @@ from detectron2.structures import ROIMasks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from d2_seesaw.inference.multi_view import MultiViewInference
+from d2_seesaw.inference.tta import MultiViewInference
 
 
 class ROIMaskInference(nn.Module):

@@ -1,24 +1,19 @@
 """Layers for long-tailed recognition. Pure torch: usable without Detectron2."""
 
+from d2_seesaw.layers.activation_checkpoint import recomputed
 from d2_seesaw.layers.carafe import CarafeDownsample, CarafeUpsample, carafe, carafe_down
-from d2_seesaw.layers.classifier import (
+from d2_seesaw.layers.deform_conv import DeformConv2d, deform_convs
+from d2_seesaw.layers.norm import NormFactory, SyncBatchNorm2d, layer_norm, sync_batch_norm
+from d2_seesaw.layers.normed import NormedConv2d, NormedLinear
+from d2_seesaw.layers.one_channel import is_pointwise, one_channel
+from d2_seesaw.layers.predictors import (
     LayerFactory,
     linear_classifier,
     mask_predictor,
     normed_linear_classifier,
     normed_mask_predictor,
 )
-from d2_seesaw.layers.deform_conv import DeformConv2d, deform_convs
-from d2_seesaw.layers.normalisation import (
-    NormFactory,
-    SyncBatchNorm2d,
-    layer_norm,
-    sync_batch_norm,
-)
-from d2_seesaw.layers.normed import NormedConv2d, NormedLinear
-from d2_seesaw.layers.offset_pool import roi_align_with_offsets
-from d2_seesaw.layers.one_channel import is_pointwise, one_channel
-from d2_seesaw.layers.recomputation import recomputed
+from d2_seesaw.layers.roi_align import roi_align_with_offsets
 
 __all__ = [
     "CarafeDownsample",

@@ -1,12 +1,12 @@
 """Classification losses for long-tailed recognition. Pure torch: usable without Detectron2."""
 
-from d2_seesaw.losses.cross_entropy import SoftmaxLoss
 from d2_seesaw.losses.dense_seesaw import SeesawCrossEntropyLoss
 from d2_seesaw.losses.inverse_frequency import InverseFrequencyLoss
 from d2_seesaw.losses.progressive import progressive_constraint
 from d2_seesaw.losses.protocol import ClassificationLoss
 from d2_seesaw.losses.recall import RecallLoss, recall_cross_entropy
 from d2_seesaw.losses.seesaw import SeesawLoss, seesaw_cross_entropy
+from d2_seesaw.losses.softmax import SoftmaxLoss
 
 __all__ = [
     "ClassificationLoss",

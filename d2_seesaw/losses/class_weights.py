@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from d2_seesaw.losses.checks import full_precision
-from d2_seesaw.losses.chunked import sum_in_chunks
+from d2_seesaw.losses._common import full_precision
+from d2_seesaw.losses.dense import sum_in_chunks
 
 
 def class_weighted_sum(

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2_seesaw.losses.checks import (
+from d2_seesaw.losses._common import (
     IGNORED,
     check_dense_logits,
     check_labels,

@@ -1,8 +1,6 @@
-"""Reports, one HTML file that needs nothing from the network, and the progress of long work."""
+"""Reports: one HTML file that needs nothing from the network."""
 
-from d2_seesaw.report.charts import Point, bar_chart, rank_chart
-from d2_seesaw.report.lines import Series, line_chart
-from d2_seesaw.report.page import (
+from d2_seesaw.report.render import (
     GROUP_COLORS,
     GROUP_NAMES,
     Numeral,
@@ -19,10 +17,11 @@ from d2_seesaw.report.page import (
     table,
     write_page,
 )
-from d2_seesaw.report.progress import Progress, track
-from d2_seesaw.report.scatter import Spot, scatter_chart
-from d2_seesaw.report.shares import Share, ShareBar, share_bars
-from d2_seesaw.report.svg import Key
+from d2_seesaw.report.svg.charts import Point, bar_chart, rank_chart
+from d2_seesaw.report.svg.lines import Series, line_chart
+from d2_seesaw.report.svg.marks import Key
+from d2_seesaw.report.svg.scatter import Spot, scatter_chart
+from d2_seesaw.report.svg.shares import Share, ShareBar, share_bars
 
 __all__ = [
     "GROUP_COLORS",
@@ -30,7 +29,6 @@ __all__ = [
     "Key",
     "Numeral",
     "Point",
-    "Progress",
     "Series",
     "Share",
     "ShareBar",
@@ -51,6 +49,5 @@ __all__ = [
     "section",
     "share_bars",
     "table",
-    "track",
     "write_page",
 ]

@@ -10,8 +10,8 @@ from torch import nn
 from d2_seesaw.checkpoint import StrictCheckpointer
 from d2_seesaw.layers import normed_linear_classifier
 from d2_seesaw.losses import SeesawLoss
-from d2_seesaw.roi_heads import LossDrivenOutputLayers
-from tests.roi_heads import dual_parts
+from d2_seesaw.modeling.roi_heads import LossDrivenOutputLayers
+from tests.modeling.roi_heads import dual_parts
 
 
 def model(num_classes=4):

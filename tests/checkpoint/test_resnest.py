@@ -4,8 +4,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from d2_seesaw.backbones import TimmBackbone
 from d2_seesaw.checkpoint import StrictCheckpointer, convert_resnest
+from d2_seesaw.modeling.backbones import TimmBackbone
 
 # mmdet's names of the stem, in the order of timm's: convolution and norm in turn.
 STEM = {"conv1.0": "0", "conv1.1": "1", "conv1.3": "3", "conv1.4": "4", "conv1.6": "6", "bn1": "7"}

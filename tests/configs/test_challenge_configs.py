@@ -17,8 +17,8 @@ from d2_seesaw.data import InstaBoost, RandomSampling, RepeatFactorSampling
 from d2_seesaw.engine import load_config
 from d2_seesaw.layers import CarafeUpsample, DeformConv2d, SyncBatchNorm2d
 from d2_seesaw.losses import SeesawLoss, SoftmaxLoss
-from d2_seesaw.necks import FPG
-from d2_seesaw.roi_heads import DualHeadRCNN, HTCLiteROIHeads, ScoredMaskHead, TSDOutputLayers
+from d2_seesaw.modeling import FPG, DualHeadRCNN
+from d2_seesaw.modeling.roi_heads import HTCLiteROIHeads, ScoredMaskHead, TSDOutputLayers
 
 STEPS = sorted(Path("configs/challenge").glob("*.py"))
 SMALL = sorted(Path("configs/challenge_small").glob("*.py"))

@@ -16,7 +16,7 @@ from d2_seesaw.engine import apply_overrides, load_config
 from d2_seesaw.inference import MultiViewInference, UnionOfDetections
 from d2_seesaw.layers import NormedConv2d, NormedLinear, is_pointwise
 from d2_seesaw.losses import SeesawLoss, SoftmaxLoss
-from d2_seesaw.roi_heads import (
+from d2_seesaw.modeling.roi_heads import (
     HTCLiteROIHeads,
     LossDrivenCascadeROIHeads,
     MaskHeadWithPredictor,

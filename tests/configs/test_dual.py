@@ -9,9 +9,9 @@ from detectron2.config import LazyConfig, instantiate
 from d2_seesaw.engine import check_config, load_config
 from d2_seesaw.layers import NormedLinear
 from d2_seesaw.losses import SeesawLoss
-from d2_seesaw.roi_heads import (
+from d2_seesaw.modeling import DualHeadRCNN
+from d2_seesaw.modeling.roi_heads import (
     DualBoxHead,
-    DualHeadRCNN,
     DualOutputLayers,
     DualTSDBoxHead,
     DualTSDOutputLayers,

@@ -9,7 +9,7 @@ from detectron2.data.datasets.lvis import load_lvis_json
 from detectron2.structures import BoxMode
 from omegaconf import OmegaConf
 
-from d2_seesaw.data.longtail_generator import LongTailSpec, generate_longtail_dataset
+from d2_seesaw.synthetic.instances import LongTailSpec, generate_longtail_dataset
 
 PATH = "configs/common/data/lvis_v1_challenge.py"
 

@@ -6,7 +6,7 @@ from detectron2.config import LazyConfig, instantiate
 
 from d2_seesaw.engine import check_config, load_config
 from d2_seesaw.layers import NormedConv2d
-from d2_seesaw.roi_heads import ScoredMaskHead
+from d2_seesaw.modeling.roi_heads import ScoredMaskHead
 
 PART = "configs/common/heads/mask_iou.py"
 MODELS = {

@@ -11,7 +11,7 @@ from detectron2.utils.events import EventStorage
 from d2_seesaw.engine import check_config, load_config
 from d2_seesaw.inference import MeanOverSharedProposals, MultiViewInference, UnionOfDetections
 from d2_seesaw.losses import SeesawLoss, SoftmaxLoss
-from d2_seesaw.roi_heads import TSDBoxHead, TSDOutputLayers
+from d2_seesaw.modeling.roi_heads import TSDBoxHead, TSDOutputLayers
 from tests.inference.models import picture
 
 QUICKSTARTS = ("quickstart_cascade", "quickstart_htc_lite")

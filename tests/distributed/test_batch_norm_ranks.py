@@ -12,9 +12,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from d2_seesaw.layers import SyncBatchNorm2d, mask_predictor, sync_batch_norm
-from d2_seesaw.roi_heads import MaskHeadWithPredictor
+from d2_seesaw.modeling.roi_heads import MaskHeadWithPredictor
 from tests.helpers import run_on_ranks
-from tests.roi_heads import parts
+from tests.modeling.roi_heads import parts
 
 pytestmark = pytest.mark.dist
 

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import torch.distributed as dist
 
-from d2_seesaw.data import class_pixel_counts, pixel_counts
+from d2_seesaw.data import class_pixel_counts
+from d2_seesaw.data.semantic import pixel_counts
 from tests.helpers import run_on_ranks
 
 C = 3

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from d2_seesaw.data.long_tail_profile import DEMO_PROFILE
-from d2_seesaw.data.longtail_generator import LongTailSpec, generate_longtail_dataset
+from d2_seesaw.synthetic.instances import LongTailSpec, generate_longtail_dataset
+from d2_seesaw.synthetic.profile import DEMO_PROFILE
 
 ROOT = Path(__file__).parents[2]
 QUICK = [

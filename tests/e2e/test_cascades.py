@@ -20,7 +20,7 @@ def test_the_cascade_trains_and_evaluates(train_net, tmp_path):
 
 
 FEDERATED = [
-    "model._target_=d2_seesaw.roi_heads.FederatedRCNN",
+    "model._target_=d2_seesaw.modeling.FederatedRCNN",
     "model.roi_heads.context_encoder.federated=True",
     "model.roi_heads.context_encoder.masked_mean=True",
     "model.roi_heads.mask_rois=refined",

@@ -5,7 +5,7 @@ import csv
 import pytest
 import torch
 
-from d2_seesaw.data.semantic_generator import SemanticSpec, generate_semantic_dataset
+from d2_seesaw.synthetic.street import SemanticSpec, generate_semantic_dataset
 
 STEPS = 12
 SMALL = [

@@ -3,7 +3,7 @@ from detectron2.modeling.roi_heads import StandardROIHeads
 from torch import nn
 
 from d2_seesaw.engine.signatures import accepted_keywords, target_of
-from d2_seesaw.roi_heads import LossDrivenOutputLayers
+from d2_seesaw.modeling.roi_heads import LossDrivenOutputLayers
 
 
 def test_a_constructor_that_passes_options_on_takes_those_of_its_bases():

@@ -5,10 +5,10 @@ import math
 import numpy as np
 
 from d2_seesaw.data.frequency import frequency_group
-from d2_seesaw.data.long_tail_profile import LVIS_V1_PROFILE
-from d2_seesaw.evaluation.longtail_analysis import Calibration, Confusion, LongTailAnalysis
-from d2_seesaw.evaluation.lvis_scores import METRICS
-from d2_seesaw.evaluation.per_category import CategoryResult, group_counts
+from d2_seesaw.evaluation.analysis import Calibration, Confusion, LongTailAnalysis
+from d2_seesaw.evaluation.lvis.lvis_scores import METRICS
+from d2_seesaw.evaluation.tables import CategoryResult, group_counts
+from d2_seesaw.synthetic.profile import LVIS_V1_PROFILE
 
 NAN = math.nan
 

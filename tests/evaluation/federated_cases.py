@@ -7,11 +7,11 @@ import numpy as np
 from lvis import LVISEval, LVISResults
 from pycocotools import mask as mask_utils
 
-from d2_seesaw.evaluation.detection_columns import DetectionColumns
-from d2_seesaw.evaluation.detection_limits import DetectionLimits
-from d2_seesaw.evaluation.ground_truth_columns import GroundTruthColumns
-from d2_seesaw.evaluation.lvis_api import lvis_from_dict
-from d2_seesaw.evaluation.sparse_metrics import match_detections, precision_and_recall
+from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
+from d2_seesaw.evaluation.lvis.metrics import match_detections, precision_and_recall
+from d2_seesaw.evaluation.lvis.official import lvis_from_dict
+from d2_seesaw.evaluation.predictions.detections import DetectionColumns
+from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 
 SIZE = 130  # of every image: large enough for an area of 96 x 96
 

@@ -7,8 +7,9 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
-from d2_seesaw.evaluation import LongTailLVISEvaluator, detection_limits, lvis_evaluation
-from d2_seesaw.evaluation.detection_log import DetectionLog
+from d2_seesaw.evaluation import LongTailLVISEvaluator, lvis_evaluator
+from d2_seesaw.evaluation.predictions import limits
+from d2_seesaw.evaluation.predictions.detection_log import DetectionLog
 from tests.evaluation.gloo import no_objects_between_ranks, on_ranks
 from tests.evaluation.lvis_data import Detections, random_data, write_images, write_json
 
@@ -88,8 +89,8 @@ def _evaluate(case, folder, place, outputs, *, distributed):
     log = functools.partial(DetectionLog, images_per_block=2)
     try:
         with (
-            mock.patch.object(detection_limits, "FIXED_AP_DETECTIONS", 9),
-            mock.patch.object(lvis_evaluation, "DetectionLog", log),
+            mock.patch.object(limits, "FIXED_AP_DETECTIONS", 9),
+            mock.patch.object(lvis_evaluator, "DetectionLog", log),
         ):
             evaluator = LongTailLVISEvaluator(
                 NAME,

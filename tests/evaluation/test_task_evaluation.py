@@ -3,11 +3,11 @@ import json
 import pytest
 
 from d2_seesaw.evaluation import task_evaluation
-from d2_seesaw.evaluation.detection_columns import DetectionColumns
-from d2_seesaw.evaluation.detection_limits import DetectionLimits
-from d2_seesaw.evaluation.ground_truth_columns import GroundTruthColumns
-from d2_seesaw.evaluation.lvis_api import lvis_from_dict
-from d2_seesaw.evaluation.per_category import category_results
+from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
+from d2_seesaw.evaluation.lvis.official import lvis_from_dict
+from d2_seesaw.evaluation.predictions.detections import DetectionColumns
+from d2_seesaw.evaluation.predictions.limits import DetectionLimits
+from d2_seesaw.evaluation.tables import category_results
 from d2_seesaw.evaluation.task_evaluation import TaskEvaluation
 from tests.evaluation.federated_cases import federated_case
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from d2_seesaw.losses.checks import check_labels, check_logits, full_precision
+from d2_seesaw.losses._common import check_labels, check_logits, full_precision
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (0, 4)])

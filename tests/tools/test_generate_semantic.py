@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from d2_seesaw.data.semantic_generator import SemanticSpec
+from d2_seesaw.synthetic.street import SemanticSpec
 
 SPEC = importlib.util.spec_from_file_location("generate", "tools/generate_semantic.py")
 generate_semantic = importlib.util.module_from_spec(SPEC)

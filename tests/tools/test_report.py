@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from d2_seesaw.evaluation import LongTailLVISEvaluator
-from d2_seesaw.evaluation.longtail_analysis import read_analysis, write_analysis
+from d2_seesaw.evaluation.analysis import read_analysis, write_analysis
 from tests.evaluation.analysis_data import lvis_like
 from tests.evaluation.conftest import register  # noqa: F401
 from tests.evaluation.html_text import cards, section

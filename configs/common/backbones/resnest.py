@@ -9,7 +9,7 @@ ImageNet weights: ``pretrained=True`` has timm download its own; ``pretrained=FI
 
 from detectron2.config import LazyCall as L
 
-from d2_seesaw.backbones import TimmBackbone
+from d2_seesaw.modeling.backbones import TimmBackbone
 
 
 def _resnest(name, **options):

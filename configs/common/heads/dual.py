@@ -18,9 +18,9 @@ of ``classification.py`` after a training with softmax, needs ``model.init = "ra
 
 from detectron2.config import LazyCall as L
 
-from d2_seesaw.roi_heads import (
+from d2_seesaw.modeling import DualHeadRCNN
+from d2_seesaw.modeling.roi_heads import (
     DualBoxHead,
-    DualHeadRCNN,
     DualOutputLayers,
     DualTSDBoxHead,
     DualTSDOutputLayers,

@@ -4,7 +4,7 @@ from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
 
 from d2_seesaw.layers import mask_predictor, normed_mask_predictor
-from d2_seesaw.roi_heads import MaskHeadWithPredictor
+from d2_seesaw.modeling.roi_heads import MaskHeadWithPredictor
 
 
 def _mask_head(predictor, num_classes="${..num_classes}"):

@@ -3,7 +3,7 @@
 from detectron2.config import LazyCall as L
 
 from d2_seesaw.layers import mask_predictor, normed_mask_predictor
-from d2_seesaw.roi_heads import MaskIoUHead, ScoredMaskHead
+from d2_seesaw.modeling.roi_heads import MaskIoUHead, ScoredMaskHead
 
 from .mask import _mask_head
 

@@ -14,7 +14,7 @@ weights of the stages' losses are the cascade's: the authors have 1, 1, 1 (``sta
 
 from detectron2.config import LazyCall as L
 
-from d2_seesaw.roi_heads import OffsetROIPooler, TSDBoxHead, TSDOutputLayers
+from d2_seesaw.modeling.roi_heads import OffsetROIPooler, TSDBoxHead, TSDOutputLayers
 
 from .classification import seesaw as _seesaw
 from .classification import softmax as _softmax

@@ -10,7 +10,7 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead
 
-from d2_seesaw.roi_heads import LossDrivenCascadeROIHeads, LossDrivenOutputLayers
+from d2_seesaw.modeling.roi_heads import LossDrivenCascadeROIHeads, LossDrivenOutputLayers
 
 from ..heads.classification import softmax as _softmax
 from ..heads.mask import mask_heads as _mask_heads

@@ -13,8 +13,8 @@ from detectron2.modeling.backbone import BasicStem, ResNet
 from detectron2.modeling.meta_arch import SemanticSegmentor
 from torch import nn
 
-from d2_seesaw.backbones import dilated_resnet_stages
-from d2_seesaw.semantic import LossDrivenDeepLabV3PlusHead
+from d2_seesaw.modeling import LossDrivenDeepLabV3PlusHead
+from d2_seesaw.modeling.backbones import dilated_resnet_stages
 
 model = L(SemanticSegmentor)(
     backbone=L(ResNet)(

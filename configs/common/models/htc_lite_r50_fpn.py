@@ -2,7 +2,7 @@
 
 from detectron2.config import LazyCall as L
 
-from d2_seesaw.roi_heads import GlobalContextEncoder, HTCLiteROIHeads
+from d2_seesaw.modeling.roi_heads import GlobalContextEncoder, HTCLiteROIHeads
 
 from ..heads.mask import mask_head as _mask_head
 from .cascade_mask_rcnn_r50_fpn import model

@@ -15,7 +15,7 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead, StandardROIHeads
 
-from d2_seesaw.roi_heads import LossDrivenOutputLayers
+from d2_seesaw.modeling.roi_heads import LossDrivenOutputLayers
 
 from ..heads.classification import softmax as _softmax
 from ..heads.mask import mask_head as _mask_head

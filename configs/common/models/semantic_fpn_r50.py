@@ -11,7 +11,7 @@ from detectron2.modeling.backbone import FPN, BasicStem, ResNet
 from detectron2.modeling.meta_arch import SemanticSegmentor
 from torch import nn
 
-from d2_seesaw.semantic import LossDrivenSemSegFPNHead
+from d2_seesaw.modeling import LossDrivenSemSegFPNHead
 
 model = L(SemanticSegmentor)(
     backbone=L(FPN)(

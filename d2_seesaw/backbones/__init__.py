@@ -1,6 +1,0 @@
-"""Backbones beyond Detectron2's: dilated ResNets, and timm's models behind its interface."""
-
-from d2_seesaw.backbones.dilated_resnet import DilatedBasicBlock, dilated_resnet_stages
-from d2_seesaw.backbones.timm_backbone import TimmBackbone
-
-__all__ = ["DilatedBasicBlock", "TimmBackbone", "dilated_resnet_stages"]

@@ -1,0 +1,1 @@
+"""The one reading of annotation files: JSON in COCO or LVIS format as a table of arrays."""

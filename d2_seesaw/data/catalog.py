@@ -1,0 +1,230 @@
+"""Anybody's long-tailed instances, in COCO or LVIS format, under any name.
+
+The names, ids and image counts of the categories come from files. They are read when somebody asks
+for them, so that registering costs nothing and its order does not matter.
+"""
+
+import difflib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.catalog import Metadata
+
+from d2_seesaw.data.annotations.image_counts import file_image_counts
+from d2_seesaw.data.annotations.reader import read_annotations, read_categories
+
+_FROM_THE_FILE = ("thing_classes", "thing_dataset_id_to_contiguous_id")
+_IMAGES_LOOKED_FOR = 20
+
+
+def register_longtail_instances(
+    name: str,
+    metadata: Mapping[str, Any] | None,
+    json_file: str | Path,
+    image_root: str | Path,
+    *,
+    counts_from: str | Path | None = None,
+) -> None:
+    """Register instances in COCO or LVIS format. Nothing is read until the data are used.
+
+    Nothing follows from the name. Category ids may be any; classes are numbered in their order.
+    Masks are polygons or run-length encodings, compressed or not, or there are none. LVIS's
+    federated fields are kept where the file has them. An image lies where its ``file_name`` says,
+    or else where the last two parts, or the last, of its ``coco_url`` say.
+
+    The metadata get, besides ``json_file``, ``image_root`` and ``evaluator_type`` "lvis":
+
+    - ``thing_classes`` and ``thing_dataset_id_to_contiguous_id``, from the file;
+    - ``class_image_count``, Detectron2's list of ``{"id": category id, "image_count": n}``, from
+      which the rare, common and frequent categories follow.
+
+    Registering the same thing again changes nothing.
+
+    Args:
+        name: of the data set, in Detectron2's catalogs.
+        metadata: whatever else the metadata shall have; ``class_image_count`` if it is known.
+        json_file: the annotations.
+        image_root: folder of the images.
+        counts_from: the training split whose images are counted: a registered name, or a file. By
+            default what the file's categories call ``image_count``, as in LVIS, or else its own
+            images; every split other than the training split needs it then.
+
+    Raises:
+        ValueError: ``name`` already stands for something else, or ``metadata`` with what comes from
+            the files. On first use: a file that is not in the format, categories that share an id
+            or a name, unknown categories, or a ``counts_from`` that is neither a name nor a file or
+            whose categories are others.
+    """
+    # What identifies the data set; as plain values, for they are kept in Detectron2's metadata.
+    given = {
+        "json_file": str(json_file),
+        "image_root": str(image_root),
+        "counts_from": None if counts_from is None else str(counts_from),
+        **{"evaluator_type": "lvis", **(metadata or {})},
+    }
+    _check_metadata(metadata or {}, counts_from)
+    if name in DatasetCatalog.list():
+        _check_same(name, given)
+        return
+
+    earlier = MetadataCatalog.get(name).as_dict()
+    registered = FileMetadata(**{**earlier, **given, "name": name})
+
+    def load() -> list[dict[str, Any]]:
+        columns = read_annotations(given["json_file"])
+        registered.set_categories(columns.categories)  # spares reading them again
+        return columns.records(image_paths(columns.images, given["image_root"]))
+
+    DatasetCatalog.register(name, load)
+    MetadataCatalog[name] = registered
+
+
+def load_longtail_json(json_file: str | Path, image_root: str | Path) -> list[dict[str, Any]]:
+    """Load annotations in COCO or LVIS format as dicts in Detectron2's format, by image id.
+
+    Args:
+        json_file: the annotations, see :func:`register_longtail_instances`.
+        image_root: folder of the images.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: see :func:`register_longtail_instances`.
+    """
+    columns = read_annotations(json_file)
+    return columns.records(image_paths(columns.images, image_root))
+
+
+def image_paths(
+    images: Sequence[Mapping[str, Any]], image_root: str | Path
+) -> Callable[[Mapping[str, Any]], str]:
+    """Find out what of the entries of an annotation file is the path below ``image_root``.
+
+    That is the first of ``file_name``, the last two parts and the last part of ``coco_url`` by
+    which at least one of 20 images, spread over all, is found, or else the first there is.
+
+    Returns:
+        A function from an entry to the path.
+    """
+    ways = (_by_file_name, _by_folder_of_url, _by_end_of_url)
+    some = images[:: max(1, len(images) // _IMAGES_LOOKED_FOR)]
+
+    def found(way: Callable[[Mapping[str, Any]], str]) -> bool:
+        return any(p and os.path.exists(os.path.join(image_root, p)) for p in map(way, some))
+
+    best = sorted(ways, key=lambda way: not found(way))  # a stable order
+    return lambda image: os.path.join(image_root, next(filter(None, (way(image) for way in best))))
+
+
+def _by_file_name(image: Mapping[str, Any]) -> str:
+    return image.get("file_name") or ""
+
+
+def _by_folder_of_url(image: Mapping[str, Any]) -> str:
+    return "/".join((image.get("coco_url") or "").split("/")[-2:])
+
+
+def _by_end_of_url(image: Mapping[str, Any]) -> str:
+    return (image.get("coco_url") or "").split("/")[-1]
+
+
+class FileMetadata(Metadata):
+    """Detectron2's metadata, which read what the annotation files say when asked for it.
+
+    It is read once; a change of the files after that is not seen.
+    """
+
+    def __getattr__(self, key: str) -> Any:
+        if key in _FROM_THE_FILE:
+            self.set_categories(read_categories(self.json_file))
+            return self.__dict__[key]
+        if key == "class_image_count":
+            counts = _class_image_count(self.json_file, self.counts_from)
+            self.__dict__[key] = counts
+            return counts
+        return super().__getattr__(key)
+
+    def set_categories(self, categories: Sequence[Mapping[str, Any]]) -> None:
+        """Set what follows from the categories of the file, in order of their ids."""
+        self.__dict__["thing_classes"] = [c["name"] for c in categories]
+        self.__dict__["thing_dataset_id_to_contiguous_id"] = {
+            c["id"]: index for index, c in enumerate(categories)
+        }
+
+
+def _class_image_count(json_file: str, counts_from: str | None) -> list[dict[str, Any]]:
+    categories = read_categories(json_file)
+    if counts_from is None and categories and all("image_count" in c for c in categories):
+        return [{"id": c["id"], "image_count": c["image_count"]} for c in categories]
+    source = json_file if counts_from is None else _training_file(counts_from)
+    counts = file_image_counts(source)
+    check_same_names(categories, counts, json_file, source)
+    counted = {count["id"]: count for count in counts}
+    return [
+        {"id": c["id"], "image_count": counted.get(c["id"], {}).get("image_count", 0)}
+        for c in categories
+    ]
+
+
+def check_same_names(
+    categories: Sequence[Mapping[str, Any]],
+    counts: Sequence[Mapping[str, Any]],
+    json_file: str | Path,
+    source: str | Path,
+) -> None:
+    """Refuse counts of other categories.
+
+    Args:
+        categories: of ``json_file``, with ``id`` and ``name``.
+        counts: of ``source``, as :func:`file_image_counts` says.
+        json_file: annotations.
+        source: annotations of the training split.
+
+    Raises:
+        ValueError: an id that stands for different names in both.
+    """
+    names = {count["id"]: count["name"] for count in counts}
+    for category in categories:
+        name = names.get(category["id"], category["name"])
+        if name != category["name"]:
+            raise ValueError(
+                f"category {category['id']!r} is {category['name']!r} in {json_file}, but "
+                f"{name!r} in {source}, whose images are to be counted"
+            )
+
+
+def _training_file(counts_from: str) -> str:
+    if counts_from in DatasetCatalog.list():
+        json_file = MetadataCatalog.get(counts_from).get("json_file")
+        if json_file:
+            return json_file
+    if os.path.isfile(counts_from):
+        return counts_from
+    near = _nearest(counts_from, DatasetCatalog.list())
+    raise ValueError(
+        f"counts_from must be a registered data set with annotations or a JSON file, "
+        f"got {counts_from!r}{near}"
+    )
+
+
+def _check_metadata(metadata: Mapping[str, Any], counts_from: str | Path | None) -> None:
+    own = [k for k in (*_FROM_THE_FILE, "json_file", "image_root", "name") if k in metadata]
+    if own:
+        raise ValueError(f"metadata must leave out {', '.join(own)}: registration sets it")
+    if counts_from is not None and "class_image_count" in metadata:
+        raise ValueError("give counts_from or the class_image_count of the metadata, not both")
+
+
+def _check_same(name: str, given: Mapping[str, Any]) -> None:
+    known = MetadataCatalog.get(name).as_dict()
+    other = {key: known.get(key) for key in given if known.get(key) != given[key]}
+    if other:
+        asked = {key: given[key] for key in other}
+        raise ValueError(f"data set {name!r} is already registered with {other}, not {asked}")
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,156 @@
+"""How many pixels of each class every label map of a data set holds, counted once and kept.
+
+Shapes in this module:
+    C: classes
+    N: images
+"""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.utils import comm
+
+from d2_seesaw.data.semantic.label_maps import label_file, read_labels
+from d2_seesaw.utils.files import default_cache_folder, digest, file_state, written_in_one_step
+from d2_seesaw.utils.progress import track
+
+logger = logging.getLogger(__name__)
+
+_MOST_THREADS = 8  # decoding and counting leave Python's lock only in part
+
+
+def class_pixel_counts(
+    dataset: Sequence[Mapping[str, Any]],
+    num_classes: int,
+    ignore_label: int = 255,
+    *,
+    cache_folder: str | Path | None = None,
+    progress: bool = True,
+    synchronize: bool = True,
+) -> np.ndarray:
+    """Count the pixels of each class in each label map.
+
+    The counts are kept in a file and read from there as long as no label map changes its size or
+    its time of modification.
+
+    Args:
+        dataset: N records with label maps, see :func:`~d2_seesaw.data.read_labels`.
+        num_classes: C.
+        ignore_label: stands for pixels without a class, which are not counted.
+        cache_folder: where counts are kept; ``~/.cache/d2_seesaw`` by default.
+        progress: show how far it is, see :class:`~d2_seesaw.utils.progress.Progress`.
+        synchronize: on several ranks, all of which must then call this, let the main one count and
+            the others read what it has kept.
+
+    Returns:
+        ``(N, C)`` int64 counts.
+
+    Raises:
+        ValueError: label maps that cannot be read or hold other classes.
+    """
+    if not 1 <= num_classes <= ignore_label:
+        raise ValueError(
+            f"num_classes must lie in [1, {ignore_label}] with ignore_label {ignore_label}, "
+            f"got {num_classes}"
+        )
+    folder = default_cache_folder() if cache_folder is None else Path(cache_folder)
+    name = digest([num_classes, ignore_label, [_identity(record) for record in dataset]])
+    path = folder / f"class_pixel_counts_{name}.npz"
+    shape = (len(dataset), num_classes)
+
+    counts = None
+    if synchronize:
+        if comm.is_main_process():
+            counts = _counted(dataset, path, shape, ignore_label, progress)
+        comm.synchronize()
+    # Where the ranks share no folder, each machine counts for itself.
+    return _counted(dataset, path, shape, ignore_label, progress) if counts is None else counts
+
+
+def _counted(
+    dataset: Sequence[Mapping[str, Any]],
+    path: Path,
+    shape: tuple[int, int],
+    ignore_label: int,
+    progress: bool,
+) -> np.ndarray:
+    """Counts from the file, or else counted and kept in it."""
+    state = digest([_state(label_file(record)) for record in dataset])
+    counts = _read(path, state, shape)
+    if counts is None:
+        counts = _count(dataset, shape, ignore_label, progress)
+        _write(path, state, counts)
+    return counts
+
+
+def _count(
+    dataset: Sequence[Mapping[str, Any]],
+    shape: tuple[int, int],
+    ignore_label: int,
+    progress: bool,
+) -> np.ndarray:
+    count = partial(_count_one, num_classes=shape[1], ignore_label=ignore_label)
+    threads = min(_MOST_THREADS, os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool:
+        rows = track(
+            pool.map(count, dataset),
+            "counting pixels of label maps",
+            total=len(dataset),
+            unit="image",
+            shown=progress,
+        )
+        try:
+            return np.array(list(rows), dtype=np.int64).reshape(shape)
+        except ValueError:
+            pool.shutdown(wait=True, cancel_futures=True)  # not after thousands of other maps
+            raise
+
+
+def _count_one(record: Mapping[str, Any], *, num_classes: int, ignore_label: int) -> np.ndarray:
+    labels = read_labels(record, ignore_label, num_classes=num_classes)
+    return np.bincount(labels.ravel(), minlength=num_classes)[:num_classes]
+
+
+def _identity(record: Mapping[str, Any]) -> list[Any]:
+    """What of a record decides its counts, the contents of the file aside."""
+    label_ids = record.get("sem_seg_label_ids")
+    # JSON has neither integer keys nor an order of them.
+    pairs = None if label_ids is None else sorted(label_ids.items())
+    path = os.path.abspath(label_file(record))
+    return [path, record.get("height"), record.get("width"), pairs]
+
+
+def _state(path: str) -> list[int] | None:
+    try:
+        return file_state(path)
+    except OSError:
+        return None  # reading it gives the error
+
+
+def _read(path: Path, state: str, shape: tuple[int, int]) -> np.ndarray | None:
+    """The counts kept for this state of the files, if there are such."""
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            if str(kept["state"]) != state:
+                return None
+            counts = kept["counts"]
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # a damaged archive raises errors of many kinds
+        logger.warning("counts kept in %s cannot be read (%s): counting again", path, error)
+        return None
+    return counts if counts.shape == shape and counts.dtype == np.int64 else None
+
+
+def _write(path: Path, state: str, counts: np.ndarray) -> None:
+    try:
+        with written_in_one_step(path) as file:
+            np.savez_compressed(file, state=state, counts=counts)
+    except OSError as error:
+        logger.warning("counts of pixels could not be kept in %s: %s", path, error)

@@ -1,0 +1,130 @@
+"""SYNTHIA (Ros et al., CVPR 2016) in its published folders, for semantic segmentation.
+
+The labels are PNGs of three channels of 16 bits, with the class id in the red one. There is no
+published split; see :class:`~d2_seesaw.data.FrameSplit` for ours. The authors of Recall Loss (Tian
+et al., https://arxiv.org/abs/2106.14917) drew 70 % of the frames of each camera for training, 10 %
+for validation and 20 % for testing at random, so that most validation frames had a neighbour in
+training. Ours has their percentages, but holds out contiguous blocks. They trained 16 classes, with
+void and two reserved ids as ordinary ones; here these three are ignored, which leaves 13. Their
+numbers and ours can therefore not be compared.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from d2_seesaw.data.datasets import datasets_root
+from d2_seesaw.data.semantic.folders import FrameSplit, register_semantic_folder
+
+PARTS = ("train", "val", "test")
+CAMERAS = tuple(
+    f"Stereo_{side}/Omni_{view}" for view in ("B", "F", "L", "R") for side in ("Left", "Right")
+)
+
+# Class names by the id in the files. 0 is void; 13 and 14 are reserved.
+SEQS_IDS = {
+    1: "sky",
+    2: "building",
+    3: "road",
+    4: "sidewalk",
+    5: "fence",
+    6: "vegetation",
+    7: "pole",
+    8: "car",
+    9: "traffic sign",
+    10: "pedestrian",
+    11: "bicycle",
+    12: "lane marking",
+    15: "traffic light",
+}
+
+# The 16 classes it shares with Cityscapes, in the order of Cityscapes. The ids left out: void 0,
+# parking slot 13, road work 14, terrain 16, truck 18, train 20, lane marking 22.
+RAND_CITYSCAPES_IDS = {
+    3: "road",
+    4: "sidewalk",
+    2: "building",
+    21: "wall",
+    5: "fence",
+    7: "pole",
+    15: "traffic light",
+    9: "traffic sign",
+    6: "vegetation",
+    1: "sky",
+    10: "person",
+    17: "rider",
+    8: "car",
+    19: "bus",
+    12: "motorcycle",
+    11: "bicycle",
+}
+
+
+def register_synthia_seqs(
+    name: str,
+    sequence_root: str | Path,
+    *,
+    split: FrameSplit | None = None,
+    cameras: Sequence[str] = CAMERAS,
+) -> None:
+    """Register a video sequence, such as ``SYNTHIA-SEQS-05-SUMMER``.
+
+    Args:
+        name: of the data set, in Detectron2's catalogs.
+        sequence_root: folder with ``RGB`` and ``GT/LABELS``.
+        split: the part of the frames that is meant; all by default.
+        cameras: folders below ``RGB``; by default all eight, as the authors of Recall Loss used.
+
+    Raises:
+        ValueError: as :func:`~d2_seesaw.data.register_semantic_folder`.
+    """
+    _register(name, sequence_root, SEQS_IDS, cameras, split)
+
+
+def register_synthia_rand_cityscapes(
+    name: str, root: str | Path, *, split: FrameSplit | None = None
+) -> None:
+    """Register ``RAND_CITYSCAPES``, single frames, with the 16 classes of Cityscapes that it has.
+
+    Args:
+        name: of the data set, in Detectron2's catalogs.
+        root: folder with ``RGB`` and ``GT/LABELS``.
+        split: the part of the frames that is meant; all by default.
+
+    Raises:
+        ValueError: as :func:`~d2_seesaw.data.register_semantic_folder`.
+    """
+    _register(name, root, RAND_CITYSCAPES_IDS, (), split)
+
+
+def _register(
+    name: str,
+    root: str | Path,
+    ids: dict[int, str],
+    subfolders: Sequence[str],
+    split: FrameSplit | None,
+) -> None:
+    register_semantic_folder(
+        name,
+        Path(root) / "RGB",
+        Path(root) / "GT" / "LABELS",
+        classes=list(ids.values()),
+        label_ids={label_id: label for label, label_id in enumerate(ids)},
+        subfolders=subfolders,
+        split=split,
+    )
+
+
+def register_synthia() -> None:
+    """Register the parts of ``synthia_seqs_05_summer`` and ``synthia_rand_cityscapes``."""
+    root = datasets_root()
+    for part in PARTS:
+        split = FrameSplit(part)
+        register_synthia_seqs(
+            f"synthia_seqs_05_summer_{part}", root / "SYNTHIA-SEQS-05-SUMMER", split=split
+        )
+        register_synthia_rand_cityscapes(
+            f"synthia_rand_cityscapes_{part}", root / "RAND_CITYSCAPES", split=split
+        )
+
+
+register_synthia()

@@ -1,0 +1,1 @@
+"""LVIS metrics: annotations, matching, curves, and the official package."""

@@ -1,0 +1,233 @@
+"""The detections that LVIS scores, and which objects each of them overlaps.
+
+An image and a category make a pair, and only pairs with detections and objects exist here: of the
+24 million pairs of LVIS v1's validation set, 99 % have neither.
+
+Shapes in this module:
+    N: detections, all of them
+    D: detections that are scored
+    G: objects
+    E: edges, a detection and an object of its pair with an IoU of at least 0.5
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns, index_of
+from d2_seesaw.evaluation.lvis.lvis_scores import IOU_THRESHOLDS
+from d2_seesaw.evaluation.predictions.detections import DetectionColumns
+from d2_seesaw.evaluation.predictions.limits import DetectionLimits, rank_in_runs
+from d2_seesaw.utils.progress import Progress
+
+_MASKS_PER_CALL = 200  # pycocotools 2.0.11 with NumPy 2 overflows in ``area`` at 256
+_CANDIDATES_PER_BLOCK = 200_000
+
+
+@dataclass(frozen=True)
+class ScoredDetections:
+    """Detections sorted by pair, and within a pair from the highest score on.
+
+    Attributes:
+        rows: ``(D,)`` rows in the columns they come from.
+        pairs: ``(D,)`` keys of their pairs, ascending; the image's index if there is one category.
+        scores: ``(D,)``.
+        areas: ``(D,)`` pixels of the box or the mask.
+        in_open_pair: ``(D,)`` whether more objects of the category may be there than are annotated.
+    """
+
+    rows: np.ndarray
+    pairs: np.ndarray
+    scores: np.ndarray
+    areas: np.ndarray
+    in_open_pair: np.ndarray
+
+
+def scored_detections(
+    ground_truth: GroundTruthColumns,
+    detections: DetectionColumns,
+    task: str,
+    *,
+    limits: DetectionLimits,
+    class_agnostic: bool,
+    verified_only: bool = True,
+) -> ScoredDetections:
+    """Those within the limits, with an area, of a category whose presence was verified.
+
+    Args:
+        ground_truth: The annotations.
+        detections: Of its images.
+        task: "bbox" or "segm".
+        limits: Detections that count.
+        class_agnostic: Whether an image is one pair, of all categories.
+        verified_only: Whether to drop detections of categories that nobody looked for in the image.
+            Those of categories that the ground truth does not know are dropped in any case.
+
+    Raises:
+        ValueError: a detection is of an image that the ground truth lacks.
+    """
+    rows = limits.rows(detections, task)
+    images = index_of(detections.image_ids[rows], ground_truth.image_ids)
+    if (images < 0).any():
+        stranger = detections.image_ids[rows][images < 0][0].item()
+        raise ValueError(
+            f"Image id {stranger!r} of a detection is not in the annotations, whose ids start as "
+            f"{ground_truth.image_ids[:3].tolist()}"
+        )
+    categories = index_of(detections.category_ids[rows], ground_truth.category_ids)
+    pairs = categories * len(ground_truth.image_ids) + images
+    counts = categories >= 0
+    if verified_only:
+        counts &= ground_truth.exhaustive[images] | np.isin(pairs, ground_truth.verified_pairs)
+    counts = np.flatnonzero(counts)
+    areas = _areas(detections, task, rows[counts])
+    has_area = (areas > 0) & (areas < np.inf)
+    counts, areas = counts[has_area], areas[has_area]
+
+    rows, images, categories, pairs = (x[counts] for x in (rows, images, categories, pairs))
+    scores = detections.scores_of(task)[rows]
+    in_open_pair = np.isin(pairs, ground_truth.open_pairs)
+    if class_agnostic:
+        pairs = images
+    # Stable: of equal scores the lower category is first, then what came first. So lvis has it.
+    order = np.lexsort((categories, -scores, pairs))
+    return ScoredDetections(
+        *(x[order] for x in (rows, pairs, scores, areas, in_open_pair)),
+    )
+
+
+def _areas(detections: DetectionColumns, task: str, rows: np.ndarray) -> np.ndarray:
+    if not len(rows):
+        return np.zeros(0)
+    if task == "bbox":
+        boxes = _boxes(detections, rows)
+        return boxes[:, 2] * boxes[:, 3]
+    from pycocotools import mask as mask_utils
+
+    masks = detections.masks
+    if masks is None:
+        raise ValueError("Task 'segm' needs detections with masks, these have none")
+    areas = np.zeros(len(rows))
+    for start in range(0, len(rows), _MASKS_PER_CALL):
+        block = slice(start, start + _MASKS_PER_CALL)
+        rles: Any = masks.rles(rows[block])
+        areas[block] = mask_utils.area(rles)
+    return areas
+
+
+def _boxes(detections: DetectionColumns, rows: np.ndarray) -> np.ndarray:
+    if detections.boxes is None:
+        raise ValueError("Task 'bbox' needs detections with boxes, these have none")
+    return detections.boxes[rows].astype(float)
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Which objects each detection overlaps, from the worst to the best for it.
+
+    Sorted by detection, then IoU, then object: of equal IoUs the later object is better.
+
+    Attributes:
+        detections: ``(E,)`` places among the scored detections.
+        objects: ``(E,)`` rows of the ground truth.
+        ious: ``(E,)``.
+    """
+
+    detections: np.ndarray
+    objects: np.ndarray
+    ious: np.ndarray
+
+
+def overlaps(
+    ground_truth: GroundTruthColumns,
+    detections: DetectionColumns,
+    scored: ScoredDetections,
+    task: str,
+    *,
+    class_agnostic: bool,
+) -> Edges:
+    """All edges. Crowds are objects like others, as in ``lvis``."""
+    pairs = ground_truth.images.astype(np.int64)
+    if class_agnostic:
+        order = np.lexsort((ground_truth.categories, pairs))
+    else:
+        pairs = pairs + ground_truth.categories * len(ground_truth.image_ids)
+        order = np.argsort(pairs, kind="stable")
+    pairs = pairs[order]
+    first = np.searchsorted(pairs, scored.pairs, side="left")
+    number = np.searchsorted(pairs, scored.pairs, side="right") - first
+    compare = _box_ious if task == "bbox" else _mask_ious
+    found = [(np.zeros(0, int), np.zeros(0, int), np.zeros(0))]
+    work = {"total": int(number.sum()), "unit": "overlap"}
+    with Progress(f"comparing with the ground truth ({task})", **work) as progress:
+        for d, place in _candidates(first, number):
+            iou = compare(ground_truth, detections, scored.rows[d], order[place])
+            enough = iou >= IOU_THRESHOLDS[0]
+            found.append((d[enough], place[enough], iou[enough]))
+            progress.update(len(d))
+    scored_places, object_places, ious = map(np.concatenate, zip(*found, strict=True))
+    best_last = np.lexsort((object_places, ious, scored_places))
+    objects = order[object_places[best_last]]
+    return Edges(scored_places[best_last], objects, ious[best_last])
+
+
+def _candidates(first: np.ndarray, number: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Detections and objects of the same pair in blocks, objects of one detection together."""
+    with_objects = np.flatnonzero(number)
+    ends = np.cumsum(number[with_objects])
+    start = 0
+    while start < len(with_objects):
+        done = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, done + _CANDIDATES_PER_BLOCK)))
+        block = with_objects[start:stop]
+        n = number[block]
+        offsets = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
+        yield np.repeat(block, n), np.repeat(first[block], n) + offsets
+        start = stop
+
+
+def _box_ious(
+    ground_truth: GroundTruthColumns,
+    detections: DetectionColumns,
+    rows: np.ndarray,
+    objects: np.ndarray,
+) -> np.ndarray:
+    """Bit for bit those of pycocotools."""
+    found, there = _boxes(detections, rows).T, ground_truth.boxes[objects].T
+    width, height = (
+        np.minimum(found[i + 2] + found[i], there[i + 2] + there[i])
+        - np.maximum(found[i], there[i])
+        for i in (0, 1)
+    )
+    shared = np.where((width > 0) & (height > 0), width * height, 0)
+    return shared / (found[2] * found[3] + there[2] * there[3] - shared)
+
+
+def _mask_ious(
+    ground_truth: GroundTruthColumns,
+    detections: DetectionColumns,
+    rows: np.ndarray,
+    objects: np.ndarray,
+) -> np.ndarray:
+    from pycocotools import mask as mask_utils
+
+    masks = detections.masks
+    if masks is None:
+        raise ValueError("Task 'segm' needs detections with masks, these have none")
+    ious = np.empty(len(rows))
+    of_detection = np.append(np.flatnonzero(rank_in_runs(rows) == 0), len(rows))
+    # Detections of one pair have the same first object.
+    of_pair = np.flatnonzero(rank_in_runs(objects[of_detection[:-1]]) == 0)
+    for start, stop in zip(of_pair, np.append(of_pair[1:], len(of_detection) - 1), strict=True):
+        begin, end = of_detection[start], of_detection[stop]
+        there = objects[begin : of_detection[start + 1]]
+        found: Any = masks.rles(rows[of_detection[start:stop]])
+        true: Any = [ground_truth.rle(g) for g in there.tolist()]
+        is_crowd = np.zeros(len(there), dtype=np.uint8)
+        matrix: Any = mask_utils.iou(found, true, is_crowd)
+        ious[begin:end] = matrix.reshape(-1)
+    return ious

@@ -1,0 +1,254 @@
+"""LVIS metrics of a Detectron2 model, with the long tail made visible."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from detectron2.evaluation.lvis_evaluation import LVISEvaluator
+from detectron2.structures import Instances
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+
+from d2_seesaw.evaluation.lvis.annotations import (
+    annotation_file,
+    category_of_class,
+    registered_train_images,
+)
+from d2_seesaw.evaluation.lvis.coco_as_lvis import TrainImageCounts, is_federated
+from d2_seesaw.evaluation.lvis.lvis_annotations import naming_the_file, prepare_annotations
+from d2_seesaw.evaluation.lvis.lvis_scores import TASKS
+from d2_seesaw.evaluation.predictions.detection_log import DetectionLog
+from d2_seesaw.evaluation.predictions.detections import DetectionColumns
+from d2_seesaw.evaluation.predictions.files import save_columns, write_results
+from d2_seesaw.evaluation.predictions.gather import (
+    all_gather_json,
+    gather_columns,
+    gather_detections,
+)
+from d2_seesaw.evaluation.predictions.instance_columns import instance_columns
+from d2_seesaw.evaluation.predictions.limits import DetectionLimits
+from d2_seesaw.evaluation.predictions.proposal_columns import ProposalColumns, ProposalLog
+from d2_seesaw.evaluation.scoring import LVISScoring, check_tasks
+from d2_seesaw.utils.ranks import failing_together
+
+_LVIS_LIMIT = 300
+
+
+class LongTailLVISEvaluator(LVISEvaluator):
+    """Detectron2's ``LVISEvaluator`` at the size of LVIS, which says what it could not measure.
+
+    Beyond its base class:
+
+    - Predictions are kept, gathered and saved as arrays, never as objects of all ranks in one
+      process, and scored without a loop over all pairs of images and categories: in seconds, and
+      with the numbers of the official package.
+    - Annotations may be in COCO's format too, with any category ids: every category then counts as
+      looked for in every image. See ``complete_coco_fields`` for crowds and frequency groups.
+    - A dataset or installation that cannot be evaluated is refused on construction, on all ranks.
+    - A metric without ground truth is ``nan``, shown as ``n/a``, instead of -100.
+    - No predictions at all score 0 instead of ``nan``.
+    - Masks are ranked, and limited in number, by their own scores where the model has
+      ``mask_scores``. ``lvis_instances_results.json``, in which "score" is the box's, then holds
+      them as "mask_score", and ``lvis_instances_results_segm.json`` is for an evaluation of masks
+      by others: there "score" is the mask's.
+    - ``per_category_<task>.csv`` and ``.json`` in ``output_dir`` hold AP, AP50 and recall of every
+      category. ``instances_predictions.npz`` holds all predictions, with category ids of the file.
+    - ``longtail.html`` there is a report on the long tail, and ``longtail_<task>.json`` its data: a
+      ``LongTailAnalysis`` of what objects are taken for, and how often detections are right. Where
+      the metadata have the ``image_root``, the report shows pictures.
+
+    ``evaluate`` returns ``{task: {metric: percent}}`` with Detectron2's nine metrics, and for each
+    group g of r, c and f how many categories were ``evaluated-g`` of all ``categories-g``.
+
+    Args:
+        dataset_name: A registered dataset with a ``json_file`` in the format of LVIS or COCO.
+        tasks: Any of "bbox" and "segm"; by default those that the predictions allow.
+        distributed: Whether to gather predictions from all ranks; then all ranks construct it.
+        output_dir: Folder for everything it writes; nothing is written if None.
+        max_dets_per_image: Detections that count per image; LVIS's own limit is 300.
+        engine: "sparse", or "lvis" for the official package, which at LVIS's size takes about ten
+            minutes per task, and 17 GB and more, where the other takes seconds. They differ for an
+            annotation with id 0, which the package never counts as found.
+        fixed_ap: Whether to measure AP-fixed (Dave et al. 2021): 10,000 detections of each category
+            over all images count, and no limit per image. The model's own limit per image should
+            then be far above 300. What does not count is forgotten, and not in the files either.
+        class_agnostic: Whether a detection may match an object of any category. There are then no
+            groups and no scores of categories.
+        train_image_counts: Training images by category id, or the path of the training annotations
+            in which to count them; they decide the frequency groups. By default the annotations
+            do, or the metadata's ``class_image_count`` where these have no groups.
+    """
+
+    takes_roi_masks = True
+    """Models may leave masks on their boxes: Detectron2's ``ROIMasks`` as ``pred_masks``."""
+
+    def __init__(
+        self,
+        dataset_name: str,
+        tasks: Sequence[str] | None = None,
+        distributed: bool = True,
+        output_dir: str | None = None,
+        *,
+        max_dets_per_image: int = _LVIS_LIMIT,
+        engine: str = "sparse",
+        fixed_ap: bool = False,
+        class_agnostic: bool = False,
+        train_image_counts: TrainImageCounts | None = None,
+    ) -> None:
+        with failing_together(distributed):
+            check_tasks(tasks)
+            limits = _limits(max_dets_per_image, fixed_ap)
+            self._scoring = LVISScoring(engine, limits, class_agnostic)
+            self._scoring.probe()
+            json_file = annotation_file(dataset_name)
+            with naming_the_file(json_file):
+                super().__init__(
+                    dataset_name,
+                    tuple(tasks) if tasks else None,
+                    distributed,
+                    output_dir,
+                    max_dets_per_image=max_dets_per_image,
+                )
+            self._prepare_annotations(dataset_name, json_file, train_image_counts)
+        self.reset()
+
+    def _prepare_annotations(
+        self, dataset_name: str, json_file: str, counts: TrainImageCounts | None
+    ) -> None:
+        dataset = self._lvis_api.dataset
+        self._category_ids = self._category_id_of_class(is_federated(dataset))
+        self._train_images = registered_train_images(dataset_name)
+        prepare_annotations(
+            self._lvis_api,
+            json_file,
+            train_image_counts=counts,
+            registered_counts=self._train_images,
+            with_masks="segm" in (self._tasks or TASKS),
+        )
+        if self._scoring.engine == "lvis" and 0 in self._lvis_api.anns:
+            self._logger.warning(
+                f"{json_file} has an annotation with id 0, which lvis counts as never found. "
+                "engine='sparse' does not."
+            )
+
+    def _category_id_of_class(self, federated: bool) -> dict[int, int]:
+        ids = self._lvis_api.get_cat_ids()
+        mapping = self._metadata.get("thing_dataset_id_to_contiguous_id")
+        if mapping is None and not federated:
+            # Detectron2's rule for COCO, which sets the mapping only once the data are loaded.
+            mapping = {category_id: index for index, category_id in enumerate(sorted(ids))}
+        num_classes = len(self._metadata.get("thing_classes") or [])
+        return category_of_class(ids, mapping, num_classes or None)
+
+    def reset(self) -> None:
+        """Forget all predictions."""
+        super().reset()
+        self._found = self._new_log()
+        self._proposals = ProposalLog()
+        self._num_images = 0
+        self._saw_masks = False
+
+    def _new_log(self) -> DetectionLog:
+        return DetectionLog(per_category=self._scoring.limits.per_category)
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Collect predictions; what could not be evaluated in the end is refused at once.
+
+        Args:
+            inputs: One dict per image, with its "image_id".
+            outputs: One dict per image, with its "instances", "proposals" or both.
+        """
+        for image, output in zip(inputs, outputs, strict=True):
+            if "instances" in output:
+                instances = output["instances"].to(self._cpu_device)
+                self._check_prediction(image["image_id"], instances)
+                self._found.append(
+                    instance_columns(instances, image["image_id"], self._category_ids)
+                )
+                self._num_images += 1
+            if "proposals" in output:
+                proposals = output["proposals"].to(self._cpu_device)
+                self._proposals.append(image["image_id"], proposals)
+
+    def _check_prediction(self, image_id: Any, instances: Instances) -> None:
+        if image_id not in self._lvis_api.imgs:
+            raise ValueError(
+                f"Image id {image_id!r} is not in the annotations, whose ids start as "
+                f"{list(self._lvis_api.imgs)[:3]}: do loader and evaluator name one dataset?"
+            )
+        has_masks = instances.has("pred_masks")
+        self._saw_masks |= has_masks
+        if len(instances) and not has_masks and "segm" in (self._tasks or ()):
+            raise ValueError("Task 'segm' needs masks, the model has none: pass tasks=('bbox',)")
+        unknown = set(instances.pred_classes.tolist()) - self._category_ids.keys()
+        if unknown:
+            raise ValueError(
+                f"The model predicts class {max(unknown)}, but the dataset has "
+                f"{len(self._category_ids)} classes: set the model's num_classes to that"
+            )
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """Metrics by task on the main process, ``{}`` on the others."""
+        num_images, saw_masks = self._num_images, self._saw_masks
+        proposals, found = self._proposals.columns(), self._found.columns()
+        if self._distributed:
+            comm.synchronize()
+            of_ranks = all_gather_json([num_images, saw_masks])
+            num_images, saw_masks = sum(n for n, _ in of_ranks), any(saw for _, saw in of_ranks)
+            proposals = ProposalColumns.from_arrays(gather_columns(proposals.arrays()))
+            # All ranks together may have more of a category than counts.
+            log = self._new_log()
+            log.append(gather_detections(found))
+            found = log.columns()
+            if not comm.is_main_process():
+                return {}
+        if not num_images and not len(proposals):
+            self._logger.warning("There are no predictions to evaluate.")
+            return {}
+        if self._output_dir:
+            PathManager.mkdirs(self._output_dir)
+        self._results = {}
+        if len(proposals):
+            self._eval_box_proposals(proposals)
+        if num_images:
+            self._eval_detections(found, saw_masks)
+        return copy.deepcopy(self._results)
+
+    def _eval_detections(self, detections: DetectionColumns, saw_masks: bool) -> None:
+        if self._output_dir:
+            _save(detections, self._output_dir)
+        if not self._do_evaluation:
+            self._logger.info("Annotations are not available for evaluation.")
+            return
+        # A model with masks that found nothing is not seen in the detections.
+        inferred = TASKS if saw_masks else ("bbox",)
+        self._results |= self._scoring.report(
+            self._lvis_api,
+            detections,
+            self._tasks or inferred,
+            train_images=self._train_images or {},
+            output_dir=self._output_dir,
+            image_root=self._metadata.get("image_root"),
+        )
+
+
+def _save(detections: DetectionColumns, folder: str) -> None:
+    save_columns(os.path.join(folder, "instances_predictions.npz"), detections)
+    write_results(os.path.join(folder, "lvis_instances_results.json"), detections)
+    if detections.mask_scores is not None:
+        path = os.path.join(folder, "lvis_instances_results_segm.json")
+        write_results(path, detections, "segm")
+
+
+def _limits(max_dets_per_image: int, fixed_ap: bool) -> DetectionLimits:
+    if not fixed_ap:
+        return DetectionLimits(per_image=max_dets_per_image)
+    if max_dets_per_image != _LVIS_LIMIT:
+        raise ValueError(
+            "AP-fixed has no limit per image: give max_dets_per_image or fixed_ap, got "
+            f"{max_dets_per_image} and True"
+        )
+    return DetectionLimits.of_fixed_ap()

@@ -1,0 +1,210 @@
+"""Metrics of semantic segmentation, with the long tail made visible."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation.sem_seg_evaluation import SemSegEvaluator, load_image_into_numpy_array
+from detectron2.utils.file_io import PathManager
+
+from d2_seesaw.data.pixel_frequency import check_group_bounds, check_pixel_counts
+from d2_seesaw.evaluation.result_table import (
+    SEGMENTATION_METRICS,
+    format_score,
+    group_counts_text,
+    text_table,
+)
+from d2_seesaw.evaluation.segmentation_scores import (
+    boundary_confusion_matrix,
+    confusion_matrix,
+    segmentation_scores,
+)
+from d2_seesaw.evaluation.semantic_scores import (
+    ClassResult,
+    boundary_metrics,
+    class_results,
+    class_table,
+    group_metrics,
+)
+from d2_seesaw.evaluation.tables import write_category_results
+from d2_seesaw.utils.ranks import failing_together
+
+TASK = "sem_seg"
+_LONGEST_LOGGED_TABLE = 30
+
+LabelReader = Callable[[dict[str, Any]], np.ndarray]
+
+
+class LongTailSemSegEvaluator(SemSegEvaluator):
+    """Detectron2's ``SemSegEvaluator`` with rare, common and frequent classes apart.
+
+    ``evaluate`` returns ``{"sem_seg": {metric: percent}}`` with Detectron2's metrics: mIoU, fwIoU,
+    mACC (the mean of the classes' recalls), pACC, and of each class IoU-name and ACC-name (its
+    recall). Beyond them:
+
+    - For each group g of r, c and f: mIoUg and mACCg, and how many classes were ``evaluated-g`` of
+      all ``categories-g``. Groups go by pixels, see ``group_bounds``.
+    - A class, or group of classes, without a pixel in the ground truth is ``nan``, shown as n/a.
+    - ``per_category_sem_seg.csv`` and ``.json`` in ``output_dir`` hold the IoU, recall and
+      precision of every class.
+    - Boundary IoU, if asked for, is that of each class's own region, and has a mean. Detectron2
+      subtracts label numbers from each other, so that pixels of one class count for another.
+    - Labels, predictions and images that do not fit the dataset are refused where they appear.
+
+    Args:
+        dataset_name: A registered dataset whose records have ``file_name`` and
+            ``sem_seg_file_name``, with ``stuff_classes`` and ``ignore_label`` in its metadata.
+        distributed: Whether to add up the counts of all ranks; then all ranks construct it.
+        output_dir: Folder for everything it writes; nothing is written if None.
+        read_labels: Returns the ``(H, W)`` labels of a record: classes, or the ignore label. By
+            default the image in ``sem_seg_file_name`` holds them as they are.
+        pixel_counts: Pixels of each class in the training split, or a function without arguments
+            that returns them, which the main process calls in its first ``evaluate``. By default
+            the groups go by the pixels of the evaluated split.
+        group_bounds: Shares of all pixels from which on a class is common, and frequent. By default
+            a class is frequent if it has at least the share it would have were all equal,
+            ``1 / C``, and rare if it has less than a tenth of that.
+        boundary_iou: Whether to compute Boundary IoU as well.
+        save_predictions: Whether to write all predictions to ``sem_seg_predictions.json``, and the
+            results to ``sem_seg_evaluation.pth``, as Detectron2 does.
+
+    Raises:
+        ValueError: A dataset or option that does not fit; on all ranks.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        distributed: bool = True,
+        output_dir: str | None = None,
+        *,
+        read_labels: LabelReader | None = None,
+        pixel_counts: Sequence[int] | np.ndarray | Callable[[], Any] | None = None,
+        group_bounds: Sequence[float] | None = None,
+        boundary_iou: bool = False,
+        save_predictions: bool = False,
+    ) -> None:
+        with failing_together(distributed):
+            records = DatasetCatalog.get(dataset_name)
+            _check_dataset(dataset_name, records, labels_are_classes=read_labels is None)
+            super().__init__(dataset_name, distributed, output_dir if save_predictions else None)
+            self._bounds = check_group_bounds(group_bounds, self._num_classes)
+            if pixel_counts is not None and not callable(pixel_counts):
+                pixel_counts = check_pixel_counts(pixel_counts, self._num_classes)
+            if save_predictions and not output_dir:
+                raise ValueError("save_predictions needs an output_dir to write them to")
+        self._records = {record["file_name"]: record for record in records}
+        self._read_labels = read_labels or _labels_in_file
+        self._pixel_counts = pixel_counts
+        self._folder = output_dir
+        self._with_boundaries = boundary_iou
+        self._compute_boundary_iou = False  # the base class's
+        self._save_predictions = save_predictions
+        self.reset()
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Count the pixels of some images.
+
+        Args:
+            inputs: One dict per image, with its "file_name".
+            outputs: One dict per image, with "sem_seg": ``(C, H, W)`` logits.
+
+        Raises:
+            ValueError: An image that is not of the dataset, labels or logits that do not fit it.
+        """
+        for image, output in zip(inputs, outputs, strict=True):
+            name = image["file_name"]
+            labels = self._labels(name)
+            logits = output["sem_seg"]
+            if tuple(logits.shape) != (self._num_classes, *labels.shape):
+                raise ValueError(
+                    f"{name}: the prediction must have shape "
+                    f"{(self._num_classes, *labels.shape)}, the classes of {self._dataset_name!r} "
+                    f"and the size of its labels, got {tuple(logits.shape)}"
+                )
+            predicted = logits.argmax(dim=0).cpu().numpy()
+            self._conf_matrix += confusion_matrix(predicted, labels, self._num_classes)
+            if self._with_boundaries:
+                self._b_conf_matrix += boundary_confusion_matrix(
+                    predicted, labels, self._num_classes
+                )
+            if self._save_predictions:
+                self._predictions.extend(self.encode_json_sem_seg(predicted, name))
+
+    def _labels(self, file_name: str) -> np.ndarray:
+        """``(H, W)`` classes, C for what is ignored."""
+        if file_name not in self._records:
+            raise ValueError(
+                f"{file_name} is not in {self._dataset_name!r}, whose files start as "
+                f"{list(self._records)[:3]}: do loader and evaluator name one dataset?"
+            )
+        labels = self._read_labels(self._records[file_name]).astype(np.int64)
+        if labels.ndim != 2:
+            raise ValueError(
+                f"Labels of {file_name} must have shape (H, W), one class per pixel, got "
+                f"{labels.shape}"
+            )
+        ignored = labels == self._ignore_label
+        unknown = labels[~ignored & ((labels < 0) | (labels >= self._num_classes))]
+        if len(unknown):
+            raise ValueError(
+                f"Labels of {file_name} must lie in [0, {self._num_classes - 1}] or be "
+                f"{self._ignore_label}, got {unknown[0]}"
+            )
+        return np.where(ignored, self._num_classes, labels)
+
+    def evaluate(self) -> OrderedDict[str, dict[str, float]]:
+        """Metrics on the main process, nothing on the others."""
+        with np.errstate(invalid="ignore"):  # without any ground truth the base class divides 0 / 0
+            results = super().evaluate()
+        if results is None:
+            return OrderedDict()
+        rows = self._class_results()
+        seen = any(row.gt_pixels for row in rows)
+        metrics = {k: float(v) if seen else math.nan for k, v in results[TASK].items()}
+        metrics |= group_metrics(rows)
+        if self._with_boundaries:
+            metrics |= boundary_metrics(rows)
+        self._report(metrics, rows)
+        return OrderedDict({TASK: metrics})
+
+    def _class_results(self) -> list[ClassResult]:
+        if callable(self._pixel_counts):
+            self._pixel_counts = check_pixel_counts(self._pixel_counts(), self._num_classes)
+        scores = segmentation_scores(self._conf_matrix, self._b_conf_matrix)
+        return class_results(self._class_names, scores, self._pixel_counts, self._bounds)
+
+    def _report(self, metrics: dict[str, float], rows: list[ClassResult]) -> None:
+        shown = [m for m in SEGMENTATION_METRICS if m in metrics]
+        table = text_table(shown, [[format_score(metrics[m]) for m in shown]])
+        counts = group_counts_text(metrics)
+        self._logger.info(f"Results for {TASK}:\n{table}\nCategories with ground truth: {counts}")
+        if len(rows) <= _LONGEST_LOGGED_TABLE:
+            self._logger.info(f"Scores of each class:\n{class_table(rows)}")
+        if self._folder:
+            PathManager.mkdirs(self._folder)
+            write_category_results(rows, self._folder, TASK)
+
+
+def _labels_in_file(record: dict[str, Any]) -> np.ndarray:
+    return load_image_into_numpy_array(record["sem_seg_file_name"])
+
+
+def _check_dataset(name: str, records: list[dict[str, Any]], *, labels_are_classes: bool) -> None:
+    metadata = MetadataCatalog.get(name)
+    lacking = [key for key in ("stuff_classes", "ignore_label") if metadata.get(key) is None]
+    if lacking:
+        raise ValueError(f"The metadata of {name!r} must have {' and '.join(lacking)}")
+    for record in records:
+        if "sem_seg_file_name" not in record:
+            raise ValueError(f"{record['file_name']} of {name!r} has no sem_seg_file_name")
+        if labels_are_classes and record.get("sem_seg_label_ids") is not None:
+            raise ValueError(
+                f"The files of {name!r} hold other numbers than classes (sem_seg_label_ids): pass "
+                "the function that reads them as read_labels"
+            )

@@ -1,0 +1,137 @@
+"""AP of every category, beside what the data say about it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from d2_seesaw.data.annotations.table import category_name
+from d2_seesaw.evaluation.lvis.annotations import FREQUENCIES
+from d2_seesaw.evaluation.lvis.lvis_scores import LVISScores
+from d2_seesaw.evaluation.result_table import format_score, text_table, write_text
+
+if TYPE_CHECKING:
+    from lvis import LVIS
+
+
+@dataclass(frozen=True)
+class CategoryResult:
+    """One row of the per-category files.
+
+    Attributes:
+        category_id: The id in the annotation file.
+        name: Its name, or the id as text.
+        frequency: "r", "c" or "f", or "n/a" if nobody knows.
+        train_images: Training images that show it, if known.
+        gt_images: Images of the evaluated split that show one of these.
+        gt_instances: Objects of it in the evaluated split, without those to be ignored, as crowds.
+        AP: In percent, ``nan`` without ground truth.
+        AP50: The same at IoU 0.5.
+        AR: Recall in percent, averaged over the IoU thresholds.
+    """
+
+    category_id: int
+    name: str
+    frequency: str
+    train_images: int | None
+    gt_images: int
+    gt_instances: int
+    AP: float
+    AP50: float
+    AR: float
+
+
+def category_results(
+    ground_truth: LVIS, scores: LVISScores, train_images: Mapping[int, int]
+) -> list[CategoryResult]:
+    """One row per category, in order of the id.
+
+    Args:
+        ground_truth: The evaluated annotations. The ``image_count`` of an LVIS category is that of
+            the training split, also in the files of other splits.
+        scores: Their evaluation.
+        train_images: Training images by category id, where the annotations have no ``image_count``.
+    """
+    annotations = [a for a in ground_truth.dataset["annotations"] if not a.get("ignore")]
+    instances = Counter(a["category_id"] for a in annotations)
+    images = Counter(c for _, c in {(a["image_id"], a["category_id"]) for a in annotations})
+    rows = []
+    columns = (scores.category_ap, scores.category_ap50, scores.category_ar)
+    for category_id, ap, ap50, ar in zip(scores.category_ids, *columns, strict=True):
+        category = ground_truth.cats[category_id]
+        rows.append(
+            CategoryResult(
+                category_id=category_id,
+                name=category_name(category),
+                frequency=category["frequency"],
+                train_images=category.get("image_count", train_images.get(category_id)),
+                gt_images=images[category_id],
+                gt_instances=instances[category_id],
+                AP=float(ap),
+                AP50=float(ap50),
+                AR=float(ar),
+            )
+        )
+    return rows
+
+
+def group_counts(rows: Sequence[Any], score: str = "AP") -> dict[str, float]:
+    """Per frequency group, the categories that were scored and all there are.
+
+    ``rows`` have a ``frequency``, and in ``score`` a number that is ``nan`` without ground truth.
+
+    The dash in the names keeps them out of Detectron2's ``print_csv_format``, and floats are what
+    its ``EvalHook`` takes.
+    """
+    total = Counter(row.frequency for row in rows)
+    scored = Counter(row.frequency for row in rows if not math.isnan(getattr(row, score)))
+    return {
+        **{f"evaluated-{group}": float(scored[group]) for group in FREQUENCIES},
+        **{f"categories-{group}": float(total[group]) for group in FREQUENCIES},
+    }
+
+
+def write_category_results(rows: Sequence[Any], folder: str, task: str) -> None:
+    """Write ``per_category_<task>.csv`` and ``.json``; what is absent is empty, or null.
+
+    ``rows`` are at least one, of one dataclass, whose fields are the columns.
+    """
+    records = [_without_nan(asdict(row)) for row in rows]
+    table = io.StringIO()
+    writer = csv.DictWriter(table, [f.name for f in fields(rows[0])], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    path = os.path.join(folder, f"per_category_{task}")
+    write_text(f"{path}.csv", table.getvalue())
+    write_text(f"{path}.json", json.dumps(records, indent=1))
+
+
+def category_table(rows: Iterable[CategoryResult]) -> str:
+    """The rows as text, the categories with most training images first."""
+    by_training_images = sorted(rows, key=lambda row: -(row.train_images or 0))
+    return text_table(
+        ["category", "group", "train images", "objects", "AP", "AP50", "AR"],
+        [
+            [
+                row.name,
+                row.frequency,
+                "n/a" if row.train_images is None else row.train_images,
+                row.gt_instances,
+                format_score(row.AP),
+                format_score(row.AP50),
+                format_score(row.AR),
+            ]
+            for row in by_training_images
+        ],
+    )
+
+
+def _without_nan(record: dict[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in record.items()}

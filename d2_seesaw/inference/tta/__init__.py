@@ -1,0 +1,170 @@
+"""Test-time augmentation: a model that looks at each image through several views.
+
+Shapes in this module:
+    N: detections
+    M: edge of a mask on its box
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from detectron2.modeling.meta_arch import GeneralizedRCNN
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from d2_seesaw.inference.tta.merging import BoxMerging, MergedBoxes, UnionOfDetections
+from d2_seesaw.inference.tta.model_state import evaluating, switched_off
+from d2_seesaw.inference.tta.original_image import original_image
+from d2_seesaw.inference.tta.passes import DTYPES, ViewPasses
+from d2_seesaw.inference.tta.views import View, check_scales, views_of
+
+
+class MultiViewInference(nn.Module):
+    """A ``GeneralizedRCNN`` that is called like one and answers from several views of each image.
+
+    The views are resized, and mirrored, from the original image (see
+    :func:`~d2_seesaw.inference.tta.original_image.original_image`). Their boxes are merged by
+    ``merge``; then the mask head looks at the merged boxes in every view, and its probabilities,
+    mirrored back, are averaged, like any other number that the heads give per box. Heads that use
+    the whole image, such as a context encoder, see each view as an image of its own.
+
+    Memory does not grow with the number of views: they are run one batch after the other, and
+    their features are computed again for the masks rather than kept. A model without masks runs
+    each view once, one with masks twice; ``MeanOverSharedProposals`` adds one run.
+
+    Results do not depend on the order of ``scales``. One scale without flip gives exactly what
+    the model alone gives on an image resized to it.
+
+    Args:
+        model: to ask, maybe wrapped in DDP. Left as it was after every call, exceptions included.
+        scales: pairs of a short edge and the limit of the long edge in pixels. ``(s, s)`` makes
+            the long edge ``s``, which ``s`` alone says as well.
+        flip: mirror every view as well.
+        merge: how one image's boxes come from the views'; ``UnionOfDetections()`` by default.
+        batch_size: views per forward, smaller ones padded to the largest. With ``flip``, 2 runs a
+            view together with its mirror image, without padding.
+        amp_dtype: ``"float16"``, ``"bfloat16"``, or None for no autocast.
+        image_format: channel order of files to read; None is the model's ``input_format``.
+
+    Raises:
+        ValueError: a model that is no ``GeneralizedRCNN``, takes its proposals as inputs or
+            predicts keypoints; a scale, batch size or dtype that is none.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        scales: Iterable[int | Sequence[int]],
+        flip: bool = True,
+        merge: BoxMerging | None = None,
+        batch_size: int = 1,
+        amp_dtype: str | None = None,
+        image_format: str | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if amp_dtype is not None and amp_dtype not in DTYPES:
+            raise ValueError(f"amp_dtype must be one of {sorted(DTYPES)}, got {amp_dtype!r}")
+        self.model = _checked(model)
+        self.scales = check_scales(scales)
+        self.flip = flip
+        self.merge = merge or UnionOfDetections()
+        self.batch_size = batch_size
+        self.amp_dtype = DTYPES[amp_dtype] if amp_dtype else None
+        self.image_format = image_format
+
+    @torch.no_grad()
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
+        """As ``GeneralizedRCNN.forward`` in evaluation mode, whatever mode this is in.
+
+        Args:
+            batched_inputs: per image; an image is looked for under ``original_image``, ``image``
+                and ``file_name``, and predictions are in the frame of ``height`` and ``width``.
+
+        Returns:
+            Per image, ``{"instances": ...}`` with ``pred_boxes``, ``scores``, ``pred_classes``
+            and, where the model has them, ``pred_masks`` and ``mask_scores``: the merged score
+            times the mean of the IoUs that the views predict.
+        """
+        results = self.inference(batched_inputs)
+        return [{"instances": detector_postprocess(r, *r.image_size)} for r in results]
+
+    @torch.no_grad()
+    def inference(
+        self, batched_inputs: list[dict[str, Any]], *, do_postprocess: Literal[False] = False
+    ) -> list[Instances]:
+        """Predictions whose masks are on their boxes; the counterpart of the model's own.
+
+        Args:
+            batched_inputs: as for ``forward``.
+            do_postprocess: False, as one would ask the model; ``forward`` post-processes.
+
+        Returns:
+            Per image what ``forward`` returns, but ``pred_masks`` are ``(N, 1, M, M)``
+            probabilities, and boxes may be empty.
+        """
+        with evaluating(self.model):
+            return [self._detect(given) for given in batched_inputs]
+
+    def _detect(self, given: dict[str, Any]) -> Instances:
+        image, frame = original_image(given, self.image_format or self.model.input_format)
+        views = views_of(image.shape[:2], frame, self.scales, flip=self.flip)
+        passes = ViewPasses(self.model, image, views, self.batch_size, self.amp_dtype)
+        heads = self.model.roi_heads
+        with switched_off(heads, "mask_on"):
+            merged = self.merge(passes)
+        result = Instances(
+            frame,
+            pred_boxes=Boxes(merged.boxes),
+            scores=merged.scores,
+            pred_classes=merged.classes,
+        )
+        if getattr(heads, "mask_on", False):
+            for name, mean in _mean_outputs(passes, merged).items():
+                result.set(name, mean)
+        return result
+
+
+def _checked(model: nn.Module) -> GeneralizedRCNN:
+    if isinstance(model, DistributedDataParallel):
+        model = model.module
+    if not isinstance(model, GeneralizedRCNN):
+        raise ValueError(f"model must be a GeneralizedRCNN, got {type(model).__name__}")
+    if model.proposal_generator is None:
+        raise ValueError("the model has no proposal_generator: proposals as inputs have no views")
+    if getattr(model.roi_heads, "keypoint_on", False):
+        raise ValueError("the model predicts keypoints, which are not merged over views")
+    return model
+
+
+def _mean_outputs(passes: ViewPasses, merged: MergedBoxes) -> dict[str, Tensor]:
+    """What the heads add to the merged boxes, averaged over the views: masks ``(N, 1, M, M)``."""
+    if not len(merged):  # one small view tells the names and shapes
+        passes = replace(passes, views=passes.views[:1])
+
+    def look(views: list[View], inputs: list[dict[str, Any]]) -> list[Instances]:
+        boxes = [
+            Instances(
+                view.size,
+                pred_boxes=Boxes(merged.in_view(view)),
+                pred_classes=merged.classes,
+                scores=merged.scores,
+            )
+            for view in views
+        ]
+        return passes.model.inference(inputs, boxes, do_postprocess=False)
+
+    totals: dict[str, Tensor] = {}
+    for view, found in passes.each(look):
+        added = found.get_fields().keys() - {"pred_boxes", "pred_classes", "scores"}
+        for name in added:
+            value = found.get(name).float()
+            value = view.unmirror(value) if name == "pred_masks" else value
+            totals[name] = totals[name] + value if name in totals else value
+    return {name: total / len(passes.views) for name, total in totals.items()}

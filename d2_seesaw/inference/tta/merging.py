@@ -1,0 +1,241 @@
+"""Boxes of one image from those of its views: two ways.
+
+Shapes in this module:
+    N: boxes that are kept
+    R: proposals
+    C: foreground classes
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference_single_image
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+from torchvision.ops import nms
+
+from d2_seesaw.inference.tta.box_predictions import box_predictions
+from d2_seesaw.inference.tta.passes import ViewPasses
+from d2_seesaw.inference.tta.views import Size, View
+
+
+@dataclass(frozen=True)
+class MergedBoxes:
+    """Boxes in the frame, best first, and where those came from that are one view's own.
+
+    Args:
+        boxes: ``(N, 4)``, inside the frame.
+        scores: ``(N,)``.
+        classes: ``(N,)``.
+        source: ``(N,)`` number of the view that found the box, -1 for none in particular.
+        seen: ``(N, 4)`` the box as that view found it.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    classes: Tensor
+    source: Tensor
+    seen: Tensor
+
+    def in_view(self, view: View) -> Tensor:
+        """``(N, 4)`` boxes in a view: its own are exactly as it found them."""
+        own = (self.source == view.number)[:, None]
+        return torch.where(own, self.seen, view.to_view(self.boxes))
+
+    @classmethod
+    def cat(cls, parts: "list[MergedBoxes]") -> "MergedBoxes":
+        """The boxes of all parts, in their order."""
+        return cls(*(torch.cat(field) for field in zip(*(p._fields() for p in parts), strict=True)))
+
+    def _fields(self) -> tuple[Tensor, ...]:
+        return self.boxes, self.scores, self.classes, self.source, self.seen
+
+    def __getitem__(self, kept: Tensor | slice) -> "MergedBoxes":
+        return MergedBoxes(*(field[kept] for field in self._fields()))
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+class BoxMerging(Protocol):
+    """A way to one image's boxes."""
+
+    def __call__(self, passes: ViewPasses) -> MergedBoxes:
+        """Boxes of the image whose views ``passes`` runs over; the mask heads are off."""
+        ...
+
+
+class UnionOfDetections:
+    """All detections of all views, then non-maximum suppression: the best view's box stays.
+
+    Detectron2's rule (``GeneralizedRCNNWithTTA``), and Detectron's. What is not given is the
+    model's own. One view alone is left as its own suppression, by the same threshold, left it.
+
+    Args:
+        nms_threshold: overlap above which the weaker of two boxes goes.
+        score_threshold: scores must exceed it; the model's own has been applied in each view.
+        max_detections: of the image; negative for no limit.
+        class_wise: boxes only suppress those of their class.
+    """
+
+    def __init__(
+        self,
+        *,
+        nms_threshold: float | None = None,
+        score_threshold: float | None = None,
+        max_detections: int | None = None,
+        class_wise: bool = True,
+    ) -> None:
+        self.nms_threshold = nms_threshold
+        self.score_threshold = score_threshold
+        self.max_detections = max_detections
+        self.class_wise = class_wise
+
+    def __call__(self, passes: ViewPasses) -> MergedBoxes:
+        """One pass over the views."""
+        model = passes.model
+        found = passes.each(lambda _, inputs: model.inference(inputs, None, do_postprocess=False))
+        union = MergedBoxes.cat([_in_frame(view, of_view) for view, of_view in found])
+        if self.score_threshold is not None:
+            union = union[union.scores > self.score_threshold]
+        union = union[union.scores.argsort(descending=True, stable=True)]
+        if len(passes.views) > 1 or self.nms_threshold is not None:
+            union = union[self._survivors(union, _setting(model, "nms_thresh", self.nms_threshold))]
+        limit = _setting(model, "topk_per_image", self.max_detections)
+        return union if limit < 0 else union[: int(limit)]
+
+    def _survivors(self, union: MergedBoxes, threshold: float) -> Tensor:
+        # Classes are moved apart to be suppressed in one call. In float32 that would round boxes
+        # of class 1,000 to an eighth of a pixel.
+        boxes = union.boxes.double()
+        if self.class_wise and len(union):
+            boxes = boxes + (union.classes * (boxes.max() + 1))[:, None]
+        return nms(boxes, union.scores.double(), threshold).sort().values
+
+
+class MeanOverSharedProposals:
+    """Every view judges the same proposals, whose boxes and scores are averaged; then one NMS.
+
+    mmdetection's rule (``aug_test`` of its version 2 two-stage detectors):
+
+    1. the proposals of all views, in the frame, go through one NMS; the best are shared;
+    2. the box heads, all stages of a cascade, score and refine them in every view;
+    3. clipped boxes ``(R, 4 C)`` and scores ``(R, C + 1)`` are averaged over the views;
+    4. thresholds and class-wise NMS as without augmentation.
+
+    Two passes over the views. Not for heads with a box part of their own, unless they have
+    ``box_predictions`` (see that module). What is not given is the model's own.
+
+    Args:
+        proposal_nms_threshold: of step 1.
+        max_proposals: that step 1 leaves.
+        nms_threshold, score_threshold, max_detections: of step 4.
+    """
+
+    def __init__(
+        self,
+        *,
+        proposal_nms_threshold: float | None = None,
+        max_proposals: int | None = None,
+        nms_threshold: float | None = None,
+        score_threshold: float | None = None,
+        max_detections: int | None = None,
+    ) -> None:
+        self.proposal_nms_threshold = proposal_nms_threshold
+        self.max_proposals = max_proposals
+        self.nms_threshold = nms_threshold
+        self.score_threshold = score_threshold
+        self.max_detections = max_detections
+
+    def __call__(self, passes: ViewPasses) -> MergedBoxes:
+        """Two passes over the views."""
+        model = passes.model
+        boxes, scores = self._judge(passes, self._shared_proposals(passes))
+        kept, _ = fast_rcnn_inference_single_image(
+            boxes,
+            scores,
+            passes.views[0].frame,
+            _setting(model, "score_thresh", self.score_threshold),
+            _setting(model, "nms_thresh", self.nms_threshold),
+            int(_setting(model, "topk_per_image", self.max_detections)),
+        )
+        return MergedBoxes(
+            kept.pred_boxes.tensor,
+            kept.scores,
+            kept.pred_classes,
+            torch.full_like(kept.pred_classes, -1),
+            kept.pred_boxes.tensor,
+        )
+
+    def _shared_proposals(self, passes: ViewPasses) -> Tensor:
+        """``(R, 4)`` proposals in the frame, best first."""
+        generator: Any = passes.model.proposal_generator
+
+        def propose(_: list[View], inputs: list[dict[str, Any]]) -> list[Instances]:
+            images = passes.model.preprocess_image(inputs)
+            return generator(images, passes.model.backbone(images.tensor), None)[0]
+
+        boxes, scores = [], []
+        for view, found in passes.each(propose):
+            boxes.append(_clipped(view.to_frame(found.proposal_boxes.tensor.float()), view.frame))
+            scores.append(found.objectness_logits.float())
+        shared, logits = torch.cat(boxes), torch.cat(scores)
+        shared = shared[logits.argsort(descending=True, stable=True)]
+        threshold, limit = self.proposal_nms_threshold, self.max_proposals
+        if len(passes.views) > 1 or threshold is not None:
+            threshold = generator.nms_thresh if threshold is None else threshold
+            ranks = torch.arange(len(shared), 0, -1, device=shared.device)
+            shared = shared[nms(shared.double(), ranks.double(), threshold).sort().values]
+        return shared[: generator.post_nms_topk[False] if limit is None else limit]
+
+    def _judge(self, passes: ViewPasses, proposals: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean boxes ``(R, 4)`` or ``(R, 4 C)`` in the frame and scores ``(R, C + 1)``."""
+        model = passes.model
+
+        def judge(views: list[View], inputs: list[dict[str, Any]]) -> list[tuple[Tensor, Tensor]]:
+            given = [
+                Instances(view.size, proposal_boxes=Boxes(view.to_view(proposals)))
+                for view in views
+            ]
+            features = model.backbone(model.preprocess_image(inputs).tensor)
+            return list(zip(*box_predictions(model.roi_heads, features, given), strict=True))
+
+        totals: list[Tensor] = []
+        for view, (boxes, scores) in passes.each(judge):
+            added = [_clipped(view.to_frame(boxes.float()), view.frame), scores.float()]
+            totals = [a + b for a, b in zip(totals, added, strict=True)] if totals else added
+        mean_boxes, mean_scores = (total / len(passes.views) for total in totals)
+        return mean_boxes, mean_scores
+
+
+def _in_frame(view: View, found: Instances) -> MergedBoxes:
+    seen = found.pred_boxes.tensor.float()
+    return MergedBoxes(
+        boxes=_clipped(view.to_frame(seen), view.frame),
+        scores=found.scores.float(),
+        classes=found.pred_classes,
+        source=torch.full_like(found.pred_classes, view.number),
+        seen=seen,
+    )
+
+
+def _clipped(boxes: Tensor, frame: Size) -> Tensor:
+    inside = Boxes(boxes.reshape(-1, 4))
+    inside.clip(frame)
+    return inside.tensor.view(boxes.shape)
+
+
+def _setting(model: Any, name: str, given: float | None) -> float:
+    """``given``, or what the (last) box predictor is set to."""
+    if given is not None:
+        return given
+    predictor = getattr(model.roi_heads, "box_predictor", None)
+    if isinstance(predictor, nn.ModuleList):
+        predictor = predictor[-1]
+    if not hasattr(predictor, f"test_{name}"):
+        raise ValueError(
+            f"{type(model.roi_heads).__name__} has no box_predictor.test_{name} to merge boxes by: "
+            "give nms_threshold, score_threshold and max_detections"
+        )
+    return getattr(predictor, f"test_{name}")

@@ -1,0 +1,73 @@
+"""Models for Detectron2: backbones, a neck, ROI heads, semantic heads and meta-architectures."""
+
+from typing import TYPE_CHECKING, Any
+
+from d2_seesaw.modeling.backbones import DilatedBasicBlock, TimmBackbone, dilated_resnet_stages
+from d2_seesaw.modeling.federated import FederatedRCNN
+from d2_seesaw.modeling.fpg import FPG
+from d2_seesaw.modeling.meta_arch import DualHeadRCNN
+from d2_seesaw.modeling.roi_heads import (
+    AveragedMaskHeads,
+    CarafeMaskHead,
+    DualBoxHead,
+    DualOutputLayers,
+    DualTSDBoxHead,
+    DualTSDOutputLayers,
+    GlobalContextEncoder,
+    HTCLiteROIHeads,
+    LossDrivenCascadeROIHeads,
+    LossDrivenOutputLayers,
+    MaskHeadWithPredictor,
+    MaskIoUHead,
+    OffsetROIPooler,
+    ScoredMaskHead,
+    TSDBoxHead,
+    TSDOutputLayers,
+    TwoSidedBox2BoxTransform,
+)
+
+if TYPE_CHECKING:
+    from d2_seesaw.modeling.semantic_heads import (
+        LossDrivenDeepLabV3PlusHead,
+        LossDrivenSemSegFPNHead,
+    )
+
+__all__ = [
+    "FPG",
+    "AveragedMaskHeads",
+    "CarafeMaskHead",
+    "DilatedBasicBlock",
+    "DualBoxHead",
+    "DualHeadRCNN",
+    "DualOutputLayers",
+    "DualTSDBoxHead",
+    "DualTSDOutputLayers",
+    "FederatedRCNN",
+    "GlobalContextEncoder",
+    "HTCLiteROIHeads",
+    "LossDrivenCascadeROIHeads",
+    "LossDrivenDeepLabV3PlusHead",
+    "LossDrivenOutputLayers",
+    "LossDrivenSemSegFPNHead",
+    "MaskHeadWithPredictor",
+    "MaskIoUHead",
+    "OffsetROIPooler",
+    "ScoredMaskHead",
+    "TSDBoxHead",
+    "TSDOutputLayers",
+    "TimmBackbone",
+    "TwoSidedBox2BoxTransform",
+    "dilated_resnet_stages",
+]
+
+_SEMANTIC_HEADS = ("LossDrivenDeepLabV3PlusHead", "LossDrivenSemSegFPNHead")
+
+
+def __getattr__(name: str) -> Any:
+    # Importing Detectron2's DeepLab registers its heads, which fails where another copy of that
+    # project has done so. Who wants the ROI heads alone is spared that.
+    if name in _SEMANTIC_HEADS:
+        from d2_seesaw.modeling import semantic_heads
+
+        return getattr(semantic_heads, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,6 @@
+"""Backbones beyond Detectron2's: dilated ResNets, and timm's models behind its interface."""
+
+from d2_seesaw.modeling.backbones.dilated_resnet import DilatedBasicBlock, dilated_resnet_stages
+from d2_seesaw.modeling.backbones.timm import TimmBackbone
+
+__all__ = ["DilatedBasicBlock", "TimmBackbone", "dilated_resnet_stages"]

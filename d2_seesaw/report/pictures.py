@@ -1,0 +1,152 @@
+"""Pictures of objects that a model takes for something else, or misses."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import cv2
+import numpy as np
+from detectron2.data.catalog import Metadata
+from detectron2.data.detection_utils import read_image
+from detectron2.utils.visualizer import Visualizer
+from PIL import Image
+
+from d2_seesaw.data.catalog import image_paths
+from d2_seesaw.evaluation.analysis import ConfusionExample
+from d2_seesaw.report import GROUP_COLORS
+
+LONG_SIDE = 320
+"""Of a picture, in pixels."""
+
+_CONTEXT = 0.5  # on each side of the boxes, in units of their longer side
+_LEAST_CONTEXT = 32  # pixels of the image: a small object says nothing without what is around it
+_LINE, _GROUND = 3, 5  # pixels of the picture
+_SAME_GROUP = "#1c2833"
+_QUALITY = 85
+
+
+class ExamplePictures:
+    """Draws examples of a data set.
+
+    Args:
+        images: Entries of the annotation file, with an "id" and a "file_name" or a "coco_url".
+        image_root: Folder of the images, see ``image_paths``.
+
+    Attributes:
+        failures: Reasons, one for each example that could not be drawn.
+    """
+
+    def __init__(
+        self, images: Sequence[Mapping[str, Any]], image_root: str | os.PathLike[str]
+    ) -> None:
+        self._images = images
+        self._image_root = str(image_root)
+        self.failures: list[str] = []
+
+    @cached_property
+    def _image_of(self) -> dict[int | str, Mapping[str, Any]]:
+        return {image["id"]: image for image in self._images}
+
+    @cached_property
+    def _path_of(self) -> Callable[[Mapping[str, Any]], str]:
+        return image_paths(self._images, self._image_root)
+
+    def draw(self, example: ConfusionExample, groups: Mapping[int, str]) -> bytes | None:
+        """A JPEG file, or None where the image cannot be read: that is no error.
+
+        Args:
+            example: What to draw.
+            groups: Frequency group of each category id.
+        """
+        place = f"image {example.image_id!r}"
+        try:
+            place = self._path_of(self._image_of[example.image_id])
+            return draw_example(read_image(place, format="RGB"), example, groups)
+        except Exception as error:  # a report is worth having without a picture, whatever is wrong
+            self.failures.append(f"{place}: {error!r}")
+            return None
+
+
+def draw_example(image: np.ndarray, example: ConfusionExample, groups: Mapping[int, str]) -> bytes:
+    """The object in a dashed box, and the detection that names it in a plain one, as a JPEG file.
+
+    They have the colours of their categories' groups; where these are the same, the detection is
+    black. The picture shows what ``window`` says, and its longer side has 320 pixels.
+
+    Args:
+        image: ``(H, W, 3)`` RGB.
+        example: What to draw.
+        groups: Frequency group of each category id.
+
+    Raises:
+        ValueError: the boxes are no finite numbers, or lie outside of the image.
+    """
+    left, top, right, bottom = window(example, image.shape[:2])
+    scale = LONG_SIDE / max(right - left, bottom - top)
+    size = [max(1, round(scale * length)) for length in (right - left, bottom - top)]
+    crop = np.ascontiguousarray(image[top:bottom, left:right])
+    shrinks = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    canvas = Visualizer(cv2.resize(crop, size, interpolation=shrinks), Metadata())
+    points = 72 / canvas.output.dpi  # of a pixel
+    outlines = []
+    for box, color, style in _boxes_to_draw(example, groups):
+        x, y, w, h = box
+        xs = (np.array([x, x + w, x + w, x, x]) - left) * size[0] / (right - left)
+        ys = (np.array([y, y, y + h, y + h, y]) - top) * size[1] / (bottom - top)
+        outlines.append((xs, ys, color, style))
+        # On a white ground they show up on any image.
+        canvas.draw_line(xs, ys, "white", linewidth=_GROUND * points)
+    # Dashes last, with no ground in between: both are seen where they lie on each other.
+    for outline in outlines:
+        canvas.draw_line(*outline, linewidth=_LINE * points)
+    file = io.BytesIO()
+    picture = Image.fromarray(canvas.output.get_image())
+    picture.save(file, "JPEG", quality=_QUALITY, subsampling=0)  # colours of thin lines stay
+    return file.getvalue()
+
+
+def _boxes_to_draw(
+    example: ConfusionExample, groups: Mapping[int, str]
+) -> Iterator[tuple[list[float], str, str]]:
+    """Box, colour and style of the line, that of the object last."""
+    group = groups[example.category_id]
+    if example.predicted_box is not None and example.predicted_id is not None:
+        other = groups[example.predicted_id]
+        yield example.predicted_box, _SAME_GROUP if other == group else GROUP_COLORS[other], "-"
+    yield example.box, GROUP_COLORS[group], "--"
+
+
+def window(example: ConfusionExample, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """What of an image is shown: the boxes, and on all sides half of their longer side.
+
+    That is at least 32 pixels, as far as the image goes.
+
+    Args:
+        example: What is drawn.
+        shape: height and width of the image.
+
+    Returns:
+        Left, top, right and bottom in pixels, the last two exclusive.
+
+    Raises:
+        ValueError: the boxes are no finite numbers, or lie outside of the image.
+    """
+    boxes = np.array([box for box in (example.box, example.predicted_box) if box is not None])
+    low, high = boxes[:, :2].min(axis=0), (boxes[:, :2] + boxes[:, 2:]).max(axis=0)
+    if not np.isfinite([low, high]).all():
+        raise ValueError(f"boxes must be finite numbers, got {boxes.tolist()}")
+    height, width = shape
+    context = max(_LEAST_CONTEXT, _CONTEXT * float((high - low).max()))
+    left, top = (max(0, math.floor(edge - context)) for edge in low.tolist())
+    right, bottom = (
+        min(end, math.ceil(edge + context))
+        for edge, end in zip(high.tolist(), (width, height), strict=True)
+    )
+    if left >= right or top >= bottom:
+        raise ValueError(f"boxes {boxes.tolist()} lie outside of the image of {width} x {height}")
+    return left, top, right, bottom

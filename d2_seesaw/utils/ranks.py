@@ -1,0 +1,32 @@
+"""Lets all ranks of a distributed run fail together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def failing_together(distributed: bool = True) -> Iterator[None]:
+    """Raise on every rank if the ``with`` block raised on any of them.
+
+    Without it, the ranks that are fine go on and wait for the one that failed until a timeout,
+    which hides the error. Every rank must enter the block.
+
+    Args:
+        distributed: False if this process runs alone, whatever the process group.
+    """
+    from detectron2.utils import comm
+
+    own_error = None
+    try:
+        yield
+    except Exception as error:
+        own_error = error
+    report = own_error and f"{type(own_error).__name__}: {own_error}"
+    reports = comm.all_gather(report) if distributed else [report]
+    if own_error is not None:
+        raise own_error
+    failed = [f"rank {rank}: {text}" for rank, text in enumerate(reports) if text]
+    if failed:
+        raise RuntimeError(f"Another rank failed, so all stop. {'; '.join(failed)}")

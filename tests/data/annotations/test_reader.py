@@ -1,0 +1,262 @@
+import json
+import logging
+import os
+import pickle
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from d2_seesaw.data.annotations import reader
+from d2_seesaw.data.annotations.reader import parse_json, read_annotations, read_categories
+from tests.data import own_data
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(reader, "_LEAST_BYTES_KEPT", 0)
+    return tmp_path / "cache" / "d2_seesaw"
+
+
+@pytest.fixture
+def json_file(tmp_path):
+    data = own_data.content()
+    data["annotations"][3]["iscrowd"] = 1
+    data["annotations"].append(own_data.annotation(8, 5, 7, segmentation=[[1, 1, 2, 2]]))
+    return own_data.write(tmp_path, data)
+
+
+@pytest.fixture
+def parses(monkeypatch):
+    """Annotation files that were parsed."""
+    files = []
+
+    def counted(json_file, **options):
+        files.append(json_file)
+        return parse_json(json_file, **options)
+
+    monkeypatch.setattr(reader, "parse_json", counted)
+    return files
+
+
+def records(json_file):
+    return read_annotations(json_file).records(str)
+
+
+def test_the_second_start_parses_nothing_and_gives_the_same(cache, json_file, parses, caplog):
+    first = read_annotations(json_file)
+    with caplog.at_level(logging.WARNING):
+        second = read_annotations(json_file)
+    assert len(parses) == 1
+    assert second.records(str) == first.records(str)
+    assert second.categories == first.categories
+    assert second.left_out == first.left_out == {"whose polygons have fewer than three points": 1}
+    assert "1 annotations whose polygons" in caplog.text  # said again on every start
+
+
+def test_categories_alone_are_read_from_what_is_kept(cache, json_file, parses):
+    expected = [{"id": i, "name": n} for i, n in zip(own_data.IDS, own_data.NAMES, strict=True)]
+    assert read_categories(json_file) == expected
+    assert read_categories(json_file) == expected
+    assert len(parses) == 1
+
+
+@pytest.mark.parametrize("change", ["time", "size"])
+def test_a_changed_file_is_parsed_anew(cache, json_file, parses, change):
+    read_annotations(json_file)
+    before = os.stat(json_file)
+    data = own_data.content()
+    data["annotations"][0]["bbox"][0] = 5 if change == "time" else 5.125
+    data["annotations"][3]["iscrowd"] = 1
+    data["annotations"].append(own_data.annotation(8, 5, 7, segmentation=[[1, 1, 2, 2]]))
+    json_file.write_text(json.dumps(data))
+    assert (os.stat(json_file).st_size == before.st_size) == (change == "time")
+    later = before.st_mtime_ns + 1_000_000_000 * (change == "time")
+    os.utime(json_file, ns=(before.st_atime_ns, later))
+    assert records(json_file)[0]["annotations"][0]["bbox"][0] >= 5
+    assert len(parses) == 2
+    assert len(os.listdir(cache)) == 1
+
+
+def test_files_at_other_places_are_kept_apart(cache, json_file, tmp_path):
+    read_annotations(json_file)
+    data = own_data.content()
+    data["annotations"] = []
+    other = own_data.write(tmp_path, data, "other.json")
+    assert sum(len(r["annotations"]) for r in records(other)) == 0
+    assert sum(len(r["annotations"]) for r in records(json_file)) == 7
+
+
+@pytest.mark.parametrize("damage", [b"", b"no archive", None])
+def test_a_damaged_copy_is_replaced(cache, json_file, parses, damage, caplog):
+    expected = records(json_file)
+    (kept,) = cache.iterdir()
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    assert len(read_categories(json_file)) == 3
+    kept.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    with caplog.at_level(logging.WARNING):
+        assert records(json_file) == expected
+    assert "reading anew" in caplog.text
+    assert records(json_file) == expected
+    assert len(parses) == 3
+
+
+def test_flipped_bits_in_a_copy_never_give_other_annotations(cache, json_file):
+    expected = records(json_file)
+    (kept,) = cache.iterdir()
+    whole = kept.read_bytes()
+    for place in range(0, len(whole), 23):
+        kept.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        assert records(json_file) == expected
+
+
+class _Bomb:
+    def __reduce__(self):
+        return (os.mkdir, ("bomb",))
+
+
+def test_nothing_in_a_copy_is_executed(cache, json_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = records(json_file)
+    (kept,) = cache.iterdir()
+    with np.load(kept) as archive:
+        arrays = {name: archive[name] for name in archive}
+    np.savez(kept, **{**arrays, "box": np.array([_Bomb()], dtype=object)}, allow_pickle=True)
+    assert records(json_file) == expected
+    kept.write_bytes(pickle.dumps(_Bomb()))
+    assert records(json_file) == expected
+    assert not (tmp_path / "bomb").exists()
+
+
+def test_it_can_be_turned_off_and_small_files_are_not_kept(cache, json_file, parses, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setenv(reader.CACHE_SWITCH, "0")
+        read_annotations(json_file)
+    monkeypatch.setattr(reader, "_LEAST_BYTES_KEPT", 1 << 20)
+    read_annotations(json_file)
+    assert len(parses) == 2
+    assert not cache.exists()
+
+
+def test_a_copy_that_cannot_be_written_is_a_warning(json_file, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(reader, "_LEAST_BYTES_KEPT", 0)
+    with caplog.at_level(logging.WARNING):
+        assert len(records(json_file)) == 4
+    assert "could not be kept" in caplog.text
+
+
+def test_unusable_annotations_are_one_error_with_the_tool_that_lists_all(tmp_path):
+    data = own_data.content()
+    for annotation in data["annotations"]:
+        annotation["category_id"] = 8
+    json_file = own_data.write(tmp_path, data)
+    with pytest.raises(ValueError, match="7 annotations cannot be used: annotation 1") as error:
+        read_annotations(json_file)
+    assert "tools/check_dataset.py" in str(error.value)
+    assert "annotation 5 " in str(error.value)
+    assert "annotation 6 " not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is no JSON file"),
+        ("\xff", "is no JSON file"),
+        ("\xef\xbb\xbf{}", "is no JSON file: Unexpected UTF-8 BOM"),  # as to lvis and pycocotools
+        ("[]", "must hold an object .* got a list"),
+        ('{"images": []}', "is not in COCO or LVIS format: it has no list of 'categories'"),
+    ],
+)
+def test_other_files_are_named(tmp_path, text, message):
+    path = tmp_path / "a.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=f"a.json {message}"):
+        read_annotations(path)
+
+
+def test_a_file_is_kept_though_the_switch_is_set_to_something_else(cache, json_file, monkeypatch):
+    monkeypatch.setenv(reader.CACHE_SWITCH, "1")
+    read_annotations(json_file)
+    assert len(os.listdir(cache)) == 1
+
+
+def test_a_copy_of_another_version_is_parsed_anew(cache, json_file, parses, monkeypatch):
+    read_annotations(json_file)
+    monkeypatch.setattr(reader, "_VERSION", reader._VERSION + 1)
+    read_annotations(json_file)
+    assert len(parses) == 2
+
+
+def test_one_relative_path_in_two_folders_is_two_files(cache, tmp_path, monkeypatch):
+    found = []
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        data = own_data.content()
+        data["categories"][0]["name"] = f"lamp {folder}"
+        json_file = own_data.write(tmp_path / folder, data)
+        os.utime(json_file, ns=(1, 1))
+        monkeypatch.chdir(tmp_path / folder)
+        found.append(read_annotations("train.json").categories[-1]["name"])
+    assert found == ["lamp one", "lamp two"]
+
+
+def test_a_file_that_changes_while_it_is_parsed_is_parsed_again(cache, json_file, monkeypatch):
+    def parse_and_change(path, **options):
+        content = parse_json(path, **options)
+        data = own_data.content()
+        data["annotations"] = data["annotations"][:2]
+        json_file.write_text(json.dumps(data))
+        return content
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reader, "parse_json", parse_and_change)
+        assert len(read_annotations(json_file).image) == 7
+    assert len(read_annotations(json_file).image) == 2
+
+
+def test_categories_of_a_changed_file_are_new(cache, json_file):
+    read_categories(json_file)
+    data = own_data.content()
+    data["categories"][0]["name"] = "another name"
+    json_file.write_text(json.dumps(data))
+    assert [c["name"] for c in read_categories(json_file)][-1] == "another name"
+
+
+def test_the_first_start_warns_of_nothing(cache, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        read_annotations(own_data.write(tmp_path))
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(("wrong", "is_cut"), [(5, False), (6, True)])
+def test_the_first_five_unusable_annotations_are_shown(tmp_path, wrong, is_cut):
+    data = own_data.content()
+    for annotation in data["annotations"][:wrong]:
+        annotation["category_id"] = 8
+    with pytest.raises(ValueError, match=f"{wrong} annotations cannot be used") as error:
+        read_annotations(own_data.write(tmp_path, data))
+    assert str(error.value).count("; ") == 4 + is_cut
+    assert ("; ..." in str(error.value)) == is_cut
+
+
+def test_files_of_16_mib_and_more_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = tmp_path / "a.json"
+    path.touch()
+    for size, is_kept in ((2**24 - 1, False), (2**24, True)):
+        os.truncate(path, size)
+        assert (reader._kept_copy(path) is not None) == is_kept
+
+
+@pytest.mark.parametrize(("seconds", "is_said"), [(0.5, False), (2.5, True)])
+def test_what_takes_long_to_read_says_so(tmp_path, monkeypatch, caplog, seconds, is_said):
+    times = iter([0.0, seconds])
+    json_file = own_data.write(tmp_path)
+    with caplog.at_level(logging.INFO), monkeypatch.context() as patch:
+        patch.setattr(reader, "time", SimpleNamespace(monotonic=lambda: next(times)))
+        read_annotations(json_file)
+    assert (f"took {seconds} s to read" in caplog.text) == is_said

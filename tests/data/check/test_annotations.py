@@ -1,0 +1,211 @@
+"""One fault at a time in an annotation file; those of images are in test_image_checks.py."""
+
+import json
+
+import pytest
+
+from d2_seesaw.data.check.annotations import check_annotations
+from tests.data import own_data
+
+H, W = own_data.H, own_data.W
+NAN, INF = float("nan"), float("inf")
+RLE = own_data.compressed(own_data.mask_of(4, 4, 8))
+
+
+@pytest.fixture
+def data():
+    return own_data.content()
+
+
+def found(data):
+    """The issues of the file after a round through JSON, as a reader has it."""
+    return check_annotations(json.loads(json.dumps(data)))
+
+
+def test_nothing_is_wrong_with_sound_annotations(data):
+    assert found(data) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "words"),
+    [
+        ({"category_id": 8}, "unknown_category", "category id 8"),
+        ({"image_id": 4}, "unknown_image", "image id 4"),
+        ({"bbox": [4, 4, 0, 8]}, "zero_area_box", "0 x 8"),
+        ({"bbox": [4, 4, 8, -1]}, "zero_area_box", "8 x -1"),
+        ({"bbox": [W, 4, 8, 8]}, "box_outside_image", f"outside of {W} x {H}"),
+        ({"bbox": [-8, 4, 8, 8]}, "box_outside_image", "outside"),
+        ({"bbox": [4, H + 3, 8, 8]}, "box_outside_image", "outside"),
+        ({"bbox": [4, H, 8, 8]}, "box_outside_image", "outside"),
+        ({"bbox": [4, -8, 8, 8]}, "box_outside_image", "outside"),
+        ({"bbox": [4, 4, W, 8]}, "box_beyond_image", "beyond"),
+        ({"bbox": [-2, 4, 8, 8]}, "box_beyond_image", "beyond"),
+        ({"bbox": [NAN, 4, 8, 8]}, "not_finite", "nan"),
+        ({"bbox": [4, 4, INF, 8]}, "not_finite", "inf"),
+        ({"bbox": [4, 4, None, 8]}, "not_finite", "None"),
+        ({"bbox": [4, 4, 8]}, "missing_field", "four numbers"),
+        ({"bbox": None}, "missing_field", "four numbers"),
+        ({"segmentation": [[1, 1, 5, 5]]}, "invalid_polygon", "2 points"),
+        ({"segmentation": [own_data.square(1, 1, 3), [1, 1]]}, "invalid_polygon", "polygon 1"),
+        ({"segmentation": [[1, 1, 5, 1, 5, 5, 2]]}, "invalid_polygon", "3.5 points"),
+        ({"segmentation": [[1, NAN, 5, 1, 5, 5]]}, "not_finite", "nan at 1"),
+        ({"segmentation": [1, 1, 5, 1, 5, 5]}, "missing_field", "list of polygons"),
+        ({"segmentation": []}, "empty_segmentation", "[]"),
+        ({"segmentation": None}, "empty_segmentation", "None"),
+        ({"segmentation": {"size": [H, W], "counts": [H * W]}}, "empty_segmentation", "no pixel"),
+        ({"segmentation": {"size": [W, H], "counts": [W * H]}}, "invalid_rle", f"[{H}, {W}]"),
+        ({"segmentation": {"size": [H, W], "counts": [5]}}, "invalid_rle", "add up"),
+        ({"segmentation": {"counts": [5]}}, "invalid_rle", "size"),
+        ({"segmentation": {"size": [H, W], "counts": 5}}, "invalid_rle", "list or text"),
+        ({"segmentation": {"size": [H, W], "counts": "garbage!!"}}, "invalid_rle", "garbage!!"),
+        ({"segmentation": {"size": [H, W], "counts": "ü"}}, "invalid_rle", "ascii"),
+        ({"segmentation": RLE | {"counts": RLE["counts"][:-1]}}, "invalid_rle", "compressed"),
+        ({"segmentation": RLE | {"counts": RLE["counts"] + "8"}}, "invalid_rle", "add up"),
+        ({"segmentation": 5}, "missing_field", "list of polygons"),
+        ({"bbox": [4, 4, 10**400, 8]}, "not_finite", "the box is"),
+        ({"area": None}, "missing_area", "None"),
+        ({"area": NAN}, "missing_area", "nan"),
+        ({"iscrowd": 1}, "crowd", "polygons"),
+        ({"iscrowd": 1, "segmentation": own_data.compressed(own_data.mask_of(1, 1, 4))},
+         "crowd", "run-length"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_named_with_file_image_and_annotation(data, change, kind, words):
+    data["annotations"][0].update(change)
+    (issue,) = found(data)
+    assert (issue.kind, issue.annotation_id) == (kind, 1)
+    assert issue.image_id == data["annotations"][0]["image_id"]
+    assert issue.file_name == (None if kind == "unknown_image" else "part/3.png")
+    assert words in issue.message
+
+
+@pytest.mark.parametrize("box", [[0, 0, W, H], [-1, -1, W + 2, H + 2], [-0.5, 0, 3, 3]])
+def test_a_box_may_touch_the_border_or_round_beyond_it(data, box):
+    data["annotations"][0]["bbox"] = box
+    assert found(data) == []
+
+
+def test_boxes_alone_lack_no_segmentation(data):
+    for annotation in data["annotations"]:
+        annotation["segmentation"] = []
+    assert found(data) == []
+
+
+def test_repeated_ids_and_names_are_named(data):
+    data["images"].append(dict(data["images"][0]))
+    data["annotations"].append(dict(data["annotations"][0]))
+    data["categories"].append(dict(data["categories"][0]))
+    data["categories"].append({"id": 50, "name": "kerb"})
+    data["annotations"][3]["category_id"] = 50
+    issues = [(i.kind, i.image_id, i.annotation_id, i.category_id) for i in found(data)]
+    assert issues == [
+        ("duplicate_id", 12, None, None),
+        ("duplicate_id", None, None, 1000),
+        ("duplicate_name", None, None, 50),
+        ("duplicate_id", 3, 1, None),
+    ]
+
+
+def test_categories_without_images_and_images_without_annotations_are_named(data):
+    del data["annotations"][-1]
+    issues = found(data)
+    assert [(i.kind, i.severity, i.category_id, i.image_id) for i in issues] == [
+        ("category_without_images", "warning", 1000, None),
+        ("image_without_annotations", "information", None, 90),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "words"),
+    [
+        ("images", "id", "images[0] has no 'id'"),
+        ("images", "height", "images[0] has the height None"),
+        ("images", "file_name", "neither a 'file_name' nor a 'coco_url'"),
+        ("categories", "id", "categories[0] has no 'id'"),
+        ("annotations", "id", "annotations[0] has no 'id'"),
+    ],
+)
+def test_missing_fields_are_named(data, section, key, words):
+    data[section][0][key] = None
+    for _ in range(2):  # null, and not there at all
+        missing = [issue for issue in found(data) if issue.kind == "missing_field"]
+        assert [words in issue.message for issue in missing] == [True]
+        data[section][0].pop(key, None)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "words"),
+    [
+        ("images", "id", [1], "images[0] has the id [1], not a number or text"),
+        ("images", "width", "32", "images[0] has the width '32'"),
+        ("images", "height", 0, "images[0] has the height 0"),
+        ("images", "file_name", 5, "images[0] has the name 5, not text"),
+        ("categories", "id", {}, "categories[0] has the id {}, not a number or text"),
+        ("categories", "name", [], "categories[0] has the name [], not text or a number"),
+        ("annotations", "id", [1], "annotations[0] has the id [1], not a number or text"),
+    ],
+)
+def test_fields_of_another_type_are_named(data, section, key, value, words):
+    data[section][0][key] = value
+    assert words in [issue.message for issue in found(data) if issue.kind == "missing_field"]
+
+
+def test_the_annotations_of_a_category_without_a_name_are_not_of_an_unknown_one(data):
+    data["categories"][0]["name"] = None
+    (issue,) = found(data)
+    assert (issue.kind, issue.category_id) == ("missing_name", 1000)
+
+
+@pytest.mark.parametrize("key", ["image_id", "category_id"])
+@pytest.mark.parametrize("value", [[3], {"id": 3}, None, "3", "7"])
+def test_ids_of_other_types_are_unknown(data, key, value):
+    data["annotations"][0][key] = value
+    (issue,) = found(data)
+    assert (issue.kind, issue.annotation_id) == (f"unknown_{key[:-3]}", 1)
+    assert repr(value) in issue.message
+
+
+@pytest.mark.parametrize("section", ["images", "annotations", "categories"])
+@pytest.mark.parametrize("entry", [None, 5, "a.png", [1]])
+def test_entries_that_are_no_objects_are_named(data, section, entry):
+    data[section].append(entry)
+    (issue,) = found(data)
+    number = len(data[section]) - 1
+    assert issue.kind == "missing_field"
+    assert issue.message == f"{section}[{number}] is {entry!r}, not an object"
+
+
+def test_crowds_are_named_by_0_and_1(data):
+    data["annotations"][0]["iscrowd"] = "0"
+    data["annotations"][1]["iscrowd"] = False
+    data["annotations"][2]["iscrowd"] = None
+    assert [(i.kind, i.annotation_id, i.message) for i in found(data)] == [
+        ("missing_field", 1, "'iscrowd' must be 0 or 1, got '0'"),
+        ("crowd", 1, "crowd, as polygons"),  # as training takes it
+    ]
+
+
+@pytest.mark.parametrize("section", ["images", "annotations", "categories"])
+def test_empty_sections_are_named(data, section):
+    data[section] = []
+    issues = found(data)
+    assert f"the file lists no {section}" in [i.message for i in issues if i.severity == "error"]
+
+
+def test_a_category_without_a_name_is_a_warning_and_one_with_a_number_for_a_name_is_fine(data):
+    data["categories"][0]["name"] = 12
+    del data["categories"][1]["name"]
+    assert [(i.kind, i.severity, i.category_id) for i in found(data)] == [
+        ("missing_name", "warning", 40)
+    ]
+
+
+def test_names_that_are_equal_as_text_are_shared(data):
+    data["categories"][0]["name"], data["categories"][1]["name"] = 12, "12"
+    assert [i.kind for i in found(data)] == ["duplicate_name"]
+
+
+@pytest.mark.parametrize("section", ["images", "annotations", "categories"])
+def test_missing_sections_are_named(data, section):
+    del data[section]
+    assert f"the file has no list of '{section}'" in [issue.message for issue in found(data)]

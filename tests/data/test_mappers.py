@@ -1,0 +1,290 @@
+import copy
+
+import cv2
+import detectron2.data.transforms as T
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import DatasetMapper
+from detectron2.data.datasets.lvis import load_lvis_json
+from detectron2.structures import BoxMode
+from pycocotools import mask as mask_utils
+
+from d2_seesaw.data import (
+    InstaBoost,
+    InstanceAugmentationDatasetMapper,
+    InstanceDatasetMapper,
+)
+from d2_seesaw.synthetic.instances import LongTailSpec, generate_longtail_dataset
+
+SPEC = LongTailSpec(
+    num_categories=5,
+    num_train_images=24,
+    num_val_images=10,
+    image_size=(96, 128),
+    objects_per_image=(3, 6),
+)
+MOVING = InstaBoost(probability=1, color_probability=0)
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    dataset = generate_longtail_dataset(tmp_path_factory.mktemp("data"), SPEC, processes=1)
+    return load_lvis_json(str(dataset.train_json), f"{dataset.root}/")
+
+
+def make(augmentations=(), **options):
+    standard = {"image_format": "BGR", "use_instance_mask": True, "recompute_boxes": True}
+    return InstanceAugmentationDatasetMapper(
+        True, augmentations=list(augmentations), **{**standard, **options}
+    )
+
+
+def assert_same_inputs(first, second):
+    assert first.keys() == second.keys()
+    torch.testing.assert_close(first["image"], second["image"], rtol=0, atol=0)
+    a, b = first["instances"], second["instances"]
+    torch.testing.assert_close(a.gt_boxes.tensor, b.gt_boxes.tensor)
+    assert a.gt_classes.tolist() == b.gt_classes.tolist()
+    assert str(a.gt_masks.polygons) == str(b.gt_masks.polygons)
+
+
+@pytest.mark.parametrize(
+    "instance_augmentation", [None, InstaBoost(probability=0), lambda *given: given[:2]]
+)
+def test_is_detectron2s_mapper_when_the_instances_stay(records, instance_augmentation):
+    options = {
+        "augmentations": [T.ResizeScale(0.8, 1.5, 128, 128), T.RandomFlip()],
+        "image_format": "RGB",
+        "use_instance_mask": True,
+        "recompute_boxes": True,
+    }
+    ours = InstanceAugmentationDatasetMapper(
+        True, instance_augmentation=instance_augmentation, **options
+    )
+    host = DatasetMapper(True, **options)
+    for seed, record in enumerate(records[:6]):
+        np.random.seed(seed)
+        if instance_augmentation is not None:
+            np.random.randint(2**32, size=4, dtype=np.uint32)  # what seeds the generator
+        expected = host(record)
+        np.random.seed(seed)
+        assert_same_inputs(ours(record), expected)
+
+
+def test_instances_move_before_the_augmentations(records):
+    mapper = make([T.HFlipTransform(128)], instance_augmentation=MOVING)
+    for record in records[:6]:
+        np.random.seed(3)
+        result = mapper(record)
+        np.random.seed(3)
+        rng = np.random.default_rng(np.random.randint(2**32, size=4, dtype=np.uint32))
+        image, annotations = MOVING(cv2.imread(record["file_name"]), record["annotations"], rng)
+        expected = torch.as_tensor(image[:, ::-1].transpose(2, 0, 1).copy())
+        torch.testing.assert_close(result["image"], expected, rtol=0, atol=0)
+        assert result["instances"].gt_classes.tolist() == [a["category_id"] for a in annotations]
+        for polygons, annotation in zip(
+            result["instances"].gt_masks.polygons, annotations, strict=True
+        ):
+            for mirrored, polygon in zip(polygons, annotation["segmentation"], strict=True):
+                np.testing.assert_allclose(128 - mirrored[0::2], polygon[0::2])
+                np.testing.assert_allclose(mirrored[1::2], polygon[1::2])
+
+
+def test_numpys_global_seed_decides(records):
+    mapper = make([T.RandomFlip()], instance_augmentation=InstaBoost())
+    results = []
+    for seed in (1, 1, 2):
+        np.random.seed(seed)
+        results.append([mapper(record) for record in records])
+    for first, second in zip(results[0], results[1], strict=True):
+        assert_same_inputs(first, second)
+    assert any(
+        (a["image"] != b["image"]).any() for a, b in zip(results[0], results[2], strict=True)
+    )
+
+
+def test_the_record_is_not_changed(records):
+    before = copy.deepcopy(records)
+    for instance_augmentation in (None, InstaBoost(probability=0.5)):
+        mapper = make([T.RandomFlip()], instance_augmentation=instance_augmentation)
+        for record in records:
+            mapper(record)
+    assert str(records) == str(before)
+
+
+class CropAt(T.Augmentation):
+    """A crop at the next of some given corners."""
+
+    def __init__(self, *corners):
+        self.corners, self.taken = corners, 0
+
+    def get_transform(self, image):
+        x, y = self.corners[min(self.taken, len(self.corners) - 1)]
+        self.taken += 1
+        return T.CropTransform(x, y, 12, 12)
+
+
+@pytest.fixture
+def square(tmp_path):
+    """One instance, which covers 60..80 x 40..60 and is white; a record of it."""
+    image = np.zeros((96, 128, 3), np.uint8)
+    image[40:60, 60:80] = 255
+    path = str(tmp_path / "square.png")
+    cv2.imwrite(path, image)
+    polygon = [60.0, 40.0, 80.0, 40.0, 80.0, 60.0, 60.0, 60.0]
+    annotation = {
+        "bbox": [60.0, 40.0, 20.0, 20.0],
+        "bbox_mode": BoxMode.XYWH_ABS,
+        "segmentation": [polygon],
+        "category_id": 2,
+    }
+    return {"file_name": path, "height": 96, "width": 128, "annotations": [annotation]}
+
+
+def test_draws_again_until_an_instance_is_left(square):
+    crop = CropAt((0, 0), (100, 80), (70, 50), (0, 0))
+    result = make([crop])(square)
+    assert crop.taken == 3
+    assert result["instances"].gt_boxes.tensor.tolist() == [[0, 0, 10, 10]]
+    assert (result["image"][:, :10, :10] == 255).all()
+
+
+@pytest.mark.parametrize("max_tries", [1, 4, 10])
+def test_gives_up_after_max_tries(square, max_tries):
+    crop = CropAt((0, 0))
+    result = make([crop], max_tries=max_tries)(square)
+    assert crop.taken == max_tries
+    assert len(result["instances"]) == 0
+    assert result["image"].shape == (3, 12, 12)
+
+
+def test_draws_again_when_all_instances_have_been_dropped(square):
+    calls = []
+
+    def drop_twice(image, annotations, rng):
+        calls.append(len(annotations))
+        return image, list(annotations) if len(calls) > 2 else []
+
+    result = make(instance_augmentation=drop_twice)(square)
+    assert calls == [1, 1, 1]
+    assert len(result["instances"]) == 1
+
+
+@pytest.mark.parametrize("kind", ["none", "crowd"])
+def test_pictures_without_instances_are_drawn_once_and_pass(square, kind):
+    crowd = [{**square["annotations"][0], "iscrowd": 1}]
+    record = {**square, "annotations": [] if kind == "none" else crowd}
+    crop = CropAt((0, 0))
+    result = make([crop], instance_augmentation=MOVING)(record)
+    assert crop.taken == 1
+    assert len(result["instances"]) == 0
+    assert result["instances"].gt_boxes.tensor.shape == (0, 4)
+    assert "annotations" not in result
+
+
+def test_crowds_reach_the_augmentation_but_not_the_model(square):
+    crowd = {**square["annotations"][0], "iscrowd": 1}
+    seen = []
+
+    def look(image, annotations, rng):
+        seen.append([a.get("iscrowd", 0) for a in annotations])
+        return image, list(annotations)
+
+    record = {**square, "annotations": [*square["annotations"], crowd]}
+    result = make(instance_augmentation=look)(record)
+    assert seen == [[0, 1]]
+    assert len(result["instances"]) == 1
+
+
+def test_rle_comes_through_as_bitmasks(square):
+    annotation = square["annotations"][0]
+    mask = mask_utils.merge(mask_utils.frPyObjects(annotation["segmentation"], 96, 128))
+    record = {**square, "annotations": [{**annotation, "segmentation": mask}]}
+    mapper = make(instance_augmentation=MOVING, instance_mask_format="bitmask")
+    for _ in range(5):
+        result = mapper(record)
+        white = (result["image"] > 128).all(dim=0)
+        assert (white == result["instances"].gt_masks.tensor[0]).float().mean() > 0.99
+
+
+@pytest.fixture
+def mixed(records):
+    """A picture with several instances, the first of which has a run-length encoding."""
+    record = copy.deepcopy(next(r for r in records if len(r["annotations"]) > 2))
+    first = record["annotations"][0]
+    polygons = mask_utils.frPyObjects(first["segmentation"], 96, 128)
+    first["segmentation"] = mask_utils.merge(polygons)
+    return record
+
+
+STANDARD = {"image_format": "BGR", "use_instance_mask": True}
+
+
+@pytest.mark.parametrize("moved", [T.NoOpTransform(), T.HFlipTransform(128)], ids=repr)
+def test_a_picture_with_an_encoding_has_the_masks_that_bitmask_gives(mixed, moved):
+    options = {"augmentations": [moved], "recompute_boxes": True, **STANDARD}
+    ours = InstanceDatasetMapper(True, **options)
+    found = ours(mixed)["instances"]
+    host = DatasetMapper(True, instance_mask_format="bitmask", **options)
+    expected = host(mixed)["instances"]
+    assert len(found) == len(expected) > 2
+    torch.testing.assert_close(found.gt_masks.tensor, expected.gt_masks.tensor)
+    torch.testing.assert_close(found.gt_boxes.tensor, expected.gt_boxes.tensor)
+    assert ours.instance_mask_format == "polygon"
+
+
+def test_pictures_of_polygons_and_of_encoded_crowds_keep_polygons(records, mixed):
+    mixed["annotations"][0]["iscrowd"] = 1
+    options = {"augmentations": [T.ResizeScale(0.8, 1.5, 128, 128)], **STANDARD}
+    ours, host = InstanceDatasetMapper(True, **options), DatasetMapper(True, **options)
+    for record in (records[0], mixed):
+        np.random.seed(1)
+        expected = host(record)
+        np.random.seed(1)
+        assert_same_inputs(ours(record), expected)
+
+
+def test_an_instance_augmentation_takes_mixed_masks(mixed):
+    np.random.seed(5)
+    found = make(instance_augmentation=MOVING)(mixed)["instances"]
+    np.random.seed(5)
+    bitmask = make(instance_augmentation=MOVING, instance_mask_format="bitmask")
+    expected = bitmask(mixed)["instances"]
+    torch.testing.assert_close(found.gt_masks.tensor, expected.gt_masks.tensor)
+
+
+def test_testing_is_detectron2s(records):
+    calls = []
+    mapper = InstanceAugmentationDatasetMapper(
+        False, augmentations=[], image_format="BGR", instance_augmentation=calls.append
+    )
+    result = mapper(records[0])
+    assert not calls
+    expected = DatasetMapper(False, augmentations=[], image_format="BGR")(records[0])
+    assert result.keys() == expected.keys()
+    torch.testing.assert_close(result["image"], expected["image"])
+
+
+def test_is_built_from_yacs_too():
+    mapper = InstanceAugmentationDatasetMapper(
+        get_cfg(), is_train=True, instance_augmentation=MOVING, max_tries=3
+    )
+    assert mapper.instance_augmentation is MOVING
+    assert (mapper.max_tries, mapper.image_format, mapper.is_train) == (3, "BGR", True)
+
+
+def test_what_would_be_left_behind_is_refused(square):
+    with pytest.raises(ValueError, match="proposals do not follow"):
+        make(instance_augmentation=MOVING, precomputed_proposal_topk=10)
+    make(precomputed_proposal_topk=10)
+    record = {**square, "sem_seg_file_name": square["file_name"]}
+    with pytest.raises(ValueError, match="semantic labels do not follow"):
+        make(instance_augmentation=MOVING)(record)
+    assert "sem_seg" in make()(record)
+
+
+def test_no_tries_are_refused():
+    with pytest.raises(ValueError, match="max_tries must be at least 1, got 0"):
+        make(max_tries=0)

@@ -1,0 +1,136 @@
+import copy
+import dataclasses
+import json
+import math
+
+import pytest
+
+from d2_seesaw.evaluation.analysis import (
+    Calibration,
+    Confusion,
+    ConfusionExample,
+    LongTailAnalysis,
+    analysis_path,
+    read_analysis,
+    write_analysis,
+)
+from d2_seesaw.evaluation.tables import CategoryResult
+
+NAN = math.nan
+ANALYSIS = LongTailAnalysis(
+    task="segm",
+    ground_truth="0123456789abcdef",
+    images=7,
+    detections=2100,
+    metrics={"AP": 25.3, "APr": NAN, "evaluated-r": 0.0, "categories-r": 1.0},
+    categories=[
+        CategoryResult(3, "mug", "f", 500, 5, 9, AP=25.3, AP50=40.0, AR=31.25),
+        CategoryResult(8, "chalice", "r", None, 0, 0, AP=NAN, AP50=NAN, AR=NAN),
+    ],
+    confusions=[Confusion(3, 3, 6), Confusion(3, 8, 1), Confusion(3, None, 2)],
+    calibration=[
+        Calibration("all", [4, 0], [0.2, NAN], [0.25, NAN], 5.0),
+        Calibration("r", [0, 0], [NAN, NAN], [NAN, NAN], NAN),
+    ],
+    examples=[
+        ConfusionExample(8, 3, 139, [1.5, 2.0, 30.0, 40.25], [1.0, 2.0, 30.0, 41.0], 0.75),
+        ConfusionExample(8, None, "set/139 é", [0.0, 0.0, 9.0, 9.0], None, None),
+    ],
+)
+
+
+def comparable(analysis):
+    """nan is not equal to itself, and its text is."""
+    return repr(dataclasses.asdict(analysis))
+
+
+def test_a_file_gives_back_what_was_written(tmp_path):
+    write_analysis(tmp_path, ANALYSIS)
+    assert [p.name for p in tmp_path.iterdir()] == ["longtail_segm.json"]
+    again = read_analysis(analysis_path(tmp_path, "segm"))
+    assert comparable(again) == comparable(ANALYSIS)
+    assert again.confusions == ANALYSIS.confusions
+    assert again.examples == ANALYSIS.examples
+    assert math.isnan(again.metrics["APr"])
+    assert math.isnan(again.categories[1].AR)
+    assert math.isnan(again.calibration[0].precision[1])
+    assert again.categories[1].train_images is None
+
+
+def test_the_file_is_strict_json_with_null_for_what_is_not_known(tmp_path):
+    write_analysis(tmp_path, ANALYSIS)
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    text = (tmp_path / "longtail_segm.json").read_text()
+    data = json.loads(text, parse_constant=refuse)
+    assert data["version"] == 1
+    assert data["metrics"]["APr"] is None
+    assert data["calibration"][1] == {
+        **{"group": "r", "detections": [0, 0], "error": None},
+        **{"mean_score": [None, None], "precision": [None, None]},
+    }
+
+
+def test_a_file_of_an_earlier_version_has_no_examples(tmp_path):
+    data = ANALYSIS.to_json()
+    del data["examples"]
+    path = tmp_path / "longtail_segm.json"
+    path.write_text(json.dumps(data))
+    expected = dataclasses.replace(ANALYSIS, examples=[])
+    assert comparable(read_analysis(path)) == comparable(expected)
+
+
+@pytest.mark.parametrize("data", [[], "text", None, {}, {"version": 2}, {"version": None}])
+def test_other_data_and_other_versions_are_refused(data):
+    if isinstance(data, dict) and "version" in data:
+        data = ANALYSIS.to_json() | data
+    with pytest.raises(ValueError, match="expected the analysis of an evaluation, of version 1"):
+        LongTailAnalysis.from_json(data)
+
+
+REQUIRED = [f.name for f in dataclasses.fields(LongTailAnalysis) if f.name != "examples"]
+
+
+@pytest.mark.parametrize("field", REQUIRED)
+def test_a_missing_field_is_named(field):
+    data = ANALYSIS.to_json()
+    del data[field]
+    with pytest.raises(ValueError, match=f"is damaged: .*'{field}'"):
+        LongTailAnalysis.from_json(data)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("metrics", [1.0]),
+        ("categories", [{"name": "mug"}]),
+        ("categories", [None]),
+        ("confusions", [{"category_id": 3}]),
+        ("confusions", [{"category_id": 3, "predicted_id": 3, "objects": 1, "more": 1}]),
+        ("confusions", None),
+        ("calibration", [{"group": "r"}]),
+        ("calibration", [7]),
+        ("examples", [{"category_id": 3}]),
+        ("examples", [7]),
+        ("examples", None),
+    ],
+)
+def test_damaged_parts_are_one_clear_error(field, value):
+    data = copy.deepcopy(ANALYSIS.to_json()) | {field: value}
+    with pytest.raises(ValueError, match="the analysis of an evaluation is damaged"):
+        LongTailAnalysis.from_json(data)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 1}'])
+def test_a_file_of_another_kind_is_named(text, tmp_path):
+    path = tmp_path / "longtail_bbox.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"longtail_bbox\.json: "):
+        read_analysis(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"longtail_bbox\.json"):
+        read_analysis(analysis_path(tmp_path, "bbox"))

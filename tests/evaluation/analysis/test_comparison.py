@@ -1,0 +1,139 @@
+import dataclasses
+import itertools
+import math
+import time
+
+import numpy as np
+import pytest
+
+from d2_seesaw.evaluation.analysis.comparison import compare, paired_bootstrap
+from tests.evaluation.analysis_data import NAN, analysis, category, lvis_like
+
+GROUPS = ["r", "r", "c", "f"]
+
+
+def run(*aps, confusions=(), **options):
+    rows = [
+        category(i, group, 10**i, ap, objects=i)
+        for i, (group, ap) in enumerate(zip(GROUPS, aps, strict=False), start=1)
+    ]
+    return analysis(rows, confusions, **options)
+
+
+def test_differences_are_second_minus_first():
+    found = compare(run(10, 20, 30, NAN), run(11, 18, 30, NAN))
+    assert found.differences == [pytest.approx(v, nan_ok=True) for v in (1, -2, 0, NAN)]
+    assert found.groups["r"].mean == pytest.approx(-0.5)
+    assert found.groups["c"].mean == 0
+    assert math.isnan(found.groups["f"].mean)
+    assert found.groups["all"].mean == pytest.approx(-1 / 3)
+    assert [found.groups[g].categories for g in ("all", "r", "c", "f")] == [3, 2, 1, 0]
+
+
+def test_the_mean_over_a_group_is_the_difference_of_its_metric():
+    first, second = lvis_like(200), lvis_like(200, seed=1, tail=0.3)
+    found = compare(first, second)
+    for group, metric in {"all": "AP", "r": "APr", "c": "APc", "f": "APf"}.items():
+        assert found.groups[group].mean == pytest.approx(found.metric_difference(metric))
+
+
+def test_a_metric_that_either_lacks_has_no_difference():
+    found = compare(run(1, 2, 3, NAN), run(1, 2, 3, 4))
+    assert math.isnan(found.metric_difference("APf"))
+    assert math.isnan(found.metric_difference("no such metric"))
+
+
+def test_equal_differences_have_an_interval_of_no_width():
+    found = paired_bootstrap([1.5] * 40)
+    assert (found.mean, found.low, found.high, found.categories) == (1.5, 1.5, 1.5, 40)
+
+
+def test_two_categories_have_the_interval_between_them():
+    # Both draws are the same category in a quarter of the cases each, more than 2.5 %.
+    found = paired_bootstrap([-1.0, 3.0])
+    assert (found.low, found.mean, found.high) == (-1.0, 1.0, 3.0)
+
+
+def test_the_interval_is_that_of_all_possible_draws():
+    differences = [-3.0, 0.0, 1.0, 2.0, 7.0]
+    means = [sum(draw) / 5 for draw in itertools.product(differences, repeat=5)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    found = paired_bootstrap(differences, resamples=200_000)
+    assert found.low == pytest.approx(low, abs=0.1)
+    assert found.high == pytest.approx(high, abs=0.1)
+
+
+def test_the_interval_of_many_categories_is_the_normal_one():
+    differences = np.random.default_rng(0).normal(2.0, 5.0, 1000)
+    found = paired_bootstrap(differences.tolist())
+    error = 1.96 * differences.std() / math.sqrt(1000)
+    assert found.high - found.mean == pytest.approx(error, rel=0.04)
+    assert found.mean - found.low == pytest.approx(error, rel=0.04)
+
+
+def test_one_category_has_no_interval_and_none_no_mean():
+    one = paired_bootstrap([2.0, NAN])
+    assert (one.mean, one.categories) == (2.0, 1)
+    none = paired_bootstrap([NAN])
+    assert none.categories == 0
+    assert all(math.isnan(v) for v in (one.low, one.high, none.mean, none.low, none.high))
+
+
+def test_the_seed_decides_the_draws():
+    differences = np.random.default_rng(0).normal(0, 5, 30).tolist()
+    one, again, other = (paired_bootstrap(differences, seed=s, resamples=99) for s in (1, 1, 2))
+    assert one == again
+    assert one != other
+    runs = lvis_like(60), lvis_like(60, seed=1)
+    groups = [compare(*runs, seed=s).groups["all"] for s in (0, 0, 3)]
+    assert groups[0] == groups[1] == compare(*runs).groups["all"]
+    assert groups[0] != groups[2]
+
+
+def test_drawing_in_parts_draws_as_often(monkeypatch):
+    differences = np.random.default_rng(0).normal(0, 5, 30).tolist()
+    whole = paired_bootstrap(differences, resamples=500)
+    monkeypatch.setattr("d2_seesaw.evaluation.analysis.comparison._DRAWN_AT_ONCE", 30 * 7)
+    assert paired_bootstrap(differences, resamples=500) == whole
+
+
+def test_changed_categories_start_with_the_greatest_gain():
+    found = compare(run(10, 20, NAN, 40), run(15, 10, NAN, 45))
+    changed = [(a.category_id, b.AP, d) for a, b, d in found.changed_categories()]
+    assert changed == [(4, 45, 5), (1, 15, 5), (2, 10, -10)]  # of 4 and 1, 4 has more objects
+
+
+def test_pairs_that_changed_say_how():
+    first = run(1, 2, 3, 4, confusions=[(1, 4, 5), (1, 3, 2), (2, 4, 1), (1, 1, 3)])
+    second = run(1, 2, 3, 4, confusions=[(1, 4, 1), (1, 3, 2), (3, 4, 9), (1, 1, 7), (4, 1, 5)])
+    changes = [
+        (p.pair.category.category_id, p.pair.by.category_id, p.first, p.second, p.difference)
+        for p in compare(first, second).pairs
+    ]
+    assert changes == [(3, 4, 0, 9, 9), (1, 4, 5, 1, -4), (2, 4, 1, 0, -1)]
+
+
+def test_runs_go_by_their_names():
+    first, second = run(1, 2), run(2, 3)
+    assert compare(first, second, names=("a", "b")).runs == {"a": first, "b": second}
+
+
+def test_what_does_not_compare_is_refused():
+    one = run(1, 2, 3, 4)
+    with pytest.raises(ValueError, match="a is of 'bbox', b of 'segm'"):
+        compare(one, run(1, 2, 3, 4, task="segm"), names=("a", "b"))
+    with pytest.raises(ValueError, match=r"different annotations \(a1 and z9\)"):
+        compare(one, run(1, 2, 3, 4, truth="z9"))
+    with pytest.raises(ValueError, match="two names, got 'a' for both"):
+        compare(one, one, names=("a", "a"))
+    regrouped = [dataclasses.replace(c, frequency="c") for c in one.categories]
+    with pytest.raises(ValueError, match=r"3 categories into different .* first.* 1"):
+        compare(one, dataclasses.replace(one, categories=regrouped))
+    with pytest.raises(ValueError, match="1 categories into different frequency groups"):
+        compare(one, dataclasses.replace(one, categories=one.categories[:3]))
+
+
+def test_lvis_is_compared_in_seconds():
+    start = time.perf_counter()
+    compare(lvis_like(), lvis_like(seed=1))
+    assert time.perf_counter() - start < 10

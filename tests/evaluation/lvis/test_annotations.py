@@ -1,0 +1,124 @@
+import pytest
+from detectron2.data import MetadataCatalog
+
+from d2_seesaw.evaluation.lvis.annotations import (
+    annotation_file,
+    category_of_class,
+    check_lvis_format,
+)
+from tests.evaluation.lvis_data import add_object, dataset
+
+
+@pytest.fixture
+def data():
+    data = dataset("rcf")
+    add_object(data, 1, 1, [0, 0, 9, 9])
+    add_object(data, 1, 2, [0, 0, 9, 9])
+    return data
+
+
+def test_finds_the_file_of_a_registered_dataset(register, data, tmp_path):
+    name = register(data)
+    assert annotation_file(name) == str(tmp_path / f"{name}.json")
+
+
+def test_an_unknown_dataset_names_the_nearest_one(register, data):
+    name = register(data)
+    with pytest.raises(ValueError, match=rf"Did you mean '{name}'\?"):
+        annotation_file(name.replace("test", "tset"))
+
+
+def test_asking_for_an_unknown_dataset_does_not_register_it():
+    with pytest.raises(ValueError, match="registered as 'no_such_dataset'"):
+        annotation_file("no_such_dataset")
+    assert "no_such_dataset" not in MetadataCatalog.list()
+
+
+def test_a_missing_file_is_named(register, data, tmp_path):
+    name = register(data)
+    (tmp_path / f"{name}.json").unlink()
+    with pytest.raises(FileNotFoundError, match=rf"no annotations at .*{name}\.json"):
+        annotation_file(name)
+
+
+def test_accepts_lvis(data):
+    check_lvis_format(data, "x.json", with_masks=True)
+
+
+def test_refuses_coco_naming_every_missing_field(data):
+    for category in data["categories"]:
+        del category["frequency"]
+    for image in data["images"]:
+        del image["neg_category_ids"], image["not_exhaustive_category_ids"]
+    with pytest.raises(ValueError, match=r"x\.json cannot") as error:
+        check_lvis_format(data, "x.json", with_masks=True)
+    assert "3 of 3 categories have no 'frequency'" in str(error.value)
+    assert "1 of 1 images have no 'neg_category_ids'" in str(error.value)
+    assert "1 of 1 images have no 'not_exhaustive_category_ids'" in str(error.value)
+
+
+def test_annotations_need_a_segmentation_only_for_masks(data):
+    del data["annotations"][1]["segmentation"]
+    check_lvis_format(data, "x.json", with_masks=False)
+    with pytest.raises(ValueError, match=r"1 of 2 annotations .*'segmentation'.*tasks=\('bbox',\)"):
+        check_lvis_format(data, "x.json", with_masks=True)
+
+
+@pytest.mark.parametrize("segmentation", [None, [], {}])
+def test_a_mask_that_is_empty_is_refused_before_pycocotools_fails_on_it(data, segmentation):
+    data["annotations"][1]["segmentation"] = segmentation
+    check_lvis_format(data, "x.json", with_masks=False)
+    with pytest.raises(ValueError, match=r"1 of 2 annotations have no 'segmentation'"):
+        check_lvis_format(data, "x.json", with_masks=True)
+
+
+def test_polygons_that_pycocotools_takes_for_boxes_are_refused(data):
+    data["annotations"][1]["segmentation"] = [[0, 0, 9, 0, 9, 9], [1, 1, 5, 5]]
+    check_lvis_format(data, "x.json", with_masks=False)
+    message = (
+        r"1 of 2 annotations have polygons of fewer than three points, for example 2; to .*bbox"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_lvis_format(data, "x.json", with_masks=True)
+
+
+def test_a_test_split_needs_no_federated_sets(data):
+    data["annotations"] = []
+    del data["images"][0]["neg_category_ids"]
+    check_lvis_format(data, "x.json", with_masks=True)
+
+
+def test_refuses_an_unknown_frequency(data):
+    data["categories"][0]["frequency"] = "rare"
+    with pytest.raises(ValueError, match=r"must be in \('r', 'c', 'f'\), got \['rare'\]"):
+        check_lvis_format(data, "x.json", with_masks=True)
+
+
+@pytest.mark.parametrize("section", ["images", "annotations"])
+def test_refuses_ids_that_are_not_unique(data, section):
+    data[section].append(dict(data[section][0]))
+    with pytest.raises(ValueError, match=f"{section} share an id, for example 1"):
+        check_lvis_format(data, "x.json", with_masks=True)
+
+
+@pytest.mark.parametrize(
+    ("ids", "num_classes", "last"), [([1, 2, 3], 3, 3), ([2], 3, 3), ([1, 5], None, 5)]
+)
+def test_without_a_mapping_a_class_is_the_next_category(ids, num_classes, last):
+    expected = {i: i + 1 for i in range(last)}
+    assert category_of_class(ids, None, num_classes) == expected
+
+
+@pytest.mark.parametrize(("ids", "num_classes"), [([0, 1, 2], 3), ([1, 2, 4], 3), ([0, 1], None)])
+def test_refuses_category_ids_that_would_be_shifted(ids, num_classes):
+    with pytest.raises(ValueError, match=r"Category ids must be 1 to .*contiguous_id"):
+        category_of_class(ids, None, num_classes)
+
+
+def test_a_mapping_is_inverted():
+    assert category_of_class([7, 9], {9: 0, 7: 1}, 2) == {0: 9, 1: 7}
+
+
+def test_refuses_a_mapping_of_other_categories():
+    with pytest.raises(ValueError, match=r"\[7, 9\]\.\.\. is in .* which has \['7', '9'\]"):
+        category_of_class([7, 9], {"7": 0, "9": 1}, 2)

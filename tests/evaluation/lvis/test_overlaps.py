@@ -1,0 +1,154 @@
+import itertools
+
+import numpy as np
+import pytest
+from pycocotools import mask as mask_utils
+
+from d2_seesaw.evaluation.lvis import matching
+from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
+from d2_seesaw.evaluation.lvis.matching import overlaps, scored_detections
+from d2_seesaw.evaluation.predictions.detections import DetectionColumns
+from d2_seesaw.evaluation.predictions.limits import DetectionLimits
+from tests.evaluation.federated_cases import area, federated_case, shape
+from tests.evaluation.lvis_data import add_object, dataset
+
+both_tasks = pytest.mark.parametrize("task", ["bbox", "segm"])
+either_way = pytest.mark.parametrize("class_agnostic", [False, True])
+TRAITS = ("real boxes", "tied scores", "many in a pair", "rle", "crowd", "not exhaustive")
+MORE_TRAITS = ("unknown category", "unverified category", "zero area", "equal ious")
+
+
+def scored_and_edges(data, results, task, *, class_agnostic=False):
+    ground_truth = GroundTruthColumns.from_dataset(data)
+    detections = DetectionColumns.from_results(results)
+    limits = DetectionLimits(per_image=None)
+    agnostic = {"class_agnostic": class_agnostic}
+    scored = scored_detections(ground_truth, detections, task, limits=limits, **agnostic)
+    return scored, overlaps(ground_truth, detections, scored, task, **agnostic)
+
+
+def verified(data, result):
+    image = next(i for i in data["images"] if i["id"] == result["image_id"])
+    objects = [a for a in data["annotations"] if a["image_id"] == image["id"] and a["area"] > 0]
+    present = {a["category_id"] for a in objects}
+    return result["category_id"] in present | set(image["neg_category_ids"])
+
+
+@both_tasks
+@either_way
+@pytest.mark.parametrize("seed", range(2))
+def test_edges_are_the_ious_of_pycocotools_one_by_one(seed, class_agnostic, task):
+    data, results = federated_case(seed, *TRAITS, *MORE_TRAITS)
+    objects = [a for a in data["annotations"] if a["area"] > 0]
+    scored, edges = scored_and_edges(data, results, task, class_agnostic=class_agnostic)
+    expected = {}
+    for d, row in enumerate(scored.rows.tolist()):
+        for g, there in enumerate(objects):
+            keys = ("image_id",) if class_agnostic else ("image_id", "category_id")
+            if all(results[row][k] == there[k] for k in keys):
+                iou = mask_utils.iou(shape(results[row], task), shape(there, task), [0])[0, 0]
+                if iou >= 0.5:
+                    expected[d, g] = iou
+    places = zip(edges.detections.tolist(), edges.objects.tolist(), strict=True)
+    found = dict(zip(places, edges.ious.tolist(), strict=True))
+    assert len(found) == len(edges.ious) > 10
+    assert found == expected
+
+
+@both_tasks
+@pytest.mark.parametrize("seed", range(2))
+def test_scored_are_those_with_an_area_of_a_verified_category(seed, task):
+    data, results = federated_case(seed, *TRAITS, *MORE_TRAITS)
+    known = {c["id"] for c in data["categories"]}
+    expected = [
+        i
+        for i, r in enumerate(results)
+        if r["category_id"] in known and verified(data, r) and area(r, task) > 0
+    ]
+    scored, _ = scored_and_edges(data, results, task)
+    assert sorted(scored.rows.tolist()) == expected
+    assert 0 < len(expected) < len(results)
+    rows = [results[i] for i in scored.rows.tolist()]
+    assert scored.areas.tolist() == [area(r, task) for r in rows]
+    assert scored.scores.tolist() == [r["score"] for r in rows]
+    loose = {i["id"]: i["not_exhaustive_category_ids"] for i in data["images"]}
+    is_open = [r["category_id"] in loose[r["image_id"]] for r in rows]
+    assert scored.in_open_pair.tolist() == is_open
+    assert len(set(is_open)) == 2
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_unverified_ones_are_scored_on_request_but_not_of_unknown_categories(seed):
+    data, results = federated_case(seed, *TRAITS, *MORE_TRAITS)
+    known = {c["id"] for c in data["categories"]}
+    expected = [
+        i for i, r in enumerate(results) if r["category_id"] in known and area(r, "bbox") > 0
+    ]
+    scored = scored_detections(
+        GroundTruthColumns.from_dataset(data),
+        DetectionColumns.from_results(results),
+        "bbox",
+        limits=DetectionLimits(per_image=None),
+        class_agnostic=True,
+        verified_only=False,
+    )
+    assert sorted(scored.rows.tolist()) == expected
+    assert not all(verified(data, results[i]) for i in expected)
+    assert len(expected) < len(results)
+
+
+@either_way
+def test_scored_stand_by_pair_and_from_the_highest_score_on(class_agnostic):
+    data, results = federated_case(3, *TRAITS)
+    scored, _ = scored_and_edges(data, results, "bbox", class_agnostic=class_agnostic)
+    order = []
+    for row in scored.rows.tolist():
+        r = results[row]
+        pair = r["image_id"] if class_agnostic else (r["category_id"], r["image_id"])
+        order.append((pair, -r["score"], r["category_id"], row))
+    assert order == sorted(order)
+    pairs = [o[0] for o in order]
+    same_pair = np.array([a == b for a, b in itertools.pairwise(pairs)])
+    np.testing.assert_array_equal(np.diff(scored.pairs) == 0, same_pair)
+
+
+def test_edges_stand_by_detection_then_iou_then_object():
+    data, results = federated_case(1, "equal ious", "many in a pair")
+    _, edges = scored_and_edges(data, results, "bbox", class_agnostic=True)
+    rows = list(
+        zip(edges.detections.tolist(), edges.ious.tolist(), edges.objects.tolist(), strict=True)
+    )
+    # With one category, the objects of an image are in order of their category, then of the file.
+    of_object = [a["category_id"] for a in data["annotations"]]
+    order = [(d, iou, of_object[g], g) for d, iou, g in rows]
+    assert order == sorted(order)
+    ties = [a[:2] == b[:2] for a, b in itertools.pairwise(rows)]
+    assert any(ties), "the case must have equal IoUs"
+
+
+@both_tasks
+def test_small_blocks_change_nothing(monkeypatch, task):
+    case = federated_case(2, *TRAITS)
+    scored, edges = scored_and_edges(*case, task)
+    monkeypatch.setattr(matching, "_CANDIDATES_PER_BLOCK", 2)
+    monkeypatch.setattr(matching, "_MASKS_PER_CALL", 3)
+    again, same_edges = scored_and_edges(*case, task)
+    for one, other in ((scored, again), (edges, same_edges)):
+        for name, value in vars(one).items():
+            np.testing.assert_array_equal(vars(other)[name], value)
+
+
+def test_an_overlap_of_exactly_one_half_is_an_edge_and_less_is_none():
+    data = dataset("f")
+    add_object(data, 1, 1, [0, 0, 40, 40])
+    boxes = [[0, 0, 40, 20], [0, 0, 40, 19], [50, 50, 40, 40]]
+    results = [{"image_id": 1, "category_id": 1, "bbox": b, "score": 0.5} for b in boxes]
+    _, edges = scored_and_edges(data, results, "bbox")
+    assert (edges.detections.tolist(), edges.ious.tolist()) == ([0], [0.5])
+
+
+def test_a_detection_of_an_unknown_image_is_refused():
+    data = dataset("f", image_ids=(4, 9))
+    results = [{"image_id": 7, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.5}]
+    with pytest.raises(ValueError, match=r"Image id 7 of a detection .* start as \[4, 9\]"):
+        scored_and_edges(data, results, "bbox")

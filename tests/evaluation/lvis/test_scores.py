@@ -1,0 +1,56 @@
+"""Scores from curves, against means written out."""
+
+import math
+
+import numpy as np
+import pytest
+
+from d2_seesaw.evaluation.lvis.lvis_scores import METRICS, scores_of_curves
+
+
+@pytest.fixture
+def curves():
+    """Precision (T, R, K, A) and recall (T, K, A) of three categories, the last one absent."""
+    generator = np.random.RandomState(0)
+    precision, recall = generator.rand(10, 101, 3, 4), generator.rand(10, 3, 4)
+    precision[:, :, 2], recall[:, 2] = -1, -1
+    precision[..., 3] = -1  # no large objects
+    groups = {"r": np.array([0]), "c": np.array([1]), "f": np.array([2])}
+    return precision, recall, groups
+
+
+def test_metrics_are_means_over_what_is_there(curves):
+    precision, recall, groups = curves
+    metrics = scores_of_curves(precision, recall, [3, 5, 9], groups).metrics
+    assert tuple(metrics) == METRICS
+    expected = {
+        "AP": precision[:, :, :2, 0],
+        "AP50": precision[0, :, :2, 0],
+        "AP75": precision[5, :, :2, 0],
+        "APs": precision[:, :, :2, 1],
+        "APm": precision[:, :, :2, 2],
+        "APr": precision[:, :, 0, 0],
+        "APc": precision[:, :, 1, 0],
+    }
+    for name, values in expected.items():
+        assert metrics[name] == pytest.approx(100 * values.mean(), abs=1e-10)
+    assert math.isnan(metrics["APl"])
+    assert math.isnan(metrics["APf"])
+
+
+def test_scores_of_categories(curves):
+    precision, recall, groups = curves
+    scores = scores_of_curves(precision, recall, [3, 5, 9], groups)
+    assert scores.category_ids == [3, 5, 9]
+    np.testing.assert_allclose(scores.category_ap[:2], 100 * precision[..., :2, 0].mean((0, 1)))
+    np.testing.assert_allclose(scores.category_ap50[:2], 100 * precision[0, :, :2, 0].mean(0))
+    np.testing.assert_allclose(scores.category_ar[:2], 100 * recall[:, :2, 0].mean(0))
+    assert np.isnan([scores.category_ap[2], scores.category_ap50[2], scores.category_ar[2]]).all()
+
+
+def test_categories_scored_as_one_have_no_rows(curves):
+    precision, recall, _ = curves
+    scores = scores_of_curves(precision[:, :, :1], recall[:, :1], [], {})
+    assert scores.category_ids == []
+    assert len(scores.category_ap) == 0
+    assert math.isnan(scores.metrics["APr"])

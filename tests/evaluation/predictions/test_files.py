@@ -1,0 +1,82 @@
+import json
+
+import lvis
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from d2_seesaw.evaluation.lvis.official import lvis_from_dict
+from d2_seesaw.evaluation.predictions import files
+from d2_seesaw.evaluation.predictions.detections import EMPTY, DetectionColumns
+from d2_seesaw.evaluation.predictions.files import read_results, save_columns, write_results
+from tests.evaluation.federated_cases import federated_case
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    monkeypatch.setattr(files, "_RESULTS_PER_BLOCK", 4)
+    monkeypatch.setattr(files, "_CHARACTERS_PER_READ", 37)
+
+
+@pytest.fixture
+def results():
+    return federated_case(0, "real boxes")[1]
+
+
+@pytest.mark.parametrize("number", [0, 1, 4, 5, 20])
+def test_the_bytes_are_those_of_json_dumps(number, results, tmp_path):
+    path = tmp_path / "results.json"
+    write_results(str(path), DetectionColumns.from_results(results[:number]))
+    assert path.read_text() == json.dumps(results[:number])
+
+
+@pytest.mark.parametrize("task", ["bbox", "segm"])
+def test_lvis_and_pycocotools_read_the_file(task, results, tmp_path, capsys):
+    data = federated_case(0, "real boxes")[0]
+    path = tmp_path / "results.json"
+    write_results(str(path), DetectionColumns.from_results(results), task)
+    coco = COCO()
+    coco.dataset = data | {"info": {}}
+    coco.createIndex()
+    by_lvis = lvis.LVISResults(lvis_from_dict(data), str(path)).anns
+    assert len(by_lvis) == len(coco.loadRes(str(path)).anns) == len(results)
+
+
+@pytest.mark.parametrize("layout", [{}, {"indent": 2}, {"separators": (",", ":")}])
+@pytest.mark.parametrize("number", [0, 1, 20])
+def test_reads_any_layout_of_json(number, layout, results, tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(" \n" * 30 + json.dumps(results[:number], **layout) + "\n")
+    assert list(read_results(path).results()) == results[:number]
+
+
+def test_columns_come_back_from_their_file(results, tmp_path):
+    for detections in (DetectionColumns.from_results(results), EMPTY):
+        save_columns(str(tmp_path / "found.npz"), detections)
+        again = read_results(tmp_path / "found.npz")
+        assert list(again.results()) == list(detections.results())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"annotations": []}', 'expected a JSON list of detections, it starts with .{"annotatio'),
+        ("", "expected a JSON list"),
+        ("[1, 2]", "expected dicts in the list, got 1"),
+        ('[{"image_id": 1}', "Expecting"),
+        ('[{"image_id": 1} {"image_id": 1}]', "Expecting ',' delimiter"),
+        ('[{"image_id": 1}, "', "Unterminated string"),
+        ('[{"image_id": 1, "category_id": 1}]', "1 of 1 detections have no 'score'"),
+    ],
+)
+def test_other_files_are_refused(text, message, tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"results\.json is no file of results: .*{message}"):
+        read_results(path)
+
+
+def test_other_arrays_are_refused(tmp_path):
+    np.savez(tmp_path / "x.npz", scores=np.zeros(1))
+    with pytest.raises(ValueError, match=r"it has no \['category_ids', 'image_ids'\]"):
+        read_results(tmp_path / "x.npz")

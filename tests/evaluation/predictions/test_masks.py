@@ -1,0 +1,270 @@
+import copy
+import itertools
+import json
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.evaluation import COCOEvaluator, LVISEvaluator
+from detectron2.layers.mask_ops import _do_paste_mask, paste_masks_in_image
+from detectron2.structures import Boxes, Instances, ROIMasks
+from pycocotools import mask as coco_mask
+
+from d2_seesaw.evaluation import LongTailLVISEvaluator, MaskScoringCOCOEvaluator, encode_masks
+from d2_seesaw.evaluation.predictions.masks import add_segmentations, without_roi_masks
+from tests.evaluation.lvis_data import add_object, dataset, written_files
+from tests.helpers import OperatorLog
+
+SIZE = (67, 93)
+
+
+def pasted_and_encoded(masks, boxes, size, threshold=0.5):
+    """Detectron2's and pycocotools' way: whole images."""
+    pictures = paste_masks_in_image(masks.reshape(-1, *masks.shape[-2:]), boxes, size, threshold)
+    return [coco_mask.encode(np.asfortranarray(p.numpy(), dtype=np.uint8)) for p in pictures]
+
+
+def blobs(n, M):
+    noise = F.interpolate(torch.randn(n, 1, 4, 4), (M, M), mode="bicubic")
+    return noise.mul(5).sigmoid()[:, 0]
+
+
+def plateaus(n, M):
+    """At the threshold of 0.5 exactly, or one rounding beside it, nearly everywhere."""
+    values = torch.tensor([0.5, 0.5, 0.5, 0.49999997, 0.50000006, 1.0])
+    return values[torch.randint(6, (n, M, M))]
+
+
+MASKS = {
+    "noise": lambda n, M: torch.rand(n, M, M),
+    "blobs": blobs,
+    "binary": lambda n, M: torch.rand(n, M, M).gt(0.5).float(),
+    "plateaus": plateaus,
+    "halves": lambda n, M: torch.full((n, M, M), 0.5),
+    "ones": lambda n, M: torch.ones(n, M, M),
+    "zeros": lambda n, M: torch.zeros(n, M, M),
+}
+
+
+def anywhere(n):
+    """Small and large, inside, across and beyond the border, but with a pixel in the image."""
+    H, W = SIZE
+    edge = torch.tensor([W, H])
+    centre, half = torch.rand(n, 2) * edge, torch.rand(n, 2) ** 3 * edge
+    return torch.cat([centre - half, centre + half], 1)
+
+
+BOXES = {
+    "anywhere": anywhere,
+    "clipped": lambda n: torch.minimum(
+        anywhere(n).clamp(min=0), torch.tensor([SIZE[1], SIZE[0]]).repeat(2)
+    ),
+    "whole pixels": lambda n: anywhere(n).round(),
+    "half pixels": lambda n: anywhere(n).round() + 0.5,
+    "full height": lambda n: (
+        anywhere(n) * torch.tensor([1, 0, 1, 0]) + torch.tensor([0, 0, 0, SIZE[0]])
+    ),
+    "the image": lambda n: torch.tensor([[0.0, 0, SIZE[1], SIZE[0]]]).repeat(n, 1),
+    "huge": lambda n: anywhere(n) + torch.tensor([-3e4, -2e3, 3e4, 2e3]),
+    "tiny": lambda n: (
+        anywhere(n)[:, [0, 1, 0, 1]].clamp(0, 60)
+        + torch.rand(n, 4) * torch.tensor([0, 0, 1e-3, 1e-3])
+    ),
+    "no area": lambda n: anywhere(n)[:, [0, 1, 0, 3]].clamp(0, 60).round() + 0.5,
+    "turned round": lambda n: (
+        anywhere(n)[:, [0, 1, 0, 1]].clamp(2, 60) + torch.rand(n, 4) * torch.tensor([0, 0, -1, -1])
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("place", BOXES)
+@pytest.mark.parametrize("M", [14, 28, 56])
+def test_equals_detectron2s_paste_and_pycocotools_encode(kind, place, M):
+    masks, boxes = MASKS[kind](8, M), BOXES[place](8)
+    # 34 masks cross the border between two batches.
+    masks, boxes = masks.repeat(5, 1, 1)[:34], torch.cat([boxes, BOXES[place](26)])
+    assert encode_masks(masks, boxes, SIZE) == pasted_and_encoded(masks, boxes, SIZE)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1e-6, 0.3, 0.9, 1.0, 2.0])
+def test_equals_them_at_any_threshold(threshold):
+    for kind, place in itertools.product(("blobs", "binary", "noise"), ("anywhere", "no area")):
+        masks, boxes = MASKS[kind](12, 28), BOXES[place](12)
+        ours = encode_masks(masks, boxes, SIZE, threshold=threshold)
+        assert ours == pasted_and_encoded(masks, boxes, SIZE, threshold)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e6])
+def test_equals_them_where_probabilities_are_none(value):
+    masks, boxes = blobs(12, 28), anywhere(12)
+    masks[:6, 10, 11:14] = value
+    assert encode_masks(masks, boxes, SIZE) == pasted_and_encoded(masks, boxes, SIZE)
+
+
+def test_equals_them_where_values_far_above_one_are_rounded_coarsely():
+    masks, boxes = 1000 * plateaus(64, 28), anywhere(64)
+    ours = encode_masks(masks, boxes, SIZE, threshold=500)
+    assert ours == pasted_and_encoded(masks, boxes, SIZE, 500)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (3, 2)])
+def test_equals_them_on_small_images(size):
+    edges = torch.tensor(size).flip(0).repeat(2)
+    masks, boxes = blobs(20, 28), torch.rand(20, 4) * edges + torch.tensor([-0.5, -0.5, 0.5, 0.5])
+    boxes[:, 2:] = torch.maximum(boxes[:, :2], boxes[:, 2:])
+    masks[:5] = 1
+    assert encode_masks(masks, boxes, size) == pasted_and_encoded(masks, boxes, size)
+
+
+def test_boxes_without_a_pixel_in_the_image_have_empty_masks():
+    H, W = SIZE
+    outside = torch.tensor(
+        [[W + 5, 5, W + 30, 20], [-40, 5, -9, 20], [5, H + 9, 20, H + 20], [5.0, -99, 20, -60]]
+    )
+    masks = torch.ones(4, 28, 28)
+    with pytest.raises(RuntimeError):  # where its pasting of windows has no answer
+        pasted_and_encoded(masks, outside, SIZE)
+    whole, _ = _do_paste_mask(masks[:, None], outside, H, W, skip_empty=False)
+    assert not (whole >= 0.5).any()
+    inside = torch.tensor([[3.0, 4, 50, 60]])
+    rles = encode_masks(torch.ones(5, 28, 28), torch.cat([outside, inside]), SIZE)
+    assert [coco_mask.area(rle) > 0 for rle in rles] == [False] * 4 + [True]
+    assert rles[:4] == [coco_mask.encode(np.zeros(SIZE, np.uint8, order="F"))] * 4
+
+
+@pytest.mark.parametrize("shape", [(0, 28, 28), (0, 1, 28, 28)])
+def test_no_masks_are_no_rles(shape):
+    assert encode_masks(torch.zeros(shape), torch.zeros(0, 4), SIZE) == []
+
+
+def test_form_and_type_of_the_arguments_do_not_matter():
+    masks, boxes = blobs(5, 28).half(), anywhere(5)
+    expected = pasted_and_encoded(masks.float(), boxes, SIZE)
+    assert encode_masks(masks[:, None], Boxes(boxes), torch.Size(SIZE)) == expected
+    assert encode_masks(masks.double().requires_grad_(), boxes, SIZE) == expected
+    assert encode_masks(masks.float().mT.contiguous().mT, boxes, SIZE) == expected
+
+
+def test_arguments_are_left_alone():
+    masks, boxes = blobs(5, 28), anywhere(5)
+    masks[0, 3, 3] = torch.nan
+    before = masks.clone(), boxes.clone()
+    encode_masks(masks, boxes, SIZE)
+    torch.testing.assert_close((masks, boxes), before, equal_nan=True, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("masks", "boxes", "options", "message"),
+    [
+        ((3, 28, 14), (3, 4), {}, r"masks must be .*got \(3, 28, 14\)"),
+        ((3, 2, 28, 28), (3, 4), {}, r"masks must be .*got \(3, 2, 28, 28\)"),
+        ((3, 28, 28), (2, 4), {}, r"shape \(3, 4\), got \(2, 4\)"),
+        ((3, 28, 28), (3, 4), {"threshold": -1}, "not be negative, got -1"),
+        ((3, 28, 28), (3, 4), {"threshold": float("nan")}, "not be negative, got nan"),
+    ],
+)
+def test_wrong_arguments_are_refused(masks, boxes, options, message):
+    with pytest.raises(ValueError, match=message):
+        encode_masks(torch.rand(masks), torch.rand(boxes), SIZE, **options)
+
+
+def test_boxes_that_are_not_finite_are_refused():
+    boxes = torch.tensor([[0.0, 0, 1, 1], [0, torch.nan, 1, 1]])
+    with pytest.raises(ValueError, match=r"must be finite, got .*nan"):
+        encode_masks(torch.rand(2, 28, 28), boxes, SIZE)
+
+
+def test_memory_is_that_of_windows():
+    size, n = (800, 1333), 300
+    corner = torch.rand(n, 2) * torch.tensor([1250, 720])
+    boxes = torch.cat([corner, corner + 60], 1)
+    masks = blobs(n, 28)
+    tracemalloc.start()
+    try:
+        with OperatorLog() as log:
+            encode_masks(masks, boxes, size)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert log.largest <= masks.nbytes
+    assert peak < size[0] * size[1] * n / 50, peak
+
+
+# In the evaluators
+
+
+def on_boxes(n=6):
+    """A model's output with masks on their boxes, and the same with masks of the image."""
+    found = Instances(SIZE)
+    found.pred_boxes = Boxes(BOXES["clipped"](n))
+    found.scores = torch.rand(n)
+    found.pred_classes = torch.arange(n) % 3
+    pasted = copy.deepcopy(found)
+    masks = blobs(n, 28)
+    found.pred_masks = ROIMasks(masks)
+    pasted.pred_masks = found.pred_masks.to_bitmasks(pasted.pred_boxes, *SIZE).tensor
+    return {"instances": found}, {"instances": pasted}
+
+
+@pytest.fixture
+def lvis_or_coco(register):
+    data = dataset("rcf", image_ids=(1, 2, 3))
+    for image in data["images"]:
+        for category in (1, 2, 3):
+            add_object(data, image["id"], category, [5, 5, 40, 30], iscrowd=0)
+    return register(data, thing_dataset_id_to_contiguous_id={i: i - 1 for i in (1, 2, 3)})
+
+
+@pytest.mark.parametrize("kind", [LongTailLVISEvaluator, MaskScoringCOCOEvaluator])
+@pytest.mark.parametrize("mask_scores", [False, True])
+def test_files_are_those_of_pasted_masks(kind, mask_scores, lvis_or_coco, tmp_path):
+    images = [on_boxes(6), on_boxes(0), on_boxes(3)]
+    if mask_scores:
+        for one, other in images:
+            scores = torch.rand(len(one["instances"]))
+            one["instances"].mask_scores = other["instances"].mask_scores = scores
+    results = []
+    for name, outputs in zip(("boxes", "pasted"), zip(*images, strict=True), strict=True):
+        folder = tmp_path / name
+        evaluator = kind(lvis_or_coco, distributed=False, output_dir=str(folder))
+        evaluator.reset()
+        evaluator.process([{"image_id": 1}, {"image_id": 2}], list(outputs[:2]))
+        evaluator.process([{"image_id": 3}], [outputs[2]])
+        results.append(evaluator.evaluate())
+    assert repr(results[0]) == repr(results[1])
+    assert results[0].keys() == {"bbox", "segm"}
+    assert written_files(tmp_path / "boxes") == written_files(tmp_path / "pasted")
+    if kind is LongTailLVISEvaluator:
+        saved = json.loads((tmp_path / "boxes" / "lvis_instances_results.json").read_text())
+    else:
+        images = torch.load(tmp_path / "boxes" / "instances_predictions.pth", weights_only=True)
+        saved = [d for image in images for d in image["instances"]]
+    assert [d["image_id"] for d in saved] == [1] * 6 + [3] * 3
+    assert all("segmentation" in d for d in saved)
+
+
+def test_evaluators_leave_outputs_alone(lvis_or_coco):
+    output, _ = on_boxes()
+    evaluator = LongTailLVISEvaluator(lvis_or_coco, distributed=False)
+    evaluator.process([{"image_id": 1}], [output])
+    assert isinstance(output["instances"].pred_masks, ROIMasks)
+
+
+def test_pasted_masks_and_other_outputs_pass_unchanged():
+    _, pasted = on_boxes()
+    outputs = [pasted, {"proposals": 3}, {"instances": pasted["instances"][:2]}]
+    assert all(a is b for a, b in zip(without_roi_masks(outputs), outputs, strict=True))
+    predictions = [{"instances": [{}] * 6}, {}, {"instances": [{}] * 2}]
+    before = copy.deepcopy(predictions)
+    add_segmentations(predictions, outputs)
+    assert predictions == before
+
+
+@pytest.mark.parametrize("kind", [COCOEvaluator, LVISEvaluator])
+def test_detectron2s_evaluators_do_not_say_that_they_take_masks_on_boxes(kind):
+    assert not hasattr(kind, "takes_roi_masks")
+    assert LongTailLVISEvaluator.takes_roi_masks
+    assert MaskScoringCOCOEvaluator.takes_roi_masks

@@ -1,0 +1,79 @@
+"""Scoring with either engine, and of saved results."""
+
+import json
+
+import pytest
+
+from d2_seesaw.evaluation import DetectionLimits, LVISScoring, evaluate_results_file
+from d2_seesaw.evaluation.analysis import analysis_path, read_analysis
+from d2_seesaw.evaluation.lvis.lvis_scores import METRICS
+from d2_seesaw.evaluation.scoring import check_tasks
+from tests.evaluation.lvis_data import (
+    official_evaluation,
+    official_metrics,
+    random_data,
+    write_json,
+)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Annotations and detections of boxes, as files, and the detections."""
+    data, detections = random_data(seed=3)
+    annotations = write_json(tmp_path / "annotations.json", data)
+    results = [d for image in detections for d in image.as_lvis("bbox")]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    return annotations, tmp_path / "results.json", detections
+
+
+@pytest.mark.parametrize("engine", ["sparse", "lvis"])
+def test_saved_results_score_as_with_the_official_package(saved, engine, monkeypatch):
+    annotations, results, detections = saved
+    metrics = evaluate_results_file(
+        results, annotations, tasks=("bbox",), scoring=LVISScoring(engine=engine)
+    )["bbox"]
+    official = official_evaluation(annotations, detections, "bbox", monkeypatch)
+    for name, value in official_metrics(official, METRICS).items():
+        assert metrics[name] == pytest.approx(value, abs=1e-9, nan_ok=True)
+
+
+def test_an_unknown_engine_is_named():
+    with pytest.raises(ValueError, match=r"engine must be among .*, got 'fast'"):
+        LVISScoring(engine="fast")
+
+
+def test_a_limit_below_one_is_named():
+    with pytest.raises(ValueError, match="must be at least 1, got 0"):
+        LVISScoring(limits=DetectionLimits(per_image=0))
+
+
+def test_an_unknown_task_is_named():
+    check_tasks(("bbox", "segm"))
+    with pytest.raises(ValueError, match=r"tasks must be among .*'boxes'"):
+        check_tasks(("boxes",))
+
+
+def test_masks_of_results_without_masks_are_refused(saved):
+    annotations, results, _ = saved
+    with pytest.raises(ValueError, match="has detections for"):
+        evaluate_results_file(results, annotations, tasks=("segm",))
+
+
+def test_the_analysis_of_each_task_is_written(saved, tmp_path):
+    annotations, results, detections = saved
+    metrics = evaluate_results_file(results, annotations, output_dir=str(tmp_path / "out"))
+    analysis = read_analysis(analysis_path(tmp_path / "out", "bbox"))
+    assert analysis.metrics == pytest.approx(metrics["bbox"], nan_ok=True)
+    assert analysis.detections == sum(len(d.scores) for d in detections)
+    objects = len(json.loads(annotations.read_text())["annotations"])
+    assert sum(c.objects for c in analysis.confusions) == objects
+    assert sum(c.gt_instances for c in analysis.categories) == objects
+    assert not (tmp_path / "out" / "longtail_segm.json").exists()
+
+
+def test_no_analysis_is_written_if_all_categories_are_one(saved, tmp_path):
+    annotations, results, _ = saved
+    scoring = LVISScoring(class_agnostic=True)
+    out = tmp_path / "out"
+    evaluate_results_file(results, annotations, scoring=scoring, output_dir=str(out))
+    assert list(out.iterdir()) == []

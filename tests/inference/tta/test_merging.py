@@ -1,0 +1,223 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances, pairwise_iou
+from torch import nn
+
+from d2_seesaw.inference.tta.merging import MeanOverSharedProposals, MergedBoxes, UnionOfDetections
+from d2_seesaw.inference.tta.passes import ViewPasses
+from d2_seesaw.inference.tta.views import View, views_of
+from tests.inference.models import TRUE_BOXES, TRUE_CLASSES, Oracle, as_numpy, oracle_image
+
+FRAME = (100, 200)
+BOX = [20.0, 20.0, 60.0, 60.0]
+NEAR = [22.0, 20.0, 62.0, 60.0]
+FAR = [120.0, 20.0, 160.0, 60.0]
+
+
+class Answering:
+    """A model that says of each view in turn what it is told to say, as (box, score, class)."""
+
+    def __init__(self, *answers, nms_thresh=0.5, topk=100):
+        self.answers = list(answers)
+        self.roi_heads = SimpleNamespace(
+            box_predictor=SimpleNamespace(
+                test_nms_thresh=nms_thresh, test_topk_per_image=topk, test_score_thresh=0.05
+            )
+        )
+        self.device = torch.device("cpu")
+
+    def inference(self, inputs, instances, do_postprocess):
+        answer = self.answers.pop(0)
+        return [
+            Instances(
+                FRAME,
+                pred_boxes=Boxes(torch.tensor([a[0] for a in answer]).view(-1, 4)),
+                scores=torch.tensor([a[1] for a in answer]),
+                pred_classes=torch.tensor([a[2] for a in answer], dtype=torch.int64),
+            )
+        ]
+
+
+def passes_of(model):
+    """As many views as there are answers, all of the frame's size."""
+    image = torch.zeros(*FRAME, 3).numpy()
+    return ViewPasses(
+        model, image, [View(i, FRAME, FRAME, False) for i in range(len(model.answers))]
+    )
+
+
+def merged(*answers, merge=None, **model):
+    return (merge or UnionOfDetections())(passes_of(Answering(*answers, **model)))
+
+
+def kept(found):
+    return [
+        (box, pytest.approx(score), label)
+        for box, score, label in zip(
+            found.boxes.tolist(), found.scores.tolist(), found.classes.tolist(), strict=True
+        )
+    ]
+
+
+def test_the_best_of_several_views_of_a_box_wins():
+    found = merged([(BOX, 0.5, 1)], [(NEAR, 0.7, 1)], [(BOX, 0.6, 1)])
+    assert kept(found) == [(NEAR, 0.7, 1)]
+    assert found.source.tolist() == [1]
+
+
+def test_what_only_one_view_sees_stays_and_the_best_comes_first():
+    found = merged([(BOX, 0.5, 1)], [(FAR, 0.7, 1)])
+    assert kept(found) == [(FAR, 0.7, 1), (BOX, 0.5, 1)]
+
+
+def test_classes_do_not_suppress_each_other_unless_asked():
+    views = [(BOX, 0.5, 0)], [(BOX, 0.7, 1)]
+    assert len(merged(*views)) == 2
+    agnostic = merged(*views, merge=UnionOfDetections(class_wise=False))
+    assert kept(agnostic) == [(BOX, 0.7, 1)]
+
+
+@pytest.mark.parametrize("label", [0, 1202])
+def test_suppression_is_exact_for_classes_of_any_number(label):
+    # Moved apart in float32, boxes of class 1202 would be rounded to 1/64 px, which decides here.
+    iou = pairwise_iou(Boxes(torch.tensor([BOX])), Boxes(torch.tensor([[28.02, 20, 68.02, 60]])))
+    for threshold, number in ((iou.item() - 2e-5, 1), (iou.item() + 2e-5, 2)):
+        found = merged(
+            [(BOX, 0.5, label)],
+            [([28.02, 20.0, 68.02, 60.0], 0.7, label)],
+            [(FAR, 0.1, 0)],
+            merge=UnionOfDetections(nms_threshold=threshold),
+        )
+        assert len(found) == number + 1
+
+
+def test_thresholds_and_limits_are_the_models_unless_given():
+    views = [(BOX, 0.5, 1), (FAR, 0.2, 1)], [(NEAR, 0.7, 1)]
+    assert len(merged(*views)) == 2
+    assert len(merged(*views, nms_thresh=0.95)) == 3
+    assert len(merged(*views, merge=UnionOfDetections(nms_threshold=0.95))) == 3
+    assert kept(merged(*views, topk=1)) == [(NEAR, 0.7, 1)]
+    assert len(merged(*views, topk=-1)) == 2
+    assert len(merged(*views, merge=UnionOfDetections(max_detections=1))) == 1
+    assert kept(merged(*views, merge=UnionOfDetections(score_threshold=0.2))) == [(NEAR, 0.7, 1)]
+
+
+def test_settings_of_a_cascade_are_its_last_stages():
+    model = Answering([(BOX, 0.5, 1)], [(NEAR, 0.7, 1)])
+    stages = nn.ModuleList([nn.Module(), nn.Module()])
+    for stage, threshold in zip(stages, (0.5, 0.95), strict=True):
+        stage.test_nms_thresh, stage.test_topk_per_image = threshold, 9
+    model.roi_heads.box_predictor = stages
+    assert len(UnionOfDetections()(passes_of(model))) == 2
+
+
+def test_settings_that_nobody_has_are_asked_for():
+    model = Answering([(BOX, 0.5, 1)])
+    model.roi_heads = SimpleNamespace()
+    passes = passes_of(model)
+    with pytest.raises(ValueError, match=r"no box_predictor\.test_topk_per.*: give nms_thresh"):
+        UnionOfDetections()(passes)
+
+
+def test_one_view_is_left_as_its_own_suppression_left_it():
+    alone = [(BOX, 0.7, 1), (NEAR, 0.5, 1)]  # as rounding inside the model may leave them
+    assert kept(merged(alone)) == [(BOX, 0.7, 1), (NEAR, 0.5, 1)]
+    assert len(merged(alone, merge=UnionOfDetections(nms_threshold=0.5))) == 1
+
+
+def test_equal_scores_stay_in_the_order_of_the_views():
+    found = merged([(BOX, 0.5, 1), (FAR, 0.5, 2)], [(BOX, 0.5, 3)])
+    assert found.classes.tolist() == [1, 2, 3]
+
+
+def test_views_that_see_nothing_count_for_nothing():
+    assert kept(merged([], [(BOX, 0.5, 1)], [])) == [(BOX, 0.5, 1)]
+    nothing = merged([], [])
+    assert nothing.boxes.shape == (0, 4)
+    assert nothing.classes.dtype == torch.int64
+
+
+def test_boxes_are_cut_at_the_frame_and_kept_as_their_view_saw_them():
+    found = merged([([-5.0, 10.0, 30.0, 120.0], 0.5, 1)])
+    assert found.boxes.tolist() == [[0, 10, 30, 100]]
+    assert found.seen.tolist() == [[-5, 10, 30, 120]]
+
+
+def test_in_its_own_view_a_box_is_the_one_that_was_seen_there():
+    views = views_of(FRAME, FRAME, [(33, 66), (71, 142)], flip=True)
+    boxes = torch.rand(4, 4) * 50
+    merged_boxes = MergedBoxes(
+        boxes, torch.rand(4), torch.zeros(4), torch.tensor([0, 1, 2, -1]), torch.rand(4, 4)
+    )
+    for view in views:
+        expected = view.to_view(boxes)
+        if view.number < 3:
+            expected[view.number] = merged_boxes.seen[view.number]
+        assert torch.equal(merged_boxes.in_view(view), expected)
+
+
+def oracle_passes(model, scales=((90, 120), (720, 960)), flip=True):
+    image = as_numpy(oracle_image()["image"])
+    return ViewPasses(model, image, views_of(image.shape[:2], (360, 480), scales, flip=flip))
+
+
+@pytest.mark.parametrize("merge", [UnionOfDetections(), MeanOverSharedProposals()])
+def test_right_answers_of_every_view_are_the_right_answer(merge):
+    found = merge(oracle_passes(Oracle()))
+    torch.testing.assert_close(found.boxes, TRUE_BOXES, atol=0.01, rtol=0)
+    assert torch.equal(found.classes, TRUE_CLASSES)
+    torch.testing.assert_close(found.scores, torch.tensor([0.9, 0.8]))
+
+
+class Wavering(Oracle):
+    """Scores and moves the boxes by which view it is asked about, proposals left alone."""
+
+    def __init__(self, shifts, scores):
+        super().__init__()
+        true = self.roi_heads.box_predictions
+        rounds = iter(zip(shifts, scores, strict=True))
+
+        def box_predictions(features, proposals):
+            shift, score = next(rounds)
+            (boxes,), (probabilities,) = true(features, proposals)
+            return [boxes + shift], [probabilities * score]
+
+        self.roi_heads.box_predictions = box_predictions
+
+
+def test_boxes_and_scores_of_shared_proposals_are_averaged():
+    model = Wavering(shifts=[0.0, 3.0], scores=[1.0, 0.5])
+    found = MeanOverSharedProposals()(oracle_passes(model, [(360, 480), (361, 481)], flip=False))
+    torch.testing.assert_close(found.boxes, TRUE_BOXES + 1.5, atol=0.02, rtol=0)
+    torch.testing.assert_close(found.scores, torch.tensor([0.9, 0.8]) * 0.75)
+    assert found.source.tolist() == [-1, -1]
+
+
+def test_views_share_the_best_proposals_of_all_after_suppression():
+    counts = []
+    model = Oracle()
+    score = model.roi_heads.box_predictions
+
+    def counting(features, proposals):
+        counts.append([p.proposal_boxes.tensor for p in proposals])
+        return score(features, proposals)
+
+    model.roi_heads.box_predictions = counting
+    MeanOverSharedProposals()(oracle_passes(model, [(360, 480), (720, 960)], flip=False))
+    assert [len(boxes) for (boxes,) in counts] == [2, 2]  # of 4, two by two the same
+    torch.testing.assert_close(counts[0][0] * 2, counts[1][0])
+    better = TRUE_BOXES[1] + torch.tensor([4.0, -4, 4, -4])
+    torch.testing.assert_close(counts[0][0][0], better)
+    counts.clear()
+    only = MeanOverSharedProposals(max_proposals=1, proposal_nms_threshold=0.9)
+    only(oracle_passes(model))
+    assert [len(boxes) for (boxes,) in counts] == [1] * 4
+
+
+def test_the_mean_of_no_proposals_is_no_detection():
+    model = Oracle()
+    model.proposal_generator.post_nms_topk = {False: 0}
+    found = MeanOverSharedProposals()(oracle_passes(model))
+    assert found.boxes.shape == (0, 4)

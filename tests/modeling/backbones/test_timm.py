@@ -1,0 +1,285 @@
+"""ResNeSt in the smallest size that timm has, ResNeSt-14, and other models where they differ."""
+
+import builtins
+import copy
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from detectron2.layers import FrozenBatchNorm2d
+from detectron2.modeling.backbone import FPN
+from torch import nn
+from torch.testing import assert_close
+
+from d2_seesaw.layers import SyncBatchNorm2d
+from d2_seesaw.modeling.backbones import TimmBackbone
+from tests.helpers import OperatorLog
+
+RESNEST = "resnest14d"
+
+
+def randomised(module):
+    """No weight of a norm is 0, as timm starts the last ones of the blocks, and none is alike."""
+    with torch.no_grad():
+        for name, tensor in module.state_dict().items():
+            if tensor.dim() == 1 and tensor.is_floating_point() and ".fc" not in name:
+                tensor.add_(torch.rand_like(tensor) * 0.5 + (0.2 if "var" in name else 0))
+    return module
+
+
+def backbone(name=RESNEST, **options):
+    torch.manual_seed(0)
+    return randomised(TimmBackbone(name, **options))
+
+
+def image(number=2, size=64):
+    return torch.randn(number, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def step(model):
+    """Outputs, gradients and buffers of a training step."""
+    outputs = model(image())
+    sum(output.square().mean() for output in outputs.values()).backward()
+    outputs = {name: output.detach() for name, output in outputs.items()}
+    state = {name: b.clone() for name, b in model.state_dict().items() if "running" in name}
+    return outputs, [p.grad for p in model.parameters()], state
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"), [("resnest50d", 25.43), ("resnest101e", 46.23), ("resnest200e", 68.15)]
+)
+def test_the_papers_models_have_their_size_without_the_classifier(name, millions):
+    """27.5, 48.3 and 70.2 million with 1000 classes on 2048 features, in table 1 of the paper."""
+    with torch.device("meta"):
+        model = TimmBackbone(name)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert count / 1e6 == pytest.approx(millions, abs=0.005)
+    shapes = model.output_shape()
+    assert [shapes[f].channels for f in ("res2", "res3", "res4", "res5")] == [256, 512, 1024, 2048]
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        (RESNEST, [256, 512, 1024, 2048]),
+        ("resnet18", [64, 128, 256, 512]),
+        ("convnext_atto", [40, 80, 160, 320]),
+        ("mobilenetv3_small_050", [8, 16, 24, 288]),
+    ],
+)
+@torch.no_grad()
+def test_maps_have_the_strides_and_channels_of_their_names(name, channels):
+    model = TimmBackbone(name).eval()
+    features = model(image(size=64))
+    assert list(features) == ["res2", "res3", "res4", "res5"]
+    for (feature, stride), count in zip(
+        {"res2": 4, "res3": 8, "res4": 16, "res5": 32}.items(), channels, strict=True
+    ):
+        assert features[feature].shape == (2, count, 64 // stride, 64 // stride)
+        assert model.output_shape()[feature].channels == count
+        assert model.output_shape()[feature].stride == stride
+
+
+@torch.no_grad()
+def test_maps_are_those_of_timms_whole_model():
+    model = backbone(out_features=["res4", "res2"]).eval()
+    whole = timm.create_model(RESNEST).eval()
+    whole.load_state_dict(model.body.state_dict(), strict=False)
+    x = whole.maxpool(whole.act1(whole.bn1(whole.conv1(image()))))
+    res2 = whole.layer1(x)
+    expected = {"res4": whole.layer3(whole.layer2(res2)), "res2": res2}
+    features = model(image())
+    assert list(features) == ["res4", "res2"]
+    assert_close(features, expected)
+
+
+@torch.no_grad()
+def test_maps_with_channels_last_are_turned():
+    options = {"img_size": 64, "window_size": 4, "depths": (1, 1), "embed_dim": 12}
+    options["num_heads"] = (2, 2)
+    name = "swin_tiny_patch4_window7_224"
+    model = TimmBackbone(name, out_features=["res2", "res3"], model_options=options).eval()
+    features = model(image())
+    assert {f: m.shape[1:] for f, m in features.items()} == {
+        "res2": (12, 16, 16),
+        "res3": (24, 8, 8),
+    }
+    assert_close(features["res3"], model.body(image())[1].movedim(3, 1))
+
+
+def test_parts_after_the_last_wanted_map_are_left_out():
+    model = TimmBackbone(RESNEST, out_features=["res3", "res4"])
+    assert not [name for name, _ in model.named_parameters() if "layer4" in name]
+    assert list(model.output_shape()) == ["res3", "res4"]
+
+
+def test_feeds_detectron2s_fpn():
+    model = FPN(TimmBackbone(RESNEST), ["res2", "res3", "res4", "res5"], 8)
+    assert [f.shape[2:] for f in model(image()).values()] == [(s, s) for s in (16, 8, 4, 2)]
+
+
+def test_split_attention_is_the_papers():
+    """Equations 2 to 4 of the ResNeSt paper, one sample at a time, with cardinality 1."""
+    module = backbone().body.layer2[0].conv2.eval()
+    x = torch.randn(3, module.conv.in_channels, 6, 5)
+    splits = module.act0(module.bn0(module.conv(x)))
+    for sample, output in zip(splits, module(x), strict=True):
+        first, second = sample.chunk(2)
+        gathered = (first + second).mean((1, 2))[None, :, None, None]
+        dense = module.fc2(F.relu(module.bn1(module.fc1(gathered)))).flatten()
+        logits = torch.stack(dense.chunk(2))
+        weights = logits.exp() / logits.exp().sum(0)
+        assert_close(weights.sum(0), torch.ones(len(first)))
+        weighted = weights[0, :, None, None] * first + weights[1, :, None, None] * second
+        assert_close(output, weighted)
+
+
+@pytest.mark.parametrize("norm", ["BN", "SyncBN"])
+@pytest.mark.parametrize(("freeze_at", "frozen"), [(1, 0), (2, 1), (4, 3)])
+def test_frozen_parts_stay_as_they_are_in_training(norm, freeze_at, frozen):
+    model = backbone(norm=norm, freeze_at=freeze_at)
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
+    model.eval().train()
+    step(model)
+    optimizer.step()
+    stem = ("body.conv1", "body.bn1")
+    fixed = (*stem, *(f"body.layer{k}" for k in range(1, frozen + 1)))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]) == name.startswith(fixed), name
+    assert all(p.requires_grad != n.startswith(fixed) for n, p in model.named_parameters())
+
+
+def test_frozen_parts_of_a_copy_stay_frozen():
+    model = copy.deepcopy(backbone(freeze_at=2)).train()
+    assert not model.body.layer1.training
+    assert model.body.layer2.training
+    assert not model.eval().body.layer2.training
+
+
+@pytest.mark.parametrize("options", [{}, {"norm": "SyncBN", "freeze_at": 2}])
+def test_checkpointing_changes_neither_results_nor_statistics(options):
+    assert_close(step(backbone(checkpoint=True, **options)), step(backbone(**options)))
+
+
+def test_checkpointing_computes_the_blocks_and_nothing_else_again():
+    counts = []
+    for checkpoint in (False, True):
+        with OperatorLog() as log:
+            step(backbone(checkpoint=checkpoint))
+        counts.append(log.calls["aten.convolution"])
+    stem, blocks = 3, 4 * 5 + 4  # split attention has three convolutions; one shortcut per stage
+    assert counts == [stem + blocks, stem + 2 * blocks]
+    assert list(backbone(checkpoint=True).state_dict()) == list(backbone().state_dict())
+
+
+@torch.no_grad()
+def test_frozen_norms_have_what_the_norms_had():
+    frozen = TimmBackbone(RESNEST, norm="FrozenBN")
+    assert not [m for m in frozen.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert isinstance(frozen.body.layer1[0].conv2.bn0, FrozenBatchNorm2d)
+    plain = backbone()
+    frozen.load_state_dict(plain.state_dict())
+    assert_close(frozen.train()(image()), plain.eval()(image()))
+    assert_close(frozen.state_dict(), plain.state_dict())
+
+
+@torch.no_grad()
+def test_synchronised_norms_have_what_the_norms_had():
+    torch.manual_seed(0)
+    plain = TimmBackbone(RESNEST)
+    torch.manual_seed(0)
+    synchronised = TimmBackbone(RESNEST, norm="SyncBN")
+    norms = [m for m in synchronised.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms
+    assert all(isinstance(norm, SyncBatchNorm2d) for norm in norms)
+    assert_close(synchronised.state_dict(), plain.state_dict())
+
+
+DCN = {"dcn_stages": ("res3", "res4", "res5")}
+
+
+@torch.no_grad()
+def test_deformable_convolutions_can_start_as_the_plain_ones():
+    plain = backbone().eval()
+    deformable = TimmBackbone(RESNEST, **DCN, dcn_options={"mask_gain": 2.0}).eval()
+    missing, unexpected = deformable.load_state_dict(plain.state_dict(), strict=False)
+    assert unexpected == []
+    assert sorted(missing) == sorted(
+        f"body.layer{k}.0.conv2.conv.conv_offset.{name}"
+        for k in (2, 3, 4)
+        for name in ("weight", "bias")
+    )
+    assert_close(deformable(image()), plain(image()))
+
+
+def test_resnest_200_has_63_deformable_convolutions():
+    with torch.device("meta"):
+        deformable, plain = TimmBackbone("resnest200e", **DCN), TimmBackbone("resnest200e")
+    new = deformable.state_dict().keys() - plain.state_dict().keys()
+    assert len(new) == 126
+    assert all(".conv2.conv.conv_offset." in name for name in new)
+    added = sum(deformable.state_dict()[name].numel() for name in new)
+    assert added / 1e6 == pytest.approx(3.36, abs=0.005)
+
+
+def test_a_plain_resnet_takes_deformable_convolutions():
+    with torch.device("meta"):
+        model = TimmBackbone("resnet18", dcn_stages=("res5",))
+    assert hasattr(model.body.layer4[1].conv2, "conv_offset")
+    assert not hasattr(model.body.layer3[1].conv2, "conv_offset")
+
+
+def test_weights_of_the_whole_model_are_read_from_a_file(tmp_path):
+    whole = timm.create_model(RESNEST)
+    torch.save(whole.state_dict(), tmp_path / "weights.pth")
+    model = TimmBackbone(RESNEST, pretrained=str(tmp_path / "weights.pth"))
+    expected = {k: v for k, v in whole.state_dict().items() if not k.startswith("fc.")}
+    assert_close(dict(model.body.state_dict()), expected)
+
+
+def test_one_image_in_training_is_explained():
+    with pytest.raises(ValueError, match=r"resnest14d normalises .* got 1 on this process.*SyncBN"):
+        TimmBackbone(RESNEST)(image(1))
+    TimmBackbone(RESNEST, norm="FrozenBN")(image(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnest50", {}, r"no model 'resnest50'; did you mean 'resnest50d'"),
+        ("vit_tiny_patch16_224", {}, r"no features \['res2', 'res3', 'res5'\]; it has res4"),
+        (RESNEST, {"norm": "GN"}, "norm must be one of BN, FrozenBN, SyncBN, got 'GN'"),
+        ("convnext_atto", {"norm": "SyncBN"}, "no batch norm that norm='SyncBN' could replace"),
+        (RESNEST, {"freeze_at": 6}, r"no part of its own that ends with 'res6'.*'res2', 'res3'"),
+        ("mobilenetv3_small_050", {"freeze_at": 2}, "no part of its own that ends with 'res2'"),
+        (RESNEST, {"dcn_stages": ("layer2",)}, "no part of its own that ends with 'layer2'"),
+        ("convnext_atto", {"dcn_stages": ("res5",)}, "no convolution"),
+        ("vgg11", {"checkpoint": True}, "vgg11 has no rows of blocks"),
+        (RESNEST, {"drop_path_rate": 0.1}, "drop_path_rate must be 0 for resnest14d"),
+        (RESNEST, {"pretrained": "no.pth"}, "there is no file 'no.pth'"),
+    ],
+)
+def test_what_does_not_fit_is_named(name, options, message):
+    with torch.device("meta"), pytest.raises(ValueError, match=message):
+        TimmBackbone(name, **options)
+
+
+def test_dropped_paths_reach_the_blocks_of_other_models():
+    with torch.device("meta"):
+        model = TimmBackbone("resnet18", drop_path_rate=0.3)
+    assert model.body.layer4[1].drop_path.drop_prob == pytest.approx(0.3)
+
+
+def test_without_timm_the_way_to_get_it_is_named(monkeypatch):
+    real_import = builtins.__import__
+
+    def fail(name, *args, **kwargs):
+        if name == "timm":
+            raise ImportError(name)
+        return real_import(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", fail)
+    with pytest.raises(ImportError, match="pip install timm"):
+        TimmBackbone(RESNEST)

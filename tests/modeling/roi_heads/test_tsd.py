@@ -1,0 +1,186 @@
+from functools import partial
+
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.structures import Boxes
+from torch import nn
+
+from d2_seesaw.modeling.roi_heads import TSDBoxHead
+from tests.modeling.roi_heads import parts, tsd_parts
+
+
+@pytest.fixture
+def rois():
+    """A function that pools, and boxes of two images: 40 RoIs of each."""
+    features, proposals, _ = parts.batch()
+    boxes = [p.proposal_boxes for p in proposals]
+    return partial(tsd_parts.pooler(), list(features.values()), boxes), boxes
+
+
+class _Says(nn.Module):
+    """The given output, whatever the input."""
+
+    def __init__(self, output):
+        super().__init__()
+        self.output = nn.Parameter(output)
+
+    def forward(self, x):
+        return self.output
+
+
+@pytest.fixture
+def head_that_says():
+    """A head whose offsets are given rather than learned."""
+    head = tsd_parts.box_head()
+    head.delta_c = _Says(torch.randn(80, 98))
+    head.delta_r = _Says(torch.randn(80, 2))
+    return head
+
+
+def test_offsets_are_tenths_of_the_box_x_first(head_that_says, rois):
+    pool, boxes = rois
+    tensor = torch.cat([b.tensor for b in boxes])
+    of_bins, of_box = head_that_says.offsets(pool(), tensor)
+    delta_c, delta_r = head_that_says.delta_c.output, head_that_says.delta_r.output
+    for r in (0, 33, 79):
+        x0, y0, x1, y1 = tensor[r].tolist()
+        for row, column in ((0, 0), (2, 5), (6, 1)):
+            dx, dy = of_bins[r, :, row, column].tolist()
+            assert dx == pytest.approx(0.1 * delta_c[r, 7 * row + column].item() * (x1 - x0))
+            assert dy == pytest.approx(0.1 * delta_c[r, 49 + 7 * row + column].item() * (y1 - y0))
+        dx, dy = of_box[r].tolist()
+        assert dx == pytest.approx(0.1 * delta_r[r, 0].item() * (x1 - x0))
+        assert dy == pytest.approx(0.1 * delta_r[r, 1].item() * (y1 - y0))
+
+
+def test_the_scale_of_offsets_is_given(rois):
+    pool, boxes = rois
+    tensor = torch.cat([b.tensor for b in boxes])
+    head, wide = tsd_parts.box_head(), tsd_parts.box_head(offset_scale=0.3)
+    wide.load_state_dict(head.state_dict())
+    for found, expected in zip(
+        wide.offsets(pool(), tensor), head.offsets(pool(), tensor), strict=True
+    ):
+        assert expected.any()
+        torch.testing.assert_close(found, 3 * expected)
+
+
+def test_classifies_moved_bins_and_locates_moved_boxes(head_that_says, rois):
+    pool, boxes = rois
+    tensor = torch.cat([b.tensor for b in boxes])
+    head = head_that_says
+    found = head(pool, boxes)
+    of_bins, of_box = head.offsets(pool(), tensor)
+    torch.testing.assert_close(found.classification, head.classification(pool(of_bins)))
+    torch.testing.assert_close(found.localisation, head.localisation(pool(of_box)))
+    torch.testing.assert_close(found.sibling, head.sibling(pool()))
+    dx, dy = of_box.unbind(1)
+    torch.testing.assert_close(found.boxes, tensor + torch.stack([dx, dy, dx, dy], dim=1))
+
+
+def test_of_a_mirrored_image_with_mirrored_offsets_everything_is_mirrored(head_that_says):
+    features, proposals, _ = parts.batch()
+    boxes = [p.proposal_boxes for p in proposals]
+
+    def seen(maps, boxes):
+        """The moved boxes, then what was pooled."""
+        pooled = []
+        pool = partial(tsd_parts.pooler(), maps, boxes)
+
+        def pool_and_note(**options):
+            pooled.append(pool(**options))
+            return pooled[-1]
+
+        found = head_that_says(pool_and_note, boxes)
+        return [found.boxes, *pooled]
+
+    moved, *expected = seen(list(features.values()), boxes)
+    head_that_says.delta_r.output.data[:, 0] *= -1
+    of_bins = head_that_says.delta_c.output.data.view(80, 2, 7, 7)
+    of_bins.copy_(of_bins.flip(3))
+    of_bins[:, 0] *= -1
+    mirrored = [Boxes(_mirrored(b.tensor)) for b in boxes]
+    moved_too, *found = seen([f.flip(3) for f in features.values()], mirrored)
+    torch.testing.assert_close(_mirrored(moved_too), moved, atol=1e-4, rtol=1e-4)
+    assert len(found) == 3
+    for f, e in zip(found, expected, strict=True):
+        torch.testing.assert_close(f.flip(3), e, atol=1e-4, rtol=1e-4)
+
+
+def _mirrored(boxes):
+    x0, y0, x1, y1 = boxes.unbind(1)
+    return torch.stack([parts.SIZE - x1, y0, parts.SIZE - x0, y1], dim=1)
+
+
+def test_in_place_with_equal_weights_the_three_branches_agree(rois):
+    head = tsd_parts.box_head()
+    tsd_parts.stay_in_place(head)
+    found = head(*rois)
+    assert found.sibling.abs().max() > 0.1
+    torch.testing.assert_close(found.classification, found.sibling, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.localisation, found.sibling, atol=1e-5, rtol=1e-5)
+
+
+def test_there_is_no_sibling_in_inference(rois):
+    head = tsd_parts.box_head()
+    head.sibling.forward = None  # not even called
+    assert head.eval()(*rois).sibling is None
+
+
+def test_each_branch_teaches_its_own_offsets(rois):
+    head = tsd_parts.box_head()
+    found = head(*rois)
+    own = [head.delta_c[-1].weight, head.delta_r[-1].weight]
+    options = {"retain_graph": True, "allow_unused": True}
+    of_bins, of_box = torch.autograd.grad(found.classification.sum(), own, **options)
+    assert of_bins.any()
+    assert of_box is None
+    of_bins, of_box = torch.autograd.grad(found.localisation.sum(), own, **options)
+    assert of_bins is None
+    assert of_box.any()
+    for branch in (found.classification, found.localisation):
+        (shared,) = torch.autograd.grad(branch.sum(), head.shared_fc[0].weight, retain_graph=True)
+        assert shared.any()
+    of_bins, of_box = torch.autograd.grad(found.boxes.square().sum(), own, allow_unused=True)
+    assert of_bins is None
+    assert of_box.any()
+
+
+def test_starts_from_offsets_that_are_not_zero_but_without_bias():
+    head = TSDBoxHead(ShapeSpec(channels=32, height=7, width=7), fc_dims=[8])
+    for layer in (head.shared_fc[0], head.delta_c[0], head.delta_c[2], head.delta_r[0]):
+        assert not layer.bias.any()
+        assert layer.weight.std().item() == pytest.approx(layer.in_features**-0.5, rel=0.05)
+    assert head.delta_r[2].weight.any()
+
+
+def test_offsets_are_in_full_precision_under_autocast(rois):
+    pool, boxes = rois
+    head = tsd_parts.box_head()
+    with torch.autocast("cpu", torch.bfloat16):
+        x = pool().bfloat16()
+        of_bins, of_box = head.offsets(x, torch.cat([b.tensor for b in boxes]))
+        found = head(pool, boxes)
+    assert {of_bins.dtype, of_box.dtype, found.boxes.dtype} == {torch.float32}
+    assert found.classification.dtype == torch.bfloat16
+
+
+def test_no_rois_give_a_gradient_to_everything():
+    maps = list(parts.features(1).values())
+    boxes = [parts.no_proposals().proposal_boxes]
+    head = tsd_parts.box_head(conv_dims=[4])
+    found = head(partial(tsd_parts.pooler(), maps, boxes), boxes)
+    assert [len(f) for f in found] == [0, 0, 0, 0]
+    sum(f.sum() for f in found).backward()
+    for name, parameter in head.named_parameters():
+        assert parameter.grad is not None, name
+
+
+def test_has_the_shape_of_its_branches():
+    assert tsd_parts.box_head().output_shape == ShapeSpec(channels=parts.WIDTH)
+
+
+def test_oblong_rois_are_refused():
+    with pytest.raises(ValueError, match="as many bins in height as in width, got ShapeSpec"):
+        TSDBoxHead(ShapeSpec(channels=8, height=7, width=5), fc_dims=[8])

@@ -1,0 +1,178 @@
+import re
+from html.parser import HTMLParser
+
+from d2_seesaw.data import check_dataset
+from d2_seesaw.data.annotations.schema import columns_from_json
+from d2_seesaw.data.check.overview import dataset_overview
+from d2_seesaw.report.dataset_page import group_pictures, report_page
+from tests.data import own_data
+
+VOID = {"meta", "img", "line", "circle", "rect", "br"}
+
+
+class Balance(HTMLParser):
+    """Open tags; empty at the end of a well-formed page."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.count = [], {}
+
+    def handle_starttag(self, tag, attrs):
+        self.count[tag] = self.count.get(tag, 0) + 1
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert tag in VOID or self.open.pop() == tag
+
+
+def parsed(text):
+    parser = Balance()
+    parser.feed(text)
+    assert parser.open == []
+    return parser.count
+
+
+def tables(text):
+    """The rows of each table, header first, in order of the page."""
+    found = re.findall(r"<table>(.*?)</table>", text, re.DOTALL)
+    rows = [re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL) for table in found]
+    return [[[plain(cell) for cell in cells(row)] for row in table] for table in rows]
+
+
+def cells(row):
+    return re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row, re.DOTALL)
+
+
+def plain(cell):
+    return re.sub(r"<.*?>", "", cell)
+
+
+def table_of(text, column):
+    """The rows below the header of the table that has the column."""
+    (found,) = (t for t in tables(text) if column in t[0])
+    return found[1:]
+
+
+def drawn_points(text, title):
+    """The labels of the points of a section's chart, from left to right."""
+    part = text[text.index(f"{title}</h2>") :].partition("</svg>")[0]
+    return re.findall(r"<circle[^>]*><title>(.*?)</title>", part)
+
+
+def one_object_each(number):
+    """Categories 0 to number - 1, each with one object in an image of its own."""
+    data = own_data.content()
+    size = {"height": own_data.H, "width": own_data.W}
+    data["images"] = [{"id": i, "file_name": f"{i}.png", **size} for i in range(number)]
+    data["categories"] = [{"id": i, "name": f"<{i}>"} for i in range(number)]
+    data["annotations"] = [own_data.annotation(i + 1, i, i) for i in range(number)]
+    return data
+
+
+def report(folder, data, train_images=None):
+    check = check_dataset(own_data.write(folder, data), folder / "images", progress=False)
+    columns, _ = columns_from_json(data)
+    overview = dataset_overview(columns, train_images=train_images)
+    pictures = group_pictures(
+        columns, overview, lambda image: str(folder / "images" / image["file_name"])
+    )
+    return report_page(check, overview, pictures)
+
+
+def test_the_page_shows_every_group_with_pictures_and_needs_no_network(tmp_path):
+    text = report(tmp_path, own_data.content(), {7: 500, 40: 50, 1000: 5})
+    count = parsed(text)
+    assert count["img"] == 3
+    assert count["svg"] == 3
+    assert count["circle"] == 6
+    assert not re.search(r'(src|href)="(?!data:)|url\(|@import|<script|<link', text)
+    for words in ("hydrant: 5 training images", "Nothing was found.", "Rare", "Frequent"):
+        assert words in text
+
+
+def test_issues_are_listed_by_kind_and_names_are_escaped(tmp_path):
+    data = own_data.content()
+    data["categories"][0]["name"] = "<b>bold</b>"
+    data["annotations"] += [own_data.annotation(i, 3, 7) for i in range(100, 130)]
+    for annotation in data["annotations"][-30:]:
+        annotation["bbox"] = [0, 0, 0, 0]
+    text = report(tmp_path, data)
+    parsed(text)
+    assert "<b>bold" not in text
+    assert "&lt;b&gt;bold" in text
+    assert "a box without width or height: 30, the first 20" in text
+    assert text.count("has the size 0 x 0") == 20
+
+
+def test_without_annotations_that_can_be_read_there_are_still_the_issues(tmp_path):
+    (tmp_path / "a.json").write_text("{}")
+    text = report_page(check_dataset(tmp_path / "a.json", tmp_path))
+    parsed(text)
+    assert "the file has no list of &#x27;images&#x27;" in text
+    assert "The long tail" not in text
+
+
+def test_four_categories_of_a_group_have_pictures_from_the_rarest_to_the_most_frequent(tmp_path):
+    data = one_object_each(9)
+    data["annotations"].pop()  # of 8, which has no picture to show and takes no place
+    own_data.write(tmp_path, data)
+    columns, _ = columns_from_json(data)
+    trained = dict(enumerate([3, 1, 6, 2, 5, 4, 60, 50, 0]))
+    overview = dataset_overview(columns, train_images=trained)
+    pictures = group_pictures(
+        columns, overview, lambda image: str(tmp_path / "images" / image["file_name"])
+    )
+    captions = {group: [caption for _, caption in found] for group, found in pictures.items()}
+    assert captions == {
+        "r": [f"<{i}>: {n} training images" for i, n in ((1, 1), (0, 3), (5, 4), (2, 6))],
+        "c": ["<7>: 50 training images", "<6>: 60 training images"],
+        "f": [],
+    }
+
+
+def test_groups_are_counted_by_training_images_and_their_shares_by_objects(tmp_path):
+    text = report(tmp_path, own_data.content(), {7: 500, 40: 0, 1000: 5})
+    assert table_of(text, "of all objects") == [
+        ["rare", "2", "1", "3", "42.9%"],
+        ["common", "0", "0", "0", "0.0%"],
+        ["frequent", "1", "0", "4", "57.1%"],
+    ]
+
+
+def test_categories_are_listed_and_drawn_the_most_frequent_first(tmp_path):
+    data = own_data.content()
+    text = report(tmp_path, data, {7: 5, 40: 50, 1000: 500})
+    rows = table_of(text, "median size")
+    assert [row[:6] for row in rows] == [
+        ["500", "frequent", "hydrant", "1000", "1", "1"],
+        ["50", "common", "drain", "40", "2", "2"],
+        ["5", "rare", "kerb", "7", "3", "4"],
+    ]
+    trained = ["hydrant: 500", "drain: 50", "kerb: 5"]
+    assert drawn_points(text, "The long tail") == [f"{t} training images" for t in trained]
+    factors = ["kerb: 1.00", "drain: 1.00", "hydrant: 1.00"]  # by the images of this split
+    assert drawn_points(text, "Repeat factors") == factors
+
+
+def test_a_category_that_is_in_no_image_has_no_repeat_factor_to_draw(tmp_path):
+    data = own_data.content()
+    data["annotations"].pop()  # the one hydrant
+    text = report(tmp_path, data, {7: 500, 40: 50, 1000: 5})
+    assert len(drawn_points(text, "The long tail")) == 3
+    assert drawn_points(text, "Repeat factors") == ["kerb: 1.00", "drain: 1.00"]
+
+
+def test_images_alone_have_a_page_as_well(tmp_path):
+    text = report(tmp_path, own_data.content() | {"annotations": []})
+    parsed(text)
+    assert {row[-1] for row in table_of(text, "of all objects")} == {"0.0%"}
+
+
+def test_missing_folders_are_listed_with_their_images_and_few_issues_in_full(tmp_path):
+    own_data.write(tmp_path)
+    check = check_dataset(tmp_path / "train.json", tmp_path / "elsewhere", progress=False)
+    text = report_page(check)
+    (row,) = table_of(text, "missing folder")
+    assert row == [str(tmp_path / "elsewhere/part"), "4"]
+    assert "the first" not in text

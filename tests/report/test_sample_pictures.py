@@ -1,0 +1,109 @@
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from d2_seesaw.data.annotations.schema import columns_from_json
+from d2_seesaw.report.sample_pictures import sample_pictures
+from tests.data import own_data
+
+
+@pytest.fixture
+def grey(tmp_path):
+    """Columns of the small data set, whose images are all grey."""
+    data = own_data.content()
+    own_data.write(tmp_path, data)
+    for image in data["images"]:
+        path = tmp_path / "images" / image["file_name"]
+        cv2.imwrite(str(path), np.full((own_data.H, own_data.W, 3), 128, np.uint8))
+    return columns_from_json(data)[0], lambda image: str(tmp_path / "images" / image["file_name"])
+
+
+def colour(jpeg):
+    """How far red is above blue, pixel by pixel."""
+    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).astype(int)
+    return picture[:, :, 2] - picture[:, :, 0]
+
+
+def test_the_mask_of_the_category_is_drawn_in_the_color(grey):
+    pictures = sample_pictures(*grey[:1], [2], grey[1], color="#ff0000", long_side=320)
+    red = colour(pictures[2])
+    assert red.shape == (240, 320)
+    inside, outside = red[140:200, 220:280], red[:100, :180]  # the box is 20, 12 to 30, 22
+    assert inside.mean() > 60
+    assert abs(outside).mean() < 5
+
+
+def test_an_image_that_cannot_be_read_gives_way_to_the_next(grey):
+    columns, path_of = grey
+    with open(path_of({"file_name": "part/5.png"}), "wb"):
+        pass
+    assert list(sample_pictures(columns, [1], path_of, color="#ff0000")) == [1]
+    with open(path_of({"file_name": "part/12.png"}), "wb"):
+        pass
+    assert sample_pictures(columns, [1], path_of, color="#ff0000") == {}
+
+
+def test_the_image_of_the_largest_object_is_drawn_and_no_other(grey):
+    columns, path_of = grey
+    seen = []
+
+    def noted(image):
+        seen.append(image["id"])
+        return path_of(image)
+
+    sample_pictures(columns, [1, 2], noted, color="#ff0000")
+    assert seen == [5, 90]  # of 40, the sides are 12 and 5
+
+
+def test_boxes_alone_are_drawn_where_they_are(grey):
+    data = own_data.content()
+    for annotation in data["annotations"]:
+        annotation["segmentation"] = None
+    columns, _ = columns_from_json(data)
+    pictures = sample_pictures(columns, [2], grey[1], color="#ff0000", long_side=320)
+    red = colour(pictures[2])  # the edge of the box is at 20 to 30, 12 to 22
+    assert red[115:226, 195:306].mean() > 10
+    assert abs(red[:100, :180]).mean() < 5
+
+
+def test_a_crowd_does_not_choose_the_image(grey):
+    columns, path_of = grey
+    crowd = columns.crowd | (columns.image == 1)  # image 5
+    seen = []
+
+    def noted(image):
+        seen.append(image["id"])
+        return path_of(image)
+
+    sample_pictures(replace(columns, crowd=crowd), [1], noted, color="#ff0000")
+    assert seen == [12]
+
+
+def test_crowds_alone_are_not_drawn():
+    data = own_data.content()
+    for annotation in data["annotations"]:
+        annotation["iscrowd"] = 1
+    columns, _ = columns_from_json(data)
+    assert sample_pictures(columns, [0, 1, 2], str, color="#ff0000") == {}
+
+
+def test_after_five_images_that_cannot_be_read_a_category_has_no_picture(tmp_path):
+    size = {"height": own_data.H, "width": own_data.W}
+    images = [{"id": i, "file_name": f"{i}.png", **size} for i in range(6)]
+    annotations = [own_data.annotation(i + 1, i, 7, side=12 - i) for i in range(6)]
+    category = {"id": 7, "name": "kerb"}
+    data = {"images": images, "annotations": annotations, "categories": [category]}
+    own_data.write(tmp_path, data)
+    columns, _ = columns_from_json(data)
+    for broken, shown in ((4, [0]), (5, [])):
+        for i in range(broken):
+            (tmp_path / f"images/{i}.png").write_bytes(b"")
+        found = sample_pictures(
+            columns,
+            [0],
+            lambda image: str(tmp_path / "images" / image["file_name"]),
+            color="#ff0000",
+        )
+        assert list(found) == shown

@@ -1,0 +1,104 @@
+import pytest
+
+from d2_seesaw.synthetic.folder import finish_writing, holds_complete, start_writing, written_files
+
+PARAMETERS = {"num_train_images": 3, "num_val_images": 2, "write_images": True, "seed": 0}
+SMALLER = PARAMETERS | {"num_train_images": 1}
+
+
+def write_all(root, parameters):
+    for name in written_files(parameters):
+        (root / name).write_text(str(parameters))
+
+
+def generate(root, parameters, *, overwrite=False):
+    start_writing(root, parameters, overwrite=overwrite)
+    write_all(root, parameters)
+    finish_writing(root)
+
+
+def files_below(root):
+    return {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()}
+
+
+def test_is_complete_only_after_the_last_step(tmp_path):
+    assert not holds_complete(tmp_path, PARAMETERS)
+    start_writing(tmp_path, PARAMETERS, overwrite=False)
+    write_all(tmp_path, PARAMETERS)
+    assert not holds_complete(tmp_path, PARAMETERS)
+    finish_writing(tmp_path)
+    assert holds_complete(tmp_path, PARAMETERS)
+
+
+def test_is_not_complete_when_an_image_is_gone(tmp_path):
+    generate(tmp_path, PARAMETERS)
+    (tmp_path / "val/000005.jpg").unlink()
+    assert not holds_complete(tmp_path, PARAMETERS)
+
+
+def test_other_parameters_are_refused_by_name(tmp_path):
+    generate(tmp_path, PARAMETERS)
+    with pytest.raises(ValueError, match="seed is 0, asked for 7"):
+        start_writing(tmp_path, PARAMETERS | {"seed": 7}, overwrite=False)
+    assert holds_complete(tmp_path, PARAMETERS)
+
+
+def test_overwriting_removes_our_stale_files_and_nothing_else(tmp_path):
+    generate(tmp_path, PARAMETERS)
+    (tmp_path / "train/000777.jpg").write_text("somebody's")
+    (tmp_path / "notes.txt").write_text("somebody's")
+    generate(tmp_path, SMALLER, overwrite=True)
+    expected = {*written_files(SMALLER), "generator.json", "train/000777.jpg", "notes.txt"}
+    assert files_below(tmp_path) == expected
+
+
+def test_files_of_our_names_that_are_not_ours_are_never_overwritten(tmp_path):
+    (tmp_path / "lvis_val.json").write_text("somebody's")
+    with pytest.raises(ValueError, match=r"did not write, such as lvis_val\.json"):
+        start_writing(tmp_path, PARAMETERS, overwrite=True)
+    assert files_below(tmp_path) == {"lvis_val.json"}
+
+
+def test_an_interrupted_run_of_other_parameters_is_replaced_without_asking(tmp_path):
+    start_writing(tmp_path, PARAMETERS, overwrite=False)
+    write_all(tmp_path, PARAMETERS)
+    generate(tmp_path, SMALLER)
+    assert files_below(tmp_path) == {*written_files(SMALLER), "generator.json"}
+
+
+def test_an_interrupted_overwrite_leaves_nothing_that_passes_for_complete(tmp_path):
+    generate(tmp_path, PARAMETERS)
+    start_writing(tmp_path, SMALLER, overwrite=True)
+    assert not holds_complete(tmp_path, PARAMETERS)
+    assert not holds_complete(tmp_path, SMALLER)
+
+
+def test_a_mark_of_unfinished_writing_outweighs_one_of_completion(tmp_path):
+    generate(tmp_path, PARAMETERS)
+    (tmp_path / "generator.partial.json").write_text((tmp_path / "generator.json").read_text())
+    assert not holds_complete(tmp_path, PARAMETERS)
+
+
+def test_annotations_alone_leave_no_empty_folders(tmp_path):
+    generate(tmp_path, PARAMETERS | {"write_images": False})
+    assert not (tmp_path / "train").exists()
+
+
+def test_another_generator_names_its_own_files_and_folders(tmp_path):
+    def files(parameters):
+        return [f"deep/{parameters['seed']}/a.png", "names.json"]
+
+    start_writing(tmp_path, {"seed": 1}, files, overwrite=False)
+    for name in files({"seed": 1}):
+        (tmp_path / name).write_text("")
+    finish_writing(tmp_path)
+    assert holds_complete(tmp_path, {"seed": 1}, files)
+    assert files_below(tmp_path) == {"deep/1/a.png", "names.json", "generator.json"}
+    (tmp_path / "deep/1/a.png").unlink()
+    assert not holds_complete(tmp_path, {"seed": 1}, files)
+
+
+def test_images_of_an_earlier_run_leave_no_empty_folders(tmp_path):
+    generate(tmp_path, PARAMETERS)
+    generate(tmp_path, PARAMETERS | {"write_images": False}, overwrite=True)
+    assert not (tmp_path / "train").exists()

@@ -1,0 +1,71 @@
+import os
+
+import pytest
+
+from d2_seesaw.utils.files import default_cache_folder, digest, file_state, written_in_one_step
+
+
+def test_a_file_appears_whole_at_the_end(tmp_path):
+    path = tmp_path / "new" / "kept"
+    with written_in_one_step(path) as file:
+        file.write(b"half")
+        assert not path.exists()
+        file.write(b" and half")
+    assert path.read_bytes() == b"half and half"
+    assert os.listdir(path.parent) == ["kept"]
+
+
+def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path):
+    path = tmp_path / "kept"
+    path.write_bytes(b"before")
+
+    def fail():
+        with written_in_one_step(path) as file:
+            file.write(b"half")
+            raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        fail()
+    assert path.read_bytes() == b"before"
+    assert os.listdir(tmp_path) == ["kept"]
+
+
+def test_the_state_of_a_file_changes_with_its_size_and_its_time(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    os.utime(path, ns=(1, 1))
+    assert file_state(path) == [3, 1]
+    os.utime(path, ns=(1, 2))
+    assert file_state(path) == [3, 2]
+
+
+def test_digests_are_of_values():
+    assert digest([1, "a"]) == digest([1, "a"])
+    assert len(digest("a")) == 32
+    assert len({digest([1, "a"]), digest([1, "b"]), digest(["1", "a"])}) == 3
+
+
+def test_the_folder_follows_the_platforms_rule(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/kept/here")
+    assert str(default_cache_folder()) == "/kept/here/d2_seesaw"
+    monkeypatch.setenv("HOME", "/home/somebody")
+    for unset in ("", None):  # its specification takes empty for unset
+        monkeypatch.setenv("XDG_CACHE_HOME", "")
+        if unset is None:
+            monkeypatch.delenv("XDG_CACHE_HOME")
+        assert str(default_cache_folder()) == "/home/somebody/.cache/d2_seesaw"
+
+
+def test_an_interruption_leaves_nothing_half_written(tmp_path):
+    def stop():
+        with written_in_one_step(tmp_path / "new" / "folder" / "kept"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
+    assert os.listdir(tmp_path / "new" / "folder") == []
+
+
+def test_a_file_is_written_beside_its_place_so_that_it_can_be_moved_in_one_step(tmp_path):
+    with written_in_one_step(tmp_path / "kept") as file:
+        assert os.path.dirname(file.name) == str(tmp_path)
