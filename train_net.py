@@ -38,7 +38,7 @@ from d2_seesaw.engine import (
     tracking_writers,
 )
 from d2_seesaw.engine.launch import argument_parser, launch_training
-from d2_seesaw.engine.scaling import format_changes, scale_to_world_size
+from d2_seesaw.engine.schedule import format_changes, scale_to_world_size
 from d2_seesaw.evaluation import drop_absent, print_longtail_results
 from d2_seesaw.inference import with_roi_masks
 

@@ -32,11 +32,9 @@ NO_DETECTRON2 = ("losses", "layers", "utils")
 STILL_AGAINST_THE_DIRECTION = {
     # Scoring writes the long-tail report itself, until the writers are handed to it.
     ("evaluation/scoring.py", "report"),
-    ("data/pixel_frequency.py", "evaluation"),
-    ("data/semantic/folders.py", "synthetic"),
 }
 DEPTH = 3
-MODULES_IN_A_FOLDER = 16
+MODULES_IN_A_FOLDER = 15
 LINES_OF_A_MODULE = 400
 LINES_OF_A_FUNCTION = 60
 

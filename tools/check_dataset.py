@@ -20,8 +20,7 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 
 from d2_seesaw.data import check_dataset, check_dataset_files
-from d2_seesaw.data.annotations.image_counts import file_image_counts
-from d2_seesaw.data.annotations.reader import columns_of, parse_json
+from d2_seesaw.data.annotations.reader import columns_of, file_image_counts, parse_json
 from d2_seesaw.data.catalog import check_same_names, image_paths
 from d2_seesaw.data.check import DatasetCheck
 from d2_seesaw.data.check.overview import DatasetOverview, dataset_overview

@@ -27,7 +27,7 @@ from d2_seesaw.evaluation import (
     print_longtail_results,
 )
 from d2_seesaw.evaluation.lvis.annotations import annotation_file, registered_train_images
-from d2_seesaw.evaluation.lvis.lvis_scores import TASKS
+from d2_seesaw.evaluation.lvis.rules import TASKS
 from d2_seesaw.evaluation.scoring import ENGINES
 
 PREDICTED_HELP = (

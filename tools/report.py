@@ -25,7 +25,7 @@ from d2_seesaw.engine import load_config
 from d2_seesaw.evaluation.analysis import LongTailAnalysis, analysis_path, read_analysis
 from d2_seesaw.evaluation.analysis.comparison import compare
 from d2_seesaw.evaluation.lvis.annotations import annotation_file
-from d2_seesaw.evaluation.lvis.lvis_scores import TASKS
+from d2_seesaw.evaluation.lvis.rules import TASKS
 from d2_seesaw.report import write_page
 from d2_seesaw.report.comparison_page import comparison_page
 from d2_seesaw.report.evaluation_page import analysis_page

@@ -1,7 +1,10 @@
-"""torchvision's ResNet weights for Detectron2's ResNet: names as rules, every tensor accounted for.
+"""Weights of torchvision and timm for the backbones: names as rules, every tensor accounted for.
 
-A config names them as ``torchvision://ResNet50_Weights.IMAGENET1K_V1``, the name they have in
-torchvision. The model must then take RGB input and have the stride in the 3x3 convolutions.
+A config names torchvision's as ``torchvision://ResNet50_Weights.IMAGENET1K_V1``, the name they have
+in torchvision. The model must then take RGB input and have the stride in the 3x3 convolutions.
+
+ResNeSt weights are timm's, its authors' or mmdet's. The authors' names are timm's; mmdet counts the
+layers of the stem through and puts ``backbone.`` before them.
 """
 
 import os
@@ -24,6 +27,17 @@ RULES = (
     (r"\.downsample\.1\.", ".shortcut.norm."),
 )
 UNUSED = re.compile(r"^fc\.|\.num_batches_tracked$")
+
+# mmdet's stem.{0,1,3,4,6,7} -> timm's conv1.{0,1,3,4,6} and bn1, applied in this order.
+RESNEST_RULES = (
+    (r"^backbone\.", ""),
+    (r"^stem\.7\.", "bn1."),
+    (r"^stem\.(\d)\.", r"conv1.\1."),
+)
+RESNEST_SIGN = "layer1.0.conv2.fc1.weight"
+# A classifier has no place; the offsets of deformable convolutions are in no weights of ImageNet.
+RESNEST_UNUSED = re.compile(r"^fc\.|\.num_batches_tracked$")
+RESNEST_NEW = re.compile(r"\.conv_offset\.|\.num_batches_tracked$")
 
 
 def is_torchvision_resnet(state: Mapping[str, object]) -> bool:
@@ -108,3 +122,45 @@ class TorchvisionHandler(PathHandler):
 
 
 PathManager.register_handler(TorchvisionHandler(), allow_override=True)
+
+
+def is_resnest(state: Mapping[str, object]) -> bool:
+    """Whether these are the weights of a ResNeSt alone, going by their names."""
+    return RESNEST_SIGN in {_resnest_name(key) for key in state} and not any(
+        key.startswith(("neck.", "rpn_head.", "roi_head.")) for key in state
+    )
+
+
+def convert_resnest(state: Mapping[str, Tensor], model_keys: Iterable[str]) -> dict[str, Tensor]:
+    """Rename ResNeSt weights to those of the timm backbone inside a model.
+
+    Args:
+        state: the state dict of timm, of the authors or of mmdet, with or without a classifier.
+        model_keys: keys of the model's state dict; the backbone is found among them.
+
+    Raises:
+        ValueError: the model has no ResNeSt, or one of another depth; all keys that lack a partner
+            are listed.
+    """
+    model_keys = set(model_keys)
+    prefixes = [key.removesuffix(RESNEST_SIGN) for key in model_keys if key.endswith(RESNEST_SIGN)]
+    if len(prefixes) != 1:
+        raise ValueError(f"expected one ResNeSt of timm in the model, found them at {prefixes}")
+    (prefix,) = prefixes
+    renamed = {_resnest_name(key): value for key, value in state.items()}
+    converted = {prefix + key: v for key, v in renamed.items() if not RESNEST_UNUSED.search(key)}
+    expected = {key for key in model_keys if key.startswith(prefix)}
+    missing = sorted(key for key in expected - converted.keys() if not RESNEST_NEW.search(key))
+    unused = sorted(converted.keys() - expected)
+    if missing or unused:
+        raise ValueError(
+            "the ResNeSt weights belong to another ResNeSt than the model's. "
+            f"In the model only: {missing}; in the weights only: {unused}"
+        )
+    return converted
+
+
+def _resnest_name(key: str) -> str:
+    for pattern, replacement in RESNEST_RULES:
+        key = re.sub(pattern, replacement, key)
+    return key

@@ -1,13 +1,15 @@
-"""Data: registration, long-tail statistics, sampling, loading, augmentation, generated sets."""
+"""Data: registration, long-tail statistics, sampling, loading, augmentation."""
 
-from d2_seesaw.data.catalog import load_longtail_json, register_longtail_instances
-from d2_seesaw.data.check import DatasetCheck, check_dataset
-from d2_seesaw.data.datasets import (
+import d2_seesaw.data.quickstart  # noqa: F401  (registers the generated data)
+from d2_seesaw.data.catalog import (
     check_dataset_files,
     datasets_root,
     load_dataset,
+    load_longtail_json,
+    register_longtail_instances,
     register_lvis_format,
 )
+from d2_seesaw.data.check import DatasetCheck, check_dataset
 from d2_seesaw.data.frequency import category_image_counts, frequency_group, group_sizes
 from d2_seesaw.data.instaboost import InstaBoost
 from d2_seesaw.data.loader import TrainLoader, build_train_loader
@@ -15,15 +17,18 @@ from d2_seesaw.data.mappers import (
     InstanceAugmentation,
     InstanceAugmentationDatasetMapper,
     InstanceDatasetMapper,
+    SemanticDatasetMapper,
 )
-from d2_seesaw.data.sampling import RandomSampling, RepeatFactorSampling, Sampling
+from d2_seesaw.data.sampling import (
+    RandomSampling,
+    RepeatFactorSampling,
+    Sampling,
+    SemanticRepeatFactorSampling,
+)
 from d2_seesaw.data.semantic.folders import FrameSplit, register_semantic_folder
 from d2_seesaw.data.semantic.label_maps import read_labels
-from d2_seesaw.data.semantic.pixel_counts import class_pixel_counts
-from d2_seesaw.data.semantic.semantic_statistics import ClassPixels, LabelReader
+from d2_seesaw.data.semantic.pixel_counts import ClassPixels, LabelReader, class_pixel_counts
 from d2_seesaw.data.semantic.synthia import register_synthia_rand_cityscapes, register_synthia_seqs
-from d2_seesaw.data.semantic_mapper import SemanticDatasetMapper
-from d2_seesaw.data.semantic_sampling import SemanticRepeatFactorSampling
 from d2_seesaw.data.transforms import OpenCVResizeShortestEdge, OpenCVResizeTransform
 
 __all__ = [

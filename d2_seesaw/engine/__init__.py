@@ -1,9 +1,13 @@
 """What train_net.py needs beyond Detectron2: strict configs, trainer, schedules, trackers."""
 
-from d2_seesaw.engine.compilation import compile_parts
-from d2_seesaw.engine.config import ConfigError, apply_overrides, check_config, load_config
+from d2_seesaw.engine.config import (
+    ConfigError,
+    apply_overrides,
+    check_config,
+    load_config,
+    train_options,
+)
 from d2_seesaw.engine.ema import EMAHook
-from d2_seesaw.engine.options import train_options
 from d2_seesaw.engine.schedule import (
     cosine_with_warmup,
     multi_step_with_warmup,
@@ -16,7 +20,7 @@ from d2_seesaw.engine.trackers import (
     check_trackers,
     tracking_writers,
 )
-from d2_seesaw.engine.trainer import Trainer
+from d2_seesaw.engine.trainer import Trainer, compile_parts
 
 __all__ = [
     "ConfigError",

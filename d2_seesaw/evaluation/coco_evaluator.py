@@ -9,13 +9,14 @@ from typing import Any
 
 from detectron2.evaluation import COCOEvaluator
 
-from d2_seesaw.evaluation.predictions.mask_scores import (
+from d2_seesaw.evaluation.predictions.masks import (
     MASK_SCORE,
     add_mask_scores,
+    add_segmentations,
     results_of_task,
+    without_roi_masks,
 )
-from d2_seesaw.evaluation.predictions.masks import add_segmentations, without_roi_masks
-from d2_seesaw.evaluation.result_table import write_text
+from d2_seesaw.evaluation.tables import write_text
 
 
 class MaskScoringCOCOEvaluator(COCOEvaluator):

@@ -13,24 +13,26 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from d2_seesaw.evaluation.lvis.annotations import (
+    TrainImageCounts,
     annotation_file,
     category_of_class,
+    is_federated,
+    naming_the_file,
+    prepare_annotations,
     registered_train_images,
 )
-from d2_seesaw.evaluation.lvis.coco_as_lvis import TrainImageCounts, is_federated
-from d2_seesaw.evaluation.lvis.lvis_annotations import naming_the_file, prepare_annotations
-from d2_seesaw.evaluation.lvis.lvis_scores import TASKS
-from d2_seesaw.evaluation.predictions.detection_log import DetectionLog
-from d2_seesaw.evaluation.predictions.detections import DetectionColumns
+from d2_seesaw.evaluation.lvis.rules import TASKS
+from d2_seesaw.evaluation.predictions.detections import DetectionColumns, instance_columns
 from d2_seesaw.evaluation.predictions.files import save_columns, write_results
 from d2_seesaw.evaluation.predictions.gather import (
+    DetectionLog,
+    ProposalColumns,
+    ProposalLog,
     all_gather_json,
     gather_columns,
     gather_detections,
 )
-from d2_seesaw.evaluation.predictions.instance_columns import instance_columns
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
-from d2_seesaw.evaluation.predictions.proposal_columns import ProposalColumns, ProposalLog
 from d2_seesaw.evaluation.scoring import LVISScoring, check_tasks
 from d2_seesaw.utils.ranks import failing_together
 

@@ -5,31 +5,47 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from detectron2.utils.file_io import PathManager
 
 from d2_seesaw.evaluation.analysis import LongTailAnalysis, write_analysis
-from d2_seesaw.evaluation.lvis.coco_as_lvis import TrainImageCounts
+from d2_seesaw.evaluation.analysis.calibration import calibrations
+from d2_seesaw.evaluation.analysis.confusion import (
+    confusion_examples,
+    object_confusions,
+    object_names,
+)
+from d2_seesaw.evaluation.lvis.annotations import (
+    TrainImageCounts,
+    load_annotations,
+    prepare_annotations,
+)
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
-from d2_seesaw.evaluation.lvis.lvis_annotations import load_annotations, prepare_annotations
-from d2_seesaw.evaluation.lvis.lvis_scores import METRICS, TASKS, LVISScores
-from d2_seesaw.evaluation.lvis.official import probe, probe_lvis
+from d2_seesaw.evaluation.lvis.metrics import (
+    LVISScores,
+    MatchedDetections,
+    match_detections,
+    scores_of_matches,
+)
+from d2_seesaw.evaluation.lvis.official import evaluate_detections, probe, probe_lvis
+from d2_seesaw.evaluation.lvis.rules import METRICS, TASKS
 from d2_seesaw.evaluation.predictions.detections import DetectionColumns
-from d2_seesaw.evaluation.predictions.files import read_results
-from d2_seesaw.evaluation.predictions.image_ids import with_ids_of
+from d2_seesaw.evaluation.predictions.files import read_results, with_ids_of
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
-from d2_seesaw.evaluation.result_table import format_score, group_counts_text, text_table
 from d2_seesaw.evaluation.tables import (
     CategoryResult,
     category_results,
     category_table,
+    format_score,
     group_counts,
+    group_counts_text,
+    text_table,
     write_category_results,
 )
-from d2_seesaw.evaluation.task_evaluation import TaskEvaluation
 
 if TYPE_CHECKING:
     from lvis import LVIS
@@ -38,6 +54,80 @@ ENGINES = ("sparse", "lvis")
 _LONGEST_LOGGED_TABLE = 30
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TaskEvaluation:
+    """Detections of one task. Scores and analysis share what they both need.
+
+    Attributes:
+        ground_truth: The annotations, with all that the LVIS format asks for.
+        columns: The same as arrays.
+        detections: Of its images.
+        task: "bbox" or "segm".
+        official: Whether the scores are those of the ``lvis`` package.
+        limits: Detections that count.
+        class_agnostic: Whether a detection may match an object of any category.
+    """
+
+    ground_truth: LVIS
+    columns: GroundTruthColumns
+    detections: DetectionColumns
+    task: str
+    official: bool
+    limits: DetectionLimits
+    class_agnostic: bool
+
+    @cached_property
+    def _matched(self) -> MatchedDetections:
+        return match_detections(
+            self.columns,
+            self.detections,
+            self.task,
+            limits=self.limits,
+            class_agnostic=self.class_agnostic,
+        )
+
+    def scores(self) -> LVISScores:
+        """The metrics, and the scores of the categories."""
+        if not self.official:
+            return scores_of_matches(
+                self.columns, self._matched, class_agnostic=self.class_agnostic
+            )
+        detections = self.detections
+        if self.limits.per_category is not None:
+            detections = detections.take(self.limits.rows(detections, self.task))
+        return evaluate_detections(
+            self.ground_truth,
+            list(detections.results()),
+            self.task,
+            max_dets_per_image=self.limits.per_image,
+            class_agnostic=self.class_agnostic,
+        )
+
+    def analysis(
+        self, metrics: dict[str, float], categories: list[CategoryResult]
+    ) -> LongTailAnalysis:
+        """What the scores do not show. The categories must be told apart.
+
+        Args:
+            metrics: In percent, with the counts of groups.
+            categories: One row each, in order of the id.
+        """
+        names = object_names(self.columns, self.detections, self.task, limits=self.limits)
+        analysis = LongTailAnalysis(
+            task=self.task,
+            ground_truth=self.columns.fingerprint(),
+            images=len(self.columns.image_ids),
+            detections=len(self.detections),
+            metrics=metrics,
+            categories=categories,
+            confusions=object_confusions(self.columns, names),
+            calibration=calibrations(self.columns, self._matched),
+        )
+        return replace(
+            analysis, examples=confusion_examples(analysis, self.columns, self.detections, names)
+        )
 
 
 @dataclass(frozen=True)

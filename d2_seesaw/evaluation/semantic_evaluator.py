@@ -12,26 +12,24 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation.sem_seg_evaluation import SemSegEvaluator, load_image_into_numpy_array
 from detectron2.utils.file_io import PathManager
 
-from d2_seesaw.data.pixel_frequency import check_group_bounds, check_pixel_counts
-from d2_seesaw.evaluation.result_table import (
+from d2_seesaw.data.frequency import check_group_bounds, check_pixel_counts
+from d2_seesaw.evaluation.semantic_scores import (
+    ClassResult,
+    boundary_confusion_matrix,
+    boundary_metrics,
+    class_results,
+    class_table,
+    confusion_matrix,
+    group_metrics,
+    segmentation_scores,
+)
+from d2_seesaw.evaluation.tables import (
     SEGMENTATION_METRICS,
     format_score,
     group_counts_text,
     text_table,
+    write_category_results,
 )
-from d2_seesaw.evaluation.segmentation_scores import (
-    boundary_confusion_matrix,
-    confusion_matrix,
-    segmentation_scores,
-)
-from d2_seesaw.evaluation.semantic_scores import (
-    ClassResult,
-    boundary_metrics,
-    class_results,
-    class_table,
-    group_metrics,
-)
-from d2_seesaw.evaluation.tables import write_category_results
 from d2_seesaw.utils.ranks import failing_together
 
 TASK = "sem_seg"

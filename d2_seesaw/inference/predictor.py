@@ -21,7 +21,7 @@ from d2_seesaw.checkpoint import (
 )
 from d2_seesaw.data import check_dataset_files, load_dataset
 from d2_seesaw.engine import load_config
-from d2_seesaw.inference.tta.model_state import evaluating
+from d2_seesaw.inference.tta import evaluating
 
 _build: Any = instantiate  # whatever the config names
 

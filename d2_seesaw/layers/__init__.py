@@ -5,13 +5,14 @@ from d2_seesaw.layers.carafe import CarafeDownsample, CarafeUpsample, carafe, ca
 from d2_seesaw.layers.deform_conv import DeformConv2d, deform_convs
 from d2_seesaw.layers.norm import NormFactory, SyncBatchNorm2d, layer_norm, sync_batch_norm
 from d2_seesaw.layers.normed import NormedConv2d, NormedLinear
-from d2_seesaw.layers.one_channel import is_pointwise, one_channel
 from d2_seesaw.layers.predictors import (
     LayerFactory,
+    is_pointwise,
     linear_classifier,
     mask_predictor,
     normed_linear_classifier,
     normed_mask_predictor,
+    one_channel,
 )
 from d2_seesaw.layers.roi_align import roi_align_with_offsets
 

@@ -1,7 +1,8 @@
-"""Errors for logits and labels that do not fit a loss, and float32 arithmetic under autocast."""
+"""What losses share: checks of logits and labels, float32 under autocast, counts over ranks."""
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 
 IGNORED = -1
 """The label of samples that take no part in the loss, as in Detectron2's matchers."""
@@ -112,3 +113,35 @@ def check_labels(labels: Tensor, lowest: int, highest: int, meaning: str) -> Non
 def full_precision(logits: Tensor) -> Tensor:
     """``logits`` in float32, or in float64 where they already are; gradients flow back."""
     return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def is_training_step(loss: nn.Module) -> bool:
+    """Whether ``loss`` may learn from this batch: training mode with gradients enabled.
+
+    A validation loss under ``torch.no_grad()`` thus leaves statistics alone and asks no other rank.
+    """
+    return loss.training and torch.is_grad_enabled()
+
+
+def sum_over_ranks(counts: Tensor) -> int:
+    """Sum ``counts`` over the ranks in place; return how many ranks there are."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 1
+    dist.all_reduce(counts)
+    return dist.get_world_size()
+
+
+def count_labels(labels: Tensor, keep: Tensor, num_classes: int) -> Tensor:
+    """How often each class occurs among the labels to keep.
+
+    Args:
+        labels: integers of any shape, in ``[0, C)`` wherever ``keep`` is true.
+        keep: booleans of the same shape.
+        num_classes: C.
+
+    Returns:
+        ``(C,)`` int64 counts, exact for any number of labels.
+    """
+    left_out = num_classes
+    kept = torch.where(keep, labels, left_out).flatten()
+    return kept.bincount(minlength=num_classes + 1)[:num_classes]

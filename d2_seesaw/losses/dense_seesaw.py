@@ -8,8 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2_seesaw.losses._common import check_dense_batch, check_ignore_index, full_precision
-from d2_seesaw.losses.counting import count_labels, is_training_step, sum_over_ranks
+from d2_seesaw.losses._common import (
+    check_dense_batch,
+    check_ignore_index,
+    count_labels,
+    full_precision,
+    is_training_step,
+    sum_over_ranks,
+)
 from d2_seesaw.losses.dense import CHUNK_SIZE, check_chunk_size, sum_in_chunks
 from d2_seesaw.losses.seesaw import check_hyper_parameters, seesaw_logits
 

@@ -5,10 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from d2_seesaw.losses._common import check_dense_batch, check_ignore_index
-from d2_seesaw.losses.class_weights import class_weighted_sum
-from d2_seesaw.losses.counting import count_labels, is_training_step, sum_over_ranks
-from d2_seesaw.losses.dense import CHUNK_SIZE, check_chunk_size
+from d2_seesaw.losses._common import (
+    check_dense_batch,
+    check_ignore_index,
+    count_labels,
+    is_training_step,
+    sum_over_ranks,
+)
+from d2_seesaw.losses.dense import CHUNK_SIZE, check_chunk_size, class_weighted_sum
 
 
 class InverseFrequencyLoss(nn.Module):

@@ -11,10 +11,14 @@ A "pixel" is one label: a pixel of an image, or a sample of a classifier.
 import torch
 from torch import Tensor, nn
 
-from d2_seesaw.losses._common import check_dense_batch, check_ignore_index
-from d2_seesaw.losses.class_weights import class_weighted_sum
-from d2_seesaw.losses.counting import count_labels, is_training_step, sum_over_ranks
-from d2_seesaw.losses.dense import CHUNK_SIZE, check_chunk_size
+from d2_seesaw.losses._common import (
+    check_dense_batch,
+    check_ignore_index,
+    count_labels,
+    is_training_step,
+    sum_over_ranks,
+)
+from d2_seesaw.losses.dense import CHUNK_SIZE, check_chunk_size, class_weighted_sum
 
 REDUCTIONS = ("pixel_mean", "ref", "weighted_mean")
 LOWEST_WEIGHT = 1e-3

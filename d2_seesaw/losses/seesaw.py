@@ -21,8 +21,9 @@ from d2_seesaw.losses._common import (
     check_labels,
     check_logits,
     full_precision,
+    is_training_step,
+    sum_over_ranks,
 )
-from d2_seesaw.losses.counting import is_training_step, sum_over_ranks
 
 
 def seesaw_cross_entropy(

@@ -3,9 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from d2_seesaw.modeling.backbones import DilatedBasicBlock, TimmBackbone, dilated_resnet_stages
-from d2_seesaw.modeling.federated import FederatedRCNN
 from d2_seesaw.modeling.fpg import FPG
-from d2_seesaw.modeling.meta_arch import DualHeadRCNN
+from d2_seesaw.modeling.meta_arch import DualHeadRCNN, FederatedRCNN
 from d2_seesaw.modeling.roi_heads import (
     AveragedMaskHeads,
     CarafeMaskHead,

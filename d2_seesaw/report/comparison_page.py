@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from d2_seesaw.data.frequency import GROUPS
 from d2_seesaw.evaluation.analysis import Calibration
 from d2_seesaw.evaluation.analysis.comparison import Comparison, PairChange
-from d2_seesaw.evaluation.lvis.annotations import FREQUENCIES
-from d2_seesaw.evaluation.lvis.lvis_scores import METRICS
+from d2_seesaw.evaluation.lvis.rules import METRICS
 from d2_seesaw.report import (
     GROUP_NAMES,
     Numeral,
@@ -17,8 +17,8 @@ from d2_seesaw.report import (
     columns,
     details,
     heading,
+    page,
     paragraph,
-    render,
     section,
     table,
 )
@@ -44,7 +44,7 @@ from d2_seesaw.report.svg.analysis import ap_difference_chart, outcome_chart, re
 
 _PAIRS_SHOWN = 15  # of each group
 _CATEGORIES_SHOWN = 20
-_INTERVAL_METRICS = {"AP": "all", **{f"AP{g}": g for g in FREQUENCIES}}
+_INTERVAL_METRICS = {"AP": "all", **{f"AP{g}": g for g in GROUPS}}
 
 _INTERVAL_TEXT = (
     "Differences are the second run minus the first. The 95 % intervals are a paired bootstrap "
@@ -81,7 +81,7 @@ def comparison_page(comparisons: Sequence[Comparison], *, subtitle: str = "") ->
             _calibration_section(comparison, task),
             _category_section(comparison, task),
         ]
-    return render(f"{second} compared with {first}", parts, subtitle=subtitle)
+    return page(f"{second} compared with {first}", parts, subtitle=subtitle)
 
 
 def _metric_section(comparison: Comparison, task: str) -> str:

@@ -21,14 +21,14 @@ from d2_seesaw.report import (
     cards,
     details,
     group_tag,
+    page,
     paragraph,
     picture_grid,
     rank_chart,
-    render,
     section,
     table,
 )
-from d2_seesaw.report.sample_pictures import sample_pictures
+from d2_seesaw.report.pictures import sample_pictures
 
 _SEVERITY_COLORS = {ERROR: "#c0392b", WARNING: "#d68910", INFORMATION: "#5d6d7e"}
 _BAR = "#5d6d7e"
@@ -64,7 +64,7 @@ def report_page(
         if shown:
             parts.append(_picture_section(shown))
         parts.append(_category_section(overview))
-    return render(title, parts, subtitle=f"{check.json_file}, images in {check.image_root}")
+    return page(title, parts, subtitle=f"{check.json_file}, images in {check.image_root}")
 
 
 def group_pictures(

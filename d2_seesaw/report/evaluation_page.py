@@ -1,19 +1,19 @@
-"""The long tail of an evaluation as one HTML page."""
+"""The long tail of an evaluation as one HTML page, with objects of the tail in pictures."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from detectron2.utils.file_io import PathManager
 
-from d2_seesaw.evaluation.analysis import LongTailAnalysis
-from d2_seesaw.evaluation.analysis.swallowing import RIGHT, Swallowed, swallowed
-from d2_seesaw.evaluation.lvis.annotations import FREQUENCIES
-from d2_seesaw.evaluation.lvis.lvis_scores import METRICS
+from d2_seesaw.data.frequency import GROUPS
+from d2_seesaw.evaluation.analysis import ConfusionExample, LongTailAnalysis
+from d2_seesaw.evaluation.analysis.confusion import RIGHT, Swallowed, swallowed
+from d2_seesaw.evaluation.lvis.rules import METRICS
 from d2_seesaw.evaluation.tables import CategoryResult, group_counts
 from d2_seesaw.report import (
     GROUP_NAMES,
@@ -23,12 +23,12 @@ from d2_seesaw.report import (
     details,
     group_tag,
     heading,
+    page,
     paragraph,
-    render,
+    picture_grid,
     section,
     table,
 )
-from d2_seesaw.report.example_section import example_section
 from d2_seesaw.report.pictures import ExamplePictures
 from d2_seesaw.report.series import (
     OUTCOME_NAMES,
@@ -40,6 +40,21 @@ from d2_seesaw.report.series import (
     score_text,
 )
 from d2_seesaw.report.svg.analysis import ap_chart, outcome_chart, reliability_chart
+
+_SHOWN = 12  # of each heading, in three rows; the rest on a click
+
+EXAMPLE_TEXT = (
+    "The dashed box is the object as it is annotated, the plain one the detection with the highest "
+    "score that lies on it, both in the colours of their groups; of one group, the detection is "
+    "black. Of each pair of categories these are the objects that the model is most sure about, "
+    "and of the missed ones the largest. In federated data nobody looked for most categories in "
+    "most images: an object that is named otherwise may be right as well, as a mug is a cup."
+)
+NO_EXAMPLE_TEXT = (
+    "There is nothing to show: no object of a rare or common category is taken for one of a more "
+    "frequent category and no rare one is missed, or the evaluation is of an earlier version, "
+    "which kept no examples."
+)
 
 REPORT_NAME = "longtail.html"
 
@@ -67,6 +82,50 @@ CALIBRATION_TEXT = (
     "the dotted line. Detections of categories that nobody looked for in the image do not count, "
     "and objects without a detection are not seen here."
 )
+
+
+def example_section(analysis: LongTailAnalysis, task: str, pictures: ExamplePictures) -> str:
+    """A picture of each example, by the group of the object; those missed are last.
+
+    Args:
+        analysis: With the examples.
+        task: What the task is called.
+        pictures: Draws them. How many could not be drawn is said.
+    """
+    categories = {category.category_id: category for category in analysis.categories}
+    groups = {i: category.frequency for i, category in categories.items()}
+    drawn: defaultdict[str, list[tuple[bytes, list[str]]]] = defaultdict(list)
+    for example in analysis.examples:
+        jpeg = pictures.draw(example, groups)
+        if jpeg is not None:
+            kind = f"{GROUP_NAMES[groups[example.category_id]]} categories"
+            missed = "Missed objects" if example.predicted_id is None else "Objects"
+            drawn[f"{missed} of {kind}"].append((jpeg, _caption(example, categories)))
+    parts = [paragraph(EXAMPLE_TEXT if analysis.examples else NO_EXAMPLE_TEXT)]
+    number, absent = len(analysis.examples), len(analysis.examples) - sum(map(len, drawn.values()))
+    if absent:
+        parts.append(paragraph(f"{absent} of {number} images could not be read or drawn."))
+    for title, found in drawn.items():
+        parts += [heading(title), *_grids(found)]
+    return section(f"{task}: pictures of what is swallowed or missed", parts)
+
+
+def _grids(found: Sequence[tuple[bytes, list[str]]]) -> list[str]:
+    first, rest = found[:_SHOWN], found[_SHOWN:]
+    grids = [picture_grid(first)]
+    if rest:
+        grids.append(details(f"{len(rest)} more", [picture_grid(rest)]))
+    return grids
+
+
+def _caption(example: ConfusionExample, categories: Mapping[int, CategoryResult]) -> list[str]:
+    category = categories[example.category_id]
+    words = [category.name, group_tag(category.frequency)]
+    if example.predicted_id is None:
+        return [*words, "missed"]
+    by = categories[example.predicted_id]
+    words += ["taken for", by.name, group_tag(by.frequency)]
+    return words if example.score is None else [*words, f"{example.score:.2f}"]
 
 
 def analysis_page(
@@ -100,7 +159,7 @@ def analysis_page(
             _extremes_section(analysis, task),
             _category_section(analysis, task),
         ]
-    return render(title, parts, subtitle=subtitle)
+    return page(title, parts, subtitle=subtitle)
 
 
 def write_report(
@@ -149,13 +208,13 @@ def _summary_section(analysis: LongTailAnalysis, task: str) -> str:
         "detections": analysis.detections,
         "objects": sum(c.gt_instances for c in analysis.categories),
     }
-    general = [m for m in METRICS if m[2:] not in FREQUENCIES]
+    general = [m for m in METRICS if m[2:] not in GROUPS]
     metrics = {m: score_text(analysis.metrics.get(m, math.nan)) for m in general}
     groups = {
         f"AP{g}, of {evaluated_text(analysis, g)} {GROUP_NAMES[g]} categories": score_text(
             analysis.metrics.get(f"AP{g}", math.nan)
         )
-        for g in FREQUENCIES
+        for g in GROUPS
     }
     text = (
         "AP is the mean over IoU thresholds from 0.5 to 0.95 and over categories with ground "

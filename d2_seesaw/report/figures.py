@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from d2_seesaw.evaluation.analysis import Calibration, LongTailAnalysis
 from d2_seesaw.evaluation.analysis.comparison import Comparison
-from d2_seesaw.evaluation.analysis.swallowing import MISSED, RIGHT
+from d2_seesaw.evaluation.analysis.confusion import MISSED, RIGHT
 from d2_seesaw.evaluation.tables import CategoryResult
 from d2_seesaw.report import GROUP_COLORS, GROUP_NAMES
 from d2_seesaw.report.series import (

@@ -1,4 +1,4 @@
-"""Pictures of objects that a model takes for something else, or misses."""
+"""Pictures for reports: objects taken for something else or missed, and samples of a data set."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import cv2
 import numpy as np
 from detectron2.data.catalog import Metadata
 from detectron2.data.detection_utils import read_image
+from detectron2.structures import BoxMode
 from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 
+from d2_seesaw.data.annotations.table import AnnotationColumns
 from d2_seesaw.data.catalog import image_paths
 from d2_seesaw.evaluation.analysis import ConfusionExample
 from d2_seesaw.report import GROUP_COLORS
@@ -28,6 +30,9 @@ _LEAST_CONTEXT = 32  # pixels of the image: a small object says nothing without 
 _LINE, _GROUND = 3, 5  # pixels of the picture
 _SAME_GROUP = "#1c2833"
 _QUALITY = 85
+
+_SAMPLE_QUALITY = 85
+_TRIES = 5  # images of a category, where those before cannot be read
 
 
 class ExamplePictures:
@@ -150,3 +155,68 @@ def window(example: ConfusionExample, shape: tuple[int, ...]) -> tuple[int, int,
     if left >= right or top >= bottom:
         raise ValueError(f"boxes {boxes.tolist()} lie outside of the image of {width} x {height}")
     return left, top, right, bottom
+
+
+def sample_pictures(
+    columns: AnnotationColumns,
+    categories: Sequence[int],
+    file_name: Callable[[Mapping[str, Any]], str],
+    *,
+    color: str,
+    long_side: int = 420,
+) -> dict[int, bytes]:
+    """Draw an image of each category: the one with its largest object that is no crowd.
+
+    Args:
+        columns: the annotations.
+        categories: indices of categories.
+        file_name: the path of an entry of ``columns.images``.
+        color: of what is drawn, ``#rrggbb``.
+        long_side: of the pictures, in pixels.
+
+    Returns:
+        A JPEG file of each category that has an image that can be read.
+    """
+    pictures = {}
+    for category in categories:
+        for image in _images_of(columns, category):
+            path = file_name(columns.images[image])
+            jpeg = _draw_sample(columns, image, category, path, color, long_side)
+            if jpeg is not None:
+                pictures[category] = jpeg
+                break
+    return pictures
+
+
+def _images_of(columns: AnnotationColumns, category: int) -> list[int]:
+    """Images of a category, that with its largest object first."""
+    mine = np.flatnonzero((columns.category == category) & (columns.crowd == 0))
+    areas = columns.box[mine, 2] * columns.box[mine, 3]
+    images = columns.image[mine[np.argsort(-areas, kind="stable")]]
+    return list(dict.fromkeys(images.tolist()))[:_TRIES]
+
+
+def _draw_sample(
+    columns: AnnotationColumns, image: int, category: int, path: str, color: str, long_side: int
+) -> bytes | None:
+    if not os.path.isfile(path):
+        return None
+    try:
+        pixels = read_image(path, format="RGB")
+    except (OSError, SyntaxError, ValueError):
+        return None
+    scale = long_side / max(pixels.shape[:2])
+    canvas = Visualizer(np.ascontiguousarray(pixels), Metadata(), scale=scale)
+    annotations = columns.annotations_of(image, category)
+    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
+    with_masks = all("segmentation" in a for a in annotations)
+    rgb = tuple(int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    drawn = canvas.overlay_instances(
+        boxes=np.array(boxes),
+        masks=[a["segmentation"] for a in annotations] if with_masks else None,
+        assigned_colors=[rgb] * len(annotations),
+        alpha=0.45,
+    )
+    picture = np.ascontiguousarray(drawn.get_image()[:, :, ::-1])
+    _, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _SAMPLE_QUALITY])
+    return jpeg.tobytes()

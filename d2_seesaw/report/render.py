@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from d2_seesaw.data.frequency import GROUP_NAMES
+
 GROUP_COLORS = {"r": "#c0392b", "c": "#d68910", "f": "#2471a3", "n/a": "#5d6d7e"}
 """Of the rare, common and frequent categories, and of others, wherever they are drawn."""
-
-GROUP_NAMES = {"r": "rare", "c": "common", "f": "frequent", "n/a": "unknown"}
 
 _STYLE = """
 :root { color-scheme: light; }

@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from d2_seesaw.data.frequency import GROUPS
 from d2_seesaw.evaluation.analysis import Calibration, LongTailAnalysis
-from d2_seesaw.evaluation.analysis.swallowing import MISSED, RIGHT, group_outcomes
-from d2_seesaw.evaluation.lvis.annotations import FREQUENCIES, UNKNOWN_FREQUENCY
+from d2_seesaw.evaluation.analysis.confusion import MISSED, RIGHT, group_outcomes
+from d2_seesaw.evaluation.lvis.annotations import UNKNOWN_FREQUENCY
 from d2_seesaw.evaluation.tables import CategoryResult
 from d2_seesaw.report import GROUP_COLORS, GROUP_NAMES
 
@@ -17,7 +18,7 @@ TASK_NAMES = {"bbox": "Boxes", "segm": "Masks"}
 
 OUTCOME_NAMES = {
     RIGHT: "named right",
-    **{group: f"taken for another {GROUP_NAMES[group]} category" for group in FREQUENCIES},
+    **{group: f"taken for another {GROUP_NAMES[group]} category" for group in GROUPS},
     UNKNOWN_FREQUENCY: "taken for one of unknown frequency",
     MISSED: "missed",
 }

@@ -13,8 +13,14 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from d2_seesaw.synthetic.glyphs import Glyph, glyph_of, to_bgr
-from d2_seesaw.synthetic.textures import SURFACE_SIDE, background, surface_pattern
+from d2_seesaw.synthetic.glyphs import (
+    SURFACE_SIDE,
+    Glyph,
+    background,
+    glyph_of,
+    surface_pattern,
+    to_bgr,
+)
 
 _SUBPIXEL_BITS = 4
 _NOBODY = -1

@@ -18,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from d2_seesaw.data.quickstart import CLASSES
 from d2_seesaw.synthetic.folder import (
     SPLITS,
     finish_writing,
@@ -25,7 +26,6 @@ from d2_seesaw.synthetic.folder import (
     image_ids,
     start_writing,
 )
-from d2_seesaw.synthetic.street_objects import CLASSES
 from d2_seesaw.synthetic.street_scenes import EVERYWHERE, IGNORE_LABEL, draw_scene
 from d2_seesaw.utils.progress import track
 

@@ -12,23 +12,9 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from d2_seesaw.synthetic.glyphs import to_bgr
-from d2_seesaw.synthetic.textures import smooth_noise
+from d2_seesaw.data.quickstart import CLASSES
+from d2_seesaw.synthetic.glyphs import smooth_noise, to_bgr
 
-CLASSES = (
-    "sky",
-    "road",
-    "building",
-    "sidewalk",
-    "tree",
-    "car",
-    "person",
-    "pole",
-    "sign",
-    "light",
-    "taxi",
-    "animal",
-)
 UNITS_HIGH = 128
 
 _SUBPIXEL_BITS = 4

@@ -13,8 +13,8 @@ from collections.abc import Collection
 import cv2
 import numpy as np
 
+from d2_seesaw.data.quickstart import CLASSES
 from d2_seesaw.synthetic.street_objects import (
-    CLASSES,
     PAINT_ON_GROUND,
     PAINT_ON_POLE,
     UNITS_HIGH,

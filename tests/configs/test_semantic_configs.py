@@ -13,7 +13,7 @@ from torch import nn
 
 from d2_seesaw.data import SemanticDatasetMapper
 from d2_seesaw.engine import apply_overrides, load_config
-from d2_seesaw.engine.signatures import target_of
+from d2_seesaw.engine.config import target_of
 from d2_seesaw.evaluation import LongTailSemSegEvaluator
 from d2_seesaw.losses import InverseFrequencyLoss, RecallLoss, SeesawCrossEntropyLoss
 

@@ -1,11 +1,7 @@
 import numpy as np
 import pytest
 
-from d2_seesaw.data.pixel_frequency import (
-    check_group_bounds,
-    check_pixel_counts,
-    pixel_frequency_groups,
-)
+from d2_seesaw.data.frequency import check_group_bounds, check_pixel_counts, pixel_frequency_groups
 
 
 def test_groups_go_by_the_share_of_pixels_and_bounds_belong_to_the_upper_group():

@@ -1,7 +1,7 @@
 import pytest
 
 from d2_seesaw.engine import load_config
-from d2_seesaw.engine.scaling import format_changes, scale_to_world_size
+from d2_seesaw.engine.schedule import format_changes, scale_to_world_size
 
 
 def config(*overrides):

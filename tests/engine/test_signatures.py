@@ -2,7 +2,7 @@ import pytest
 from detectron2.modeling.roi_heads import StandardROIHeads
 from torch import nn
 
-from d2_seesaw.engine.signatures import accepted_keywords, target_of
+from d2_seesaw.engine.config import accepted_keywords, target_of
 from d2_seesaw.modeling.roi_heads import LossDrivenOutputLayers
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from d2_seesaw.data.frequency import frequency_group
 from d2_seesaw.evaluation.analysis import Calibration, Confusion, LongTailAnalysis
-from d2_seesaw.evaluation.lvis.lvis_scores import METRICS
+from d2_seesaw.evaluation.lvis.rules import METRICS
 from d2_seesaw.evaluation.tables import CategoryResult, group_counts
 from d2_seesaw.synthetic.profile import LVIS_V1_PROFILE
 

@@ -9,7 +9,7 @@ from detectron2.structures import Boxes, Instances
 
 from d2_seesaw.evaluation import LongTailLVISEvaluator, lvis_evaluator
 from d2_seesaw.evaluation.predictions import limits
-from d2_seesaw.evaluation.predictions.detection_log import DetectionLog
+from d2_seesaw.evaluation.predictions.gather import DetectionLog
 from tests.evaluation.gloo import no_objects_between_ranks, on_ranks
 from tests.evaluation.lvis_data import Detections, random_data, write_images, write_json
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from d2_seesaw.evaluation.lvis.lvis_scores import LVISScores
+from d2_seesaw.evaluation.lvis.metrics import LVISScores
 from d2_seesaw.evaluation.lvis.official import lvis_from_dict
 from d2_seesaw.evaluation.tables import (
     category_results,

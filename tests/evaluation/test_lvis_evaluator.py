@@ -30,7 +30,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from d2_seesaw.evaluation import LongTailLVISEvaluator, drop_absent
-from d2_seesaw.evaluation.lvis.lvis_scores import METRICS
+from d2_seesaw.evaluation.lvis.rules import METRICS
 from d2_seesaw.evaluation.predictions.files import read_results
 from tests.evaluation.lvis_data import (
     SIZE,

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from d2_seesaw.evaluation.segmentation_scores import (
+from d2_seesaw.evaluation.semantic_scores import (
     boundary_confusion_matrix,
     confusion_matrix,
     segmentation_scores,

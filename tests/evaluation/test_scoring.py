@@ -6,7 +6,7 @@ import pytest
 
 from d2_seesaw.evaluation import DetectionLimits, LVISScoring, evaluate_results_file
 from d2_seesaw.evaluation.analysis import analysis_path, read_analysis
-from d2_seesaw.evaluation.lvis.lvis_scores import METRICS
+from d2_seesaw.evaluation.lvis.rules import METRICS
 from d2_seesaw.evaluation.scoring import check_tasks
 from tests.evaluation.lvis_data import (
     official_evaluation,

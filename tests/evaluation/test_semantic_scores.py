@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from d2_seesaw.evaluation.segmentation_scores import SegmentationScores
 from d2_seesaw.evaluation.semantic_scores import (
+    SegmentationScores,
     boundary_metrics,
     class_results,
     class_table,

@@ -2,13 +2,13 @@ import json
 
 import pytest
 
-from d2_seesaw.evaluation import task_evaluation
+from d2_seesaw.evaluation import scoring
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.lvis.official import lvis_from_dict
 from d2_seesaw.evaluation.predictions.detections import DetectionColumns
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
+from d2_seesaw.evaluation.scoring import TaskEvaluation
 from d2_seesaw.evaluation.tables import category_results
-from d2_seesaw.evaluation.task_evaluation import TaskEvaluation
 from tests.evaluation.federated_cases import federated_case
 
 TRAITS = ("not exhaustive", "many in a pair", "unverified category", "ignored")
@@ -74,13 +74,13 @@ def test_the_limits_hold_for_all_of_it():
 
 def test_detections_are_matched_once(monkeypatch):
     calls = []
-    match = task_evaluation.match_detections
+    match = scoring.match_detections
 
     def counted(*args, **options):
         calls.append(args)
         return match(*args, **options)
 
-    monkeypatch.setattr(task_evaluation, "match_detections", counted)
+    monkeypatch.setattr(scoring, "match_detections", counted)
     case = federated_case(3)
     evaluation = evaluation_of(*case)
     assert not calls

@@ -4,7 +4,7 @@ import math
 import pytest
 
 from d2_seesaw.evaluation.lvis.official import METRICS
-from d2_seesaw.evaluation.result_table import (
+from d2_seesaw.evaluation.tables import (
     drop_absent,
     format_score,
     group_counts_text,

@@ -7,7 +7,7 @@ from detectron2.structures import Boxes, Instances
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
-from d2_seesaw.inference.results import ResultsWriter
+from d2_seesaw.inference.files import ResultsWriter
 
 NAMES, IDS = ["cat", "dog", "owl"], [7, 90, 3]
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from d2_seesaw.losses.class_weights import class_weighted_sum
+from d2_seesaw.losses.dense import class_weighted_sum
 
 
 @pytest.mark.parametrize("chunk_size", [None, 5])

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from d2_seesaw.losses.counting import count_labels, is_training_step, sum_over_ranks
+from d2_seesaw.losses._common import count_labels, is_training_step, sum_over_ranks
 
 
 def test_counts_what_is_kept_of_each_class():

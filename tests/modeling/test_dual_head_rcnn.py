@@ -9,7 +9,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from d2_seesaw.inference.tta.box_predictions import box_predictions
+from d2_seesaw.inference.tta.merging import box_predictions
 from d2_seesaw.modeling import DualHeadRCNN
 from tests.modeling.roi_heads import dual_parts
 from tests.modeling.roi_heads.dual_parts import KINDS, follow, images, model, trained

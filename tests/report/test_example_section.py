@@ -4,7 +4,7 @@ import pytest
 
 from d2_seesaw.evaluation.analysis import ConfusionExample
 from d2_seesaw.report import GROUP_COLORS
-from d2_seesaw.report.example_section import example_section
+from d2_seesaw.report.evaluation_page import example_section
 from tests.evaluation.analysis_data import analysis, category
 
 ROWS = [

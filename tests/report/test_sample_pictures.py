@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from d2_seesaw.data.annotations.schema import columns_from_json
-from d2_seesaw.report.sample_pictures import sample_pictures
+from d2_seesaw.report.pictures import sample_pictures
 from tests.data import own_data
 
 

@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 
 from d2_seesaw.synthetic.glyph_scenes import SceneStyle, layout_scene
-from d2_seesaw.synthetic.lvis_writer import (
-    ImageRecord,
-    annotate_scene,
-    category_entries,
-    write_json,
-)
+from d2_seesaw.synthetic.instances import ImageRecord, annotate_scene, category_entries, write_json
 
 
 def annotated(categories, probability=0.0, negatives=3, seed=0):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from d2_seesaw.data import load_dataset
+from d2_seesaw.data.quickstart import CLASSES
 from d2_seesaw.data.semantic.label_maps import read_labels
 from d2_seesaw.synthetic import street
 from d2_seesaw.synthetic.street import TRAIN_IMAGE_SHARES, SemanticSpec, generate_semantic_dataset
-from d2_seesaw.synthetic.street_objects import CLASSES
 
 SMALL = SemanticSpec(num_train_images=8, num_val_images=4, image_size=(64, 96), min_val_images=1)
 

@@ -1,13 +1,8 @@
 import numpy as np
 import pytest
 
-from d2_seesaw.synthetic.street_objects import (
-    CLASSES,
-    PAINT_ON_GROUND,
-    PAINT_ON_POLE,
-    Painter,
-    paint_pole,
-)
+from d2_seesaw.data.quickstart import CLASSES
+from d2_seesaw.synthetic.street_objects import PAINT_ON_GROUND, PAINT_ON_POLE, Painter, paint_pole
 
 UNTOUCHED = 99
 GREY = np.full(3, 128, np.float32)

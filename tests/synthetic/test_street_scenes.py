@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from d2_seesaw.synthetic.street_objects import CLASSES
+from d2_seesaw.data.quickstart import CLASSES
 from d2_seesaw.synthetic.street_scenes import EVERYWHERE, IGNORE_LABEL, draw_scene
 
 THINGS = [name for name in CLASSES if name not in EVERYWHERE]

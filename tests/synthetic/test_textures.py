@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from d2_seesaw.synthetic.glyphs import PATTERNS
-from d2_seesaw.synthetic.textures import background, surface_pattern
+from d2_seesaw.synthetic.glyphs import PATTERNS, background, surface_pattern
 
 
 def test_background_has_the_size_asked_for():

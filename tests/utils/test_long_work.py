@@ -12,7 +12,7 @@ from tqdm import tqdm
 from d2_seesaw.data.annotations.reader import read_annotations
 from d2_seesaw.data.check.images import ImageFile, check_images
 from d2_seesaw.data.semantic.pixel_counts import class_pixel_counts
-from d2_seesaw.evaluation.lvis.lvis_annotations import load_annotations
+from d2_seesaw.evaluation.lvis.annotations import load_annotations
 from d2_seesaw.evaluation.predictions.detections import DetectionColumns
 from d2_seesaw.evaluation.predictions.files import read_results, write_results
 from d2_seesaw.evaluation.scoring import ENGINES, LVISScoring

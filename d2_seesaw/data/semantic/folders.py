@@ -11,9 +11,6 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from d2_seesaw.data.datasets import datasets_root
-from d2_seesaw.synthetic.street_objects import CLASSES
-
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 _EXIF_ORIENTATION = 0x0112
@@ -216,18 +213,3 @@ def _size(path: str) -> tuple[int, int]:
             return (image.height, image.width) if turned else (image.width, image.height)
     except OSError as error:
         raise ValueError(f"image {path} cannot be read: {error}") from error
-
-
-def register_semantic_quickstart() -> None:
-    """Register ``semantic_quickstart_train`` and ``_val``, the generated street scenes."""
-    root = datasets_root() / "semantic_quickstart"
-    for part in ("train", "val"):
-        register_semantic_folder(
-            f"semantic_quickstart_{part}",
-            root / "images" / part,
-            root / "labels" / part,
-            classes=CLASSES,
-        )
-
-
-register_semantic_quickstart()

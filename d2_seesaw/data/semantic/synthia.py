@@ -12,7 +12,7 @@ numbers and ours can therefore not be compared.
 from collections.abc import Sequence
 from pathlib import Path
 
-from d2_seesaw.data.datasets import datasets_root
+from d2_seesaw.data.catalog import datasets_root
 from d2_seesaw.data.semantic.folders import FrameSplit, register_semantic_folder
 
 PARTS = ("train", "val", "test")

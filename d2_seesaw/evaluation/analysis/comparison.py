@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from d2_seesaw.data.frequency import GROUPS
 from d2_seesaw.evaluation.analysis import LongTailAnalysis
-from d2_seesaw.evaluation.analysis.swallowing import Swallowed, swallowed
-from d2_seesaw.evaluation.lvis.annotations import FREQUENCIES
+from d2_seesaw.evaluation.analysis.confusion import Swallowed, swallowed
 from d2_seesaw.evaluation.tables import CategoryResult
 
 _CONFIDENCE = 0.95
@@ -129,7 +129,7 @@ def compare(
             ],
             seed=seed,
         )
-        for group in ("all", *FREQUENCIES)
+        for group in ("all", *GROUPS)
     }
     return Comparison(names, first, second, differences, groups, _changed_pairs(first, second))
 

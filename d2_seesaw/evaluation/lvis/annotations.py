@@ -1,28 +1,40 @@
-"""Checks that a registered dataset can be evaluated by LVIS's rules, before any inference.
+"""Annotations in the format of LVIS or COCO: checked before inference, ready to be scored against.
 
 LVIS is annotated in a federated way (Gupta et al., CVPR 2019, https://arxiv.org/abs/1908.03195): an
 image says which categories were verified as absent and which were not annotated exhaustively.
-COCO's JSON has neither.
+COCO's JSON says neither, nor how frequent a category is in training. Its images are labelled
+exhaustively, so every category was looked for in each.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from os import PathLike
+from typing import TYPE_CHECKING, Any
 
 from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
+
+from d2_seesaw.data.frequency import GROUPS, frequency_group
+
+if TYPE_CHECKING:
+    from lvis import LVIS
 
 REQUIRED_FIELDS = {
     "categories": ("id", "frequency"),
     "images": ("id", "neg_category_ids", "not_exhaustive_category_ids"),
     "annotations": ("id", "image_id", "category_id", "bbox", "area"),
 }
-FREQUENCIES = ("r", "c", "f")
 UNKNOWN_FREQUENCY = "n/a"
 _BOXES_ONLY = "to evaluate boxes only, pass tasks=('bbox',)"
+
+_FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
+
+TrainImageCounts = Mapping[int, int] | str | PathLike[str]
 
 
 def annotation_file(dataset_name: str) -> str:
@@ -118,9 +130,9 @@ def _wrong_polygons(annotations: list[dict[str, Any]]) -> list[str]:
 
 def _wrong_values(dataset: dict[str, Any]) -> list[str]:
     problems = []
-    unknown = {c["frequency"] for c in dataset["categories"]} - {*FREQUENCIES, UNKNOWN_FREQUENCY}
+    unknown = {c["frequency"] for c in dataset["categories"]} - {*GROUPS, UNKNOWN_FREQUENCY}
     if unknown:
-        problems.append(f"'frequency' must be in {FREQUENCIES}, got {sorted(map(str, unknown))}")
+        problems.append(f"'frequency' must be in {GROUPS}, got {sorted(map(str, unknown))}")
     for section in ("images", "annotations"):
         repeated = [i for i, n in Counter(e["id"] for e in dataset[section]).items() if n > 1]
         if repeated:
@@ -158,3 +170,121 @@ def category_of_class(
             f"metadata needs {needed}"
         )
     return {index: index + 1 for index in range(last)}
+
+
+def is_federated(dataset: dict[str, Any]) -> bool:
+    """Whether any image says which of its categories were verified."""
+    return any(field in image for image in dataset["images"] for field in _FEDERATED)
+
+
+def complete_coco_fields(
+    dataset: dict[str, Any], train_image_counts: Mapping[int, int] | None = None
+) -> None:
+    """Add to ``dataset``, in place, the fields of LVIS that a whole section lacks.
+
+    - Images of which none has a federated set are labelled exhaustively. Where a category has a
+      crowd ("iscrowd"), its single objects were not annotated: the crowd is ignored there, and
+      detections of that category that match nothing are not wrong.
+    - With ``train_image_counts``, the frequency group of each category follows from them, by the
+      bounds of LVIS v1, and a category that they lack is rare. Without, a file that has no
+      "frequency" at all has unknown groups.
+
+    What only a part of a section lacks is left for ``check_lvis_format`` to refuse.
+
+    Args:
+        dataset: The parsed annotation file.
+        train_image_counts: Training images by category id.
+    """
+    if not is_federated(dataset):
+        _label_exhaustively(dataset)
+    categories = dataset["categories"]
+    if train_image_counts is not None:
+        for category in categories:
+            category["image_count"] = int(train_image_counts.get(category["id"], 0))
+            category["frequency"] = frequency_group(category["image_count"])
+    elif not any("frequency" in category for category in categories):
+        for category in categories:
+            category["frequency"] = UNKNOWN_FREQUENCY
+
+
+def _label_exhaustively(dataset: dict[str, Any]) -> None:
+    every_category = [category["id"] for category in dataset["categories"]]
+    crowds: dict[Any, set[int]] = {}
+    for annotation in dataset["annotations"]:
+        if annotation.get("iscrowd"):
+            annotation["ignore"] = 1
+            crowds.setdefault(annotation["image_id"], set()).add(annotation["category_id"])
+    for image in dataset["images"]:
+        image["neg_category_ids"] = every_category  # one list: there may be many images
+        image["not_exhaustive_category_ids"] = sorted(crowds.get(image["id"], ()))
+
+
+def read_train_image_counts(counts: TrainImageCounts | None) -> Mapping[int, int] | None:
+    """Training images by category id.
+
+    Args:
+        counts: They themselves, or the training annotations, a JSON file in the format of COCO or
+            LVIS in which to count them.
+
+    Raises:
+        ValueError: the file has no annotations to count.
+    """
+    if counts is None or isinstance(counts, Mapping):
+        return counts
+    with open(counts) as file:
+        dataset = json.load(file)
+    if not isinstance(dataset, dict) or not dataset.get("annotations"):
+        raise ValueError(f"{counts} has no 'annotations' in which to count training images")
+    pairs = {(a["image_id"], a["category_id"]) for a in dataset["annotations"]}
+    return Counter(category for _, category in pairs)
+
+
+def load_annotations(json_file: str) -> LVIS:
+    """The annotations, indexed.
+
+    Raises:
+        ValueError: the file is not JSON, or not of this kind.
+    """
+    from lvis import LVIS
+
+    with naming_the_file(json_file):
+        return LVIS(json_file)
+
+
+@contextmanager
+def naming_the_file(json_file: str) -> Iterator[None]:
+    """Turn what ``lvis`` raises inside the ``with`` block, on reading it, into a ``ValueError``."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{json_file} is no LVIS or COCO file: it lacks {error}") from error
+    except (AssertionError, ValueError) as error:
+        raise ValueError(f"{json_file} is no LVIS or COCO file: {error}") from error
+
+
+def prepare_annotations(
+    ground_truth: LVIS,
+    json_file: str,
+    *,
+    train_image_counts: TrainImageCounts | None,
+    with_masks: bool,
+    registered_counts: Mapping[int, int] | None = None,
+) -> None:
+    """Complete the annotations of COCO's kind in place, then check them.
+
+    Args:
+        ground_truth: The annotations.
+        json_file: Their file, for the message.
+        train_image_counts: As in ``read_train_image_counts``.
+        with_masks: Whether annotations need a segmentation.
+        registered_counts: Training images by category id, for annotations without groups.
+
+    Raises:
+        ValueError: naming every field that is still missing.
+    """
+    dataset = ground_truth.dataset
+    has_groups = any("frequency" in category for category in dataset["categories"])
+    if train_image_counts is None and not has_groups:
+        train_image_counts = registered_counts
+    complete_coco_fields(dataset, read_train_image_counts(train_image_counts))
+    check_lvis_format(dataset, json_file, with_masks=with_masks)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from d2_seesaw.evaluation.lvis.annotations import FREQUENCIES
+from d2_seesaw.data.frequency import GROUPS
 
 
 @dataclass(frozen=True)
@@ -160,4 +160,4 @@ def _hold_all(lists: list[list[int]], ids: set[int]) -> np.ndarray:
 def _groups(categories: list[dict[str, Any]], category_ids: np.ndarray) -> dict[str, np.ndarray]:
     group_of = {category["id"]: category.get("frequency") for category in categories}
     groups = np.array([str(group_of[i]) for i in category_ids.tolist()])
-    return {group: np.flatnonzero(groups == group) for group in FREQUENCIES}
+    return {group: np.flatnonzero(groups == group) for group in GROUPS}

@@ -8,28 +8,95 @@ Shapes in this module:
     D: detections that are scored
     T: IoU thresholds
     R: recall thresholds
-    K: categories, 1 if they are not told apart
+    K: categories, in order of their id; 1 if they are not told apart
     A: area ranges
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
-from d2_seesaw.evaluation.lvis.lvis_scores import (
-    AREA_RANGES,
-    IOU_THRESHOLDS,
-    RECALL_THRESHOLDS,
-    LVISScores,
-    scores_of_curves,
+from d2_seesaw.evaluation.lvis.matching import (
+    Matches,
+    ScoredDetections,
+    match,
+    overlaps,
+    scored_detections,
 )
-from d2_seesaw.evaluation.lvis.matching import ScoredDetections, overlaps, scored_detections
-from d2_seesaw.evaluation.lvis.sparse_matching import Matches, match
+from d2_seesaw.evaluation.lvis.rules import AREA_RANGES, IOU_THRESHOLDS, METRICS, RECALL_THRESHOLDS
 from d2_seesaw.evaluation.predictions.detections import DetectionColumns
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
+
+
+@dataclass(frozen=True)
+class LVISScores:
+    """What one evaluation yields, in percent; ``nan`` where there is no ground truth to score.
+
+    Attributes:
+        metrics: One value for each of ``METRICS``.
+        category_ids: K category ids, ascending; none if categories were not told apart.
+        category_ap: ``(K,)`` AP of each category.
+        category_ap50: ``(K,)`` AP at IoU 0.5 of each category.
+        category_ar: ``(K,)`` recall of each category, averaged over the IoU thresholds.
+    """
+
+    metrics: dict[str, float]
+    category_ids: list[int]
+    category_ap: np.ndarray
+    category_ap50: np.ndarray
+    category_ar: np.ndarray
+
+
+def scores_of_curves(
+    precision: np.ndarray,
+    recall: np.ndarray,
+    category_ids: Sequence[int],
+    groups: Mapping[str, np.ndarray],
+) -> LVISScores:
+    """Means of the curves.
+
+    Args:
+        precision: ``(T, R, K, A)``, in [0, 1]; -1 without ground truth.
+        recall: ``(T, K, A)``, in the same way.
+        category_ids: K ids, or none if all categories were scored as one, for K = 1.
+        groups: Indices of the categories of each frequency group "r", "c" and "f".
+    """
+    every_area = precision[..., 0]
+    metrics = {
+        "AP": _percent(every_area),
+        "AP50": _percent(every_area[_at(0.5)]),
+        "AP75": _percent(every_area[_at(0.75)]),
+        **{f"AP{s}": _percent(precision[..., a]) for a, s in enumerate("sml", start=1)},
+        **{f"AP{g}": _percent(every_area[..., i]) for g, i in groups.items()},
+    }
+    of_categories = every_area[..., : len(category_ids)]
+    return LVISScores(
+        metrics={m: metrics.get(m, math.nan) for m in METRICS},
+        category_ids=list(category_ids),
+        category_ap=_by_category(of_categories),
+        category_ap50=_by_category(of_categories[_at(0.5)]),
+        category_ar=_by_category(recall[:, None, : len(category_ids), 0]),
+    )
+
+
+def _at(threshold: float) -> np.ndarray:
+    return np.isclose(IOU_THRESHOLDS, threshold)
+
+
+def _percent(values: np.ndarray) -> float:
+    present = values[values > -1]
+    return 100 * float(present.mean()) if present.size else math.nan
+
+
+def _by_category(curves: np.ndarray) -> np.ndarray:
+    """``(K,)`` percent of ``(T, R, K)`` curves, for a category all or none of them -1."""
+    absent = (curves < 0).any(axis=(0, 1))
+    return np.where(absent, np.nan, 100 * curves.mean(axis=(0, 1)))
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from d2_seesaw.evaluation.lvis.annotations import FREQUENCIES, UNKNOWN_FREQUENCY
-from d2_seesaw.evaluation.lvis.lvis_scores import METRICS, TASKS, LVISScores, scores_of_curves
-from d2_seesaw.evaluation.predictions.mask_scores import results_of_task
+from d2_seesaw.data.frequency import GROUPS
+from d2_seesaw.evaluation.lvis.annotations import UNKNOWN_FREQUENCY
+from d2_seesaw.evaluation.lvis.metrics import LVISScores, scores_of_curves
+from d2_seesaw.evaluation.lvis.rules import METRICS, TASKS
+from d2_seesaw.evaluation.predictions.masks import results_of_task
 from d2_seesaw.utils.progress import Progress
 
 if TYPE_CHECKING:
@@ -101,7 +103,7 @@ def evaluate_detections(
         if class_agnostic:
             evaluation.params.use_cats = 0
             evaluation._get_gt_dt = partial(_all_of_image, evaluation)
-        evaluation.params.img_count_lbl = [*FREQUENCIES, UNKNOWN_FREQUENCY]
+        evaluation.params.img_count_lbl = [*GROUPS, UNKNOWN_FREQUENCY]
         _evaluate_showing_progress(evaluation)
         evaluation.accumulate()
         if not class_agnostic:  # with one category its summary of the groups is an IndexError

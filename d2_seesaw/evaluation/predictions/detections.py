@@ -14,12 +14,46 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from detectron2.structures import BoxMode, Instances, ROIMasks
 
-from d2_seesaw.evaluation.predictions.column_joining import join_columns
-from d2_seesaw.evaluation.predictions.mask_scores import MASK_SCORE
+from d2_seesaw.evaluation.predictions.masks import MASK_SCORE, encode_masks
+
+
+def join_columns(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The columns of all parts, in order, as by ``np.concatenate``.
+
+    Every part is emptied, and each array given up once it is copied: what nothing else holds is
+    freed while the result grows.
+
+    Args:
+        parts: at least one; all have the same columns.
+    """
+    return {name: _joined([part.pop(name) for part in parts]) for name in list(parts[0])}
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    column = empty_column([(part.dtype, part.shape) for part in parts])
+    parts.reverse()
+    start = 0
+    while parts:
+        part = parts.pop()
+        column[start : start + len(part)] = part
+        start += len(part)
+    return column
+
+
+def empty_column(layouts: Sequence[tuple[np.dtype, tuple[int, ...]]]) -> np.ndarray:
+    """Uninitialised, for parts of the given types and shapes one below the other."""
+    dtypes, shapes = zip(*layouts, strict=True)
+    return np.empty((sum(s[0] for s in shapes), *shapes[0][1:]), np.result_type(*dtypes))
+
+
+def layouts_of(columns: Mapping[str, np.ndarray]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape of each column, as JSON can say them."""
+    return {name: (column.dtype.str, column.shape) for name, column in columns.items()}
 
 
 @dataclass(frozen=True)
@@ -274,3 +308,38 @@ def batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
     """Lists of ``size`` items, the last with what is left."""
     while block := list(itertools.islice(items, size)):
         yield block
+
+
+def instance_columns(
+    instances: Instances, image_id: Any, category_of_class: Mapping[int, int]
+) -> DetectionColumns:
+    """The detections of one image.
+
+    Args:
+        instances: On the CPU, with ``pred_boxes``, ``scores`` and ``pred_classes``, and where the
+            model has them ``mask_scores`` and ``pred_masks``, of the whole image or on the boxes
+            (``ROIMasks``).
+        image_id: Id of the image in the annotation file.
+        category_of_class: Id of the category in the file, by the class index of the model.
+    """
+    boxes: Any = instances.pred_boxes.tensor.numpy()
+    has_own_scores = instances.has("mask_scores")
+    return DetectionColumns(
+        image_ids=np.array([image_id] * len(instances)),
+        category_ids=np.array([category_of_class[c] for c in instances.pred_classes.tolist()]),
+        scores=instances.scores.numpy(),
+        boxes=cast("np.ndarray", BoxMode.convert(boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)),
+        mask_scores=instances.mask_scores.numpy() if has_own_scores else None,
+        masks=MaskColumns.from_rles(mask_rles(instances)) if instances.has("pred_masks") else None,
+    )
+
+
+def mask_rles(instances: Instances) -> list[dict[str, Any]]:
+    """Each of ``pred_masks`` in COCO's compressed run-length encoding."""
+    from pycocotools import mask as mask_utils
+
+    masks = instances.pred_masks
+    if isinstance(masks, ROIMasks):
+        return encode_masks(masks.tensor, instances.pred_boxes, instances.image_size)
+    rles: list[Any] = [mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in masks]
+    return rles

@@ -1,22 +1,37 @@
-"""Columns of all ranks on the main process, sent as they lie in memory.
+"""Detections and proposals collected image by image, and columns of all ranks on the main process.
 
-Nothing is pickled, and no disk has to be shared. The main process allocates each column once, in
-its full length, and the ranks' values arrive where they stay.
+Nothing is pickled, and no disk has to be shared: columns are sent as they lie in memory. The main
+process allocates each column once, in its full length, and the ranks' values arrive where they
+stay.
+
+Shapes in this module:
+    I: images
+    P: proposals of all images
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 
-from d2_seesaw.evaluation.predictions.column_joining import empty_column, layouts_of
-from d2_seesaw.evaluation.predictions.detections import EMPTY, DetectionColumns, common_columns
+from d2_seesaw.evaluation.predictions.detections import (
+    EMPTY,
+    DetectionColumns,
+    common_columns,
+    empty_column,
+    join_columns,
+    layouts_of,
+)
+from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 
 _BYTES_PER_MESSAGE = 2**30
 
@@ -119,3 +134,155 @@ def _messages(column: np.ndarray) -> Sequence[torch.Tensor]:
 def _cpu_group() -> Any:
     """That of ``comm.gather``: all ranks, on gloo where GPUs talk by NCCL."""
     return comm._get_global_gloo_group()
+
+
+class DetectionLog:
+    """Takes the detections of one image after the other and keeps them as a few arrays.
+
+    Args:
+        per_category: Detections of a category over all images that count in a task, or None for
+            all of them. The log forgets the rest whenever it has grown to twice of what counted
+            when it last looked, and in the end.
+        images_per_block: How many images are joined at once.
+    """
+
+    def __init__(self, *, per_category: int | None = None, images_per_block: int = 50) -> None:
+        self._limits = DetectionLimits(per_image=None, per_category=per_category)
+        self._images_per_block = images_per_block
+        self._blocks: list[DetectionColumns] = []
+        self._images: list[DetectionColumns] = []
+        self._last_count = 0
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in (*self._blocks, *self._images))
+
+    def append(self, detections: DetectionColumns) -> None:
+        """Add those of an image."""
+        self._images.append(detections)
+        if len(self._images) == self._images_per_block:
+            self._close_block()
+            if len(self) >= 2 * self._last_count:
+                self._forget_what_does_not_count()
+
+    def columns(self) -> DetectionColumns:
+        """All that were added and count, in order."""
+        self._close_block()
+        self._forget_what_does_not_count()
+        self._blocks = [DetectionColumns.concatenate(self._blocks, consume=True)]
+        return self._blocks[0]
+
+    def _close_block(self) -> None:
+        self._blocks.append(DetectionColumns.concatenate(self._images, consume=True))
+        self._images = []
+
+    def _forget_what_does_not_count(self) -> None:
+        # Exact: what has enough rivals now, better ones or equal ones before it, keeps them.
+        if self._limits.per_category is None:
+            return
+        counts = self._limits.rows_of_any_task(_without_shapes(self._blocks))
+        ends = list(itertools.accumulate(len(block) for block in self._blocks))
+        for i, (start, end) in enumerate(itertools.pairwise([0, *ends])):
+            rows = counts[slice(*np.searchsorted(counts, (start, end)))]
+            if len(rows) < end - start:
+                self._blocks[i] = self._blocks[i].take(rows - start)
+        self._last_count = len(counts)
+
+
+def _without_shapes(parts: list[DetectionColumns]) -> DetectionColumns:
+    """Ids and scores of all parts."""
+    return DetectionColumns.concatenate(
+        [
+            DetectionColumns(p.image_ids, p.category_ids, p.scores, mask_scores=p.mask_scores)
+            for p in parts
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class ProposalColumns:
+    """Proposals of any number of images.
+
+    Iterating gives the dicts that Detectron2's ``LVISEvaluator`` takes, with "image_id" and
+    "proposals", an ``Instances`` that exists as long as it is used. It can be done again. Where
+    Detectron2 writes ``box_proposals.pkl``, which is one pickle, it copies all boxes once.
+
+    Attributes:
+        image_ids: ``(I,)``.
+        image_sizes: ``(I, 2)`` height and width.
+        numbers: ``(I,)`` proposals of each image.
+        boxes: ``(P, 4)`` left, top, right, bottom in pixels, image by image.
+        objectness_logits: ``(P,)``.
+    """
+
+    image_ids: np.ndarray
+    image_sizes: np.ndarray
+    numbers: np.ndarray
+    boxes: np.ndarray
+    objectness_logits: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        images = zip(self.image_ids.tolist(), self.image_sizes.tolist(), strict=True)
+        ends = np.cumsum(self.numbers, dtype=np.int64)
+        for (image_id, (height, width)), start, end in zip(
+            images, ends - self.numbers, ends, strict=True
+        ):
+            proposals = Instances((height, width))
+            proposals.proposal_boxes = Boxes(torch.from_numpy(self.boxes[start:end]))
+            logits = torch.from_numpy(self.objectness_logits[start:end])
+            proposals.objectness_logits = logits
+            yield {"image_id": image_id, "proposals": proposals}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The columns by name; ``{}`` of no images, whose types nobody knows."""
+        return dict(vars(self)) if len(self) else {}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> ProposalColumns:
+        """The inverse of ``arrays``."""
+        if arrays:
+            return cls(**arrays)
+        no_ids = np.zeros(0, int)
+        return cls(no_ids, np.zeros((0, 2), int), no_ids, np.zeros((0, 4)), np.zeros(0))
+
+
+class ProposalLog:
+    """Takes the proposals of one image after the other and keeps them as a few arrays."""
+
+    def __init__(self, *, images_per_block: int = 50) -> None:
+        self._images_per_block = images_per_block
+        self._blocks: list[dict[str, np.ndarray]] = []
+        self._images: list[dict[str, np.ndarray]] = []
+
+    def append(self, image_id: Any, proposals: Instances) -> None:
+        """Add those of an image.
+
+        Args:
+            image_id: Id of the image in the annotation file.
+            proposals: On the CPU, with ``proposal_boxes`` and ``objectness_logits``.
+        """
+        self._images.append(
+            {
+                "image_ids": np.array([image_id]),
+                "image_sizes": np.array([proposals.image_size]),
+                "numbers": np.array([len(proposals)]),
+                "boxes": proposals.proposal_boxes.tensor.numpy(),
+                "objectness_logits": proposals.objectness_logits.numpy(),
+            }
+        )
+        if len(self._images) == self._images_per_block:
+            self._close_block()
+
+    def columns(self) -> ProposalColumns:
+        """All that were added, in order."""
+        if self._images:
+            self._close_block()
+        if len(self._blocks) > 1:
+            self._blocks = [join_columns(self._blocks)]
+        return ProposalColumns.from_arrays(self._blocks[0] if self._blocks else {})
+
+    def _close_block(self) -> None:
+        self._blocks.append(join_columns(self._images))
+        self._images = []

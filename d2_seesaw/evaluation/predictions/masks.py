@@ -1,4 +1,4 @@
-"""Run-length encoding (RLE) of masks that are known on their boxes, without full-image masks.
+"""Run-length encoding (RLE) of masks that are known on their boxes, and the scores of masks.
 
 Detectron2 pastes each mask into an image of its own (``paste_masks_in_image``) and encodes that. Of
 300 masks of 800 x 1333 pixels, these are 320 MB, of which all but the boxes is zero. Here a mask
@@ -7,6 +7,9 @@ is pasted into the window of its box alone, and its runs are numbered as those o
 The result is the same to the byte. Interpolation along one axis and then the other is quicker than
 ``grid_sample`` and differs from it by rounding, so pixels that come that close to the threshold
 are asked from ``grid_sample``.
+
+Mask Scoring ranks masks by ``mask_scores`` and leaves the ``scores`` of boxes alone, so each task
+has its own order of detections, and of too many in an image it keeps others.
 
 Shapes in this module:
     N: masks
@@ -31,6 +34,9 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 _MASKS_AT_ONCE = 32  # whose interpolation weights are in memory
+
+MASK_SCORE = "mask_score"
+"""Key of the score of the mask in a detection, beside ``score`` of the box."""
 
 
 def encode_masks(
@@ -247,3 +253,38 @@ def _runs(
     last = first + number - 2
     last -= (lengths[last] == 0) & (number > 2)  # the image ends inside the mask
     return [lengths[a : b + 1] for a, b in zip(first, last, strict=True)]
+
+
+def add_mask_scores(predictions: Iterable[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+    """Put the ``mask_scores`` of a model's outputs into the detections made from them.
+
+    Args:
+        predictions: One dict per image, whose "instances" are detections in the COCO results
+            format. Changed in place where the model has mask scores.
+        outputs: One dict per image, what the model returned.
+    """
+    for prediction, output in zip(predictions, outputs, strict=True):
+        if "instances" in output and output["instances"].has("mask_scores"):
+            scores = output["instances"].mask_scores.tolist()
+            for detection, score in zip(prediction["instances"], scores, strict=True):
+                detection[MASK_SCORE] = score
+
+
+def results_of_task(detections: list[dict[str, Any]], task: str) -> list[dict[str, Any]]:
+    """Copies of ``detections`` with the one ``score`` that counts in ``task``.
+
+    Args:
+        detections: Dicts in the COCO results format, maybe with mask scores.
+        task: "segm", whose score is that of the mask if there is one, or another.
+
+    Returns:
+        Dicts in the COCO results format, for "segm" without "bbox": given boxes, ``lvis`` and
+        ``pycocotools`` would take their area for the area of the masks.
+    """
+    if task != "segm":
+        return [{k: v for k, v in d.items() if k != MASK_SCORE} for d in detections]
+    left_out = ("bbox", MASK_SCORE)
+    return [
+        {k: v for k, v in d.items() if k not in left_out} | {"score": d.get(MASK_SCORE, d["score"])}
+        for d in detections
+    ]

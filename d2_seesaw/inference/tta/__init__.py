@@ -5,7 +5,8 @@ Shapes in this module:
     M: edge of a mask on its box
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -17,10 +18,39 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from d2_seesaw.inference.tta.merging import BoxMerging, MergedBoxes, UnionOfDetections
-from d2_seesaw.inference.tta.model_state import evaluating, switched_off
-from d2_seesaw.inference.tta.original_image import original_image
-from d2_seesaw.inference.tta.passes import DTYPES, ViewPasses
-from d2_seesaw.inference.tta.views import View, check_scales, views_of
+from d2_seesaw.inference.tta.views import (
+    DTYPES,
+    View,
+    ViewPasses,
+    check_scales,
+    original_image,
+    views_of,
+)
+
+
+@contextmanager
+def switched_off(module: nn.Module, *flags: str) -> Iterator[None]:
+    """Set those of the ``flags`` that ``module`` has to False, and back."""
+    found = {flag: getattr(module, flag) for flag in flags if hasattr(module, flag)}
+    try:
+        for flag in found:
+            setattr(module, flag, False)
+        yield
+    finally:
+        for flag, value in found.items():
+            setattr(module, flag, value)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put ``model`` in evaluation mode, and each of its modules back in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 class MultiViewInference(nn.Module):

@@ -1,4 +1,4 @@
-"""Views of an image: resized, maybe mirrored, and the way of boxes and masks there and back.
+"""Views of an image, resized and maybe mirrored: the way there and back, and passes over them.
 
 Shapes in this module:
     H, W: the frame, the size that predictions are wanted in
@@ -6,17 +6,25 @@ Shapes in this module:
     N: boxes
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from detectron2.data.detection_utils import read_image
 from detectron2.data.transforms import ResizeShortestEdge, ResizeTransform
+from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.structures import Boxes
 from torch import Tensor
 
 Size = tuple[int, int]
 """Height and width."""
+
+T = TypeVar("T")
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -105,3 +113,106 @@ def views_of(
     mirrored = (False, True) if flip else (False,)
     kinds = enumerate((size, m) for size in sizes for m in mirrored)
     return [View(number, size, frame, m) for number, (size, m) in kinds]
+
+
+@dataclass(frozen=True)
+class ViewPasses:
+    """Runs a model on an image's views, ``batch_size`` at a time.
+
+    Nothing of a view outlives its turn but what the caller keeps, so memory is that of the largest
+    batch of views. A second pass makes the views, and their features, again.
+
+    Args:
+        model: in evaluation mode.
+        image: ``(height, width, channels)``, the original.
+        views: in the order in which they are run.
+        batch_size: views per forward. Views of different sizes are padded to the largest.
+        amp_dtype: of autocast; None for none.
+    """
+
+    model: GeneralizedRCNN
+    image: np.ndarray
+    views: list[View]
+    batch_size: int = 1
+    amp_dtype: torch.dtype | None = None
+
+    def each(
+        self, run: Callable[[list[View], list[dict[str, Any]]], list[T]]
+    ) -> Iterator[tuple[View, T]]:
+        """Each view with its part of what ``run`` returned for the views of its batch.
+
+        Args:
+            run: takes views and the model inputs they are, returns one thing for each.
+        """
+        for start in range(0, len(self.views), self.batch_size):
+            views = self.views[start : start + self.batch_size]
+            with self._autocast():
+                results = run(views, [{"image": view.image(self.image)} for view in views])
+            yield from zip(views, results, strict=True)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(
+            self.model.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
+        )
+
+
+def original_image(given: Mapping[str, Any], image_format: str | None) -> tuple[np.ndarray, Size]:
+    """The unresized image of a model input, and the frame its predictions are wanted in.
+
+    The frame is ``height`` and ``width``; without them the size of ``image``, as for the model
+    itself. The image is the first of these that there is:
+
+    1. ``original_image``: ``(channels, height, width)``, in the model's channel order like
+       ``image``;
+    2. ``image``, where it has the size of the frame: nothing has resized it;
+    3. the file ``file_name``, turned as its EXIF orientation says.
+
+    Args:
+        given: one input of a Detectron2 model.
+        image_format: channel order of the model, for reading the file.
+
+    Returns:
+        The image ``(height, width, channels)``, and ``(H, W)`` of the frame.
+
+    Raises:
+        ValueError: none of the three is there, or no format to read the third in.
+        FileNotFoundError: the third is needed, and there is no such file.
+    """
+    image = given.get("image")
+    frame = _frame(given)
+    if "original_image" in given:
+        found = _height_first(given["original_image"])
+    elif image is not None and tuple(image.shape[1:]) == frame:
+        found = _height_first(image)
+    elif "file_name" in given:
+        found = _read(given["file_name"], image_format)
+    else:
+        size = None if image is None else tuple(image.shape[1:])
+        raise ValueError(
+            "views are made from the original image, which is not in this input: its image has "
+            f"size {size}, its height and width are {frame}. Give 'file_name', or the unresized "
+            f"image as 'original_image'. Got the keys {sorted(given)}"
+        )
+    return found, frame or found.shape[:2]
+
+
+def _frame(given: Mapping[str, Any]) -> Size | None:
+    if "height" in given and "width" in given:
+        return int(given["height"]), int(given["width"])
+    return tuple(given["image"].shape[1:]) if "image" in given else None
+
+
+def _height_first(image: Tensor) -> np.ndarray:
+    return image.permute(1, 2, 0).cpu().numpy()
+
+
+def _read(file_name: str, image_format: str | None) -> np.ndarray:
+    if image_format is None:
+        raise ValueError(f"the model has no input_format: give the image_format of {file_name!r}")
+    try:
+        return read_image(file_name, image_format)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"image {file_name!r} does not exist. Test-time augmentation makes its views from the "
+            "original image: put it there, or give it in the input as 'original_image'"
+        ) from error

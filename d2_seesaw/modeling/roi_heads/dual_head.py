@@ -29,8 +29,7 @@ from d2_seesaw.modeling.roi_heads.fast_rcnn import (
     classifier_for,
     targets_of,
 )
-from d2_seesaw.modeling.roi_heads.tsd import TSDBoxHead, TSDFeatures
-from d2_seesaw.modeling.roi_heads.tsd_predictor import TSDOutputLayers
+from d2_seesaw.modeling.roi_heads.tsd import TSDBoxHead, TSDFeatures, TSDOutputLayers
 
 
 class DualFeatures(NamedTuple):

@@ -11,10 +11,8 @@ from typing import Any
 
 import torch
 from detectron2.layers import ShapeSpec, cat
-from detectron2.modeling.roi_heads.fast_rcnn import (
-    FastRCNNOutputLayers,
-    _log_classification_stats,
-)
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, _log_classification_stats
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
@@ -148,3 +146,23 @@ def targets_of(proposals: list[Instances], logits: Tensor) -> tuple[Tensor, Tens
     # are never read.
     matched = [p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes for p in proposals]
     return labels, boxes, Boxes.cat(matched).tensor
+
+
+class TwoSidedBox2BoxTransform(Box2BoxTransform):
+    """Detectron2's box deltas, with the change of size limited both ways.
+
+    Detectron2 keeps a box from growing by more than a factor of 1000 / 16; mmdet also keeps it from
+    shrinking by more (``DeltaXYWHBBoxCoder``, ``wh_ratio_clip``). Only for weights trained there.
+
+    Args:
+        weights: factors of dx, dy, dw and dh: the inverse of mmdet's ``target_stds``.
+        scale_clamp: limit of the sizes of dw and dh, after division by the weights.
+    """
+
+    def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
+        """Apply ``(R, 4 k)`` deltas to ``(R, 4)`` boxes; returns ``(R, 4 k)`` boxes."""
+        deltas = deltas.float()
+        smallest = deltas.new_full((4,), -torch.inf)
+        smallest[2:] = -self.scale_clamp * smallest.new_tensor(self.weights[2:])
+        limited = torch.maximum(deltas.view(len(deltas), deltas.shape[1] // 4, 4), smallest)
+        return super().apply_deltas(limited.view_as(deltas), boxes)

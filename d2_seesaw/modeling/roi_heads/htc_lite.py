@@ -1,20 +1,181 @@
 """HTC-Lite: a cascade with one mask head, whose RoI features know the whole image.
 
-From appendix D.1 of the Seesaw Loss paper (arXiv 2008.10032). No code of it was published; what the
-paper leaves open is an argument here or in :class:`GlobalContextEncoder`.
+From appendix D.1 of the Seesaw Loss paper (arXiv 2008.10032), which has a context encoder in place
+of HTC's semantic branch: convolutions and a global average pooling on a feature map, an auxiliary
+linear layer with a multi-label binary cross-entropy, and the pooled vector added to the RoI
+features. No code of it was published. What the paper leaves open is an argument here, chosen mostly
+as in SCNet's ``GlobalContextHead`` (mmdet).
+
+Shapes in this module:
+    N: images in the batch
+    D: channels of the feature map and of the context vector
+    C: foreground classes
 """
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.structures import Boxes, ImageList, Instances
+from fvcore.nn.weight_init import c2_msra_fill
 from torch import Tensor, nn
 
 from d2_seesaw.modeling.roi_heads.cascade import LossDrivenCascadeROIHeads
-from d2_seesaw.modeling.roi_heads.context_encoder import GlobalContextEncoder
 
 CONTEXT = "context"
 """Name of the context vectors among the features of a batch."""
+
+
+class _Residual(nn.Module):
+    """``x + conv(relu(conv(x)))``, with no ReLU after the sum: SCNet's ``SimplifiedBasicBlock``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = _conv(channels)
+        self.conv2 = _conv(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.relu(self.conv1(x)))
+
+
+def _conv(channels: int) -> nn.Conv2d:
+    conv = nn.Conv2d(channels, channels, 3, padding=1)
+    c2_msra_fill(conv)
+    return conv
+
+
+def _layers(channels: int, num_convs: int, *, residual: bool) -> nn.Sequential:
+    if residual:
+        return nn.Sequential(*(_Residual(channels) for _ in range(num_convs // 2)))
+    pairs = ((_conv(channels), nn.ReLU()) for _ in range(num_convs))
+    return nn.Sequential(*(layer for pair in pairs for layer in pair))
+
+
+class GlobalContextEncoder(nn.Module):
+    """Context vectors of images, and the multi-label loss that teaches them what is in there.
+
+    Args:
+        num_classes: C.
+        channels: D. The vector is added to RoI features, so D is theirs.
+        in_feature: the feature map to encode; P6, the coarsest of an FPN, in SCNet.
+        num_convs: 3 x 3 convolutions before the pooling.
+        residual: group them in pairs with a sum around each, as SCNet's configs do, rather than
+            have a ReLU after each.
+        loss_weight: factor on the loss; 3 in SCNet, for 80 classes.
+        federated: of the classes that are not annotated in an image, take only those that were
+            verified to be absent as negatives, and ignore the others. For data like LVIS, where
+            "not annotated" does not mean "absent". Needs a model that hands the verified negatives
+            over: :class:`FederatedRCNN`. The paper says nothing of it, so all classes count by
+            default.
+        masked_mean: pool over the image alone, without the padding of its batch. Off in SCNet.
+        stride: of ``in_feature``, which ``masked_mean`` needs to know.
+
+    Raises:
+        ValueError: residual pairs of an odd number of convolutions.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        channels: int = 256,
+        in_feature: str = "p6",
+        num_convs: int = 4,
+        residual: bool = False,
+        loss_weight: float = 3.0,
+        federated: bool = False,
+        masked_mean: bool = False,
+        stride: int = 64,
+    ) -> None:
+        super().__init__()
+        if residual and num_convs % 2:
+            raise ValueError(f"residual=True groups convolutions in pairs, got {num_convs} of them")
+        self.num_classes = num_classes
+        self.in_feature = in_feature
+        self.loss_weight = loss_weight
+        self.federated = federated
+        self.masked_mean = masked_mean
+        self.stride = stride
+        self.layers = _layers(channels, num_convs, residual=residual)
+        self.classifier = nn.Linear(channels, num_classes)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(
+        self, features: Mapping[str, Tensor], image_sizes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """Encode the images of a batch.
+
+        Args:
+            features: by name, as the backbone returns them.
+            image_sizes: height and width of each image before padding.
+
+        Returns:
+            ``(N, D, 1, 1)`` context vectors.
+
+        Raises:
+            ValueError: there is no ``in_feature``, or its ``stride`` cannot be right.
+        """
+        if self.in_feature not in features:
+            raise ValueError(f"in_feature {self.in_feature!r} is not one of {sorted(features)}")
+        x = self.layers(features[self.in_feature])
+        if not self.masked_mean:
+            return x.mean(dim=(2, 3), keepdim=True)
+        return torch.stack(
+            [self._unpadded(of_image, size) for of_image, size in zip(x, image_sizes, strict=True)]
+        )
+
+    def _unpadded(self, x: Tensor, image_size: tuple[int, int]) -> Tensor:
+        """``(D, 1, 1)`` mean of ``(D, H, W)`` over the part that shows the image."""
+        height, width = (math.ceil(side / self.stride) for side in image_size)
+        if height > x.shape[1] or width > x.shape[2]:
+            raise ValueError(
+                f"an image of {tuple(image_size)} cannot have a {self.in_feature} of "
+                f"{tuple(x.shape[1:])} at stride {self.stride}"
+            )
+        return x[:, :height, :width].mean(dim=(1, 2), keepdim=True)
+
+    def logits(self, context: Tensor) -> Tensor:
+        """``(N, C)`` logits of each class being in the image, from ``(N, D, 1, 1)`` vectors."""
+        return self.classifier(context.flatten(1))
+
+    def losses(
+        self,
+        context: Tensor,
+        targets: Sequence[Instances],
+        negatives: Sequence[Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """``loss_context``: binary cross-entropy, mean over all images and (known) classes.
+
+        Args:
+            context: ``(N, D, 1, 1)``, what ``forward`` returned.
+            targets: per image, with ``gt_classes`` in ``[0, C)``, in any number and order.
+            negatives: per image, classes in ``[0, C)`` verified to be absent. Read only if
+                ``federated``. A class that is annotated as well counts as present.
+
+        Raises:
+            ValueError: ``federated`` without ``negatives``.
+        """
+        logits = self.logits(context).float()
+        present = self._multi_hot([t.gt_classes for t in targets], logits)
+        known = torch.ones_like(logits)
+        if self.federated:
+            if negatives is None:
+                raise ValueError(
+                    "federated=True needs the classes verified to be absent from each image: make "
+                    "d2_seesaw.modeling.FederatedRCNN the model"
+                )
+            known = self._multi_hot(negatives, logits).maximum(present)
+        total = F.binary_cross_entropy_with_logits(logits, present, weight=known, reduction="sum")
+        return {"loss_context": self.loss_weight * total / known.sum().clamp(min=1)}
+
+    def _multi_hot(self, classes: Sequence[Tensor], like: Tensor) -> Tensor:
+        marks = torch.zeros_like(like)
+        for row, indices in zip(marks, classes, strict=True):
+            row[indices.to(like.device)] = 1
+        return marks
 
 
 class ContextPooler(nn.Module):

@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
-from d2_seesaw.data.annotations import image_counts
-from d2_seesaw.data.annotations.image_counts import content_hash, file_image_counts
+from d2_seesaw.data.annotations import reader
+from d2_seesaw.data.annotations.reader import content_hash, file_image_counts
 from tests.data import own_data
 
 COUNTS = [
@@ -24,13 +24,13 @@ def json_file(tmp_path, monkeypatch):
 @pytest.fixture
 def reads(monkeypatch):
     files = []
-    read = image_counts.read_annotations
+    read = reader.read_annotations
 
     def recorded(json_file):
         files.append(json_file)
         return read(json_file)
 
-    monkeypatch.setattr(image_counts, "read_annotations", recorded)
+    monkeypatch.setattr(reader, "read_annotations", recorded)
     return files
 
 

@@ -7,13 +7,13 @@ import pytest
 from pycocotools import mask as mask_utils
 
 from d2_seesaw.evaluation.analysis import ConfusionExample, LongTailAnalysis
-from d2_seesaw.evaluation.analysis.swallowing import swallowed
+from d2_seesaw.evaluation.analysis.confusion import swallowed
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.lvis.official import lvis_from_dict
 from d2_seesaw.evaluation.predictions.detections import DetectionColumns
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
+from d2_seesaw.evaluation.scoring import TaskEvaluation
 from d2_seesaw.evaluation.tables import category_results
-from d2_seesaw.evaluation.task_evaluation import TaskEvaluation
 from tests.evaluation.federated_cases import of_task
 from tests.evaluation.lvis_data import SIZE, add_object, dataset
 from tests.evaluation.named_objects import confused_case, named_one_by_one

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from d2_seesaw.evaluation.analysis import Confusion, LongTailAnalysis
-from d2_seesaw.evaluation.analysis.swallowing import group_outcomes, swallowed
+from d2_seesaw.evaluation.analysis.confusion import group_outcomes, swallowed
 from d2_seesaw.evaluation.tables import CategoryResult
 
 RARE, OTHER_RARE, COMMON, FREQUENT = 1, 2, 3, 4

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from d2_seesaw.evaluation.analysis import Confusion
-from d2_seesaw.evaluation.analysis.object_confusion import object_confusions, object_names
+from d2_seesaw.evaluation.analysis.confusion import object_confusions, object_names
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.predictions.detections import DetectionColumns
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits

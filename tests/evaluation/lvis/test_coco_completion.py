@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from d2_seesaw.evaluation.lvis.annotations import UNKNOWN_FREQUENCY
-from d2_seesaw.evaluation.lvis.coco_as_lvis import (
+from d2_seesaw.evaluation.lvis.annotations import (
+    UNKNOWN_FREQUENCY,
     complete_coco_fields,
     is_federated,
     read_train_image_counts,

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from d2_seesaw.evaluation.lvis.lvis_scores import IOU_THRESHOLDS
-from d2_seesaw.evaluation.lvis.matching import Edges
-from d2_seesaw.evaluation.lvis.sparse_matching import match
+from d2_seesaw.evaluation.lvis.matching import Edges, match
+from d2_seesaw.evaluation.lvis.rules import IOU_THRESHOLDS
 
 
 def edges_of(ious, pairs, object_pairs):

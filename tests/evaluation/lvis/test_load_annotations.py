@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from d2_seesaw.evaluation.lvis.lvis_annotations import load_annotations, prepare_annotations
+from d2_seesaw.evaluation.lvis.annotations import load_annotations, prepare_annotations
 from d2_seesaw.evaluation.lvis.official import lvis_from_dict
 from tests.evaluation.lvis_data import add_object, dataset
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
-from d2_seesaw.evaluation.lvis.lvis_scores import METRICS
 from d2_seesaw.evaluation.lvis.metrics import (
     match_detections,
     precision_and_recall,
     scores_of_matches,
 )
+from d2_seesaw.evaluation.lvis.rules import METRICS
 from d2_seesaw.evaluation.predictions.detections import DetectionColumns
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from tests.evaluation.federated_cases import (

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from d2_seesaw.evaluation.lvis.lvis_scores import METRICS, scores_of_curves
+from d2_seesaw.evaluation.lvis.metrics import scores_of_curves
+from d2_seesaw.evaluation.lvis.rules import METRICS
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 import numpy as np
 
-from d2_seesaw.evaluation.predictions.column_joining import empty_column, join_columns, layouts_of
+from d2_seesaw.evaluation.predictions.detections import empty_column, join_columns, layouts_of
 from tests.evaluation.memory import MEGABYTE, added_at_peak, mapped_ones
 
 

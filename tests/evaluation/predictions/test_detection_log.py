@@ -3,8 +3,8 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from d2_seesaw.evaluation.predictions.detection_log import DetectionLog
 from d2_seesaw.evaluation.predictions.detections import EMPTY, DetectionColumns, MaskColumns
+from d2_seesaw.evaluation.predictions.gather import DetectionLog
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from tests.evaluation.federated_cases import federated_case
 from tests.evaluation.memory import MEGABYTE, added_at_peak, mapped_ones

@@ -11,7 +11,7 @@ from d2_seesaw.evaluation.predictions.detections import (
     MaskColumns,
     batched,
 )
-from d2_seesaw.evaluation.predictions.mask_scores import results_of_task
+from d2_seesaw.evaluation.predictions.masks import results_of_task
 from tests.evaluation.federated_cases import federated_case
 
 

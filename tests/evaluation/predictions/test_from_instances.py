@@ -7,7 +7,7 @@ from detectron2.structures import Boxes, Instances, ROIMasks
 from pycocotools import mask as mask_utils
 
 from d2_seesaw.evaluation import encode_masks
-from d2_seesaw.evaluation.predictions.instance_columns import instance_columns, mask_rles
+from d2_seesaw.evaluation.predictions.detections import instance_columns, mask_rles
 
 CATEGORIES = {0: 7, 1: 40, 2: 1000}
 

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from d2_seesaw.evaluation.predictions import gather
-from d2_seesaw.evaluation.predictions.column_joining import join_columns
-from d2_seesaw.evaluation.predictions.detections import DetectionColumns, MaskColumns
+from d2_seesaw.evaluation.predictions.detections import DetectionColumns, MaskColumns, join_columns
 from d2_seesaw.evaluation.predictions.gather import (
     all_gather_json,
     gather_columns,

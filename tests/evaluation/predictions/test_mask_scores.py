@@ -8,7 +8,7 @@ import torch
 
 from d2_seesaw.evaluation import LongTailLVISEvaluator
 from d2_seesaw.evaluation.lvis.official import METRICS
-from d2_seesaw.evaluation.predictions.mask_scores import add_mask_scores, results_of_task
+from d2_seesaw.evaluation.predictions.masks import add_mask_scores, results_of_task
 from tests.evaluation.lvis_data import (
     Detections,
     add_object,

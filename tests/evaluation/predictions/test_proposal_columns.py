@@ -5,7 +5,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from d2_seesaw.evaluation.predictions.proposal_columns import ProposalColumns, ProposalLog
+from d2_seesaw.evaluation.predictions.gather import ProposalColumns, ProposalLog
 
 
 def proposals_of(numbers, seed=0):

@@ -4,7 +4,7 @@ from detectron2.modeling.roi_heads import StandardROIHeads
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detectron2.structures import Boxes, Instances
 
-from d2_seesaw.inference.tta.box_predictions import box_predictions
+from d2_seesaw.inference.tta.merging import box_predictions
 from tests.inference.models import cascade_rcnn, mask_rcnn, yacs_rcnn
 
 SIZES = [(96, 128), (90, 100)]

@@ -6,8 +6,7 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import nn
 
 from d2_seesaw.inference.tta.merging import MeanOverSharedProposals, MergedBoxes, UnionOfDetections
-from d2_seesaw.inference.tta.passes import ViewPasses
-from d2_seesaw.inference.tta.views import View, views_of
+from d2_seesaw.inference.tta.views import View, ViewPasses, views_of
 from tests.inference.models import TRUE_BOXES, TRUE_CLASSES, Oracle, as_numpy, oracle_image
 
 FRAME = (100, 200)

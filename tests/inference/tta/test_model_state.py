@@ -3,7 +3,7 @@ from contextlib import suppress
 import pytest
 from torch import nn
 
-from d2_seesaw.inference.tta.model_state import evaluating, switched_off
+from d2_seesaw.inference.tta import evaluating, switched_off
 
 
 def heads():

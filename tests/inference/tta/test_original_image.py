@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from d2_seesaw.inference.tta.original_image import original_image
+from d2_seesaw.inference.tta.views import original_image
 
 
 @pytest.fixture

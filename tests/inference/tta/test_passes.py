@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from d2_seesaw.inference.tta.passes import ViewPasses
-from d2_seesaw.inference.tta.views import views_of
+from d2_seesaw.inference.tta.views import ViewPasses, views_of
 from tests.inference.models import Oracle
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from d2_seesaw.layers import SyncBatchNorm2d
-from d2_seesaw.modeling.backbones.batch_norms import replace_batch_norms
+from d2_seesaw.modeling.backbones.timm import replace_batch_norms
 
 
 def model():

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from d2_seesaw.modeling.roi_heads.repooling import check_pooler, roi_features
+from d2_seesaw.modeling.roi_heads.offset_pooler import check_pooler, roi_features
 from tests.modeling.roi_heads import parts, tsd_parts
 
 

@@ -7,7 +7,7 @@ import torch
 from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 
-from d2_seesaw.inference.tta.box_predictions import box_predictions
+from d2_seesaw.inference.tta.merging import box_predictions
 from d2_seesaw.modeling.roi_heads import (
     GlobalContextEncoder,
     HTCLiteROIHeads,

@@ -4,8 +4,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from d2_seesaw.losses import SoftmaxLoss
-from d2_seesaw.modeling.roi_heads.tsd import TSDFeatures
-from d2_seesaw.modeling.roi_heads.tsd_predictor import TSDPredictions
+from d2_seesaw.modeling.roi_heads.tsd import TSDFeatures, TSDPredictions
 from tests.modeling.roi_heads import parts, tsd_parts
 from tests.modeling.roi_heads.parts import SIZE, WIDTH, C
 

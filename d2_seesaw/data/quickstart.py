@@ -1,0 +1,47 @@
+"""The generated data of the demos under their names: where they are, and what is in them.
+
+They have the same layout as other data sets, below ``$DETECTRON2_DATASETS`` (``./datasets`` if
+unset). Importing this module registers them; :mod:`d2_seesaw.synthetic` draws them.
+"""
+
+from d2_seesaw.data.catalog import datasets_root, register_lvis_format
+from d2_seesaw.data.semantic.folders import register_semantic_folder
+
+CLASSES = (
+    "sky",
+    "road",
+    "building",
+    "sidewalk",
+    "tree",
+    "car",
+    "person",
+    "pole",
+    "sign",
+    "light",
+    "taxi",
+    "animal",
+)
+"""Of the street scenes."""
+
+
+def register_quickstart() -> None:
+    """Register ``quickstart_train`` and ``quickstart_val``, the data of ``make demo``."""
+    root = datasets_root() / "quickstart"
+    for split in ("train", "val"):
+        register_lvis_format(f"quickstart_{split}", root / f"lvis_{split}.json", root)
+
+
+def register_semantic_quickstart() -> None:
+    """Register ``semantic_quickstart_train`` and ``_val``, the generated street scenes."""
+    root = datasets_root() / "semantic_quickstart"
+    for part in ("train", "val"):
+        register_semantic_folder(
+            f"semantic_quickstart_{part}",
+            root / "images" / part,
+            root / "labels" / part,
+            classes=CLASSES,
+        )
+
+
+register_quickstart()
+register_semantic_quickstart()

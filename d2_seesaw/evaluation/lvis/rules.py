@@ -1,0 +1,14 @@
+"""The thresholds, sizes and means of LVIS evaluation.
+
+Those of Gupta et al., CVPR 2019 (https://arxiv.org/abs/1908.03195), as ``lvis`` 0.5.3 has them.
+"""
+
+import numpy as np
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
+TASKS = ("bbox", "segm")
+
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
+# Bounds are part of both neighbours. In order: all, small, medium, large.
+AREA_RANGES = np.array([[0, 1e5**2], [0, 32**2], [32**2, 96**2], [96**2, 1e5**2]])
