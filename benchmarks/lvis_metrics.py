@@ -29,13 +29,13 @@ from pycocotools import mask as mask_utils
 from d2_seesaw.evaluation.lvis.metrics import LVISScores, scores_of_curves
 from d2_seesaw.evaluation.lvis.official import lvis_from_dict, working_lvis
 from d2_seesaw.evaluation.lvis.rules import TASKS
-from d2_seesaw.evaluation.predictions.detections import DetectionColumns, MaskColumns
+from d2_seesaw.evaluation.predictions.detections import Detections, MaskColumns
 from d2_seesaw.evaluation.scoring import LVISScoring
 
 K, HEIGHT, WIDTH = 1203, 480, 640
 
 
-def generate(images: int, detections: int, masks: bool) -> tuple[dict[str, Any], DetectionColumns]:
+def generate(images: int, detections: int, masks: bool) -> tuple[dict[str, Any], Detections]:
     """An annotation file and detections, half of them near an object."""
     rng = np.random.default_rng(0)
     weight = 1 / np.arange(1, K + 1) ** 1.1
@@ -59,7 +59,7 @@ def generate(images: int, detections: int, masks: bool) -> tuple[dict[str, Any],
                 | {"segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]}
             )
         parts.append(detect(rng, image_id, order, objects, boxes, detections, masks))
-    return data, DetectionColumns.concatenate(parts)
+    return data, Detections.concatenate(parts)
 
 
 def random_boxes(rng: np.random.Generator, number: int) -> np.ndarray:
@@ -76,7 +76,7 @@ def detect(
     boxes: np.ndarray,
     number: int,
     masks: bool,
-) -> DetectionColumns:
+) -> Detections:
     """Detections of an image: near its objects, of its known categories, and of any category."""
     near = rng.integers(0, len(objects), number // 5)
     moved = boxes[near]
@@ -89,7 +89,7 @@ def detect(
         x, y, w, h = found.T
         corners = np.column_stack([x, y, x + w, y, x + w, y + h, x, y + h]).tolist()
         rles = MaskColumns.from_rles(mask_utils.frPyObjects(corners, HEIGHT, WIDTH))
-    return DetectionColumns(
+    return Detections(
         np.full(number, image_id),
         np.concatenate([objects[near], others]),
         rng.random(number).astype(np.float32),
@@ -117,14 +117,14 @@ def measured(score: Callable[[], LVISScores]) -> Cost:
     return Cost(seconds, added / 2**20, ap)
 
 
-def sparse_cost(data: dict[str, Any], detections: DetectionColumns, task: str) -> Cost:
+def sparse_cost(data: dict[str, Any], detections: Detections, task: str) -> Cost:
     """Of our engine."""
     ground_truth = lvis_from_dict(data)
     return measured(lambda: LVISScoring().scores(ground_truth, detections, task))
 
 
 def reference_cost(
-    data: dict[str, Any], detections: DetectionColumns, task: str, part: int, parts: int
+    data: dict[str, Any], detections: Detections, task: str, part: int, parts: int
 ) -> Cost:
     """Of lvis-api on every ``parts``-th category from the one at ``part`` on."""
     ids = {c["id"] for c in data["categories"][part::parts]}
@@ -164,7 +164,7 @@ def in_new_process(function: Callable[[], Cost]) -> Cost:
         sys.exit(f"the process of the engine ended with {process.exitcode}")
 
 
-def compare(data: dict[str, Any], detections: DetectionColumns, task: str, parts: int) -> None:
+def compare(data: dict[str, Any], detections: Detections, task: str, parts: int) -> None:
     """Print a row of each engine, and of their ratio."""
     images = len(data["images"])
     ours = in_new_process(functools.partial(sparse_cost, data, detections, task))

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2_seesaw.layers import NormedConv2d, one_channel
+from d2_seesaw.layers import NormedConv2d, conv1x1_channel
 
 
 def all_channels(conv: nn.Conv2d, x: Tensor, classes: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def all_channels(conv: nn.Conv2d, x: Tensor, classes: Tensor) -> Tensor:
 
 def needed_channel(conv: nn.Conv2d, x: Tensor, classes: Tensor) -> Tensor:
     """The package's way."""
-    return one_channel(conv, x, classes)[:, 0]
+    return conv1x1_channel(conv, x, classes)[:, 0]
 
 
 def step_of(predict: Callable[..., Tensor], options: argparse.Namespace, kind: str):

@@ -115,7 +115,7 @@ def test_the_example_of_the_long_tail_analysis_prints_what_is_swallowed(
     folder.mkdir(parents=True)
     write_analysis(folder, analysis([(RARE, FREQUENT, 2), (RARE, RARE, 3)], task="segm"))
     monkeypatch.chdir(tmp_path)
-    (code,) = [block for block in ANALYSIS if "swallowed" in block]
+    (code,) = [block for block in ANALYSIS if "confusions_with_more_frequent" in block]
     exec(compile(code, "docs/evaluation.md", "exec"), {})
     printed = capsys.readouterr().out
     assert "'right': 3" in printed

@@ -34,8 +34,8 @@ PUBLIC = {
         "mask_predictor",
         "normed_linear_classifier",
         "normed_mask_predictor",
-        "one_channel",
-        "recomputed",
+        "conv1x1_channel",
+        "checkpointed",
         "roi_align_with_offsets",
         "sync_batch_norm",
     },
@@ -131,7 +131,7 @@ PUBLIC = {
         "generate_semantic_dataset",
     },
     "evaluation": {
-        "DetectionColumns",
+        "Detections",
         "DetectionLimits",
         "LVISScoring",
         "LongTailAnalysis",
@@ -146,7 +146,7 @@ PUBLIC = {
         "print_longtail_results",
         "probe_lvis",
         "read_analysis",
-        "swallowed",
+        "confusions_with_more_frequent",
     },
     "report": {
         "GROUP_COLORS",

@@ -2,11 +2,11 @@
 
 from d2_seesaw.evaluation.analysis import LongTailAnalysis, read_analysis
 from d2_seesaw.evaluation.analysis.comparison import compare
-from d2_seesaw.evaluation.analysis.confusion import group_outcomes, swallowed
+from d2_seesaw.evaluation.analysis.confusion import confusions_with_more_frequent, group_outcomes
 from d2_seesaw.evaluation.coco_evaluator import MaskScoringCOCOEvaluator
 from d2_seesaw.evaluation.lvis.official import probe_lvis
 from d2_seesaw.evaluation.lvis_evaluator import LongTailLVISEvaluator
-from d2_seesaw.evaluation.predictions.detections import DetectionColumns
+from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from d2_seesaw.evaluation.predictions.masks import encode_masks
 from d2_seesaw.evaluation.scoring import LVISScoring, evaluate_results_file
@@ -14,14 +14,15 @@ from d2_seesaw.evaluation.semantic_evaluator import LongTailSemSegEvaluator
 from d2_seesaw.evaluation.tables import drop_absent, print_longtail_results
 
 __all__ = [
-    "DetectionColumns",
     "DetectionLimits",
+    "Detections",
     "LVISScoring",
     "LongTailAnalysis",
     "LongTailLVISEvaluator",
     "LongTailSemSegEvaluator",
     "MaskScoringCOCOEvaluator",
     "compare",
+    "confusions_with_more_frequent",
     "drop_absent",
     "encode_masks",
     "evaluate_results_file",
@@ -29,5 +30,4 @@ __all__ = [
     "print_longtail_results",
     "probe_lvis",
     "read_analysis",
-    "swallowed",
 ]

@@ -17,12 +17,12 @@ from d2_seesaw.evaluation.lvis.annotations import (
     annotation_file,
     category_of_class,
     is_federated,
-    naming_the_file,
     prepare_annotations,
     registered_train_images,
+    wrap_lvis_errors,
 )
 from d2_seesaw.evaluation.lvis.rules import TASKS
-from d2_seesaw.evaluation.predictions.detections import DetectionColumns, instance_columns
+from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.files import save_columns, write_results
 from d2_seesaw.evaluation.predictions.gather import (
     DetectionLog,
@@ -34,7 +34,7 @@ from d2_seesaw.evaluation.predictions.gather import (
 )
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from d2_seesaw.evaluation.scoring import LVISScoring, check_tasks
-from d2_seesaw.utils.ranks import failing_together
+from d2_seesaw.utils.ranks import raise_on_all_ranks
 
 _LVIS_LIMIT = 300
 
@@ -100,13 +100,13 @@ class LongTailLVISEvaluator(LVISEvaluator):
         class_agnostic: bool = False,
         train_image_counts: TrainImageCounts | None = None,
     ) -> None:
-        with failing_together(distributed):
+        with raise_on_all_ranks(distributed):
             check_tasks(tasks)
             limits = _limits(max_dets_per_image, fixed_ap)
             self._scoring = LVISScoring(engine, limits, class_agnostic)
             self._scoring.probe()
             json_file = annotation_file(dataset_name)
-            with naming_the_file(json_file):
+            with wrap_lvis_errors(json_file):
                 super().__init__(
                     dataset_name,
                     tuple(tasks) if tasks else None,
@@ -168,7 +168,7 @@ class LongTailLVISEvaluator(LVISEvaluator):
                 instances = output["instances"].to(self._cpu_device)
                 self._check_prediction(image["image_id"], instances)
                 self._found.append(
-                    instance_columns(instances, image["image_id"], self._category_ids)
+                    Detections.from_instances(instances, image["image_id"], self._category_ids)
                 )
                 self._num_images += 1
             if "proposals" in output:
@@ -219,7 +219,7 @@ class LongTailLVISEvaluator(LVISEvaluator):
             self._eval_detections(found, saw_masks)
         return copy.deepcopy(self._results)
 
-    def _eval_detections(self, detections: DetectionColumns, saw_masks: bool) -> None:
+    def _eval_detections(self, detections: Detections, saw_masks: bool) -> None:
         if self._output_dir:
             _save(detections, self._output_dir)
         if not self._do_evaluation:
@@ -237,7 +237,7 @@ class LongTailLVISEvaluator(LVISEvaluator):
         )
 
 
-def _save(detections: DetectionColumns, folder: str) -> None:
+def _save(detections: Detections, folder: str) -> None:
     save_columns(os.path.join(folder, "instances_predictions.npz"), detections)
     write_results(os.path.join(folder, "lvis_instances_results.json"), detections)
     if detections.mask_scores is not None:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from detectron2.utils.file_io import PathManager
 
 from d2_seesaw.evaluation.analysis import LongTailAnalysis, write_analysis
-from d2_seesaw.evaluation.analysis.calibration import calibrations
+from d2_seesaw.evaluation.analysis.calibration import reliability_by_group
 from d2_seesaw.evaluation.analysis.confusion import (
     confusion_examples,
+    label_objects,
     object_confusions,
-    object_names,
 )
 from d2_seesaw.evaluation.lvis.annotations import (
     TrainImageCounts,
@@ -33,7 +33,7 @@ from d2_seesaw.evaluation.lvis.metrics import (
 )
 from d2_seesaw.evaluation.lvis.official import evaluate_detections, probe, probe_lvis
 from d2_seesaw.evaluation.lvis.rules import METRICS, TASKS
-from d2_seesaw.evaluation.predictions.detections import DetectionColumns
+from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.files import read_results, with_ids_of
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from d2_seesaw.evaluation.tables import (
@@ -72,7 +72,7 @@ class TaskEvaluation:
 
     ground_truth: LVIS
     columns: GroundTruthColumns
-    detections: DetectionColumns
+    detections: Detections
     task: str
     official: bool
     limits: DetectionLimits
@@ -114,7 +114,7 @@ class TaskEvaluation:
             metrics: In percent, with the counts of groups.
             categories: One row each, in order of the id.
         """
-        names = object_names(self.columns, self.detections, self.task, limits=self.limits)
+        names = label_objects(self.columns, self.detections, self.task, limits=self.limits)
         analysis = LongTailAnalysis(
             task=self.task,
             ground_truth=self.columns.fingerprint(),
@@ -123,7 +123,7 @@ class TaskEvaluation:
             metrics=metrics,
             categories=categories,
             confusions=object_confusions(self.columns, names),
-            calibration=calibrations(self.columns, self._matched),
+            calibration=reliability_by_group(self.columns, self._matched),
         )
         return replace(
             analysis, examples=confusion_examples(analysis, self.columns, self.detections, names)
@@ -159,7 +159,7 @@ class LVISScoring:
         else:
             probe(_sparse_from_results)
 
-    def scores(self, ground_truth: LVIS, detections: DetectionColumns, task: str) -> LVISScores:
+    def scores(self, ground_truth: LVIS, detections: Detections, task: str) -> LVISScores:
         """Score ``detections`` in ``task``, "bbox" or "segm"."""
         columns = GroundTruthColumns.from_dataset(ground_truth.dataset)
         return self._evaluation(ground_truth, columns, detections, task).scores()
@@ -168,7 +168,7 @@ class LVISScoring:
         self,
         ground_truth: LVIS,
         columns: GroundTruthColumns,
-        detections: DetectionColumns,
+        detections: Detections,
         task: str,
     ) -> TaskEvaluation:
         return TaskEvaluation(
@@ -184,7 +184,7 @@ class LVISScoring:
     def report(
         self,
         ground_truth: LVIS,
-        detections: DetectionColumns,
+        detections: Detections,
         tasks: Sequence[str],
         *,
         train_images: Mapping[int, int],
@@ -255,7 +255,7 @@ def _report(
 def _sparse_from_results(
     ground_truth: LVIS, detections: list[dict[str, Any]], task: str
 ) -> LVISScores:
-    return LVISScoring().scores(ground_truth, DetectionColumns.from_results(detections), task)
+    return LVISScoring().scores(ground_truth, Detections.from_results(detections), task)
 
 
 def _log(task: str, result: Mapping[str, float], rows: list[CategoryResult]) -> None:
@@ -291,7 +291,7 @@ def evaluate_results_file(
         registered_counts: Training images by category id, for annotations without groups: those of
             ``registered_train_images``.
         predicted_images: ``images.json`` of ``d2_seesaw.predict``, for results with image ids of
-            their own: images are then told by their file names, see ``image_ids.with_ids_of``.
+            their own: images are then told by their file names, see ``with_ids_of``.
         output_dir: Folder for the scores of every category and the long-tail report; nothing is
             written if None.
         image_root: Folder of the images, if the report shall show some.

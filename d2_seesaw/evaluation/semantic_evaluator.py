@@ -30,7 +30,7 @@ from d2_seesaw.evaluation.tables import (
     text_table,
     write_category_results,
 )
-from d2_seesaw.utils.ranks import failing_together
+from d2_seesaw.utils.ranks import raise_on_all_ranks
 
 TASK = "sem_seg"
 _LONGEST_LOGGED_TABLE = 30
@@ -87,7 +87,7 @@ class LongTailSemSegEvaluator(SemSegEvaluator):
         boundary_iou: bool = False,
         save_predictions: bool = False,
     ) -> None:
-        with failing_together(distributed):
+        with raise_on_all_ranks(distributed):
             records = DatasetCatalog.get(dataset_name)
             _check_dataset(dataset_name, records, labels_are_classes=read_labels is None)
             super().__init__(dataset_name, distributed, output_dir if save_predictions else None)

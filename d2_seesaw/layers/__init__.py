@@ -1,18 +1,18 @@
 """Layers for long-tailed recognition. Pure torch: usable without Detectron2."""
 
-from d2_seesaw.layers.activation_checkpoint import recomputed
+from d2_seesaw.layers.activation_checkpoint import checkpointed
 from d2_seesaw.layers.carafe import CarafeDownsample, CarafeUpsample, carafe, carafe_down
 from d2_seesaw.layers.deform_conv import DeformConv2d, deform_convs
 from d2_seesaw.layers.norm import NormFactory, SyncBatchNorm2d, layer_norm, sync_batch_norm
 from d2_seesaw.layers.normed import NormedConv2d, NormedLinear
 from d2_seesaw.layers.predictors import (
     LayerFactory,
+    conv1x1_channel,
     is_pointwise,
     linear_classifier,
     mask_predictor,
     normed_linear_classifier,
     normed_mask_predictor,
-    one_channel,
 )
 from d2_seesaw.layers.roi_align import roi_align_with_offsets
 
@@ -27,6 +27,8 @@ __all__ = [
     "SyncBatchNorm2d",
     "carafe",
     "carafe_down",
+    "checkpointed",
+    "conv1x1_channel",
     "deform_convs",
     "is_pointwise",
     "layer_norm",
@@ -34,8 +36,6 @@ __all__ = [
     "mask_predictor",
     "normed_linear_classifier",
     "normed_mask_predictor",
-    "one_channel",
-    "recomputed",
     "roi_align_with_offsets",
     "sync_batch_norm",
 ]

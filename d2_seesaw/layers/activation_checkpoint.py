@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
-def recomputed(module: nn.Module, *inputs: Any) -> Any:
+def checkpointed(module: nn.Module, *inputs: Any) -> Any:
     """``module(*inputs)``, of which the backward pass keeps ``inputs`` and computes the rest again.
 
     Without more care batch norms would see each batch twice and move their running statistics by

@@ -61,7 +61,7 @@ def normed_mask_predictor(
 
 
 def is_pointwise(layer: nn.Module) -> bool:
-    """Whether :func:`one_channel` can take a layer's place.
+    """Whether :func:`conv1x1_channel` can take a layer's place.
 
     That is a plain or normalised 1 x 1 convolution and nothing derived from them, whose forward
     pass could be anything.
@@ -75,7 +75,7 @@ def is_pointwise(layer: nn.Module) -> bool:
     )
 
 
-def one_channel(conv: nn.Conv2d, x: Tensor, channels: Tensor) -> Tensor:
+def conv1x1_channel(conv: nn.Conv2d, x: Tensor, channels: Tensor) -> Tensor:
     """Channel ``channels[n]`` of ``conv(x)[n]``, for every sample ``n``.
 
     Equal to the full convolution in value and gradient, at 1 / K of its work: of the weights, only

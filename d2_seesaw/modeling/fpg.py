@@ -18,7 +18,7 @@ from detectron2.modeling.backbone import Backbone
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 
-from d2_seesaw.layers import CarafeDownsample, DeformConv2d, recomputed
+from d2_seesaw.layers import CarafeDownsample, DeformConv2d, checkpointed
 
 Norm = str | Callable[[int], nn.Module]
 Down = Literal["conv", "carafe", "bare_carafe"]
@@ -151,7 +151,7 @@ class FPG(Backbone):
     def _run(self, pathway: nn.Module, previous: list[Tensor], first: list[Tensor]) -> list[Tensor]:
         if not (self.activation_checkpointing and torch.is_grad_enabled()):
             return pathway(previous, first)
-        return recomputed(pathway, previous, first)
+        return checkpointed(pathway, previous, first)
 
 
 class _Pathway(nn.ModuleDict):

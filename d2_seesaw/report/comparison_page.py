@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from d2_seesaw.data.frequency import GROUPS
-from d2_seesaw.evaluation.analysis import Calibration
+from d2_seesaw.evaluation.analysis import ReliabilityCurve
 from d2_seesaw.evaluation.analysis.comparison import Comparison, PairChange
 from d2_seesaw.evaluation.lvis.rules import METRICS
 from d2_seesaw.report import (
@@ -205,12 +205,12 @@ def _calibration_section(comparison: Comparison, task: str) -> str:
     return section(f"{task}: calibration", [paragraph(CALIBRATION_TEXT), *parts])
 
 
-def _calibration_cells(calibration: Calibration | None) -> list[Any]:
+def _calibration_cells(calibration: ReliabilityCurve | None) -> list[Any]:
     number = calibration_means(calibration).detections if calibration else 0
     return [number, Numeral(score_text(_error(calibration)))]
 
 
-def _error(calibration: Calibration | None) -> float:
+def _error(calibration: ReliabilityCurve | None) -> float:
     return calibration.error if calibration else math.nan
 
 

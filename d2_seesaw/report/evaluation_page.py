@@ -12,7 +12,11 @@ from detectron2.utils.file_io import PathManager
 
 from d2_seesaw.data.frequency import GROUPS
 from d2_seesaw.evaluation.analysis import ConfusionExample, LongTailAnalysis
-from d2_seesaw.evaluation.analysis.confusion import RIGHT, Swallowed, swallowed
+from d2_seesaw.evaluation.analysis.confusion import (
+    RIGHT,
+    TailConfusion,
+    confusions_with_more_frequent,
+)
 from d2_seesaw.evaluation.lvis.rules import METRICS
 from d2_seesaw.evaluation.tables import CategoryResult, group_counts
 from d2_seesaw.report import (
@@ -245,7 +249,7 @@ def _swallowed_section(analysis: LongTailAnalysis, task: str) -> str:
             "handful of objects are noise."
         )
     ]
-    pairs = swallowed(analysis)
+    pairs = confusions_with_more_frequent(analysis)
     for group, shown in _PAIRS_SHOWN.items():
         of_group = [pair for pair in pairs if pair.category.frequency == group]
         if not of_group:
@@ -264,7 +268,7 @@ def _swallowed_section(analysis: LongTailAnalysis, task: str) -> str:
     return section(f"{task}: what swallows the tail", parts)
 
 
-def _pair_table(pairs: Sequence[Swallowed]) -> str:
+def _pair_table(pairs: Sequence[TailConfusion]) -> str:
     header = ["category", "group", "training images", "taken for", "group", "training images"]
     rows = [
         [

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from d2_seesaw.evaluation.analysis import Calibration, LongTailAnalysis
+from d2_seesaw.evaluation.analysis import LongTailAnalysis, ReliabilityCurve
 from d2_seesaw.evaluation.analysis.comparison import Comparison
 from d2_seesaw.evaluation.analysis.confusion import MISSED, RIGHT
 from d2_seesaw.evaluation.tables import CategoryResult
@@ -65,7 +65,7 @@ def write_figures(folder: str | os.PathLike[str], analysis: LongTailAnalysis) ->
         {
             "ap_by_training_images": (2.4, lambda axes: _tail(axes, analysis.categories, values)),
             "outcomes": (_outcome_height(run), lambda axes: _outcomes(axes, run)),
-            "calibration": (2.9, lambda axes: _calibration(axes, analysis.calibration)),
+            "calibration": (2.9, lambda axes: _reliability_of_groups(axes, analysis.calibration)),
         },
     )
 
@@ -83,7 +83,7 @@ def write_comparison_figures(folder: str | os.PathLike[str], comparison: Compari
         The paths of the files.
     """
     categories, runs = comparison.first.categories, comparison.runs
-    label = f"AP, {_cut(comparison.names[1])} − {_cut(comparison.names[0])}"  # noqa: RUF001  a minus sign
+    label = f"AP, {_elide(comparison.names[1])} − {_elide(comparison.names[0])}"  # noqa: RUF001  a minus sign
 
     return _write_all(
         folder,
@@ -94,7 +94,7 @@ def write_comparison_figures(folder: str | os.PathLike[str], comparison: Compari
                 lambda axes: _tail(axes, categories, comparison.differences, label),
             ),
             "outcomes_compared": (_outcome_height(runs), lambda axes: _outcomes(axes, runs)),
-            "calibration_compared": (2.9, lambda axes: _calibrations(axes, runs)),
+            "calibration_compared": (2.9, lambda axes: _reliability_of_runs(axes, runs)),
         },
     )
 
@@ -197,29 +197,31 @@ def _outcomes(axes: Axes, runs: Mapping[str, LongTailAnalysis]) -> None:
 
 
 def _bar_name(group: str, run: str) -> str:
-    return f"{GROUP_NAMES[group]}, {_cut(run)}" if run else GROUP_NAMES[group]
+    return f"{GROUP_NAMES[group]}, {_elide(run)}" if run else GROUP_NAMES[group]
 
 
-def _cut(run: str) -> str:
+def _elide(run: str) -> str:
     return cut(run, _LONGEST_NAME)
 
 
-def _calibration(axes: Axes, calibrations: Sequence[Calibration]) -> None:
+def _reliability_of_groups(axes: Axes, calibrations: Sequence[ReliabilityCurve]) -> None:
     for calibration in calibrations:
         _reliability(axes, calibration, group_title(calibration.group))
     _finish_calibration(axes, columns=4)
 
 
-def _calibrations(axes: Axes, runs: Mapping[str, LongTailAnalysis]) -> None:
+def _reliability_of_runs(axes: Axes, runs: Mapping[str, LongTailAnalysis]) -> None:
     for index, (name, analysis) in enumerate(runs.items()):
         for calibration in analysis.calibration:
             if calibration.group != "all":
-                label = f"{group_title(calibration.group)}, {_cut(name)}"
+                label = f"{group_title(calibration.group)}, {_elide(name)}"
                 _reliability(axes, calibration, label, dashed=index == 0)
     _finish_calibration(axes, columns=2)
 
 
-def _reliability(axes: Axes, calibration: Calibration, label: str, *, dashed: bool = False) -> None:
+def _reliability(
+    axes: Axes, calibration: ReliabilityCurve, label: str, *, dashed: bool = False
+) -> None:
     look: dict[str, Any] = {"linestyle": "--", "markerfacecolor": "white"} if dashed else {}
     axes.plot(
         calibration.mean_score,

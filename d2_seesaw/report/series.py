@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from d2_seesaw.data.frequency import GROUPS
-from d2_seesaw.evaluation.analysis import Calibration, LongTailAnalysis
+from d2_seesaw.evaluation.analysis import LongTailAnalysis, ReliabilityCurve
 from d2_seesaw.evaluation.analysis.confusion import MISSED, RIGHT, group_outcomes
 from d2_seesaw.evaluation.lvis.annotations import UNKNOWN_FREQUENCY
 from d2_seesaw.evaluation.tables import CategoryResult
@@ -100,7 +100,7 @@ def outcome_counts(analysis: LongTailAnalysis) -> dict[str, dict[str, int]]:
     }
 
 
-def calibration_means(calibration: Calibration) -> CalibrationMeans:
+def calibration_means(calibration: ReliabilityCurve) -> CalibrationMeans:
     """Mean score and precision of all detections of a calibration."""
     total = sum(calibration.detections)
     return CalibrationMeans(

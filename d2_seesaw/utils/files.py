@@ -31,7 +31,7 @@ def file_state(path: str | Path) -> list[int]:
 
 
 @contextlib.contextmanager
-def written_in_one_step(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that appears as ``path`` when the block ends, and not at all if it raises.
 
     Readers see all of the file or none of it, and processes that write the same are no danger to

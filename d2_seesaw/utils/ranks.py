@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def failing_together(distributed: bool = True) -> Iterator[None]:
+def raise_on_all_ranks(distributed: bool = True) -> Iterator[None]:
     """Raise on every rank if the ``with`` block raised on any of them.
 
     Without it, the ranks that are fine go on and wait for the one that failed until a timeout,

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from d2_seesaw.data.frequency import frequency_group
-from d2_seesaw.evaluation.analysis import Calibration, Confusion, LongTailAnalysis
+from d2_seesaw.evaluation.analysis import Confusion, LongTailAnalysis, ReliabilityCurve
 from d2_seesaw.evaluation.lvis.rules import METRICS
 from d2_seesaw.evaluation.tables import CategoryResult, group_counts
 from d2_seesaw.synthetic.profile import LVIS_V1_PROFILE
@@ -30,7 +30,7 @@ def category(category_id, frequency, train_images, ap=NAN, *, objects=20, name=N
 def calibration(group, *bins, error=NAN):
     """Of ``(detections, mean score, precision)``."""
     detections, scores, precision = zip(*bins, strict=True) if bins else ([], [], [])
-    return Calibration(group, list(detections), list(scores), list(precision), error)
+    return ReliabilityCurve(group, list(detections), list(scores), list(precision), error)
 
 
 def analysis(categories, confusions=(), calibrations=(), *, task="bbox", metrics=None, truth="a1"):
@@ -99,5 +99,5 @@ def _calibrations(noise, tail):
         bins = zip(numbers, scores, precision, strict=True)
         gaps = [n * abs(s - p) for n, s, p in bins if n]
         error = 100 * sum(gaps) / sum(numbers)
-        found.append(Calibration(group, numbers, scores, precision, error))
+        found.append(ReliabilityCurve(group, numbers, scores, precision, error))
     return found

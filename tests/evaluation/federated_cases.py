@@ -10,7 +10,7 @@ from pycocotools import mask as mask_utils
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.lvis.metrics import match_detections, precision_and_recall
 from d2_seesaw.evaluation.lvis.official import lvis_from_dict
-from d2_seesaw.evaluation.predictions.detections import DetectionColumns
+from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 
 SIZE = 130  # of every image: large enough for an area of 96 x 96
@@ -246,7 +246,7 @@ def official_evaluation(data, results, task, max_dets=300, *, class_agnostic=Fal
 def our_curves(data, results, task, max_dets=300, *, class_agnostic=False):
     matched = match_detections(
         GroundTruthColumns.from_dataset(copy.deepcopy(data)),
-        DetectionColumns.from_results(results),
+        Detections.from_results(results),
         task,
         limits=DetectionLimits(per_image=max_dets),
         class_agnostic=class_agnostic,

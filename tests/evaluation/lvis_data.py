@@ -62,7 +62,7 @@ def mask_of(bbox):
 
 
 @dataclass
-class Detections:
+class ImageDetections:
     """What a model found in one image. Category ids are those of the dataset."""
 
     image_id: int
@@ -102,7 +102,7 @@ class Detections:
 
 
 def perfect_detections(data):
-    found = {image["id"]: Detections(image["id"]) for image in data["images"]}
+    found = {image["id"]: ImageDetections(image["id"]) for image in data["images"]}
     for a in data["annotations"]:
         found[a["image_id"]].add(a["category_id"], a["bbox"])
     return list(found.values())
@@ -118,7 +118,7 @@ def random_data(seed, groups="rrccfff", num_images=14):
         shuffled = rng.permutation(category_ids).tolist()
         positive, image["neg_category_ids"] = shuffled[:3], shuffled[3:5]
         image["not_exhaustive_category_ids"] = shuffled[2:4]
-        detections = Detections(image["id"])
+        detections = ImageDetections(image["id"])
         for category_id in positive:
             for _ in range(rng.integers(0, 3)):
                 bbox = random_box(rng)

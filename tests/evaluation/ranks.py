@@ -11,7 +11,7 @@ from d2_seesaw.evaluation import LongTailLVISEvaluator, lvis_evaluator
 from d2_seesaw.evaluation.predictions import limits
 from d2_seesaw.evaluation.predictions.gather import DetectionLog
 from tests.evaluation.gloo import no_objects_between_ranks, on_ranks
-from tests.evaluation.lvis_data import Detections, random_data, write_images, write_json
+from tests.evaluation.lvis_data import ImageDetections, random_data, write_images, write_json
 
 NAME = "longtail_eval_test_ranks"
 # Of each case how many ranks there are.
@@ -64,7 +64,7 @@ def outputs_of_ranks(case):
         ]
     for _, output in outputs[9:]:
         output["instances"].mask_scores = output["instances"].scores.flip(0)
-    nothing = [(i, Detections(i).as_model_output()) for i, _ in outputs[:2]]
+    nothing = [(i, ImageDetections(i).as_model_output()) for i, _ in outputs[:2]]
     return [nothing, outputs[2:9], outputs[9:]]
 
 

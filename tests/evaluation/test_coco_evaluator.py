@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from d2_seesaw.evaluation import MaskScoringCOCOEvaluator
-from tests.evaluation.lvis_data import Detections, random_data
+from tests.evaluation.lvis_data import ImageDetections, random_data
 
 TASKS = ["bbox", "segm"]
 METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
@@ -58,7 +58,7 @@ def test_each_task_is_ranked_by_its_own_score(case):
     name, json_file, detections, mask_scores = case
     results = run(MaskScoringCOCOEvaluator(name, distributed=False), detections, mask_scores)
     by_mask = [
-        Detections(d.image_id, d.category_ids, d.bboxes, s)
+        ImageDetections(d.image_id, d.category_ids, d.bboxes, s)
         for d, s in zip(detections, mask_scores, strict=True)
     ]
     for task, found in {"bbox": detections, "segm": by_mask}.items():

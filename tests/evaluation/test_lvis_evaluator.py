@@ -34,7 +34,7 @@ from d2_seesaw.evaluation.lvis.rules import METRICS
 from d2_seesaw.evaluation.predictions.files import read_results
 from tests.evaluation.lvis_data import (
     SIZE,
-    Detections,
+    ImageDetections,
     add_object,
     dataset,
     official_evaluation,
@@ -92,7 +92,7 @@ def test_the_log_has_the_groups_that_were_scored_and_no_negative_number(
 ):
     data = one_object_per_group(present)
     with caplog.at_level(logging.INFO):
-        run_evaluator(evaluator_of(data, tasks=["bbox"]), [Detections(1)])
+        run_evaluator(evaluator_of(data, tasks=["bbox"]), [ImageDetections(1)])
     counts = ", ".join(f"{g}: {int(g in present)}/1" for g in "rcf")
     assert f"Categories with ground truth: {counts}" in caplog.text
     assert not re.search(r"-\d", caplog.text)
@@ -126,7 +126,7 @@ def test_categories_average_to_the_reported_ap(evaluator_of, tmp_path):
 @pytest.mark.parametrize(("masks", "tasks"), [(True, {"bbox", "segm"}), (False, {"bbox"})])
 def test_a_model_that_finds_nothing_scores_zero_in_its_tasks(masks, tasks, evaluator_of):
     data = one_object_per_group("rf")
-    results = run_evaluator(evaluator_of(data), [Detections(1)], masks=masks)
+    results = run_evaluator(evaluator_of(data), [ImageDetections(1)], masks=masks)
     assert results.keys() == tasks
     for scores in results.values():
         assert (scores["AP"], scores["APr"], scores["APf"]) == (0.0, 0.0, 0.0)
@@ -153,12 +153,12 @@ def test_reset_forgets_predictions(evaluator_of):
     data = one_object_per_group("r")
     evaluator = evaluator_of(data)
     run_evaluator(evaluator, perfect_detections(data))
-    assert run_evaluator(evaluator, [Detections(1)])["bbox"]["AP"] == 0.0
+    assert run_evaluator(evaluator, [ImageDetections(1)])["bbox"]["AP"] == 0.0
 
 
 def test_the_limit_of_detections_is_passed_on(evaluator_of):
     data = one_object_per_group("r")
-    better_but_wrong = Detections(1).add(2, [0, 0, 9, 9], 0.95).add(1, [0, 40, 35, 35], 0.9)
+    better_but_wrong = ImageDetections(1).add(2, [0, 0, 9, 9], 0.95).add(1, [0, 40, 35, 35], 0.9)
     assert run_evaluator(evaluator_of(data), [better_but_wrong])["bbox"]["AP"] == pytest.approx(100)
     limited = evaluator_of(data, max_dets_per_image=1)
     assert run_evaluator(limited, [better_but_wrong])["bbox"]["AP"] == 0.0
@@ -180,14 +180,14 @@ def test_categories_may_have_any_ids_if_they_are_mapped(evaluator_of):
     data["categories"][0]["id"] = 900
     add_object(data, 1, 900, [0, 0, 40, 40])
     evaluator = evaluator_of(data, {"thing_dataset_id_to_contiguous_id": {900: 0}})
-    found = [Detections(1).add(1, [0, 0, 40, 40])]  # class 0 of the model
+    found = [ImageDetections(1).add(1, [0, 0, 40, 40])]  # class 0 of the model
     assert run_evaluator(evaluator, found)["bbox"]["AP"] == pytest.approx(100)
 
 
 def test_a_test_split_is_not_scored_but_saved(evaluator_of, tmp_path):
     results = run_evaluator(
         evaluator_of(dataset("rcf"), output_dir=str(tmp_path / "out")),
-        [Detections(1).add(1, [0, 0, 9, 9])],
+        [ImageDetections(1).add(1, [0, 0, 9, 9])],
     )
     assert results == {}
     saved = json.loads((tmp_path / "out" / "lvis_instances_results.json").read_text())
@@ -263,7 +263,7 @@ def test_both_engines_give_the_same(options, evaluator_of, tmp_path):
 
 def test_fixed_ap_lifts_the_limit_per_image(evaluator_of):
     data = one_object_per_group("r")
-    crowd = Detections(1)
+    crowd = ImageDetections(1)
     for _ in range(300):
         crowd.add(2, [0, 0, 9, 9], 0.95)
     crowd.add(1, [0, 40, 35, 35], 0.9)
@@ -274,7 +274,7 @@ def test_fixed_ap_lifts_the_limit_per_image(evaluator_of):
 
 def test_class_agnostic_lets_any_category_find_an_object(evaluator_of):
     data = one_object_per_group("rcf")
-    found = Detections(1).add(2, [0, 40, 35, 35])  # the object there is of category 1
+    found = ImageDetections(1).add(2, [0, 40, 35, 35])  # the object there is of category 1
     assert run_evaluator(evaluator_of(data), [found])["bbox"]["AP"] == 0.0
     results = run_evaluator(evaluator_of(data, class_agnostic=True), [found])
     assert results["bbox"]["AP"] == pytest.approx(100 * 34 / 101)  # a third of the objects
@@ -291,7 +291,7 @@ def swallowing(tmp_path):
     data = dataset("rcf")
     add_object(data, 1, 1, [0, 40, 35, 35])
     write_images(tmp_path / "images", data)
-    return data, [Detections(1).add(3, [0, 40, 35, 35])], tmp_path / "images"
+    return data, [ImageDetections(1).add(3, [0, 40, 35, 35])], tmp_path / "images"
 
 
 def report_of(evaluator_of, data, detections, folder, **metadata):
@@ -390,7 +390,7 @@ def test_groups_come_from_the_training_image_counts(source, evaluator_of, tmp_pa
         counts = [{"id": c, "image_count": n} for c, n in COUNTS.items()]
         metadata["class_image_count"] = counts
     evaluator = evaluator_of(data, metadata, output_dir=str(tmp_path / "out"), **options)
-    results = run_evaluator(evaluator, [Detections(1).add(1, [0, 0, 40, 40])])
+    results = run_evaluator(evaluator, [ImageDetections(1).add(1, [0, 0, 40, 40])])
     assert [results["bbox"][f"categories-{g}"] for g in "rcf"] == [2, 2, 1]  # 903 was never seen
     assert results["bbox"]["APr"] == pytest.approx(100)
     with open(tmp_path / "out" / "per_category_bbox.csv") as file:
@@ -475,9 +475,13 @@ def test_category_ids_that_start_at_zero_are_refused(evaluator_of):
 @pytest.mark.parametrize(
     ("detections", "masks", "message"),
     [
-        (Detections(2), True, r"Image id 2 is not in the annotations, whose ids start as \[1\]"),
-        (Detections(1).add(4, [0, 0, 9, 9]), True, "predicts class 3, but .* 3 classes"),
-        (Detections(1).add(1, [0, 0, 9, 9]), False, "Task 'segm' needs masks"),
+        (
+            ImageDetections(2),
+            True,
+            r"Image id 2 is not in the annotations, whose ids start as \[1\]",
+        ),
+        (ImageDetections(1).add(4, [0, 0, 9, 9]), True, "predicts class 3, but .* 3 classes"),
+        (ImageDetections(1).add(1, [0, 0, 9, 9]), False, "Task 'segm' needs masks"),
     ],
 )
 def test_predictions_that_could_not_be_scored_are_refused(detections, masks, message, evaluator_of):

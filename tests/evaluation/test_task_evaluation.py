@@ -5,7 +5,7 @@ import pytest
 from d2_seesaw.evaluation import scoring
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.lvis.official import lvis_from_dict
-from d2_seesaw.evaluation.predictions.detections import DetectionColumns
+from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from d2_seesaw.evaluation.scoring import TaskEvaluation
 from d2_seesaw.evaluation.tables import category_results
@@ -20,7 +20,7 @@ def evaluation_of(data, results, task="bbox", *, official=False, **options):
     return TaskEvaluation(
         ground_truth=lvis_from_dict(data),
         columns=GroundTruthColumns.from_dataset(data),
-        detections=DetectionColumns.from_results(results),
+        detections=Detections.from_results(results),
         task=task,
         official=official,
         **ALL | options,

@@ -6,7 +6,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.testing import assert_close
 
-from d2_seesaw.layers import SyncBatchNorm2d, recomputed
+from d2_seesaw.layers import SyncBatchNorm2d, checkpointed
 from tests.helpers import SavedForBackward
 
 
@@ -28,7 +28,7 @@ def test_gradients_and_statistics_are_those_of_a_plain_call(momentum):
     for _ in range(2):
         x = torch.randn(2, 4, 6, 5, requires_grad=True)
         (expected,) = torch.autograd.grad(plain(x).square().sum(), x)
-        (gradient,) = torch.autograd.grad(recomputed(ours, x).square().sum(), x)
+        (gradient,) = torch.autograd.grad(checkpointed(ours, x).square().sum(), x)
         assert_close(gradient, expected)
         assert_close(ours.state_dict(), plain.state_dict(), rtol=0, atol=0)
     assert ours[1].momentum == momentum
@@ -38,7 +38,7 @@ def test_gradients_and_statistics_are_those_of_a_plain_call(momentum):
 def test_synchronised_and_fused_norms_do_not_notice_either(norm):
     plain, ours = norm(4), norm(4)
     x = 3 * torch.randn(2, 4, 6, 5) + 1
-    for call in (plain, partial(recomputed, ours)):
+    for call in (plain, partial(checkpointed, ours)):
         call(x.clone().requires_grad_()).square().sum().backward()
     assert_close(ours.state_dict(), plain.state_dict(), rtol=0, atol=0)
     assert ours.running_mean.any()
@@ -47,20 +47,20 @@ def test_synchronised_and_fused_norms_do_not_notice_either(norm):
 def test_norms_in_evaluation_keep_their_buffers():
     ours = block().eval()
     mean = ours[1].running_mean
-    recomputed(ours, torch.randn(2, 4, 6, 5, requires_grad=True)).sum().backward()
+    checkpointed(ours, torch.randn(2, 4, 6, 5, requires_grad=True)).sum().backward()
     assert ours[1].running_mean is mean
 
 
 def test_only_the_input_is_kept():
     x = torch.randn(2, 4, 6, 5, requires_grad=True)
     with SavedForBackward() as saved:
-        recomputed(block(), x)
+        checkpointed(block(), x)
     assert saved.nbytes() <= x.nbytes
 
 
 def test_dropout_is_the_same_both_times():
     x = torch.ones(1000, requires_grad=True)
-    y = recomputed(nn.Sequential(nn.Dropout(0.5), nn.Hardtanh(0, 9)), x)
+    y = checkpointed(nn.Sequential(nn.Dropout(0.5), nn.Hardtanh(0, 9)), x)
     torch.rand(1)
     y.sum().backward()
     assert_close(x.grad, y.detach())
@@ -72,5 +72,5 @@ def test_lists_of_tensors_pass():
             return [tensors[0] + tensors[1], tensors[0] * tensors[1]]
 
     a, b = torch.randn(2, 3, requires_grad=True)
-    total, product = recomputed(Sum(), [a, b])
+    total, product = checkpointed(Sum(), [a, b])
     assert_close((total, product), (a + b, a * b))

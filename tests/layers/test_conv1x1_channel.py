@@ -3,7 +3,7 @@ import torch
 from detectron2.layers import Conv2d as HostConv2d
 from torch import nn
 
-from d2_seesaw.layers import NormedConv2d, is_pointwise, one_channel
+from d2_seesaw.layers import NormedConv2d, conv1x1_channel, is_pointwise
 from tests.helpers import OperatorLog
 
 D, K = 6, 9
@@ -43,14 +43,14 @@ def test_is_the_channel_of_the_full_convolution_with_its_gradients(conv):
     x = features()
     full = conv(x)[torch.arange(len(x)), CHANNELS][:, None]
     torch.testing.assert_close(
-        values_and_gradients(one_channel(conv, x, CHANNELS), x, conv),
+        values_and_gradients(conv1x1_channel(conv, x, CHANNELS), x, conv),
         values_and_gradients(full, x, conv),
     )
 
 
 def test_no_samples_give_gradients_of_zero(conv):
     x = features(0)
-    y, *gradients = values_and_gradients(one_channel(conv, x, CHANNELS[:0]), x, conv)
+    y, *gradients = values_and_gradients(conv1x1_channel(conv, x, CHANNELS[:0]), x, conv)
     assert y.shape == (0, 1, 5, 4)
     assert all((g == 0).all() for g in gradients)
 
@@ -59,7 +59,7 @@ def test_the_other_channels_are_never_computed(conv):
     many = nn.Conv2d(D, 1203, 1) if type(conv) is nn.Conv2d else NormedConv2d(D, 1203)
     x = torch.randn(32, D, 28, 28, requires_grad=True)
     with OperatorLog() as log:
-        one_channel(many, x, torch.arange(32)).sum().backward()
+        conv1x1_channel(many, x, torch.arange(32)).sum().backward()
     assert log.largest == x.untyped_storage().nbytes()  # of x, products and gradients
 
 

@@ -120,7 +120,7 @@ def test_neighbours_of_a_bar_differ_in_grey(axes):
 
 
 def test_calibration_is_drawn_at_scores_and_precisions_with_gaps(axes):
-    figures._calibration(axes, CALIBRATIONS)
+    figures._reliability_of_groups(axes, CALIBRATIONS)
     line = axes.lines[0]
     np.testing.assert_equal(line.get_xdata(), [0.1, NAN, 0.9])
     np.testing.assert_equal(line.get_ydata(), [0.2, NAN, 0.8])
@@ -132,7 +132,7 @@ def test_calibration_is_drawn_at_scores_and_precisions_with_gaps(axes):
 def test_two_runs_differ_in_line_and_marker(axes):
     calibrations = [calibration(g, (5, 0.1, 0.2)) for g in ("all", "r")]
     run = analysis(ROWS, calibrations=calibrations)
-    figures._calibrations(axes, {"a": run, "b": run})
+    figures._reliability_of_runs(axes, {"a": run, "b": run})
     first, second, _ = axes.lines
     assert (first.get_label(), second.get_label()) == ("rare, a", "rare, b")
     assert (first.get_linestyle(), second.get_linestyle()) == ("--", "-")

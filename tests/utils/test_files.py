@@ -2,12 +2,12 @@ import os
 
 import pytest
 
-from d2_seesaw.utils.files import default_cache_folder, digest, file_state, written_in_one_step
+from d2_seesaw.utils.files import atomic_write, default_cache_folder, digest, file_state
 
 
 def test_a_file_appears_whole_at_the_end(tmp_path):
     path = tmp_path / "new" / "kept"
-    with written_in_one_step(path) as file:
+    with atomic_write(path) as file:
         file.write(b"half")
         assert not path.exists()
         file.write(b" and half")
@@ -20,7 +20,7 @@ def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path):
     path.write_bytes(b"before")
 
     def fail():
-        with written_in_one_step(path) as file:
+        with atomic_write(path) as file:
             file.write(b"half")
             raise OSError("no space left on device")
 
@@ -58,7 +58,7 @@ def test_the_folder_follows_the_platforms_rule(monkeypatch):
 
 def test_an_interruption_leaves_nothing_half_written(tmp_path):
     def stop():
-        with written_in_one_step(tmp_path / "new" / "folder" / "kept"):
+        with atomic_write(tmp_path / "new" / "folder" / "kept"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -67,5 +67,5 @@ def test_an_interruption_leaves_nothing_half_written(tmp_path):
 
 
 def test_a_file_is_written_beside_its_place_so_that_it_can_be_moved_in_one_step(tmp_path):
-    with written_in_one_step(tmp_path / "kept") as file:
+    with atomic_write(tmp_path / "kept") as file:
         assert os.path.dirname(file.name) == str(tmp_path)

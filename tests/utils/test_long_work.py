@@ -13,7 +13,7 @@ from d2_seesaw.data.annotations.reader import read_annotations
 from d2_seesaw.data.check.images import ImageFile, check_images
 from d2_seesaw.data.semantic.pixel_counts import class_pixel_counts
 from d2_seesaw.evaluation.lvis.annotations import load_annotations
-from d2_seesaw.evaluation.predictions.detections import DetectionColumns
+from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.files import read_results, write_results
 from d2_seesaw.evaluation.scoring import ENGINES, LVISScoring
 from d2_seesaw.synthetic.instances import LongTailSpec, generate_longtail_dataset
@@ -63,14 +63,14 @@ def make_records(folder):
 
 def write_and_read_results(folder):
     path = str(folder / "results.json")
-    write_results(path, DetectionColumns.from_results(RESULTS))
+    write_results(path, Detections.from_results(RESULTS))
     read_results(path)
 
 
 def score(folder, engine):
     (folder / "truth.json").write_text(json.dumps(DATA))
     ground_truth = load_annotations(str(folder / "truth.json"))
-    LVISScoring(engine).scores(ground_truth, DetectionColumns.from_results(RESULTS), "bbox")
+    LVISScoring(engine).scores(ground_truth, Detections.from_results(RESULTS), "bbox")
 
 
 @pytest.mark.parametrize(

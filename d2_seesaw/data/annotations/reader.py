@@ -21,7 +21,7 @@ import numpy as np
 from d2_seesaw.data.annotations.annotation_json import parse_compactly
 from d2_seesaw.data.annotations.schema import columns_from_json
 from d2_seesaw.data.annotations.table import ARRAYS, AnnotationColumns, collection_paused
-from d2_seesaw.utils.files import default_cache_folder, digest, file_state, written_in_one_step
+from d2_seesaw.utils.files import atomic_write, default_cache_folder, digest, file_state
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ def _write_copy(path: Path, columns: AnnotationColumns, state: list[int]) -> Non
     header["state"] = state
     arrays = {name: getattr(columns, name) for name in ARRAYS}
     try:
-        with written_in_one_step(path) as file:
+        with atomic_write(path) as file:
             np.savez(file, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
     except OSError as error:
         logger.warning("annotations could not be kept in %s: %s", path, error)
@@ -238,7 +238,7 @@ def _read(path: Path, content: str) -> list[dict[str, Any]] | None:
 def _write(path: Path, content: str, counts: list[dict[str, Any]]) -> None:
     kept = {"version": _COUNTS_VERSION, "content": content, "counts": counts}
     try:
-        with written_in_one_step(path) as file:
+        with atomic_write(path) as file:
             file.write(json.dumps(kept).encode())
     except OSError as error:
         logger.warning("counts of images could not be kept in %s: %s", path, error)

@@ -19,7 +19,7 @@ from detectron2.utils import comm
 
 from d2_seesaw.data.catalog import load_dataset
 from d2_seesaw.data.semantic.label_maps import label_file, read_labels
-from d2_seesaw.utils.files import default_cache_folder, digest, file_state, written_in_one_step
+from d2_seesaw.utils.files import atomic_write, default_cache_folder, digest, file_state
 from d2_seesaw.utils.progress import track
 
 logger = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ def _read(path: Path, state: str, shape: tuple[int, int]) -> np.ndarray | None:
 
 def _write(path: Path, state: str, counts: np.ndarray) -> None:
     try:
-        with written_in_one_step(path) as file:
+        with atomic_write(path) as file:
             np.savez_compressed(file, state=state, counts=counts)
     except OSError as error:
         logger.warning("counts of pixels could not be kept in %s: %s", path, error)

@@ -57,7 +57,7 @@ class ConfusionExample:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class ReliabilityCurve:
     """How often detections are right, by their score.
 
     The bins part [0, 1] into equal intervals, closed on the right.
@@ -103,7 +103,7 @@ class LongTailAnalysis:
     metrics: dict[str, float]
     categories: list[CategoryResult]
     confusions: list[Confusion]
-    calibration: list[Calibration]
+    calibration: list[ReliabilityCurve]
     examples: list[ConfusionExample] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class LongTailAnalysis:
                     for c in data["categories"]
                 ],
                 confusions=[Confusion(**c) for c in data["confusions"]],
-                calibration=[_calibration(c) for c in data["calibration"]],
+                calibration=[_reliability_curve(c) for c in data["calibration"]],
                 examples=[ConfusionExample(**e) for e in data.get("examples", [])],
             )
         except (AttributeError, KeyError, TypeError) as error:
@@ -162,8 +162,8 @@ def read_analysis(path: str | os.PathLike[str]) -> LongTailAnalysis:
             raise ValueError(f"{path}: {error}") from error
 
 
-def _calibration(data: Mapping[str, Any]) -> Calibration:
-    return Calibration(
+def _reliability_curve(data: Mapping[str, Any]) -> ReliabilityCurve:
+    return ReliabilityCurve(
         group=data["group"],
         detections=data["detections"],
         mean_score=[_number(v) for v in data["mean_score"]],

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from d2_seesaw.evaluation.analysis import Calibration
+from d2_seesaw.evaluation.analysis import ReliabilityCurve
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.lvis.metrics import MatchedDetections
 
@@ -22,7 +22,9 @@ CALIBRATION_BINS = 15
 logger = logging.getLogger(__name__)
 
 
-def calibrations(ground_truth: GroundTruthColumns, matched: MatchedDetections) -> list[Calibration]:
+def reliability_by_group(
+    ground_truth: GroundTruthColumns, matched: MatchedDetections
+) -> list[ReliabilityCurve]:
     """Calibration of all detections, then of those of the groups "r", "c" and "f".
 
     Counted is what LVIS counts at IoU 0.5, of any size: a detection is right if it takes an object,
@@ -46,7 +48,7 @@ def calibrations(ground_truth: GroundTruthColumns, matched: MatchedDetections) -
         scores, right, categories = scores[:0], right[:0], categories[:0]
     groups = {"all": np.ones(len(scores), dtype=bool)}
     groups |= {group: np.isin(categories, rows) for group, rows in ground_truth.groups.items()}
-    return [_calibration(group, scores[rows], right[rows]) for group, rows in groups.items()]
+    return [_reliability_curve(group, scores[rows], right[rows]) for group, rows in groups.items()]
 
 
 def _outcomes(matched: MatchedDetections) -> tuple[np.ndarray, np.ndarray]:
@@ -59,7 +61,7 @@ def _outcomes(matched: MatchedDetections) -> tuple[np.ndarray, np.ndarray]:
     return right, right | ~unknown
 
 
-def _calibration(group: str, scores: np.ndarray, right: np.ndarray) -> Calibration:
+def _reliability_curve(group: str, scores: np.ndarray, right: np.ndarray) -> ReliabilityCurve:
     inner_bounds = np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1]
     bins = np.searchsorted(inner_bounds, scores, side="left")
     number = np.bincount(bins, minlength=CALIBRATION_BINS)
@@ -68,7 +70,7 @@ def _calibration(group: str, scores: np.ndarray, right: np.ndarray) -> Calibrati
     distance = np.abs(number_right - sum_of_scores).sum()
     with np.errstate(invalid="ignore"):
         mean_score, precision = sum_of_scores / number, number_right / number
-    return Calibration(
+    return ReliabilityCurve(
         group=group,
         detections=number.tolist(),
         mean_score=mean_score.tolist(),

@@ -10,7 +10,7 @@ import numpy as np
 
 from d2_seesaw.data.frequency import GROUPS
 from d2_seesaw.evaluation.analysis import LongTailAnalysis
-from d2_seesaw.evaluation.analysis.confusion import Swallowed, swallowed
+from d2_seesaw.evaluation.analysis.confusion import TailConfusion, confusions_with_more_frequent
 from d2_seesaw.evaluation.tables import CategoryResult
 
 _CONFIDENCE = 0.95
@@ -45,7 +45,7 @@ class PairChange:
         second: Objects in the second.
     """
 
-    pair: Swallowed
+    pair: TailConfusion
     first: int
     second: int
 
@@ -167,7 +167,10 @@ def paired_bootstrap(
 
 def _changed_pairs(first: LongTailAnalysis, second: LongTailAnalysis) -> list[PairChange]:
     before, after = (
-        {(s.category.category_id, s.by.category_id): s for s in swallowed(analysis)}
+        {
+            (s.category.category_id, s.by.category_id): s
+            for s in confusions_with_more_frequent(analysis)
+        }
         for analysis in (first, second)
     )
     changes = [

@@ -28,7 +28,7 @@ from d2_seesaw.evaluation.lvis.annotations import UNKNOWN_FREQUENCY
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns, index_of
 from d2_seesaw.evaluation.lvis.matching import overlaps, scored_detections
 from d2_seesaw.evaluation.lvis.metrics import ignored_objects
-from d2_seesaw.evaluation.predictions.detections import DetectionColumns
+from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from d2_seesaw.evaluation.tables import CategoryResult
 
@@ -41,7 +41,7 @@ _MISSED = 8
 
 
 @dataclass(frozen=True)
-class ObjectNames:
+class ObjectLabels:
     """What the model takes each object for.
 
     Attributes:
@@ -55,13 +55,13 @@ class ObjectNames:
     counts: np.ndarray
 
 
-def object_names(
+def label_objects(
     ground_truth: GroundTruthColumns,
-    detections: DetectionColumns,
+    detections: Detections,
     task: str,
     *,
     limits: DetectionLimits,
-) -> ObjectNames:
+) -> ObjectLabels:
     """What names each object.
 
     A detection lies on the object with which it has the highest IoU, if that is at least 0.5: so
@@ -96,10 +96,10 @@ def object_names(
     named, rows = np.full((2, len(ground_truth.categories)), -1)
     named[objects] = categories[names]
     rows[objects] = found.rows[edges.detections[names]]
-    return ObjectNames(named, rows, ~ignored_objects(ground_truth)[:, 0])
+    return ObjectLabels(named, rows, ~ignored_objects(ground_truth)[:, 0])
 
 
-def object_confusions(ground_truth: GroundTruthColumns, names: ObjectNames) -> list[Confusion]:
+def object_confusions(ground_truth: GroundTruthColumns, names: ObjectLabels) -> list[Confusion]:
     """What the objects of each category are taken for.
 
     Returns:
@@ -122,7 +122,7 @@ def object_confusions(ground_truth: GroundTruthColumns, names: ObjectNames) -> l
 
 
 @dataclass(frozen=True)
-class Swallowed:
+class TailConfusion:
     """Objects of a category that the model takes for one with more training images.
 
     Attributes:
@@ -168,7 +168,7 @@ def group_outcomes(analysis: LongTailAnalysis) -> dict[str, dict[str, int]]:
     return counts
 
 
-def swallowed(analysis: LongTailAnalysis) -> list[Swallowed]:
+def confusions_with_more_frequent(analysis: LongTailAnalysis) -> list[TailConfusion]:
     """Every pair of a category and a more frequent one that the model takes its objects for.
 
     More frequent is the one with more training images; where these are not known of both, the one
@@ -183,7 +183,7 @@ def swallowed(analysis: LongTailAnalysis) -> list[Swallowed]:
     for confusion in analysis.confusions:
         of[confusion.category_id] += confusion.objects
     pairs = [
-        Swallowed(
+        TailConfusion(
             categories[c.category_id], categories[c.predicted_id], c.objects, of[c.category_id]
         )
         for c in analysis.confusions
@@ -207,10 +207,10 @@ def _is_more_frequent(one: CategoryResult, other: CategoryResult) -> bool:
 def confusion_examples(
     analysis: LongTailAnalysis,
     ground_truth: GroundTruthColumns,
-    detections: DetectionColumns,
-    names: ObjectNames,
+    detections: Detections,
+    names: ObjectLabels,
 ) -> list[ConfusionExample]:
-    """Examples of what ``swallowed`` counts, and of objects of rare categories that are missed.
+    """Examples of ``confusions_with_more_frequent``, and of objects of rare categories missed.
 
     The same evaluation has the same examples, whatever the order of detections without ties.
 
@@ -221,15 +221,15 @@ def confusion_examples(
         names: What names the objects.
 
     Returns:
-        At most 56. First of up to 24 pairs, in the order of ``swallowed``, 16 of rare categories at
-        most before those of common ones, two objects each: those with the highest scores of the
-        detection that names them; of equal scores the first in the file. Then 8 missed objects of
-        rare categories, the largest first.
+        At most 56. First of up to 24 pairs, in the order of ``confusions_with_more_frequent``, 16
+        of rare categories at most before those of common ones, two objects each: those with the
+        highest scores of the detection that names them; of equal scores the first in the file. Then
+        8 missed objects of rare categories, the largest first.
     """
     named, scores = _named_objects(detections, names, analysis.task)
     kind = np.column_stack([ground_truth.categories, names.categories])[named]
     examples = []
-    for pair in _pairs_to_show(swallowed(analysis)):
+    for pair in _pairs_to_show(confusions_with_more_frequent(analysis)):
         ids = np.array([pair.category.category_id, pair.by.category_id])
         is_pair = (kind == index_of(ids, ground_truth.category_ids)).all(axis=1)
         for place in np.flatnonzero(is_pair)[:_OF_A_PAIR].tolist():
@@ -257,13 +257,13 @@ def confusion_examples(
     return examples
 
 
-def _pairs_to_show(pairs: list[Swallowed]) -> list[Swallowed]:
+def _pairs_to_show(pairs: list[TailConfusion]) -> list[TailConfusion]:
     rare, common = ([p for p in pairs if p.category.frequency == g] for g in "rc")
     return [*rare[:_RARE_PAIRS], *common][:_PAIRS]
 
 
 def _named_objects(
-    detections: DetectionColumns, names: ObjectNames, task: str
+    detections: Detections, names: ObjectLabels, task: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """``(N,)`` rows of the objects that count and are named, and scores, the highest first."""
     named = np.flatnonzero(names.counts & (names.rows >= 0))
@@ -272,7 +272,7 @@ def _named_objects(
     return named[order], scores[order]
 
 
-def _missed_objects(ground_truth: GroundTruthColumns, names: ObjectNames) -> list[int]:
+def _missed_objects(ground_truth: GroundTruthColumns, names: ObjectLabels) -> list[int]:
     is_rare = np.isin(ground_truth.categories, ground_truth.groups["r"])
     missed = np.flatnonzero(names.counts & (names.rows < 0) & is_rare)
     order = np.argsort(-ground_truth.areas[missed], kind="stable")
@@ -286,7 +286,7 @@ def _place(ground_truth: GroundTruthColumns, row: int) -> dict[str, Any]:
     }
 
 
-def _predicted_box(detections: DetectionColumns, row: int) -> list[float] | None:
+def _predicted_box(detections: Detections, row: int) -> list[float] | None:
     """That of the detection, or the one around its mask."""
     if detections.boxes is not None:
         return detections.boxes[row].tolist()

@@ -247,12 +247,12 @@ def load_annotations(json_file: str) -> LVIS:
     """
     from lvis import LVIS
 
-    with naming_the_file(json_file):
+    with wrap_lvis_errors(json_file):
         return LVIS(json_file)
 
 
 @contextmanager
-def naming_the_file(json_file: str) -> Iterator[None]:
+def wrap_lvis_errors(json_file: str) -> Iterator[None]:
     """Turn what ``lvis`` raises inside the ``with`` block, on reading it, into a ``ValueError``."""
     try:
         yield

@@ -27,7 +27,7 @@ import numpy as np
 
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns, index_of
 from d2_seesaw.evaluation.lvis.rules import IOU_THRESHOLDS
-from d2_seesaw.evaluation.predictions.detections import DetectionColumns
+from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits, rank_in_runs
 from d2_seesaw.utils.progress import Progress
 
@@ -56,7 +56,7 @@ class ScoredDetections:
 
 def scored_detections(
     ground_truth: GroundTruthColumns,
-    detections: DetectionColumns,
+    detections: Detections,
     task: str,
     *,
     limits: DetectionLimits,
@@ -107,7 +107,7 @@ def scored_detections(
     )
 
 
-def _areas(detections: DetectionColumns, task: str, rows: np.ndarray) -> np.ndarray:
+def _areas(detections: Detections, task: str, rows: np.ndarray) -> np.ndarray:
     if not len(rows):
         return np.zeros(0)
     if task == "bbox":
@@ -126,7 +126,7 @@ def _areas(detections: DetectionColumns, task: str, rows: np.ndarray) -> np.ndar
     return areas
 
 
-def _boxes(detections: DetectionColumns, rows: np.ndarray) -> np.ndarray:
+def _boxes(detections: Detections, rows: np.ndarray) -> np.ndarray:
     if detections.boxes is None:
         raise ValueError("Task 'bbox' needs detections with boxes, these have none")
     return detections.boxes[rows].astype(float)
@@ -151,7 +151,7 @@ class Edges:
 
 def overlaps(
     ground_truth: GroundTruthColumns,
-    detections: DetectionColumns,
+    detections: Detections,
     scored: ScoredDetections,
     task: str,
     *,
@@ -199,7 +199,7 @@ def _candidates(first: np.ndarray, number: np.ndarray) -> Iterator[tuple[np.ndar
 
 def _box_ious(
     ground_truth: GroundTruthColumns,
-    detections: DetectionColumns,
+    detections: Detections,
     rows: np.ndarray,
     objects: np.ndarray,
 ) -> np.ndarray:
@@ -216,7 +216,7 @@ def _box_ious(
 
 def _mask_ious(
     ground_truth: GroundTruthColumns,
-    detections: DetectionColumns,
+    detections: Detections,
     rows: np.ndarray,
     objects: np.ndarray,
 ) -> np.ndarray:

@@ -29,7 +29,7 @@ from d2_seesaw.evaluation.lvis.matching import (
     scored_detections,
 )
 from d2_seesaw.evaluation.lvis.rules import AREA_RANGES, IOU_THRESHOLDS, METRICS, RECALL_THRESHOLDS
-from d2_seesaw.evaluation.predictions.detections import DetectionColumns
+from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 
 
@@ -121,7 +121,7 @@ class MatchedDetections:
 
 def match_detections(
     ground_truth: GroundTruthColumns,
-    detections: DetectionColumns,
+    detections: Detections,
     task: str,
     *,
     limits: DetectionLimits,

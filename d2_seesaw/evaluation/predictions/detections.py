@@ -22,7 +22,7 @@ from detectron2.structures import BoxMode, Instances, ROIMasks
 from d2_seesaw.evaluation.predictions.masks import MASK_SCORE, encode_masks
 
 
-def join_columns(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def concatenate(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The columns of all parts, in order, as by ``np.concatenate``.
 
     Every part is emptied, and each array given up once it is copied: what nothing else holds is
@@ -111,7 +111,7 @@ class MaskColumns:
 
 
 @dataclass(frozen=True)
-class DetectionColumns:
+class Detections:
     """Detections of any number of images.
 
     Attributes:
@@ -144,7 +144,7 @@ class DetectionColumns:
         return self.scores if task != "segm" or self.mask_scores is None else self.mask_scores
 
     @classmethod
-    def from_results(cls, results: Sequence[Mapping[str, Any]]) -> DetectionColumns:
+    def from_results(cls, results: Sequence[Mapping[str, Any]]) -> Detections:
         """From dicts in the COCO results format, maybe with a "mask_score".
 
         Raises:
@@ -170,9 +170,31 @@ class DetectionColumns:
         )
 
     @classmethod
-    def concatenate(
-        cls, parts: list[DetectionColumns], *, consume: bool = False
-    ) -> DetectionColumns:
+    def from_instances(
+        cls, instances: Instances, image_id: Any, category_of_class: Mapping[int, int]
+    ) -> Detections:
+        """The detections of one image.
+
+        Args:
+            instances: On the CPU, with ``pred_boxes``, ``scores`` and ``pred_classes``, and where
+                the model has them ``mask_scores`` and ``pred_masks``, of the whole image or on the
+                boxes (``ROIMasks``).
+            image_id: Id of the image in the annotation file.
+            category_of_class: Id of the category in the file, by the class index of the model.
+        """
+        boxes: Any = instances.pred_boxes.tensor.numpy()
+        has_own_scores, has_masks = instances.has("mask_scores"), instances.has("pred_masks")
+        return cls(
+            image_ids=np.array([image_id] * len(instances)),
+            category_ids=np.array([category_of_class[c] for c in instances.pred_classes.tolist()]),
+            scores=instances.scores.numpy(),
+            boxes=cast("np.ndarray", BoxMode.convert(boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)),
+            mask_scores=instances.mask_scores.numpy() if has_own_scores else None,
+            masks=MaskColumns.from_rles(mask_rles(instances)) if has_masks else None,
+        )
+
+    @classmethod
+    def concatenate(cls, parts: list[Detections], *, consume: bool = False) -> Detections:
         """All detections of ``parts``, in order. Empty parts may lack columns that others have.
 
         Args:
@@ -190,12 +212,12 @@ class DetectionColumns:
         del filled
         if consume:
             parts.clear()
-        return cls.from_arrays(join_columns(arrays))
+        return cls.from_arrays(concatenate(arrays))
 
-    def take(self, rows: np.ndarray) -> DetectionColumns:
+    def take(self, rows: np.ndarray) -> Detections:
         """Those of the given rows, in their order."""
         boxes, mask_scores, masks = self.boxes, self.mask_scores, self.masks
-        return DetectionColumns(
+        return Detections(
             self.image_ids[rows],
             self.category_ids[rows],
             self.scores[rows],
@@ -218,7 +240,7 @@ class DetectionColumns:
         return {name: column for name, column in columns.items() if column is not None}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> DetectionColumns:
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Detections:
         """The inverse of ``arrays``."""
         masks = None
         if "masks_counts" in arrays:
@@ -257,7 +279,7 @@ class DetectionColumns:
 _MASKS_PER_BLOCK = 10_000
 _PLAIN = ("image_ids", "category_ids", "scores", "boxes", "mask_scores")
 _OF_MASKS = ("sizes", "lengths", "counts")
-EMPTY = DetectionColumns(np.zeros(0, int), np.zeros(0, int), np.zeros(0))
+EMPTY = Detections(np.zeros(0, int), np.zeros(0, int), np.zeros(0))
 
 
 def common_columns(of_parts: Iterable[Iterable[str]]) -> set[str]:
@@ -308,30 +330,6 @@ def batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
     """Lists of ``size`` items, the last with what is left."""
     while block := list(itertools.islice(items, size)):
         yield block
-
-
-def instance_columns(
-    instances: Instances, image_id: Any, category_of_class: Mapping[int, int]
-) -> DetectionColumns:
-    """The detections of one image.
-
-    Args:
-        instances: On the CPU, with ``pred_boxes``, ``scores`` and ``pred_classes``, and where the
-            model has them ``mask_scores`` and ``pred_masks``, of the whole image or on the boxes
-            (``ROIMasks``).
-        image_id: Id of the image in the annotation file.
-        category_of_class: Id of the category in the file, by the class index of the model.
-    """
-    boxes: Any = instances.pred_boxes.tensor.numpy()
-    has_own_scores = instances.has("mask_scores")
-    return DetectionColumns(
-        image_ids=np.array([image_id] * len(instances)),
-        category_ids=np.array([category_of_class[c] for c in instances.pred_classes.tolist()]),
-        scores=instances.scores.numpy(),
-        boxes=cast("np.ndarray", BoxMode.convert(boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)),
-        mask_scores=instances.mask_scores.numpy() if has_own_scores else None,
-        masks=MaskColumns.from_rles(mask_rles(instances)) if instances.has("pred_masks") else None,
-    )
 
 
 def mask_rles(instances: Instances) -> list[dict[str, Any]]:

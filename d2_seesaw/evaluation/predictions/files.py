@@ -18,7 +18,7 @@ from typing import IO, Any, cast
 import numpy as np
 from detectron2.utils.file_io import PathManager
 
-from d2_seesaw.evaluation.predictions.detections import DetectionColumns, batched
+from d2_seesaw.evaluation.predictions.detections import Detections, batched
 from d2_seesaw.utils.progress import Progress
 
 _RESULTS_PER_BLOCK = 10_000
@@ -27,13 +27,13 @@ _CHARACTERS_PER_READ = 2**22
 logger = logging.getLogger(__name__)
 
 
-def write_results(path: str, detections: DetectionColumns, task: str | None = None) -> None:
+def write_results(path: str, detections: Detections, task: str | None = None) -> None:
     """Write the very bytes of ``json.dumps``.
 
     Args:
         path: The file, of any kind that Detectron2 can write.
         detections: What to write.
-        task: As in ``DetectionColumns.results``.
+        task: As in ``Detections.results``.
     """
     work = {"total": len(detections), "unit": "detection"}
     with (
@@ -48,7 +48,7 @@ def write_results(path: str, detections: DetectionColumns, task: str | None = No
         file.write("]" if len(detections) else "[]")
 
 
-def read_results(path: str | PathLike[str]) -> DetectionColumns:
+def read_results(path: str | PathLike[str]) -> Detections:
     """Read a JSON list of results, or the ``.npz`` file of an evaluation.
 
     Raises:
@@ -63,8 +63,8 @@ def read_results(path: str | PathLike[str]) -> DetectionColumns:
             Progress(f"reading {os.path.basename(path)}", **work) as progress,
         ):
             blocks = batched(_items(file, progress), _RESULTS_PER_BLOCK)
-            parts = [DetectionColumns.from_results(block) for block in blocks]
-            return DetectionColumns.concatenate(parts, consume=True)
+            parts = [Detections.from_results(block) for block in blocks]
+            return Detections.concatenate(parts, consume=True)
     except ValueError as error:
         raise ValueError(f"{path} is no file of results: {error}") from error
 
@@ -121,26 +121,26 @@ def _after_comma(text: str, place: int) -> int:
     return _skip_spaces(text, place + 1)
 
 
-def save_columns(path: str, detections: DetectionColumns) -> None:
+def save_columns(path: str, detections: Detections) -> None:
     """Write ``detections`` as the arrays of a ``.npz`` file."""
     with PathManager.open(path, "wb") as file:
         np.savez(cast("IO[bytes]", file), **cast("dict[str, Any]", detections.arrays()))
 
 
-def load_columns(path: str | PathLike[str]) -> DetectionColumns:
+def load_columns(path: str | PathLike[str]) -> Detections:
     """The inverse of ``save_columns``. No code in the file is run."""
     with np.load(path, allow_pickle=False) as arrays:
         missing = {"image_ids", "category_ids", "scores"} - set(arrays.files)
         if missing:
             raise ValueError(f"it has no {sorted(missing)}")
-        return DetectionColumns.from_arrays(dict(arrays))
+        return Detections.from_arrays(dict(arrays))
 
 
 def with_ids_of(
-    detections: DetectionColumns,
+    detections: Detections,
     images_file: str | PathLike[str],
     annotated: Sequence[Mapping[str, Any]],
-) -> DetectionColumns:
+) -> Detections:
     """The same detections with the image ids of the annotations.
 
     Two names are of one file if they are equal, or if one ends with the other, folder by folder:

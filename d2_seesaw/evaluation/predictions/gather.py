@@ -25,10 +25,10 @@ from detectron2.utils import comm
 
 from d2_seesaw.evaluation.predictions.detections import (
     EMPTY,
-    DetectionColumns,
+    Detections,
     common_columns,
+    concatenate,
     empty_column,
-    join_columns,
     layouts_of,
 )
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
@@ -55,7 +55,7 @@ def all_gather_json(value: Any) -> list[Any]:
     return [json.loads(bytes(t[:n].tolist())) for t, n in zip(texts, lengths, strict=True)]
 
 
-def gather_detections(own: DetectionColumns) -> DetectionColumns:
+def gather_detections(own: Detections) -> Detections:
     """Those of all ranks, rank by rank, on the main process; none on the others.
 
     Ranks without detections may lack columns that others have.
@@ -66,7 +66,7 @@ def gather_detections(own: DetectionColumns) -> DetectionColumns:
     of_ranks = [n for n in all_gather_json(list(own.arrays()) if len(own) else []) if n]
     with_mask_scores = "mask_scores" in common_columns(of_ranks)
     gathered = gather_columns(own.arrays(with_mask_scores=with_mask_scores) if len(own) else {})
-    return DetectionColumns.from_arrays(gathered) if gathered else EMPTY
+    return Detections.from_arrays(gathered) if gathered else EMPTY
 
 
 def gather_columns(own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -149,14 +149,14 @@ class DetectionLog:
     def __init__(self, *, per_category: int | None = None, images_per_block: int = 50) -> None:
         self._limits = DetectionLimits(per_image=None, per_category=per_category)
         self._images_per_block = images_per_block
-        self._blocks: list[DetectionColumns] = []
-        self._images: list[DetectionColumns] = []
+        self._blocks: list[Detections] = []
+        self._images: list[Detections] = []
         self._last_count = 0
 
     def __len__(self) -> int:
         return sum(len(part) for part in (*self._blocks, *self._images))
 
-    def append(self, detections: DetectionColumns) -> None:
+    def append(self, detections: Detections) -> None:
         """Add those of an image."""
         self._images.append(detections)
         if len(self._images) == self._images_per_block:
@@ -164,15 +164,15 @@ class DetectionLog:
             if len(self) >= 2 * self._last_count:
                 self._forget_what_does_not_count()
 
-    def columns(self) -> DetectionColumns:
+    def columns(self) -> Detections:
         """All that were added and count, in order."""
         self._close_block()
         self._forget_what_does_not_count()
-        self._blocks = [DetectionColumns.concatenate(self._blocks, consume=True)]
+        self._blocks = [Detections.concatenate(self._blocks, consume=True)]
         return self._blocks[0]
 
     def _close_block(self) -> None:
-        self._blocks.append(DetectionColumns.concatenate(self._images, consume=True))
+        self._blocks.append(Detections.concatenate(self._images, consume=True))
         self._images = []
 
     def _forget_what_does_not_count(self) -> None:
@@ -188,11 +188,11 @@ class DetectionLog:
         self._last_count = len(counts)
 
 
-def _without_shapes(parts: list[DetectionColumns]) -> DetectionColumns:
+def _without_shapes(parts: list[Detections]) -> Detections:
     """Ids and scores of all parts."""
-    return DetectionColumns.concatenate(
+    return Detections.concatenate(
         [
-            DetectionColumns(p.image_ids, p.category_ids, p.scores, mask_scores=p.mask_scores)
+            Detections(p.image_ids, p.category_ids, p.scores, mask_scores=p.mask_scores)
             for p in parts
         ]
     )
@@ -280,9 +280,9 @@ class ProposalLog:
         if self._images:
             self._close_block()
         if len(self._blocks) > 1:
-            self._blocks = [join_columns(self._blocks)]
+            self._blocks = [concatenate(self._blocks)]
         return ProposalColumns.from_arrays(self._blocks[0] if self._blocks else {})
 
     def _close_block(self) -> None:
-        self._blocks.append(join_columns(self._images))
+        self._blocks.append(concatenate(self._images))
         self._images = []

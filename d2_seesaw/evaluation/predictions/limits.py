@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from d2_seesaw.evaluation.predictions.detections import DetectionColumns
+from d2_seesaw.evaluation.predictions.detections import Detections
 
 FIXED_AP_DETECTIONS = 10_000
 """Detections of a category over all images that AP-fixed counts."""
@@ -38,7 +38,7 @@ class DetectionLimits:
         """Those of AP-fixed."""
         return cls(per_image=None, per_category=FIXED_AP_DETECTIONS)
 
-    def rows(self, detections: DetectionColumns, task: str) -> np.ndarray:
+    def rows(self, detections: Detections, task: str) -> np.ndarray:
         """Rows of the detections that count in ``task``, ascending."""
         kept = np.ones(len(detections), dtype=bool)
         scores = detections.scores_of(task)
@@ -50,7 +50,7 @@ class DetectionLimits:
                 kept &= _is_among_best(ids, scores, limit)
         return np.flatnonzero(kept)
 
-    def rows_of_any_task(self, detections: DetectionColumns) -> np.ndarray:
+    def rows_of_any_task(self, detections: Detections) -> np.ndarray:
         """Rows of the detections that count by the score of the box or of the mask, ascending."""
         rows = self.rows(detections, "bbox")
         if detections.mask_scores is None:

@@ -21,7 +21,7 @@ from d2_seesaw.inference.tta.merging import BoxMerging, MergedBoxes, UnionOfDete
 from d2_seesaw.inference.tta.views import (
     DTYPES,
     View,
-    ViewPasses,
+    ViewRunner,
     check_scales,
     original_image,
     views_of,
@@ -29,7 +29,7 @@ from d2_seesaw.inference.tta.views import (
 
 
 @contextmanager
-def switched_off(module: nn.Module, *flags: str) -> Iterator[None]:
+def temporarily_disabled(module: nn.Module, *flags: str) -> Iterator[None]:
     """Set those of the ``flags`` that ``module`` has to False, and back."""
     found = {flag: getattr(module, flag) for flag in flags if hasattr(module, flag)}
     try:
@@ -145,9 +145,9 @@ class MultiViewInference(nn.Module):
     def _detect(self, given: dict[str, Any]) -> Instances:
         image, frame = original_image(given, self.image_format or self.model.input_format)
         views = views_of(image.shape[:2], frame, self.scales, flip=self.flip)
-        passes = ViewPasses(self.model, image, views, self.batch_size, self.amp_dtype)
+        passes = ViewRunner(self.model, image, views, self.batch_size, self.amp_dtype)
         heads = self.model.roi_heads
-        with switched_off(heads, "mask_on"):
+        with temporarily_disabled(heads, "mask_on"):
             merged = self.merge(passes)
         result = Instances(
             frame,
@@ -173,7 +173,7 @@ def _checked(model: nn.Module) -> GeneralizedRCNN:
     return model
 
 
-def _mean_outputs(passes: ViewPasses, merged: MergedBoxes) -> dict[str, Tensor]:
+def _mean_outputs(passes: ViewRunner, merged: MergedBoxes) -> dict[str, Tensor]:
     """What the heads add to the merged boxes, averaged over the views: masks ``(N, 1, M, M)``."""
     if not len(merged):  # one small view tells the names and shapes
         passes = replace(passes, views=passes.views[:1])
@@ -191,7 +191,7 @@ def _mean_outputs(passes: ViewPasses, merged: MergedBoxes) -> dict[str, Tensor]:
         return passes.model.inference(inputs, boxes, do_postprocess=False)
 
     totals: dict[str, Tensor] = {}
-    for view, found in passes.each(look):
+    for view, found in passes.run(look):
         added = found.get_fields().keys() - {"pred_boxes", "pred_classes", "scores"}
         for name in added:
             value = found.get(name).float()

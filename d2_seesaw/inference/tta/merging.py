@@ -16,7 +16,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from d2_seesaw.inference.tta.views import Size, View, ViewPasses
+from d2_seesaw.inference.tta.views import Size, View, ViewRunner
 
 BoxesAndScores = tuple[list[Tensor], list[Tensor]]
 """Per image, ``(R, 4)`` or ``(R, 4 C)`` boxes and ``(R, C + 1)`` scores, background last."""
@@ -128,7 +128,7 @@ class MergedBoxes:
 class BoxMerging(Protocol):
     """A way to one image's boxes."""
 
-    def __call__(self, passes: ViewPasses) -> MergedBoxes:
+    def __call__(self, passes: ViewRunner) -> MergedBoxes:
         """Boxes of the image whose views ``passes`` runs over; the mask heads are off."""
         ...
 
@@ -159,10 +159,10 @@ class UnionOfDetections:
         self.max_detections = max_detections
         self.class_wise = class_wise
 
-    def __call__(self, passes: ViewPasses) -> MergedBoxes:
+    def __call__(self, passes: ViewRunner) -> MergedBoxes:
         """One pass over the views."""
         model = passes.model
-        found = passes.each(lambda _, inputs: model.inference(inputs, None, do_postprocess=False))
+        found = passes.run(lambda _, inputs: model.inference(inputs, None, do_postprocess=False))
         union = MergedBoxes.cat([_in_frame(view, of_view) for view, of_view in found])
         if self.score_threshold is not None:
             union = union[union.scores > self.score_threshold]
@@ -215,7 +215,7 @@ class MeanOverSharedProposals:
         self.score_threshold = score_threshold
         self.max_detections = max_detections
 
-    def __call__(self, passes: ViewPasses) -> MergedBoxes:
+    def __call__(self, passes: ViewRunner) -> MergedBoxes:
         """Two passes over the views."""
         model = passes.model
         boxes, scores = self._judge(passes, self._shared_proposals(passes))
@@ -235,7 +235,7 @@ class MeanOverSharedProposals:
             kept.pred_boxes.tensor,
         )
 
-    def _shared_proposals(self, passes: ViewPasses) -> Tensor:
+    def _shared_proposals(self, passes: ViewRunner) -> Tensor:
         """``(R, 4)`` proposals in the frame, best first."""
         generator: Any = passes.model.proposal_generator
 
@@ -244,7 +244,7 @@ class MeanOverSharedProposals:
             return generator(images, passes.model.backbone(images.tensor), None)[0]
 
         boxes, scores = [], []
-        for view, found in passes.each(propose):
+        for view, found in passes.run(propose):
             boxes.append(_clipped(view.to_frame(found.proposal_boxes.tensor.float()), view.frame))
             scores.append(found.objectness_logits.float())
         shared, logits = torch.cat(boxes), torch.cat(scores)
@@ -256,7 +256,7 @@ class MeanOverSharedProposals:
             shared = shared[nms(shared.double(), ranks.double(), threshold).sort().values]
         return shared[: generator.post_nms_topk[False] if limit is None else limit]
 
-    def _judge(self, passes: ViewPasses, proposals: Tensor) -> tuple[Tensor, Tensor]:
+    def _judge(self, passes: ViewRunner, proposals: Tensor) -> tuple[Tensor, Tensor]:
         """Mean boxes ``(R, 4)`` or ``(R, 4 C)`` in the frame and scores ``(R, C + 1)``."""
         model = passes.model
 
@@ -269,7 +269,7 @@ class MeanOverSharedProposals:
             return list(zip(*box_predictions(model.roi_heads, features, given), strict=True))
 
         totals: list[Tensor] = []
-        for view, (boxes, scores) in passes.each(judge):
+        for view, (boxes, scores) in passes.run(judge):
             added = [_clipped(view.to_frame(boxes.float()), view.frame), scores.float()]
             totals = [a + b for a, b in zip(totals, added, strict=True)] if totals else added
         mean_boxes, mean_scores = (total / len(passes.views) for total in totals)

@@ -116,7 +116,7 @@ def views_of(
 
 
 @dataclass(frozen=True)
-class ViewPasses:
+class ViewRunner:
     """Runs a model on an image's views, ``batch_size`` at a time.
 
     Nothing of a view outlives its turn but what the caller keeps, so memory is that of the largest
@@ -136,7 +136,7 @@ class ViewPasses:
     batch_size: int = 1
     amp_dtype: torch.dtype | None = None
 
-    def each(
+    def run(
         self, run: Callable[[list[View], list[dict[str, Any]]], list[T]]
     ) -> Iterator[tuple[View, T]]:
         """Each view with its part of what ``run`` returned for the views of its batch.

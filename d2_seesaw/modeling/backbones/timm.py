@@ -18,7 +18,7 @@ from detectron2.modeling import Backbone
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
-from d2_seesaw.layers import SyncBatchNorm2d, deform_convs, recomputed
+from d2_seesaw.layers import SyncBatchNorm2d, checkpointed, deform_convs
 
 KINDS = ("BN", "FrozenBN", "SyncBN")
 
@@ -264,6 +264,6 @@ def _checkpoint_blocks(module: nn.Module) -> int:
     for name, child in module.named_children():
         is_block = isinstance(module, nn.Sequential | nn.ModuleList) and any(child.children())
         if is_block:
-            setattr(module, name, checkpoint_wrapper(child, checkpoint_fn=recomputed))
+            setattr(module, name, checkpoint_wrapper(child, checkpoint_fn=checkpointed))
         count += 1 if is_block else _checkpoint_blocks(child)
     return count

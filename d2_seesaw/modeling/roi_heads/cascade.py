@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from d2_seesaw.modeling.roi_heads.fast_rcnn import Predictions
 from d2_seesaw.modeling.roi_heads.mask_head import AveragedMaskHeads
-from d2_seesaw.modeling.roi_heads.offset_pooler import check_pooler, roi_features
+from d2_seesaw.modeling.roi_heads.offset_pooler import check_pooler, pool_and_encode
 
 SCORE_FUSIONS = ("logits", "probabilities")
 
@@ -263,7 +263,7 @@ class LossDrivenCascadeROIHeads(CascadeROIHeads):
         boxes = [p.proposal_boxes for p in proposals]
         heads: Any = self.box_head
         scale = 1 / self.num_cascade_stages if self.stage_loss_weights is None else 1.0
-        x = roi_features(heads[stage], self.box_pooler, features, boxes, gradient_scale=scale)
+        x = pool_and_encode(heads[stage], self.box_pooler, features, boxes, gradient_scale=scale)
         return self.box_predictor[stage](x)
 
     def _next_proposals(

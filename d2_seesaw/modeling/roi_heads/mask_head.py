@@ -19,7 +19,7 @@ from detectron2.modeling.roi_heads.mask_head import (
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from d2_seesaw.layers import CarafeUpsample, LayerFactory, is_pointwise, one_channel
+from d2_seesaw.layers import CarafeUpsample, LayerFactory, conv1x1_channel, is_pointwise
 
 
 class MaskHeadWithPredictor(MaskRCNNConvUpsampleHead):
@@ -95,7 +95,7 @@ class MaskHeadWithPredictor(MaskRCNNConvUpsampleHead):
         predictor = self.predictor
         classes = torch.cat([i.gt_classes if self.training else i.pred_classes for i in instances])
         if is_pointwise(predictor) and predictor.out_channels != 1:
-            return one_channel(cast("nn.Conv2d", predictor), x, classes)
+            return conv1x1_channel(cast("nn.Conv2d", predictor), x, classes)
         logits = predictor(x)
         if logits.shape[1] == 1:
             return logits

@@ -1,6 +1,6 @@
 """Detectron2's pooler over the levels of a pyramid, able to pool somewhere near the boxes.
 
-A head that moves RoIs has to pool twice, so it needs the pooler. It says so by ``repools = True``.
+A head that moves RoIs has to pool twice, so it needs the pooler, and has ``needs_pooler = True``.
 
 Shapes in this module:
     R: boxes of all images
@@ -96,7 +96,7 @@ class OffsetROIPooler(ROIPooler):
         return pooled
 
 
-def roi_features(
+def pool_and_encode(
     head: nn.Module,
     pooler: nn.Module,
     maps: list[Tensor],
@@ -107,8 +107,8 @@ def roi_features(
     """What a box head makes of RoIs.
 
     Args:
-        head: a module from pooled RoIs; or, if its ``repools`` is true, from a function that pools
-            the RoIs, moved by its argument ``offsets``, and from their boxes.
+        head: a module from pooled RoIs; or, if its ``needs_pooler`` is true, from a function that
+            pools the RoIs, moved by its argument ``offsets``, and from their boxes.
         pooler: pools boxes from feature maps.
         maps: the feature maps.
         box_lists: per image, the boxes of its RoIs.
@@ -118,7 +118,7 @@ def roi_features(
     if gradient_scale != 1:
         maps = [_ScaleGradient.apply(m, gradient_scale) for m in maps]
     pool = partial(pooler, maps, box_lists)
-    return head(pool, box_lists) if _repools(head) else head(pool())
+    return head(pool, box_lists) if _needs_pooler(head) else head(pool())
 
 
 def check_pooler(heads: Iterable[nn.Module], pooler: Any) -> None:
@@ -128,12 +128,12 @@ def check_pooler(heads: Iterable[nn.Module], pooler: Any) -> None:
         ValueError: naming both and the pooler to take.
     """
     for head in heads:
-        if _repools(head) and not isinstance(pooler, OffsetROIPooler):
+        if _needs_pooler(head) and not isinstance(pooler, OffsetROIPooler):
             raise ValueError(
                 f"{type(head).__name__} moves the RoIs it pools, which a {type(pooler).__name__} "
                 "cannot: give an OffsetROIPooler as box_pooler"
             )
 
 
-def _repools(head: nn.Module) -> bool:
-    return bool(getattr(head, "repools", False))
+def _needs_pooler(head: nn.Module) -> bool:
+    return bool(getattr(head, "needs_pooler", False))

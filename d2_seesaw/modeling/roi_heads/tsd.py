@@ -64,7 +64,7 @@ class TSDBoxHead(nn.Module):
         ValueError: RoIs that are not square.
     """
 
-    repools = True
+    needs_pooler = True
     """The heads call it with a pooler, rather than with what was pooled."""
 
     def __init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from d2_seesaw.evaluation.analysis import Calibration, LongTailAnalysis
+from d2_seesaw.evaluation.analysis import LongTailAnalysis, ReliabilityCurve
 from d2_seesaw.evaluation.tables import CategoryResult
 from d2_seesaw.report import (
     GROUP_COLORS,
@@ -134,7 +134,7 @@ def _tail_chart(
     )
 
 
-def _reliability(calibration: Calibration, name: str) -> list[tuple[float, float, str]]:
+def _reliability(calibration: ReliabilityCurve, name: str) -> list[tuple[float, float, str]]:
     return [
         (
             score,

@@ -1,4 +1,4 @@
-"""One fault at a time in an annotation file; those of images are in test_image_checks.py."""
+"""One fault at a time in an annotation file; those of images are in test_images.py."""
 
 import json
 

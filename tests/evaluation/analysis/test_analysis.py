@@ -6,10 +6,10 @@ import math
 import pytest
 
 from d2_seesaw.evaluation.analysis import (
-    Calibration,
     Confusion,
     ConfusionExample,
     LongTailAnalysis,
+    ReliabilityCurve,
     analysis_path,
     read_analysis,
     write_analysis,
@@ -29,8 +29,8 @@ ANALYSIS = LongTailAnalysis(
     ],
     confusions=[Confusion(3, 3, 6), Confusion(3, 8, 1), Confusion(3, None, 2)],
     calibration=[
-        Calibration("all", [4, 0], [0.2, NAN], [0.25, NAN], 5.0),
-        Calibration("r", [0, 0], [NAN, NAN], [NAN, NAN], NAN),
+        ReliabilityCurve("all", [4, 0], [0.2, NAN], [0.25, NAN], 5.0),
+        ReliabilityCurve("r", [0, 0], [NAN, NAN], [NAN, NAN], NAN),
     ],
     examples=[
         ConfusionExample(8, 3, 139, [1.5, 2.0, 30.0, 40.25], [1.0, 2.0, 30.0, 41.0], 0.75),

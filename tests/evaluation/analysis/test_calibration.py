@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from d2_seesaw.evaluation.analysis.calibration import CALIBRATION_BINS, calibrations
+from d2_seesaw.evaluation.analysis.calibration import CALIBRATION_BINS, reliability_by_group
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.lvis.metrics import match_detections
-from d2_seesaw.evaluation.predictions.detections import DetectionColumns
+from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from tests.evaluation.federated_cases import federated_case, official_evaluation
 from tests.evaluation.lvis_data import add_object, dataset
@@ -22,10 +22,10 @@ BOX, ELSEWHERE = [10, 10, 40, 40], [80, 80, 30, 30]
 def calibration_of(data, results, task="bbox", limit=300):
     """By group."""
     ground_truth = GroundTruthColumns.from_dataset(data)
-    detections = DetectionColumns.from_results(results)
+    detections = Detections.from_results(results)
     limits = DetectionLimits(per_image=limit)
     matched = match_detections(ground_truth, detections, task, limits=limits)
-    return {c.group: c for c in calibrations(ground_truth, matched)}
+    return {c.group: c for c in reliability_by_group(ground_truth, matched)}
 
 
 def outcomes_of_lvis(data, results, task, limit):
@@ -162,11 +162,11 @@ def test_what_was_matched_is_not_modified():
     data, results = scene([0.5], [True])
     data["annotations"][0]["ignore"] = 1
     ground_truth = GroundTruthColumns.from_dataset(data)
-    detections = DetectionColumns.from_results(results)
+    detections = Detections.from_results(results)
     matched = match_detections(ground_truth, detections, "bbox", limits=DetectionLimits())
-    first = calibrations(ground_truth, matched)
+    first = reliability_by_group(ground_truth, matched)
     assert not matched.never_wrong[:, 0].any()
-    assert repr(calibrations(ground_truth, matched)) == repr(first)
+    assert repr(reliability_by_group(ground_truth, matched)) == repr(first)
 
 
 def test_categories_of_unknown_frequency_are_in_all_only():

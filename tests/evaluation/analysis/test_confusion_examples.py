@@ -7,10 +7,10 @@ import pytest
 from pycocotools import mask as mask_utils
 
 from d2_seesaw.evaluation.analysis import ConfusionExample, LongTailAnalysis
-from d2_seesaw.evaluation.analysis.confusion import swallowed
+from d2_seesaw.evaluation.analysis.confusion import confusions_with_more_frequent
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.lvis.official import lvis_from_dict
-from d2_seesaw.evaluation.predictions.detections import DetectionColumns
+from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from d2_seesaw.evaluation.scoring import TaskEvaluation
 from d2_seesaw.evaluation.tables import category_results
@@ -23,7 +23,7 @@ def analysis_of(data, results, task="bbox", limit=300):
     evaluation = TaskEvaluation(
         ground_truth=lvis_from_dict(data),
         columns=GroundTruthColumns.from_dataset(data),
-        detections=DetectionColumns.from_results(results),
+        detections=Detections.from_results(results),
         task=task,
         official=False,
         limits=DetectionLimits(per_image=limit),
@@ -81,7 +81,10 @@ def test_equals_a_loop_over_all_objects(fields, task, score, compared, tied):
         given = results if fields == "both" else of_task(results, fields)
         analysis = analysis_of(data, given, task, limit=30)
         groups = {c["id"]: c["frequency"] for c in data["categories"]}
-        pairs = [(p.category.category_id, p.by.category_id) for p in swallowed(analysis)]
+        pairs = [
+            (p.category.category_id, p.by.category_id)
+            for p in confusions_with_more_frequent(analysis)
+        ]
         pairs = [p for group in "rc" for p in pairs if groups[p[0]] == group]
         names = named_one_by_one(data, results, score, compared, 30)
         expected = examples_one_by_one(data, names, pairs, score)
@@ -142,7 +145,7 @@ def test_common_pairs_take_the_places_that_rare_ones_leave():
 def test_pairs_of_frequent_categories_and_of_unknown_groups_are_not_shown():
     data, results = rows_of_objects(["f", "n/a", "f"], [3, 3, 0], taken_for=3)
     analysis = analysis_of(data, results)
-    assert len(swallowed(analysis)) == 2
+    assert len(confusions_with_more_frequent(analysis)) == 2
     assert analysis.examples == []
 
 

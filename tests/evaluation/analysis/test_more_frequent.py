@@ -5,7 +5,7 @@ import random
 import pytest
 
 from d2_seesaw.evaluation.analysis import Confusion, LongTailAnalysis
-from d2_seesaw.evaluation.analysis.confusion import group_outcomes, swallowed
+from d2_seesaw.evaluation.analysis.confusion import confusions_with_more_frequent, group_outcomes
 from d2_seesaw.evaluation.tables import CategoryResult
 
 RARE, OTHER_RARE, COMMON, FREQUENT = 1, 2, 3, 4
@@ -55,7 +55,7 @@ def test_categories_of_unknown_frequency_are_a_group_of_their_own():
 
 def test_only_a_more_frequent_category_swallows():
     everything = list(itertools.product(range(1, 5), [1, 2, 3, 4, None], [1]))
-    pairs = as_ids(swallowed(analysis(everything)))
+    pairs = as_ids(confusions_with_more_frequent(analysis(everything)))
     assert {(k, j) for k, j, *_ in pairs} == {(1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4)}
     assert {of for *_, of in pairs} == {5}, "right and missed objects are of the category too"
 
@@ -67,7 +67,7 @@ def test_most_objects_come_first_then_the_larger_share_then_the_lower_ids():
         *((COMMON, FREQUENT, 7), (COMMON, COMMON, 93)),
     ]
     random.Random(0).shuffle(confusions)
-    found = swallowed(analysis(confusions))
+    found = confusions_with_more_frequent(analysis(confusions))
     assert as_ids(found) == [(3, 4, 7, 100), (2, 3, 2, 5), (1, 3, 2, 10), (1, 4, 2, 10)]
     assert [pair.share for pair in found] == [0.07, 0.4, 0.2, 0.2]
 
@@ -89,4 +89,4 @@ def test_most_objects_come_first_then_the_larger_share_then_the_lower_ids():
 )
 def test_training_images_decide_who_is_more_frequent_and_else_the_groups(mine, other, expected):
     pair = [category(1, *mine), category(2, *other)]
-    assert bool(swallowed(analysis([(1, 2, 3)], pair))) == expected
+    assert bool(confusions_with_more_frequent(analysis([(1, 2, 3)], pair))) == expected

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from d2_seesaw.evaluation.analysis import Confusion
-from d2_seesaw.evaluation.analysis.confusion import object_confusions, object_names
+from d2_seesaw.evaluation.analysis.confusion import label_objects, object_confusions
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
-from d2_seesaw.evaluation.predictions.detections import DetectionColumns
+from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from tests.evaluation.federated_cases import box_rle, of_task
 from tests.evaluation.lvis_data import add_object, dataset
@@ -17,9 +17,9 @@ from tests.evaluation.named_objects import confused_case, named_one_by_one
 
 def confusions(data, results, task="bbox", limit=300):
     columns = GroundTruthColumns.from_dataset(data)
-    found = DetectionColumns.from_results(results)
+    found = Detections.from_results(results)
     limits = DetectionLimits(per_image=limit)
-    return object_confusions(columns, object_names(columns, found, task, limits=limits))
+    return object_confusions(columns, label_objects(columns, found, task, limits=limits))
 
 
 def as_counts(found):

@@ -15,7 +15,7 @@ from d2_seesaw.evaluation.lvis.metrics import (
     scores_of_matches,
 )
 from d2_seesaw.evaluation.lvis.rules import METRICS
-from d2_seesaw.evaluation.predictions.detections import DetectionColumns
+from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from tests.evaluation.federated_cases import (
     TRAITS,
@@ -24,7 +24,7 @@ from tests.evaluation.federated_cases import (
     official_evaluation,
     our_curves,
 )
-from tests.evaluation.lvis_data import Detections, add_object, dataset, official_metrics
+from tests.evaluation.lvis_data import ImageDetections, add_object, dataset, official_metrics
 
 both_tasks = pytest.mark.parametrize("task", ["bbox", "segm"])
 # "more than 300" is over the limit, too, that of LVIS.
@@ -115,7 +115,7 @@ def test_every_metric_equals_that_of_lvis(task):
     official = official_evaluation(data, results, task)
     official.summarize()
     ground_truth = GroundTruthColumns.from_dataset(data)
-    detections = DetectionColumns.from_results(results)
+    detections = Detections.from_results(results)
     matched = match_detections(ground_truth, detections, task, limits=DetectionLimits())
     ours = scores_of_matches(ground_truth, matched)
     expected = official_metrics(official, METRICS)
@@ -141,7 +141,7 @@ def test_an_object_is_found_whatever_the_id_of_its_annotation(engine_id):
     # The one difference on purpose: lvis takes the id 0 of a match for no match.
     data = dataset("f")
     add_object(data, 1, 1, [0, 0, 40, 40])["id"] = engine_id
-    results = Detections(1).add(1, [0, 0, 40, 40]).as_lvis("bbox")
+    results = ImageDetections(1).add(1, [0, 0, 40, 40]).as_lvis("bbox")
     precision, recall = our_curves(data, results, "bbox")
     official = official_evaluation(data, results, "bbox").eval
     assert recall[0, 0, 0] == 1.0
@@ -154,7 +154,7 @@ def test_no_detections_score_zero_where_there_is_ground_truth(task):
     data = dataset("rcf")
     add_object(data, 1, 1, [0, 0, 20, 20])
     ground_truth = GroundTruthColumns.from_dataset(data)
-    nothing = DetectionColumns.from_results([])
+    nothing = Detections.from_results([])
     matched = match_detections(ground_truth, nothing, task, limits=DetectionLimits())
     scores = scores_of_matches(ground_truth, matched)
     present = {"AP", "AP50", "AP75", "APs", "APr"}
@@ -164,8 +164,8 @@ def test_no_detections_score_zero_where_there_is_ground_truth(task):
 
 def test_float32_columns_give_the_numbers_of_the_dicts_made_from_them():
     data, results = federated_case(4, "real boxes", "tied scores")
-    columns = DetectionColumns.from_results(results)
-    columns = DetectionColumns(
+    columns = Detections.from_results(results)
+    columns = Detections(
         columns.image_ids,
         columns.category_ids,
         columns.scores.astype(np.float32),

@@ -17,7 +17,7 @@ from d2_seesaw.evaluation.lvis.official import (
     working_lvis,
 )
 from tests.evaluation.lvis_data import (
-    Detections,
+    ImageDetections,
     add_object,
     dataset,
     official_evaluation,
@@ -75,14 +75,14 @@ def test_half_of_the_objects_found_scores_51_of_101_recall_points():
     data = dataset("r")
     for x in (0, 60):
         add_object(data, 1, 1, [x, 0, 40, 40])
-    found = Detections(1).add(1, [0, 0, 40, 40])
+    found = ImageDetections(1).add(1, [0, 0, 40, 40])
     assert evaluate(data, [found]).metrics["AP"] == pytest.approx(100 * 51 / 101)
 
 
 def test_a_false_positive_ranked_first_halves_precision():
     data = dataset("f")
     add_object(data, 1, 1, [0, 0, 40, 40])
-    found = Detections(1).add(1, [100, 100, 40, 40], 0.9).add(1, [0, 0, 40, 40], 0.5)
+    found = ImageDetections(1).add(1, [100, 100, 40, 40], 0.9).add(1, [0, 0, 40, 40], 0.5)
     assert evaluate(data, [found]).metrics["AP"] == pytest.approx(50.0)
 
 
@@ -95,7 +95,7 @@ def test_a_wrong_detection_costs_only_where_its_absence_was_verified(set_name, e
     add_object(data, 1, 1, [0, 0, 40, 40])
     if set_name:
         data["images"][1][set_name] = [1]
-    wrong = Detections(2).add(1, [0, 0, 40, 40], 0.95)
+    wrong = ImageDetections(2).add(1, [0, 0, 40, 40], 0.95)
     found = [*perfect_detections(data)[:1], wrong]
     assert evaluate(data, found).metrics["AP"] == pytest.approx(expected)
 
@@ -115,7 +115,7 @@ def test_no_detections_score_zero_where_there_is_ground_truth(task):
 def test_the_area_of_a_mask_decides_its_size(task):
     data = dataset("f")
     add_object(data, 1, 1, [0, 0, 20, 20])
-    found = {**Detections(1).add(1, [0, 0, 20, 20]).as_lvis("segm")[0], "bbox": [0, 0, 90, 90]}
+    found = {**ImageDetections(1).add(1, [0, 0, 20, 20]).as_lvis("segm")[0], "bbox": [0, 0, 90, 90]}
     beside = {**found, "score": 0.95, "segmentation": mask_beside(), "bbox": [100, 100, 90, 90]}
     metrics = evaluate_detections(lvis_from_dict(data), [found, beside], task).metrics
     # By its mask the wrong detection is small and costs precision; by its box it would be medium.
@@ -123,7 +123,7 @@ def test_the_area_of_a_mask_decides_its_size(task):
 
 
 def mask_beside():
-    return Detections(1).add(1, [100, 100, 20, 20]).as_lvis("segm")[0]["segmentation"]
+    return ImageDetections(1).add(1, [100, 100, 20, 20]).as_lvis("segm")[0]["segmentation"]
 
 
 @pytest.mark.parametrize("task", ["bbox", "segm"])

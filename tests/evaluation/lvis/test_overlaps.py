@@ -7,7 +7,7 @@ from pycocotools import mask as mask_utils
 from d2_seesaw.evaluation.lvis import matching
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.lvis.matching import overlaps, scored_detections
-from d2_seesaw.evaluation.predictions.detections import DetectionColumns
+from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from tests.evaluation.federated_cases import area, federated_case, shape
 from tests.evaluation.lvis_data import add_object, dataset
@@ -20,7 +20,7 @@ MORE_TRAITS = ("unknown category", "unverified category", "zero area", "equal io
 
 def scored_and_edges(data, results, task, *, class_agnostic=False):
     ground_truth = GroundTruthColumns.from_dataset(data)
-    detections = DetectionColumns.from_results(results)
+    detections = Detections.from_results(results)
     limits = DetectionLimits(per_image=None)
     agnostic = {"class_agnostic": class_agnostic}
     scored = scored_detections(ground_truth, detections, task, limits=limits, **agnostic)
@@ -86,7 +86,7 @@ def test_unverified_ones_are_scored_on_request_but_not_of_unknown_categories(see
     ]
     scored = scored_detections(
         GroundTruthColumns.from_dataset(data),
-        DetectionColumns.from_results(results),
+        Detections.from_results(results),
         "bbox",
         limits=DetectionLimits(per_image=None),
         class_agnostic=True,

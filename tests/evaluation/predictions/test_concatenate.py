@@ -1,6 +1,6 @@
 import numpy as np
 
-from d2_seesaw.evaluation.predictions.detections import empty_column, join_columns, layouts_of
+from d2_seesaw.evaluation.predictions.detections import concatenate, empty_column, layouts_of
 from tests.evaluation.memory import MEGABYTE, added_at_peak, mapped_ones
 
 
@@ -13,7 +13,7 @@ def parts():
 
 
 def test_equals_numpys_concatenation_in_values_and_types():
-    joined = join_columns(parts())
+    joined = concatenate(parts())
     for name in ("ids", "boxes"):
         expected = np.concatenate([part[name] for part in parts()])
         assert joined[name].dtype == expected.dtype
@@ -23,7 +23,7 @@ def test_equals_numpys_concatenation_in_values_and_types():
 def test_the_parts_do_not_live_beside_the_result():
     size = 40 * MEGABYTE
     given = [{"a": mapped_ones(size)} for _ in range(4)]
-    joined, added = added_at_peak(lambda: join_columns(given))
+    joined, added = added_at_peak(lambda: concatenate(given))
     assert joined["a"].sum() == 4 * size
     assert given == [{}] * 4
     assert added < 1.5 * size

@@ -3,7 +3,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from d2_seesaw.evaluation.predictions.detections import EMPTY, DetectionColumns, MaskColumns
+from d2_seesaw.evaluation.predictions.detections import EMPTY, Detections, MaskColumns
 from d2_seesaw.evaluation.predictions.gather import DetectionLog
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from tests.evaluation.federated_cases import federated_case
@@ -19,7 +19,7 @@ def results():
 def test_a_log_keeps_the_order_of_images(results, images_per_block):
     log = DetectionLog(images_per_block=images_per_block)
     for result in results:
-        log.append(DetectionColumns.from_results([result]))
+        log.append(Detections.from_results([result]))
         log.append(EMPTY)
     assert list(log.columns().results()) == results
     assert len(log) == len(results)
@@ -28,7 +28,7 @@ def test_a_log_keeps_the_order_of_images(results, images_per_block):
 def test_detections_can_be_added_after_all_were_asked_for(results):
     log = DetectionLog(images_per_block=2)
     for i, result in enumerate(results):
-        log.append(DetectionColumns.from_results([result]))
+        log.append(Detections.from_results([result]))
         for _ in range(2):
             assert list(log.columns().results()) == results[: i + 1]
 
@@ -44,7 +44,7 @@ def images(seed, masks, mask_scores, number=40):
     for image_id in range(number):
         n = int(rng.integers(0, 9))
         rles = [{"size": [9, 9], "counts": b"x" * int(k)} for k in rng.integers(1, 9, n)]
-        yield DetectionColumns(
+        yield Detections(
             np.full(n, f"image {image_id}"),
             rng.choice([5, 6, 7, 900], n, p=[0.6, 0.2, 0.15, 0.05]),
             rng.integers(0, 5, n).astype(np.float32),
@@ -65,7 +65,7 @@ def test_forgetting_on_the_way_leaves_what_counts_in_the_end(
     for found in images(seed, masks, mask_scores):
         log.append(found)
         longest = max(longest, len(log))
-    everything = DetectionColumns.concatenate(list(images(seed, masks, mask_scores)))
+    everything = Detections.concatenate(list(images(seed, masks, mask_scores)))
     limits = DetectionLimits(per_image=None, per_category=6)
     rows = {r for task in ("bbox", "segm") for r in limits.rows(everything, task).tolist()}
     expected = [r for i, r in enumerate(everything.results()) if i in rows]
@@ -81,13 +81,13 @@ def test_a_log_looks_for_what_counts_when_it_has_doubled(monkeypatch):
     monkeypatch.setattr(DetectionLimits, "rows_of_any_task", lambda *args: look(*args))
     log = DetectionLog(per_category=1000, images_per_block=1)
     for _ in range(256):
-        log.append(DetectionColumns(np.ones(1), np.ones(1), np.ones(1)))
+        log.append(Detections(np.ones(1), np.ones(1), np.ones(1)))
     assert [len(call.args[1]) for call in look.call_args_list] == [2**i for i in range(9)]
 
 
 def test_detections_that_all_count_are_not_copied():
     log = DetectionLog(per_category=2)
-    found = DetectionColumns(np.ones(2), np.ones(2), np.ones(2))
+    found = Detections(np.ones(2), np.ones(2), np.ones(2))
     log.append(found)
     assert log.columns() is found
 
@@ -97,9 +97,7 @@ def test_own_scores_of_some_masks_only_count_beside_the_boxes_of_others():
     for score, own in ((0.5, None), (0.4, 0.6), (0.3, None)):
         own_scores = None if own is None else np.array([own])
         log.append(
-            DetectionColumns(
-                np.array([1]), np.array([1]), np.array([score]), mask_scores=own_scores
-            )
+            Detections(np.array([1]), np.array([1]), np.array([score]), mask_scores=own_scores)
         )
     assert log.columns().scores.tolist() == [0.5, 0.4]
 
@@ -126,7 +124,7 @@ def test_a_log_does_not_live_beside_its_columns():
     log = DetectionLog(images_per_block=1)
     for _ in range(4):
         masks = MaskColumns(np.ones((1, 2)), np.array([size]), mapped_ones(size))
-        log.append(DetectionColumns(np.ones(1), np.ones(1), np.ones(1), masks=masks))
+        log.append(Detections(np.ones(1), np.ones(1), np.ones(1), masks=masks))
         del masks
     columns, added = added_at_peak(log.columns)
     assert columns.masks.counts.sum() == 4 * size
@@ -135,9 +133,9 @@ def test_a_log_does_not_live_beside_its_columns():
 
 def test_mixed_detections_are_refused_and_not_lost(results):
     log = DetectionLog()
-    log.append(DetectionColumns.from_results(results))
+    log.append(Detections.from_results(results))
     boxes = [{k: v for k, v in results[0].items() if k != "segmentation"}]
-    log.append(DetectionColumns.from_results(boxes))
+    log.append(Detections.from_results(boxes))
     for _ in range(2):
         with pytest.raises(ValueError, match="Some of the detections have boxes or masks"):
             log.columns()

@@ -7,7 +7,7 @@ from pycocotools import mask as mask_utils
 from d2_seesaw.evaluation.predictions import detections
 from d2_seesaw.evaluation.predictions.detections import (
     EMPTY,
-    DetectionColumns,
+    Detections,
     MaskColumns,
     batched,
 )
@@ -27,7 +27,7 @@ def with_mask_scores(results):
 @pytest.mark.parametrize("prepare", [list, with_mask_scores])
 def test_results_come_back_as_they_were(results, prepare):
     results = prepare(results)
-    columns = DetectionColumns.from_results(results)
+    columns = Detections.from_results(results)
     assert list(columns.results()) == results
     assert list(columns.results(block=3)) == results
     assert len(columns) == len(results)
@@ -40,13 +40,13 @@ def test_results_of_a_task_have_its_score_and_shape(results, task):
     expected = results_of_task(results, task)
     if task == "bbox":
         expected = [{k: v for k, v in r.items() if k != "segmentation"} for r in expected]
-    columns = DetectionColumns.from_results(results)
+    columns = Detections.from_results(results)
     assert list(columns.results(task)) == expected
     assert columns.scores_of(task).tolist() == [r["score"] for r in expected]
 
 
 def test_float32_values_are_written_as_torch_writes_them():
-    columns = DetectionColumns(np.array([1]), np.array([2]), np.array([0.1], dtype=np.float32))
+    columns = Detections(np.array([1]), np.array([2]), np.array([0.1], dtype=np.float32))
     assert list(columns.results()) == [
         {"image_id": 1, "category_id": 2, "score": float(np.float32(0.1))}
     ]
@@ -55,14 +55,14 @@ def test_float32_values_are_written_as_torch_writes_them():
 @pytest.mark.parametrize("prepare", [list, with_mask_scores])
 def test_arrays_come_back_as_they_were(results, prepare):
     results = prepare(results)
-    arrays = DetectionColumns.from_results(results).arrays()
+    arrays = Detections.from_results(results).arrays()
     assert all(array.dtype != object for array in arrays.values())
-    assert list(DetectionColumns.from_arrays(arrays).results()) == results
+    assert list(Detections.from_arrays(arrays).results()) == results
 
 
 def test_rows_can_be_taken(results):
     rows = np.array([4, 0, 2])
-    taken = DetectionColumns.from_results(with_mask_scores(results)).take(rows)
+    taken = Detections.from_results(with_mask_scores(results)).take(rows)
     assert list(taken.results()) == [with_mask_scores(results)[i] for i in rows]
 
 
@@ -81,39 +81,39 @@ def test_masks_can_be_taken_in_any_order_and_more_than_once(block, monkeypatch):
 
 
 def test_parts_are_joined_in_order_and_empty_ones_do_not_matter(results):
-    parts = [DetectionColumns.from_results(r) for r in (results[:2], [], results[2:])]
-    assert list(DetectionColumns.concatenate(parts).results()) == results
-    assert len(DetectionColumns.concatenate([EMPTY, EMPTY])) == 0
+    parts = [Detections.from_results(r) for r in (results[:2], [], results[2:])]
+    assert list(Detections.concatenate(parts).results()) == results
+    assert len(Detections.concatenate([EMPTY, EMPTY])) == 0
     assert EMPTY.tasks == ()
 
 
 def test_parts_without_mask_scores_get_those_of_the_boxes(results):
     mixed = [*with_mask_scores(results[:2]), *results[2:]]
-    parts = [DetectionColumns.from_results(mixed[:2]), DetectionColumns.from_results(mixed[2:])]
-    joined = DetectionColumns.concatenate(parts)
-    for columns in (joined, DetectionColumns.from_results(mixed)):
+    parts = [Detections.from_results(mixed[:2]), Detections.from_results(mixed[2:])]
+    joined = Detections.concatenate(parts)
+    for columns in (joined, Detections.from_results(mixed)):
         expected = [r.get("mask_score", r["score"]) for r in mixed]
         assert columns.scores_of("segm").tolist() == expected
 
 
 def test_parts_with_and_without_masks_are_refused(results):
     boxes = [{k: v for k, v in r.items() if k != "segmentation"} for r in results]
-    parts = [DetectionColumns.from_results(results), DetectionColumns.from_results(boxes)]
+    parts = [Detections.from_results(results), Detections.from_results(boxes)]
     with pytest.raises(ValueError, match="Some of the detections have boxes or masks"):
-        DetectionColumns.concatenate(parts)
+        Detections.concatenate(parts)
 
 
 @pytest.mark.parametrize("key", ["image_id", "category_id", "score", "bbox", "segmentation"])
 def test_a_field_that_some_detections_lack_is_named(results, key):
     del results[1][key]
     with pytest.raises(ValueError, match=f"1 of {len(results)} detections have no '{key}'"):
-        DetectionColumns.from_results(results)
+        Detections.from_results(results)
 
 
 def test_a_polygon_is_refused(results):
     results[0]["segmentation"] = [[0, 0, 5, 0, 5, 5]]
     with pytest.raises(ValueError, match=r"must be a run-length encoding.*got \[\[0, 0"):
-        DetectionColumns.from_results(results)
+        Detections.from_results(results)
 
 
 def test_runs_that_are_not_compressed_are_compressed():

@@ -7,7 +7,7 @@ from pycocotools.coco import COCO
 
 from d2_seesaw.evaluation.lvis.official import lvis_from_dict
 from d2_seesaw.evaluation.predictions import files
-from d2_seesaw.evaluation.predictions.detections import EMPTY, DetectionColumns
+from d2_seesaw.evaluation.predictions.detections import EMPTY, Detections
 from d2_seesaw.evaluation.predictions.files import read_results, save_columns, write_results
 from tests.evaluation.federated_cases import federated_case
 
@@ -26,7 +26,7 @@ def results():
 @pytest.mark.parametrize("number", [0, 1, 4, 5, 20])
 def test_the_bytes_are_those_of_json_dumps(number, results, tmp_path):
     path = tmp_path / "results.json"
-    write_results(str(path), DetectionColumns.from_results(results[:number]))
+    write_results(str(path), Detections.from_results(results[:number]))
     assert path.read_text() == json.dumps(results[:number])
 
 
@@ -34,7 +34,7 @@ def test_the_bytes_are_those_of_json_dumps(number, results, tmp_path):
 def test_lvis_and_pycocotools_read_the_file(task, results, tmp_path, capsys):
     data = federated_case(0, "real boxes")[0]
     path = tmp_path / "results.json"
-    write_results(str(path), DetectionColumns.from_results(results), task)
+    write_results(str(path), Detections.from_results(results), task)
     coco = COCO()
     coco.dataset = data | {"info": {}}
     coco.createIndex()
@@ -51,7 +51,7 @@ def test_reads_any_layout_of_json(number, layout, results, tmp_path):
 
 
 def test_columns_come_back_from_their_file(results, tmp_path):
-    for detections in (DetectionColumns.from_results(results), EMPTY):
+    for detections in (Detections.from_results(results), EMPTY):
         save_columns(str(tmp_path / "found.npz"), detections)
         again = read_results(tmp_path / "found.npz")
         assert list(again.results()) == list(detections.results())

@@ -7,7 +7,7 @@ from detectron2.structures import Boxes, Instances, ROIMasks
 from pycocotools import mask as mask_utils
 
 from d2_seesaw.evaluation import encode_masks
-from d2_seesaw.evaluation.predictions.detections import instance_columns, mask_rles
+from d2_seesaw.evaluation.predictions.detections import Detections, mask_rles
 
 CATEGORIES = {0: 7, 1: 40, 2: 1000}
 
@@ -22,7 +22,7 @@ def found():
 
 
 def test_columns_are_the_detections(found):
-    columns = instance_columns(found, 12, CATEGORIES)
+    columns = Detections.from_instances(found, 12, CATEGORIES)
     assert columns.image_ids.tolist() == [12, 12]
     assert columns.category_ids.tolist() == [1000, 7]
     assert columns.scores.tolist() == [0.75, 0.5]
@@ -34,7 +34,7 @@ def test_columns_are_the_detections(found):
 def test_masks_of_the_image_and_their_scores(found):
     found.pred_masks = torch.rand(2, 30, 40) > 0.5
     found.mask_scores = torch.tensor([0.25, 0.125])
-    columns = instance_columns(found, 12, CATEGORIES)
+    columns = Detections.from_instances(found, 12, CATEGORIES)
     assert columns.mask_scores.tolist() == [0.25, 0.125]
     decoded = [mask_utils.decode(rle) for rle in columns.masks.rles(slice(None))]
     np.testing.assert_array_equal(np.stack(decoded), found.pred_masks.numpy())
@@ -45,10 +45,10 @@ def test_masks_on_boxes_are_encoded_in_their_windows(found):
     found.pred_masks = ROIMasks(probabilities)
     expected = encode_masks(probabilities, found.pred_boxes, (30, 40))
     assert mask_rles(found) == expected
-    assert instance_columns(found, 12, CATEGORIES).masks.rles(slice(None)) == expected
+    assert Detections.from_instances(found, 12, CATEGORIES).masks.rles(slice(None)) == expected
 
 
 def test_no_detections(found):
-    columns = instance_columns(found[:0], 12, CATEGORIES)
+    columns = Detections.from_instances(found[:0], 12, CATEGORIES)
     assert len(columns.scores) == 0
     assert columns.boxes.shape == (0, 4)

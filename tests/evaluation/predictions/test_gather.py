@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from d2_seesaw.evaluation.predictions import gather
-from d2_seesaw.evaluation.predictions.detections import DetectionColumns, MaskColumns, join_columns
+from d2_seesaw.evaluation.predictions.detections import Detections, MaskColumns, concatenate
 from d2_seesaw.evaluation.predictions.gather import (
     all_gather_json,
     gather_columns,
@@ -49,7 +49,7 @@ CASES = [
 def detections_of(rank):
     """Of which only those of the second rank have scores of masks."""
     rles = [{"size": [9, 9], "counts": b"x" * n} for n in (2, 5)]
-    return DetectionColumns(
+    return Detections(
         np.array([1, 2]) + rank,
         np.array([5, 6]),
         np.array([0.25, 0.5]),
@@ -83,7 +83,7 @@ def reports(tmp_path_factory):
 def test_columns_of_all_ranks_are_joined_on_the_first(case, reports):
     given = [columns_of(case.removesuffix(" in parts"), rank) for rank in range(WORLD)]
     parts = [part for part in given if part]
-    expected = join_columns(parts) if parts else {}
+    expected = concatenate(parts) if parts else {}
     gathered = reports[0][case]
     assert list(gathered) == list(expected)
     for name, column in expected.items():
@@ -95,7 +95,7 @@ def test_columns_of_all_ranks_are_joined_on_the_first(case, reports):
 @pytest.mark.dist
 def test_detections_without_mask_scores_get_those_of_the_boxes(reports):
     parts = [detections_of(0), detections_of(1)]
-    assert reports[0]["detections"] == list(DetectionColumns.concatenate(parts).results())
+    assert reports[0]["detections"] == list(Detections.concatenate(parts).results())
     assert [r["mask_score"] for r in reports[0]["detections"]] == [0.25, 0.5, 0.75, 1]
     assert reports[1]["detections"] == []
 

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from d2_seesaw.evaluation.predictions.detections import DetectionColumns
+from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.files import with_ids_of
 
 ANNOTATED = [
@@ -17,7 +17,7 @@ ANNOTATED = [
 @pytest.fixture
 def detections():
     def build(*ids):
-        return DetectionColumns(
+        return Detections(
             np.array(ids), np.arange(len(ids)), np.linspace(1, 0, len(ids)), np.ones((len(ids), 4))
         )
 

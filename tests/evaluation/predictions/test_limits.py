@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from d2_seesaw.evaluation.predictions.detections import EMPTY, DetectionColumns
+from d2_seesaw.evaluation.predictions.detections import EMPTY, Detections
 from d2_seesaw.evaluation.predictions.limits import (
     FIXED_AP_DETECTIONS,
     DetectionLimits,
@@ -11,7 +11,7 @@ from d2_seesaw.evaluation.predictions.limits import (
 
 def columns(images, categories, scores, mask_scores=None):
     given = [np.array(x) for x in (images, categories, scores)]
-    return DetectionColumns(*given, mask_scores=mask_scores and np.array(mask_scores))
+    return Detections(*given, mask_scores=mask_scores and np.array(mask_scores))
 
 
 def best(groups, scores, limit):

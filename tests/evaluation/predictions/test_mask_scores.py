@@ -10,7 +10,7 @@ from d2_seesaw.evaluation import LongTailLVISEvaluator
 from d2_seesaw.evaluation.lvis.official import METRICS
 from d2_seesaw.evaluation.predictions.masks import add_mask_scores, results_of_task
 from tests.evaluation.lvis_data import (
-    Detections,
+    ImageDetections,
     add_object,
     dataset,
     official_evaluation,
@@ -53,7 +53,7 @@ def test_detections_are_not_modified(task):
 def test_a_model_without_mask_scores_adds_nothing():
     predictions = [{"image_id": 1, "instances": [DETECTION]}, {"image_id": 2}]
     before = copy.deepcopy(predictions)
-    add_mask_scores(predictions, [Detections(1).add(1, [0, 0, 9, 9]).as_model_output(), {}])
+    add_mask_scores(predictions, [ImageDetections(1).add(1, [0, 0, 9, 9]).as_model_output(), {}])
     assert predictions == before
 
 
@@ -73,7 +73,7 @@ def with_mask_scores(detections, mask_scores):
 def ranked_by(detections, mask_scores):
     """The same detections with the scores of masks in the place of those of boxes."""
     return [
-        Detections(d.image_id, d.category_ids, d.bboxes, scores)
+        ImageDetections(d.image_id, d.category_ids, d.bboxes, scores)
         for d, scores in zip(detections, mask_scores, strict=True)
     ]
 
@@ -130,7 +130,7 @@ def test_boxes_score_the_same_to_the_bit_with_and_without_mask_scores(register, 
 def test_the_cut_keeps_other_masks_than_boxes(register):
     data = dataset("f")
     add_object(data, 1, 1, [0, 40, 35, 35])
-    found = Detections(1).add(1, [100, 100, 20, 20], 0.9).add(1, [0, 40, 35, 35], 0.5)
+    found = ImageDetections(1).add(1, [100, 100, 20, 20], 0.9).add(1, [0, 40, 35, 35], 0.5)
     evaluator = LongTailLVISEvaluator(register(data), distributed=False, max_dets_per_image=1)
     results = run(evaluator, [found], with_mask_scores([found], [[0.1, 0.4]]))
     assert results["bbox"]["AP"] == 0
@@ -140,7 +140,7 @@ def test_the_cut_keeps_other_masks_than_boxes(register):
 def test_files_hold_both_scores_and_those_of_masks_alone(register, tmp_path):
     data = dataset("ff")
     add_object(data, 1, 1, [0, 40, 35, 35])
-    found = Detections(1).add(1, [0, 40, 35, 35], 0.5).add(2, [0, 0, 9, 9], 0.25)
+    found = ImageDetections(1).add(1, [0, 40, 35, 35], 0.5).add(2, [0, 0, 9, 9], 0.25)
     evaluator = LongTailLVISEvaluator(
         register(data), distributed=False, output_dir=str(tmp_path / "out")
     )

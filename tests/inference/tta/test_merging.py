@@ -6,7 +6,7 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import nn
 
 from d2_seesaw.inference.tta.merging import MeanOverSharedProposals, MergedBoxes, UnionOfDetections
-from d2_seesaw.inference.tta.views import View, ViewPasses, views_of
+from d2_seesaw.inference.tta.views import View, ViewRunner, views_of
 from tests.inference.models import TRUE_BOXES, TRUE_CLASSES, Oracle, as_numpy, oracle_image
 
 FRAME = (100, 200)
@@ -42,7 +42,7 @@ class Answering:
 def passes_of(model):
     """As many views as there are answers, all of the frame's size."""
     image = torch.zeros(*FRAME, 3).numpy()
-    return ViewPasses(
+    return ViewRunner(
         model, image, [View(i, FRAME, FRAME, False) for i in range(len(model.answers))]
     )
 
@@ -159,7 +159,7 @@ def test_in_its_own_view_a_box_is_the_one_that_was_seen_there():
 
 def oracle_passes(model, scales=((90, 120), (720, 960)), flip=True):
     image = as_numpy(oracle_image()["image"])
-    return ViewPasses(model, image, views_of(image.shape[:2], (360, 480), scales, flip=flip))
+    return ViewRunner(model, image, views_of(image.shape[:2], (360, 480), scales, flip=flip))
 
 
 @pytest.mark.parametrize("merge", [UnionOfDetections(), MeanOverSharedProposals()])

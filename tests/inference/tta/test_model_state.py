@@ -3,7 +3,7 @@ from contextlib import suppress
 import pytest
 from torch import nn
 
-from d2_seesaw.inference.tta import evaluating, switched_off
+from d2_seesaw.inference.tta import evaluating, temporarily_disabled
 
 
 def heads():
@@ -14,7 +14,7 @@ def heads():
 
 def test_flags_are_off_inside_and_back_afterwards():
     module = heads()
-    with switched_off(module, "mask_on", "keypoint_on", "unknown_on"):
+    with temporarily_disabled(module, "mask_on", "keypoint_on", "unknown_on"):
         assert (module.mask_on, module.keypoint_on) == (False, False)
         assert not hasattr(module, "unknown_on")
     assert (module.mask_on, module.keypoint_on) == (True, False)
@@ -22,7 +22,7 @@ def test_flags_are_off_inside_and_back_afterwards():
 
 def test_flags_are_back_after_an_exception():
     module = heads()
-    with pytest.raises(KeyError), switched_off(module, "mask_on"):
+    with pytest.raises(KeyError), temporarily_disabled(module, "mask_on"):
         raise KeyError
     assert module.mask_on is True
 

@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from d2_seesaw.inference.tta.views import ViewPasses, views_of
+from d2_seesaw.inference.tta.views import ViewRunner, views_of
 from tests.inference.models import Oracle
 
 
 def passes(**options):
     image = np.random.randint(0, 256, (20, 30, 3), dtype=np.uint8)
     views = views_of((20, 30), (20, 30), [(10, 15), (20, 30), (40, 60)], flip=True)
-    return ViewPasses(Oracle(), image, views, **options)
+    return ViewRunner(Oracle(), image, views, **options)
 
 
 @pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 6), (4, [4, 2]), (99, [6])])
@@ -23,7 +23,7 @@ def test_views_are_run_in_batches_and_come_back_in_order(batch_size, sizes):
         ]
 
     run_over = passes(batch_size=batch_size)
-    results = list(run_over.each(run))
+    results = list(run_over.run(run))
     assert seen == sizes
     assert [view for view, _ in results] == run_over.views
     assert [result for _, result in results] == [(v.number, (3, *v.size)) for v in run_over.views]
@@ -31,7 +31,7 @@ def test_views_are_run_in_batches_and_come_back_in_order(batch_size, sizes):
 
 def test_a_batch_is_run_only_when_its_turn_comes():
     calls = []
-    results = passes().each(lambda views, inputs: [calls.append(1)])
+    results = passes().run(lambda views, inputs: [calls.append(1)])
     assert calls == []
     next(results)
     assert calls == [1]
@@ -42,5 +42,5 @@ def test_autocast_is_on_where_asked_for(dtype):
     def run(views, inputs):
         return [torch.ones(2, 2) @ torch.ones(2, 2) for _ in views]
 
-    results = [result.dtype for _, result in passes(amp_dtype=dtype).each(run)]
+    results = [result.dtype for _, result in passes(amp_dtype=dtype).run(run)]
     assert set(results) == {dtype or torch.float32}

@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from d2_seesaw.modeling.roi_heads.offset_pooler import check_pooler, roi_features
+from d2_seesaw.modeling.roi_heads.offset_pooler import check_pooler, pool_and_encode
 from tests.modeling.roi_heads import parts, tsd_parts
 
 
 class _Moving(nn.Module):
-    repools = True
+    needs_pooler = True
 
     def __init__(self):
         super().__init__()
@@ -26,20 +26,20 @@ def inputs():
 
 def test_other_heads_are_given_what_is_pooled(inputs):
     pooler, head = parts.pooler(7), parts.box_head()
-    torch.testing.assert_close(roi_features(head, pooler, *inputs), head(pooler(*inputs)))
+    torch.testing.assert_close(pool_and_encode(head, pooler, *inputs), head(pooler(*inputs)))
 
 
 def test_heads_that_pool_are_given_the_pooler(inputs):
     pooler, head = tsd_parts.pooler(), _Moving()
-    found = roi_features(head, pooler, *inputs)
+    found = pool_and_encode(head, pooler, *inputs)
     expected = pooler(*inputs) + 2 * pooler(*inputs, torch.ones(80, 2))
     torch.testing.assert_close(found, expected)
 
 
 def test_only_the_gradient_of_the_maps_is_scaled(inputs):
     pooler, head = tsd_parts.pooler(), _Moving()
-    whole = roi_features(head, pooler, *inputs)
-    scaled = roi_features(head, pooler, *inputs, gradient_scale=0.25)
+    whole = pool_and_encode(head, pooler, *inputs)
+    scaled = pool_and_encode(head, pooler, *inputs, gradient_scale=0.25)
     assert torch.equal(whole, scaled)
     wanted = [*inputs[0], head.offset]
     *of_maps, of_offset = torch.autograd.grad(whole.square().sum(), wanted)
