@@ -74,13 +74,13 @@ def make_steps(size: tuple[int, int], instances: int, coverage: float) -> dict[s
     def ours(rng: np.random.Generator) -> object:
         return boost(image, annotations, rng)
 
-    def colours(rng: np.random.Generator) -> object:
+    def colors(rng: np.random.Generator) -> object:
         return jitter_colors(image, rng)
 
     def canvas(rng: np.random.Generator) -> object:
         return canvas_per_instance(image, instances, rng)
 
-    return {"ours": ours, "its colours, if drawn": colours, "canvas per instance": canvas}
+    return {"ours": ours, "its colours, if drawn": colors, "canvas per instance": canvas}
 
 
 def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:

@@ -64,9 +64,9 @@ def boundary_confusion_matrix(
     "Boundary IoU", CVPR 2021, https://arxiv.org/abs/2103.16562). Both maps end where the ground
     truth does not count.
     """
-    unlabelled = labels == num_classes
+    unlabeled = labels == num_classes
     maps = []
-    for classes in (np.where(unlabelled, num_classes, predicted), labels):
+    for classes in (np.where(unlabeled, num_classes, predicted), labels):
         maps.append(np.where(_on_boundary(classes), classes, num_classes))
     return confusion_matrix(maps[0], maps[1], num_classes)
 

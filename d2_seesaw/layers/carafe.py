@@ -148,7 +148,7 @@ class _Carafe(nn.Module):
     def _encode(self, features: Tensor) -> Tensor:
         return self.content_encoder(self.channel_compressor(features))
 
-    def _normalise(self, logits: Tensor, features: Tensor) -> Tensor:
+    def _normalize(self, logits: Tensor, features: Tensor) -> Tensor:
         """Softmax over the taps of each group, in float32 at least, then as the features are.
 
         Features and weights of one type need no conversion of every tap under autocast.
@@ -204,7 +204,7 @@ class CarafeUpsample(_Carafe):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map ``(N, C, H, W)`` to ``(N, C, s * H, s * W)``."""
-        kernels = self._normalise(self._shuffle(self._encode(features)), features)
+        kernels = self._normalize(self._shuffle(self._encode(features)), features)
         return carafe(features, kernels, scale=self.scale, groups=self.groups)
 
     def _shuffle(self, x: Tensor) -> Tensor:
@@ -257,5 +257,5 @@ class CarafeDownsample(_Carafe):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map ``(N, C, H, W)`` to ``(N, C, ceil(H / s), ceil(W / s))``."""
-        kernels = self._normalise(self._encode(features), features)
+        kernels = self._normalize(self._encode(features), features)
         return carafe_down(features, kernels, scale=self.scale, groups=self.groups)

@@ -111,15 +111,15 @@ class _BatchNormOfAllRanks(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:  # type: ignore[override]
         input, weight, mean, inverse_std, count = ctx.saved_tensors
         grad = _wide(grads[0])
-        normalised = (_wide(input) - _map(mean)) * _map(inverse_std)
+        normalized = (_wide(input) - _map(mean)) * _map(inverse_std)
         grad_bias = grad.sum(_ALL_BUT_CHANNELS)
-        grad_weight = (grad * normalised).sum(_ALL_BUT_CHANNELS)
+        grad_weight = (grad * normalized).sum(_ALL_BUT_CHANNELS)
         # The parameters' gradients stay those of this rank: DDP sums them as it does all others.
         # The statistics depend on the inputs of all ranks, so the gradient through them on all.
         means = torch.stack([grad_bias, grad_weight])
         dist.all_reduce(means)
         through_mean, through_variance = means / count.clamp(min=1)
-        grad_input = grad - _map(through_mean) - normalised * _map(through_variance)
+        grad_input = grad - _map(through_mean) - normalized * _map(through_variance)
         grad_input = grad_input * _map(_wide(weight) * inverse_std)
         return (
             grad_input.to(input.dtype),

@@ -22,7 +22,7 @@ def _norm(x: Tensor, dim: int | tuple[int, ...], power: float, eps: float) -> Te
     return norm + eps
 
 
-def _normalise(x: Tensor, dim: int | tuple[int, ...], power: float, eps: float) -> Tensor:
+def _normalize(x: Tensor, dim: int | tuple[int, ...], power: float, eps: float) -> Tensor:
     return x / _norm(x, dim, power, eps)
 
 
@@ -63,8 +63,8 @@ class NormedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map ``(..., D)`` to ``(..., out_features)``."""
-        weight = _normalise(self.weight, 1, self.power, self.eps)
-        x = self.temperature * _normalise(input, -1, self.power, self.eps)
+        weight = _normalize(self.weight, 1, self.power, self.eps)
+        x = self.temperature * _normalize(input, -1, self.power, self.eps)
         return F.linear(x, weight, self.bias)
 
     def extra_repr(self) -> str:
@@ -116,13 +116,13 @@ class NormedConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map ``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')``."""
-        x = self.temperature * _normalise(input, 1, self.power, self.eps)
-        return self._conv_forward(x, self.normalised(self.weight), self.bias)
+        x = self.temperature * _normalize(input, 1, self.power, self.eps)
+        return self._conv_forward(x, self.normalized(self.weight), self.bias)
 
-    def normalised(self, weight: Tensor) -> Tensor:
+    def normalized(self, weight: Tensor) -> Tensor:
         """``weight``, or some rows of it, divided by its norms."""
         kernel_dims = (1, 2, 3) if self.norm_over_kernel else 1
-        return _normalise(weight, kernel_dims, self.power, self.eps)
+        return _normalize(weight, kernel_dims, self.power, self.eps)
 
     def input_scale(self, input: Tensor) -> Tensor:
         """What each pixel is multiplied by: ``(N, 1, H, W)`` for ``(N, in_channels, H, W)``."""

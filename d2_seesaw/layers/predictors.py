@@ -91,7 +91,7 @@ def conv1x1_channel(conv: nn.Conv2d, x: Tensor, channels: Tensor) -> Tensor:
     """
     weight = conv.weight[channels]
     if isinstance(conv, NormedConv2d):
-        weight = conv.normalised(weight)
+        weight = conv.normalized(weight)
     y = torch.bmm(weight.flatten(1)[:, None], x.flatten(2)).unflatten(2, x.shape[2:])
     if isinstance(conv, NormedConv2d):
         # Scaling the product rather than x spares two copies of x.

@@ -109,14 +109,14 @@ class SeesawCrossEntropyLoss(nn.Module):
         """
         is_valid = check_dense_batch(logits, labels, self.num_classes, self.ignore_index)
         labels = labels.long()
-        normaliser = self._count(labels, is_valid)
+        normalizer = self._count(labels, is_valid)
         scale = self.loss_weight
         if self.sample_size is not None:
             logits, labels, drawn = _draw(logits, labels, is_valid, self.sample_size)
             scale /= drawn
         with torch.autocast(logits.device.type, enabled=False):
             total = sum_in_chunks(self._sum, logits, labels, self.chunk_size)
-            return scale * total / normaliser.to(total.dtype)
+            return scale * total / normalizer.to(total.dtype)
 
     def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
         logits = full_precision(logits)

@@ -98,7 +98,7 @@ class InverseFrequencyLoss(nn.Module):
         """
         is_valid = check_dense_batch(logits, labels, self.num_classes, self.ignore_index)
         labels = labels.long()
-        weights, normaliser = self._weigh(labels, is_valid)
+        weights, normalizer = self._weigh(labels, is_valid)
         total = class_weighted_sum(
             logits,
             labels,
@@ -106,7 +106,7 @@ class InverseFrequencyLoss(nn.Module):
             ignore_index=self.ignore_index,
             chunk_size=self.chunk_size,
         )
-        return self.loss_weight * total / normaliser.to(total.dtype)
+        return self.loss_weight * total / normalizer.to(total.dtype)
 
     def _weigh(self, labels: Tensor, is_valid: Tensor) -> tuple[Tensor, Tensor]:
         """``(C,)`` float64 weights, and the sum of the weights of the batch's pixels.
@@ -122,5 +122,5 @@ class InverseFrequencyLoss(nn.Module):
         counts = self.class_counts.clamp(min=1).double()
         # Relative to the most frequent class: float32 would lose the inverse of 1e12 pixels' power.
         weights = (counts.max() / counts) ** self.power
-        normaliser = (weights * pixels).sum()
-        return weights, torch.where(normaliser > 0, normaliser, 1) / ranks
+        normalizer = (weights * pixels).sum()
+        return weights, torch.where(normalizer > 0, normalizer, 1) / ranks

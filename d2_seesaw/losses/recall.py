@@ -137,7 +137,7 @@ class RecallLoss(nn.Module):
         """
         is_valid = check_dense_batch(logits, labels, self.num_classes, self.ignore_index)
         labels = labels.long()
-        weights, normaliser = self._weigh(logits.detach(), labels, is_valid)
+        weights, normalizer = self._weigh(logits.detach(), labels, is_valid)
         total = class_weighted_sum(
             logits,
             labels,
@@ -145,7 +145,7 @@ class RecallLoss(nn.Module):
             ignore_index=self.ignore_index,
             chunk_size=self.chunk_size,
         )
-        return self.loss_weight * total / normaliser.to(total.dtype)
+        return self.loss_weight * total / normalizer.to(total.dtype)
 
     @torch.no_grad()
     def _count(self, logits: Tensor, labels: Tensor, is_valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,12 +174,12 @@ class RecallLoss(nn.Module):
             weights = (pixels - hits).clamp(min=1).double() / pixels.clamp(min=1)
         else:
             weights = (1 - self.running_recall.double()).clamp(min=LOWEST_WEIGHT)
-        normaliser = {
+        normalizer = {
             "pixel_mean": pixels.sum(),
             "ref": all_pixels,
             "weighted_mean": (weights * pixels).sum(),
         }[self.reduction]
-        return weights, torch.where(normaliser > 0, normaliser, 1).double() / ranks
+        return weights, torch.where(normalizer > 0, normalizer, 1).double() / ranks
 
     def _update(self, pixels: Tensor, hits: Tensor) -> None:
         """Move the running recall of the classes that occur towards that of the batch."""

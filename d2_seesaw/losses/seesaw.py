@@ -208,7 +208,7 @@ class SeesawLoss(nn.Module):
         labels = labels.long()
         with torch.autocast(logits.device.type, enabled=False):
             logits = full_precision(logits)
-            normaliser = self._count(labels)
+            normalizer = self._count(labels)
             is_background = (labels == C).long()
             objectness_target = torch.where(labels == IGNORED, IGNORED, is_background)
             objectness = F.cross_entropy(
@@ -222,8 +222,8 @@ class SeesawLoss(nn.Module):
             classes = F.cross_entropy(shifted, class_labels, reduction="sum")
         # The loss comes first: weight / normaliser alone would be float32 and round float64 losses.
         return {
-            "loss_cls_classes": self.loss_weight * classes / normaliser,
-            "loss_cls_objectness": self.loss_weight * objectness / normaliser,
+            "loss_cls_classes": self.loss_weight * classes / normalizer,
+            "loss_cls_objectness": self.loss_weight * objectness / normalizer,
         }
 
     def _count(self, labels: Tensor) -> Tensor:

@@ -57,5 +57,5 @@ class SoftmaxLoss(nn.Module):
             total = F.cross_entropy(
                 full_precision(logits), labels.long(), ignore_index=IGNORED, reduction="sum"
             )
-        normaliser = (labels != IGNORED).sum().clamp(min=1)
-        return {"loss_cls": self.loss_weight * total / normaliser}
+        normalizer = (labels != IGNORED).sum().clamp(min=1)
+        return {"loss_cls": self.loss_weight * total / normalizer}

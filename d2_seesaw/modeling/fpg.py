@@ -234,9 +234,9 @@ def _transition(
             conv(channels, channels, kernel_size, stride=stride, padding=padding, bias=not norm)
         ),
     )
-    normalisation = get_norm(norm, channels)
-    if normalisation is not None:
-        layers.add_module("norm", normalisation)
+    normalization = get_norm(norm, channels)
+    if normalization is not None:
+        layers.add_module("norm", normalization)
     return layers
 
 

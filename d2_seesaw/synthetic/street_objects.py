@@ -124,8 +124,8 @@ def paint_tree(painter: Painter, x: float, base: float) -> None:
 def paint_pole(painter: Painter, x: float, base: float, top: float) -> None:
     """A thin grey pole, as grey as many a building."""
     half = painter.rng.uniform(0.7, 1.1)
-    grey = painter.color((0.0, 0.12), (0.3, 0.65))
-    painter.box(x - half, top, x + half, base, _label("pole"), grey)
+    gray = painter.color((0.0, 0.12), (0.3, 0.65))
+    painter.box(x - half, top, x + half, base, _label("pole"), gray)
 
 
 def paint_sign(painter: Painter, x: float, top: float) -> None:

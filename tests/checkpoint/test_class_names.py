@@ -47,7 +47,7 @@ def test_the_number_of_classes_is_that_of_the_head(detector, segmentor):
     assert not is_semantic(detector)
 
 
-def test_coco_has_its_own_category_ids_and_colours(detector):
+def test_coco_has_its_own_category_ids_and_colors(detector):
     found = class_metadata("coco_2017_train", detector)
     assert found["dataset"] == "coco_2017_train"
     assert len(found["class_names"]) == len(found["category_ids"]) == 80
@@ -93,7 +93,7 @@ def test_category_ids_are_those_of_the_data_set_numbers_or_text(detector, mappin
 
 
 @pytest.mark.parametrize(("colors", "kept"), [([(1, 2, 3), (4, 5, 6)], True), ([(1, 2, 3)], False)])
-def test_colours_are_kept_if_there_is_one_of_each_class(detector, colors, kept):
+def test_colors_are_kept_if_there_is_one_of_each_class(detector, colors, kept):
     metadata = MetadataCatalog.get("tests_class_names")
     try:
         metadata.set(thing_classes=["a", "b"], thing_colors=colors)

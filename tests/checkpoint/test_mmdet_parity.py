@@ -129,7 +129,7 @@ def mean_iou(masks, expected):
     return torch.where(union > 0, (masks & expected).sum(dim=(1, 2)) / union, 1.0).mean()
 
 
-def test_plain_and_normalised_masks_differ():
+def test_plain_and_normalized_masks_differ():
     recorded = golden("mask_rcnn")
     assert (recorded["a plain masks"] != recorded["a norm masks"]).any()
 

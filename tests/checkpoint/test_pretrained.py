@@ -17,7 +17,7 @@ def detectron2_resnet(depth, norm="FrozenBN"):
     )
 
 
-def randomised(model):
+def randomized(model):
     """No two batch-norm tensors alike, so that a swapped pair shows."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and tensor.dim() == 1:
@@ -36,7 +36,7 @@ def torchvision_features(model, x):
 @pytest.mark.parametrize("depth", [18, 50])
 @torch.no_grad()
 def test_converted_weights_give_torchvisions_features(depth):
-    source = randomised(getattr(torchvision.models, f"resnet{depth}")())
+    source = randomized(getattr(torchvision.models, f"resnet{depth}")())
     model = detectron2_resnet(depth).eval()
     model.load_state_dict(convert_torchvision_resnet(source.state_dict(), model.state_dict()))
     x = torch.randn(1, 3, 64, 64)

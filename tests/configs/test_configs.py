@@ -225,7 +225,7 @@ def test_follows_the_published_recipe(path):
     assert (list(test_resize.short_edge_length), test_resize.max_size) == ([800, 800], 1333)
 
 
-def test_the_flagship_is_seesaw_with_normalised_masks_and_repeat_factors():
+def test_the_flagship_is_seesaw_with_normalized_masks_and_repeat_factors():
     flagship = load_config("configs/lvis_v1_seesaw.py")
     row = load_config("configs/lvis_v1/mask_rcnn_r50_fpn_seesaw_norm_mask_rfs_2x.py")
     row.train.output_dir = flagship.train.output_dir

@@ -18,7 +18,7 @@ def test_pixels_are_opencvs(shape, new_size):
     np.testing.assert_array_equal(resized, expected.reshape(resized.shape))
 
 
-def test_bilinear_samples_between_pixel_centres_without_averaging():
+def test_bilinear_samples_between_pixel_centers_without_averaging():
     # Half the size: each new pixel is the mean of the two in the middle of four, as in mmdet.
     row = np.array([[0, 40, 80, 120, 0, 0, 200, 100]], np.float32)
     resized = OpenCVResizeTransform(1, 8, 1, 2).apply_image(row)

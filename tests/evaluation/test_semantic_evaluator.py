@@ -246,7 +246,7 @@ def test_a_label_that_is_no_class_is_refused(register, value, message):
         results_of(register([picture]), [picture])
 
 
-def test_a_coloured_label_image_is_refused(register):
+def test_a_colored_label_image_is_refused(register):
     picture = with_labels(np.zeros((6, 6, 3), np.uint8))
     with pytest.raises(ValueError, match=r"a.jpg must have shape \(H, W\).*got \(6, 6, 3\)"):
         results_of(register([picture]), [picture])

@@ -129,7 +129,7 @@ def test_losses_are_those_of_the_library_with_the_papers_q_for_classification():
     assert isinstance(example.build_loss("cross_entropy", 5), nn.CrossEntropyLoss)
 
 
-def test_the_classifier_is_normalised_on_request_only():
+def test_the_classifier_is_normalized_on_request_only():
     assert type(example.build_model(5, normed=False)[-1]) is nn.Linear
     assert type(example.build_model(5, normed=True)[-1]) is NormedLinear
 

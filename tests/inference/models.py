@@ -216,9 +216,9 @@ class _OracleHeads(nn.Module):
     def box_predictions(self, features, proposals):
         boxes, probabilities = [], []
         for image, given in zip(features["image"], proposals, strict=True):
-            centres = given.proposal_boxes.get_centers()
+            centers = given.proposal_boxes.get_centers()
             true = in_view(TRUE_BOXES, image, given.image_size)
-            nearest = torch.cdist(centres, Boxes(true).get_centers()).argmin(1)
+            nearest = torch.cdist(centers, Boxes(true).get_centers()).argmin(1)
             scores = torch.zeros(len(given), 6)
             scores[torch.arange(len(given)), TRUE_CLASSES[nearest]] = self.scores[nearest]
             boxes.append(true[nearest])
@@ -231,11 +231,11 @@ class _OracleHeads(nn.Module):
             nearest = torch.cdist(given.pred_boxes.get_centers(), Boxes(true).get_centers()).argmin(
                 1
             )
-            centre = (torch.arange(28) + 0.5) / 28
+            center = (torch.arange(28) + 0.5) / 28
             x0, y0, x1, y1 = given.pred_boxes.tensor[:, :, None].unbind(1)
             u0, v0, u1, v1 = true[nearest][:, :, None].unbind(1)
-            u = (x0 + (x1 - x0) * centre - u0) / (u1 - u0)
-            v = (y0 + (y1 - y0) * centre - v0) / (v1 - v0)
+            u = (x0 + (x1 - x0) * center - u0) / (u1 - u0)
+            v = (y0 + (y1 - y0) * center - v0) / (v1 - v0)
             if is_mirrored(image, given.image_size):
                 u = 1 - u
             # Nearly linear across the edge, which interpolation then finds.

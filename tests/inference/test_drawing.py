@@ -7,13 +7,13 @@ from d2_seesaw.inference import draw_instances, draw_label_map, drawing_metadata
 from d2_seesaw.inference.drawing import enlargement, palette
 
 
-def test_all_colours_of_the_palette_differ():
+def test_all_colors_of_the_palette_differ():
     assert len(set(palette(60))) == 60
     # A third of the way around the hues is from red to green.
     assert [int(np.argmax(color)) for color in palette(3)] == [0, 1, 2]
 
 
-def test_classes_have_the_colours_of_the_checkpoint_or_of_the_palette():
+def test_classes_have_the_colors_of_the_checkpoint_or_of_the_palette():
     given = drawing_metadata(["a", "b"], [[1, 2, 3], [4, 5, 6]])
     assert given.thing_colors == given.stuff_colors == [(1, 2, 3), (4, 5, 6)]
     assert drawing_metadata(["a", "b"]).thing_colors == palette(2)
@@ -26,7 +26,7 @@ def test_small_pictures_are_enlarged_to_the_short_side(size, factor):
     assert enlargement(size, 100) == factor
 
 
-def test_masks_are_drawn_where_they_are_in_the_colour_of_their_class():
+def test_masks_are_drawn_where_they_are_in_the_color_of_their_class():
     mask = torch.zeros(1, 80, 80, dtype=torch.bool)
     mask[0, 10:40, 10:70] = True
     instances = Instances(

@@ -113,7 +113,7 @@ def test_threshold_and_limit_hold_for_what_is_written(folder, tmp_path, options,
     assert [r["category_id"] for r in results] == [9, 9, 4][: len(scores)]
 
 
-def test_a_model_in_bgr_sees_and_draws_the_same_colours(folder, tmp_path):
+def test_a_model_in_bgr_sees_and_draws_the_same_colors(folder, tmp_path):
     made = predictor(image_format="BGR")
     made.model.forward = lambda inputs: BrightBox.forward(
         made.model, [{"image": inputs[0]["image"].flip(0)}]

@@ -35,7 +35,7 @@ def test_gradients_and_statistics_are_those_of_a_plain_call(momentum):
 
 
 @pytest.mark.parametrize("norm", [nn.SyncBatchNorm, SyncBatchNorm2d, BatchNormAct2d])
-def test_synchronised_and_fused_norms_do_not_notice_either(norm):
+def test_synchronized_and_fused_norms_do_not_notice_either(norm):
     plain, ours = norm(4), norm(4)
     x = 3 * torch.randn(2, 4, 6, 5) + 1
     for call in (plain, partial(checkpointed, ours)):

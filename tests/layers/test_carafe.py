@@ -110,7 +110,7 @@ def test_gradcheck(direction):
     assert torch.autograd.gradcheck(lambda x, w: function(x, w, groups=2), (x, kernels))
 
 
-def test_delta_kernels_up_are_nearest_neighbours():
+def test_delta_kernels_up_are_nearest_neighbors():
     x = torch.randn(2, 3, 5, 4)
     expected = F.interpolate(x, scale_factor=2, mode="nearest")
     assert_close(carafe(x, delta_kernels(x, "up", 5)), expected, rtol=0, atol=0)
@@ -207,7 +207,7 @@ def test_a_constant_map_is_kept_in_the_interior(direction):
 
 
 @every_direction
-def test_weights_are_not_renormalised_at_the_border(direction):
+def test_weights_are_not_renormalized_at_the_border(direction):
     module = sampler(direction, kernel_size=5)
     nn.init.zeros_(module.content_encoder.weight)
     nn.init.zeros_(module.content_encoder.bias)

@@ -64,7 +64,7 @@ def test_the_other_channels_are_never_computed(conv):
 
 
 @pytest.mark.parametrize("layer", layers())
-def test_plain_and_normalised_pointwise_convolutions_are_known(layer):
+def test_plain_and_normalized_pointwise_convolutions_are_known(layer):
     assert is_pointwise(layer)
 
 

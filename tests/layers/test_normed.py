@@ -121,7 +121,7 @@ def test_1x1_convolution_is_the_linear_layer_at_every_pixel(power, norm_over_ker
 
 
 @pytest.mark.parametrize(("norm_over_kernel", "dims"), [(False, (1,)), (True, (1, 2, 3))])
-def test_a_larger_kernel_is_normalised_at_each_tap_or_as_a_whole(norm_over_kernel, dims):
+def test_a_larger_kernel_is_normalized_at_each_tap_or_as_a_whole(norm_over_kernel, dims):
     layer = NormedConv2d(4, 3, 3, norm_over_kernel=norm_over_kernel, stride=2, padding=1)
     x = torch.randn(2, 4, 6, 7)
     lengths = layer.weight.pow(2).sum(dim=dims, keepdim=True).sqrt()

@@ -118,7 +118,7 @@ def copying(**options):
     return model
 
 
-def test_a_cell_is_the_sum_of_its_neighbours():
+def test_a_cell_is_the_sum_of_its_neighbors():
     # Positive features, so that no ReLU shows.
     model = copying(stack=1, skip=[(), (), (), (), ()])
     given = {n: torch.rand(2, C, 32 >> i, 64 >> i) for i, n in enumerate(FEATURES)}

@@ -92,10 +92,10 @@ def detection_losses(
             objectness -= math.log(is_object)
             loss, _ = _loss_and_gradient(z[:C], label, counts.double().tolist(), p, q, eps)
             classes += loss
-    normaliser = max(len(labels), 1)
+    normalizer = max(len(labels), 1)
     return {
-        "loss_cls_classes": loss_weight * classes / normaliser,
-        "loss_cls_objectness": loss_weight * objectness / normaliser,
+        "loss_cls_classes": loss_weight * classes / normalizer,
+        "loss_cls_objectness": loss_weight * objectness / normalizer,
     }
 
 

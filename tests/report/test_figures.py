@@ -112,7 +112,7 @@ def test_unknown_groups_are_named(axes):
     assert [c.get_label() for c in axes.containers] == ["right", "as unknown", "missed"]
 
 
-def test_neighbours_of_a_bar_differ_in_grey(axes):
+def test_neighbors_of_a_bar_differ_in_gray(axes):
     figures._outcomes(axes, {"": analysis(ROWS, CONFUSIONS)})
     hatches = [c[0].get_hatch() for c in axes.containers if c.get_label().startswith("as ")]
     assert all(hatches)

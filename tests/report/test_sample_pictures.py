@@ -10,7 +10,7 @@ from tests.data import own_data
 
 
 @pytest.fixture
-def grey(tmp_path):
+def gray(tmp_path):
     """Columns of the small data set, whose images are all grey."""
     data = own_data.content()
     own_data.write(tmp_path, data)
@@ -20,23 +20,23 @@ def grey(tmp_path):
     return columns_from_json(data)[0], lambda image: str(tmp_path / "images" / image["file_name"])
 
 
-def colour(jpeg):
+def color(jpeg):
     """How far red is above blue, pixel by pixel."""
     picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).astype(int)
     return picture[:, :, 2] - picture[:, :, 0]
 
 
-def test_the_mask_of_the_category_is_drawn_in_the_color(grey):
-    pictures = sample_pictures(*grey[:1], [2], grey[1], color="#ff0000", long_side=320)
-    red = colour(pictures[2])
+def test_the_mask_of_the_category_is_drawn_in_the_color(gray):
+    pictures = sample_pictures(*gray[:1], [2], gray[1], color="#ff0000", long_side=320)
+    red = color(pictures[2])
     assert red.shape == (240, 320)
     inside, outside = red[140:200, 220:280], red[:100, :180]  # the box is 20, 12 to 30, 22
     assert inside.mean() > 60
     assert abs(outside).mean() < 5
 
 
-def test_an_image_that_cannot_be_read_gives_way_to_the_next(grey):
-    columns, path_of = grey
+def test_an_image_that_cannot_be_read_gives_way_to_the_next(gray):
+    columns, path_of = gray
     with open(path_of({"file_name": "part/5.png"}), "wb"):
         pass
     assert list(sample_pictures(columns, [1], path_of, color="#ff0000")) == [1]
@@ -45,8 +45,8 @@ def test_an_image_that_cannot_be_read_gives_way_to_the_next(grey):
     assert sample_pictures(columns, [1], path_of, color="#ff0000") == {}
 
 
-def test_the_image_of_the_largest_object_is_drawn_and_no_other(grey):
-    columns, path_of = grey
+def test_the_image_of_the_largest_object_is_drawn_and_no_other(gray):
+    columns, path_of = gray
     seen = []
 
     def noted(image):
@@ -57,19 +57,19 @@ def test_the_image_of_the_largest_object_is_drawn_and_no_other(grey):
     assert seen == [5, 90]  # of 40, the sides are 12 and 5
 
 
-def test_boxes_alone_are_drawn_where_they_are(grey):
+def test_boxes_alone_are_drawn_where_they_are(gray):
     data = own_data.content()
     for annotation in data["annotations"]:
         annotation["segmentation"] = None
     columns, _ = columns_from_json(data)
-    pictures = sample_pictures(columns, [2], grey[1], color="#ff0000", long_side=320)
-    red = colour(pictures[2])  # the edge of the box is at 20 to 30, 12 to 22
+    pictures = sample_pictures(columns, [2], gray[1], color="#ff0000", long_side=320)
+    red = color(pictures[2])  # the edge of the box is at 20 to 30, 12 to 22
     assert red[115:226, 195:306].mean() > 10
     assert abs(red[:100, :180]).mean() < 5
 
 
-def test_a_crowd_does_not_choose_the_image(grey):
-    columns, path_of = grey
+def test_a_crowd_does_not_choose_the_image(gray):
+    columns, path_of = gray
     crowd = columns.crowd | (columns.image == 1)  # image 5
     seen = []
 

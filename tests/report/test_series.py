@@ -65,7 +65,7 @@ def test_an_unknown_group_is_shown_where_it_is():
     assert found == {"n/a": {"right": 0, "n/a": 5, "missed": 0}}
 
 
-def test_every_outcome_and_group_has_a_name_and_a_colour_of_its_own():
+def test_every_outcome_and_group_has_a_name_and_a_color_of_its_own():
     assert OUTCOME_NAMES.keys() == OUTCOME_COLORS.keys()
     assert len(set(OUTCOME_NAMES.values())) == len(set(OUTCOME_COLORS.values())) == 6
     assert [group_title(g) for g in ("all", "r", "n/a")] == ["all", "rare", "unknown"]

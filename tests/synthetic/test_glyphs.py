@@ -16,7 +16,7 @@ def test_no_two_glyphs_look_alike_at_the_size_of_lvis():
     assert len(looks) == 1203
 
 
-def test_the_demos_categories_share_shapes_and_colours():
+def test_the_demos_categories_share_shapes_and_colors():
     glyphs = [glyph_of(c) for c in range(20)]
     assert len({g.shape for g in glyphs}) < 20
     assert len({g.color for g in glyphs}) < 20
@@ -30,6 +30,6 @@ def test_outlines_fill_the_square(category):
     np.testing.assert_allclose(outline.max(axis=0), -outline.min(axis=0))
 
 
-def test_colours_are_bgr():
+def test_colors_are_bgr():
     np.testing.assert_allclose(to_bgr(0.0, 1.0, 1.0), [0, 0, 255])
     np.testing.assert_allclose(to_bgr(1 + 2 / 3, 1.0, 2.0), [255, 0, 0], atol=1e-4)

@@ -5,7 +5,7 @@ from d2_seesaw.data.quickstart import CLASSES
 from d2_seesaw.synthetic.street_objects import PAINT_ON_GROUND, PAINT_ON_POLE, Painter, paint_pole
 
 UNTOUCHED = 99
-GREY = np.full(3, 128, np.float32)
+GRAY = np.full(3, 128, np.float32)
 
 
 def canvas(seed=0, shape=(128, 192)):
@@ -45,7 +45,7 @@ def test_things_stand_on_their_base(name):
 def test_a_shape_covers_the_pixels_it_holds_and_at_most_the_next_ones():
     y, x = np.mgrid[:128, :192] + 0.5  # centres of pixels
     painter = canvas()
-    painter.box(10, 20, 15, 22, 3, GREY)
+    painter.box(10, 20, 15, 22, 3, GRAY)
     covered = painter.labels == 3
     assert covered[(x > 10) & (x < 15) & (y > 20) & (y < 22)].all()
     assert not covered[(x < 9) | (x > 16) | (y < 19) | (y > 23)].any()
@@ -55,7 +55,7 @@ def test_a_larger_scene_shows_the_same_things_larger():
     areas = []
     for height in (128, 256):
         painter = canvas(shape=(height, height * 3 // 2))
-        painter.ellipse((96, 64), (30, 20), 1, GREY)
+        painter.ellipse((96, 64), (30, 20), 1, GRAY)
         areas.append((painter.labels == 1).sum())
         assert painter.units_wide == 192
     assert areas[0] == pytest.approx(np.pi * 30 * 20, rel=0.06)
@@ -67,7 +67,7 @@ def test_a_larger_scene_shows_the_same_things_larger():
 )
 def test_what_lies_outside_the_scene_is_cut_off(center):
     painter = canvas()
-    painter.ellipse(center, (10, 10), 1, GREY)
+    painter.ellipse(center, (10, 10), 1, GRAY)
     y, x = np.mgrid[:128, :192] + 0.5
     distance = np.hypot(x - center[0], y - center[1])
     covered = painter.labels == 1
@@ -88,9 +88,9 @@ def test_taxis_are_cars_but_for_a_detail():
         assert 0.05 < differing / (taxi >= 0).all(axis=2).sum() < 0.5
 
 
-def test_grain_varies_a_colour_about_its_mean():
+def test_grain_varies_a_color_about_its_mean():
     painter = canvas()
-    painter.box(10, 10, 110, 110, 0, GREY, grain=0.2)
+    painter.box(10, 10, 110, 110, 0, GRAY, grain=0.2)
     inside = painter.picture[12:108, 12:108]
     assert inside.std() > 3
     assert np.abs(inside / 128 - 1).max() <= 0.2 + 1e-6

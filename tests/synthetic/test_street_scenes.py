@@ -70,7 +70,7 @@ def test_sky_is_above_the_sidewalk_and_that_above_the_road():
         assert rows["sidewalk"].max() < rows["road"].min()
 
 
-def test_colours_tell_classes_apart_only_in_part():
+def test_colors_tell_classes_apart_only_in_part():
     means = {name: [] for name in CLASSES}
     for seed in range(30):
         picture, labels = drawn(seed, THINGS)

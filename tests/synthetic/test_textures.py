@@ -8,7 +8,7 @@ def test_background_has_the_size_asked_for():
     assert background(np.random.default_rng(0), 48, 80, 0.5).shape == (48, 80, 3)
 
 
-def test_contrast_zero_gives_grey_without_texture():
+def test_contrast_zero_gives_gray_without_texture():
     picture = background(np.random.default_rng(0), 48, 48, 0.0)
     np.testing.assert_allclose(picture, picture[0, 0, 0], atol=1e-3)
 
@@ -20,7 +20,7 @@ def test_contrast_adds_texture_beyond_grain():
 
 
 @pytest.mark.parametrize("pattern", PATTERNS[1:])
-def test_patterns_show_both_colours(pattern):
+def test_patterns_show_both_colors(pattern):
     share = surface_pattern(pattern, 0.5, 0.0)
     assert 0.1 < share.mean() < 0.9
     assert (share.min(), share.max()) == (0, 1)

@@ -79,9 +79,9 @@ def warp_window(
     """
     x0, y0, x1, y1 = target
     # From indices of pixels to coordinates of their centres, and back.
-    from_centre = np.add(origin, 0.5)
+    from_center = np.add(origin, 0.5)
     A, b = matrix[:, :2], matrix[:, 2]
-    indices = np.column_stack([A, A @ from_centre + b - (x0 + 0.5, y0 + 0.5)])
+    indices = np.column_stack([A, A @ from_center + b - (x0 + 0.5, y0 + 0.5)])
     border = cv2.BORDER_CONSTANT if pixels.ndim == 2 else cv2.BORDER_REPLICATE
     size = (x1 - x0, y1 - y0)
     return cv2.warpAffine(pixels, indices, size, flags=interpolation, borderMode=border)

@@ -19,7 +19,7 @@ from PIL import Image
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER_BYTES = 26  # the signature, and the first chunk up to the kind of colours
-_GREY, _RGB, _PALETTE = 0, 2, 3
+_GRAY, _RGB, _PALETTE = 0, 2, 3
 
 
 def label_file(record: Mapping[str, Any]) -> str:
@@ -85,13 +85,13 @@ def _read_ids(path: str) -> np.ndarray:
             raise ValueError(f"label map {path} cannot be read: the file is damaged")
         return picture[:, :, 2]
     # Readers stretch greys of fewer bits over the range of 8: id 1 would become 85 or 255.
-    if colors == _PALETTE or (colors == _GREY and bits >= 8):
+    if colors == _PALETTE or (colors == _GRAY and bits >= 8):
         try:
             with Image.open(path) as picture:
                 return np.array(picture)  # of a palette, OpenCV gives the colours
         except (OSError, SyntaxError) as error:
             raise ValueError(f"label map {path} cannot be read: {error}") from error
-    kinds = {_GREY: "grey", _RGB: "RGB", 4: "grey with transparency", 6: "RGB with transparency"}
+    kinds = {_GRAY: "grey", _RGB: "RGB", 4: "grey with transparency", 6: "RGB with transparency"}
     raise ValueError(
         f"label map {path} is a PNG with {bits} bits of {kinds.get(colors, 'unknown colours')}; "
         "expected class ids in 8 or 16 bits of grey, a palette, or the red one of three channels "

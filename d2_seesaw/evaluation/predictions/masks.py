@@ -152,9 +152,9 @@ class _Axis:
         offset = np.concatenate([[0], np.cumsum(length + 1)])
         window = np.repeat(np.arange(len(low)), length + 1)
         pixel = np.arange(offset[-1]) - offset[window] - int(blank_first)
-        centre = (start[window] + pixel).astype(np.float32) + np.float32(0.5)
+        center = (start[window] + pixel).astype(np.float32) + np.float32(0.5)
         with np.errstate(all="ignore"):  # no extent: not a number, which is no place in the mask
-            grid = (centre - low[window]) / (high - low)[window] * 2 - 1
+            grid = (center - low[window]) / (high - low)[window] * 2 - 1
             cell = (grid + 1) * np.float32(M / 2) - np.float32(0.5)
         seen = (pixel >= 0) & (pixel < length[window]) & (cell >= -1) & (cell < M)
         cell = np.where(seen, cell, np.float32(-1))

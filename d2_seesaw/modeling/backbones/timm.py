@@ -49,7 +49,7 @@ def replace_batch_norms(model: nn.Module, kind: str) -> None:
         # torchvision's, which timm takes, would turn half-precision features into float32.
         _replace(model, FrozenBatchNorm2d.convert_frozen_batchnorm, freeze_batch_norm_2d)
     else:
-        _replace(model, _synchronised, convert_sync_batchnorm)
+        _replace(model, _synchronized, convert_sync_batchnorm)
 
 
 Replacement = Callable[[nn.Module], nn.Module]
@@ -65,7 +65,7 @@ def _replace(model: nn.Module, plain: Replacement, fused: Replacement) -> None:
             _replace(child, plain, fused)
 
 
-def _synchronised(norm: nn.Module) -> nn.Module:
+def _synchronized(norm: nn.Module) -> nn.Module:
     same = SyncBatchNorm2d(norm.num_features, eps=norm.eps, momentum=norm.momentum)  # type: ignore[arg-type]
     same.load_state_dict(norm.state_dict(), assign=True)
     return same

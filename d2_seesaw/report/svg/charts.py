@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from d2_seesaw.report.svg.marks import GREY, WIDTH, line, svg, text, titled, upright
+from d2_seesaw.report.svg.marks import GRAY, WIDTH, line, svg, text, titled, upright
 
 _HEIGHT = 320.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64.0, 12.0, 14.0, 46.0
@@ -58,7 +58,7 @@ def rank_chart(
     for written, value in (lines or {}).items():
         y = y_of(value)
         dashes = 'stroke-dasharray="5 4"'
-        parts.append(line(_LEFT, y, WIDTH - _RIGHT, y, color=GREY, more=dashes))
+        parts.append(line(_LEFT, y, WIDTH - _RIGHT, y, color=GRAY, more=dashes))
         parts.append(text(WIDTH - _RIGHT - 4, y - 5, written, "end"))
     step = (WIDTH - _LEFT - _RIGHT) / max(1, len(points))
     radius = min(5.0, max(2.0, step / 3))

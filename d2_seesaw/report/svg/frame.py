@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from d2_seesaw.report.svg.axes import Axis
-from d2_seesaw.report.svg.marks import GREY, line, text, upright
+from d2_seesaw.report.svg.marks import GRAY, line, text, upright
 
 LEFT, RIGHT, BOTTOM = 64.0, 14.0, 46.0
 
@@ -40,7 +40,7 @@ class Frame:
         parts = []
         for value, written in self.y.ticks:
             y = self.bottom - self.y.share(value) * (self.bottom - self.top)
-            color = {"color": GREY} if value == 0 else {}
+            color = {"color": GRAY} if value == 0 else {}
             parts.append(line(self.left, y, self.right, y, **color))
             parts.append(text(self.left - 8, y + 4, written, "end"))
         places = [self.left + self.x.share(v) * (self.right - self.left) for v, _ in self.x.ticks]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from d2_seesaw.report.svg.axes import Axis, linear_axis
 from d2_seesaw.report.svg.frame import BOTTOM, LEFT, RIGHT, Frame
-from d2_seesaw.report.svg.marks import GREY, Key, legend, line, svg, titled
+from d2_seesaw.report.svg.marks import GRAY, Key, legend, line, svg, titled
 
 _WIDTH, _HEIGHT, _TOP = 520.0, 430.0, 12.0
 
@@ -61,7 +61,7 @@ def line_chart(
     parts = [head, frame.grid(x_label, y_label)]
     if diagonal:
         ends = (*frame.at(0.0, 0.0), *frame.at(1.0, 1.0))
-        parts.append(line(*ends, color=GREY, more='stroke-dasharray="2 3"'))
+        parts.append(line(*ends, color=GRAY, more='stroke-dasharray="2 3"'))
     parts += [_line(frame, s) for s in series]
     if not points:
         parts.append(frame.nothing(nothing))

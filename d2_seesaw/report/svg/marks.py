@@ -7,7 +7,7 @@ from typing import NamedTuple
 WIDTH = 1000.0
 """Units across a chart that is as wide as the page."""
 
-GREY, LINE, DARK = "#566573", "#e1e5e8", "#1c2833"
+GRAY, LINE, DARK = "#566573", "#e1e5e8", "#1c2833"
 ROW = 20.0
 """Height of a line of text with the space around it."""
 
@@ -55,7 +55,7 @@ def ink(ground: str) -> str:
     return "#ffffff" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "#000000"
 
 
-def text(x: float, y: float, content: str, anchor: str, *, color: str = GREY) -> str:
+def text(x: float, y: float, content: str, anchor: str, *, color: str = GRAY) -> str:
     """A text that starts, is centred, or ends at x."""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{color}">'
@@ -67,7 +67,7 @@ def upright(x: float, y: float, content: str) -> str:
     """A text that reads from below to above, centred at y."""
     return (
         f'<text transform="translate({x:.0f} {y:.1f}) rotate(-90)" text-anchor="middle" '
-        f'fill="{GREY}">{html.escape(content)}</text>'
+        f'fill="{GRAY}">{html.escape(content)}</text>'
     )
 
 

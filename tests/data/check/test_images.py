@@ -31,7 +31,7 @@ def turned():
     return encoded(Image.fromarray(PIXELS.transpose(1, 0, 2)), "JPEG", exif=exif)
 
 
-def grey_16():
+def gray_16():
     return encoded(Image.fromarray(PIXELS[:, :, 0].astype(np.uint16) * 200), "PNG")
 
 
@@ -62,7 +62,7 @@ def issues_of(tmp_path, content, name="a.jpg", **options):
         (b"<html>not found</html>", "unreadable_image", "cannot identify"),
         (encoded(Image.fromarray(PIXELS[:, :50]), "JPEG"), "wrong_size", "50 x 40, .* say 60 x 40"),
         (encoded(Image.fromarray(PIXELS).convert("CMYK"), "JPEG"), "cmyk_image", "CMYK"),
-        (grey_16(), "sixteen_bit_image", "more than 8 bits"),
+        (gray_16(), "sixteen_bit_image", "more than 8 bits"),
         (rgb_16(), "sixteen_bit_image", "more than 8 bits"),
         (deep(np.int32), "sixteen_bit_image", "mode I"),
         (deep(np.float32), "sixteen_bit_image", "mode F"),

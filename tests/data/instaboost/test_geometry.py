@@ -66,7 +66,7 @@ def test_no_boxes_give_no_groups():
     assert overlapping_groups(np.zeros((0, 4))) == []
 
 
-def test_a_similarity_turns_and_scales_about_its_centre_then_shifts():
+def test_a_similarity_turns_and_scales_about_its_center_then_shifts():
     matrix = Similarity((10.0, 20.0), scale=2.0, angle=90.0, shift=(1.0, -3.0)).matrix()
     points = np.array([[10.0, 20.0], [11.0, 20.0], [10.0, 21.0]])
     expected = [[11, 17], [11, 19], [9, 17]]  # y points down: +x turns to +y

@@ -159,18 +159,18 @@ def test_what_is_given_is_not_changed():
 def test_probabilities_are_those_given():
     image = noise((30, 30))
     annotations = [instance(ellipse(15, 15, 4, 4), size=(30, 30))]
-    moved = recoloured = 0
+    moved = recolored = 0
     boost = InstaBoost(probability=0.3, color_probability=0.6)
     generator = rng()
     for _ in range(600):
         new_image, new = boost(image, annotations, generator)
         moved += new[0] is not annotations[0]
-        recoloured += (new_image[:5] != image[:5]).any()
+        recolored += (new_image[:5] != image[:5]).any()
     assert moved / 600 == pytest.approx(0.3, abs=0.06)
-    assert recoloured / moved == pytest.approx(0.6, abs=0.11)
+    assert recolored / moved == pytest.approx(0.6, abs=0.11)
 
 
-def test_colours_follow_the_format_of_the_image():
+def test_colors_follow_the_format_of_the_image():
     image = noise((20, 20))
     boosts = [
         InstaBoost(probability=1, color_probability=1, image_format=f) for f in ("BGR", "RGB")
@@ -218,7 +218,7 @@ def test_only_what_will_be_seen_is_inpainted_at_full_resolution(monkeypatch):
     assert coarse == pytest.approx(union(annotations).sum() / 16, rel=0.1)
 
 
-def test_without_annotations_only_colours_may_change():
+def test_without_annotations_only_colors_may_change():
     image = noise()
     new_image, new = moving()(image, [], rng())
     assert new == []
@@ -252,13 +252,13 @@ def test_beside_a_crowd_an_instance_moves_though_their_boxes_overlap():
 
 def test_the_margin_is_inpainted_but_never_a_crowd():
     removed = instance(ellipse(100, 100, 30, 30))
-    neighbour = instance(ellipse(166, 100, 34, 34), iscrowd=1)
+    neighbor = instance(ellipse(166, 100, 34, 34), iscrowd=1)
     image = noise()
-    new_image, _ = moving(inpaint_margin=4, **STILL)(image, [removed, neighbour], rng())
+    new_image, _ = moving(inpaint_margin=4, **STILL)(image, [removed, neighbor], rng())
     changed = (new_image != image).any(axis=2)
     expected = grown(mask_of(removed), 4)
-    assert (expected & mask_of(neighbour)).any()
-    expected &= ~mask_of(removed) & ~mask_of(neighbour)
+    assert (expected & mask_of(neighbor)).any()
+    expected &= ~mask_of(removed) & ~mask_of(neighbor)
     assert not changed[~expected].any()
     assert changed[expected].mean() > 0.97
 

@@ -84,7 +84,7 @@ def test_interpolation_is_cubic_and_sees_the_surroundings():
 
 
 @pytest.mark.parametrize("image_format", ["BGR", "RGB"])
-def test_colours_are_jittered_by_pillow_in_the_right_order(image, image_format):
+def test_colors_are_jittered_by_pillow_in_the_right_order(image, image_format):
     draws = np.random.default_rng(3)
     factors = [draws.integers(a, b + 1) / 10 for a, b in ((0, 30), (10, 20), (10, 20), (0, 30))]
     picture = Image.fromarray(image if image_format == "RGB" else image[:, :, ::-1].copy())
@@ -98,7 +98,7 @@ def test_colours_are_jittered_by_pillow_in_the_right_order(image, image_format):
     np.testing.assert_array_equal(result, expected)
 
 
-def test_factors_of_colours_lie_in_their_ranges(image, monkeypatch):
+def test_factors_of_colors_lie_in_their_ranges(image, monkeypatch):
     seen = {}
     for name in ("Color", "Brightness", "Contrast", "Sharpness"):
         seen[name] = []

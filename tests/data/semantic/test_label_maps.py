@@ -16,7 +16,7 @@ def record(path, **entries):
     return {"file_name": "image.jpg", "sem_seg_file_name": str(path), **entries}
 
 
-def write_grey_8(path, labels):
+def write_gray_8(path, labels):
     Image.fromarray(labels).save(path)
 
 
@@ -27,7 +27,7 @@ def write_palette(path, labels):
     picture.save(path)
 
 
-def write_grey_16(path, labels):
+def write_gray_16(path, labels):
     cv2.imwrite(str(path), labels.astype(np.uint16))
 
 
@@ -52,7 +52,7 @@ def write_by_hand(path, rows, width, bits, colors):
     path.write_bytes(signature + chunk(b"IHDR", header) + palette + data + chunk(b"IEND", b""))
 
 
-KINDS = [write_grey_8, write_palette, write_grey_16, write_synthia]
+KINDS = [write_gray_8, write_palette, write_gray_16, write_synthia]
 
 
 @pytest.mark.parametrize("write", KINDS)
@@ -86,19 +86,19 @@ def test_palettes_of_four_bits_give_their_indices(tmp_path):
 
 
 def test_another_ignore_label_stands_for_what_is_not_mapped(tmp_path):
-    write_grey_8(tmp_path / "labels.png", np.array([[0, 1, 2]], np.uint8))
+    write_gray_8(tmp_path / "labels.png", np.array([[0, 1, 2]], np.uint8))
     mapped = record(tmp_path / "labels.png", sem_seg_label_ids={1: 0})
     np.testing.assert_array_equal(read_labels(mapped, 9, num_classes=1), [[9, 0, 9]])
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_greys_that_readers_would_stretch_are_refused(tmp_path, bits):
+def test_grays_that_readers_would_stretch_are_refused(tmp_path, bits):
     write_by_hand(tmp_path / "labels.png", [b"\x01"], 8 // bits, bits, 0)
     with pytest.raises(ValueError, match=rf"labels\.png is a PNG with {bits} bits of grey; exp"):
         read_labels(record(tmp_path / "labels.png"))
 
 
-def test_colours_are_not_taken_for_labels(tmp_path):
+def test_colors_are_not_taken_for_labels(tmp_path):
     Image.fromarray(np.stack([LABELS] * 3, axis=2)).save(tmp_path / "labels.png")
     with pytest.raises(ValueError, match=r"labels\.png is a PNG with 8 bits of RGB; expected"):
         read_labels(record(tmp_path / "labels.png"))
@@ -126,14 +126,14 @@ def test_a_damaged_file_is_named(tmp_path, write):
 
 @pytest.mark.parametrize("size", [{"height": 11, "width": 7}, {"height": 7, "width": 12}])
 def test_another_size_than_the_images_is_refused(tmp_path, size):
-    write_grey_8(tmp_path / "labels.png", LABELS)
+    write_gray_8(tmp_path / "labels.png", LABELS)
     message = rf"labels\.png is 7 x 11, but its image is {size['height']} x {size['width']}"
     with pytest.raises(ValueError, match=message):
         read_labels(record(tmp_path / "labels.png", **size))
 
 
 def test_ids_that_are_not_classes_are_listed(tmp_path):
-    write_grey_8(tmp_path / "labels.png", np.arange(12, dtype=np.uint8)[None])
+    write_gray_8(tmp_path / "labels.png", np.arange(12, dtype=np.uint8)[None])
     read_labels(record(tmp_path / "labels.png"), num_classes=12)
     message = r"labels\.png holds 3, 4, 5, 6, 7, \.\.\.; expected classes in \[0, 2\] or 255"
     with pytest.raises(ValueError, match=message):

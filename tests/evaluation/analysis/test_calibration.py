@@ -130,7 +130,7 @@ def test_of_two_detections_of_an_object_the_second_is_wrong():
     assert found.precision[7] == 1.0
 
 
-def test_what_is_ignored_or_may_be_unlabelled_is_not_counted():
+def test_what_is_ignored_or_may_be_unlabeled_is_not_counted():
     data, results = scene([0.5], [True])
     data["annotations"][0]["ignore"] = 1
     assert sum(calibration_of(data, results)["all"].detections) == 0

@@ -102,7 +102,7 @@ def test_the_highest_score_decides_even_if_the_right_one_fits_better():
     assert confusions(data, results) == [Confusion(1, 1, 1)]
 
 
-def test_a_detection_of_a_neighbour_does_not_name_an_object():
+def test_a_detection_of_a_neighbor_does_not_name_an_object():
     shifted = [10, 18, 40, 40]  # IoU of 2 / 3 with the other object
     data = scene((1, BOX), (3, shifted))
     assert confusions(data, [detection(3, shifted, 0.9), detection(1, BOX, 0.2)]) == [

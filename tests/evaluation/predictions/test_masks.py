@@ -52,8 +52,8 @@ def anywhere(n):
     """Small and large, inside, across and beyond the border, but with a pixel in the image."""
     H, W = SIZE
     edge = torch.tensor([W, H])
-    centre, half = torch.rand(n, 2) * edge, torch.rand(n, 2) ** 3 * edge
-    return torch.cat([centre - half, centre + half], 1)
+    center, half = torch.rand(n, 2) * edge, torch.rand(n, 2) ** 3 * edge
+    return torch.cat([center - half, center + half], 1)
 
 
 BOXES = {

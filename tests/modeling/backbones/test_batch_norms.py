@@ -55,13 +55,13 @@ def test_plain_norms_become_detectron2s_which_keep_half_precision():
     assert frozen[:2](half).dtype == torch.bfloat16
 
 
-def test_synchronised_norms_do_the_same_on_one_process():
-    plain, synchronised = model(), replaced("SyncBN")
-    assert isinstance(synchronised[1][0], SyncBatchNorm2d)
-    assert isinstance(synchronised[2], nn.SyncBatchNorm)
-    assert isinstance(synchronised[2].act, nn.SiLU)
-    assert_close(synchronised(image()), plain(image()))
-    assert_close(synchronised.state_dict(), plain.state_dict())  # eps and momentum were kept
+def test_synchronized_norms_do_the_same_on_one_process():
+    plain, synchronized = model(), replaced("SyncBN")
+    assert isinstance(synchronized[1][0], SyncBatchNorm2d)
+    assert isinstance(synchronized[2], nn.SyncBatchNorm)
+    assert isinstance(synchronized[2].act, nn.SiLU)
+    assert_close(synchronized(image()), plain(image()))
+    assert_close(synchronized.state_dict(), plain.state_dict())  # eps and momentum were kept
 
 
 def test_weights_stay_the_same_parameters():

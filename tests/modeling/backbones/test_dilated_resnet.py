@@ -15,7 +15,7 @@ def dilated_resnet(depth, output_stride, norm="FrozenBN"):
     return ResNet(BasicStem(3, 64, norm=norm), stages, out_features=STAGES)
 
 
-def randomised(model):
+def randomized(model):
     """No two batch-norm tensors alike."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and tensor.dim() == 1:
@@ -48,7 +48,7 @@ def torchvision_features(model, x):
 )
 @torch.no_grad()
 def test_is_torchvisions_network_with_dilated_convolutions(depth, output_stride, dilations):
-    source = randomised(getattr(torchvision.models, f"resnet{depth}")())
+    source = randomized(getattr(torchvision.models, f"resnet{depth}")())
     model = dilated_resnet(depth, output_stride).eval()
     model.load_state_dict(convert_torchvision_resnet(source.state_dict(), model.state_dict()))
     for layer, dilation in dilations.items():
@@ -81,7 +81,7 @@ def test_tells_the_strides_of_its_features(output_stride, strides):
 
 @torch.no_grad()
 def test_a_dilated_block_is_the_plain_block_on_every_other_pixel():
-    plain = randomised(BasicBlock(8, 12))
+    plain = randomized(BasicBlock(8, 12))
     dilated = DilatedBasicBlock(8, 12, dilation=2).eval()
     dilated.load_state_dict(plain.state_dict())
     x = torch.randn(2, 8, 10, 14)
@@ -94,7 +94,7 @@ def test_a_dilated_block_is_the_plain_block_on_every_other_pixel():
 
 @torch.no_grad()
 def test_without_dilation_a_block_is_detectron2s():
-    plain = randomised(BasicBlock(8, 12, stride=2))
+    plain = randomized(BasicBlock(8, 12, stride=2))
     block = DilatedBasicBlock(8, 12, stride=2).eval()
     block.load_state_dict(plain.state_dict())
     x = torch.randn(1, 8, 9, 9)

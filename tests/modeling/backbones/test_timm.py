@@ -19,7 +19,7 @@ from tests.helpers import OperatorLog
 RESNEST = "resnest14d"
 
 
-def randomised(module):
+def randomized(module):
     """No weight of a norm is 0, as timm starts the last ones of the blocks, and none is alike."""
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
@@ -30,7 +30,7 @@ def randomised(module):
 
 def backbone(name=RESNEST, **options):
     torch.manual_seed(0)
-    return randomised(TimmBackbone(name, **options))
+    return randomized(TimmBackbone(name, **options))
 
 
 def image(number=2, size=64):
@@ -186,15 +186,15 @@ def test_frozen_norms_have_what_the_norms_had():
 
 
 @torch.no_grad()
-def test_synchronised_norms_have_what_the_norms_had():
+def test_synchronized_norms_have_what_the_norms_had():
     torch.manual_seed(0)
     plain = TimmBackbone(RESNEST)
     torch.manual_seed(0)
-    synchronised = TimmBackbone(RESNEST, norm="SyncBN")
-    norms = [m for m in synchronised.modules() if isinstance(m, nn.BatchNorm2d)]
+    synchronized = TimmBackbone(RESNEST, norm="SyncBN")
+    norms = [m for m in synchronized.modules() if isinstance(m, nn.BatchNorm2d)]
     assert norms
     assert all(isinstance(norm, SyncBatchNorm2d) for norm in norms)
-    assert_close(synchronised.state_dict(), plain.state_dict())
+    assert_close(synchronized.state_dict(), plain.state_dict())
 
 
 DCN = {"dcn_stages": ("res3", "res4", "res5")}

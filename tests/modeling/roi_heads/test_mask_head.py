@@ -33,7 +33,7 @@ def test_with_a_plain_predictor_it_is_detectron2s_head():
     torch.testing.assert_close(ours.layers(x), host.layers(x))
 
 
-def test_the_normalised_predictor_is_the_last_layer():
+def test_the_normalized_predictor_is_the_last_layer():
     head = MaskHeadWithPredictor(SHAPE, predictor=normed_mask_predictor(temperature=7.0), **OPTIONS)
     assert isinstance(head.predictor, NormedConv2d)
     x = torch.randn(2, 8, 14, 14)
@@ -139,7 +139,7 @@ def test_no_positives_give_zero_loss_and_zero_gradients(storage, predictor):
     assert all((p.grad == 0).all() for p in head.parameters())
 
 
-def test_a_head_with_synchronised_norm_takes_no_positives(storage):
+def test_a_head_with_synchronized_norm_takes_no_positives(storage):
     head = MaskHeadWithPredictor(
         SHAPE, predictor=mask_predictor(), conv_norm=sync_batch_norm(), **OPTIONS
     )

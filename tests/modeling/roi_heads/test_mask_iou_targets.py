@@ -94,8 +94,8 @@ def star(points=9):
     """A polygon of an object, within the image."""
     angle = np.sort(np.random.uniform(0, 2 * np.pi, points))
     radius = np.random.uniform(8, 30, points)
-    centre = np.random.uniform(32, SIZE - 32, 2)
-    return (centre + radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)).reshape(-1)
+    center = np.random.uniform(32, SIZE - 32, 2)
+    return (center + radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)).reshape(-1)
 
 
 def pixel_iou(probability, box, mask):

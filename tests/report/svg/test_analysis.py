@@ -34,7 +34,7 @@ def test_a_tooltip_says_what_the_category_is():
     assert "class1: AP 10.0, 2 training images, 7 objects here" in circles(ap_chart(analysis(ROWS)))
 
 
-def test_points_have_the_colour_of_their_group_and_the_legend_has_the_groups_there_are():
+def test_points_have_the_color_of_their_group_and_the_legend_has_the_groups_there_are():
     svg = ap_chart(analysis(ROWS[:2]))
     fills = [c.get("fill") for c in elements(svg, "circle") if c.get("fill-opacity")]
     assert fills == [GROUP_COLORS["r"], GROUP_COLORS["c"]]

@@ -56,7 +56,7 @@ def test_shares_are_written_where_there_is_room():
     assert "0%" in written  # of the axis
 
 
-def test_shares_are_written_in_what_reads_on_their_colour():
+def test_shares_are_written_in_what_reads_on_their_color():
     svg = share_bars([bar("rare", 1, 1)], label="outcomes")
     inks = [t.get("fill") for t in elements(svg, "text") if t.get("pointer-events") == "none"]
     assert inks == ["#ffffff", "#000000"]
