@@ -13,8 +13,8 @@ from torch.testing import assert_close
 
 from d2_seesaw.layers import SyncBatchNorm2d, mask_predictor, sync_batch_norm
 from d2_seesaw.modeling.roi_heads import MaskHeadWithPredictor
-from tests.helpers import run_on_ranks
 from tests.modeling.roi_heads import parts
+from tests.support.ranks import run_on_ranks
 
 pytestmark = pytest.mark.dist
 

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
 from d2_seesaw.losses import InverseFrequencyLoss, RecallLoss, SeesawCrossEntropyLoss
-from tests.helpers import run_on_ranks
+from tests.support.ranks import run_on_ranks
 
 pytestmark = pytest.mark.dist
 

@@ -5,7 +5,7 @@ import torch.distributed as dist
 
 from d2_seesaw.data import class_pixel_counts
 from d2_seesaw.data.semantic import pixel_counts
-from tests.helpers import run_on_ranks
+from tests.support.ranks import run_on_ranks
 
 C = 3
 

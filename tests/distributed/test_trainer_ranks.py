@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
 from d2_seesaw.engine import Trainer
-from tests.helpers import run_on_ranks
+from tests.support.ranks import run_on_ranks
 
 pytestmark = pytest.mark.dist
 

@@ -10,8 +10,8 @@ from detectron2.structures import Boxes, Instances
 from d2_seesaw.evaluation import LongTailLVISEvaluator, lvis_evaluator
 from d2_seesaw.evaluation.predictions import limits
 from d2_seesaw.evaluation.predictions.gather import DetectionLog
-from tests.evaluation.gloo import no_objects_between_ranks, on_ranks
 from tests.evaluation.lvis_data import ImageDetections, random_data, write_images, write_json
+from tests.support.ranks import no_objects_between_ranks, on_ranks
 
 NAME = "longtail_eval_test_ranks"
 # Of each case how many ranks there are.

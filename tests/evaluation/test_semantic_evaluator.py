@@ -16,7 +16,7 @@ from PIL import Image
 from d2_seesaw.evaluation import LongTailSemSegEvaluator, drop_absent
 from tests.evaluation import sem_seg_data
 from tests.evaluation.sem_seg_data import NAMES, Picture, pictures, run
-from tests.helpers import run_on_ranks
+from tests.support.ranks import run_on_ranks
 
 _numbers = itertools.count()
 

@@ -8,7 +8,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from d2_seesaw.inference import MultiViewInference, ROIMaskInference, with_roi_masks
-from tests.helpers import OperatorLog
 from tests.inference.models import (
     box_rcnn,
     mapped,
@@ -17,6 +16,7 @@ from tests.inference.models import (
     picture,
     yacs_rcnn,
 )
+from tests.support.operators import OperatorLog
 
 BUILDERS = [mask_rcnn, mask_scoring_rcnn, yacs_rcnn, box_rcnn]
 

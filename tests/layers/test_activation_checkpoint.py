@@ -7,7 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from d2_seesaw.layers import SyncBatchNorm2d, checkpointed
-from tests.helpers import SavedForBackward
+from tests.support.operators import SavedForBackward
 
 
 def block(momentum=0.1):

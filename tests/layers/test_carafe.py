@@ -7,7 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from d2_seesaw.layers import CarafeDownsample, CarafeUpsample, carafe, carafe_down
-from tests.helpers import SavedForBackward
+from tests.support.operators import SavedForBackward
 
 FUNCTIONS = {"up": carafe, "down": carafe_down}
 MODULES = {"up": CarafeUpsample, "down": CarafeDownsample}

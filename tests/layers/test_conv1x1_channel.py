@@ -4,7 +4,7 @@ from detectron2.layers import Conv2d as HostConv2d
 from torch import nn
 
 from d2_seesaw.layers import NormedConv2d, conv1x1_channel, is_pointwise
-from tests.helpers import OperatorLog
+from tests.support.operators import OperatorLog
 
 D, K = 6, 9
 CHANNELS = torch.tensor([3, 0, 3, 8])

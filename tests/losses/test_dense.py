@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from d2_seesaw.losses.dense import check_chunk_size, sum_in_chunks
-from tests.helpers import OperatorLog
+from tests.support.operators import OperatorLog
 
 SHAPES = [(7, 4), (2, 4, 5), (2, 4, 3, 5), (3, 4, 2, 3, 2)]
 CHUNKS = [1, 4, 7, 1000]

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from d2_seesaw.losses import SeesawLoss, seesaw_cross_entropy
-from tests.helpers import OperatorLog
 from tests.reference import seesaw as reference
+from tests.support.operators import OperatorLog
 
 EXPONENTS = [(0.8, 2.0), (0.8, 0.0), (0.0, 2.0), (0.0, 0.0), (1.0, 1.0), (0.3, 3.5)]
 Batch = tuple[Tensor, Tensor, Tensor]

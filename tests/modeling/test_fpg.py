@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from d2_seesaw.layers import CarafeDownsample, DeformConv2d
 from d2_seesaw.modeling import FPG
 from tests.checkpoint.mmdet_weights import uniform
-from tests.helpers import SavedForBackward
+from tests.support.operators import SavedForBackward
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "mmdet_3_3_0_fpg.npz")
 FEATURES = ["res2", "res3", "res4", "res5"]

@@ -1,7 +1,7 @@
 import numpy as np
 
 from d2_seesaw.evaluation.predictions.detections import concatenate, empty_column, layouts_of
-from tests.evaluation.memory import MEGABYTE, added_at_peak, mapped_ones
+from tests.support.memory import MEGABYTE, added_at_peak, mapped_ones
 
 
 def parts():

@@ -7,7 +7,7 @@ from d2_seesaw.evaluation.predictions.detections import EMPTY, Detections, MaskC
 from d2_seesaw.evaluation.predictions.gather import DetectionLog
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from tests.evaluation.federated_cases import federated_case
-from tests.evaluation.memory import MEGABYTE, added_at_peak, mapped_ones
+from tests.support.memory import MEGABYTE, added_at_peak, mapped_ones
 
 
 @pytest.fixture

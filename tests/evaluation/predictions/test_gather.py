@@ -11,8 +11,8 @@ from d2_seesaw.evaluation.predictions.gather import (
     gather_columns,
     gather_detections,
 )
-from tests.evaluation.gloo import no_objects_between_ranks, on_ranks
-from tests.evaluation.memory import MEGABYTE, added_at_peak
+from tests.support.memory import MEGABYTE, added_at_peak
+from tests.support.ranks import no_objects_between_ranks, on_ranks
 
 WORLD = 2
 

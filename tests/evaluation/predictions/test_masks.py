@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 from d2_seesaw.evaluation import LongTailLVISEvaluator, MaskScoringCOCOEvaluator, encode_masks
 from d2_seesaw.evaluation.predictions.masks import add_segmentations, without_roi_masks
 from tests.evaluation.lvis_data import add_object, dataset, written_files
-from tests.helpers import OperatorLog
+from tests.support.operators import OperatorLog
 
 SIZE = (67, 93)
 

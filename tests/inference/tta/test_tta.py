@@ -10,7 +10,6 @@ from torch.nn.functional import max_pool2d
 from torch.nn.parallel import DistributedDataParallel
 
 from d2_seesaw.inference import MeanOverSharedProposals, MultiViewInference, UnionOfDetections
-from tests.inference.memory import PeakBytes
 from tests.inference.models import (
     TRUE_BOXES,
     TRUE_CLASSES,
@@ -25,6 +24,7 @@ from tests.inference.models import (
     true_masks,
     yacs_rcnn,
 )
+from tests.support.memory import PeakBytes
 
 SCALES = [(64, 110), (80, 130), (96, 160)]
 CHALLENGE = [(long, long) for long in (1200, 1400, 1600, 1800, 2000)]

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from d2_seesaw.layers import SyncBatchNorm2d
 from d2_seesaw.modeling.backbones import TimmBackbone
-from tests.helpers import OperatorLog
+from tests.support.operators import OperatorLog
 
 RESNEST = "resnest14d"
 

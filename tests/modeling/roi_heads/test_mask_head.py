@@ -18,8 +18,8 @@ from d2_seesaw.layers import (
     sync_batch_norm,
 )
 from d2_seesaw.modeling.roi_heads import AveragedMaskHeads, MaskHeadWithPredictor
-from tests.helpers import OperatorLog
 from tests.modeling.roi_heads import parts
+from tests.support.operators import OperatorLog
 
 SHAPE = ShapeSpec(channels=8, width=14, height=14)
 OPTIONS = {"num_classes": 3, "conv_dims": [8, 6]}

@@ -1,22 +1,21 @@
-"""What several test files need: code on several ranks, and a look at the operators that run."""
+"""Runs a function on several gloo ranks: each a new process, or this process the first of them."""
 
+import datetime
 import gc
+import pickle
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 
 def run_on_ranks(
@@ -85,47 +84,53 @@ def _run_rank(
         dist.destroy_process_group()
 
 
-class OperatorLog(TorchDispatchMode):
-    """Notes the operators that run inside it, forwards and backwards.
+def on_ranks(function, world_sizes, folder, *args):
+    """``{world size: [result of each rank]}`` of ``function(rank, world size, *args)``.
 
-    Attributes:
-        calls: how often each operator ran, by its name such as ``aten._local_scalar_dense``.
-        largest: bytes of the largest tensor that any of them returned (its storage, for a view).
+    Started are as many processes as the largest of ``world_sizes`` needs besides this one: their
+    imports are what takes time.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: Counter[str] = Counter()
-        self.largest = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        self.calls[str(func.overloadpacket)] += 1
-        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        self.largest = max([self.largest, *(t.untyped_storage().nbytes() for t in tensors)])
-        return result
+    others = range(1, max(world_sizes))
+    started = mp.spawn(
+        _start, (function, world_sizes, folder, args), nprocs=len(others), join=False
+    )
+    results = {0: _on_rank(0, function, world_sizes, folder, args)}
+    while not started.join():
+        pass
+    for rank in others:
+        results[rank] = pickle.loads((folder / f"{rank}.pkl").read_bytes())
+    return {size: [results[rank][size] for rank in range(size)] for size in world_sizes}
 
 
-class SavedForBackward(torch.autograd.graph.saved_tensors_hooks):
-    """Notes what autograd keeps for the backward pass of the code that runs inside it."""
+def _start(index, function, world_sizes, folder, args):
+    results = _on_rank(1 + index, function, world_sizes, folder, args)
+    (folder / f"{1 + index}.pkl").write_bytes(pickle.dumps(results))
 
-    def __init__(self) -> None:
-        self._storages: dict[int, torch.UntypedStorage] = {}
-        super().__init__(self._note, self._give_back)
 
-    def __enter__(self) -> "SavedForBackward":
-        super().__enter__()
-        return self
+def _on_rank(rank, function, world_sizes, folder, args):
+    results = {}
+    for size in world_sizes:
+        if rank < size:
+            dist.init_process_group(
+                "gloo",
+                f"file://{folder}/store{size}",
+                rank=rank,
+                world_size=size,
+                timeout=datetime.timedelta(minutes=2),
+            )
+            try:
+                results[size] = function(rank, size, *args)
+            finally:
+                # Detectron2 caches the group. Alive at exit, its threads abort the process in half
+                # of the runs.
+                comm._get_global_gloo_group.cache_clear()
+                dist.destroy_process_group()
+    return results
 
-    def _note(self, tensor: Tensor) -> Tensor:
-        # Held, so that no later storage gets the same address.
-        storage = tensor.untyped_storage()
-        self._storages[storage.data_ptr()] = storage
-        return tensor
 
-    def _give_back(self, tensor: Tensor) -> Tensor:
-        return tensor
-
-    def nbytes(self) -> int:
-        """Bytes of all storages, those that several views share only once."""
-        return sum(storage.nbytes() for storage in self._storages.values())
+def no_objects_between_ranks():
+    """Lets what pickles objects for other ranks fail."""
+    fail = mock.Mock(side_effect=AssertionError("an object is pickled"))
+    names = [n for n in vars(dist) if n.endswith(("_object", "_object_list"))]
+    assert {"all_gather_object", "gather_object", "send_object_list"} <= set(names)
+    return mock.patch.multiple(dist, **dict.fromkeys(names, fail))
