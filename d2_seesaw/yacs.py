@@ -9,7 +9,7 @@
 Importing this module registers ``SeesawROIHeads``, ``SeesawCascadeROIHeads`` and
 ``SeesawHTCLiteROIHeads`` as ROI heads, ``SeesawMaskHead`` as a mask head and ``FederatedRCNN`` as a
 meta-architecture, once. All they do is to read a config and call the classes of
-:mod:`d2_seesaw.modeling.roi_heads`, which are where everything is documented.
+:mod:`d2_seesaw.modeling`, which are where everything is documented.
 """
 
 from typing import Any
@@ -34,8 +34,8 @@ from d2_seesaw.layers import (
     normed_mask_predictor,
 )
 from d2_seesaw.losses import ClassificationLoss, SeesawLoss, SoftmaxLoss
-from d2_seesaw.modeling import FederatedRCNN
-from d2_seesaw.modeling.roi_heads import (
+from d2_seesaw.modeling import (
+    FederatedRCNN,
     GlobalContextEncoder,
     HTCLiteROIHeads,
     LossDrivenCascadeROIHeads,
