@@ -30,8 +30,6 @@ _LEAST_CONTEXT = 32  # pixels of the image: a small object says nothing without 
 _LINE, _GROUND = 3, 5  # pixels of the picture
 _SAME_GROUP = "#1c2833"
 _QUALITY = 85
-
-_SAMPLE_QUALITY = 85
 _TRIES = 5  # images of a category, where those before cannot be read
 
 
@@ -218,5 +216,5 @@ def _draw_sample(
         alpha=0.45,
     )
     picture = np.ascontiguousarray(drawn.get_image()[:, :, ::-1])
-    _, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _SAMPLE_QUALITY])
+    _, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     return jpeg.tobytes()
