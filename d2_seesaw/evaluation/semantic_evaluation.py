@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation.sem_seg_evaluation import SemSegEvaluator, load_image_into_numpy_array
+from detectron2.evaluation import SemSegEvaluator
 from detectron2.utils.file_io import PathManager
+from PIL import Image
 
 from d2_seesaw.evaluation.per_category import write_category_results
 from d2_seesaw.evaluation.per_class import (
@@ -192,7 +193,9 @@ class LongTailSemSegEvaluator(SemSegEvaluator):
 
 
 def _labels_in_file(record: dict[str, Any]) -> np.ndarray:
-    return load_image_into_numpy_array(record["sem_seg_file_name"])
+    # Not with Detectron2's own function: that of April 2024 fails with NumPy 2.
+    with PathManager.open(record["sem_seg_file_name"], "rb") as file:
+        return np.asarray(Image.open(file))
 
 
 def _check_dataset(name: str, records: list[dict[str, Any]], *, labels_are_classes: bool) -> None:
