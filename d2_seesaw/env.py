@@ -1,6 +1,6 @@
 """Print the versions of everything that matters, where Detectron2 comes from, and what is untested.
 
-    python -m d2_seesaw.env
+python -m d2_seesaw.env
 """
 
 import importlib
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from d2_seesaw import __version__
-from d2_seesaw.install_detectron2 import COMMIT, Installed, find_installed
+from d2_seesaw.detectron2_origin import COMMIT, Installed, find_installed
 
 # Oldest and newest minor versions with which the tests were run; README.md has the combinations.
 TESTED = {

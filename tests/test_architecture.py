@@ -65,7 +65,7 @@ def test_is_two_levels_deep_at_most(path):
 @every_module
 def test_modules_and_functions_stay_short(path):
     text = path.read_text()
-    assert len(text.splitlines()) <= 300
+    assert len(text.splitlines()) <= 400
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             body = node.body[1:] if ast.get_docstring(node) else node.body

@@ -6,13 +6,13 @@ started again: what an interrupted pip left unfinished is installed anew.
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import importlib.util
 import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import time
 import venv
 from pathlib import Path
@@ -20,13 +20,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from d2_seesaw.install_detectron2 import (  # noqa: E402 it is not installed yet
+# ruff: noqa: E402 the project is not installed yet
+from d2_seesaw.detectron2_origin import SITE_PACKAGES, unfinished
+from d2_seesaw.install_detectron2 import (
     CHOOSE,
     InstallationError,
     check_source,
     install,
     run_pip,
-    unfinished,
 )
 
 # The module that is imported, and the requirement that brings it.
@@ -72,7 +73,6 @@ SAME_MODULE = {
         "opencv-contrib-python-headless",
     ),
 }
-SITE_PACKAGES = {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}
 
 # Torch and torchvision are released in pairs; those that do not fit fail at import or at first use.
 CHECK = """
@@ -152,10 +152,8 @@ def make_environment(folder: Path) -> Path:
     for site_packages in folder.glob("lib/python*/site-packages"):
         for info in unfinished(site_packages, only="pip"):
             shutil.rmtree(info)
-    try:
+    with contextlib.suppress(subprocess.CalledProcessError):  # of ensurepip
         venv.create(folder, with_pip=True, system_site_packages=True)
-    except subprocess.CalledProcessError:
-        pass
     if not has_pip(python):
         raise InstallationError(
             f"this Python ({sys.executable}) cannot make a virtual environment with pip in it "
@@ -223,7 +221,9 @@ def check_imports() -> None:
     if finished.returncode:
         versions = ", ".join(f"{name} {version_of(name)}" for name in ("torch", "torchvision"))
         reason = finished.stderr.strip().splitlines()[-1]
-        raise InstallationError(f"the installed packages do not work together ({versions}): {reason}")
+        raise InstallationError(
+            f"the installed packages do not work together ({versions}): {reason}"
+        )
 
 
 def main() -> None:
