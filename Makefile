@@ -57,7 +57,7 @@ format: $(READY)
 	$(PY) -m ruff format .
 
 types: $(READY)
-	$(PY) -m pyright
+	$(PY) -m pyright --pythonpath $(PY)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache

@@ -136,7 +136,8 @@ def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
     if isinstance(node, DictConfig | ListConfig):
         if node._is_none() or node._is_missing() or node._is_interpolation():
             return
-        for key in node if isinstance(node, DictConfig) else range(len(node)):
+        keys: Any = node if isinstance(node, DictConfig) else range(len(node))
+        for key in keys:
             yield from _leaves(node._get_node(key), f"{path}.{key}" if path else str(key))
     elif not node._is_interpolation():
         yield path, node._value()

@@ -194,8 +194,8 @@ class LongTailSemSegEvaluator(SemSegEvaluator):
 
 def _labels_in_file(record: dict[str, Any]) -> np.ndarray:
     # Not with Detectron2's own function: that of April 2024 fails with NumPy 2.
-    with PathManager.open(record["sem_seg_file_name"], "rb") as file:
-        return np.asarray(Image.open(file))
+    with Image.open(PathManager.get_local_path(record["sem_seg_file_name"])) as image:
+        return np.asarray(image)
 
 
 def _check_dataset(name: str, records: list[dict[str, Any]], *, labels_are_classes: bool) -> None:
