@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 # ruff: noqa: E402 the project is not installed yet
-from d2_seesaw.detectron2_origin import SITE_PACKAGES, unfinished
+from d2_seesaw.detectron2_origin import SITE_PACKAGES, find_installed, unfinished
 from d2_seesaw.install_detectron2 import (
     CHOOSE,
     InstallationError,
@@ -82,6 +82,11 @@ nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([1.0]), 0.5)
 import detectron2.engine, detectron2.model_zoo
 import d2_seesaw.engine
 """
+
+
+def ready_mark() -> Path:
+    """Return the file in the environment that says that set-up came to its end."""
+    return Path(sys.prefix) / ".ready"
 
 
 def name_of(requirement: str) -> str:
@@ -185,6 +190,9 @@ def install_what_is_missing(source: str) -> None:
             print(f"setup: {info.name.split('-')[0]} was left unfinished: once more", flush=True)
             shutil.rmtree(info)
     requirements = missing_requirements()
+    installed = find_installed()
+    if requirements or installed is None or not installed.comes_from(source):
+        ready_mark().unlink(missing_ok=True)  # not ready if it is stopped from here on
     if requirements:
         large = ", torch among them: that can take minutes" if "torch>=2.6" in requirements else ""
         print(f"setup: installing {len(requirements)} packages{large}", flush=True)
@@ -243,8 +251,9 @@ def main() -> None:
             command = [python, __file__, "--venv", folder, "--detectron2", args.detectron2]
             sys.exit(run_and_wait(command))
         install_what_is_missing(args.detectron2)
-        check_imports()
-        (folder / ".ready").touch()
+        if not ready_mark().exists():
+            check_imports()
+        ready_mark().touch()  # make compares its time with that of setup.py
     except InstallationError as error:
         sys.exit(f"setup: {error}")
     except OSError as error:  # a full disk, a folder without write permission

@@ -2,12 +2,9 @@
 
 import importlib.metadata
 import importlib.util
-import os
 import runpy
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -64,12 +61,15 @@ def test_everything_missing_is_one_call_of_pip_then_detectron2_then_the_project(
     monkeypatch.setattr(set_up, "missing_requirements", lambda: ["torch>=2.6", "lvis"])
     monkeypatch.setattr(set_up, "run_pip", lambda *arguments, failure: done.append(arguments[1:]))
     monkeypatch.setattr(set_up, "install", lambda source: done.append(source) or "Detectron2 X")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    set_up.ready_mark().touch()
     left = tmp_path / "lvis-0.5.3.dist-info"  # without RECORD, as pip leaves it when it is killed
     left.mkdir()
     set_up.install_what_is_missing("auto")
     assert done[:2] == [("install", "torch>=2.6", "lvis"), "auto"]
     assert done[2][-2:] == ("-e", str(SCRIPT.parent.parent))
     assert not left.exists()
+    assert not set_up.ready_mark().exists()  # until the imports were checked
     said = capsys.readouterr().out
     assert "setup: Detectron2 X; another one: DETECTRON2=git, =index or =PATH" in said
 
@@ -116,17 +116,24 @@ def test_what_cannot_be_is_one_line_before_anything_is_made(arguments, expected,
     assert not (tmp_path / "venv").exists()
 
 
-def test_ctrl_c_is_one_line(tmp_path):
-    command = [sys.executable, SCRIPT, "--venv", tmp_path / "venv"]
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    running = subprocess.Popen(command, start_new_session=True, **options)
-    while not (tmp_path / "venv").exists():
-        time.sleep(0.05)
-    os.killpg(running.pid, signal.SIGINT)
-    _, errors = running.communicate(timeout=60)
-    assert running.returncode != 0
-    assert errors.splitlines()[-1] == "setup: interrupted; the same command goes on from here"
-    assert "Traceback" not in errors
+@pytest.mark.parametrize("step", ["make_environment", "install_what_is_missing"])
+@pytest.mark.parametrize(
+    ("stop", "said"),
+    [
+        (KeyboardInterrupt(), "setup: interrupted; the same command goes on from here"),
+        (OSError(28, "No space left on device"), "setup: [Errno 28] No space left on device"),
+    ],
+)
+def test_what_stops_it_is_one_line(step, stop, said, set_up, monkeypatch, tmp_path):
+    def stopped(*arguments):
+        raise stop
+
+    folder = tmp_path if step == "make_environment" else Path(sys.prefix)
+    monkeypatch.setattr(set_up, step, stopped)
+    monkeypatch.setattr(sys, "argv", ["setup", "--venv", str(folder)])
+    with pytest.raises(SystemExit) as end:
+        set_up.main()
+    assert end.value.code == said
 
 
 @pytest.fixture
