@@ -11,6 +11,7 @@ logits' gradient (319 MB) included, on the CPU in a process of its own.
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from timing import (
@@ -33,28 +34,25 @@ BASELINE = "F.cross_entropy"
 LOSSES: dict[str, Callable[[int], nn.Module]] = {
     BASELINE: lambda classes: nn.CrossEntropyLoss(ignore_index=255),
     "RecallLoss": RecallLoss,
-    "RecallLoss(chunk_size=None)": lambda classes: RecallLoss(classes, chunk_size=None),
+    "RecallLoss(chunk_size=None)": partial(RecallLoss, chunk_size=None),
     "InverseFrequencyLoss": InverseFrequencyLoss,
     "SeesawCrossEntropyLoss": SeesawCrossEntropyLoss,
-    "SeesawCrossEntropyLoss(chunk_size=None)": lambda classes: SeesawCrossEntropyLoss(classes, chunk_size=None),
-    "SeesawCrossEntropyLoss(chunk_size=262144)": lambda classes: SeesawCrossEntropyLoss(
-        classes, chunk_size=2**18
-    ),
-    "SeesawCrossEntropyLoss(sample_size=262144)": lambda classes: SeesawCrossEntropyLoss(
-        classes, sample_size=2**18
+    "SeesawCrossEntropyLoss(chunk_size=None)": partial(SeesawCrossEntropyLoss, chunk_size=None),
+    "SeesawCrossEntropyLoss(chunk_size=262144)": partial(SeesawCrossEntropyLoss, chunk_size=2**18),
+    "SeesawCrossEntropyLoss(sample_size=262144)": partial(
+        SeesawCrossEntropyLoss, sample_size=2**18
     ),
 }
 
 
 def step_of(name: str, options: argparse.Namespace) -> Step:
     """A training step of the loss, forward and backward."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (options.images, options.classes, *options.size)
-    logits = torch.randn(shape, generator=generator).to(options.device).requires_grad_()
-    uniform = torch.rand((options.images, *options.size), generator=generator)
+    generator = torch.Generator(options.device).manual_seed(0)
+    random = {"generator": generator, "device": options.device}
+    logits = torch.randn(options.images, options.classes, *options.size, **random).requires_grad_()
+    uniform = torch.rand(options.images, *options.size, **random)
     labels = (options.classes * uniform**3).long()  # a long tail: class 0 is the most frequent
     labels[:, :32] = 255
-    labels = labels.to(options.device)
     loss = LOSSES[name](options.classes).to(options.device)
 
     def step() -> None:
