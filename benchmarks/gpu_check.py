@@ -264,13 +264,13 @@ def run_part(part: Part, work: Path, env: dict[str, str], seconds_left: float) -
             end_group(process)
     found: dict[str, Any] = {"part": part.name, "seconds": round(time.monotonic() - start, 1)}
     figures = read_result(part.result)
-    if process.returncode == 0 and figures is not None:
-        return found | {"status": "passed", "figures": figures}
     status, reason = "failed", f"exit status {process.returncode}"
     if timed_out:
         status, reason = "timed out", f"more than its {limit:.0f} s"
     elif process.returncode == 0:
-        reason = "it wrote no result"
+        reason = what_lacks(figures)
+        if reason is None:
+            return found | {"status": "passed", "figures": figures}
     last_lines = log.read_text(errors="replace").splitlines()[-40:]
     found |= {"status": status, "reason": reason, "output": last_lines}
     return found if figures is None else found | {"figures": figures}
@@ -281,6 +281,15 @@ def end_group(process: subprocess.Popen) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def what_lacks(figures: dict[str, Any] | None) -> str | None:
+    """Return why the figures of a part that succeeded prove nothing; None if they do."""
+    if figures is None:
+        return "it wrote no result"
+    if figures.get("passed") == 0:
+        return "no test was run"
+    return None
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
@@ -322,13 +331,11 @@ def tests_of(path: Path) -> dict[str, Any]:
 
 def check_parts(work: Path, device: str) -> list[Part]:
     """The parts of the check, the most telling ones first."""
-    rehearsal = device == "cpu"
-    steps = "3" if rehearsal else "50"
+    steps = "3" if device == "cpu" else "50"
     tests = work / "tests.xml"
-    # Half precision on a CPU takes seconds per step, so all limits there are longer.
-    patience = 4.0 if rehearsal else 1.0
+    longer = patience(device)
     pytest = ["-m", "pytest", "tests/gpu", "-m", "gpu", "-q", "-p", "no:cacheprovider"]
-    parts = [Part("tests", [*pytest, f"--junitxml={tests}"], 110 * patience, tests)]
+    parts = [Part("tests", [*pytest, f"--junitxml={tests}"], 110 * longer, tests)]
     script = str(ROOT / "benchmarks/gpu_training.py")
     checkpoint = work / "float32.pth"
     for precision in PRECISIONS:
@@ -337,14 +344,19 @@ def check_parts(work: Path, device: str) -> list[Part]:
         command += ["--device", device, "--json", str(result)]
         if precision == "float32":
             command += ["--checkpoint", str(checkpoint)]
-        parts.append(Part(f"training {precision}", command, 45 * patience, result))
+        parts.append(Part(f"training {precision}", command, 45 * longer, result))
     result = work / "evaluation.json"
     command = [script, "evaluate", "--device", device, "--checkpoint", str(checkpoint)]
     parts.append(
-        Part("evaluation", [*command, "--json", str(result)], 45 * patience, result),
+        Part("evaluation", [*command, "--json", str(result)], 45 * longer, result),
     )
-    parts.append(command_part(work, device, 60 * patience))
+    parts.append(command_part(work, device, 60 * longer))
     return parts + benchmark_parts(work, device, short=True)
+
+
+def patience(device: str) -> float:
+    """Return what limits are multiplied by: half precision on a CPU takes seconds per step."""
+    return 4.0 if device == "cpu" else 1.0
 
 
 def command_part(work: Path, device: str, limit: float) -> Part:
@@ -381,6 +393,7 @@ def benchmark_parts(work: Path, device: str, *, short: bool) -> list[Part]:
         result = work / f"{name}.json"
         command = [str(ROOT / f"benchmarks/{name}.py"), *given, "--device", device]
         limit = 400.0 if name == "training_speed" else (45.0 if short else 120.0)
+        limit *= patience(device)
         part = Part(f"benchmark {name}", [*command, "--json", str(result)], limit, result)
         parts.append(part)
     return parts
@@ -457,14 +470,11 @@ def check(options: argparse.Namespace, device: dict[str, Any], work: Path) -> di
     if options.device == "cpu":
         seconds = 3600.0
     env = environment(work, options.device)
-    unpacked = unpack_what_is_missing(options.wheels, work / "packages", env)
-    result: dict[str, Any] = {
-        "device": device,
-        "versions": json.loads(ask(FIND_VERSIONS, env, json.dumps(VERSIONS))),
-        "commit": commit(),
-        "unpacked": unpacked,
-        "parts": [],
-    }
+    result: dict[str, Any] = {"device": device, "commit": commit(), "parts": []}
+    if not add(result, packages_part(options.wheels, work, env)):
+        result["seconds"] = round(time.monotonic() - start, 1)
+        write(result, options.output)
+        return result
     if options.benchmarks:
         parts = benchmark_parts(work, options.device, short=False)
     else:
@@ -479,13 +489,30 @@ def check(options: argparse.Namespace, device: dict[str, Any], work: Path) -> di
     return result
 
 
-def add(result: dict[str, Any], found: dict[str, Any]) -> None:
-    """Add what a part has found, and say so."""
+def packages_part(wheels: Path | None, work: Path, env: dict[str, str]) -> dict[str, Any]:
+    """Unpack what is missing; return the status, and the versions of what is used."""
+    start = time.monotonic()
+    found: dict[str, Any] = {"part": "packages"}
+    try:
+        unpacked = unpack_what_is_missing(wheels, work / "packages", env)
+        versions = json.loads(ask(FIND_VERSIONS, env, json.dumps(VERSIONS)))
+    except CheckError as error:
+        return found | {"status": "failed", "reason": str(error)}
+    return found | {
+        "status": "passed",
+        "seconds": round(time.monotonic() - start, 1),
+        "figures": {"versions": versions, "unpacked": unpacked},
+    }
+
+
+def add(result: dict[str, Any], found: dict[str, Any]) -> bool:
+    """Add what a part has found, and say so; return whether it passed."""
     result["parts"].append(found)
     seconds = f"{found['seconds']:6.1f} s" if "seconds" in found else " " * 8
     print(
         f"{found['part']:26} {found['status']:10} {seconds}  {found.get('reason', '')}", flush=True
     )
+    return found["status"] == "passed"
 
 
 def parse_arguments() -> argparse.Namespace:

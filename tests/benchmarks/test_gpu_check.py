@@ -78,7 +78,8 @@ def test_a_part_that_fails_stops_no_other_and_is_in_the_result(tmp_path, capsys)
         part(tmp_path, "first", good),
         part(tmp_path, "second", good + "; raise ValueError('too large')"),
         part(tmp_path, "third", "pass"),
-        part(tmp_path, "fourth", good),
+        part(tmp_path, "fourth", 'result.write_text(\'{"passed": 0, "skipped": 81}\')'),
+        part(tmp_path, "fifth", good),
     )
     result = {"parts": []}
     for each in found:
@@ -87,12 +88,13 @@ def test_a_part_that_fails_stops_no_other_and_is_in_the_result(tmp_path, capsys)
     written = json.loads((tmp_path / "gpu_check.json").read_text())
     assert written["status"] == "failed"
     statuses = [each["status"] for each in written["parts"]]
-    assert statuses == ["passed", "failed", "failed", "passed"]
-    _, second, third, fourth = written["parts"]
+    assert statuses == ["passed", "failed", "failed", "failed", "passed"]
+    _, second, third, fourth, fifth = written["parts"]
     assert second["output"][-1] == "ValueError: too large"
     assert second["figures"] == {"rows": [1]}
     assert third["reason"] == "it wrote no result"
-    assert fourth["figures"] == {"rows": [1]}
+    assert fourth["reason"] == "no test was run"
+    assert fifth["figures"] == {"rows": [1]}
 
 
 def test_a_part_beyond_its_limit_ends_with_its_children(tmp_path):
@@ -150,6 +152,28 @@ def test_a_precision_that_was_not_trained_is_not_the_same():
     assert gpu_check.compare_trainings(parts)["reason"] == "trained: float32"
 
 
+def test_the_result_has_all_parts_and_the_comparison(tmp_path, monkeypatch):
+    parts = []
+    for precision in gpu_check.PRECISIONS:
+        text = json.dumps(trained(precision)["figures"])
+        parts.append(part(tmp_path, f"training {precision}", f"result.write_text({text!r})"))
+    parts.append(part(tmp_path, "evaluation", "result.write_text('{}')"))
+    monkeypatch.setattr(gpu_check, "check_parts", lambda work, device: parts)
+    monkeypatch.setattr(gpu_check, "NEEDED", {})
+    options = argparse.Namespace(
+        wheels=None, device="cuda", benchmarks=False, output=tmp_path / "gpu_check.json"
+    )
+    found = gpu_check.check(options, {"name": "a card"}, tmp_path)
+    assert found == json.loads(options.output.read_text())
+    assert found["status"] == "passed"
+    assert [each["part"] for each in found["parts"]] == [
+        "packages",
+        *(f"training {precision}" for precision in gpu_check.PRECISIONS),
+        "class counts",
+        "evaluation",
+    ]
+
+
 def wheel(folder: Path, name: str, files: dict[str, str], tags: str = "py3-none-any") -> Path:
     path = folder / f"{name}-1.0-{tags}.whl"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
@@ -176,8 +200,14 @@ def test_wheels_are_unpacked_only_where_their_modules_are_missing(tmp_path, monk
 
 def test_what_is_neither_there_nor_carried_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_check, "NEEDED", {"absent_here": "absent-here"})
-    with pytest.raises(gpu_check.CheckError, match="missing here: absent_here"):
-        gpu_check.unpack_what_is_missing(None, tmp_path, dict(os.environ))
+    options = argparse.Namespace(
+        wheels=None, device="cpu", benchmarks=False, output=tmp_path / "gpu_check.json"
+    )
+    found = gpu_check.check(options, {}, tmp_path)
+    assert found == json.loads(options.output.read_text())
+    assert found["status"] == "failed"
+    (packages,) = found["parts"]
+    assert packages["reason"].startswith("missing here: absent_here. gpu_wheels.py collects absent")
     with pytest.raises(gpu_check.CheckError, match="there are no wheels in"):
         gpu_check.unpack_what_is_missing(tmp_path, tmp_path, dict(os.environ))
     wheel(tmp_path, "absent", {"absent_here.py": ""}, tags="cp27-cp27m-any")
