@@ -14,13 +14,13 @@ from pathlib import Path
 from d2_seesaw import __version__
 from d2_seesaw.detectron2_origin import COMMIT, Installed, find_installed
 
-# Oldest and newest minor versions with which the tests were run; README.md has the combinations.
+# Oldest and newest minor versions with which the tests were run; docs/installation.md has the combinations.
 TESTED = {
     "python": ("3.10", "3.13"),
-    "torch": ("2.9", "2.14"),
-    "torchvision": ("0.24", "0.29"),
-    "numpy": ("2.2", "2.4"),
-    "pillow": ("12.0", "13.0"),
+    "torch": ("2.11", "2.14"),
+    "torchvision": ("0.26", "0.29"),
+    "numpy": ("2.2", "2.5"),
+    "pillow": ("12.3", "13.0"),
 }
 OTHERS = ("fvcore", "omegaconf", "hydra-core", "pycocotools", "lvis", "shapely", "timm")
 OPENCV = (

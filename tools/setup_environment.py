@@ -189,6 +189,8 @@ def install_what_is_missing(source: str) -> None:
         for info in unfinished(folder):
             print(f"setup: {info.name.split('-')[0]} was left unfinished: once more", flush=True)
             shutil.rmtree(info)
+        for moved_aside in folder.glob("~*"):  # by a pip that was killed while it replaced a package
+            shutil.rmtree(moved_aside)
     requirements = missing_requirements()
     installed = find_installed()
     if requirements or installed is None or not installed.comes_from(source):
