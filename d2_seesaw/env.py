@@ -14,7 +14,7 @@ from pathlib import Path
 from d2_seesaw import __version__
 from d2_seesaw.detectron2_origin import COMMIT, Installed, find_installed
 
-# Oldest and newest minor versions with which the tests were run; docs/installation.md has the combinations.
+# Oldest and newest minor versions that were tried; docs/installation.md has the combinations.
 TESTED = {
     "python": ("3.10", "3.13"),
     "torch": ("2.11", "2.14"),

@@ -189,7 +189,7 @@ def install_what_is_missing(source: str) -> None:
         for info in unfinished(folder):
             print(f"setup: {info.name.split('-')[0]} was left unfinished: once more", flush=True)
             shutil.rmtree(info)
-        for moved_aside in folder.glob("~*"):  # by a pip that was killed while it replaced a package
+        for moved_aside in folder.glob("~*"):  # by a pip that was killed
             shutil.rmtree(moved_aside)
     requirements = missing_requirements()
     installed = find_installed()
