@@ -63,7 +63,7 @@ def step_of(name: str, options: argparse.Namespace) -> Step:
 
 
 def rows_of(options: argparse.Namespace) -> list[Row]:
-    """Time, memory and both ratios of every loss."""
+    """Measure time and memory of every loss, and both ratios."""
     memory = {name: peak_megabytes(step_of, (name, options), options.device) for name in LOSSES}
     steps = {name: step_of(name, options) for name in LOSSES}
     times = measure(steps, options.rounds, options.device)

@@ -28,14 +28,14 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[1]
-CHECK_SECONDS, BENCHMARK_SECONDS = 290.0, 590.0
+CHECK_SECONDS, BENCHMARK_SECONDS, REHEARSAL_SECONDS = 285.0, 585.0, 3600.0
 PRECISIONS = ("float32", "float16", "bfloat16")
 LOSS_TOLERANCE = 0.01
 """How far the first step's loss may be from float32's: the RoIs are the same."""
@@ -195,7 +195,8 @@ def ask(code: str, env: dict[str, str], *arguments: str) -> str:
     command = [sys.executable, "-c", code, *arguments]
     finished = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     if finished.returncode:
-        raise CheckError(f"{sys.executable} fails: {finished.stderr.strip().splitlines()[-1]}")
+        reason = (finished.stderr.strip().splitlines() or ["no message"])[-1]
+        raise CheckError(f"{sys.executable} fails: {reason}")
     return finished.stdout.splitlines()[-1]
 
 
@@ -330,7 +331,7 @@ def tests_of(path: Path) -> dict[str, Any]:
 
 
 def check_parts(work: Path, device: str) -> list[Part]:
-    """The parts of the check, the most telling ones first."""
+    """List the parts of the check, the most telling ones first."""
     steps = "3" if device == "cpu" else "50"
     tests = work / "tests.xml"
     longer = patience(device)
@@ -360,7 +361,7 @@ def patience(device: str) -> float:
 
 
 def command_part(work: Path, device: str, limit: float) -> Part:
-    """The command that users run: a short training with its checkpoint, log and evaluation."""
+    """Return the command that users run: a short training with checkpoint, log and evaluation."""
     output = work / "train_net"
     steps = 2 if device == "cpu" else 20
     precision = "bfloat16" if device == "cpu" else "float16"
@@ -371,7 +372,7 @@ def command_part(work: Path, device: str, limit: float) -> Part:
 
 
 def benchmark_parts(work: Path, device: str, *, short: bool) -> list[Part]:
-    """The benchmarks that have a row for GPUs."""
+    """List the benchmarks that have a row for GPUs."""
     rounds = ["--rounds", "3" if short else "31"]
     arguments = {
         "seesaw_loss": ["--rois", "1024", *rounds],
@@ -429,9 +430,10 @@ def compare_trainings(found: list[dict[str, Any]]) -> dict[str, Any]:
     return result | {"status": "passed", "figures": figures}
 
 
-def run_parts(parts: list[Part], work: Path, env: dict[str, str], seconds: float) -> Any:
-    """Run all parts within ``seconds``; yield the results as they come."""
-    deadline = time.monotonic() + seconds
+def run_parts(
+    parts: list[Part], work: Path, env: dict[str, str], deadline: float
+) -> Iterator[dict[str, Any]]:
+    """Run all parts until ``deadline`` on the monotonic clock; yield the results as they come."""
     for part in parts:
         yield run_part(part, work, env, deadline - time.monotonic())
 
@@ -453,9 +455,9 @@ def environment(work: Path, device: str) -> dict[str, str]:
     }
 
 
-def write(result: dict[str, Any], path: Path) -> None:
+def write(result: dict[str, Any], path: Path, *, finished: bool) -> None:
     """Write the result, whole or not at all: a check that is stopped leaves what it has found."""
-    result["status"] = "passed"
+    result["status"] = "passed" if finished else "unfinished"
     if any(part["status"] != "passed" for part in result["parts"]):
         result["status"] = "failed"
     partial = path.with_suffix(".partial")
@@ -463,30 +465,43 @@ def write(result: dict[str, Any], path: Path) -> None:
     partial.replace(path)
 
 
-def check(options: argparse.Namespace, device: dict[str, Any], work: Path) -> dict[str, Any]:
-    """Run all parts; write and return the result."""
-    start = time.monotonic()
-    seconds = BENCHMARK_SECONDS if options.benchmarks else CHECK_SECONDS
-    if options.device == "cpu":
-        seconds = 3600.0
+def check(
+    options: argparse.Namespace, device: dict[str, Any], work: Path, start: float
+) -> dict[str, Any]:
+    """Run all parts; write and return the result.
+
+    Args:
+        options: of the command line.
+        device: what is known of the GPU, for the result.
+        work: an empty folder.
+        start: when the check began, on the monotonic clock.
+    """
     env = environment(work, options.device)
     result: dict[str, Any] = {"device": device, "commit": commit(), "parts": []}
-    if not add(result, packages_part(options.wheels, work, env)):
-        result["seconds"] = round(time.monotonic() - start, 1)
-        write(result, options.output)
-        return result
-    if options.benchmarks:
-        parts = benchmark_parts(work, options.device, short=False)
-    else:
-        parts = check_parts(work, options.device)
-    left = seconds - (time.monotonic() - start)
-    for found in run_parts(parts, work, env, left):
+    can_run = add(result, packages_part(options.wheels, work, env))
+    parts = planned(options, work) if can_run else []
+    for found in run_parts(parts, work, env, start + seconds_of(options)):
         add(result, found)
         if found["part"] == f"training {PRECISIONS[-1]}":
             add(result, compare_trainings(result["parts"]))
-        result["seconds"] = round(time.monotonic() - start, 1)
-        write(result, options.output)
+        write(result, options.output, finished=False)
+    result["seconds"] = round(time.monotonic() - start, 1)
+    write(result, options.output, finished=True)
     return result
+
+
+def planned(options: argparse.Namespace, work: Path) -> list[Part]:
+    """List what the command line asks for."""
+    if options.benchmarks:
+        return benchmark_parts(work, options.device, short=False)
+    return check_parts(work, options.device)
+
+
+def seconds_of(options: argparse.Namespace) -> float:
+    """Return how long everything may take."""
+    if options.device == "cpu":
+        return REHEARSAL_SECONDS
+    return BENCHMARK_SECONDS if options.benchmarks else CHECK_SECONDS
 
 
 def packages_part(wheels: Path | None, work: Path, env: dict[str, str]) -> dict[str, Any]:
@@ -530,6 +545,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     """Check, and return the exit status."""
+    start = time.monotonic()
     options = parse_arguments()
     options.output = options.output.absolute()
     with tempfile.TemporaryDirectory() as temporary:
@@ -541,7 +557,7 @@ def main() -> int:
                 return 0
             device |= {"used": options.device, "driver": driver_version()}
             work.mkdir(parents=True)
-            result = check(options, device, work)
+            result = check(options, device, work, start)
         except (CheckError, OSError, subprocess.TimeoutExpired) as error:
             print(f"gpu_check: {error}", file=sys.stderr)
             return 2

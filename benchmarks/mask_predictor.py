@@ -63,7 +63,7 @@ def step_of(name: str, options: argparse.Namespace, kind: str) -> Step:
 
 
 def rows_of(kind: str, options: argparse.Namespace) -> list[Row]:
-    """Time and memory of both candidates, and how much less the needed channel takes."""
+    """Measure time and memory of both candidates, and the ratio of their times."""
     steps = {name: step_of(name, options, kind) for name in CANDIDATES}
     times = measure(steps, options.rounds, options.device)
     del steps

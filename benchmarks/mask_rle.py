@@ -41,7 +41,7 @@ def draw(n: int, size: tuple[int, int], edges: tuple[int, int]) -> tuple[Tensor,
 
 
 def now(device: torch.device) -> float:
-    """Seconds: processor time on the CPU, wall time when a GPU has finished."""
+    """Read the clock: processor time on the CPU, wall time when a GPU has finished."""
     if device.type != "cuda":
         return time.process_time()
     torch.cuda.synchronize(device)
@@ -51,7 +51,7 @@ def now(device: torch.device) -> float:
 def one_round(
     masks: Tensor, boxes: Tensor, size: tuple[int, int]
 ) -> tuple[float, float, float, int]:
-    """Seconds of pasting, of pasting and encoding, and of ours; the masks that differ."""
+    """Return seconds of pasting, of pasting and encoding, and of ours; the masks that differ."""
     device = masks.device
     start = now(device)
     pasted = paste_masks_in_image(masks[:, 0], boxes, size)
@@ -69,7 +69,7 @@ def one_round(
 
 
 def rows_of(size: tuple[int, int], edges: str, options: argparse.Namespace) -> list[Row]:
-    """Times of both, and their ratio."""
+    """Measure the times of both, and their ratio."""
     masks, boxes = (t.to(options.device) for t in draw(options.detections, size, EDGES[edges]))
     one_round(masks, boxes, size)
     rounds = [one_round(masks, boxes, size) for _ in range(options.rounds)]
@@ -90,7 +90,7 @@ def rows_of(size: tuple[int, int], edges: str, options: argparse.Namespace) -> l
 
 
 def text(row: Row) -> str:
-    """Median and quartiles."""
+    """Format median and quartiles."""
     return f"{row['median']:6.1f} ({row['low']:.1f} to {row['high']:.1f})"
 
 

@@ -108,7 +108,7 @@ def keep_freed_memory() -> None:
 
 
 def rows_of(case: str, times: Times) -> list[Row]:
-    """The time of each candidate and its ratio to ours, with quartiles."""
+    """Return the time of each candidate and its ratio to ours, with quartiles."""
     rows: list[Row] = [
         {"case": case, "what": name, "unit": "ms", **quartiles(values)}
         for name, values in times.items()

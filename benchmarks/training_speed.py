@@ -48,7 +48,7 @@ build: Any = instantiate
 
 
 def random_image(options: argparse.Namespace) -> dict[str, Any]:
-    """An image of noise with octagons for objects, as a mapper would give it."""
+    """Draw an image of noise with octagons for objects, as a mapper would give it."""
     height, width = options.size
     corners = torch.rand(options.objects, 2) * torch.tensor([width * 0.7, height * 0.7])
     extents = 16 + torch.rand(options.objects, 2) * torch.tensor([width, height]) * 0.25

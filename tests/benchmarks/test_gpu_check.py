@@ -28,14 +28,15 @@ OURS = {"d2_seesaw", "train_net", "tests", *(p.stem for p in ROOT.glob("benchmar
 
 
 def part(tmp_path: Path, name: str, code: str, limit: float = 60.0) -> gpu_check.Part:
-    """A part that runs ``code``, which writes its result to the path ``result``."""
+    """Make a part that runs ``code``, which writes its result to the path ``result``."""
     result = tmp_path / f"{name}.json"
     code = f"import pathlib; result = pathlib.Path({str(result)!r})\n{code}"
     return gpu_check.Part(name, ["-c", code], limit, result)
 
 
 def run(tmp_path: Path, *parts: gpu_check.Part, seconds: float = 60.0) -> list[dict]:
-    return list(gpu_check.run_parts(list(parts), tmp_path, dict(os.environ), seconds))
+    deadline = time.monotonic() + seconds
+    return list(gpu_check.run_parts(list(parts), tmp_path, dict(os.environ), deadline))
 
 
 TORCH_WITHOUT_GPU = """
@@ -85,7 +86,7 @@ def test_a_part_that_fails_stops_no_other_and_is_in_the_result(tmp_path, capsys)
     result = {"parts": []}
     for each in found:
         gpu_check.add(result, each)
-    gpu_check.write(result, tmp_path / "gpu_check.json")
+    gpu_check.write(result, tmp_path / "gpu_check.json", finished=True)
     written = json.loads((tmp_path / "gpu_check.json").read_text())
     assert written["status"] == "failed"
     statuses = [each["status"] for each in written["parts"]]
@@ -123,6 +124,12 @@ time.sleep(60)
     assert "more than its 2 s" in found["reason"]
     assert 1 < found["seconds"] < 10
     assert ends_within(5, found["figures"])
+
+
+def test_a_check_that_is_stopped_leaves_an_unfinished_result(tmp_path):
+    path = tmp_path / "gpu_check.json"
+    gpu_check.write({"parts": [{"part": "tests", "status": "passed"}]}, path, finished=False)
+    assert json.loads(path.read_text())["status"] == "unfinished"
 
 
 def test_parts_for_which_no_time_is_left_are_reported(tmp_path):
@@ -175,7 +182,7 @@ def test_the_result_has_all_parts_and_the_comparison(tmp_path, monkeypatch):
     options = argparse.Namespace(
         wheels=None, device="cuda", benchmarks=False, output=tmp_path / "gpu_check.json"
     )
-    found = gpu_check.check(options, {"name": "a card"}, tmp_path)
+    found = gpu_check.check(options, {"name": "a card"}, tmp_path, time.monotonic())
     assert found == json.loads(options.output.read_text())
     assert found["status"] == "passed"
     assert [each["part"] for each in found["parts"]] == [
@@ -215,7 +222,7 @@ def test_what_is_neither_there_nor_carried_is_named(tmp_path, monkeypatch):
     options = argparse.Namespace(
         wheels=None, device="cpu", benchmarks=False, output=tmp_path / "gpu_check.json"
     )
-    found = gpu_check.check(options, {}, tmp_path)
+    found = gpu_check.check(options, {}, tmp_path, time.monotonic())
     assert found == json.loads(options.output.read_text())
     assert found["status"] == "failed"
     (packages,) = found["parts"]

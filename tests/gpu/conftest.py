@@ -10,7 +10,7 @@ from tests.gpu.agreement import TEST_DEVICE
 
 @pytest.fixture
 def device() -> torch.device:
-    """The device that is compared with the CPU."""
+    """Return the device that is compared with the CPU."""
     return torch.device(TEST_DEVICE)
 
 

@@ -88,7 +88,7 @@ def test_deformable_convolution_under_autocast(dtype, device):
 
 
 def rois_in_and_across_borders(number: int) -> Tensor:
-    """``(R, 5)`` RoIs of two images of 160 x 224 pixels."""
+    """Draw ``(R, 5)`` RoIs of two images of 160 x 224 pixels."""
     corners = torch.rand(number, 2) * torch.tensor([264.0, 200.0]) - 20
     boxes = torch.cat([corners, corners + 4 + torch.rand(number, 2) * 90], dim=1)
     return torch.cat([torch.arange(float(number))[:, None] % 2, boxes], dim=1)

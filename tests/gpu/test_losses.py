@@ -38,7 +38,7 @@ DENSE_LOSSES: dict[str, Callable[[], nn.Module]] = {
 
 
 def sampled_rois(num_logits: int) -> tuple[Tensor, Tensor]:
-    """``(R, L)`` logits and labels: a long tail of classes, background, and ignored RoIs."""
+    """Draw ``(R, L)`` logits and labels: a long tail, background, and ignored RoIs."""
     labels = (C * torch.rand(ROIS) ** 3).long()
     labels[::2] = C
     labels[::17] = -1
@@ -46,7 +46,7 @@ def sampled_rois(num_logits: int) -> tuple[Tensor, Tensor]:
 
 
 def pixels() -> tuple[Tensor, Tensor]:
-    """Logits of two images and 19 classes, and labels of which some are ignored."""
+    """Draw logits of two images and 19 classes, and labels of which some are ignored."""
     labels = (19 * torch.rand(2, 24, 33) ** 3).long()
     labels[:, :2] = 255
     return 3 * torch.randn(2, 19, 24, 33), labels

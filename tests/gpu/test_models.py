@@ -27,7 +27,7 @@ SIZE = (96, 128)
 
 
 def boxes_in(size: tuple[int, int], number: int) -> Tensor:
-    """Boxes inside of an image."""
+    """Draw boxes inside of an image."""
     height, width = size
     corners = torch.rand(number, 2) * torch.tensor([width * 0.6, height * 0.6])
     extents = 8 + torch.rand(number, 2) * torch.tensor([width * 0.3, height * 0.3])
@@ -35,7 +35,7 @@ def boxes_in(size: tuple[int, int], number: int) -> Tensor:
 
 
 def blobs(number: int, size: tuple[int, int]) -> Tensor:
-    """``(N, H, W)`` smooth noise."""
+    """Draw ``(N, H, W)`` smooth noise."""
     noise = torch.randn(number, 1, 4, 4)
     return nn.functional.interpolate(noise, size, mode="bicubic")[:, 0]
 
@@ -96,7 +96,7 @@ def test_pooling_from_several_levels(offsets, device):
 
 
 def mask_rcnn() -> nn.Module:
-    """The quickstart's model with random weights whose scores and boxes differ."""
+    """Build the quickstart's model with random weights whose scores and boxes differ."""
     cfg = load_config("configs/quickstart.py").model
     cfg.roi_heads.box_predictor.test_topk_per_image = 15
     model = instantiate(cfg)
@@ -110,7 +110,7 @@ def mask_rcnn() -> nn.Module:
 
 @pytest.fixture
 def picture(tmp_path: Path) -> dict:
-    """A file of random blobs, as a dict in Detectron2's format."""
+    """Write a file of random blobs; return it as a dict in Detectron2's format."""
     noise = torch.rand(1, 3, 18, 25)
     smooth = nn.functional.interpolate(noise, (150, 203), mode="bicubic").clamp(0, 1)
     pixels = (smooth[0] * 255).byte().permute(1, 2, 0).numpy()

@@ -13,7 +13,7 @@ CHANNELS = 6
 
 
 def new_norm(channels: int = CHANNELS) -> nn.BatchNorm2d:
-    """A batch norm whose parameters are not those of the start."""
+    """Make a batch norm whose parameters are not those of the start."""
     norm = SyncBatchNorm2d(channels)
     generator = torch.Generator().manual_seed(0)
     for parameter in norm.parameters():

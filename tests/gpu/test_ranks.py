@@ -35,7 +35,7 @@ def device_of_rank() -> torch.device:
 
 
 def sampled_rois() -> tuple[Tensor, Tensor]:
-    """``(R, C + 2)`` logits and labels of both ranks together."""
+    """Draw ``(R, C + 2)`` logits and labels of both ranks together."""
     generator = torch.Generator().manual_seed(0)
     labels = (CLASSES * torch.rand(64, generator=generator) ** 3).long()
     labels[::2] = CLASSES
@@ -44,7 +44,7 @@ def sampled_rois() -> tuple[Tensor, Tensor]:
 
 
 def batch_of_rank(step: str, rank: int) -> tuple[Tensor, Tensor]:
-    """Input of a batch norm and the gradient of its output; the mean is large."""
+    """Draw the input of a batch norm and the gradient of its output; the mean is large."""
     generator = torch.Generator().manual_seed(RANKS * list(SHAPES).index(step) + rank)
     count, height, width = SHAPES[step][rank]
     x, grad = torch.randn(2, count, CHANNELS, height, width, generator=generator)
@@ -52,7 +52,7 @@ def batch_of_rank(step: str, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def parameters_of_a_norm() -> dict[str, Tensor]:
-    """Weights and biases that are not those of a new batch norm."""
+    """Draw weights and biases that are not those of a new batch norm."""
     weight, bias = torch.rand(2, CHANNELS, generator=torch.Generator().manual_seed(0)) + 0.5
     return {"weight": weight, "bias": bias}
 
@@ -78,7 +78,7 @@ def results_of_this_rank() -> dict[str, Any]:
 
 
 def as_rows(x: Tensor) -> Tensor:
-    """``(N * H * W, C)`` values: maps of several sizes fit into one batch only like this."""
+    """Reshape to ``(N * H * W, C)``: only so do maps of several sizes fit into one batch."""
     return x.permute(0, 2, 3, 1).flatten(0, 2)
 
 
