@@ -5,21 +5,29 @@
 #   make demo-semantic              Recall Loss beside cross-entropy, likewise
 #   make test                       the tests
 #   make check                      lint, types and tests
-#   make test DETECTRON2=/a/path    take detectron2 from a local checkout or wheel
+#   make test DETECTRON2=git        take Detectron2 from its repository and compile it, or fail
+#   make test DETECTRON2=index      take the copy of its Python part that is on the package index
+#   make test DETECTRON2=/a/path    take it from a local checkout or wheel
+#
+# Without DETECTRON2: what is installed already, else git, else index. Set-up says what it took.
 
 PYTHON ?= python3
 VENV ?= .venv
-DETECTRON2 ?= git+https://github.com/facebookresearch/detectron2.git@02b5c4e295e990042a714712c21dc79b731e8833
+DETECTRON2 ?= auto
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: setup demo demo-semantic test test-all check lint format types clean
+.PHONY: setup demo demo-semantic test test-all check lint format types clean asked
 
 setup: $(READY)
 
-$(READY): setup.py tools/setup_environment.py
+# Whoever asks for a certain Detectron2 wants it looked at even if everything is set up.
+ifneq ($(DETECTRON2),auto)
+$(READY): asked
+endif
+
+$(READY): setup.py tools/setup_environment.py d2_seesaw/install_detectron2.py
 	@$(PYTHON) tools/setup_environment.py --venv "$(VENV)" --detectron2 "$(DETECTRON2)"
-	@touch $(READY)
 
 # Detectron2 uses torch.jit.script, of whose end torch warns in every process.
 demo: $(READY)
@@ -49,7 +57,7 @@ format: $(READY)
 	$(PY) -m ruff format .
 
 types: $(READY)
-	$(PY) -m pyright
+	$(PY) -m pyright --pythonpath $(PY)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache

@@ -17,22 +17,32 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["d2_seesaw", "d2_seesaw.*"]),
     python_requires=">=3.10",
-    # setuptools < 81: detectron2.model_zoo imports pkg_resources, which later releases dropped.
+    # Detectron2 is on no index under its name: `python -m d2_seesaw.install_detectron2` brings it.
+    # What it needs is declared here too. setuptools < 81: its model_zoo imports pkg_resources.
     install_requires=[
-        "detectron2",
+        "cloudpickle",
         "fvcore",
+        "hydra-core",
+        "iopath",
         "lvis",
         "matplotlib",
         "numpy",
+        "omegaconf",
         "opencv-python",
+        "packaging",
         "pillow",
         "pycocotools",
+        "pyyaml",
         "setuptools<81",
         "shapely",  # Detectron2 crops polygons with it, but does not require it
         "tabulate",
+        "tensorboard",
+        "termcolor",
         "torch>=2.6",
         "torchvision",
         "tqdm",
+        "wheel",  # d2_seesaw.install_detectron2 repacks a wheel with it
+        "yacs",
     ],
     extras_require={
         "dev": ["pyright", "pytest", "pytest-xdist", "ruff"],

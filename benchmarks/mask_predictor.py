@@ -5,18 +5,25 @@
 
 Both run the predictor and the loss forward and backward on the features that the up-sampling layer
 makes, and take turns; what is printed is the median over the rounds, and the peak of one step
-beyond the features (their gradient included: 103 MB for 128 RoIs), in a process of its own.
+beyond the features (their gradient included: 103 MB for 128 RoIs), on the CPU in a process of its
+own.
 """
 
 import argparse
-import multiprocessing
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from timing import (
+    Row,
+    Step,
+    add_device_options,
+    measure,
+    peak_megabytes,
+    quartiles,
+    ratios,
+    write_json,
+)
 from torch import Tensor, nn
 
 from d2_seesaw.layers import NormedConv2d, conv1x1_channel
@@ -32,8 +39,15 @@ def needed_channel(conv: nn.Conv2d, x: Tensor, classes: Tensor) -> Tensor:
     return conv1x1_channel(conv, x, classes)[:, 0]
 
 
-def step_of(predict: Callable[..., Tensor], options: argparse.Namespace, kind: str):
+CANDIDATES: dict[str, Callable[..., Tensor]] = {
+    "all channels": all_channels,
+    "needed channel": needed_channel,
+}
+
+
+def step_of(name: str, options: argparse.Namespace, kind: str) -> Step:
     """A training step: predictor and loss, forward and backward."""
+    predict = CANDIDATES[name]
     torch.manual_seed(0)
     layer = NormedConv2d if kind == "normalised" else nn.Conv2d
     conv = layer(256, options.classes, 1).to(options.device)
@@ -44,60 +58,42 @@ def step_of(predict: Callable[..., Tensor], options: argparse.Namespace, kind: s
     def step() -> None:
         leaf = x.detach().requires_grad_()
         F.binary_cross_entropy_with_logits(predict(conv, leaf, classes), target).backward()
-        if options.device == "cuda":
-            torch.cuda.synchronize()
 
     return step
 
 
-def extra_memory(name: str, options: argparse.Namespace, kind: str, answer) -> None:
-    """Peak MB of one step beyond what was there before it."""
-    step = step_of(CANDIDATES[name], options, kind)
-    if options.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step()
-        answer.put((torch.cuda.max_memory_allocated() - before) / 1e6)
-        return
-    before = resident_kilobytes("VmRSS")
-    step()
-    answer.put((resident_kilobytes("VmHWM") - before) * 1024 / 1e6)
-
-
-def resident_kilobytes(field: str) -> int:
-    """Memory of this process now (``VmRSS``) or at its peak (``VmHWM``); Linux."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(field)).split()[1])
-
-
-CANDIDATES = {"all channels": all_channels, "needed channel": needed_channel}
+def rows_of(kind: str, options: argparse.Namespace) -> list[Row]:
+    """Measure time and memory of both candidates, and the ratio of their times."""
+    steps = {name: step_of(name, options, kind) for name in CANDIDATES}
+    times = measure(steps, options.rounds, options.device)
+    del steps
+    rows: list[Row] = []
+    for name, values in times.items():
+        memory = peak_megabytes(step_of, (name, options, kind), options.device)
+        row = {"case": kind, "what": name, "unit": "ms", "memory MB": memory}
+        rows.append(row | quartiles(values))
+    of, to = CANDIDATES
+    rows.append(
+        {"case": kind, "what": f"{of} / {to}", "unit": "ratio", **quartiles(ratios(times, of, to))}
+    )
+    return rows
 
 
 def main() -> None:
-    """Print one line per predictor and candidate."""
+    """Print one line per predictor and candidate, and the ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rois", type=int, default=128)
     parser.add_argument("--classes", type=int, default=1203)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=5, help="at least 2")
+    add_device_options(parser)
     options = parser.parse_args()
-    processes = multiprocessing.get_context("spawn")
+    rows: list[Row] = []
     for kind in ("plain", "normalised"):
-        steps = {name: step_of(predict, options, kind) for name, predict in CANDIDATES.items()}
-        times: dict[str, list[float]] = {name: [] for name in steps}
-        for _ in range(options.rounds + 1):
-            for name, step in steps.items():
-                start = time.perf_counter()
-                step()
-                times[name].append(time.perf_counter() - start)
-        for name in steps:
-            answer = processes.Queue()
-            child = processes.Process(target=extra_memory, args=(name, options, kind, answer))
-            child.start()
-            memory = answer.get()
-            child.join()
-            milliseconds = 1e3 * statistics.median(times[name][1:])  # the first warms up
-            print(f"{kind:10}  {name:14}  {milliseconds:8.1f} ms  {memory:8.0f} MB")
+        rows += rows_of(kind, options)
+    for row in rows:
+        memory = f"  {row['memory MB']:8.0f} MB" if "memory MB" in row else ""
+        print(f"{row['case']:10}  {row['what']:29}  {row['median']:8.1f} {row['unit']:5}{memory}")
+    write_json(options.json, "mask_predictor", options.device, rows)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     python benchmarks/seesaw_loss.py
     python benchmarks/seesaw_loss.py --classes 8142 --rounds 15
+    python benchmarks/seesaw_loss.py --device cuda --rois 1024
 
 All of them run forward and backward on the same foreground RoIs, and both Seesaw losses count the
 classes of the batch as well. They take turns within each round, so that another load on the machine
@@ -16,17 +17,24 @@ Shapes: R foreground RoIs, C classes.
 
 import argparse
 import ctypes
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from timing import (
+    Row,
+    Step,
+    Times,
+    add_device_options,
+    device_name,
+    measure,
+    quartiles,
+    ratios,
+    write_json,
+)
 from torch import Tensor
 
 from d2_seesaw.losses import seesaw_cross_entropy
-
-Step = Callable[[], object]
 
 
 def square_formula(
@@ -62,17 +70,17 @@ def square_formula(
 
 def ours(logits: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
     """The package's loss, with the counting that its module does."""
-    counts += torch.bincount(labels, minlength=logits.shape[1])
+    counts.scatter_add_(0, labels, torch.ones_like(labels))
     return seesaw_cross_entropy(logits, labels, counts)
 
 
-def make_steps(rois: int, classes: int) -> dict[str, Step]:
+def make_steps(rois: int, classes: int, device: str) -> dict[str, Step]:
     """One forward and backward pass of each candidate, by its name."""
     generator = torch.Generator().manual_seed(0)
-    logits = 2 * torch.randn(rois, classes, generator=generator)
+    logits = (2 * torch.randn(rois, classes, generator=generator)).to(device)
     uniform = torch.rand(rois, generator=generator)
-    labels = (classes * uniform**3).long()  # a long tail: class 0 is the most frequent
-    counts = (1e5 / torch.arange(1, classes + 1)).long()
+    labels = (classes * uniform**3).long().to(device)  # a long tail: class 0 is the most frequent
+    counts = (1e5 / torch.arange(1, classes + 1)).long().to(device)
     float_counts = counts.float()
 
     def step_of(losses_of: Callable[[Tensor], Tensor]) -> Step:
@@ -99,44 +107,28 @@ def keep_freed_memory() -> None:
         mallopt(mmap_max, 0)
 
 
-def timed(step: Step, repeats: int) -> float:
-    """Milliseconds per call."""
-    start = time.perf_counter()
-    for _ in range(repeats):
-        step()
-    return 1e3 * (time.perf_counter() - start) / repeats
+def rows_of(case: str, times: Times) -> list[Row]:
+    """Return the time of each candidate and its ratio to ours, with quartiles."""
+    rows: list[Row] = [
+        {"case": case, "what": name, "unit": "ms", **quartiles(values)}
+        for name, values in times.items()
+    ]
+    pairs = (("C x C formula", "ours"), ("ours", "cross-entropy"))
+    for of, to in pairs:
+        row = {"case": case, "what": f"{of} / {to}", "unit": "ratio"}
+        rows.append(row | quartiles(ratios(times, of, to)))
+    return rows
 
 
-def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each candidate in each round; a candidate takes some 0.03 s of a round."""
-    repeats = {}
-    for name, step in steps.items():
-        step()
-        repeats[name] = max(1, round(30 / max(timed(step, 2), 1e-3)))
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, step in steps.items():
-            times[name].append(timed(step, repeats[name]))
-    return times
-
-
-def summary(values: list[float]) -> str:
-    """The median, and the quartiles between which half of the rounds lie."""
-    low, median, high = statistics.quantiles(values, n=4)
-    return f"{median:8.2f}  ({low:.2f} to {high:.2f})"
-
-
-def report(times: dict[str, list[float]]) -> None:
-    """Print the time of each candidate and its ratio to ours."""
-    reference = times["ours"]
-    print(f"  {'ms per step':<34}median  (quartiles)")
-    for name, values in times.items():
-        print(f"  {name:<32}{summary(values)}")
-    print(f"  {'ratio within a round':<34}median  (quartiles)")
-    square = [s / o for s, o in zip(times["C x C formula"], reference, strict=True)]
-    plain = [o / c for o, c in zip(reference, times["cross-entropy"], strict=True)]
-    print(f"  {'C x C formula / ours':<32}{summary(square)}")
-    print(f"  {'ours / cross-entropy':<32}{summary(plain)}")
+def report(rows: list[Row]) -> None:
+    """Print the rows of one case, times first."""
+    titles = {"ms": "ms per step", "ratio": "ratio within a round"}
+    for unit, title in titles.items():
+        print(f"  {title:<34}median  (quartiles)")
+        for row in rows:
+            if row["unit"] == unit:
+                spread = f"({row['low']:.2f} to {row['high']:.2f})"
+                print(f"  {row['what']:<32}{row['median']:8.2f}  {spread}")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -146,6 +138,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=15, help="at least 2")
     parser.add_argument("--threads", type=int, default=1, help="more need a quiet machine")
     parser.add_argument("--system-malloc", action="store_true", help="leave malloc as it is")
+    add_device_options(parser)
     return parser.parse_args()
 
 
@@ -154,10 +147,19 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     if not arguments.system_malloc:
         keep_freed_memory()
-    print(f"torch {torch.__version__}, {arguments.threads} threads, CPU, {arguments.rounds} rounds")
+    where = device_name(arguments.device)
+    if arguments.device == "cpu":
+        where += f", {arguments.threads} threads"
+    print(f"torch {torch.__version__}, {where}, {arguments.rounds} rounds")
+    rows: list[Row] = []
     for classes in arguments.classes:
-        print(f"{arguments.rois} x {classes}")
-        report(measure(make_steps(arguments.rois, classes), arguments.rounds))
+        case = f"{arguments.rois} x {classes}"
+        steps = make_steps(arguments.rois, classes, arguments.device)
+        of_case = rows_of(case, measure(steps, arguments.rounds, arguments.device))
+        print(case)
+        report(of_case)
+        rows += of_case
+    write_json(arguments.json, "seesaw_loss", arguments.device, rows)
 
 
 if __name__ == "__main__":

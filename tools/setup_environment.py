@@ -1,101 +1,268 @@
 """Make a virtual environment that sees the packages already there, and install what is missing.
 
-Detectron2 is on no package index: it comes from its repository, or from a checkout or wheel given
-with ``--detectron2``, and is built without isolation because its build imports torch. Runs with
-nothing but Python's standard library.
+Runs with nothing but Python's standard library, first in the Python that it is started with, which
+makes the environment, then in the environment's own. Stopped at any moment, it goes on when it is
+started again: what an interrupted pip left unfinished is installed anew.
 """
 
 import argparse
+import contextlib
+import importlib.metadata
+import importlib.util
+import re
+import shutil
 import subprocess
 import sys
+import time
 import venv
 from pathlib import Path
 
-# setuptools < 81 has pkg_resources, which detectron2 imports.
-BUILD = ["setuptools<81", "wheel", "ninja"]
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+# ruff: noqa: E402 the project is not installed yet
+from d2_seesaw.detectron2_origin import SITE_PACKAGES, find_installed, unfinished
+from d2_seesaw.install_detectron2 import (
+    CHOOSE,
+    InstallationError,
+    check_source,
+    install,
+    run_pip,
+)
+
+# The module that is imported, and the requirement that brings it.
 PACKAGES = {
-    "torch": "torch",
+    "torch": "torch>=2.6",
     "torchvision": "torchvision",
+    # Of the project and of Detectron2.
+    "cloudpickle": "cloudpickle",
     "cv2": "opencv-python",
+    "fvcore": "fvcore",
+    "hydra": "hydra-core",
+    "iopath": "iopath",
     "lvis": "lvis",
     "matplotlib": "matplotlib",
     "numpy": "numpy",
+    "omegaconf": "omegaconf",
+    "packaging": "packaging",
     "PIL": "pillow",
+    "pkg_resources": "setuptools<81",  # detectron2.model_zoo imports pkg_resources
     "pycocotools": "pycocotools",
-    "timm": "timm",
     "shapely": "shapely",
+    "tabulate": "tabulate",
+    "tensorboard": "tensorboard",
+    "termcolor": "termcolor",
+    "timm": "timm",
     "tqdm": "tqdm",
+    "yacs": "yacs",
+    "yaml": "pyyaml",
+    # To build Detectron2 and to install this project.
+    "ninja": "ninja",
+    "wheel": "wheel",
+    # To test and check.
     "pytest": "pytest",
     "xdist": "pytest-xdist",
     "ruff": "ruff",
     "pyright": "pyright",
 }
+# Other packages that bring the same module.
+SAME_MODULE = {
+    "opencv-python": (
+        "opencv-python-headless",
+        "opencv-contrib-python",
+        "opencv-contrib-python-headless",
+    ),
+}
+
+# Torch and torchvision are released in pairs; those that do not fit fail at import or at first use.
+CHECK = """
+import torch
+from torchvision.ops import nms
+nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([1.0]), 0.5)
+import detectron2.engine, detectron2.model_zoo
+import d2_seesaw.engine
+"""
 
 
-def missing(python: Path, modules: list[str]) -> list[str]:
-    """Those of ``modules`` that ``python`` does not find."""
-    code = (
-        "import importlib.util as u, sys; print(*[m for m in sys.argv[1:] if not u.find_spec(m)])"
-    )
-    found = subprocess.run(
-        [python, "-c", code, *modules], check=True, capture_output=True, text=True
-    )
-    return found.stdout.split()
+def ready_mark() -> Path:
+    """Return the file in the environment that says that set-up came to its end."""
+    return Path(sys.prefix) / ".ready"
 
 
-def pip_install(python: Path, *arguments: str, failure: str) -> None:
-    """Run ``pip install``, or end with one line that says what could not be had."""
-    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    finished = subprocess.run([*command, *arguments], stderr=subprocess.PIPE, text=True)
+def name_of(requirement: str) -> str:
+    """Return the package's name in a requirement such as ``torch>=2.6``."""
+    return re.split("[<>=!~]", requirement)[0]
+
+
+def version_of(package: str) -> str | None:
+    """Return the version of an installed package, None if it is not there."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def is_there(module: str, requirement: str) -> bool:
+    """Return whether ``module`` can be imported, from a finished and recent enough installation."""
+    spec = importlib.util.find_spec(module)
+    if spec is None:
+        return False
+    name = name_of(requirement)
+    version = next(filter(None, map(version_of, (name, *SAME_MODULE.get(name, ())))), None)
+    if version is None:
+        # Packages of the operating system may lack metadata, those of the environment may not.
+        locations = [spec.origin, *(spec.submodule_search_locations or ())]
+        return not any(Path(p).is_relative_to(s) for p in locations if p for s in SITE_PACKAGES)
+    _, _, minimum = requirement.partition(">=")
+    return not minimum or numbers(version) >= numbers(minimum)
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """Return the leading numbers of a version, to compare it by."""
+    return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
+
+
+def missing_requirements() -> list[str]:
+    """Return what pip has to install, torch and torchvision together if either is missing.
+
+    One of the two that is there already is kept: pip is asked for the other one that fits it.
+    """
+    importlib.invalidate_caches()
+    missing = {m: r for m, r in PACKAGES.items() if not is_there(m, r)}
+    pair = ("torch", "torchvision")
+    if any(module in missing for module in pair):
+        for module in pair:
+            kept = f"{module}=={version_of(module)}"
+            missing[module] = PACKAGES[module] if module in missing else kept
+    if missing:  # or else pip may replace the setuptools that is there by one that is too new
+        missing["pkg_resources"] = PACKAGES["pkg_resources"]
+    return list(missing.values())
+
+
+def make_environment(folder: Path) -> Path:
+    """Make the virtual environment, or complete one that was left unfinished.
+
+    Returns:
+        Path of its interpreter.
+
+    Raises:
+        InstallationError: there is something else in the folder, or this Python cannot do it.
+    """
+    python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    if has_pip(python):
+        return python
+    if folder.exists() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").exists():
+        raise InstallationError(f"{folder} is not a virtual environment; choose another folder")
+    print(f"setup: making {folder} with Python {sys.version.split()[0]}", flush=True)
+    for site_packages in folder.glob("lib/python*/site-packages"):
+        for info in unfinished(site_packages, only="pip"):
+            shutil.rmtree(info)
+    with contextlib.suppress(subprocess.CalledProcessError):  # of ensurepip
+        venv.create(folder, with_pip=True, system_site_packages=True)
+    if not has_pip(python):
+        raise InstallationError(
+            f"this Python ({sys.executable}) cannot make a virtual environment with pip in it "
+            "(on Debian and Ubuntu: apt install python3-venv)"
+        )
+    return python
+
+
+def has_pip(python: Path) -> bool:
+    """Return whether this interpreter is there and has a pip that starts."""
+    if not python.exists():
+        return False
+    started = subprocess.run([python, "-m", "pip", "--version"], capture_output=True)
+    return started.returncode == 0
+
+
+def install_what_is_missing(source: str) -> None:
+    """Install packages, Detectron2 and the project into the environment of this Python.
+
+    Args:
+        source: where Detectron2 comes from, as ``install`` of ``d2_seesaw.install_detectron2``.
+
+    Raises:
+        InstallationError: something cannot be had.
+    """
+    check_source(source)
+    for folder in SITE_PACKAGES:
+        for info in unfinished(folder):
+            print(f"setup: {info.name.split('-')[0]} was left unfinished: once more", flush=True)
+            shutil.rmtree(info)
+        for moved_aside in folder.glob("~*"):  # by a pip that was killed
+            shutil.rmtree(moved_aside)
+    requirements = missing_requirements()
+    installed = find_installed()
+    if requirements or installed is None or not installed.comes_from(source):
+        ready_mark().unlink(missing_ok=True)  # not ready if it is stopped from here on
+    if requirements:
+        large = ", torch among them: that can take minutes" if "torch>=2.6" in requirements else ""
+        print(f"setup: installing {len(requirements)} packages{large}", flush=True)
+        failure = f"cannot install {' '.join(requirements)}"
+        run_pip(sys.executable, "install", *requirements, failure=failure)
+    print(f"setup: {install(source)}; another one: DETECTRON2=git, =index or =PATH", flush=True)
+    folder = next(iter(SITE_PACKAGES))
+    if not any(importlib.metadata.distributions(name="d2_seesaw", path=[str(folder)])):
+        run_pip(
+            sys.executable,
+            *("install", "--quiet", "--no-deps", "--no-build-isolation", "-e", str(ROOT)),
+            failure="cannot install d2_seesaw",
+        )
+
+
+def run_and_wait(command: list[str | Path]) -> int:
+    """Return the exit status of a command that also sees Ctrl-C, and says itself that it did."""
+    with subprocess.Popen(command) as process:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                continue
+
+
+def check_imports() -> None:
+    """Check that what is there works together.
+
+    Raises:
+        InstallationError: an import fails, or torch and torchvision do not fit.
+    """
+    command = [sys.executable, "-W", "ignore", "-c", CHECK]
+    finished = subprocess.run(command, stderr=subprocess.PIPE, text=True, cwd=sys.prefix)
     if finished.returncode:
-        sys.exit(f"setup: {failure} (pip: {reason(finished.stderr)})")
-
-
-def reason(output: str) -> str:
-    """The line of pip's output that says why it failed: git's or pip's error, else the last."""
-    lines = output.strip().splitlines() or ["no message"]
-    for sign in ("fatal:", "ERROR:"):
-        lines = [line for line in lines if sign in line] or lines
-    return lines[-1].strip()
+        versions = ", ".join(f"{name} {version_of(name)}" for name in ("torch", "torchvision"))
+        reason = finished.stderr.strip().splitlines()[-1]
+        raise InstallationError(
+            f"the installed packages do not work together ({versions}): {reason}"
+        )
 
 
 def main() -> None:
     """Set up, or find that everything is there."""
     parser = argparse.ArgumentParser(description="Set up a virtual environment for d2_seesaw.")
-    parser.add_argument("--venv", default=".venv", help="folder of the virtual environment")
-    parser.add_argument("--detectron2", required=True, help="what pip installs detectron2 from")
+    parser.add_argument("--venv", default=".venv", type=Path, help="folder of the environment")
+    parser.add_argument("--detectron2", default="auto", help=f"where from: {CHOOSE}")
     args = parser.parse_args()
     if sys.version_info < (3, 10):  # noqa: UP036 this runs before pip has checked it
         sys.exit(f"setup: Python 3.10 or later is needed, this is {sys.version.split()[0]}")
-    folder = Path(args.venv)
-    python = folder / "bin" / "python"
-    if not python.exists():
-        print(f"setup: making {folder}")
-        venv.create(folder, with_pip=True, system_site_packages=True)
-    for module in missing(python, list(PACKAGES)):
-        print(f"setup: installing {PACKAGES[module]}")
-        pip_install(python, PACKAGES[module], failure=f"cannot install {PACKAGES[module]}")
-    if missing(python, ["pkg_resources", "wheel", "ninja"]):
-        pip_install(python, *BUILD, failure="cannot install " + " ".join(BUILD))
-    if missing(python, ["detectron2"]):
-        print(f"setup: building detectron2 from {args.detectron2} (some minutes)")
-        pip_install(
-            python,
-            "--no-build-isolation",
-            args.detectron2,
-            failure=f"cannot install detectron2 from {args.detectron2}; give a checkout or wheel "
-            "of it: make ... DETECTRON2=PATH",
-        )
-    if missing(python, ["d2_seesaw"]) or not (folder / ".ready").exists():
-        pip_install(
-            python,
-            "--no-deps",
-            "--no-build-isolation",
-            "-e",
-            ".",
-            failure="cannot install d2_seesaw",
-        )
-    print("setup: ready")
+    folder = args.venv.resolve()
+    started = time.monotonic()
+    try:
+        if Path(sys.prefix).resolve() != folder:
+            check_source(args.detectron2)
+            python = make_environment(folder)
+            command = [python, __file__, "--venv", folder, "--detectron2", args.detectron2]
+            sys.exit(run_and_wait(command))
+        install_what_is_missing(args.detectron2)
+        if not ready_mark().exists():
+            check_imports()
+        ready_mark().touch()  # make compares its time with that of setup.py
+    except InstallationError as error:
+        sys.exit(f"setup: {error}")
+    except OSError as error:  # a full disk, a folder without write permission
+        sys.exit(f"setup: {error}")
+    except KeyboardInterrupt:
+        sys.exit("setup: interrupted; the same command goes on from here")
+    print(f"setup: ready after {time.monotonic() - started:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -48,10 +48,15 @@ def build_train_loader(
         num_workers: loading processes of each rank.
         aspect_ratio_grouping: batch images of like orientation together, to save padding.
         prefetch_factor: batches each process loads ahead.
-        persistent_workers: keep the processes when the stream is read again.
+        persistent_workers: keep the processes when the stream is read again. This and
+            ``prefetch_factor`` have no effect without loading processes.
         pin_memory: load into page-locked memory.
     """
     build: Any = build_detection_train_loader  # its decorator hides its signature from checkers
+    # Torch refuses these without workers, and not every version of Detectron2 holds them back.
+    of_workers: dict[str, Any] = {}
+    if num_workers > 0:
+        of_workers = {"prefetch_factor": prefetch_factor, "persistent_workers": persistent_workers}
     batches = build(
         dataset,
         mapper=mapper,
@@ -59,8 +64,7 @@ def build_train_loader(
         total_batch_size=total_batch_size,
         num_workers=num_workers,
         aspect_ratio_grouping=aspect_ratio_grouping,
-        prefetch_factor=prefetch_factor,
-        persistent_workers=persistent_workers,
         pin_memory=pin_memory,
+        **of_workers,
     )
     return TrainLoader(batches, sampling.images_per_epoch(dataset), total_batch_size)

@@ -6,6 +6,7 @@ options, or the signature behind a ``LazyCall``. Everything is checked before an
 
 import builtins
 import difflib
+import importlib.util
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,18 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 TOP_LEVEL = ("model", "dataloader", "optimizer", "lr_multiplier", "train", "tta")
+
+# What calls Detectron2's extension module. Deformable convolutions of d2_seesaw.layers do not.
+NEED_COMPILED = {
+    "DeformBottleneckBlock",
+    "DeformConv",
+    "ModulatedDeformConv",
+    "ROIAlignRotated",
+    "RROIHeads",
+    "RRPN",
+    "RotatedCOCOEvaluator",
+    "RotatedFastRCNNOutputLayers",
+}
 
 
 def train_options(**changes: Any) -> dict[str, Any]:
@@ -163,8 +176,8 @@ def load_config(path: str, overrides: list[str] | None = None) -> DictConfig:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ConfigError: a YAML file that cannot be read or is empty, or an unknown key, naming
-            the nearest known one.
+        ConfigError: a YAML file that cannot be read or is empty, an unknown key, naming the nearest
+            known one, or a part of Detectron2 that is not there because it was not compiled.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"config file {path!r} does not exist{_nearest_file(path)}")
@@ -183,7 +196,9 @@ def load_config(path: str, overrides: list[str] | None = None) -> DictConfig:
     if "train" in cfg:
         # What the config of an earlier version does not say is as it was then: the default.
         cfg.train = OmegaConf.merge(train_options(), cfg.train)
-    return apply_overrides(cfg, overrides or [])
+    cfg = apply_overrides(cfg, overrides or [])
+    check_compiled_parts(cfg)
+    return cfg
 
 
 def _nearest_file(path: str) -> str:
@@ -226,6 +241,35 @@ def _check_train(given: Mapping[str, Any], known: Mapping[str, Any], path: str) 
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{path}.{key} must hold {sorted(known[key])}, got {value!r}")
             _check_train(value, known[key], f"{path}.{key}")
+
+
+def check_compiled_parts(cfg: DictConfig) -> None:
+    """Refuse parts of Detectron2 that need its extension module, where it was not compiled.
+
+    Raises:
+        ConfigError: naming the part, and how to get a Detectron2 that has it.
+    """
+    if importlib.util.find_spec("detectron2._C") is not None:
+        return
+    for path, value in _leaves(cfg, ""):
+        name = value.__name__ if isinstance(value, type) else str(value).rpartition(".")[2]
+        if name in NEED_COMPILED:
+            raise ConfigError(
+                f"{path}={value}: {name} needs the compiled part of Detectron2, which is not "
+                "installed; `python -m d2_seesaw.install_detectron2 git` compiles it"
+            )
+
+
+def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield each value below ``node`` that is not a container, without following interpolations."""
+    if isinstance(node, DictConfig | ListConfig):
+        if node._is_none() or node._is_missing() or node._is_interpolation():
+            return
+        keys: Any = node if isinstance(node, DictConfig) else range(len(node))
+        for key in keys:
+            yield from _leaves(node._get_node(key), f"{path}.{key}" if path else str(key))
+    elif not node._is_interpolation():
+        yield path, node._value()
 
 
 def _call_nodes(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation.sem_seg_evaluation import SemSegEvaluator, load_image_into_numpy_array
+from detectron2.evaluation import SemSegEvaluator
 from detectron2.utils.file_io import PathManager
+from PIL import Image
 
 from d2_seesaw.data.frequency import check_group_bounds, check_pixel_counts
 from d2_seesaw.evaluation.semantic_scores import (
@@ -190,7 +191,9 @@ class LongTailSemSegEvaluator(SemSegEvaluator):
 
 
 def _labels_in_file(record: dict[str, Any]) -> np.ndarray:
-    return load_image_into_numpy_array(record["sem_seg_file_name"])
+    # Not with Detectron2's own function: that of April 2024 fails with NumPy 2.
+    with Image.open(PathManager.get_local_path(record["sem_seg_file_name"])) as image:
+        return np.asarray(image)
 
 
 def _check_dataset(name: str, records: list[dict[str, Any]], *, labels_are_classes: bool) -> None:

@@ -30,6 +30,8 @@ ARCHITECTURES = {
     "cascade_mask_rcnn": "cascade_mask_rcnn_r101_fpn",
 }
 NUM_MASKS = 12
+# CPUs differ in the order of sums: up to 4e-6 was seen between AVX2 and AVX-512.
+SCORE_TOLERANCE = 1e-5
 TRAIN_IMAGES = ("d", "e")
 
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
@@ -99,12 +101,12 @@ def test_the_300_detections_are_mmdets(name, image):
     detections, features = detect(models, image)
     result = detector_postprocess(copied(detections), height, width)
     assert len(result) == len(labels) == 300
-    torch.testing.assert_close(result.scores, scores, rtol=0, atol=1e-6)
+    torch.testing.assert_close(result.scores, scores, rtol=0, atol=SCORE_TOLERANCE)
     # Other machines may swap neighbours whose scores differ by less than the tolerance.
     distance, place = matches(result.pred_boxes.tensor, result.pred_classes, boxes, labels)
     assert distance.max() < 1e-3
     assert sorted(place.tolist()) == list(range(300))
-    torch.testing.assert_close(result.scores[place], scores, rtol=0, atol=1e-6)
+    torch.testing.assert_close(result.scores[place], scores, rtol=0, atol=SCORE_TOLERANCE)
 
     first = detections[place[:NUM_MASKS]]
     for kind, model in vars(models).items():

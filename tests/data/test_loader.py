@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 from detectron2.config import LazyCall, instantiate
@@ -62,3 +63,25 @@ def test_images_of_unlike_orientation_do_not_share_a_batch():
     )
     for batch in itertools.islice(loader, 4):
         assert len({image["width"] for image in batch}) == 1
+
+
+def test_options_of_loading_processes_reach_torch_only_with_some(monkeypatch):
+    given = {}
+    monkeypatch.setattr(
+        "d2_seesaw.data.loader.build_detection_train_loader",
+        lambda dataset, **options: given.update(options),
+    )
+    build = functools.partial(
+        build_train_loader,
+        [{"file_name": "a"}],
+        mapper=dict,
+        sampling=RandomSampling(),
+        total_batch_size=1,
+        prefetch_factor=3,
+        persistent_workers=True,
+    )
+    build(num_workers=2)
+    assert (given["prefetch_factor"], given["persistent_workers"]) == (3, True)
+    given.clear()
+    build(num_workers=0)
+    assert not {"prefetch_factor", "persistent_workers"} & set(given)

@@ -3,12 +3,14 @@ import builtins
 import pytest
 from detectron2.config import LazyCall as L
 from detectron2.config import LazyConfig
+from detectron2.modeling.backbone.resnet import DeformBottleneckBlock, ResNet
 from detectron2.modeling.roi_heads import StandardROIHeads
 from omegaconf import DictConfig, OmegaConf
 from torch.optim import SGD
 
 from d2_seesaw.data import RepeatFactorSampling
 from d2_seesaw.engine import ConfigError, apply_overrides, check_config, load_config, train_options
+from d2_seesaw.engine.config import check_compiled_parts
 
 QUICKSTART = "configs/quickstart.py"
 
@@ -190,3 +192,40 @@ def test_a_yaml_file_that_cannot_be_read_is_named_in_one_line(tmp_path, content,
     with pytest.raises(ConfigError, match=rf"c\.yaml' {message}") as error:
         load_config(str(tmp_path / "c.yaml"))
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def not_compiled(monkeypatch):
+    """A Detectron2 without its extension module."""
+    monkeypatch.setattr("d2_seesaw.engine.config.importlib.util.find_spec", lambda name: None)
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("model.roi_heads.box_pooler.pooler_type=ROIAlignRotated", "ROIAlignRotated"),
+        (
+            "model.proposal_generator._target_=detectron2.modeling.proposal_generator.rrpn.RRPN",
+            "RRPN",
+        ),
+    ],
+)
+def test_what_detectron2_must_be_compiled_for_is_refused_in_one_line(not_compiled, override, named):
+    with pytest.raises(ConfigError, match=f"{named} needs the compiled part") as error:
+        load_config("configs/quickstart.py", [override])
+    assert override.split("=")[0] in str(error.value)
+    assert "python -m d2_seesaw.install_detectron2 git" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_class_in_a_config_that_must_be_compiled_is_refused_too(not_compiled):
+    stage = L(ResNet.make_stage)(block_class=DeformBottleneckBlock, num_blocks=1)
+    with pytest.raises(ConfigError, match=r"^model\.stages\.0\.block_class=.*DeformBottleneckBlo"):
+        check_compiled_parts(
+            OmegaConf.create({"model": {"stages": [stage]}}, flags={"allow_objects": True})
+        )
+
+
+def test_with_the_extension_module_nothing_is_refused(monkeypatch):
+    monkeypatch.setattr("d2_seesaw.engine.config.importlib.util.find_spec", lambda name: object())
+    load_config("configs/quickstart.py", ["model.roi_heads.box_pooler.pooler_type=ROIAlignRotated"])

@@ -174,7 +174,8 @@ def test_training_learns_the_classes():
     args = options("--imbalance", "1", "--epochs", "8", "--batch-size", "16")
     data = example.generate(args, seed=1)
     for loss in example.LOSSES:
-        assert example.accuracies(example.train(data, loss, 1, args), data)["overall"] > 60
+        # By chance it is 25 %, with a standard deviation of 9 % over the 24 images.
+        assert example.accuracies(example.train(data, loss, 1, args), data)["overall"] > 50
 
 
 def test_no_batch_is_a_single_image():

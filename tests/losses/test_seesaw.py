@@ -475,14 +475,6 @@ def test_a_copy_counts_on_its_own(detections):
     assert loss.class_counts.tolist() == [0] * 5
 
 
-@pytest.mark.gpu
-def test_counts_move_to_the_gpu_and_the_losses_agree(detections):
-    on_gpu = SeesawLoss(4).to("cuda")
-    losses = on_gpu(*(tensor.cuda() for tensor in detections))
-    assert on_gpu.class_counts.is_cuda
-    assert_close({name: loss.cpu() for name, loss in losses.items()}, SeesawLoss(4)(*detections))
-
-
 # --- cost ---
 
 

@@ -1,5 +1,6 @@
-"""Set-up with a pip that is only recorded: what is installed, in which order, and what is kept."""
+"""Set-up: what is installed in which call, what is kept, and what an interruption leaves."""
 
+import importlib.metadata
 import importlib.util
 import runpy
 import subprocess
@@ -11,72 +12,128 @@ import pytest
 import setuptools
 
 from d2_seesaw.engine import train_options
+from d2_seesaw.install_detectron2 import InstallationError
 
-SPEC = importlib.util.spec_from_file_location("set_up", "tools/setup_environment.py")
-setup_environment = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(setup_environment)
+SCRIPT = Path("tools/setup_environment.py").resolve()
 
 
 @pytest.fixture
-def machine(tmp_path, monkeypatch):
-    """A machine on which the modules in ``absent`` are missing until pip has been run for them."""
-    machine = SimpleNamespace(absent=set(), installed=[], folder=tmp_path / "venv")
-    (machine.folder / "bin").mkdir(parents=True)
-    (machine.folder / "bin" / "python").touch()
-
-    def missing(python, modules):
-        return [m for m in modules if m in machine.absent]
-
-    def pip_install(python, *arguments, failure):
-        machine.installed.append(arguments)
-
-    monkeypatch.setattr(setup_environment, "missing", missing)
-    monkeypatch.setattr(setup_environment, "pip_install", pip_install)
-    arguments = ["setup", "--venv", str(machine.folder), "--detectron2", "D2"]
-    monkeypatch.setattr(sys, "argv", arguments)
-    return machine
+def set_up():
+    """The script as a module, with its own namespace."""
+    spec = importlib.util.spec_from_file_location("set_up", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def test_a_fresh_machine_gets_torch_before_detectron2_and_the_project_last(machine):
-    machine.absent = {*setup_environment.PACKAGES, "pkg_resources", "detectron2", "d2_seesaw"}
-    setup_environment.main()
-    names = [arguments[-1] for arguments in machine.installed]
-    assert names.index("torch") < names.index("D2") < names.index(".")
-    assert set(setup_environment.PACKAGES.values()) < set(names)
-    (detectron2,) = [a for a in machine.installed if a[-1] == "D2"]
-    assert "--no-build-isolation" in detectron2
-    (build,) = [a for a in machine.installed if "setuptools<81" in a]
-    assert machine.installed.index(build) < machine.installed.index(detectron2)
+def test_what_is_there_is_kept(set_up):
+    assert set_up.missing_requirements() == []
 
 
-def test_what_is_there_is_kept(machine):
-    (machine.folder / ".ready").touch()
-    setup_environment.main()
-    assert machine.installed == []
+def test_torch_and_torchvision_are_resolved_in_one_call(set_up, monkeypatch):
+    monkeypatch.setattr(set_up, "is_there", lambda module, requirement: False)
+    requirements = set_up.missing_requirements()
+    assert {"torch>=2.6", "torchvision", "setuptools<81"} <= set(requirements)
+    assert sorted(requirements) == sorted(set_up.PACKAGES.values())
+
+
+def test_the_torch_that_is_there_decides_which_torchvision_is_installed(set_up, monkeypatch):
+    monkeypatch.setattr(set_up, "is_there", lambda module, requirement: module != "torchvision")
+    kept = f"torch=={importlib.metadata.version('torch')}"
+    assert set(set_up.missing_requirements()) == {kept, "torchvision", "setuptools<81"}
+
+
+def test_too_old_a_version_counts_as_missing(set_up):
+    assert set_up.is_there("torch", "torch>=2.6")
+    assert not set_up.is_there("torch", "torch>=99.0")
+    assert not set_up.is_there("no_such_module", "x")
+
+
+def test_numbers_of_versions_are_compared_as_numbers(set_up):
+    assert set_up.numbers("2.10.0+cpu") > set_up.numbers("2.6") > set_up.numbers("2.5.1")
+
+
+def test_everything_missing_is_one_call_of_pip_then_detectron2_then_the_project(
+    set_up, monkeypatch, tmp_path, capsys
+):
+    done = []
+    monkeypatch.setattr(set_up, "SITE_PACKAGES", {tmp_path})
+    monkeypatch.setattr(set_up, "missing_requirements", lambda: ["torch>=2.6", "lvis"])
+    monkeypatch.setattr(set_up, "run_pip", lambda *arguments, failure: done.append(arguments[1:]))
+    monkeypatch.setattr(set_up, "install", lambda source: done.append(source) or "Detectron2 X")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    set_up.ready_mark().touch()
+    left = tmp_path / "lvis-0.5.3.dist-info"  # without RECORD, as pip leaves it when it is killed
+    left.mkdir()
+    (tmp_path / "~vis").mkdir()  # and what it had moved aside
+    set_up.install_what_is_missing("auto")
+    assert done[:2] == [("install", "torch>=2.6", "lvis"), "auto"]
+    assert done[2][-2:] == ("-e", str(SCRIPT.parent.parent))
+    assert [path.name for path in tmp_path.iterdir()] == []
+    said = capsys.readouterr().out
+    assert "setup: Detectron2 X; another one: DETECTRON2=git, =index or =PATH" in said
+
+
+def test_a_folder_with_something_else_is_left_alone(set_up, tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(InstallationError, match="is not a virtual environment; choose another"):
+        set_up.make_environment(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_an_environment_that_was_interrupted_is_completed(set_up, tmp_path):
+    folder = tmp_path / "venv"
+    set_up.venv.create(folder, with_pip=False)
+    (site_packages,) = folder.glob("lib/python*/site-packages")
+    (site_packages / "pip-1.0.dist-info").mkdir()  # as an interrupted ensurepip leaves it
+    assert set_up.has_pip(set_up.make_environment(folder))
+
+
+def test_versions_that_do_not_fit_are_one_line(set_up, monkeypatch):
+    monkeypatch.setattr(set_up, "CHECK", "raise RuntimeError('operator nms does not exist')")
+    with pytest.raises(InstallationError, match=r"torch \d.*, torchvision \d.*: RuntimeError: op"):
+        set_up.check_imports()
+
+
+def test_the_installed_packages_work_together(set_up):
+    set_up.check_imports()
 
 
 @pytest.mark.parametrize(
-    ("output", "expected"),
+    ("arguments", "expected"),
     [
-        ("Cloning\n  fatal: unable to access 'https://x'\nERROR: exit 128\nnote: x", "fatal: un"),
-        ("ERROR: No matching distribution found\n", "ERROR: No matching"),
-        ("", "no message"),
+        (["--detectron2", "nowhere"], "setup: DETECTRON2=nowhere: no such file or folder"),
+        (["--venv", "tests"], "is not a virtual environment"),
+        (["--venv", "setup.py/x"], "setup: [Errno 20] Not a directory"),
     ],
 )
-def test_the_reason_is_one_line_of_pips(output, expected):
-    assert setup_environment.reason(output).startswith(expected)
+def test_what_cannot_be_is_one_line_before_anything_is_made(arguments, expected, tmp_path):
+    arguments = ["--venv", str(tmp_path / "venv"), *arguments]
+    run = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert expected in run.stderr
+    assert run.stderr.count("\n") == 1
+    assert not (tmp_path / "venv").exists()
 
 
-def test_a_failure_ends_with_one_line(tmp_path, monkeypatch):
-    failed = SimpleNamespace(returncode=1, stderr="long\ntraceback\nERROR: no network\n")
-    monkeypatch.setattr(subprocess, "run", lambda *args, **options: failed)
-    with pytest.raises(SystemExit, match=r"^setup: cannot install x \(pip: ERROR: no network\)$"):
-        setup_environment.pip_install(tmp_path, "x", failure="cannot install x")
+@pytest.mark.parametrize("step", ["make_environment", "install_what_is_missing"])
+@pytest.mark.parametrize(
+    ("stop", "said"),
+    [
+        (KeyboardInterrupt(), "setup: interrupted; the same command goes on from here"),
+        (OSError(28, "No space left on device"), "setup: [Errno 28] No space left on device"),
+    ],
+)
+def test_what_stops_it_is_one_line(step, stop, said, set_up, monkeypatch, tmp_path):
+    def stopped(*arguments):
+        raise stop
 
-
-def test_missing_modules_are_found_by_asking_that_python():
-    found = setup_environment.missing(Path(sys.executable), ["torch", "no_such_module"])
-    assert found == ["no_such_module"]
+    folder = tmp_path if step == "make_environment" else Path(sys.prefix)
+    monkeypatch.setattr(set_up, step, stopped)
+    monkeypatch.setattr(sys, "argv", ["setup", "--venv", str(folder)])
+    with pytest.raises(SystemExit) as end:
+        set_up.main()
+    assert end.value.code == said
 
 
 @pytest.fixture
@@ -85,18 +142,20 @@ def metadata(monkeypatch):
     given = {}
     monkeypatch.setattr(setuptools, "setup", lambda **options: given.update(options))
     runpy.run_path("setup.py")
-    return given
+    return SimpleNamespace(**given)
 
 
-def test_setting_up_installs_what_developing_needs(metadata):
-    extras = metadata["extras_require"]
-    names = {name.split(">")[0] for name in [*extras["dev"], *extras["timm"]]}
-    assert names <= set(setup_environment.PACKAGES.values())
+def test_set_up_brings_what_the_project_and_its_developers_need(set_up, metadata):
+    extras = metadata.extras_require
+    names = {set_up.name_of(name) for name in [*extras["dev"], *extras["timm"]]}
+    names |= {set_up.name_of(name) for name in metadata.install_requires}
+    assert names <= {set_up.name_of(name) for name in set_up.PACKAGES.values()}
+    assert "detectron2" not in names  # pip would look for it on the index, where it is not
 
 
-def test_every_tracker_is_an_extra_and_nothing_that_must_be_there(metadata):
+def test_every_tracker_is_an_extra_and_nothing_that_must_be_there(set_up, metadata):
     for name in ("wandb", "mlflow"):
         assert "enabled" in train_options()[name]
-        assert metadata["extras_require"][name] == [name]
-        assert name not in metadata["install_requires"]
-        assert name not in setup_environment.PACKAGES
+        assert metadata.extras_require[name] == [name]
+        assert name not in metadata.install_requires
+        assert name not in set_up.PACKAGES

@@ -319,8 +319,10 @@ def test_a_view_and_its_mirror_image_can_run_together(record):
     one, two = (
         MultiViewInference(shared_model(), scales=SCALES, batch_size=n)([record])[0] for n in (1, 2)
     )
-    torch.testing.assert_close(fields(one)["pred_boxes"], fields(two)["pred_boxes"])
-    torch.testing.assert_close(fields(one)["scores"], fields(two)["scores"])
+    # Convolutions of one image and of two add up in another order.
+    rounding = {"rtol": 1e-5, "atol": 1e-4}
+    torch.testing.assert_close(fields(one)["pred_boxes"], fields(two)["pred_boxes"], **rounding)
+    torch.testing.assert_close(fields(one)["scores"], fields(two)["scores"], **rounding)
     agree = fields(one)["pred_masks"] == fields(two)["pred_masks"]
     assert agree.float().mean() > 0.9999
 

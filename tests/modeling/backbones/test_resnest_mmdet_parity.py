@@ -55,7 +55,9 @@ def test_maps_are_mmdets(model, mode):
     features = model.train(mode == "training")((images - MEAN) / STD)
     for name, feature in features.items():
         expected = torch.from_numpy(recorded()[f"{mode} {name}"])
-        assert_close(feature[:, ::32], expected, rtol=1e-4, atol=1e-4)
+        # Batch statistics of few pixels divide by small numbers: CPUs differ by up to 2e-4.
+        tolerance = 1e-4 if mode == "evaluation" else 1e-3
+        assert_close(feature[:, ::32], expected, rtol=tolerance, atol=tolerance)
         assert expected.std() > 0.1
     if mode == "training":
         for key in ("layer1.0.conv2.bn1.running_mean", "layer4.2.bn3.running_var"):

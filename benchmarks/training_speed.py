@@ -1,0 +1,218 @@
+"""Images per second of training Mask R-CNN R-50 on LVIS, and the share of its classification loss.
+
+    python benchmarks/training_speed.py --device cuda
+    python benchmarks/training_speed.py --device cuda --images 4 --precisions float16
+
+The models of configs/lvis_v1_seesaw.py and of its softmax counterpart train on random images of
+800 x 1067, 8 per step, with 12 objects each, in each precision; they take turns. Loading data is
+left out. The network starts from random weights, and proposals near the objects stand in for those
+of a trained RPN (fixed_proposals.py), so that the heads see as many foreground RoIs as they would.
+
+The loss is timed alone, forward and backward, on the logits and labels that it was given in the
+last step. float32 is what torch makes of it by default: convolutions on a GPU use TF32.
+"""
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import instantiate
+from detectron2.engine import SimpleTrainer
+from detectron2.structures import Boxes, Instances, PolygonMasks
+from detectron2.utils.events import EventStorage
+from fixed_proposals import FixedProposals
+from timing import (
+    Row,
+    Step,
+    add_device_options,
+    device_name,
+    measure,
+    quartiles,
+    ratios,
+    write_json,
+)
+from torch import Tensor, nn
+
+from d2_seesaw.engine import Trainer, load_config
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = {
+    "Seesaw": "configs/lvis_v1_seesaw.py",
+    "softmax": "configs/lvis_v1/mask_rcnn_r50_fpn_softmax_norm_mask_rfs_2x.py",
+}
+PRECISIONS = ("float32", "float16", "bfloat16")
+
+build: Any = instantiate
+
+
+def random_image(options: argparse.Namespace) -> dict[str, Any]:
+    """Draw an image of noise with octagons for objects, as a mapper would give it."""
+    height, width = options.size
+    corners = torch.rand(options.objects, 2) * torch.tensor([width * 0.7, height * 0.7])
+    extents = 16 + torch.rand(options.objects, 2) * torch.tensor([width, height]) * 0.25
+    angles = torch.arange(8) * math.pi / 4
+    octagon = 0.5 + 0.5 * torch.stack([angles.cos(), angles.sin()], dim=1)
+    polygons = [
+        [(corner + extent * octagon).flatten().double().numpy()]
+        for corner, extent in zip(corners, extents, strict=True)
+    ]
+    objects = Instances(
+        (height, width),
+        gt_boxes=Boxes(torch.cat([corners, corners + extents], dim=1)),
+        gt_classes=(1203 * torch.rand(options.objects) ** 3).long(),
+        gt_masks=PolygonMasks(polygons),
+    )
+    image = torch.randint(256, (3, height, width), dtype=torch.uint8)
+    return {"image": image, "height": height, "width": width, "instances": objects}
+
+
+class Training:
+    """A model in training, one step at a time.
+
+    Attributes:
+        given: logits and labels of the last call of the classification loss.
+    """
+
+    def __init__(self, name: str, precision: str, options: argparse.Namespace) -> None:
+        torch.manual_seed(0)
+        cfg = load_config(str(ROOT / CONFIGS[name]))
+        model = build(cfg.model).to(options.device)
+        tame(model)
+        model.proposal_generator = FixedProposals(
+            model.proposal_generator, per_object=40, elsewhere=800
+        )
+        self.cls_loss = model.roi_heads.box_predictor.cls_loss
+        self.cls_loss.register_forward_pre_hook(self._keep)
+        self.given: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
+        self.amp_dtype = None if precision == "float32" else precision
+        cfg.optimizer.params.model = model
+        cfg.optimizer.lr = 1e-4  # from random weights
+        batch = [random_image(options) for _ in range(options.images)]
+        self.trainer: SimpleTrainer = Trainer(
+            model, Endless(batch), build(cfg.optimizer), amp_dtype=self.amp_dtype
+        )
+        self.storage = EventStorage()
+        self.trainer.storage = self.storage
+
+    def _keep(self, _: nn.Module, inputs: tuple[Tensor, Tensor]) -> None:
+        logits, labels = inputs
+        self.given = logits.detach(), labels.detach()
+
+    def step(self) -> None:
+        """Run one training step."""
+        with self.storage:
+            self.trainer.run_step()
+
+    def loss_step(self) -> Step:
+        """Return a forward and backward pass of the loss alone."""
+        logits, labels = self.given
+
+        def step() -> None:
+            leaf = logits.requires_grad_()
+            torch.stack(list(self.cls_loss(leaf, labels).values())).sum().backward()
+            leaf.grad = None
+
+        return step
+
+
+class Endless:
+    """A loader of one batch, again and again."""
+
+    def __init__(self, batch: list[dict[str, Any]]) -> None:
+        self.batch = batch
+
+    def __iter__(self):
+        while True:
+            yield self.batch
+
+
+@torch.no_grad()
+def tame(model: nn.Module) -> None:
+    """Keep the activations of random weights near one: the frozen norms do not normalize them."""
+    for name, buffer in model.backbone.named_buffers():
+        if name.endswith("conv3.norm.weight"):
+            buffer.fill_(0.2)
+
+
+def rows_of(precision: str, options: argparse.Namespace) -> list[Row]:
+    """Time both models in one precision."""
+    is_cuda = options.device == "cuda"
+    trainings = {name: Training(name, precision, options) for name in CONFIGS}
+    steps: dict[str, Step] = {name: training.step for name, training in trainings.items()}
+    if is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+    times = measure(steps, options.rounds, options.device, budget=0.0)
+    rows: list[Row] = []
+    for name, training in trainings.items():
+        step = quartiles(times[name])
+        of_loss = measure({name: training.loss_step()}, options.rounds, options.device)[name]
+        loss = quartiles(of_loss)
+        labels = training.given[1]
+        rows.append(
+            {
+                "case": precision,
+                "what": name,
+                "unit": "ms",
+                **step,
+                "images per second": 1e3 * options.images / step["median"],
+                "loss ms": loss["median"],
+                "share of the loss": loss["median"] / step["median"],
+                "RoIs": len(labels),
+                "foreground RoIs": int((labels < training.cls_loss.num_classes).sum()),
+            }
+        )
+    ratio = quartiles(ratios(times, "Seesaw", "softmax"))
+    rows.append({"case": precision, "what": "Seesaw / softmax", "unit": "ratio", **ratio})
+    if is_cuda:  # of both models together, of which only one is in its step
+        rows[-1]["peak memory MB of both"] = torch.cuda.max_memory_allocated() / 1e6
+    return rows
+
+
+def report(rows: list[Row]) -> None:
+    """Print one line per model and the ratio."""
+    for row in rows:
+        text = f"{row['case']:9} {row['what']:17} {row['median']:8.2f} {row['unit']:5}"
+        if row["unit"] == "ms":
+            text += (
+                f"  {row['images per second']:6.1f} images/s, loss {row['loss ms']:.2f} ms, "
+                f"{100 * row['share of the loss']:.1f} % of the step, "
+                f"{row['foreground RoIs']} of {row['RoIs']} RoIs foreground"
+            )
+        print(text, flush=True)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=8, help="per step")
+    parser.add_argument("--size", type=int, nargs=2, default=(800, 1067))
+    parser.add_argument("--objects", type=int, default=12, help="per image")
+    parser.add_argument("--rounds", type=int, default=20, help="at least 2")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
+    parser.add_argument("--rehearse", action="store_true", help="one small image in float32")
+    add_device_options(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure each precision in turn."""
+    options = parse_arguments()
+    if options.rehearse:
+        options.images, options.size, options.rounds = 1, (128, 160), 2
+        options.precisions = ["float32"]
+    print(f"torch {torch.__version__}, {device_name(options.device)}, {options.rounds} rounds")
+    rows: list[Row] = []
+    for precision in options.precisions:
+        of_precision = rows_of(precision, options)
+        report(of_precision)
+        rows += of_precision
+        write_json(options.json, "training_speed", options.device, rows)
+        if options.device == "cuda":
+            torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()

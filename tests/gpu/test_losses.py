@@ -1,0 +1,191 @@
+"""Losses on the GPU: values, gradients and counts, and how often the host waits for the GPU."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from d2_seesaw.losses import (
+    InverseFrequencyLoss,
+    RecallLoss,
+    SeesawCrossEntropyLoss,
+    SeesawLoss,
+    SoftmaxLoss,
+    progressive_constraint,
+    seesaw_cross_entropy,
+)
+from tests.gpu.agreement import assert_agrees
+
+pytestmark = pytest.mark.gpu
+
+ROIS, C = 96, 1203
+
+DENSE_LOSSES: dict[str, Callable[[], nn.Module]] = {
+    "seesaw": lambda: SeesawCrossEntropyLoss(19),
+    "seesaw in pieces": lambda: SeesawCrossEntropyLoss(19, chunk_size=500),
+    "seesaw at once": lambda: SeesawCrossEntropyLoss(19, chunk_size=None),
+    "recall": lambda: RecallLoss(19),
+    "recall in pieces": lambda: RecallLoss(19, chunk_size=500),
+    "recall, running": lambda: RecallLoss(19, momentum=0.9),
+    "recall, weighted": lambda: RecallLoss(19, reduction="weighted_mean"),
+    "inverse frequency": lambda: InverseFrequencyLoss(19, power=0.5),
+}
+
+
+def sampled_rois(num_logits: int) -> tuple[Tensor, Tensor]:
+    """Draw ``(R, L)`` logits and labels: a long tail, background, and ignored RoIs."""
+    labels = (C * torch.rand(ROIS) ** 3).long()
+    labels[::2] = C
+    labels[::17] = -1
+    return 3 * torch.randn(ROIS, num_logits), labels
+
+
+def pixels() -> tuple[Tensor, Tensor]:
+    """Draw logits of two images and 19 classes, and labels of which some are ignored."""
+    labels = (19 * torch.rand(2, 24, 33) ** 3).long()
+    labels[:, :2] = 255
+    return 3 * torch.randn(2, 19, 24, 33), labels
+
+
+def trained(loss: nn.Module, *batch: Tensor) -> nn.Module:
+    """Give a loss statistics to work with: those of one step on the CPU."""
+    loss(*batch)
+    return loss
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("new_loss", [SeesawLoss, SoftmaxLoss])
+def test_detection_losses(new_loss, dtype, device):
+    loss = new_loss(C)
+    logits, labels = sampled_rois(loss.num_logits)
+    trained(loss, logits, labels)
+    # Arithmetic is in float32 whatever the logits are; the gradient is rounded to their type.
+    tolerance = {torch.float16: 1e-3, torch.bfloat16: 1e-2}.get(dtype, 1e-4)
+    assert_agrees(loss, logits.to(dtype), labels, device=device, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_seesaw_loss_is_the_same_under_autocast(dtype, device):
+    loss = SeesawLoss(C)
+    batch = sampled_rois(loss.num_logits)
+    assert_agrees(trained(loss, *batch), *batch, device=device, autocast=dtype)
+
+
+def test_seesaw_scores(device):
+    assert_agrees(SeesawLoss(C).scores, sampled_rois(C + 2)[0], device=device)
+
+
+def test_counts_move_with_the_module_and_stay_exact(device):
+    loss = SeesawLoss(C).to(device)
+    loss.class_counts += 2**53  # one more is lost in float64
+    logits, labels = (tensor.to(device) for tensor in sampled_rois(C + 2))
+    loss(logits, labels)
+    assert loss.class_counts.device.type == device.type
+    added = loss.class_counts.cpu() - 2**53
+    labels = labels.cpu()
+    assert torch.equal(added, labels[labels >= 0].bincount(minlength=C + 1))
+
+
+@pytest.mark.parametrize("labels", [[], [C, C, C], [-1, -1], [0]], ids=str)
+def test_batches_without_something(labels, device):
+    logits = torch.randn(len(labels), C + 2, device=device, requires_grad=True)
+    losses = SeesawLoss(C).to(device)(logits, torch.tensor(labels, device=device).long())
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    assert logits.grad.isfinite().all()
+
+
+def test_a_wrong_label_is_an_error_and_not_a_broken_device(device):
+    loss = SeesawLoss(4).to(device)
+    with pytest.raises(ValueError, match=r"labels must lie in \[-1, 4\].*got 7"):
+        loss(torch.randn(2, 6, device=device), torch.tensor([0, 7], device=device))
+    # A failed assertion inside of a kernel would make this fail, too.
+    assert loss(torch.randn(2, 6, device=device), torch.tensor([0, 4], device=device))
+
+
+def test_seesaw_cross_entropy_of_images(device):
+    logits, labels = pixels()
+    labels = labels.clamp(max=18)
+    counts = torch.randint(0, 10**6, (19,))
+    assert_agrees(seesaw_cross_entropy, logits, labels, counts, device=device)
+
+
+@pytest.mark.parametrize("new_loss", DENSE_LOSSES.values(), ids=DENSE_LOSSES.keys())
+def test_dense_losses(new_loss, device):
+    batch = pixels()
+    assert_agrees(trained(new_loss(), *batch), *batch, device=device)
+
+
+def test_pixels_drawn_on_the_gpu_are_an_estimate_of_all(device):
+    logits, labels = (tensor.to(device) for tensor in pixels())
+    loss = SeesawCrossEntropyLoss(19, sample_size=200).to(device).eval()
+    everything = SeesawCrossEntropyLoss(19).to(device).eval()(logits, labels)
+    estimate = torch.stack([loss(logits, labels) for _ in range(50)]).mean()
+    # 10,000 pixels in all: the standard error is 1 % of the loss.
+    assert_close(estimate, everything, rtol=0.1, atol=0)
+
+
+def test_progressive_constraint(device):
+    def constraint(achieved: Tensor, reference: Tensor) -> Tensor:
+        return progressive_constraint(achieved, reference.detach()) + 0 * reference.sum()
+
+    assert_agrees(constraint, torch.rand(40), torch.rand(40), device=device)
+
+
+def test_counts_and_losses_in_a_process_group_of_the_gpu(device, tmp_path: Path):
+    loss = SeesawLoss(C).to(device)
+    batch = [tensor.to(device) for tensor in sampled_rois(C + 2)]
+    alone = SeesawLoss(C).to(device)
+    expected = alone(*batch)
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    try:
+        assert_close(loss(*batch), expected)
+    finally:
+        dist.destroy_process_group()
+    assert torch.equal(loss.class_counts, alone.class_counts)
+
+
+# --- waiting ---
+
+
+def synchronizations(step: Callable[[], object]) -> int:
+    """Count how often ``step`` makes the host wait for the GPU."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing CUDA operation" in str(warning.message) for warning in caught)
+
+
+def waits_of_seesaw_loss(classes: int, device: torch.device) -> tuple[int, int]:
+    """Count the synchronizations of a forward and of a backward pass."""
+    loss = SeesawLoss(classes).to(device)
+    logits = torch.randn(512, classes + 2, device=device, requires_grad=True)
+    labels = torch.randint(-1, classes + 1, (512,), device=device)
+    sum(loss(logits, labels).values()).backward()  # what happens only once happens here
+    total: list[Tensor] = []
+    forward = synchronizations(lambda: total.append(sum(loss(logits, labels).values())))
+    return forward, synchronizations(lambda: total[0].backward())
+
+
+def test_the_host_never_waits_once_per_class(device):
+    if device.type != "cuda":
+        pytest.skip("counts what CUDA reports")
+    # The instrument works.
+    assert synchronizations(lambda: torch.ones(1, device=device).item()) == 1
+    few, many = waits_of_seesaw_loss(10, device), waits_of_seesaw_loss(C, device)
+    assert few == many
+    # The check of the labels waits, and so does finding the foreground RoIs; nothing in backward.
+    forward, backward = many
+    assert forward <= 2
+    assert backward == 0
