@@ -14,6 +14,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 DETECTRON2 ?= auto
+ifneq ($(words $(VENV)),1)
+$(error VENV must be one folder whose name has no space)
+endif
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
@@ -21,13 +24,16 @@ READY := $(VENV)/.ready
 
 setup: $(READY)
 
-# Whoever asks for a certain Detectron2 wants it looked at even if everything is set up.
+# Whoever asks for a certain Detectron2 wants it looked at even if everything is set up. Nothing is
+# set up if the Python that the environment was made with is gone.
 ifneq ($(DETECTRON2),auto)
+$(READY): asked
+else ifeq ($(wildcard $(PY)),)
 $(READY): asked
 endif
 
-$(READY): setup.py tools/setup_environment.py d2_seesaw/install_detectron2.py
-	@$(PYTHON) tools/setup_environment.py --venv "$(VENV)" --detectron2 "$(DETECTRON2)"
+$(READY): setup.py tools/setup_environment.py d2_seesaw/install_detectron2.py d2_seesaw/detectron2_origin.py
+	@$(PYTHON) tools/setup_environment.py --venv "$(VENV)" --detectron2 "$(or $(DETECTRON2),auto)"
 
 # Detectron2 uses torch.jit.script, of whose end torch warns in every process.
 demo: $(READY)
@@ -60,4 +66,5 @@ types: $(READY)
 	$(PY) -m pyright --pythonpath $(PY)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	@test ! -e "$(VENV)" -o -e "$(VENV)/pyvenv.cfg" || { echo "$(VENV) is not a virtual environment"; exit 1; }
+	rm -rf "$(VENV)" .pytest_cache .ruff_cache

@@ -65,12 +65,12 @@ def detectron2_warnings(installed: Installed | None) -> Iterator[str]:
         )
 
 
-def cuda() -> str:
-    """Return in words for which CUDA torch was built and which GPUs it sees."""
+def cuda() -> str | None:
+    """Return for which CUDA torch was built and which GPUs it sees; None if it does not start."""
     try:
         torch = importlib.import_module("torch")
-    except Exception as error:
-        return f"torch cannot be imported: {error}"
+    except Exception:
+        return None
     built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     names = ", ".join(torch.cuda.get_device_name(index) for index in range(count))
@@ -92,14 +92,16 @@ def main() -> int:
     opencv = next((name for name in OPENCV if version_of(name)), None)
     rows["opencv"] = f"{version_of(opencv)} ({opencv})" if opencv else "not installed"
     rows["detectron2"] = str(installed or "not installed").removeprefix("Detectron2 ")
-    rows["CUDA"] = cuda()
+    rows["CUDA"] = cuda() or "torch cannot be imported"
+    broken = version_of("torch") is not None and cuda() is None
+    warnings += ["torch is installed but cannot be imported"] if broken else []
     rows["platform"] = platform.platform()
     width = max(map(len, rows))
     lines = [f"{name:<{width}}  {value}" for name, value in rows.items()]
     lines += [f"warning: {warning}" for warning in warnings]
     lines += [f"missing: {', '.join(missing)}"] if missing else []
     sys.stdout.write("\n".join(lines) + "\n")
-    return int(bool(missing) or installed is None)
+    return int(bool(missing) or broken or installed is None)
 
 
 if __name__ == "__main__":

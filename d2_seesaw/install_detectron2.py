@@ -75,6 +75,8 @@ def pip_reason(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     if any("DO NOT MATCH THE HASHES" in line for line in lines):
         return "the file on the index does not have the pinned sha256: refused"
+    if any("NewConnectionError" in line or "ConnectTimeout" in line for line in lines):
+        return "the package index cannot be reached"
     for sign in ("fatal:", "No space left", "ERROR:", "error:"):
         lines = [line for line in lines if sign in line] or lines
     return lines[-1] if lines else "pip gave no reason"
@@ -123,10 +125,12 @@ def check_repository() -> None:
         )
     except subprocess.TimeoutExpired:
         raise InstallationError(
-            f"its repository did not answer in {_SECONDS_FOR_THE_REPOSITORY} s"
+            f"Detectron2's repository did not answer in {_SECONDS_FOR_THE_REPOSITORY} s"
         ) from None
     if answer.returncode:
-        raise InstallationError(f"its repository cannot be reached: {pip_reason(answer.stderr)}")
+        raise InstallationError(
+            f"Detectron2's repository cannot be reached: {pip_reason(answer.stderr)}"
+        )
 
 
 def check_source(source: str) -> None:
@@ -139,14 +143,14 @@ def check_source(source: str) -> None:
         return
     path = Path(source)
     if not path.exists():
-        raise InstallationError(f"DETECTRON2={source}: no such file or folder; give {CHOOSE}")
-    if path.is_dir() and not (path / "detectron2" / "__init__.py").is_file():
-        raise InstallationError(
-            f"DETECTRON2={source}: not a checkout of Detectron2 "
-            f"(it has no detectron2/__init__.py); give {CHOOSE}"
-        )
+        raise InstallationError(f"{source}: no such file or folder; give {CHOOSE}")
+    for name in ("setup.py", "detectron2/__init__.py"):
+        if path.is_dir() and not (path / name).is_file():
+            raise InstallationError(
+                f"{source}: not a checkout of Detectron2 (it has no {name}); give {CHOOSE}"
+            )
     if path.is_file() and path.suffix != ".whl":
-        raise InstallationError(f"DETECTRON2={source}: not a wheel (.whl); give {CHOOSE}")
+        raise InstallationError(f"{source}: not a wheel (.whl); give {CHOOSE}")
 
 
 def download_copy(folder: Path, python: str = sys.executable) -> Path:
@@ -244,16 +248,23 @@ def install(source: str = "auto") -> str:
         _install_copy()
     elif source == "auto":
         why = _install_what_can_be_had()
-    else:
-        _install_built(AT_COMMIT if source == "git" else source)
-    return f"{_now_installed()} ({why})"
+    elif source == "git":
+        _install_built(AT_COMMIT)
+    else:  # pip takes the bare name of a folder for a package on the index
+        _install_built(source if "://" in source else str(Path(source).resolve()))
+    installed = _now_installed()
+    if "://" not in source and not installed.comes_from(source):
+        raise InstallationError(
+            f"Detectron2 was installed, but {installed.location} hides it; look at PYTHONPATH"
+        )
+    return f"{installed} ({why})"
 
 
 def _install_what_can_be_had() -> str:
     """Install from the repository, else the copy; return the reason for the choice."""
     try:
         _install_built(AT_COMMIT)
-        return "its repository can be reached and there is a compiler"
+        return "its repository can be reached, and there is a compiler"
     except InstallationError as error:
         reason = str(error)
     try:
@@ -261,7 +272,7 @@ def _install_what_can_be_had() -> str:
     except InstallationError as error:
         raise InstallationError(
             f"cannot bring Detectron2: {reason}; {error}; "
-            "give a checkout or wheel of it: DETECTRON2=PATH"
+            "a checkout or wheel of it can be given instead"
         ) from None
     return f"because {reason}"
 
@@ -284,10 +295,10 @@ def _now_installed() -> Installed:
 def _install_copy() -> None:
     with tempfile.TemporaryDirectory() as folder:
         wheel = download_copy(Path(folder))
-        _remove("detectron2")
         failure = "the copy on the package index cannot be installed"
         arguments = ("--quiet", "--no-deps", "--no-index", "--force-reinstall", str(wheel))
         run_pip(sys.executable, "install", *arguments, failure=failure)
+    _remove("detectron2", replaced_by=COPY_NAME)
 
 
 def _install_built(requirement: str) -> None:
@@ -301,7 +312,6 @@ def _install_built(requirement: str) -> None:
     if not requirement.endswith(".whl"):
         check_compiler()
         _say("building Detectron2 (some minutes)")
-    _remove(COPY_NAME)
     env = _IMPATIENT_GIT if from_repository else {}
     run_pip(
         sys.executable,
@@ -310,17 +320,28 @@ def _install_built(requirement: str) -> None:
         failure=f"Detectron2 cannot be installed from {requirement}",
         env=env,
     )
+    _remove(COPY_NAME, replaced_by="detectron2")
 
 
-def _remove(package: str) -> None:
-    """Uninstall the distribution that holds the same files under another name, if it is there.
+def _remove(package: str, replaced_by: str) -> None:
+    """Remove what is left of the distribution that held the same files under another name.
 
+    It is done when the other one is in its place, so that a failure leaves the old one as it was.
     One that lies outside of a virtual environment is left alone and hidden by the new one.
     """
-    distribution = finished_distribution(package)
-    if distribution and Path(str(distribution.locate_file(""))).is_relative_to(sys.prefix):
-        failure = f"{package} cannot be uninstalled"
-        run_pip(sys.executable, "uninstall", "--quiet", "--yes", package, failure=failure)
+    importlib.invalidate_caches()
+    old, new = finished_distribution(package), finished_distribution(replaced_by)
+    if old is None or new is None:
+        return
+    if not Path(str(old.locate_file(""))).is_relative_to(sys.prefix):
+        return
+    kept = {Path(str(new.locate_file(file))) for file in new.files or ()}
+    for file in old.files or ():
+        path = Path(str(old.locate_file(file)))
+        if path not in kept:
+            path.unlink(missing_ok=True)
+            if path.parent.is_dir() and not any(path.parent.iterdir()):
+                path.parent.rmdir()
 
 
 def _say(line: str) -> None:
@@ -348,7 +369,7 @@ def main() -> None:
         sys.exit(f"setup: Detectron2 cannot be installed: {error}")
     except KeyboardInterrupt:
         sys.exit("setup: interrupted; the same command goes on from here")
-    _say(f"{line}; another one: DETECTRON2=git, =index or =PATH")
+    _say(line)
 
 
 if __name__ == "__main__":

@@ -181,13 +181,13 @@ def test_git_said_explicitly_does_not_fall_back(recorded, monkeypatch):
 def test_nothing_that_can_be_had_is_one_line_with_both_reasons(recorded, monkeypatch):
     monkeypatch.setattr(install_detectron2, "_install_built", failing("no host"))
     monkeypatch.setattr(install_detectron2, "_install_copy", failing("no index"))
-    with pytest.raises(InstallationError, match=r"no host; no index; give .* DETECTRON2=PATH$"):
+    with pytest.raises(InstallationError, match=r"no host; no index; a checkout or wheel"):
         install()
 
 
 @pytest.mark.parametrize("source", ["nowhere", "tests", "setup.py"])
 def test_a_path_that_is_no_checkout_and_no_wheel_is_refused_by_name(source):
-    with pytest.raises(InstallationError, match=f"^DETECTRON2={source}: .*; give git, index, or"):
+    with pytest.raises(InstallationError, match=f"^{source}: .*; give git, index, or"):
         check_source(source)
 
 

@@ -89,6 +89,11 @@ def ready_mark() -> Path:
     return Path(sys.prefix) / ".ready"
 
 
+def made_here_mark(folder: Path) -> Path:
+    """Return the file that says that set-up made this environment."""
+    return folder / ".made_by_setup"
+
+
 def name_of(requirement: str) -> str:
     """Return the package's name in a requirement such as ``torch>=2.6``."""
     return re.split("[<>=!~]", requirement)[0]
@@ -149,14 +154,19 @@ def make_environment(folder: Path) -> Path:
         InstallationError: there is something else in the folder, or this Python cannot do it.
     """
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-    if has_pip(python):
-        return python
     if folder.exists() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").exists():
         raise InstallationError(f"{folder} is not a virtual environment; choose another folder")
+    if has_pip(python):
+        return python
     print(f"setup: making {folder} with Python {sys.version.split()[0]}", flush=True)
     for site_packages in folder.glob("lib/python*/site-packages"):
         for info in unfinished(site_packages, only="pip"):
             shutil.rmtree(info)
+    for link in folder.glob("bin/python*"):
+        if not link.exists():  # the Python that it was made with is gone
+            link.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    made_here_mark(folder).touch()
     with contextlib.suppress(subprocess.CalledProcessError):  # of ensurepip
         venv.create(folder, with_pip=True, system_site_packages=True)
     if not has_pip(python):
@@ -175,6 +185,23 @@ def has_pip(python: Path) -> bool:
     return started.returncode == 0
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what an interrupted pip left in ``folder``, so that pip installs it again.
+
+    In an environment that set-up did not make, only what it installs is touched.
+    """
+    made_here = made_here_mark(Path(sys.prefix)).exists()
+    ours = {name_of(requirement) for requirement in PACKAGES.values()}
+    for info in unfinished(folder):
+        name = info.name.split("-")[0].replace("_", "-")
+        if made_here or name in ours:
+            print(f"setup: the installation of {name} was interrupted: cleared away", flush=True)
+            shutil.rmtree(info)
+    for moved_aside in folder.glob("~*") if made_here else ():  # by a pip that was killed
+        if moved_aside.is_dir() and not moved_aside.is_symlink():
+            shutil.rmtree(moved_aside)
+
+
 def install_what_is_missing(source: str) -> None:
     """Install packages, Detectron2 and the project into the environment of this Python.
 
@@ -186,11 +213,7 @@ def install_what_is_missing(source: str) -> None:
     """
     check_source(source)
     for folder in SITE_PACKAGES:
-        for info in unfinished(folder):
-            print(f"setup: {info.name.split('-')[0]} was left unfinished: once more", flush=True)
-            shutil.rmtree(info)
-        for moved_aside in folder.glob("~*"):  # by a pip that was killed
-            shutil.rmtree(moved_aside)
+        remove_unfinished(folder)
     requirements = missing_requirements()
     installed = find_installed()
     if requirements or installed is None or not installed.comes_from(source):
@@ -240,6 +263,7 @@ def main() -> None:
     """Set up, or find that everything is there."""
     parser = argparse.ArgumentParser(description="Set up a virtual environment for d2_seesaw.")
     parser.add_argument("--venv", default=".venv", type=Path, help="folder of the environment")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--detectron2", default="auto", help=f"where from: {CHOOSE}")
     args = parser.parse_args()
     if sys.version_info < (3, 10):  # noqa: UP036 this runs before pip has checked it
@@ -247,10 +271,20 @@ def main() -> None:
     folder = args.venv.resolve()
     started = time.monotonic()
     try:
-        if Path(sys.prefix).resolve() != folder:
+        if args.inside and Path(sys.prefix).resolve() != folder:
+            raise InstallationError(f"the Python in {folder} belongs to {sys.prefix}; remove it")
+        if not args.inside:
             check_source(args.detectron2)
             python = make_environment(folder)
-            command = [python, __file__, "--venv", folder, "--detectron2", args.detectron2]
+            command = [
+                python,
+                __file__,
+                "--inside",
+                "--venv",
+                folder,
+                "--detectron2",
+                args.detectron2,
+            ]
             sys.exit(run_and_wait(command))
         install_what_is_missing(args.detectron2)
         if not ready_mark().exists():
@@ -259,7 +293,7 @@ def main() -> None:
     except InstallationError as error:
         sys.exit(f"setup: {error}")
     except OSError as error:  # a full disk, a folder without write permission
-        sys.exit(f"setup: {error}")
+        sys.exit(f"setup: cannot write to {folder}: {error}")
     except KeyboardInterrupt:
         sys.exit("setup: interrupted; the same command goes on from here")
     print(f"setup: ready after {time.monotonic() - started:.0f} s", flush=True)

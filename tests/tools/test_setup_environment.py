@@ -63,15 +63,42 @@ def test_everything_missing_is_one_call_of_pip_then_detectron2_then_the_project(
     monkeypatch.setattr(set_up, "install", lambda source: done.append(source) or "Detectron2 X")
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     set_up.ready_mark().touch()
+    (tmp_path / "mydata-1.dist-info").mkdir()  # of somebody else
     left = tmp_path / "lvis-0.5.3.dist-info"  # without RECORD, as pip leaves it when it is killed
     left.mkdir()
-    (tmp_path / "~vis").mkdir()  # and what it had moved aside
     set_up.install_what_is_missing("auto")
     assert done[:2] == [("install", "torch>=2.6", "lvis"), "auto"]
     assert done[2][-2:] == ("-e", str(SCRIPT.parent.parent))
-    assert [path.name for path in tmp_path.iterdir()] == []
+    assert [path.name for path in tmp_path.iterdir()] == ["mydata-1.dist-info"]
     said = capsys.readouterr().out
     assert "setup: Detectron2 X; another one: DETECTRON2=git, =index or =PATH" in said
+
+
+def test_in_an_environment_of_its_own_set_up_clears_whatever_pip_left(
+    set_up, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    set_up.made_here_mark(tmp_path).touch()
+    for name in ("sympy-1.14.0.dist-info", "~vis"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "~file").touch()
+    set_up.remove_unfinished(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {set_up.made_here_mark(tmp_path).name, "~file"}
+
+
+def test_an_environment_whose_python_is_gone_is_made_again(set_up, tmp_path):
+    set_up.venv.create(tmp_path, with_pip=False)
+    for link in (tmp_path / "bin").glob("python*"):
+        link.unlink()
+        link.symlink_to("/gone/python")
+    assert set_up.has_pip(set_up.make_environment(tmp_path))
+
+
+def test_a_python_of_another_environment_is_refused(set_up, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["setup", "--inside", "--venv", str(tmp_path)])
+    with pytest.raises(SystemExit, match=f"the Python in {tmp_path} belongs to {sys.prefix}"):
+        set_up.main()
 
 
 def test_a_folder_with_something_else_is_left_alone(set_up, tmp_path):
@@ -102,9 +129,9 @@ def test_the_installed_packages_work_together(set_up):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--detectron2", "nowhere"], "setup: DETECTRON2=nowhere: no such file or folder"),
+        (["--detectron2", "nowhere"], "setup: nowhere: no such file or folder"),
         (["--venv", "tests"], "is not a virtual environment"),
-        (["--venv", "setup.py/x"], "setup: [Errno 20] Not a directory"),
+        (["--venv", "setup.py/x"], "/setup.py/x: [Errno 20] Not a directory"),
     ],
 )
 def test_what_cannot_be_is_one_line_before_anything_is_made(arguments, expected, tmp_path):
@@ -121,19 +148,23 @@ def test_what_cannot_be_is_one_line_before_anything_is_made(arguments, expected,
     ("stop", "said"),
     [
         (KeyboardInterrupt(), "setup: interrupted; the same command goes on from here"),
-        (OSError(28, "No space left on device"), "setup: [Errno 28] No space left on device"),
+        (
+            OSError(28, "No space left on device"),
+            "setup: cannot write to {folder}: [Errno 28] No space left on device",
+        ),
     ],
 )
 def test_what_stops_it_is_one_line(step, stop, said, set_up, monkeypatch, tmp_path):
     def stopped(*arguments):
         raise stop
 
-    folder = tmp_path if step == "make_environment" else Path(sys.prefix)
+    inside = step == "install_what_is_missing"
+    folder = Path(sys.prefix) if inside else tmp_path
     monkeypatch.setattr(set_up, step, stopped)
-    monkeypatch.setattr(sys, "argv", ["setup", "--venv", str(folder)])
+    monkeypatch.setattr(sys, "argv", ["setup", "--venv", str(folder), *["--inside"][:inside]])
     with pytest.raises(SystemExit) as end:
         set_up.main()
-    assert end.value.code == said
+    assert end.value.code == said.format(folder=folder.resolve())
 
 
 @pytest.fixture
