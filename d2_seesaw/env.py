@@ -1,6 +1,6 @@
 """Print the versions of everything that matters, where Detectron2 comes from, and what is untested.
 
-python -m d2_seesaw.env
+Run it as ``python -m d2_seesaw.env``.
 """
 
 import importlib

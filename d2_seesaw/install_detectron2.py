@@ -264,7 +264,7 @@ def _install_what_can_be_had() -> str:
     """Install from the repository, else the copy; return the reason for the choice."""
     try:
         _install_built(AT_COMMIT)
-        return "its repository can be reached, and there is a compiler"
+        return "Detectron2's repository can be reached, and there is a compiler"
     except InstallationError as error:
         reason = str(error)
     try:

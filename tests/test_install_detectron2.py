@@ -218,3 +218,27 @@ def test_a_repository_that_does_not_answer_costs_seconds(tmp_path, monkeypatch):
 )
 def test_the_reason_is_one_line_of_pips(output, expected):
     assert pip_reason(output).startswith(expected)
+
+
+def test_what_is_left_of_the_replaced_distribution_goes_and_shared_files_stay(
+    tmp_path, monkeypatch
+):
+    contents = {COPY_NAME: ("__init__.py", "old.py"), "detectron2": ("__init__.py", "new.py")}
+    (tmp_path / "detectron2").mkdir()
+    for name, files in contents.items():
+        info = tmp_path / f"{name.replace('-', '_')}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        paths = [f"detectron2/{file}" for file in files]
+        for path in paths:
+            (tmp_path / path).touch()
+        listed = [*paths, f"{info.name}/METADATA", f"{info.name}/RECORD"]
+        (info / "RECORD").write_text("".join(f"{path},,\n" for path in listed))
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    install_detectron2._remove(COPY_NAME, replaced_by="detectron2")
+    left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    info = "detectron2-1.0.dist-info"
+    shared = {"detectron2/__init__.py", "detectron2/new.py"}
+    assert left == {*shared, f"{info}/METADATA", f"{info}/RECORD"}
+    assert not (tmp_path / "sal_detectron2-1.0.dist-info").exists()
