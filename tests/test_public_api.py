@@ -174,7 +174,6 @@ PUBLIC = {
         "section",
         "share_bars",
         "table",
-        "write_page",
     },
     "inference": {
         "FilePredictions",

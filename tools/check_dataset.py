@@ -25,8 +25,8 @@ from d2_seesaw.data.catalog import check_same_names, image_paths
 from d2_seesaw.data.check import DatasetCheck
 from d2_seesaw.data.check.overview import DatasetOverview, dataset_overview
 from d2_seesaw.engine import load_config
-from d2_seesaw.report import write_page
 from d2_seesaw.report.dataset_page import group_pictures, report_page
+from d2_seesaw.utils.files import write_text
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -100,7 +100,7 @@ def write_report(args: argparse.Namespace, check: DatasetCheck) -> DatasetOvervi
         print(f"no overview: {error}")
     if args.report:
         title = f"Data set {args.name or Path(check.json_file).name}"
-        write_page(args.report, report_page(check, overview, pictures, title=title))
+        write_text(args.report, report_page(check, overview, pictures, title=title))
     return overview
 
 
@@ -123,7 +123,7 @@ def main() -> None:
         if args.json:
             content = check.to_json()
             content["overview"] = overview.to_json() if overview else None
-            write_page(args.json, json.dumps(content, indent=1))
+            write_text(args.json, json.dumps(content, indent=1))
     sys.exit(1 if check.number_of_errors else 0)
 
 

@@ -26,11 +26,11 @@ from d2_seesaw.evaluation.analysis import LongTailAnalysis, analysis_path, read_
 from d2_seesaw.evaluation.analysis.comparison import compare
 from d2_seesaw.evaluation.lvis.annotations import annotation_file
 from d2_seesaw.evaluation.lvis.rules import TASKS
-from d2_seesaw.report import write_page
 from d2_seesaw.report.comparison_page import comparison_page
 from d2_seesaw.report.evaluation_page import analysis_page
 from d2_seesaw.report.figures import write_comparison_figures, write_figures
 from d2_seesaw.report.pictures import ExamplePictures
+from d2_seesaw.utils.files import write_text
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -135,7 +135,7 @@ def draw(args: argparse.Namespace) -> list[str]:
     figures = []
     if args.figures:
         figures = [path for c in compared for path in write_comparison_figures(args.figures, c)]
-    write_page(args.output, comparison_page(compared, subtitle=f"{args.run} and {args.other}"))
+    write_text(args.output, comparison_page(compared, subtitle=f"{args.run} and {args.other}"))
     return [str(args.output), *figures]
 
 
@@ -149,7 +149,7 @@ def draw_one(args: argparse.Namespace) -> list[str]:
         figures = [path for a in analyses for path in write_figures(args.figures, a)]
     title = f"Long-tail report: {name}"
     page = analysis_page(analyses, title=title, subtitle=str(args.run), pictures=pictures)
-    write_page(args.output, page)
+    write_text(args.output, page)
     return [str(args.output), *figures]
 
 

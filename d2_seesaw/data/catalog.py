@@ -7,7 +7,6 @@ names, ids and image counts of their categories come from files. They are read w
 for them, so that registering costs nothing and its order does not matter.
 """
 
-import difflib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_datas
 from detectron2.data.catalog import Metadata
 
 from d2_seesaw.data.annotations.reader import file_image_counts, read_annotations, read_categories
+from d2_seesaw.utils.text import did_you_mean
 
 _FROM_THE_FILE = ("thing_classes", "thing_dataset_id_to_contiguous_id")
 _IMAGES_LOOKED_FOR = 20
@@ -223,7 +223,7 @@ def _training_file(counts_from: str) -> str:
             return json_file
     if os.path.isfile(counts_from):
         return counts_from
-    near = _nearest(counts_from, DatasetCatalog.list())
+    near = did_you_mean(counts_from, DatasetCatalog.list())
     raise ValueError(
         f"counts_from must be a registered data set with annotations or a JSON file, "
         f"got {counts_from!r}{near}"
@@ -244,11 +244,6 @@ def _check_same(name: str, given: Mapping[str, Any]) -> None:
     if other:
         asked = {key: given[key] for key in other}
         raise ValueError(f"data set {name!r} is already registered with {other}, not {asked}")
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def datasets_root() -> Path:
@@ -279,9 +274,8 @@ def check_dataset_files(names: str | Iterable[str]) -> None:
     places: list[Path] = []
     for name in names:
         if name not in DatasetCatalog.list():
-            near = difflib.get_close_matches(name, DatasetCatalog.list(), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"data set {name!r} is not registered{hint}")
+            hint = did_you_mean(name, DatasetCatalog.list())
+            raise ValueError(f"dataset {name!r} is not registered{hint}")
         places += [p for p in _expected_places(name) if p not in places]
     if all(place.exists() for place in places):
         _check_cityscapes_labels(names)

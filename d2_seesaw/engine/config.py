@@ -5,10 +5,9 @@ options, or the signature behind a ``LazyCall``. Everything is checked before an
 """
 
 import builtins
-import difflib
 import importlib.util
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ import yaml
 from detectron2.config import LazyConfig
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from d2_seesaw.utils.text import did_you_mean
 
 TOP_LEVEL = ("model", "dataloader", "optimizer", "lr_multiplier", "train", "tta")
 
@@ -204,8 +205,7 @@ def load_config(path: str, overrides: list[str] | None = None) -> DictConfig:
 def _nearest_file(path: str) -> str:
     folder = Path(path).parent
     names = [p.name for p in folder.glob("*.py")] if folder.is_dir() else []
-    near = difflib.get_close_matches(Path(path).name, names, n=1)
-    return f"; did you mean {str(folder / near[0])!r}?" if near else ""
+    return did_you_mean(path, [folder / name for name in names])
 
 
 def check_config(cfg: DictConfig) -> None:
@@ -216,7 +216,7 @@ def check_config(cfg: DictConfig) -> None:
     """
     for key in cfg:
         if key not in TOP_LEVEL:
-            hint = _did_you_mean(str(key), TOP_LEVEL)
+            hint = did_you_mean(key, TOP_LEVEL)
             raise ConfigError(
                 f"unknown top-level key {key!r} in the config{hint}. Parts that only build others "
                 "start with an underscore"
@@ -228,14 +228,14 @@ def check_config(cfg: DictConfig) -> None:
             if known is not None and key != "_target_" and key not in known:
                 raise ConfigError(
                     f"{path}.{key} is not an argument of {_name(node)}"
-                    f"{_did_you_mean(str(key), known, path)}"
+                    f"{_did_you_mean_below(path, key, known)}"
                 )
 
 
 def _check_train(given: Mapping[str, Any], known: Mapping[str, Any], path: str) -> None:
     for key, value in given.items():
         if key not in known:
-            hint = _did_you_mean(key, known, path)
+            hint = _did_you_mean_below(path, key, known)
             raise ConfigError(f"unknown key {path}.{key}{hint}")
         if isinstance(known[key], Mapping):
             if not isinstance(value, Mapping):
@@ -329,7 +329,7 @@ def _check_key(cfg: DictConfig, key: str) -> None:
             known = set(map(str, node)) | _known_to(node, path)
             if part in known and not rest:
                 return
-            hint = _did_you_mean(part, known - {"_target_"}, path, rest)
+            hint = _did_you_mean_below(path, part, known - {"_target_"}, rest)
             hint = hint or _elsewhere(cfg, part)
             raise ConfigError(f"unknown key {key!r}{hint} (+{key}=... adds it anyway)")
 
@@ -345,9 +345,9 @@ def _known_to(node: DictConfig, path: str) -> set[str]:
     return accepted_keywords(target_of(node)) or set() if "_target_" in node else set()
 
 
-def _did_you_mean(key: str, known: Any, path: str = "", rest: str = "") -> str:
-    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {'.'.join(p for p in (path, *near, rest) if p)!r}?" if near else ""
+def _did_you_mean_below(path: str, key: object, known: Iterable[Any], rest: str = "") -> str:
+    full = {str(name): ".".join(filter(None, (path, str(name), rest))) for name in known}
+    return did_you_mean(key, full, shown=full)
 
 
 def _elsewhere(cfg: DictConfig, key: str) -> str:
@@ -355,8 +355,7 @@ def _elsewhere(cfg: DictConfig, key: str) -> str:
     places: dict[str, str] = {}
     for path, node in [("train", cfg.get("train", {})), *_call_nodes(cfg, "")]:
         places = {str(k): f"{path}.{k}" for k in node if k != "_target_"} | places
-    near = difflib.get_close_matches(key, list(places), n=1, cutoff=0.7)
-    return f"; did you mean {places[near[0]]!r}?" if near else ""
+    return did_you_mean(key, places, shown=places, cutoff=0.7)
 
 
 def _name(node: DictConfig) -> str:

@@ -3,7 +3,6 @@
 ``torch.compile`` is for the parts of a model that Detectron2's dynamic code does not break up.
 """
 
-import difflib
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,6 +13,8 @@ from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from d2_seesaw.utils.text import did_you_mean
 
 Batch = list[dict[str, Any]]
 
@@ -170,8 +171,7 @@ def compile_parts(
 def _part(model: nn.Module, name: str) -> nn.Module:
     modules = {key: module for key, module in model.named_modules() if module is not model}
     if name not in modules:
-        near = difflib.get_close_matches(name, modules, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
+        hint = did_you_mean(name, modules) or "."
         raise ValueError(
             f"train.compile.parts: the model has no part {name!r}{hint} Its parts are "
             f"{sorted(child for child, _ in model.named_children())} and the modules in them"

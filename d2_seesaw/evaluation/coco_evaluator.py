@@ -16,7 +16,7 @@ from d2_seesaw.evaluation.predictions.masks import (
     results_of_task,
     without_roi_masks,
 )
-from d2_seesaw.evaluation.tables import write_text
+from d2_seesaw.utils.files import write_text
 
 
 class MaskScoringCOCOEvaluator(COCOEvaluator):

@@ -14,15 +14,15 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from detectron2.utils.file_io import PathManager
 from tabulate import tabulate
 
 from d2_seesaw.data.annotations.table import category_name
 from d2_seesaw.data.frequency import GROUPS
 from d2_seesaw.evaluation.lvis.metrics import LVISScores
 from d2_seesaw.evaluation.lvis.rules import METRICS
+from d2_seesaw.utils.files import write_text
 
 if TYPE_CHECKING:
     from lvis import LVIS
@@ -46,12 +46,6 @@ def format_score(value: float) -> str:
 def text_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table in Detectron2's layout. Texts are printed as they are given."""
     return tabulate(list(rows), headers, tablefmt="pipe", stralign="center", disable_numparse=True)
-
-
-def write_text(path: str, text: str) -> None:
-    """Write ``text`` where Detectron2 can: also beyond the local file system."""
-    with cast("IO[str]", PathManager.open(path, "w")) as file:
-        file.write(text)
 
 
 def group_counts_text(result: Mapping[str, float]) -> str:

@@ -6,7 +6,6 @@ Shapes in this module:
     G: groups of channels with offsets of their own
 """
 
-import difflib
 import math
 import re
 from collections.abc import Callable
@@ -14,6 +13,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+
+from d2_seesaw.utils.text import did_you_mean
 
 
 class DeformConv2d(nn.Conv2d):
@@ -148,8 +149,8 @@ def deform_convs(module: nn.Module, names: str, **options: Any) -> nn.Module:
     convs = {name: m for name, m in module.named_modules() if name and isinstance(m, nn.Conv2d)}
     found = {name: conv for name, conv in convs.items() if re.fullmatch(names, name)}
     if not found:
-        near = difflib.get_close_matches(names, convs, n=3, cutoff=0)
-        raise ValueError(f"no convolution is named {names!r}; there are {len(convs)}, as {near}")
+        hint = did_you_mean(names, convs, cutoff=0)
+        raise ValueError(f"no convolution is named {names!r}{hint}")
     new = {name: _deformable(name, conv, options) for name, conv in found.items()}
     for name, conv in new.items():
         parent, _, attribute = name.rpartition(".")

@@ -15,7 +15,6 @@ from d2_seesaw.report.render import (
     picture_grid,
     section,
     table,
-    write_page,
 )
 from d2_seesaw.report.svg.charts import Point, bar_chart, rank_chart
 from d2_seesaw.report.svg.lines import Series, line_chart
@@ -49,5 +48,4 @@ __all__ = [
     "section",
     "share_bars",
     "table",
-    "write_page",
 ]

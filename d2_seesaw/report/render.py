@@ -2,15 +2,12 @@
 
 A page is built from the inside out::
 
-    write_page(path, page("Title", [section("Numbers", [cards({"images": 100})])]))
+    write_text(path, page("Title", [section("Numbers", [cards({"images": 100})])]))
 """
 
 import base64
 import html
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from d2_seesaw.data.frequency import GROUP_NAMES
@@ -164,18 +161,6 @@ def formatted(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.3g}"
-
-
-def write_page(path: str | Path, text: str) -> None:
-    """Write a page, all of it or nothing."""
-    folder = Path(path).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=folder, suffix=".partial", delete=False
-    ) as file:
-        file.write(text)
-    os.chmod(file.name, 0o644)  # temporary files are for their owner alone
-    os.replace(file.name, path)
 
 
 def _cell(tag: str, entry: Any, numeric: bool) -> str:

@@ -10,7 +10,6 @@ from d2_seesaw.evaluation.tables import (
     group_counts_text,
     print_longtail_results,
     text_table,
-    write_text,
 )
 
 COUNTS = {"evaluated-r": 3.0, "evaluated-c": 7.0, "evaluated-f": 9.0}
@@ -94,8 +93,3 @@ def test_absent_metrics_can_be_dropped(results):
     kept = drop_absent(results)
     assert kept["segm"] == results["segm"]
     assert results["bbox"].keys() - kept["bbox"].keys() == {"APr"}
-
-
-def test_writes_the_text(tmp_path):
-    write_text(str(tmp_path / "a.txt"), "1\n2\n")
-    assert (tmp_path / "a.txt").read_bytes() == b"1\n2\n"

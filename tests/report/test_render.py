@@ -1,5 +1,4 @@
 import base64
-import os
 
 from d2_seesaw import report
 from d2_seesaw.report.render import formatted
@@ -65,12 +64,3 @@ def test_groups_have_their_name_and_color():
     for group in ("r", "c", "f", "n/a"):
         assert f"background:{report.GROUP_COLORS[group]}" in text
         assert f">{report.GROUP_NAMES[group]}<" in text
-
-
-def test_a_page_replaces_an_earlier_one_whole(tmp_path):
-    path = tmp_path / "new" / "page.html"
-    for text in ("first", "sécond"):
-        report.write_page(path, text)
-        assert path.read_text(encoding="utf-8") == text
-    assert os.listdir(path.parent) == ["page.html"]
-    assert path.stat().st_mode & 0o044

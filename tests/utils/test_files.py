@@ -2,7 +2,13 @@ import os
 
 import pytest
 
-from d2_seesaw.utils.files import atomic_write, default_cache_folder, digest, file_state
+from d2_seesaw.utils.files import (
+    atomic_write,
+    default_cache_folder,
+    digest,
+    file_state,
+    write_text,
+)
 
 
 def test_a_file_appears_whole_at_the_end(tmp_path):
@@ -69,3 +75,29 @@ def test_an_interruption_leaves_nothing_half_written(tmp_path):
 def test_a_file_is_written_beside_its_place_so_that_it_can_be_moved_in_one_step(tmp_path):
     with atomic_write(tmp_path / "kept") as file:
         assert os.path.dirname(file.name) == str(tmp_path)
+
+
+def test_text_replaces_an_earlier_file_and_others_may_read_it(tmp_path):
+    path = tmp_path / "new" / "page.html"
+    for text in ("first", "sécond"):
+        write_text(path, text)
+        assert path.read_text(encoding="utf-8") == text
+    assert os.listdir(path.parent) == ["page.html"]
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert path.stat().st_mode == plain.stat().st_mode
+
+
+def test_paths_of_other_kinds_go_to_detectron2s_path_manager(tmp_path, monkeypatch):
+    from detectron2.utils.file_io import PathManager
+
+    opened = {}
+
+    def fake_open(path, mode):
+        opened["path"], opened["mode"] = path, mode
+        return (tmp_path / "remote").open("wb")
+
+    monkeypatch.setattr(PathManager, "open", fake_open)
+    write_text("s3://bucket/a.txt", "text")
+    assert opened == {"path": "s3://bucket/a.txt", "mode": "wb"}
+    assert (tmp_path / "remote").read_bytes() == b"text"

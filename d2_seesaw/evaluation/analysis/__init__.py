@@ -14,7 +14,8 @@ from typing import Any, cast
 
 from detectron2.utils.file_io import PathManager
 
-from d2_seesaw.evaluation.tables import CategoryResult, write_text
+from d2_seesaw.evaluation.tables import CategoryResult
+from d2_seesaw.utils.files import write_text
 
 _VERSION = 1
 

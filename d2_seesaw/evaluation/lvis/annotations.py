@@ -8,7 +8,6 @@ exhaustively, so every category was looked for in each.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from d2_seesaw.data.frequency import GROUPS, frequency_group
+from d2_seesaw.utils.text import did_you_mean
 
 if TYPE_CHECKING:
     from lvis import LVIS
@@ -47,10 +47,9 @@ def annotation_file(dataset_name: str) -> str:
     # MetadataCatalog.get creates what it does not find, so look before asking.
     names = [n for n in MetadataCatalog.list() if MetadataCatalog.get(n).get("json_file")]
     if dataset_name not in names:
-        nearest = difflib.get_close_matches(dataset_name, names, n=1)
-        suggestion = f"Did you mean {nearest[0]!r}? " if nearest else ""
+        hint = did_you_mean(dataset_name, names) or "."
         raise ValueError(
-            f"No dataset with an annotation file is registered as {dataset_name!r}. {suggestion}"
+            f"No dataset with an annotation file is registered as {dataset_name!r}{hint} "
             "Register it first, with d2_seesaw.data.register_longtail_instances, or give the "
             "config that does (--config-file)"
         )

@@ -5,7 +5,6 @@ Shapes in this module:
     H, W: height and width of the padded images
 """
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from d2_seesaw.layers import SyncBatchNorm2d, checkpointed, deform_convs
+from d2_seesaw.utils.text import did_you_mean
 
 KINDS = ("BN", "FrozenBN", "SyncBN")
 
@@ -226,8 +226,7 @@ def _build(
     """The model without what follows the last wanted map, and all the maps it has."""
     timm = _timm()
     if ":" not in name and not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, timm.list_models())
         raise ValueError(f"timm {timm.__version__} has no model {name!r}{hint}")
     body = timm.create_model(name, features_only=True, **options)
     stages = {

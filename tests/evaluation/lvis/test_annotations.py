@@ -24,7 +24,7 @@ def test_finds_the_file_of_a_registered_dataset(register, data, tmp_path):
 
 def test_an_unknown_dataset_names_the_nearest_one(register, data):
     name = register(data)
-    with pytest.raises(ValueError, match=rf"Did you mean '{name}'\?"):
+    with pytest.raises(ValueError, match=rf"did you mean '{name}'\?"):
         annotation_file(name.replace("test", "tset"))
 
 
