@@ -9,7 +9,7 @@ from typing import Any
 
 from detectron2.evaluation import COCOEvaluator
 
-from d2_seesaw.evaluation.predictions.masks import (
+from d2_seesaw.data.rle import (
     MASK_SCORE,
     add_mask_scores,
     add_segmentations,

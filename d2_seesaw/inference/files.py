@@ -19,7 +19,7 @@ from detectron2.structures import Instances
 from detectron2.utils.logger import log_every_n_seconds
 from pycocotools import mask as mask_api
 
-from d2_seesaw.evaluation.predictions.masks import add_mask_scores
+from d2_seesaw.data.rle import add_mask_scores
 from d2_seesaw.inference.drawing import (
     draw_instances,
     draw_label_map,

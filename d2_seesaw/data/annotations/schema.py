@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as mask_utils
 
 from d2_seesaw.data.annotations.annotation_json import is_finite
 from d2_seesaw.data.annotations.table import (
@@ -16,12 +15,10 @@ from d2_seesaw.data.annotations.table import (
     category_name,
     collection_paused,
 )
+from d2_seesaw.data.rle import compressed_rle
 
 _OF_IMAGE = ("id", "height", "width", "file_name", "coco_url", *FEDERATED)
 _OF_CATEGORY = ("id", "name", "image_count")
-# Of compressed run-length encodings.
-_FIRST_CHARACTER = 48  # stands for 0
-_MOST_CHARACTERS = 8  # of a number: images have fewer than 2**32 pixels
 
 
 def columns_from_json(content: dict[str, Any]) -> tuple[AnnotationColumns, list[str]]:
@@ -230,44 +227,3 @@ class _AnnotationReader:
 
 def _is_polygon(polygon: Any) -> bool:
     return isinstance(polygon, list) and is_finite(polygon)
-
-
-def compressed_rle(segmentation: Mapping[str, Any]) -> dict[str, Any]:
-    """A run-length encoding with its ``counts`` as compressed text, whichever it had.
-
-    Raises:
-        KeyError, TypeError, ValueError: it has no valid ``size`` and ``counts``, or the counts do
-            not add up to the size. pycocotools would read beyond their end.
-    """
-    height, width = size = segmentation["size"]
-    if not all(isinstance(side, int) for side in size):
-        raise TypeError(f"size must be two whole numbers, got {size!r}")
-    counts = segmentation["counts"]
-    if not isinstance(counts, list | str):
-        raise TypeError(f"counts must be a list or text, got {counts!r}")
-    runs = _run_lengths(counts) if isinstance(counts, str) else counts
-    if sum(runs) != height * width or min(runs, default=0) < 0:
-        raise ValueError(f"counts must add up to {height} x {width}, got {sum(runs)}")
-    if isinstance(counts, list):
-        uncompressed: Any = {"size": [height, width], "counts": counts}
-        encoded: Any = mask_utils.frPyObjects(uncompressed, height, width)
-        counts = encoded["counts"].decode()
-    return {"size": [height, width], "counts": counts}
-
-
-def _run_lengths(counts: str) -> list[int]:
-    """Decompress COCO's text: five bits a character, differences to the run before the last."""
-    bits = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - _FIRST_CHARACTER
-    last = bits < 32  # of a number
-    number = np.cumsum(last) - last
-    start = np.flatnonzero(np.diff(number, prepend=-1))
-    place = np.arange(len(bits)) - start[number]
-    if not last[-1:].all() or not ((bits >= 0) & (bits < 64) & (place < _MOST_CHARACTERS)).all():
-        raise ValueError(f"counts must be compressed run lengths, got {counts[:40]!r}")
-    if not len(bits):
-        return []
-    runs = np.add.reduceat((bits & 31) << 5 * place, start)
-    runs -= np.where(bits[last] & 16, 32 << 5 * place[last], 0)  # the sign
-    runs[1::2] = np.cumsum(runs[1::2])
-    runs[2::2] = np.cumsum(runs[2::2])
-    return runs.tolist()

@@ -6,9 +6,10 @@ from typing import Any
 
 from pycocotools import mask as mask_utils
 
-from d2_seesaw.data.annotations.schema import compressed_rle, is_id, problem_of_name
+from d2_seesaw.data.annotations.schema import is_id, problem_of_name
 from d2_seesaw.data.annotations.table import category_name
 from d2_seesaw.data.check.issues import Issue
+from d2_seesaw.data.rle import compressed_rle
 
 SECTIONS = ("images", "annotations", "categories")
 _NUMBERS = (int, float)

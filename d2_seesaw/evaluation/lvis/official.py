@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from d2_seesaw.data.frequency import GROUPS
+from d2_seesaw.data.rle import results_of_task
 from d2_seesaw.evaluation.lvis.annotations import UNKNOWN_FREQUENCY
 from d2_seesaw.evaluation.lvis.metrics import LVISScores, scores_of_curves
 from d2_seesaw.evaluation.lvis.rules import METRICS, TASKS
-from d2_seesaw.evaluation.predictions.masks import results_of_task
 from d2_seesaw.utils.progress import Progress
 
 if TYPE_CHECKING:

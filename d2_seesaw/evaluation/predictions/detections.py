@@ -19,7 +19,7 @@ from typing import Any, cast
 import numpy as np
 from detectron2.structures import BoxMode, Instances, ROIMasks
 
-from d2_seesaw.evaluation.predictions.masks import MASK_SCORE, encode_masks
+from d2_seesaw.data.rle import MASK_SCORE, encode_masks
 
 
 def concatenate(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
-from d2_seesaw.data.annotations.schema import columns_from_json, compressed_rle
+from d2_seesaw.data.annotations.schema import columns_from_json
+from d2_seesaw.data.rle import compressed_rle
 from tests.data import own_data
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
+from d2_seesaw.data.rle import results_of_task
 from d2_seesaw.evaluation.predictions import detections
 from d2_seesaw.evaluation.predictions.detections import (
     EMPTY,
@@ -11,7 +12,6 @@ from d2_seesaw.evaluation.predictions.detections import (
     MaskColumns,
     batched,
 )
-from d2_seesaw.evaluation.predictions.masks import results_of_task
 from tests.evaluation.federated_cases import federated_case
 
 

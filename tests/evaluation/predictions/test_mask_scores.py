@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from d2_seesaw.data.rle import add_mask_scores, results_of_task
 from d2_seesaw.evaluation import LongTailLVISEvaluator
 from d2_seesaw.evaluation.lvis.official import METRICS
-from d2_seesaw.evaluation.predictions.masks import add_mask_scores, results_of_task
 from tests.evaluation.lvis_data import (
     ImageDetections,
     add_object,

@@ -12,8 +12,8 @@ from detectron2.layers.mask_ops import _do_paste_mask, paste_masks_in_image
 from detectron2.structures import Boxes, Instances, ROIMasks
 from pycocotools import mask as coco_mask
 
+from d2_seesaw.data.rle import add_segmentations, without_roi_masks
 from d2_seesaw.evaluation import LongTailLVISEvaluator, MaskScoringCOCOEvaluator, encode_masks
-from d2_seesaw.evaluation.predictions.masks import add_segmentations, without_roi_masks
 from tests.evaluation.lvis_data import add_object, dataset, written_files
 from tests.support.operators import OperatorLog
 
