@@ -36,7 +36,7 @@ from d2_seesaw.inference import with_roi_masks
 from d2_seesaw.synthetic.instances import LongTailSpec, generate_longtail_dataset
 from d2_seesaw.synthetic.profile import LongTailProfile
 
-CONFIG = Path(__file__).resolve().parents[1] / "configs/quickstart.py"
+CONFIG = Path(__file__).resolve().parents[1] / "configs/quickstart/seesaw.py"
 TASKS = ("bbox", "segm")
 PRECISIONS = ("float32", "float16", "bfloat16")
 WARM_UP = 5

@@ -1,6 +1,7 @@
-"""Run a trained model on pictures, folders and videos.
+r"""Run a trained model on pictures, folders and videos.
 
-    python -m d2_seesaw.predict --checkpoint output/quickstart/model_final.pth images/ --output out
+    python -m d2_seesaw.predict --checkpoint output/quickstart/seesaw/model_final.pth images/ \
+        --output out
 
 The config is the one that training has saved beside the checkpoint, and the names of the classes
 are those in the checkpoint. The output folder gets the pictures and videos with what was found

@@ -1,4 +1,4 @@
-"""The heads by name, for projects that are configured with Detectron2's CfgNode (yacs).
+"""Heads by name, for projects that use Detectron2's CfgNode (yacs).
 
     import d2_seesaw.yacs
 
@@ -8,8 +8,8 @@
 
 Importing this module registers ``SeesawROIHeads``, ``SeesawCascadeROIHeads`` and
 ``SeesawHTCLiteROIHeads`` as ROI heads, ``SeesawMaskHead`` as a mask head and ``FederatedRCNN`` as a
-meta-architecture, once. All they do is to read a config and call the classes of
-:mod:`d2_seesaw.modeling`, which are where everything is documented.
+meta-architecture, once. They only read a config and call the classes of :mod:`d2_seesaw.modeling`,
+where everything is documented.
 """
 
 from typing import Any
@@ -47,12 +47,12 @@ LOSSES = ("seesaw", "softmax")
 
 
 def add_seesaw_config(cfg: CfgNode) -> None:
-    """Add the keys of this package to a config, with their defaults. Calling it again is harmless.
+    """Add the keys of this package to a config, with defaults. Keys that exist keep their values.
 
     - ``MODEL.ROI_BOX_HEAD.CLS_LOSS``: ``"seesaw"`` or ``"softmax"``.
     - ``MODEL.ROI_BOX_HEAD.SEESAW``: ``P``, ``Q``, ``EPS``, ``LOSS_WEIGHT``, ``SYNC``.
-    - ``MODEL.ROI_BOX_HEAD.NORMED_CLS``: ``ENABLED``, ``TEMPERATURE`` of the normalised classifier.
-    - ``MODEL.ROI_MASK_HEAD.NORMED_PREDICTOR``: the same of ``SeesawMaskHead``'s last layer.
+    - ``MODEL.ROI_BOX_HEAD.NORMED_CLS``: ``ENABLED``, ``TEMPERATURE`` of the normalized classifier.
+    - ``MODEL.ROI_MASK_HEAD.NORMED_PREDICTOR``: the same for the last layer of ``SeesawMaskHead``.
     - ``MODEL.ROI_BOX_CASCADE_HEAD``: ``SCORE_FUSION``, ``RESAMPLE``, ``STAGE_LOSS_WEIGHTS`` (empty
       for Detectron2's scheme), ``MASK_HEADS`` (1, or one per stage), ``MASK_ROIS``.
     - ``MODEL.CONTEXT``: the arguments of ``GlobalContextEncoder``, for ``SeesawHTCLiteROIHeads``.
@@ -118,15 +118,15 @@ def _classification_loss(cfg: CfgNode) -> ClassificationLoss:
 def build_box_predictor(
     cfg: CfgNode, input_shape: ShapeSpec, **replaced: Any
 ) -> LossDrivenOutputLayers:
-    """The box predictor that ``cfg`` describes.
+    """Build the box predictor that ``cfg`` describes.
 
     Args:
-        cfg: with the keys of :func:`add_seesaw_config`.
-        input_shape: shape of one RoI's feature.
-        replaced: arguments of ``FastRCNNOutputLayers`` that do not come from ``cfg``.
+        cfg: a config with the keys of :func:`add_seesaw_config`.
+        input_shape: shape of the feature of one RoI.
+        replaced: arguments of ``FastRCNNOutputLayers`` that replace those from ``cfg``.
 
     Raises:
-        ValueError: an unknown loss, or sigmoid or federated flags.
+        ValueError: an unknown loss, or flags for sigmoid or federated losses.
     """
     normed = cfg.MODEL.ROI_BOX_HEAD.NORMED_CLS
     classifier: LayerFactory = (
@@ -141,7 +141,7 @@ def build_box_predictor(
 
 
 class SeesawROIHeads(StandardROIHeads):
-    """Detectron2's standard ROI heads with a :class:`LossDrivenOutputLayers`."""
+    """Detectron2's standard ROI heads with :class:`LossDrivenOutputLayers`."""
 
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -159,7 +159,7 @@ class SeesawCascadeROIHeads(LossDrivenCascadeROIHeads):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Arguments of the constructor."""
+        """Return the arguments of the constructor."""
         cascade = cfg.MODEL.ROI_BOX_CASCADE_HEAD
         return {
             **super().from_config(cfg, input_shape),
@@ -194,7 +194,7 @@ class SeesawHTCLiteROIHeads(SeesawCascadeROIHeads, HTCLiteROIHeads):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Arguments of the constructor."""
+        """Return the arguments of the constructor."""
         context = cfg.MODEL.CONTEXT
         feature: Any = input_shape.get(context.IN_FEATURE)
         if feature is None:
@@ -226,7 +226,7 @@ class SeesawMaskHead(MaskHeadWithPredictor):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        """Arguments of the constructor."""
+        """Return the arguments of the constructor."""
         normed = cfg.MODEL.ROI_MASK_HEAD.NORMED_PREDICTOR
         predictor = (
             normed_mask_predictor(temperature=normed.TEMPERATURE)

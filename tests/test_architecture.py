@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "utils": set(),
     "modeling": BASE,
     "checkpoint": BASE,
-    "engine": BASE,
+    "engine": {*BASE, "checkpoint"},
     "data": {"utils"},
     "synthetic": {"data", "utils"},
     "evaluation": {"data", "utils"},

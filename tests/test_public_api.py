@@ -203,6 +203,7 @@ PUBLIC = {
         "is_semantic",
         "number_of_classes",
         "read_mmdet_file",
+        "save_weights",
     },
     "engine": {
         "ConfigError",

@@ -51,7 +51,7 @@ def test_the_example_for_another_project_builds():
 def test_the_example_of_test_time_augmentation_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (40, 30)).save("image.jpg")
-    cfg = load_config(str(CONFIGS / "quickstart.py"))
+    cfg = load_config(str(CONFIGS / "quickstart/seesaw.py"))
     names = run_block("MultiViewInference", model=instantiate(cfg.model))
     assert names["instances"].image_size == (30, 40)
 

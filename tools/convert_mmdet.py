@@ -14,7 +14,14 @@ from pathlib import Path
 import torch
 from detectron2.config import instantiate
 
-from d2_seesaw.checkpoint import MmdetModel, convert_mmdet, describe_mmdet, read_mmdet_file
+from d2_seesaw.checkpoint import (
+    MmdetModel,
+    class_metadata,
+    convert_mmdet,
+    describe_mmdet,
+    read_mmdet_file,
+    save_weights,
+)
 from d2_seesaw.engine import load_config
 
 ROOT = Path(__file__).parents[1]
@@ -72,9 +79,12 @@ def recipe_for(model: MmdetModel, norm_mask: bool) -> Recipe:
     name = f"{'cascade_' if model.cascade else ''}mask_rcnn_r{depth}_fpn"
     mask = "_norm_mask" if norm_mask else ""
     config = f"configs/mmdet/{name}_seesaw{mask}.py"
-    if not model.seesaw:
-        config = f"configs/lvis_v1/{name}_softmax{mask}_random_2x.py"
     overrides = []
+    if not model.seesaw:
+        config = f"configs/lvis_v1/{name}_softmax_rfs_2x.py"
+        heads = [f".{stage}" for stage in range(3)] if model.cascade else [""]
+        target = "predictor._target_=d2_seesaw.layers.normed_mask_predictor"
+        overrides += [f"model.roi_heads.mask_head{head}.{target}" for head in heads if norm_mask]
     if model.depth != depth:
         overrides.append(f"model.backbone.bottom_up.stages.depth={model.depth}")
     if model.num_classes != 1203:
@@ -97,10 +107,11 @@ def convert(args: argparse.Namespace) -> str:
     recipe = recipe_for(model, norm_mask)
     cfg = load_config(str(ROOT / recipe.config), recipe.overrides)
     with torch.device("meta"):
-        expected = instantiate(cfg.model).state_dict()
-    weights = convert_mmdet(file.state, expected)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"model": weights, "__author__": "mmdet, converted by d2_seesaw"}, args.output)
+        ours = instantiate(cfg.model)
+    weights = convert_mmdet(file.state, ours.state_dict())
+    of_lvis = model.num_classes == 1203  # of other data the classes are not known
+    metadata = class_metadata(cfg.dataloader.test.dataset.names, ours) if of_lvis else {}
+    save_weights(args.output, weights, metadata, __author__="mmdet, converted by d2_seesaw")
     return report(args.output, model, norm_mask, recipe, len(weights))
 
 

@@ -17,8 +17,8 @@ from tabulate import tabulate
 
 from d2_seesaw.data import datasets_root
 
-CONFIG = "configs/quickstart.py"
-RUN = Path("output/quickstart")
+CONFIG = "configs/quickstart/seesaw.py"
+RUN = Path("output/quickstart/seesaw")
 METRICS = ("AP", "AP50", "AP75", "APr", "APc", "APf")
 
 
@@ -74,7 +74,7 @@ losses       tensorboard --logdir {RUN}
 Next:
   evaluate again       {python} train_net.py --config-file {CONFIG} --eval-only \\
                            train.init_checkpoint={RUN / "model_final.pth"}
-  softmax instead      {python} train_net.py --config-file configs/quickstart_softmax.py
+  softmax instead      {python} train_net.py --config-file configs/quickstart/softmax.py
   LVIS v1 on 8 GPUs    {python} train_net.py --config-file configs/lvis_v1_seesaw.py --num-gpus 8
   your own project     from d2_seesaw.losses import SeesawLoss   (README.md)"""
     )

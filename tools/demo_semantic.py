@@ -51,10 +51,10 @@ def main() -> None:
     run("tools/generate_semantic.py")
     rows = []
     for key, name in LOSSES.items():
-        folder = Path(f"output/quickstart_semantic_{key}")
+        folder = Path(f"output/quickstart/semantic_{key}")
         # Training appends to it; the numbers of an earlier demo are not those of this one.
         (folder / "metrics.json").unlink(missing_ok=True)
-        run("train_net.py", "--config-file", f"configs/quickstart_semantic_{key}.py")
+        run("train_net.py", "--config-file", f"configs/quickstart/semantic_{key}.py")
         metrics = last_metrics(folder / "metrics.json")
         rows.append([name, *(score(metrics, f"sem_seg/{metric}") for metric in METRICS)])
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
@@ -65,11 +65,11 @@ def main() -> None:
         + f"""
 
 data         {datasets_root() / "semantic_quickstart"}
-models       output/quickstart_semantic_*/model_final.pth, with their configs in config.yaml
-each class   output/quickstart_semantic_*/inference/per_category_sem_seg.csv
+models       output/quickstart/semantic_*/model_final.pth, with their configs in config.yaml
+each class   output/quickstart/semantic_*/inference/per_category_sem_seg.csv
 
 Next:
-  Seesaw Loss   python train_net.py --config-file configs/quickstart_semantic_seesaw.py
+  Seesaw Loss   python train_net.py --config-file configs/quickstart/semantic_seesaw.py
   Cityscapes    python train_net.py --config-file configs/semantic/cityscapes_deeplab_r18_recall.py
   your data     docs/semantic.md"""
     )

@@ -1,6 +1,6 @@
 """Save pictures of ground truth and predictions side by side, from an evaluated run.
 
-    python tools/draw_predictions.py --config-file output/quickstart/config.yaml
+    python tools/draw_predictions.py --config-file output/quickstart/seesaw/config.yaml
 
 Reads the predictions that evaluation wrote into the run's folder; no model is run.
 """

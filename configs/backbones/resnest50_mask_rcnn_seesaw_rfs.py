@@ -1,10 +1,7 @@
-r"""Mask R-CNN with timm's ResNeSt-50, Seesaw Loss, repeat factor sampling, LVIS v1, 24 epochs.
+"""Mask R-CNN with timm's ResNeSt-50, Seesaw Loss, repeat factor sampling, LVIS v1, 24 epochs.
 
-    python train_net.py --num-gpus 8 \
-        --config-file configs/backbones/resnest50_mask_rcnn_seesaw_rfs.py
-
-Needs `pip install timm`. Any other backbone of timm: model.backbone.bottom_up.name=NAME. Ours is
-not yet run.
+Needs `pip install timm`. Any other backbone of timm: model.backbone.bottom_up.name=NAME.
+No published number: the recipe is our own.
 """
 
 from ..common.backbones.resnest import resnest_50 as _resnest_50
@@ -20,5 +17,4 @@ from ..lvis_v1.mask_rcnn_r50_fpn_seesaw_norm_mask_rfs_2x import (
 model.backbone.bottom_up = _resnest_50
 model.backbone.bottom_up.pretrained = True
 optimizer.params.weight_decay_norm = 0.0
-train.output_dir = "output/resnest50_mask_rcnn_seesaw_rfs"
 train.init_checkpoint = ""

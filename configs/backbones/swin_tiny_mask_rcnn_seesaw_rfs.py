@@ -1,9 +1,6 @@
-r"""Mask R-CNN with Detectron2's Swin-T, Seesaw Loss, repeat factor sampling, LVIS v1, 24 epochs.
+"""Mask R-CNN with Detectron2's Swin-T, Seesaw Loss, repeat factor sampling, LVIS v1, 24 epochs.
 
-    python train_net.py --num-gpus 8 \
-        --config-file configs/backbones/swin_tiny_mask_rcnn_seesaw_rfs.py
-
-Ours is not yet run.
+No published number: the recipe is our own.
 """
 
 from ..common.backbones.swin import swin_tiny as _swin_tiny
@@ -21,5 +18,4 @@ model.backbone.update(_swin_tiny)
 optimizer.params.overrides = dict(relative_position_bias_table=dict(weight_decay=0.0))
 optimizer.lr = 1e-4
 train.amp.enabled = True
-train.output_dir = "output/swin_tiny_mask_rcnn_seesaw_rfs"
 train.init_checkpoint = "detectron2://ImageNetPretrained/swin/swin_tiny_patch4_window7_224.pth"

@@ -1,9 +1,6 @@
-r"""Mask R-CNN with Detectron2's plain ViT-B (ViTDet), Seesaw Loss, repeat factor sampling, LVIS v1.
+"""Mask R-CNN with Detectron2's plain ViT-B (ViTDet), Seesaw Loss, repeat factor sampling, LVIS v1.
 
-    python train_net.py --num-gpus 8 \
-        --config-file configs/backbones/vit_base_mask_rcnn_seesaw_rfs.py
-
-Images are padded to squares of 1024. Ours is not yet run.
+Images are padded to squares of 1024. No published number: the recipe is our own.
 """
 
 import detectron2.data.transforms as T
@@ -33,7 +30,6 @@ tta.scales = [[640, 640], [768, 768], [896, 896], [1024, 1024]]
 optimizer.lr = 1e-4
 optimizer.weight_decay = 0.1
 train.amp.enabled = True
-train.output_dir = "output/vit_base_mask_rcnn_seesaw_rfs"
 train.init_checkpoint = (
     "detectron2://ImageNetPretrained/MAE/mae_pretrain_vit_base.pth?matching_heuristics=True"
 )

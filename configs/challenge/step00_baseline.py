@@ -1,18 +1,9 @@
-r"""Step 0 of the winning LVIS 2020 entry: Mask R-CNN R50-FPN, softmax, random sampling, 2x.
+"""Step 0 of the winning LVIS 2020 entry: Mask R-CNN R50-FPN, softmax, random sampling, 2x.
 
     python train_net.py --num-gpus 16 --config-file configs/challenge/step00_baseline.py
 
-Paper (table 12): mask AP 18.7, APr 1.0, APc 16.1, APf 29.4, box AP 20.1.
-Ours is not yet run.
+Paper, table 12: mask AP 18.7, APr 1.0, APc 16.1, APf 29.4, box AP 20.1.
+Not yet run with this code.
 """
 
-from ..lvis_v1.mask_rcnn_r50_fpn_softmax_random_2x import (
-    dataloader,
-    lr_multiplier,
-    model,
-    optimizer,
-    train,
-    tta,
-)
-
-train.output_dir = "output/challenge/step00_baseline"
+from ..common.recipes.mask_rcnn_2x import dataloader, lr_multiplier, model, optimizer, train, tta

@@ -1,11 +1,11 @@
-r"""Step 4: TSD box heads in all three stages.
+"""Step 4: TSD box heads in all three stages.
 
     python train_net.py --num-gpus 16 --config-file configs/challenge/step04_tsd.py
 
-Gradients are clipped as its authors do.
+Gradients are clipped as TSD's authors do.
 
-Paper (table 12): mask AP 23.5 (+1.6), APr 2.3, APc 22.3, APf 34.0, box AP 25.5.
-Ours is not yet run.
+Paper, table 12: mask AP 23.5 (+1.6), APr 2.3, APc 22.3, APf 34.0, box AP 25.5.
+Not yet run with this code.
 """
 
 from ..common.heads.tsd import box_head as _box_head
@@ -19,4 +19,3 @@ for _stage in model.roi_heads.box_heads:
 for _stage in model.roi_heads.box_predictors:
     _stage.update(_box_predictor)
 train.clip_grad.max_norm = 35.0
-train.output_dir = "output/challenge/step04_tsd"

@@ -1,9 +1,9 @@
-r"""Step 7: enhanced FPG, a grid with CARAFE++ down and deformable convolutions up.
+"""Step 7: enhanced FPG, a grid with CARAFE++ down and deformable convolutions up.
 
     python train_net.py --num-gpus 16 --config-file configs/challenge/step07_fpg.py
 
-Paper (table 12): mask AP 27.0 (+0.5), APr 3.5, APc 25.8, APf 38.6, box AP 29.1.
-Ours is not yet run.
+Paper, table 12: mask AP 27.0 (+0.5), APr 3.5, APc 25.8, APf 38.6, box AP 29.1.
+Not yet run with this code.
 """
 
 from detectron2.config import LazyCall as L
@@ -22,4 +22,3 @@ model.backbone = L(FPG)(
     up_conv="dcnv2",
     activation_checkpointing=True,
 )
-train.output_dir = "output/challenge/step07_fpg"

@@ -1,11 +1,11 @@
-r"""Step 10 ("finetune"): all frozen, one more classification branch per stage, 1x, repeat factors.
+"""Step 10 ("finetune"): frozen but for one new classification branch per stage; 1x, repeat factors.
 
     python train_net.py --num-gpus 16 --config-file configs/challenge/step10_dual_head.py
 
 Starts from the model of step 9; scores of the old and the new branch are averaged.
 
-Paper (table 12): mask AP 37.3 (+0.5), APr 26.4, APc 36.3, APf 43.1, box AP 40.6.
-Ours is not yet run.
+Paper, table 12: mask AP 37.3 (+0.5), APr 26.4, APc 36.3, APf 43.1, box AP 40.6.
+Not yet run with this code.
 """
 
 from ..common.data.sampling import repeat_factor as _repeat_factor
@@ -25,4 +25,3 @@ model.backbone.bottom_up.pretrained = False
 dataloader.train.sampling = _repeat_factor
 train.epochs = 12
 train.init_checkpoint = "output/challenge/step09_seesaw/model_final.pth"
-train.output_dir = "output/challenge/step10_dual_head"

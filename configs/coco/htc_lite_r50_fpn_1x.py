@@ -1,9 +1,9 @@
-r"""HTC-Lite R50-FPN on COCO 2017, 12 epochs, softmax cross-entropy.
+"""HTC-Lite R50-FPN on COCO 2017, 12 epochs, softmax cross-entropy.
 
     python train_net.py --num-gpus 8 --config-file configs/coco/htc_lite_r50_fpn_1x.py
 
 The authors' slides of the LVIS 2020 challenge: box AP 42.5, mask AP 37.8; 41.5 and 36.7 for HTC
-without its semantic branch. Ours is not yet run.
+without its semantic branch. Not yet run with this code.
 """
 
 from ..common.data.coco import dataloader
@@ -15,7 +15,6 @@ from ..common.tta import test_size_multiples as tta
 
 model.roi_heads.num_classes = 80
 for _predictor in model.roi_heads.box_predictors:
-    _predictor.update(test_score_thresh=1e-3, test_topk_per_image=100)  # as mmdet's HTC
+    _predictor.update(test_score_thresh=1e-3, test_topk_per_image=100)  # as in mmdet's HTC
 train.epochs = 12
-train.output_dir = "output/coco_htc_lite_r50_fpn_1x"
 train.init_checkpoint = "torchvision://ResNet50_Weights.IMAGENET1K_V1"

@@ -2,7 +2,7 @@ from detectron2.config import LazyCall as L
 from detectron2.solver.build import get_default_optimizer_params
 from torch.optim import SGD, Adam, AdamW
 
-# Weight decay on all parameters, biases and normalisation included.
+# Weight decay on all parameters, including biases and norms.
 sgd = L(SGD)(
     params=L(get_default_optimizer_params)(),
     lr=0.02,

@@ -1,16 +1,17 @@
-"""Views of ``--eval-only --tta``: parts for ``tta``. The model is put in by train_net.py.
+"""Views of ``--eval-only --tta``: parts for ``tta``. train_net.py adds the model.
 
-A scale is the length of the short edge and the limit of the long one. Averaging shared proposals
-instead of uniting detections: ``tta.merge._target_=d2_seesaw.inference.MeanOverSharedProposals``.
+A scale is the length of the short edge and the limit of the long one. To average the scores of
+shared proposals instead of merging detections:
+``tta.merge._target_=d2_seesaw.inference.MeanOverSharedProposals``.
 """
 
 from detectron2.config import LazyCall as L
 
 from d2_seesaw.inference import MultiViewInference, UnionOfDetections
 
-# Detectron2's list of short edges. Each has the limit that makes every image's view a multiple of
-# what plain testing sees, 800 with limit 1333. Detectron2's one limit of 4000 would blow panoramas
-# up to three times the width of training.
+# Detectron2's short edges. The limits keep the ratio of plain testing (800, at most 1333), so that
+# each view of an image is a multiple of its test size. Detectron2's single limit of 4000 would
+# enlarge panoramas to three times the width seen in training.
 test_size_multiples = L(MultiViewInference)(
     scales=[
         [400, 667],
@@ -34,8 +35,7 @@ challenge = L(MultiViewInference)(
     merge=L(UnionOfDetections)(),
 )
 
-# For images of 144 x 144. Larger views help the small objects there; smaller ones, tried as well,
-# take away box AP (README).
+# For images of 144 x 144. Larger views help small objects; smaller ones cost box AP (README).
 quickstart = L(MultiViewInference)(
     scales=[[144, 144], [168, 168], [192, 192]],
     flip=True,

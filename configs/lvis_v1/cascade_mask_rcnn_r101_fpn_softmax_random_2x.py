@@ -1,19 +1,6 @@
-r"""Cascade Mask R-CNN R101-FPN, softmax cross-entropy, random sampling, 2x.
+"""Cascade Mask R-CNN R101-FPN, softmax cross-entropy, random sampling, 2x.
 
-    python train_net.py --num-gpus 8 \
-        --config-file configs/lvis_v1/cascade_mask_rcnn_r101_fpn_softmax_random_2x.py
-
-Paper (table 1): mask AP 22.6, APr 2.4, APc 22.0, APf 32.2, box AP 25.5.
-Ours is not yet run.
+Paper, table 1: mask AP 22.6, APr 2.4, APc 22.0, APf 32.2, box AP 25.5. Not yet run with this code.
 """
 
-from ..common.data.lvis_v1 import dataloader
-from ..common.models.cascade_mask_rcnn_r50_fpn import model
-from ..common.optim import sgd as optimizer
-from ..common.schedule import multi_step_2x as lr_multiplier
-from ..common.train import train
-from ..common.tta import test_size_multiples as tta
-
-model.backbone.bottom_up.stages.depth = 101
-train.output_dir = "output/cascade_mask_rcnn_r101_fpn_softmax_random_2x"
-train.init_checkpoint = "torchvision://ResNet101_Weights.IMAGENET1K_V1"
+from ..common.recipes.cascade_2x import dataloader, lr_multiplier, model, optimizer, train, tta

@@ -1,9 +1,7 @@
-r"""Cascade Mask R-CNN R50-FPN, softmax cross-entropy, repeat factor sampling, 1x.
+"""Cascade Mask R-CNN R50-FPN, softmax cross-entropy, repeat factor sampling, 1x.
 
-    python train_net.py --num-gpus 8 \
-        --config-file configs/lvis_v1/cascade_mask_rcnn_r50_fpn_softmax_rfs_1x.py
-
-Paper (table 13): mask AP 24.3, APr 13.7, APc 23.8, APf 29.6, box AP 27.2. Ours is not yet run.
+Paper, table 13: mask AP 24.3, APr 13.7, APc 23.8, APf 29.6, box AP 27.2. Not yet run with this
+code.
 """
 
 from ..common.data.lvis_v1 import dataloader
@@ -16,5 +14,4 @@ from ..common.tta import test_size_multiples as tta
 
 dataloader.train.sampling = _repeat_factor
 train.epochs = 12
-train.output_dir = "output/cascade_mask_rcnn_r50_fpn_softmax_rfs_1x"
 train.init_checkpoint = "torchvision://ResNet50_Weights.IMAGENET1K_V1"

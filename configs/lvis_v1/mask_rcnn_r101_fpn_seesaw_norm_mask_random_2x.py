@@ -1,10 +1,7 @@
-r"""Mask R-CNN R101-FPN, Seesaw Loss, normalised mask predictor, random sampling, 2x.
+"""Mask R-CNN R101-FPN, Seesaw Loss, normalized masks, random sampling, 2x.
 
-    python train_net.py --num-gpus 8 \
-        --config-file configs/lvis_v1/mask_rcnn_r101_fpn_seesaw_norm_mask_random_2x.py
-
-Paper (table 1): mask AP 27.1, APr 18.7, APc 26.3, APf 31.7, box AP 27.4. mmdet's model
-zoo: mask AP 27.3, box AP 27.2. Ours is not yet run.
+Paper, table 1: mask AP 27.1, APr 18.7, APc 26.3, APf 31.7, box AP 27.4. mmdet's model zoo: mask AP
+27.3, box AP 27.2. Not yet run with this code.
 """
 
 from .mask_rcnn_r50_fpn_seesaw_norm_mask_random_2x import (
@@ -17,5 +14,4 @@ from .mask_rcnn_r50_fpn_seesaw_norm_mask_random_2x import (
 )
 
 model.backbone.bottom_up.stages.depth = 101
-train.output_dir = "output/mask_rcnn_r101_fpn_seesaw_norm_mask_random_2x"
 train.init_checkpoint = "torchvision://ResNet101_Weights.IMAGENET1K_V1"

@@ -1,10 +1,7 @@
-r"""Mask R-CNN R101-FPN, Seesaw Loss, normalised mask predictor, repeat factor sampling, 2x.
+"""Mask R-CNN R101-FPN, Seesaw Loss, normalized masks, repeat factor sampling, 2x.
 
-    python train_net.py --num-gpus 8 \
-        --config-file configs/lvis_v1/mask_rcnn_r101_fpn_seesaw_norm_mask_rfs_2x.py
-
-Paper (table 1): mask AP 28.1, APr 20.0, APc 28.0, APf 31.8, box AP 28.9. mmdet's model
-zoo: mask AP 28.2, box AP 28.9. Ours is not yet run.
+Paper, table 1: mask AP 28.1, APr 20.0, APc 28.0, APf 31.8, box AP 28.9. mmdet's model zoo: mask AP
+28.2, box AP 28.9. Not yet run with this code.
 """
 
 from .mask_rcnn_r50_fpn_seesaw_norm_mask_rfs_2x import (
@@ -17,5 +14,4 @@ from .mask_rcnn_r50_fpn_seesaw_norm_mask_rfs_2x import (
 )
 
 model.backbone.bottom_up.stages.depth = 101
-train.output_dir = "output/mask_rcnn_r101_fpn_seesaw_norm_mask_rfs_2x"
 train.init_checkpoint = "torchvision://ResNet101_Weights.IMAGENET1K_V1"

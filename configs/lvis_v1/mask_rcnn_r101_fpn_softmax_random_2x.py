@@ -1,20 +1,9 @@
-r"""Mask R-CNN R101-FPN, softmax cross-entropy, random sampling, 2x.
+"""Mask R-CNN R101-FPN, softmax cross-entropy, random sampling, 2x.
 
-    python train_net.py --num-gpus 8 \
-        --config-file configs/lvis_v1/mask_rcnn_r101_fpn_softmax_random_2x.py
-
-Paper (table 1): mask AP 20.6, APr 0.8, APc 19.3, APf 30.7, box AP 21.7. Ours is not yet run.
+Paper, table 1: mask AP 20.6, APr 0.8, APc 19.3, APf 30.7, box AP 21.7. Not yet run with this code.
 """
 
-from .mask_rcnn_r50_fpn_softmax_random_2x import (
-    dataloader,
-    lr_multiplier,
-    model,
-    optimizer,
-    train,
-    tta,
-)
+from ..common.recipes.mask_rcnn_2x import dataloader, lr_multiplier, model, optimizer, train, tta
 
 model.backbone.bottom_up.stages.depth = 101
-train.output_dir = "output/mask_rcnn_r101_fpn_softmax_random_2x"
 train.init_checkpoint = "torchvision://ResNet101_Weights.IMAGENET1K_V1"

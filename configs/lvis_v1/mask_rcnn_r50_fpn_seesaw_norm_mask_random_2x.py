@@ -1,20 +1,11 @@
-r"""Mask R-CNN R50-FPN, Seesaw Loss, normalised mask predictor, random sampling, 2x.
+"""Mask R-CNN R50-FPN, Seesaw Loss, normalized masks, random sampling, 2x.
 
-    python train_net.py --num-gpus 8 \
-        --config-file configs/lvis_v1/mask_rcnn_r50_fpn_seesaw_norm_mask_random_2x.py
-
-mmdet's model zoo: mask AP 25.4, box AP 25.6. Ours is not yet run.
+mmdet's model zoo: mask AP 25.4, box AP 25.6. Not yet run with this code.
 """
 
 from ..common.heads.classification import seesaw as _seesaw
-from .mask_rcnn_r50_fpn_softmax_norm_mask_random_2x import (
-    dataloader,
-    lr_multiplier,
-    model,
-    optimizer,
-    train,
-    tta,
-)
+from ..common.heads.mask import norm_mask_head as _norm_mask_head
+from ..common.recipes.mask_rcnn_2x import dataloader, lr_multiplier, model, optimizer, train, tta
 
 model.roi_heads.box_predictor.update(_seesaw)
-train.output_dir = "output/mask_rcnn_r50_fpn_seesaw_norm_mask_random_2x"
+model.roi_heads.mask_head = _norm_mask_head

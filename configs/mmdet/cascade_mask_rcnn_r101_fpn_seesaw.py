@@ -4,8 +4,8 @@ r"""mmdet's Seesaw Cascade Mask R-CNN R101-FPN, evaluated as mmdet does.
         --config-file configs/mmdet/cascade_mask_rcnn_r101_fpn_seesaw.py
 
 For converted weights of both samplings. mmdet's model zoo: mask AP 29.2, box AP 33.1 (random
-sampling); mask AP 29.3, box AP 30.0 (repeat factors; the
-paper has 32.8). Ours is not yet run.
+sampling); mask AP 29.3, box AP 30.0 (repeat factors; the paper has 32.8). Not yet run with this
+code.
 """
 
 from ..common.mmdet_eval import test_augmentations as _test_augmentations
@@ -23,5 +23,4 @@ model.proposal_generator.box2box_transform.update(_two_sided)
 for _predictor in model.roi_heads.box_predictors:
     _predictor.box2box_transform.update(_two_sided)
 dataloader.test.mapper.augmentations = _test_augmentations
-train.output_dir = "output/mmdet/cascade_mask_rcnn_r101_fpn_seesaw"
 train.init_checkpoint = ""

@@ -4,7 +4,7 @@ r"""mmdet's Seesaw Mask R-CNN R50-FPN, evaluated as mmdet does.
         --config-file configs/mmdet/mask_rcnn_r50_fpn_seesaw.py
 
 For converted weights of both samplings. mmdet's model zoo: mask AP 25.0, box AP 25.6 (random
-sampling); mask AP 26.4, box AP 27.6 (repeat factors). Ours is not yet run.
+sampling); mask AP 26.4, box AP 27.6 (repeat factors). Not yet run with this code.
 """
 
 from ..common.mmdet_eval import test_augmentations as _test_augmentations
@@ -21,5 +21,4 @@ from ..lvis_v1.mask_rcnn_r50_fpn_seesaw_rfs_2x import (
 model.proposal_generator.box2box_transform.update(_two_sided)
 model.roi_heads.box_predictor.box2box_transform.update(_two_sided)
 dataloader.test.mapper.augmentations = _test_augmentations
-train.output_dir = "output/mmdet/mask_rcnn_r50_fpn_seesaw"
 train.init_checkpoint = ""

@@ -1,14 +1,13 @@
-r"""mmdet's Seesaw Mask R-CNN R50-FPN with normalised mask predictor, evaluated as mmdet does.
+r"""mmdet's Seesaw Mask R-CNN R50-FPN with normalized mask predictor, evaluated as mmdet does.
 
     python train_net.py --num-gpus 8 --eval-only train.init_checkpoint=CONVERTED.pth \
         --config-file configs/mmdet/mask_rcnn_r50_fpn_seesaw_norm_mask.py
 
 For converted weights of both samplings. mmdet's model zoo: mask AP 25.4, box AP 25.6 (random
-sampling); mask AP 26.8, box AP 27.6 (repeat factors). Ours is not yet run.
+sampling); mask AP 26.8, box AP 27.6 (repeat factors). Not yet run with this code.
 """
 
 from ..common.heads.mask import norm_mask_head as _norm_mask_head
 from .mask_rcnn_r50_fpn_seesaw import dataloader, lr_multiplier, model, optimizer, train, tta
 
 model.roi_heads.mask_head = _norm_mask_head
-train.output_dir = "output/mmdet/mask_rcnn_r50_fpn_seesaw_norm_mask"

@@ -1,18 +1,8 @@
-"""DeepLab v3+ on ResNet-18, Cityscapes, cross-entropy: the authors' settings.
+"""DeepLab v3+ on ResNet-18, Cityscapes, cross-entropy.
 
-python train_net.py --config-file configs/semantic/cityscapes_deeplab_r18_cross_entropy.py
+The training settings are those of Recall Loss's authors. No published number: the paper's abstract
+compares SYNTHIA alone.
 """
 
 from ..common.data.cityscapes import dataloader
-from ..common.models.deeplab_v3_plus_r18 import model
-from ..common.optim import adam as optimizer
-from ..common.schedule import constant as lr_multiplier
-from ..common.train import train
-
-optimizer.lr = 1e-4
-train.init_checkpoint = "torchvision://ResNet18_Weights.IMAGENET1K_V1"
-train.epochs = None
-train.max_iter = 90_000
-train.eval_period = 5000
-train.reference_world_size = 1
-train.output_dir = "output/semantic/cityscapes_deeplab_r18_cross_entropy"
+from ..common.recipes.deeplab_r18 import lr_multiplier, model, optimizer, train

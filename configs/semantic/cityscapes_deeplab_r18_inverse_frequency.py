@@ -1,10 +1,10 @@
-"""DeepLab v3+ on ResNet-18, Cityscapes, inverse frequency: the authors' settings.
+"""DeepLab v3+ on ResNet-18, Cityscapes, inverse-frequency weights.
 
-python train_net.py --config-file configs/semantic/cityscapes_deeplab_r18_inverse_frequency.py
+The training settings are those of Recall Loss's authors. No published number for inverse-frequency
+weights with them.
 """
 
 from ..common.heads.pixel_loss import inverse_frequency as _loss
 from .cityscapes_deeplab_r18_cross_entropy import dataloader, lr_multiplier, model, optimizer, train
 
 model.sem_seg_head.loss = _loss
-train.output_dir = "output/semantic/cityscapes_deeplab_r18_inverse_frequency"

@@ -1,10 +1,9 @@
-"""DeepLab v3+ on ResNet-50, Cityscapes, Recall Loss: 90,000 steps of 16 crops, for 8 GPUs.
+"""DeepLab v3+ on ResNet-50, Cityscapes, Recall Loss.
 
-python train_net.py --config-file configs/semantic/cityscapes_deeplab_r50_recall.py
+No published number: the recipe is our own.
 """
 
 from ..common.heads.pixel_loss import recall as _loss
 from .cityscapes_deeplab_r50_cross_entropy import dataloader, lr_multiplier, model, optimizer, train
 
 model.sem_seg_head.loss = _loss
-train.output_dir = "output/semantic/cityscapes_deeplab_r50_recall"

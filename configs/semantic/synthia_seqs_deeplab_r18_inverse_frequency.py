@@ -1,6 +1,7 @@
-"""DeepLab v3+ on ResNet-18, SYNTHIA sequence 5 in summer, inverse frequency: the authors' settings.
+"""DeepLab v3+ on ResNet-18, SYNTHIA sequence 5 in summer, inverse-frequency weights.
 
-python train_net.py --config-file configs/semantic/synthia_seqs_deeplab_r18_inverse_frequency.py
+The training settings are those of Recall Loss's authors. No published number for inverse-frequency
+weights with them.
 """
 
 from ..common.heads.pixel_loss import inverse_frequency as _loss
@@ -13,4 +14,3 @@ from .synthia_seqs_deeplab_r18_cross_entropy import (
 )
 
 model.sem_seg_head.loss = _loss
-train.output_dir = "output/semantic/synthia_seqs_deeplab_r18_inverse_frequency"

@@ -1,6 +1,7 @@
-"""DeepLab v3+ on ResNet-18, SYNTHIA sequence 5 in summer, Recall Loss: the authors' settings.
+"""DeepLab v3+ on ResNet-18, SYNTHIA sequence 5 in summer, Recall Loss.
 
-python train_net.py --config-file configs/semantic/synthia_seqs_deeplab_r18_recall.py
+The training settings are those of Recall Loss's authors. Paper (abstract): 9 % higher mean
+accuracy, relative, than cross-entropy at a competitive mIoU. Not yet run with this code.
 """
 
 from ..common.heads.pixel_loss import recall as _loss
@@ -13,4 +14,3 @@ from .synthia_seqs_deeplab_r18_cross_entropy import (
 )
 
 model.sem_seg_head.loss = _loss
-train.output_dir = "output/semantic/synthia_seqs_deeplab_r18_recall"

@@ -1,4 +1,4 @@
-"""Checkpoints: strict loading, weights from torchvision and mmdet, names of the classes."""
+"""Checkpoints: strict loading, one writer, weights of torchvision, timm and mmdet, class names."""
 
 from d2_seesaw.checkpoint.checkpointer import (
     StrictCheckpointer,
@@ -6,6 +6,7 @@ from d2_seesaw.checkpoint.checkpointer import (
     class_metadata,
     is_semantic,
     number_of_classes,
+    save_weights,
 )
 from d2_seesaw.checkpoint.mmdet import (
     MmdetFile,
@@ -29,4 +30,5 @@ __all__ = [
     "is_semantic",
     "number_of_classes",
     "read_mmdet_file",
+    "save_weights",
 ]

@@ -1,48 +1,64 @@
-"""Detectron2's checkpointer, except that weights which do not fit are an error.
+"""Detectron2's checkpointer with strict loading, and the one function that writes weights.
 
-The names of a model's classes travel with its weights. Names that come from elsewhere, such as from
-the data set that is registered where a model is used, are those of other classes as soon as
-anything differs.
+The class names of a model are saved with its weights. Names from another source, such as the
+dataset registered where the model is used, may belong to other classes.
 """
 
+import os
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import MetadataCatalog
 from detectron2.modeling.meta_arch import SemanticSegmentor
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from d2_seesaw.checkpoint.pretrained import (
-    convert_resnest,
-    convert_torchvision_resnet,
-    is_resnest,
-    is_torchvision_resnet,
-)
+from d2_seesaw.checkpoint.pretrained import convert_pretrained
+from d2_seesaw.utils.files import atomic_write
 
 METADATA = "metadata"
 """Key of the class metadata in a checkpoint."""
 
 
-def class_metadata(names: str | Sequence[str], model: nn.Module) -> dict[str, Any]:
-    """What a checkpoint says of the classes of ``model``, as plain values.
+def save_weights(
+    path: str | os.PathLike[str],
+    weights: Mapping[str, Tensor],
+    metadata: Mapping[str, Any] | None = None,
+    **extras: Any,
+) -> None:
+    """Write a checkpoint, which appears at ``path`` when it is complete.
 
     Args:
-        names: one or several registered data sets of the same classes. Many know their class names
-            only once they have been loaded.
-        model: maybe wrapped in DDP. Semantic segmentation has Detectron2's "stuff" classes, all
+        path: the ``.pth`` file.
+        weights: the state dict of a model.
+        metadata: as :func:`class_metadata` returns it; left out if empty.
+        extras: further entries of the checkpoint, such as the state of the trainer.
+    """
+    named = {METADATA: dict(metadata)} if metadata else {}
+    with atomic_write(path) as file:
+        torch.save({"model": weights, **named, **extras}, file)
+
+
+def class_metadata(names: str | Sequence[str], model: nn.Module) -> dict[str, Any]:
+    """Return the class metadata that a checkpoint of ``model`` gets, as plain values.
+
+    Args:
+        names: one or several registered datasets with the same classes. Many know their class names
+            only after they have been loaded.
+        model: may be wrapped in DDP. Semantic segmentation has Detectron2's "stuff" classes, all
             other models have its "thing" classes.
 
     Returns:
-        ``dataset``, the names given; and if the data set has class names, ``class_names`` in the
-        order of the model's classes, ``category_ids`` of the same classes in annotations and
-        results, and ``class_colors``, RGB in [0, 255], if it has them. Without ids of its own, a
-        data set counts its things from 1 and its stuff from 0, as Detectron2 does.
+        ``dataset``, the given names. If the dataset has class names, also ``class_names`` in the
+        order of the model's classes, ``category_ids`` of these classes in annotations and results,
+        and ``class_colors``, RGB in [0, 255], if it has colors. A dataset without ids numbers its
+        things from 1 and its stuff from 0, as Detectron2 does.
     """
     names = [names] if isinstance(names, str) else list(names)
     found: dict[str, Any] = {"dataset": names[0] if len(names) == 1 else names}
-    # MetadataCatalog.get creates what it does not find.
+    # MetadataCatalog.get would create a missing entry.
     known: Any = MetadataCatalog.get(names[0]) if names[0] in MetadataCatalog.list() else {}
     kind = "stuff" if is_semantic(model) else "thing"
     classes = known.get(f"{kind}_classes")
@@ -71,15 +87,15 @@ def _category_ids(
 
 
 def check_class_names(metadata: Mapping[str, Any], model: nn.Module, origin: str) -> None:
-    """Refuse class names that cannot be those of ``model``.
+    """Refuse class names that do not match the classes of ``model`` in number.
 
     Args:
         metadata: as :func:`class_metadata` returns it.
-        model: not wrapped.
-        origin: where the names are from, for the message.
+        model: not wrapped in DDP.
+        origin: source of the names, for the message.
 
     Raises:
-        ValueError: no names, or not as many as the model has classes.
+        ValueError: no names, or another number of them.
     """
     names, expected = metadata.get("class_names"), number_of_classes(model)
     if names is None:
@@ -92,7 +108,7 @@ def check_class_names(metadata: Mapping[str, Any], model: nn.Module, origin: str
 
 
 def number_of_classes(model: nn.Module) -> int:
-    """How many classes a model of Detectron2 tells apart, background not among them."""
+    """Return the number of classes of a Detectron2 model, without background."""
     if is_semantic(model):
         head: Any = model.sem_seg_head
         return head.predictor.out_channels
@@ -101,33 +117,33 @@ def number_of_classes(model: nn.Module) -> int:
 
 
 def is_semantic(model: nn.Module) -> bool:
-    """Whether it is a ``SemanticSegmentor``, maybe wrapped in DDP."""
+    """Return whether ``model`` is a ``SemanticSegmentor``, also if wrapped in DDP."""
     if isinstance(model, DistributedDataParallel):
         model = model.module
     return isinstance(model, SemanticSegmentor)
 
 
 class StrictCheckpointer(DetectionCheckpointer):
-    """Loads a checkpoint that fits the model, and refuses one that does not.
+    """Checkpointer that refuses checkpoints which do not fit the model.
 
-    Detectron2 leaves out what does not fit with a warning, so that a model with random heads is
-    trained, or scored near 0 AP. Torchvision's ResNet weights are converted on the way, and those
-    of ResNeSt under timm's and mmdet's names.
+    Detectron2 only warns about weights that do not fit, so that a model with random heads is
+    trained, or scored near 0 AP. Weights of pretrained backbones are converted, see
+    :data:`~d2_seesaw.checkpoint.pretrained.CONVERTERS`.
 
-    A model that goes on from another one and adds to it, such as
-    :class:`~d2_seesaw.modeling.DualHeadRCNN`, says what it adds in ``added_keys``. It has to start
-    from a checkpoint that lacks these keys, all of them or none, and no other.
+    A model that extends a trained one, such as :class:`~d2_seesaw.modeling.DualHeadRCNN`, lists its
+    new weights in ``added_keys``. It must start from a checkpoint that has all other weights, and
+    either all or none of these.
 
     Args:
-        model: maybe wrapped in DDP.
-        save_dir: folder of this run's checkpoints.
-        require_all: also refuse a checkpoint that lacks weights of the model, as for evaluation;
-            without it, pretrained backbones are fine.
+        model: may be wrapped in DDP.
+        save_dir: folder for the checkpoints.
+        require_all: also refuse a checkpoint that lacks weights of the model, as for evaluation.
+            Without it, pretrained backbones are accepted.
         allow_partial: warn instead, as Detectron2 does.
-        metadata: saved beside the weights under that name, see
-            :func:`~d2_seesaw.checkpoint.class_metadata`. Plain values only, so that the file loads
-            without running code. ``load`` returns that of the file, as it does with all extras.
-        checkpointables: what else is saved and resumed, such as the trainer.
+        metadata: saved with the weights, see :func:`~d2_seesaw.checkpoint.class_metadata`. Plain
+            values only, so that loading runs no code. ``load`` returns the metadata of the file
+            among its extras.
+        checkpointables: further objects that are saved and resumed, such as the trainer.
     """
 
     def __init__(
@@ -150,30 +166,33 @@ class StrictCheckpointer(DetectionCheckpointer):
 
         Args:
             path: file or URL; if empty, nothing is loaded.
-            checkpointables: names of what else is loaded from it; None is all there is.
+            checkpointables: names of the further objects to load; None loads all.
 
         Raises:
-            ValueError: what does not fit, all of it in one message; no ``path`` for a model that
-                goes on from another one.
+            ValueError: weights that do not fit, all in one message; no ``path`` for a model that
+                extends a trained one.
         """
         if not path and _added_keys(self.model):
             raise ValueError(
-                f"{type(self.model).__name__} goes on from a trained model: give its checkpoint, "
+                f"{type(self.model).__name__} extends a trained model: give its checkpoint, "
                 "train.init_checkpoint=MODEL.pth"
             )
         return super().load(path, checkpointables)
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """As the base class, with the metadata."""
-        extras = {METADATA: self.metadata} if self.metadata else {}
-        super().save(name, **extras, **kwargs)
+        """Write ``name.pth`` as the base class does, but atomically and with the metadata."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        file = f"{name}.pth"
+        path = os.path.join(self.save_dir, file)
+        self.logger.info("Saving checkpoint to %s", path)
+        states = {key: part.state_dict() for key, part in self.checkpointables.items()}
+        save_weights(path, self.model.state_dict(), self.metadata, **(states | kwargs))
+        self.tag_last_checkpoint(file)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         loaded = super()._load_file(filename)
-        if is_torchvision_resnet(loaded["model"]):
-            loaded["model"] = convert_torchvision_resnet(loaded["model"], self.model.state_dict())
-        elif is_resnest(state := loaded["model"].get("state_dict", loaded["model"])):
-            loaded["model"] = convert_resnest(state, self.model.state_dict())
+        loaded["model"] = convert_pretrained(loaded["model"], self.model.state_dict())
         return loaded
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
@@ -196,8 +215,8 @@ class StrictCheckpointer(DetectionCheckpointer):
                 + _number_of_classes(incompatible.incorrect_shapes)
                 + ":\n"
                 + "\n".join(problems)
-                + "\ntrain.allow_partial_checkpoint=True loads what fits and leaves the rest as it "
-                "was initialised"
+                + "\ntrain.allow_partial_checkpoint=True loads the weights that fit and leaves the "
+                "others at their initial values"
             )
         super()._log_incompatible_keys(incompatible)
 
@@ -215,7 +234,7 @@ def _added_keys(model: nn.Module) -> frozenset[str]:
 
 
 def _number_of_classes(incorrect_shapes: list[tuple[str, tuple, tuple]]) -> str:
-    """A likely reason in words: another number of classes, read off the class counts or logits."""
+    """Return a hint at another number of classes, read from the class counts or logits."""
     for key, given, expected in incorrect_shapes:
         if key.endswith("class_counts"):
             return f": it was trained with {given[0] - 1} classes, the model has {expected[0] - 1}"

@@ -1,13 +1,13 @@
-"""mmdet's Seesaw models for Detectron2: names as rules, every tensor accounted for.
+"""Conversion of mmdet's Seesaw models, by rules on the names that account for every tensor.
 
-No tensor is permuted or rescaled: both frameworks order the channels, anchors, box deltas and
-classes (LVIS category ids, ascending) alike. One value changes its type: mmdet counts the sampled
-RoIs of each class in float32, which are whole numbers and become the integers of ``class_counts``.
+No tensor is permuted or rescaled: both frameworks use the same order of channels, anchors, box
+deltas and classes (ascending LVIS category ids). One value changes its type: mmdet counts the
+sampled RoIs of each class in float32; ``class_counts`` holds the same whole numbers as integers.
 
-A .pth file is a pickle, and a pickle is a program. PyTorch's restricted reader builds tensors and
-plain containers and refuses everything else. Files of mmdet 3.x hold more than that: the history of
-the losses, in objects of mmengine and NumPy. Nobody needs it here, so the names of exactly those
-objects are given to an inert stand-in; nothing of theirs is imported or called.
+A .pth file is a pickle, which can run any code. PyTorch's restricted reader builds tensors and
+plain containers and refuses everything else. Files of mmdet 3.x also contain the history of the
+losses, as objects of mmengine and NumPy. It is not needed here, so exactly those names are mapped
+to an inert stand-in; nothing of these packages is imported or called.
 """
 
 import pickle
@@ -23,8 +23,8 @@ from torch import Tensor
 _AFFINE = "(weight|bias)"
 _NORM = "(weight|bias|running_mean|running_var)"
 
-# mmdet's whole key -> Detectron2's; the first rule that matches decides. ``<\1+2>`` is a sum. The
-# optional group ``(\.\d)?`` is the stage of a cascade, whose heads are lists in both frameworks.
+# mmdet's whole key -> Detectron2's; the first match decides. ``<\1+2>`` is a sum. The optional
+# group ``(\.\d)?`` is the stage of a cascade, whose heads are lists in both frameworks.
 RULES = (
     (r"backbone\.conv1\.weight", r"backbone.bottom_up.stem.conv1.weight"),
     (rf"backbone\.bn1\.{_NORM}", r"backbone.bottom_up.stem.conv1.norm.\1"),
@@ -89,17 +89,17 @@ def convert_mmdet(
 ) -> dict[str, Tensor]:
     """Rename the weights of an mmdet Mask R-CNN or Cascade Mask R-CNN (ResNet, FPN) to ours.
 
-    Models trained with Seesaw Loss bring their class counts, with which a training continues;
-    those trained with softmax have none.
+    Models trained with Seesaw Loss include their class counts, from which training continues;
+    models trained with softmax have none.
 
     Args:
         state: mmdet's state dict.
-        model_state: state dict of the model that will take the weights, maybe on the meta device;
-            with it, names and shapes are compared, both ways.
+        model_state: state dict of the target model, also on the meta device. If given, names and
+            shapes are compared in both directions.
 
     Raises:
-        ValueError: keys without a rule, without a partner in the model or in the file, of another
-            shape, or counts that are no counts; one error lists them all.
+        ValueError: keys without a rule or without a counterpart, other shapes, or invalid counts;
+            one error lists them all.
     """
     converted: dict[str, Tensor] = {}
     problems: list[str] = []
@@ -108,7 +108,7 @@ def convert_mmdet(
             continue
         name = rename(key)
         if name is None:
-            problems.append(f"{key}: no rule names its place in the model")
+            problems.append(f"{key}: no rule for this key")
         elif COUNTS.search(name) and (wrong := _wrong_counts(value)):
             problems.append(f"{key}: {wrong}")
         else:
@@ -124,7 +124,7 @@ def convert_mmdet(
 
 
 def rename(key: str) -> str | None:
-    """The name in our model of mmdet's ``key``; None if no rule covers it."""
+    """Return the name in our model of mmdet's ``key``; None if there is no rule for it."""
     for pattern, replacement in RULES:
         match = re.fullmatch(pattern, key)
         if match:
@@ -134,8 +134,8 @@ def rename(key: str) -> str | None:
 
 
 def _wrong_counts(counts: Tensor) -> str | None:
-    """What keeps ``(C + 1,)`` numbers from being counts, in words."""
-    # Up to 2 ** 53, far more than a training samples, every float64 is still an exact integer.
+    """Return a message if some of the ``(C + 1,)`` numbers are not counts, else None."""
+    # Float64 is exact for integers up to 2 ** 53, far more than a training samples.
     wrong = ~((counts >= 0) & (counts < 2**53) & (counts == counts.round()))
     if not wrong.any():
         return None
@@ -149,7 +149,7 @@ def _wrong_counts(counts: Tensor) -> str | None:
 def _misfits(
     converted: Mapping[str, Tensor], model_state: Mapping[str, Tensor], renamed: set[str | None]
 ) -> list[str]:
-    """Names and shapes in which weights and model differ, one line each."""
+    """Return one line for each name and shape in which weights and model differ."""
     problems = []
     for name, value in converted.items():
         if name not in model_state:
@@ -167,10 +167,10 @@ def _misfits(
 
 @dataclass(frozen=True)
 class MmdetModel:
-    """What the tensors tell of an mmdet model.
+    """Properties of an mmdet model that its tensors reveal.
 
     Attributes:
-        depth: of the ResNet, 50 or 101.
+        depth: depth of the ResNet, 50 or 101.
         cascade: Cascade Mask R-CNN rather than Mask R-CNN.
         num_classes: C, the number of foreground classes.
         seesaw: trained with Seesaw Loss (C + 2 logits) rather than softmax (C + 1).
@@ -183,13 +183,12 @@ class MmdetModel:
 
 
 def describe_mmdet(state: Mapping[str, Tensor]) -> MmdetModel:
-    """Read depth, architecture, classes and loss off an mmdet state dict.
+    """Read depth, architecture, number of classes and loss from an mmdet state dict.
 
-    Whether the mask predictor is normalised is not among them: its weights have the same names and
-    shapes either way.
+    A normalized mask predictor cannot be recognized: its weights have the same names and shapes.
 
     Raises:
-        ValueError: another model than (Cascade) Mask R-CNN on a ResNet 50 or 101.
+        ValueError: the model is not a (Cascade) Mask R-CNN on a ResNet 50 or 101.
     """
     blocks = {m[1] for key in state if (m := re.match(r"backbone\.layer3\.(\d+)\.", key))}
     depth = {6: 50, 23: 101}.get(len(blocks))
@@ -219,7 +218,7 @@ def describe_mmdet(state: Mapping[str, Tensor]) -> MmdetModel:
 
 
 class _StandIn:
-    """Takes the place of whatever the file names, and does nothing."""
+    """Inert replacement for the objects that a file names."""
 
     def __new__(cls, *args: object) -> "_StandIn":
         return super().__new__(cls)
@@ -230,11 +229,11 @@ class _StandIn:
 
 @dataclass(frozen=True)
 class MmdetFile:
-    """What we take from an mmdet checkpoint.
+    """Weights and config of an mmdet checkpoint.
 
     Attributes:
-        state: the model's weights under mmdet's names.
-        config: the text of the config it was trained with; empty if the file has none.
+        state: weights under mmdet's names.
+        config: text of the training config; empty if the file has none.
     """
 
     state: dict[str, Tensor]
@@ -245,23 +244,23 @@ def read_mmdet_file(path: str | Path, *, trust: bool = False) -> MmdetFile:
     """Read a checkpoint of mmdet 2.x or 3.x.
 
     Args:
-        path: of the .pth file.
-        trust: unpickle whatever is in the file, which may run any code; only for files whose origin
-            you trust. Such files may need mmengine or mmcv installed.
+        path: the .pth file.
+        trust: unpickle everything in the file, which may run any code; only for files from a source
+            you trust. Such files may need mmengine or mmcv.
 
     Raises:
-        ValueError: the file holds other objects than tensors and those known to be harmless, or no
+        ValueError: the file contains objects other than tensors and the known harmless ones, or no
             weights.
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {str(path)!r}")
+        raise FileNotFoundError(f"{str(path)!r} does not exist")
     try:
         loaded = _load(path, trust)
     except pickle.UnpicklingError as error:
         raise ValueError(_why_refused(path, error)) from error
     except ModuleNotFoundError as error:
-        raise ValueError(f"{path}: holds objects of {error.name!r}; install it first") from error
+        raise ValueError(f"{path}: contains objects of {error.name!r}; install it first") from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict) or not state or not _are_tensors(state):
         raise ValueError(f"{path}: expected a checkpoint of mmdet, with weights in 'state_dict'")
@@ -278,9 +277,9 @@ def _load(path: str | Path, trust: bool) -> Any:
 def _why_refused(path: str | Path, error: Exception) -> str:
     names = sorted(set(re.findall(r"GLOBAL ([\w.]+)", str(error))))
     return (
-        f"{path}: holds other objects than tensors{': ' if names else ''}{', '.join(names)}. To "
-        "read them is to run code from the file, so it was not done. If you trust whoever made "
-        "the file, allow it explicitly: --trust on the command line, trust=True in Python"
+        f"{path}: contains objects other than tensors{': ' if names else ''}{', '.join(names)}. "
+        "Reading them would run code from the file. If you trust its source, allow it explicitly: "
+        "--trust on the command line, trust=True in Python"
     )
 
 
@@ -289,7 +288,7 @@ def _are_tensors(state: dict[Any, Any]) -> bool:
 
 
 def _config_text(meta: Any) -> str:
-    """``meta.config`` of mmdet 2.x or ``meta.cfg`` of 3.x."""
+    """Return ``meta.config`` of mmdet 2.x or ``meta.cfg`` of 3.x."""
     if not isinstance(meta, dict):
         return ""
     text = meta.get("cfg", meta.get("config", ""))

@@ -1,15 +1,16 @@
-"""Weights of torchvision and timm for the backbones: names as rules, every tensor accounted for.
+"""Conversion of pretrained backbones, by rules on the names that account for every tensor.
 
-A config names torchvision's as ``torchvision://ResNet50_Weights.IMAGENET1K_V1``, the name they have
-in torchvision. The model must then take RGB input and have the stride in the 3x3 convolutions.
+A config names torchvision's weights ``torchvision://ResNet50_Weights.IMAGENET1K_V1``, as
+torchvision does. The model must then take RGB input and have the stride in the 3x3 convolutions.
 
-ResNeSt weights are timm's, its authors' or mmdet's. The authors' names are timm's; mmdet counts the
-layers of the stem through and puts ``backbone.`` before them.
+ResNeSt weights come from timm, from its authors or from mmdet. The authors use timm's names; mmdet
+numbers the layers of the stem consecutively and prefixes ``backbone.``.
 """
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from detectron2.utils.file_io import PathManager
@@ -35,13 +36,13 @@ RESNEST_RULES = (
     (r"^stem\.(\d)\.", r"conv1.\1."),
 )
 RESNEST_SIGN = "layer1.0.conv2.fc1.weight"
-# A classifier has no place; the offsets of deformable convolutions are in no weights of ImageNet.
+# Detectors have no classifier; ImageNet models have no offsets of deformable convolutions.
 RESNEST_UNUSED = re.compile(r"^fc\.|\.num_batches_tracked$")
 RESNEST_NEW = re.compile(r"\.conv_offset\.|\.num_batches_tracked$")
 
 
 def is_torchvision_resnet(state: Mapping[str, object]) -> bool:
-    """Whether these are the weights of a torchvision ResNet, going by their names."""
+    """Return whether ``state`` is a torchvision ResNet, judged by its names."""
     return {"conv1.weight", "bn1.weight", "layer4.0.conv1.weight"} <= state.keys()
 
 
@@ -55,8 +56,8 @@ def convert_torchvision_resnet(
         model_keys: keys of the model's state dict; the backbone is found among them.
 
     Raises:
-        ValueError: the model has no ResNet, or one of another depth or kind; all keys that lack a
-            partner are listed.
+        ValueError: the model has no ResNet, or one of another depth or kind; the message lists all
+            keys without a counterpart.
     """
     model_keys = set(model_keys)
     stems = [key for key in model_keys if key.endswith("stem.conv1.weight")]
@@ -83,7 +84,7 @@ def _rename(key: str) -> str:
 
 
 class TorchvisionHandler(PathHandler):
-    """Opens ``torchvision://`` names: downloads the file once, into torch's hub cache."""
+    """Handler of ``torchvision://`` names, which downloads a file once, into torch's hub cache."""
 
     def _get_supported_prefixes(self) -> list[str]:
         return [PREFIX]
@@ -125,7 +126,7 @@ PathManager.register_handler(TorchvisionHandler(), allow_override=True)
 
 
 def is_resnest(state: Mapping[str, object]) -> bool:
-    """Whether these are the weights of a ResNeSt alone, going by their names."""
+    """Return whether ``state`` is a ResNeSt without a detector, judged by its names."""
     return RESNEST_SIGN in {_resnest_name(key) for key in state} and not any(
         key.startswith(("neck.", "rpn_head.", "roi_head.")) for key in state
     )
@@ -139,8 +140,8 @@ def convert_resnest(state: Mapping[str, Tensor], model_keys: Iterable[str]) -> d
         model_keys: keys of the model's state dict; the backbone is found among them.
 
     Raises:
-        ValueError: the model has no ResNeSt, or one of another depth; all keys that lack a partner
-            are listed.
+        ValueError: the model has no ResNeSt, or one of another depth; the message lists all keys
+            without a counterpart.
     """
     model_keys = set(model_keys)
     prefixes = [key.removesuffix(RESNEST_SIGN) for key in model_keys if key.endswith(RESNEST_SIGN)]
@@ -164,3 +165,30 @@ def _resnest_name(key: str) -> str:
     for pattern, replacement in RESNEST_RULES:
         key = re.sub(pattern, replacement, key)
     return key
+
+
+Recognizer = Callable[[Mapping[str, Any]], bool]
+Converter = Callable[[Mapping[str, Tensor], Iterable[str]], dict[str, Tensor]]
+
+CONVERTERS: tuple[tuple[Recognizer, Converter], ...] = (
+    (is_torchvision_resnet, convert_torchvision_resnet),
+    (is_resnest, convert_resnest),
+)
+"""Pairs of recognizer and converter of a state dict; the first recognizer that matches decides."""
+
+
+def convert_pretrained(loaded: dict[str, Any], model_keys: Iterable[str]) -> dict[str, Any]:
+    """Rename the weights of a pretrained backbone, if one of :data:`CONVERTERS` recognizes them.
+
+    Args:
+        loaded: a state dict, or a checkpoint of mmdet with one in ``state_dict``.
+        model_keys: keys of the model's state dict.
+
+    Raises:
+        ValueError: the backbone does not fit the model.
+    """
+    state = loaded.get("state_dict", loaded)
+    for recognizes, convert in CONVERTERS:
+        if recognizes(state):
+            return convert(state, model_keys)
+    return loaded

@@ -1,11 +1,10 @@
-"""What train_net.py needs beyond Detectron2: strict configs, trainer, schedules, trackers."""
+"""Parts of training that Detectron2 lacks: strict configs, trainer, schedules, trackers."""
 
 from d2_seesaw.engine.config import (
     ConfigError,
     apply_overrides,
     check_config,
     load_config,
-    train_options,
 )
 from d2_seesaw.engine.ema import EMAHook
 from d2_seesaw.engine.schedule import (
@@ -20,6 +19,7 @@ from d2_seesaw.engine.trackers import (
     check_trackers,
     tracking_writers,
 )
+from d2_seesaw.engine.train_options import train_options
 from d2_seesaw.engine.trainer import Trainer, compile_parts
 
 __all__ = [

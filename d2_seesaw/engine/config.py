@@ -1,12 +1,13 @@
-"""LazyConfig that refuses what nobody reads: a misspelt key is an error, not a silent default.
+"""Strict LazyConfig: an unknown key is an error instead of a silent default.
 
-A key is known if the config holds it already or if what it belongs to takes it: the ``train``
-options, or the signature behind a ``LazyCall``. Everything is checked before anything is built.
+A key is known if the config already has it, or if its parent accepts it: the ``train`` options, or
+the signature behind a ``LazyCall``. Everything is checked before anything is built.
 """
 
 import builtins
 import importlib.util
 import inspect
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from detectron2.config import LazyConfig
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from d2_seesaw.engine.train_options import train_options
 from d2_seesaw.utils.text import did_you_mean
 
 TOP_LEVEL = ("model", "dataloader", "optimizer", "lr_multiplier", "train", "tta")
 
-# What calls Detectron2's extension module. Deformable convolutions of d2_seesaw.layers do not.
+# Names that need Detectron2's extension module. The deformable convolutions of d2_seesaw do not.
 NEED_COMPILED = {
     "DeformBottleneckBlock",
     "DeformConv",
@@ -33,98 +35,11 @@ NEED_COMPILED = {
 }
 
 
-def train_options(**changes: Any) -> dict[str, Any]:
-    """A fresh ``train`` dictionary for a config.
-
-    Keys, beyond those of Detectron2's LazyConfig trainer:
-
-    - ``epochs`` or ``max_iter``: the length of training, in passes over the (repeated) data or in
-      steps; ``max_iter`` wins. Iterations follow from epochs once the data is loaded.
-    - ``device``: ``"auto"`` is the GPU if there is one, else the CPU.
-    - ``amp``: ``dtype`` is ``"float16"`` (with loss scaling) or ``"bfloat16"``. Weights stay in
-      float32. On the same RoIs, losses and scores stay within 0.5 % and 5 % of full precision's.
-    - ``ema``: an exponential moving average of the weights, beside those that are trained, which
-      stay the same to the bit. Evaluations during training score both, the average as ``ema/...``;
-      ``model_final_ema.pth`` is the average as a model of its own, for ``--eval-only``. A larger
-      ``decay`` averages over more steps, about ``1 / (1 - decay)``; with ``warmup`` it grows to its
-      value from 0.1.
-    - ``compile``: ``torch.compile`` of the submodules in ``parts``, with its ``backend``, ``mode``
-      and ``dynamic``; null is torch's default. ``backbone`` has the neck in it. Checkpoints fit
-      with and without; losses and scores stay within 1e-5, gradients within 1 % of their norm.
-    - ``clip_grad``: ``max_norm`` of all gradients together, ``max_value`` of each entry; null is
-      off.
-    - ``accumulate_steps``: batches whose gradients are averaged before each update.
-    - ``reference_world_size``: the number of GPUs the recipe is written for; ``--auto-scale-lr``
-      scales from it.
-    - ``allow_partial_checkpoint``: train from, or evaluate, a checkpoint that does not fit the
-      whole model; what does not fit stays at its initial values.
-    - ``wandb``, ``mlflow``: experiment trackers that get the config, losses and metrics beside
-      TensorBoard; see :class:`~d2_seesaw.engine.WandbWriter` and
-      :class:`~d2_seesaw.engine.MLflowWriter`. ``--resume`` goes on with the same run.
-    - ``seed``: negative for a random one.
-
-    Args:
-        changes: top-level keys to set to something else.
-
-    Raises:
-        TypeError: a key that is not one of these.
-    """
-    options = {
-        "output_dir": "output",
-        "init_checkpoint": "",
-        "allow_partial_checkpoint": False,
-        "epochs": None,
-        "max_iter": None,
-        "reference_world_size": 8,
-        "accumulate_steps": 1,
-        "amp": {"enabled": False, "dtype": "float16"},
-        "ema": {"enabled": False, "decay": 0.9998, "warmup": True},
-        "compile": {
-            "enabled": False,
-            "parts": ["backbone"],
-            "backend": "inductor",
-            "mode": None,
-            "dynamic": None,
-        },
-        "clip_grad": {"max_norm": None, "max_value": None},
-        "ddp": {
-            "broadcast_buffers": False,
-            "find_unused_parameters": False,
-            "fp16_compression": False,
-        },
-        "checkpointer": {"period": 5000, "max_to_keep": 3},
-        "wandb": {
-            "enabled": False,
-            "project": "d2_seesaw",
-            "name": None,
-            "entity": None,
-            "tags": [],
-            "mode": None,
-        },
-        "mlflow": {
-            "enabled": False,
-            "tracking_uri": None,
-            "experiment": "d2_seesaw",
-            "name": None,
-        },
-        "eval_period": 0,
-        "log_period": 20,
-        "device": "auto",
-        "seed": -1,
-        "cudnn_benchmark": False,
-        "float32_precision": "",
-    }
-    unknown = changes.keys() - options.keys()
-    if unknown:
-        raise TypeError(f"unknown train options {sorted(unknown)}; known: {sorted(options)}")
-    return options | changes
-
-
 def target_of(node: Mapping[str, Any]) -> Callable[..., Any]:
-    """The callable that ``node["_target_"]`` is or names.
+    """Return the callable that ``node["_target_"]`` is or names.
 
     Raises:
-        ValueError: nothing can be imported under that name.
+        ValueError: the name cannot be imported.
     """
     target = node["_target_"]
     if isinstance(target, str):
@@ -136,9 +51,9 @@ def target_of(node: Mapping[str, Any]) -> Callable[..., Any]:
 
 
 def accepted_keywords(target: Callable[..., Any]) -> set[str] | None:
-    """Names of the keywords ``target`` takes; None if it takes any.
+    """Return the names of the keywords that ``target`` accepts; None if it accepts any.
 
-    A constructor that passes ``**options`` on to its base class takes the keywords of both.
+    A constructor with ``**options`` also accepts the keywords of its base class.
     """
     if not inspect.isclass(target):
         return _named(target)
@@ -164,21 +79,23 @@ def _named(function: Callable[..., Any], *, skip_any: bool = False) -> set[str] 
 
 
 class ConfigError(ValueError):
-    """A config, or a change to it, that would not do what it says."""
+    """Error in a config or an override."""
 
 
 def load_config(path: str, overrides: list[str] | None = None) -> DictConfig:
     """Load a config file, apply ``key=value`` overrides and check every key.
 
+    If ``train.output_dir`` is not set, it becomes ``output/`` and the :func:`config_name`.
+
     Args:
-        path: of a ``.py`` or ``.yaml`` config. Both are programs: load only those you trust.
+        path: a ``.py`` or ``.yaml`` config. Both are programs: load only those you trust.
         overrides: in Hydra's grammar; ``key=value`` changes or sets a known key, ``+key=value``
-            adds one that is not known.
+            adds an unknown one.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ConfigError: a YAML file that cannot be read or is empty, an unknown key, naming the nearest
-            known one, or a part of Detectron2 that is not there because it was not compiled.
+        FileNotFoundError: the file does not exist.
+        ConfigError: a YAML file that cannot be read or is empty, an unknown key, with the nearest
+            known one, or a part that needs Detectron2's extension module where it is missing.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"config file {path!r} does not exist{_nearest_file(path)}")
@@ -186,20 +103,33 @@ def load_config(path: str, overrides: list[str] | None = None) -> DictConfig:
     try:
         cfg: Any = LazyConfig.load(str(path))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())  # of several lines
+        reason = " ".join(str(error).split())  # it has several lines
         raise ConfigError(f"config {str(path)!r} cannot be read: {reason}") from error
     finally:
         # Detectron2 leaves Python's import patched when a config raises.
         builtins.__import__ = unpatched_import
-    if not cfg and Path(path).suffix != ".py":  # which may only register data sets
+    if not cfg and Path(path).suffix != ".py":  # a .py file may only register datasets
         raise ConfigError(f"config {str(path)!r} is empty")
     check_config(cfg)
     if "train" in cfg:
-        # What the config of an earlier version does not say is as it was then: the default.
+        # Options that are newer than the config have their default values.
         cfg.train = OmegaConf.merge(train_options(), cfg.train)
     cfg = apply_overrides(cfg, overrides or [])
+    if "train" in cfg and not cfg.train.output_dir:
+        cfg.train.output_dir = f"output/{config_name(path)}"
     check_compiled_parts(cfg)
     return cfg
+
+
+def config_name(path: str | os.PathLike[str]) -> str:
+    """Return the path of a config below the nearest folder named ``configs``, without its suffix.
+
+    A config in no such folder is named by its stem. ``configs/lvis_v1/x.py`` is ``lvis_v1/x``,
+    ``/home/me/y.py`` is ``y``.
+    """
+    file = Path(os.path.abspath(path)).with_suffix("")
+    folder = next((parent for parent in file.parents if parent.name == "configs"), file.parent)
+    return file.relative_to(folder).as_posix()
 
 
 def _nearest_file(path: str) -> str:
@@ -209,10 +139,10 @@ def _nearest_file(path: str) -> str:
 
 
 def check_config(cfg: DictConfig) -> None:
-    """Refuse keys that nothing reads, anywhere in ``cfg``.
+    """Refuse unknown keys anywhere in ``cfg``.
 
     Raises:
-        ConfigError: naming the key and the nearest known one.
+        ConfigError: an unknown key, with the nearest known one.
     """
     for key in cfg:
         if key not in TOP_LEVEL:
@@ -244,10 +174,10 @@ def _check_train(given: Mapping[str, Any], known: Mapping[str, Any], path: str) 
 
 
 def check_compiled_parts(cfg: DictConfig) -> None:
-    """Refuse parts of Detectron2 that need its extension module, where it was not compiled.
+    """Refuse parts that need Detectron2's extension module if it was not compiled.
 
     Raises:
-        ConfigError: naming the part, and how to get a Detectron2 that has it.
+        ConfigError: such a part, with the command that installs a compiled Detectron2.
     """
     if importlib.util.find_spec("detectron2._C") is not None:
         return
@@ -261,7 +191,7 @@ def check_compiled_parts(cfg: DictConfig) -> None:
 
 
 def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Yield each value below ``node`` that is not a container, without following interpolations."""
+    """Yield path and value of each leaf below ``node``, without following interpolations."""
     if isinstance(node, DictConfig | ListConfig):
         if node._is_none() or node._is_missing() or node._is_interpolation():
             return
@@ -273,7 +203,7 @@ def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _call_nodes(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
-    """All ``LazyCall`` nodes below ``node``, without following interpolations."""
+    """Yield path and node of each ``LazyCall`` below ``node``, without following interpolations."""
     if isinstance(node, DictConfig):
         if node._is_none() or node._is_missing() or node._is_interpolation():
             return
@@ -290,7 +220,7 @@ def apply_overrides(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     """Change ``cfg`` in place by Hydra-style overrides, refusing unknown keys.
 
     Raises:
-        ConfigError: a key that is not known, an override that cannot be read or a deletion.
+        ConfigError: an unknown key, an override that cannot be read, or a deletion.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -310,7 +240,7 @@ def apply_overrides(cfg: DictConfig, overrides: list[str]) -> DictConfig:
 
 
 def _check_key(cfg: DictConfig, key: str) -> None:
-    """Refuse a dotted key that is neither in ``cfg`` nor known to what it belongs to."""
+    """Refuse a dotted key that is neither in ``cfg`` nor accepted by its parent."""
     node: Any = cfg
     parts = key.replace("[", ".").replace("]", "").split(".")
     for depth, part in enumerate(parts):
@@ -351,7 +281,7 @@ def _did_you_mean_below(path: str, key: object, known: Iterable[Any], rest: str 
 
 
 def _elsewhere(cfg: DictConfig, key: str) -> str:
-    """A hint at a key of (nearly) that name in another place of the config."""
+    """Return a hint at a key of the same or a similar name elsewhere in the config."""
     places: dict[str, str] = {}
     for path, node in [("train", cfg.get("train", {})), *_call_nodes(cfg, "")]:
         places = {str(k): f"{path}.{k}" for k in node if k != "_target_"} | places

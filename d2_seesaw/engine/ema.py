@@ -1,7 +1,7 @@
 """Exponential moving average (EMA) of the weights during training.
 
-Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992. The start is
-that of TensorFlow's ``tf.train.ExponentialMovingAverage``.
+Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992. The warm-up is
+the same as in TensorFlow's ``tf.train.ExponentialMovingAverage``.
 """
 
 import copy
@@ -18,32 +18,34 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.hooks import RemovableHandle
 
+from d2_seesaw.checkpoint import save_weights
+
 
 class EMAHook(HookBase):
-    r"""Averages the weights after each optimiser step, and saves the average when training ends.
+    r"""Hook that averages the weights after each optimizer step and saves the average at the end.
 
     .. math::
         \bar w_t = d_t \bar w_{t-1} + (1 - d_t) w_t, \quad
         d_t = \min\left(d, \frac{t}{t + 9}\right), \quad t = 1, 2, \dots
 
-    The growing :math:`d_t` keeps the random start of a training out of its average. Trained
-    parameters and floating-point buffers, such as the statistics of batch norm, are averaged;
-    frozen parameters and integer buffers, such as the class counts of Seesaw Loss, are copied.
+    The growing :math:`d_t` keeps the random initial weights out of the average. Trained parameters
+    and floating-point buffers, such as the statistics of batch norm, are averaged; frozen
+    parameters and integer buffers, such as the class counts of Seesaw Loss, are copied.
 
-    Batches that are accumulated make one step together, and a step that float16's loss scale leaves
-    out is none. Ranks do not communicate: they average weights that are equal on all of them. The
-    average is saved and resumed with the trainer.
+    Accumulated batches count as one step. Steps that float16's loss scaling skips do not count.
+    Ranks do not communicate: the weights that they average are equal. The average is saved and
+    resumed with the trainer.
 
     Args:
-        model: maybe wrapped in DDP; its weights are only read.
-        output_dir: gets ``model_final_ema.pth``, which loads like any checkpoint of the model.
+        model: may be wrapped in DDP; its weights are only read.
+        output_dir: folder for ``model_final_ema.pth``, which loads like any checkpoint.
         decay: d, in [0, 1); 0 makes the average equal to the weights.
         warmup: False for :math:`d_t = d` from the first step on.
-        metadata: saved beside the weights in that file, like in the checkpoints.
+        metadata: class metadata, saved in that file as in the checkpoints.
 
     Attributes:
         averaged: a second model with the averaged weights, in evaluation mode.
-        steps: t, the optimiser steps averaged so far.
+        steps: t, the number of optimizer steps averaged so far.
 
     Raises:
         ValueError: a decay out of range.
@@ -73,19 +75,19 @@ class EMAHook(HookBase):
         """Start from the weights that have been loaded, unless an average has been resumed."""
         if self.steps == 0:
             self.averaged.load_state_dict(self.model.state_dict())
-        # Called for the steps that are taken, and before any other hook can look at the average.
+        # This runs for the steps that are taken, before any other hook can read the average.
         trainer: Any = self.trainer
         self._registered = trainer.optimizer.register_step_post_hook(self._after_optimizer)
 
     def _after_optimizer(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        # A fused optimiser is called after an overflow as well, and leaves out the step by itself.
+        # A fused optimizer is also called after an overflow and skips the step itself.
         overflow = getattr(optimizer, "found_inf", None)
         if overflow is None or not overflow.item():
             self.update()
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the average towards the weights as they are now."""
+        """Move the average towards the current weights."""
         self.steps += 1
         decay = min(self.decay, self.steps / (self.steps + 9)) if self.warmup else self.decay
         averages, weights = [], []
@@ -98,7 +100,7 @@ class EMAHook(HookBase):
         get_ema_multi_avg_fn(decay)(averages, weights, self.steps)
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor, bool]]:
-        """Each tensor of the average with that of the model, and whether it is averaged."""
+        """Yield each tensor of the average, that of the model, and whether it is averaged."""
         to = chain(self.averaged.parameters(), self.averaged.buffers())
         of = chain(self.model.parameters(), self.model.buffers())
         for average, weight in zip(to, of, strict=True):
@@ -109,19 +111,18 @@ class EMAHook(HookBase):
         """Write the file of the average after the last step."""
         if self.trainer.iter + 1 == self.trainer.max_iter and comm.is_main_process():
             path = Path(self.output_dir) / "model_final_ema.pth"
-            extras = {"metadata": self.metadata} if self.metadata else {}
-            torch.save({"model": self.averaged.state_dict(), **extras}, path)
+            save_weights(path, self.averaged.state_dict(), self.metadata)
 
     def after_train(self) -> None:
-        """Let go of the optimiser."""
+        """Remove the hook on the optimizer."""
         if self._registered is not None:
             self._registered.remove()
 
     def state_dict(self) -> dict[str, Any]:
-        """The average, and over how many steps."""
+        """Return the average and its number of steps."""
         return {"model": self.averaged.state_dict(), "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with an average that was saved."""
+        """Continue a saved average."""
         self.averaged.load_state_dict(state["model"])
         self.steps = state["steps"]

@@ -1,4 +1,4 @@
-"""Start one process per GPU, or per CPU rank, or join those that torchrun has started."""
+"""Launch of one process per GPU or CPU rank, or under torchrun."""
 
 import argparse
 import os
@@ -42,11 +42,11 @@ def argument_parser() -> argparse.ArgumentParser:
 def launch_training(main: Callable[..., Any], args: argparse.Namespace) -> None:
     """Call ``main(args)`` on every rank.
 
-    Without a GPU, ``--num-gpus N`` starts N processes on the CPU that talk over gloo. Under
+    Without a GPU, ``--num-gpus N`` starts N processes on the CPU that communicate over gloo. Under
     torchrun, ``--num-gpus`` and ``--num-machines`` follow from torchrun.
 
     Raises:
-        ValueError: more GPUs than there are, or several machines without an address.
+        ValueError: more GPUs than the machine has, or several machines without an address.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _join_torchrun(main, args)
@@ -79,15 +79,15 @@ def _join_torchrun(main: Callable[..., Any], args: argparse.Namespace) -> None:
         comm.synchronize()
         main(args)
     finally:
-        # Detectron2 keeps its groups for good, and one that is still there when Python ends, after
-        # it has been destroyed, aborts the process.
+        # Detectron2 never releases its groups. A destroyed one that still exists when Python exits
+        # aborts the process.
         comm._get_global_gloo_group.cache_clear()
         comm._LOCAL_PROCESS_GROUP = None
         dist.destroy_process_group()
 
 
 def _share_cores(ranks: int) -> None:
-    """Give each CPU rank its share of the cores: all of them each would be many times slower."""
+    """Give each CPU rank its share of the cores; sharing all of them is many times slower."""
     if ranks > 1 and not torch.cuda.is_available():
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // ranks)))

@@ -1,8 +1,8 @@
-"""Learning-rate multipliers, and linear scaling of a recipe to the number of GPUs there is.
+"""Learning-rate multipliers, and linear scaling of a recipe to the number of GPUs.
 
-Warm-up is given in steps, whatever the length of training. Scaling is that of Goyal et al.,
-"Accurate, Large Minibatch SGD", arXiv 1706.02677: with k times the batch, take k times the learning
-rate and a k-th of the steps.
+The warm-up is given in steps, independent of the length of training. Scaling follows Goyal et al.,
+"Accurate, Large Minibatch SGD", arXiv 1706.02677: k times the batch, k times the learning rate, 1 /
+k of the steps.
 """
 
 from collections.abc import Sequence
@@ -34,14 +34,14 @@ def multi_step_with_warmup(
     warmup_iters: int = 500,
     warmup_factor: float = 1e-3,
 ) -> ParamScheduler:
-    """Linear warm-up, then a factor of ``gamma`` at each milestone but the last, which is the end.
+    """Return a linear warm-up, then a factor of ``gamma`` at each milestone but the last, the end.
 
     Args:
-        milestones: in any unit, increasing, such as epochs ``[16, 22, 24]``.
-        max_iter: steps of the whole training.
+        milestones: increasing, in any unit, such as epochs ``[16, 22, 24]``.
+        max_iter: number of training steps.
         gamma: factor on the learning rate at a milestone.
-        warmup_iters: steps of the warm-up.
-        warmup_factor: multiplier at its first step.
+        warmup_iters: number of warm-up steps.
+        warmup_factor: multiplier at the first step.
 
     Raises:
         ValueError: no ``max_iter``, or milestones that do not increase.
@@ -59,12 +59,12 @@ def multi_step_with_warmup(
 def cosine_with_warmup(
     *, max_iter: int | None, warmup_iters: int = 500, warmup_factor: float = 1e-3
 ) -> ParamScheduler:
-    """Linear warm-up, then half a cosine down to 0 at the end.
+    """Return a linear warm-up, then half a cosine down to 0 at the end.
 
     Args:
-        max_iter: steps of the whole training.
-        warmup_iters: steps of the warm-up.
-        warmup_factor: multiplier at its first step.
+        max_iter: number of training steps.
+        warmup_iters: number of warm-up steps.
+        warmup_factor: multiplier at the first step.
 
     Raises:
         ValueError: no ``max_iter``.
@@ -79,13 +79,13 @@ def polynomial_with_warmup(
     warmup_iters: int = 500,
     warmup_factor: float = 1e-3,
 ) -> ParamScheduler:
-    """Linear warm-up, then ``(1 - progress) ** power`` down to 0 at the end, as DeepLab trains.
+    """Return a linear warm-up, then ``(1 - progress) ** power`` down to 0, as in DeepLab.
 
     Args:
-        max_iter: steps of the whole training.
+        max_iter: number of training steps.
         power: 1 is a straight line.
-        warmup_iters: steps of the warm-up.
-        warmup_factor: multiplier at its first step.
+        warmup_iters: number of warm-up steps.
+        warmup_factor: multiplier at the first step.
 
     Raises:
         ValueError: no ``max_iter``.
@@ -107,17 +107,17 @@ def _with_warmup(
 def scale_to_world_size(cfg: DictConfig, world_size: int) -> list[tuple[str, Any, Any]]:
     """Scale batch, learning rate and lengths in place by ``world_size / reference_world_size``.
 
-    The number of epochs stays, and so does the batch of each GPU.
+    The number of epochs and the batch of each GPU do not change.
 
     Args:
-        cfg: with ``train.reference_world_size``.
-        world_size: ranks that will train.
+        cfg: a config with ``train.reference_world_size``.
+        world_size: number of ranks.
 
     Returns:
-        ``(key, before, after)`` of each changed value; empty where nothing changes.
+        ``(key, before, after)`` of each changed value; empty if nothing changes.
 
     Raises:
-        ValueError: a batch that the factor does not leave whole, or no reference to scale from.
+        ValueError: a scaled batch that is not a whole number, or an invalid reference.
     """
     reference = cfg.train.reference_world_size
     if reference < 1:
@@ -150,9 +150,9 @@ def _whole_batch(batch: int, world_size: int, reference: int) -> int:
 
 
 def format_changes(changes: list[tuple[str, Any, Any]], reference: int, world_size: int) -> str:
-    """The changes as a table of the values before and after."""
+    """Return the changes as a table of the values before and after."""
     if not changes:
-        return f"The recipe is written for {reference} GPUs, as many as there are: nothing scaled"
+        return f"The recipe is written for {reference} GPUs, the number in use: nothing scaled"
     width = max(len(key) for key, _, _ in changes)
     rows = [f"  {key:<{width}}  {before:>12g} -> {after:g}" for key, before, after in changes]
     return "\n".join([f"Scaled the recipe from {reference} to {world_size} GPUs:", *rows])

@@ -1,6 +1,6 @@
-"""Experiment trackers: Weights & Biases and MLflow get what Detectron2 writes for TensorBoard.
+"""Experiment trackers: Weights & Biases and MLflow get the scalars that TensorBoard gets.
 
-Both are optional packages, imported where a config switches them on.
+Both are optional packages, imported when a config enables them.
 """
 
 import importlib
@@ -18,6 +18,7 @@ from detectron2.utils.events import EventWriter, get_event_storage
 from omegaconf import DictConfig, OmegaConf
 
 from d2_seesaw.engine.config import ConfigError
+from d2_seesaw.utils.files import write_text
 
 # MLflow's limits on one call and on the length of one parameter.
 _MLFLOW_PARAMS_PER_CALL = 100
@@ -26,14 +27,15 @@ _NOT_IN_MLFLOW_NAMES = re.compile(r"[^\w./\- ]")
 
 
 def tracking_writers(cfg: DictConfig, *, resume: bool) -> list[EventWriter]:
-    """The trackers that ``cfg.train`` switches on. To be called on the main process alone.
+    """Return the trackers that ``cfg.train`` enables. Only the main process may call this.
 
     Args:
-        cfg: whose ``train.output_dir`` holds it as ``config.yaml``, which is what they are told.
-        resume: go on with the runs that this output folder has started, if it has any.
+        cfg: a config that is saved as ``config.yaml`` in its ``train.output_dir``; the trackers get
+            this file.
+        resume: continue the runs of this output folder, if there are any.
 
     Raises:
-        ImportError: the package of a tracker is not there, with the line that installs it.
+        ImportError: the package of a tracker is missing; the message has the command to install it.
     """
     writers: dict[str, Any] = {"wandb": WandbWriter, "mlflow": MLflowWriter}
     output_dir = cfg.train.output_dir
@@ -46,10 +48,10 @@ def tracking_writers(cfg: DictConfig, *, resume: bool) -> list[EventWriter]:
 
 
 def check_trackers(cfg: DictConfig) -> None:
-    """Refuse trackers whose packages are not there, before anything is built.
+    """Refuse trackers whose packages are missing, before anything is built.
 
     Raises:
-        ConfigError: naming the package, with the line that installs it.
+        ConfigError: a missing package, with the command to install it.
     """
     for name, _ in _switched_on(cfg):
         try:
@@ -59,17 +61,15 @@ def check_trackers(cfg: DictConfig) -> None:
 
 
 def _switched_on(cfg: DictConfig) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The trackers that ``cfg.train`` switches on, by package, with their other options."""
+    """Yield package and other options of each tracker that ``cfg.train`` enables."""
     for name in ("wandb", "mlflow"):
-        # A config that was saved before there were trackers has no such key.
-        given = cfg.train.get(name)
-        options: Any = {} if given is None else OmegaConf.to_container(given)
-        if options.pop("enabled", False):
+        options: Any = OmegaConf.to_container(cfg.train[name])
+        if options.pop("enabled"):
             yield name, options
 
 
 def plain_config(path: str | Path) -> dict[str, Any]:
-    """A saved config as nested dicts, lists and plain values, interpolations filled in."""
+    """Return a saved config as nested dicts, lists and plain values, interpolations resolved."""
     cfg: Any = LazyConfig.load(str(path))
     return _plain(OmegaConf.to_container(cfg, resolve=True))
 
@@ -85,7 +85,7 @@ def _plain(value: Any) -> Any:
 
 
 def flat_config(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested dicts and lists with their dotted keys; empty ones are values, too."""
+    """Yield dotted key and value of each leaf of nested dicts and lists; empty ones are leaves."""
     if isinstance(config, Mapping) and config:
         for key, value in config.items():
             yield from flat_config(value, f"{path}.{key}" if path else str(key))
@@ -97,17 +97,17 @@ def flat_config(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 class TrackingWriter(EventWriter):
-    """Hands each new scalar to a tracker once, with the iteration that it belongs to.
+    """Base class of writers that send each new scalar to a tracker once, with its iteration.
 
-    Losses are the medians of the last ``window_size`` iterations, as in Detectron2's writers;
-    metrics of evaluations, such as ``bbox/APr``, are as they are. Trackers delete nothing, so of
-    iterations that were lost with an interruption and trained again, they keep the first values.
+    Losses are medians over the last ``window_size`` iterations, as in Detectron2's writers; metrics
+    of evaluations, such as ``bbox/APr``, are not smoothed. Trackers cannot delete values: if
+    iterations are lost in an interruption and trained again, the first values are kept.
 
     Args:
-        output_dir: of the training; remembers in ``run_file`` which run is its own, and up to which
-            iteration it has each scalar.
-        resume: go on with that run.
-        window_size: iterations of the medians.
+        output_dir: output folder of the training. Its ``run_file`` records the id of the run
+            and the last iteration sent of each scalar.
+        resume: continue that run.
+        window_size: number of iterations of the medians.
     """
 
     run_file: str
@@ -122,17 +122,16 @@ class TrackingWriter(EventWriter):
             self._sent = json.loads(sent[0]) if sent else {}
 
     def remember(self, run: str) -> None:
-        """Write down the identifier of the run, for a resumed training."""
+        """Record the identifier of the run, for a resumed training."""
         self.known_run = run
-        self._run_file.parent.mkdir(parents=True, exist_ok=True)
-        self._run_file.write_text(f"{run}\n{json.dumps(self._sent)}\n")
+        write_text(self._run_file, f"{run}\n{json.dumps(self._sent)}\n")
 
     @abstractmethod
     def log(self, scalars: dict[str, float], iteration: int) -> None:
         """Send the scalars of one iteration."""
 
     def write(self) -> None:
-        """Send what is new since the last call, in the order of the iterations."""
+        """Send the scalars that are new since the last call, in the order of the iterations."""
         new: dict[int, dict[str, float]] = defaultdict(dict)
         latest = get_event_storage().latest_with_smoothing_hint(self._window_size)
         for name, (value, iteration) in latest.items():
@@ -146,18 +145,18 @@ class TrackingWriter(EventWriter):
 
 
 class WandbWriter(TrackingWriter):
-    """Writes to Weights & Biases; see :class:`TrackingWriter`.
+    """Writer to Weights & Biases; see :class:`TrackingWriter`.
 
-    A run that is resumed goes on under its id, and ``iteration`` is its horizontal axis.
+    A resumed run keeps its id. The horizontal axis is ``iteration``.
 
     Args:
-        output_dir: of the training; also gets wandb's own files.
-        config: of the training, plain values.
-        resume: go on with the run of this folder.
-        project: where the run appears.
-        name: of the run; by default that of the output folder.
+        output_dir: output folder of the training; wandb writes its own files there too.
+        config: config of the training, as plain values.
+        resume: continue the run of this folder.
+        project: project of the run.
+        name: name of the run; by default the name of the output folder.
         entity: user or team; by default wandb's.
-        tags: of the run.
+        tags: tags of the run.
         mode: ``"online"``, ``"offline"`` or ``"disabled"``; by default ``$WANDB_MODE``.
         window_size: see :class:`TrackingWriter`.
     """
@@ -189,12 +188,11 @@ class WandbWriter(TrackingWriter):
             config=dict(config),
             id=self.known_run,
             resume="allow" if self.known_run else None,
-            # A resumed training may differ in its length, say.
-            allow_val_change=True,
+            allow_val_change=True,  # a resumed training may have another length
         )
         self.remember(self._run.id)
-        # Steps of wandb only grow: it would drop what comes for a step it has had, such as the
-        # losses of the step at which the metrics of a training that was to end there were sent.
+        # wandb drops values of a step that is not later than the last one. That would lose losses
+        # of a resumed training at the step where the first one ended with an evaluation.
         self._run.define_metric("iteration")
         self._run.define_metric("*", step_metric="iteration")
 
@@ -203,23 +201,23 @@ class WandbWriter(TrackingWriter):
         self._run.log({**scalars, "iteration": iteration})
 
     def close(self) -> None:
-        """End the run, as failed if an exception is on its way."""
+        """End the run, as failed if an exception is being handled."""
         self._run.finish(exit_code=int(_is_failing()))
 
 
 class MLflowWriter(TrackingWriter):
-    """Writes to MLflow; see :class:`TrackingWriter`.
+    """Writer to MLflow; see :class:`TrackingWriter`.
 
-    The values of the config are the parameters of the run. Resuming leaves them alone, which MLflow
-    would not let change, but not the artifact ``config.yaml``.
+    The values of the config are the parameters of the run. A resumed training does not log them
+    again, because MLflow refuses to change them; it does replace the artifact ``config.yaml``.
 
     Args:
-        output_dir: of the training, with its ``config.yaml``.
-        config: of the training, plain values.
-        resume: go on with the run of this folder.
+        output_dir: output folder of the training, with its ``config.yaml``.
+        config: config of the training, as plain values.
+        resume: continue the run of this folder.
         tracking_uri: server or store; by default MLflow's, such as ``$MLFLOW_TRACKING_URI``.
         experiment: name of the experiment, created if it is new.
-        name: of the run; by default that of the output folder.
+        name: name of the run; by default the name of the output folder.
         window_size: see :class:`TrackingWriter`.
     """
 
@@ -263,12 +261,12 @@ class MLflowWriter(TrackingWriter):
         self._mlflow.log_metrics(named, step=iteration)
 
     def close(self) -> None:
-        """End the run, as failed if an exception is on its way."""
+        """End the run, as failed if an exception is being handled."""
         self._mlflow.end_run("FAILED" if _is_failing() else "FINISHED")
 
 
 def _mlflow_name(name: str) -> str:
-    """``name`` without the characters that MLflow refuses."""
+    """Return ``name`` without the characters that MLflow refuses."""
     return _NOT_IN_MLFLOW_NAMES.sub("_", name)
 
 

@@ -1,6 +1,6 @@
 """Detectron2's training loop with mixed precision, accumulation, clipping and a NaN guard.
 
-``torch.compile`` is for the parts of a model that Detectron2's dynamic code does not break up.
+``torch.compile`` is applied to parts of a model whose graph Detectron2 does not break.
 """
 
 import time
@@ -22,18 +22,17 @@ _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class Trainer(SimpleTrainer):
-    """One optimiser step on the gradients of one or several batches.
+    """Trainer whose optimizer step uses the gradients of one or several batches.
 
-    Losses or gradients that are not finite stop training before they reach the weights, on all
-    ranks at once. With float16 the loss scale absorbs overflowing gradients instead, by leaving
-    out the step.
+    Losses or gradients that are not finite stop training on all ranks before the weights change.
+    With float16, loss scaling skips the step instead if gradients overflow.
 
     Args:
-        model: returns a dictionary of scalar losses; maybe wrapped in DDP.
-        data_loader: yields batches without end.
-        optimizer: of the model's parameters.
+        model: returns a dictionary of scalar losses; may be wrapped in DDP.
+        data_loader: an endless iterable of batches.
+        optimizer: optimizer of the model's parameters.
         amp_dtype: ``"float16"``, ``"bfloat16"`` or None for full precision.
-        accumulate_steps: batches per step; their losses are averaged.
+        accumulate_steps: number of batches per step, whose losses are averaged.
         max_norm: largest norm of all gradients together; None does not clip.
         max_value: largest absolute entry of a gradient; None does not clip.
 
@@ -67,7 +66,7 @@ class Trainer(SimpleTrainer):
         )
 
     def run_step(self) -> None:
-        """Accumulate gradients, check them, update the weights and write the losses."""
+        """Accumulate gradients, check them, update the weights and record the losses."""
         self.optimizer.zero_grad()
         batches = []
         total: dict[str, Tensor] = {}
@@ -86,7 +85,7 @@ class Trainer(SimpleTrainer):
         self.grad_scaler.update()
 
     def _backward(self, batch: Batch, *, is_last: bool) -> dict[str, Tensor]:
-        """Add the gradients of one batch; return its share of the step's losses, detached."""
+        """Add the gradients of one batch and return its detached share of the step's losses."""
         amp = torch.autocast(
             self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
         )
@@ -117,21 +116,21 @@ class Trainer(SimpleTrainer):
             values = {name: loss.item() for name, loss in losses.items()}
             images = [image.get("file_name", "?") for batch in batches for image in batch]
             raise FloatingPointError(
-                f"losses or gradients are not finite at iteration {self.iter}; the weights are as "
-                f"they were before it. Losses: {values}, norm of the gradients: {norm.item()}, "
-                f"images of this rank: {images}"
+                f"losses or gradients are not finite at iteration {self.iter}; the weights were "
+                f"not changed. Losses: {values}, norm of the gradients: {norm.item()}, images of "
+                f"this rank: {images}"
             )
         self.storage.put_scalar("grad_norm", norm.item())
 
     def state_dict(self) -> dict[str, Any]:
-        """As the base class, with the loss scale of float16 training."""
+        """Return the state of the base class, and the loss scale of float16 training."""
         state: dict[str, Any] = super().state_dict()
         if self.grad_scaler.is_enabled():
             state["grad_scaler"] = self.grad_scaler.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As the base class; a checkpoint of full-precision training starts a new loss scale."""
+        """Load a state; one of a full-precision training starts a new loss scale."""
         super().load_state_dict(state_dict)
         if self.grad_scaler.is_enabled() and "grad_scaler" in state_dict:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
@@ -145,21 +144,21 @@ def compile_parts(
     mode: str | None = None,
     dynamic: bool | None = None,
 ) -> None:
-    """Compile the forward of some submodules in place.
+    """Compile the forward pass of submodules in place.
 
-    The modules stay the same objects: names in the state dict do not change, so that checkpoints of
-    compiled and plain models are interchangeable. Compiling itself happens in the first forward.
+    Names in the state dict do not change, so checkpoints of compiled and plain models are
+    interchangeable. The first forward pass compiles.
 
     Args:
         model: the whole model, before it is wrapped in DDP.
-        parts: dotted names of submodules, such as ``"backbone"``, which has the neck in it.
-        backend: of ``torch.compile``.
-        mode: of ``torch.compile``; None is its default.
-        dynamic: whether sizes of inputs are symbols; None compiles for the first size, and once
-            more for all others when a second one comes.
+        parts: dotted names of submodules, such as ``"backbone"``, which includes the neck.
+        backend: backend of ``torch.compile``.
+        mode: mode of ``torch.compile``; None is its default.
+        dynamic: whether the sizes of inputs are symbolic. None compiles for the first size, and
+            once more for all sizes when a second one occurs.
 
     Raises:
-        ValueError: a part that the model does not have or does not call, naming those there are.
+        ValueError: a part that the model does not have or does not call, with the parts it has.
     """
     if isinstance(parts, str):
         raise ValueError(f"train.compile.parts must be a list such as [{parts}], got {parts!r}")
@@ -179,7 +178,7 @@ def _part(model: nn.Module, name: str) -> nn.Module:
     if isinstance(modules[name], nn.ModuleList | nn.ModuleDict):
         entries = [f"{name}.{child}" for child, _ in modules[name].named_children()]
         raise ValueError(
-            f"train.compile.parts: {name!r} is a list of modules, which is never called itself. "
+            f"train.compile.parts: {name!r} is a list of modules, which is never called. "
             f"Name its entries {entries}"
         )
     return modules[name]

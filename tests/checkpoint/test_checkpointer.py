@@ -173,6 +173,6 @@ def test_a_dual_heads_own_checkpoint_comes_back_exactly(dual_model, tmp_path, re
 
 def test_a_dual_head_of_nothing_is_refused(dual_model, tmp_path):
     checkpointer = StrictCheckpointer(dual_model, str(tmp_path))
-    with pytest.raises(ValueError, match=r"DualHeadRCNN goes on .* train\.init_checkpoint="):
+    with pytest.raises(ValueError, match=r"DualHeadRCNN extends .* train\.init_checkpoint="):
         checkpointer.resume_or_load("", resume=True)
     StrictCheckpointer(model()).load("")  # others may start from nothing

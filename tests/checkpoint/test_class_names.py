@@ -26,15 +26,15 @@ def meta_model(config):
 
 @pytest.fixture(scope="module")
 def detector():
-    return meta_model("quickstart")
+    return meta_model("quickstart/seesaw")
 
 
 @pytest.fixture(scope="module")
 def segmentor():
-    return meta_model("quickstart_semantic_recall")
+    return meta_model("quickstart/semantic_recall")
 
 
-@pytest.mark.parametrize("config", ["quickstart_cascade", "quickstart_htc_lite"])
+@pytest.mark.parametrize("config", ["quickstart/cascade", "quickstart/htc_lite"])
 def test_cascades_say_how_many_classes_they_have(config):
     assert number_of_classes(meta_model(config)) == 20
 

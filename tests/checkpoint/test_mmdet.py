@@ -27,7 +27,7 @@ def empty_state(shapes):
 
 def model_state(architecture, num_classes=37, loss="seesaw"):
     folder = "mmdet" if loss == "seesaw" else "lvis_v1"
-    tail = "" if loss == "seesaw" else "_random_2x"
+    tail = "" if loss == "seesaw" else "_rfs_2x"
     cfg = load_config(
         f"configs/{folder}/{architecture}_{loss}{tail}.py",
         [f"model.roi_heads.num_classes={num_classes}"],
@@ -133,7 +133,7 @@ def test_all_that_is_wrong_is_one_error(mask_rcnn):
     assert lines == [
         "roi_head.bbox_head.loss_cls.cum_samples: class counts must be whole numbers from 0, but "
         "38 are not, the first of them 0.5 of class 0",
-        "roi_head.glbctx_head.fc.weight: no rule names its place in the model",
+        "roi_head.glbctx_head.fc.weight: no rule for this key",
         "proposal_generator.rpn_head.objectness_logits.weight: (9, 256, 1, 1) in the file, "
         "(3, 256, 1, 1) in the model",
         "backbone.bottom_up.res4.6.conv1.weight: not in the model",

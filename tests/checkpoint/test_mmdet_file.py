@@ -100,7 +100,7 @@ def test_a_file_that_would_run_code_is_refused_and_does_not(tmp_path, name, func
     call = Runs(function, text.format(path=str(tmp_path / "ran")))
     content = {"state_dict": STATE, "meta": call}
     path = saved(tmp_path, content, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ValueError, match=rf"other objects than tensors: {name}\..*--trust"):
+    with pytest.raises(ValueError, match=rf"objects other than tensors: {name}\..*--trust"):
         read_mmdet_file(path)
     assert not (tmp_path / "ran").exists()
     # The test itself is right: the file does run code when it may.
@@ -122,7 +122,7 @@ def test_reading_leaves_torchs_list_of_safe_names_as_it_was(tmp_path):
 def test_trusting_needs_what_the_file_names(tmp_path, mmengine):
     path = saved(tmp_path, {"state_dict": STATE, "message_hub": mmengine()})
     forget_mmengine()
-    with pytest.raises(ValueError, match="holds objects of 'mmengine'; install it first"):
+    with pytest.raises(ValueError, match="contains objects of 'mmengine'; install it first"):
         read_mmdet_file(path, trust=True)
 
 
@@ -133,5 +133,5 @@ def test_what_is_no_checkpoint_is_said(tmp_path, content):
 
 
 def test_a_missing_file_is_said(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no file .*nothing\.pth"):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.pth. does not exist"):
         read_mmdet_file(tmp_path / "nothing.pth")

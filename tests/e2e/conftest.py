@@ -37,7 +37,7 @@ def datasets(tmp_path_factory):
 def train_net(datasets):
     """Run train_net.py on the quickstart config; returns what it printed and wrote."""
 
-    def run(output, *arguments, config="configs/quickstart.py", launcher=(), fails=False):
+    def run(output, *arguments, config="configs/quickstart/seesaw.py", launcher=(), fails=False):
         command = [
             sys.executable, *launcher, "train_net.py", "--config-file", config,
             *(a for a in arguments if a.startswith("--")),

@@ -13,7 +13,7 @@ def losses_and_accuracies(run):
 
 
 def test_the_cascade_trains_and_evaluates(train_net, tmp_path):
-    run = train_net(tmp_path, *RUN, config="configs/quickstart_cascade.py")
+    run = train_net(tmp_path, *RUN, config="configs/quickstart/cascade.py")
     expected = LOSSES | {f"loss_mask_stage{k}" for k in range(3)}
     expected |= {"stage2/fast_rcnn/cls_accuracy", "stage2/mask_rcnn/accuracy"}
     assert expected | {"segm/AP", "bbox/AP"} <= losses_and_accuracies(run)
@@ -32,6 +32,6 @@ FEDERATED = [
     [pytest.param([], marks=pytest.mark.slow, id="default"), pytest.param(FEDERATED, id="options")],
 )
 def test_htc_lite_trains_and_evaluates(train_net, tmp_path, options):
-    run = train_net(tmp_path, *RUN, *options, config="configs/quickstart_htc_lite.py")
+    run = train_net(tmp_path, *RUN, *options, config="configs/quickstart/htc_lite.py")
     expected = LOSSES | {"loss_mask", "loss_context", "segm/AP", "bbox/AP"}
     assert expected <= losses_and_accuracies(run)

@@ -12,6 +12,7 @@ from detectron2.config import instantiate
 
 from d2_seesaw.checkpoint import MmdetModel, StrictCheckpointer
 from d2_seesaw.engine import load_config
+from d2_seesaw.layers import NormedConv2d
 from tests.checkpoint.mmdet_shapes import mmdet_shapes
 
 # By its path: Detectron2 brings a package "tools" of its own.
@@ -47,7 +48,16 @@ def test_the_checkpoint_loads_into_the_config_that_is_named(tmp_path, capsys):
     model = instantiate(load_config(config, overrides).model)
     StrictCheckpointer(model, require_all=True).load(str(output))
     assert model.roi_heads.box_predictor.cls_loss.class_counts.tolist() == [0, 1, 2, 3, 4, 5]
-    assert torch.load(output)["__author__"]
+    saved = torch.load(output, weights_only=True)
+    assert saved["__author__"]
+    assert "metadata" not in saved  # nothing says which five classes they are
+
+
+def test_a_model_of_lvis_v1_gets_the_names_of_its_classes(tmp_path):
+    main([write(tmp_path / ZOO, num_classes=1203), str(tmp_path / "ours.pth")])
+    metadata = torch.load(tmp_path / "ours.pth", weights_only=True)["metadata"]
+    assert metadata["class_names"][:2] == ["aerosol_can", "air_conditioner"]
+    assert metadata["category_ids"] == list(range(1, 1204))
 
 
 def test_an_existing_file_is_replaced_on_request_only(tmp_path, capsys):
@@ -118,7 +128,10 @@ def test_every_recipe_names_a_config_that_is_there_and_fits(cascade, depth, sees
     assert cfg.model.backbone.bottom_up.stages.depth == depth
     assert cfg.model.roi_heads.num_classes == 7
     assert ("box_predictors" in cfg.model.roi_heads) == cascade
-    assert ("norm_mask" in recipe.config) == norm_mask
+    with torch.device("meta"):
+        mask_heads = instantiate(cfg.model).roi_heads.mask_head
+    for head in mask_heads if cascade else [mask_heads]:
+        assert isinstance(head.predictor, NormedConv2d) == norm_mask
     assert ("seesaw" in recipe.config) == seesaw
 
 

@@ -8,7 +8,7 @@ from d2_seesaw.engine import load_config
 
 
 def dual_quickstart(path):
-    cfg = load_config("configs/quickstart.py")
+    cfg = load_config("configs/quickstart/seesaw.py")
     dual = LazyConfig.load("configs/common/heads/dual.py")
     heads = cfg.model.roi_heads
     cfg.model.update(dual.model)
@@ -33,7 +33,7 @@ def test_goes_on_from_a_training_without_touching_it(train_net, printed_table, t
     train_net(before, "train.max_iter=3", *short)
     start = f"train.init_checkpoint={before / 'model_final.pth'}"
     refused = train_net(after, "train.max_iter=4", *short, config=config, fails=True)
-    assert "goes on from a trained model" in refused.text
+    assert "extends a trained model" in refused.text
 
     run = train_net(after, "train.max_iter=4", *short, start, config=config)
     losses = {name for name in set().union(*run.metrics) if name.startswith("loss")}

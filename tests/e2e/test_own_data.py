@@ -32,7 +32,7 @@ register_longtail_instances("own_things", {{}}, "{folder}/train.json", "{folder}
 register_longtail_instances(
     "other_things", {{}}, "{folder}/val.json", "{folder}/images", counts_from="own_things"
 )
-_cfg = load_config("{root}/configs/quickstart.py")
+_cfg = load_config("{root}/configs/quickstart/seesaw.py")
 dataloader, lr_multiplier, model = _cfg.dataloader, _cfg.lr_multiplier, _cfg.model
 optimizer, train, tta = _cfg.optimizer, _cfg.train, _cfg.tta
 

@@ -31,7 +31,7 @@ def train_semantic(train_net, scenes):
     """Run train_net.py on the quickstart config of a loss."""
 
     def run(loss, output, *arguments):
-        config = f"configs/quickstart_semantic_{loss}.py"
+        config = f"configs/quickstart/semantic_{loss}.py"
         return train_net(output, *SMALL, *arguments, config=config)
 
     return run

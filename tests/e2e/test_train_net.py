@@ -177,7 +177,7 @@ def test_a_part_to_compile_that_the_model_lacks_is_one_clear_error(train_net, tm
 
 
 def test_softmax_trains_from_its_own_config(train_net, tmp_path):
-    run = train_net(tmp_path, "train.max_iter=2", config="configs/quickstart_softmax.py")
+    run = train_net(tmp_path, "train.max_iter=2", config="configs/quickstart/softmax.py")
     assert "loss_cls" in set().union(*run.metrics)
 
 
@@ -217,7 +217,7 @@ def test_two_cpu_ranks_train_and_agree_on_the_counts(train_net, tmp_path, launch
 )
 def test_what_cannot_work_is_refused_with_the_config(arguments, message, datasets, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(datasets))
-    config = ["--config-file", "configs/quickstart.py"]
+    config = ["--config-file", "configs/quickstart/seesaw.py"]
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         read_config(argument_parser().parse_args([*config, *arguments]))
 

@@ -12,7 +12,7 @@ from d2_seesaw.data import RepeatFactorSampling
 from d2_seesaw.engine import ConfigError, apply_overrides, check_config, load_config, train_options
 from d2_seesaw.engine.config import check_compiled_parts
 
-QUICKSTART = "configs/quickstart.py"
+QUICKSTART = "configs/quickstart/seesaw.py"
 
 
 def small_config():
@@ -155,10 +155,8 @@ def test_a_target_that_cannot_be_imported_is_named():
 
 
 def test_a_missing_file_is_named_with_the_nearest():
-    with pytest.raises(
-        FileNotFoundError, match=r"configs/quikstart.py.* did you mean .*quickstart"
-    ):
-        load_config("configs/quikstart.py")
+    with pytest.raises(FileNotFoundError, match=r"v1_sesaw.py.* did you mean .*v1_seesaw"):
+        load_config("configs/lvis_v1_sesaw.py")
 
 
 def test_an_error_inside_a_config_leaves_pythons_import_alone(tmp_path):
@@ -212,7 +210,7 @@ def not_compiled(monkeypatch):
 )
 def test_what_detectron2_must_be_compiled_for_is_refused_in_one_line(not_compiled, override, named):
     with pytest.raises(ConfigError, match=f"{named} needs the compiled part") as error:
-        load_config("configs/quickstart.py", [override])
+        load_config(QUICKSTART, [override])
     assert override.split("=")[0] in str(error.value)
     assert "python -m d2_seesaw.install_detectron2 git" in str(error.value)
     assert "\n" not in str(error.value)
@@ -228,4 +226,6 @@ def test_a_class_in_a_config_that_must_be_compiled_is_refused_too(not_compiled):
 
 def test_with_the_extension_module_nothing_is_refused(monkeypatch):
     monkeypatch.setattr("d2_seesaw.engine.config.importlib.util.find_spec", lambda name: object())
-    load_config("configs/quickstart.py", ["model.roi_heads.box_pooler.pooler_type=ROIAlignRotated"])
+    load_config(
+        "configs/quickstart/seesaw.py", ["model.roi_heads.box_pooler.pooler_type=ROIAlignRotated"]
+    )

@@ -21,7 +21,7 @@ BOXES = [[4.0, 6, 40, 50], [30, 10, 90, 60], [50, 30, 70, 60]]
 
 
 def model():
-    cfg = load_config("configs/quickstart.py").model
+    cfg = load_config("configs/quickstart/seesaw.py").model
     # All proposals are sampled: a random half of slightly different ones would not be comparable.
     cfg.roi_heads.batch_size_per_image = 1000
     cfg.roi_heads.positive_fraction = 1.0

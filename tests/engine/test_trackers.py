@@ -55,7 +55,7 @@ def mlflow(monkeypatch):
 
 
 def config(folder, *overrides):
-    cfg = load_config("configs/quickstart.py", [f"train.output_dir={folder}", *overrides])
+    cfg = load_config("configs/quickstart/seesaw.py", [f"train.output_dir={folder}", *overrides])
     LazyConfig.save(cfg, f"{folder}/config.yaml")
     return cfg
 

@@ -97,7 +97,7 @@ def test_pooling_from_several_levels(offsets, device):
 
 def mask_rcnn() -> nn.Module:
     """Build the quickstart's model with random weights whose scores and boxes differ."""
-    cfg = load_config("configs/quickstart.py").model
+    cfg = load_config("configs/quickstart/seesaw.py").model
     cfg.roi_heads.box_predictor.test_topk_per_image = 15
     model = instantiate(cfg)
     with torch.no_grad():

@@ -22,7 +22,7 @@ from d2_seesaw.engine import load_config
 
 def mask_rcnn(**heads_changes):
     """The quickstart's model, with fewer detections."""
-    cfg = load_config("configs/quickstart.py").model
+    cfg = load_config("configs/quickstart/seesaw.py").model
     cfg.roi_heads.box_predictor.test_topk_per_image = 15
     cfg.roi_heads.update(heads_changes)
     return _spread(instantiate(cfg))
@@ -45,7 +45,7 @@ def box_rcnn():
 
 def cascade_rcnn():
     """Detectron2's cascade on the quickstart's backbone."""
-    cfg = load_config("configs/quickstart.py").model
+    cfg = load_config("configs/quickstart/seesaw.py").model
     heads = cfg.roi_heads
     for key in ("box_head", "box_predictor", "proposal_matcher"):
         heads.pop(key)

@@ -20,7 +20,7 @@ NAMES = [f"class {i}" for i in range(20)]
 METADATA = {"dataset": "d", "class_names": NAMES, "category_ids": list(range(5, 25))}
 
 
-def save_run(folder, model, metadata=METADATA, config="quickstart", *overrides):
+def save_run(folder, model, metadata=METADATA, config="quickstart/seesaw", *overrides):
     cfg = load_config(f"configs/{config}.py", [f"train.output_dir={folder}", *overrides])
     LazyConfig.save(cfg, str(folder / "config.yaml"))
     StrictCheckpointer(model, str(folder), metadata=metadata).save("model_final")
@@ -36,7 +36,7 @@ def model():
 @pytest.fixture(scope="module")
 def checkpoint(model, tmp_path_factory):
     topk = "model.roi_heads.box_predictor.test_topk_per_image=15"
-    return save_run(tmp_path_factory.mktemp("run"), model, METADATA, "quickstart", topk)
+    return save_run(tmp_path_factory.mktemp("run"), model, METADATA, "quickstart/seesaw", topk)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_predicts_as_the_model_does_behind_the_mapper_of_the_test_data(
 ):
     predictor = load_predictor(checkpoint, device="cpu")
     record = {"file_name": str(tmp_path / "a.png"), "image_id": 1}
-    mapper = instantiate(load_config("configs/quickstart.py").dataloader.test.mapper)
+    mapper = instantiate(load_config("configs/quickstart/seesaw.py").dataloader.test.mapper)
     with torch.no_grad():
         (expected,) = model.eval()([mapper(record)])
     assert_same_instances(predictor(image)["instances"], expected["instances"])
@@ -155,21 +155,22 @@ def test_a_checkpoint_without_names_takes_those_of_the_registered_data_set(model
     (tmp_path / "lvis.json").write_text(json.dumps(annotations))
     register_lvis_format("predictor_test", tmp_path / "lvis.json", tmp_path)
     name = "dataloader.train.dataset.names=predictor_test"
-    path = save_run(tmp_path, model, None, "quickstart", name)
+    path = save_run(tmp_path, model, None, "quickstart/seesaw", name)
     predictor = load_predictor(path, device="cpu")
     assert predictor.class_names == [f"thing {i}" for i in range(1, 21)]
     assert predictor.category_ids == list(range(1, 21))
 
 
 def test_names_that_are_nowhere_are_asked_for(model, tmp_path):
-    path = save_run(tmp_path, model, None, "quickstart", "dataloader.train.dataset.names=nowhere")
+    names = "dataloader.train.dataset.names=nowhere"
+    path = save_run(tmp_path, model, None, "quickstart/seesaw", names)
     with pytest.raises(ValueError, match=r"no class names, and .* 'nowhere' is not registered"):
         load_predictor(path, device="cpu")
 
 
 def test_names_of_another_data_set_are_refused_as_well(model, tmp_path):
     names = "dataloader.train.dataset.names=lvis_v1_train"
-    path = save_run(tmp_path, model, None, "quickstart", names)
+    path = save_run(tmp_path, model, None, "quickstart/seesaw", names)
     with pytest.raises(ValueError, match=r"data set lvis_v1_train has 1203 class names .* has 20"):
         load_predictor(path, device="cpu")
 
@@ -223,12 +224,12 @@ def test_a_checkpoint_that_lacks_weights_is_refused(checkpoint, tmp_path):
 
 @pytest.fixture(scope="module")
 def semantic(tmp_path_factory):
-    cfg = load_config("configs/quickstart_semantic_recall.py")
+    cfg = load_config("configs/quickstart/semantic_recall.py")
     torch.manual_seed(0)
     names = {"class_names": list("abcdefghijkl"), "category_ids": list(range(12))}
     model = instantiate(copy.deepcopy(cfg.model))
     folder = tmp_path_factory.mktemp("semantic")
-    return save_run(folder, model, names, "quickstart_semantic_recall")
+    return save_run(folder, model, names, "quickstart/semantic_recall")
 
 
 def test_semantic_segmentation_gives_scores_of_each_class_at_the_size_of_the_picture(semantic):

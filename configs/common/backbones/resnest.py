@@ -1,9 +1,9 @@
 """ResNeSt of timm: parts for ``model.backbone.bottom_up``. Needs ``pip install timm``.
 
-``resnest_200_dcn`` is that of the winning entry of LVIS 2020. Which stages had deformable
-convolutions there is not published: these are the last three, as in the DCNv2 paper.
+``resnest_200_dcn`` is the backbone of the winning entry of LVIS 2020. Its paper does not say which
+stages have deformable convolutions; these are the last three, as in the DCNv2 paper.
 
-ImageNet weights: ``pretrained=True`` has timm download its own; ``pretrained=FILE`` and
+ImageNet weights: with ``pretrained=True`` timm downloads its own; ``pretrained=FILE`` and
 ``train.init_checkpoint=FILE`` read a file. RGB input, pixel mean and std as in models/.
 """
 

@@ -1,7 +1,7 @@
 """Detectron2's plain vision transformers with their simple pyramid: parts for ``model.backbone``.
 
-They pad every image to a square of 1024 pixels, so neither side may be longer: set the longest side
-of the augmentations, and of the views in ``tta``, to 1024 at most.
+They pad every image to a square of 1024 pixels. Limit the long side to 1024 in the augmentations
+and in the views of ``tta``.
 
 Weights of MAE, such as ``train.init_checkpoint=
 "detectron2://ImageNetPretrained/MAE/mae_pretrain_vit_base.pth?matching_heuristics=True"``. RGB

@@ -1,8 +1,8 @@
 """LVIS v1 as in the winning entry of the 2020 challenge: InstaBoost, scale jitter, large crops.
 
-The long edge becomes 768 to 1792 pixels, uniformly, of which at most 1280 x 1280 are shown; at test
-time one scale, as in the tables of the Seesaw Loss paper. Lengths are shares of the crop's, so a
-small version changes the crop alone:
+The long edge is resized to 768 to 1792 pixels, uniformly, then at most 1280 x 1280 are cropped.
+Testing uses one scale, as in the tables of the Seesaw Loss paper. Lengths are given as fractions of
+the crop, so that a small version only changes the crop:
 
     resize, crop, _ = dataloader.train.mapper.augmentations
     resize.update(target_height=160, target_width=160)
@@ -34,6 +34,6 @@ dataloader.train.mapper = L(InstanceAugmentationDatasetMapper)(
     ],
     image_format="${model.input_format}",
     use_instance_mask=True,
-    recompute_boxes=True,  # a crop's part of a box is not the box of the part in the crop
+    recompute_boxes=True,  # the cropped box is larger than the box of the cropped mask
 )
-dataloader.train.num_workers = 8  # pictures of 640 x 480 are enlarged up to 2.8 times
+dataloader.train.num_workers = 8  # images of 640 x 480 are enlarged up to 2.8 times

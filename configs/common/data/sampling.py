@@ -1,4 +1,4 @@
-"""How often training images are shown: parts for ``dataloader.train.sampling``."""
+"""How often training images are repeated: parts for ``dataloader.train.sampling``."""
 
 from detectron2.config import LazyCall as L
 
@@ -6,6 +6,6 @@ from d2_seesaw.data import RandomSampling, RepeatFactorSampling
 
 random = L(RandomSampling)()
 
-# Rounded up, as mmdet does: the sampling behind the published numbers. Detectron2's is
-# "stochastic", which repeats less.
+# Rounded up, as in mmdet and behind the published numbers. Detectron2's rounding is "stochastic",
+# which repeats less.
 repeat_factor = L(RepeatFactorSampling)(threshold=1e-3, rounding="ceil")

@@ -17,13 +17,13 @@ def _mask_head(predictor, num_classes="${..num_classes}"):
 
 
 def _three_mask_heads(predictor):
-    # One level deeper, in a list.
+    # num_classes is one level further up, because the head is in a list.
     return [_mask_head(predictor, "${...num_classes}") for _ in range(3)]
 
 
-mask_head = _mask_head(L(mask_predictor)(std=0.001))
+mask_head = _mask_head(L(mask_predictor)())
 norm_mask_head = _mask_head(L(normed_mask_predictor)(temperature=20.0))
 
-# Of a cascade: one per stage.
-mask_heads = _three_mask_heads(L(mask_predictor)(std=0.001))
+# For a cascade: one per stage.
+mask_heads = _three_mask_heads(L(mask_predictor)())
 norm_mask_heads = _three_mask_heads(L(normed_mask_predictor)(temperature=20.0))

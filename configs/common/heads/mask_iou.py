@@ -1,4 +1,4 @@
-"""Mask heads with scores of their own (Mask Scoring): parts for ``model.roi_heads.mask_head``."""
+"""Mask heads with their own scores (Mask Scoring): parts for ``model.roi_heads.mask_head``."""
 
 from detectron2.config import LazyCall as L
 
@@ -23,13 +23,13 @@ def _scored(predictor, num_classes="${...num_classes}"):
 
 
 def _three_scored(predictor):
-    # One level deeper, in a list.
+    # num_classes is one level further up, because the head is in a list.
     return [_scored(predictor, "${....num_classes}") for _ in range(3)]
 
 
-scored_mask_head = _scored(L(mask_predictor)(std=0.001))
+scored_mask_head = _scored(L(mask_predictor)())
 scored_norm_mask_head = _scored(L(normed_mask_predictor)(temperature=20.0))
 
-# Of a cascade: one per stage.
-scored_mask_heads = _three_scored(L(mask_predictor)(std=0.001))
+# For a cascade: one per stage.
+scored_mask_heads = _three_scored(L(mask_predictor)())
 scored_norm_mask_heads = _three_scored(L(normed_mask_predictor)(temperature=20.0))

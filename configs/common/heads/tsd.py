@@ -1,4 +1,4 @@
-"""TSD for the box heads of a cascade: parts that are laid over those of its stages.
+"""TSD for the box heads of a cascade: parts that update those of its stages.
 
     _heads = model.roi_heads
     _heads.box_pooler.update(_tsd_box_pooler)
@@ -7,9 +7,9 @@
         _predictor.update(_tsd_box_predictor)
         _predictor.update(_tsd_seesaw)  # for Seesaw Loss
 
-What a stage has of its own, such as sizes and box weights, stays. Of the authors' configs these
-have margins and losses; unlike there, boxes are class-agnostic if those of the cascade are. The
-weights of the stages' losses are the cascade's: the authors have 1, 1, 1 (``stage_loss_weights``).
+A stage keeps its own sizes and box weights. Margins and losses are taken from the authors' configs.
+Unlike there, boxes are class-agnostic if the cascade's are, and the losses of the stages are
+weighted as the cascade weights them; the authors use 1, 1, 1 (``stage_loss_weights``).
 """
 
 from detectron2.config import LazyCall as L
@@ -32,9 +32,9 @@ box_predictor = L(TSDOutputLayers)(
     detach_targets=False,
 )
 
-# The Seesaw Loss paper (appendix D) has Seesaw Loss in "the classification branches of TSD heads"
-# and drops the constraint on classification. The sibling has it here too: softmax would teach the
-# shared features to suppress rare classes.
+# The Seesaw Loss paper (appendix D) uses Seesaw Loss in "the classification branches of TSD heads"
+# and drops the constraint on classification. Here the sibling uses it too, because softmax would
+# teach the shared features to suppress rare classes.
 seesaw = dict(
     cls_score=_seesaw.cls_score,
     cls_loss=_seesaw.cls_loss,

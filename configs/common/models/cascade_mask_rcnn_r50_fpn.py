@@ -1,7 +1,8 @@
 """Cascade Mask R-CNN R50-FPN for LVIS v1, trained as mmdet trains it: softmax by default.
 
-Three box stages with class-agnostic boxes, RoIs sampled anew in each, three mask heads. Everything
-before the ROI heads is that of the Mask R-CNN but for the RPN's loss and its proposals in training.
+Three box stages with class-agnostic boxes, each of which samples its RoIs anew, and three mask
+heads. Everything before the ROI heads is the same as in the Mask R-CNN, except for the RPN's loss
+and the number of its proposals in training.
 """
 
 from detectron2.config import LazyCall as L
@@ -16,7 +17,7 @@ from ..heads.classification import softmax as _softmax
 from ..heads.mask import mask_heads as _mask_heads
 from .mask_rcnn_r50_fpn import model
 
-# mmdet's (x and y, width and height); Detectron2's third stage has 1 / 30 and 1 / 15 instead.
+# As in mmdet: (x and y, width and height). Detectron2's third stage uses 1 / 30 and 1 / 15.
 _STDS = ((0.1, 0.2), (0.05, 0.1), (0.033, 0.067))
 _IOUS = (0.5, 0.6, 0.7)
 

@@ -1,9 +1,9 @@
-"""DeepLab v3+ with R18 at output stride 16, whose loss is a part.
+"""DeepLab v3+ with R18 at output stride 16, with a replaceable loss.
 
 Cross-entropy by default; configs/common/heads/pixel_loss.py has others. RGB input and torchvision's
-ImageNet weights. SemanticSegmentor has no input_format: the data's mapper says RGB itself.
+ImageNet weights. SemanticSegmentor has no input_format, so the mapper of the data sets RGB itself.
 
-All batch norms learn, over the images of all GPUs. Ranks without a GPU need
+All batch norms are trained, synchronized over all GPUs. Ranks without a GPU need
 model.backbone.stem.norm=BN or naiveSyncBN; the other norms follow.
 """
 
@@ -37,8 +37,8 @@ model = L(SemanticSegmentor)(
         decoder_channels=[256, 256],
         common_stride=4,
         norm="${..backbone.stem.norm}",
-        # Averages over the whole image. The size of a crop, as Detectron2's own configs have, would
-        # only take test images that are a multiple of it.
+        # Pool over the whole image. A crop size, as in Detectron2's own configs, would restrict
+        # test images to multiples of it.
         train_size=None,
     ),
     pixel_mean=[123.675, 116.28, 103.53],

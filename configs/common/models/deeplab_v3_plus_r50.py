@@ -1,4 +1,4 @@
-"""DeepLab v3+ with R50 at output stride 16; otherwise as with R18."""
+"""DeepLab v3+ with R50 at output stride 16, otherwise the same as with R18."""
 
 from .deeplab_v3_plus_r18 import model
 

@@ -1,6 +1,6 @@
-"""Mask R-CNN R50-FPN for LVIS v1 with a box predictor whose loss is a part: softmax by default.
+"""Mask R-CNN R50-FPN for LVIS v1 with a replaceable classification loss: softmax by default.
 
-RGB input, torchvision's ImageNet weights and so the stride in the 3x3 convolutions.
+RGB input and torchvision's ImageNet weights, hence the stride in the 3x3 convolutions.
 """
 
 from detectron2.config import LazyCall as L

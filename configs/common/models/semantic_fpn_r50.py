@@ -1,8 +1,8 @@
-"""Semantic FPN with R50: the semantic branch of Panoptic FPN, whose loss is a part.
+"""Semantic FPN with R50: the semantic branch of Panoptic FPN, with a replaceable loss.
 
-Cross-entropy by default; configs/common/heads/pixel_loss.py has others. RGB input, torchvision's
-ImageNet weights and so the stride in the 3x3 convolutions. SemanticSegmentor has no input_format:
-the data's mapper says RGB itself.
+Cross-entropy by default; configs/common/heads/pixel_loss.py has others. RGB input and torchvision's
+ImageNet weights, hence the stride in the 3x3 convolutions. SemanticSegmentor has no input_format,
+so the mapper of the data sets RGB itself.
 """
 
 from detectron2.config import LazyCall as L

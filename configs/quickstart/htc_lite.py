@@ -1,14 +1,15 @@
 """Small HTC-Lite with Seesaw Loss on the quickstart's data: minutes on a CPU.
 
     python tools/generate_longtail.py
-    python train_net.py --config-file configs/quickstart_htc_lite.py
+    python train_net.py --config-file configs/quickstart/htc_lite.py
 
-That is configs/quickstart_cascade.py with a context encoder and one mask head.
+It is configs/quickstart/cascade.py with a context encoder and one mask head.
+No published number: the data are generated here. README.md has measured ones.
 """
 
-from .common.models.htc_lite_r50_fpn import model as _htc_lite
-from .quickstart import model as _quickstart
-from .quickstart_cascade import dataloader, lr_multiplier, model, optimizer, train, tta
+from ..common.models.htc_lite_r50_fpn import model as _htc_lite
+from .cascade import dataloader, lr_multiplier, model, optimizer, train, tta
+from .seesaw import model as _quickstart
 
 _heads = _htc_lite.roi_heads
 _heads.context_encoder.channels = "${model.backbone.out_channels}"
@@ -17,4 +18,3 @@ for _key in model.roi_heads:
         _heads[_key] = model.roi_heads[_key]
 _heads.mask_head = _quickstart.roi_heads.mask_head
 model.roi_heads = _heads
-train.output_dir = "output/quickstart_htc_lite"

@@ -1,16 +1,17 @@
 """Small Cascade Mask R-CNN with Seesaw Loss on the quickstart's data: minutes on a CPU.
 
     python tools/generate_longtail.py
-    python train_net.py --config-file configs/quickstart_cascade.py
+    python train_net.py --config-file configs/quickstart/cascade.py
 
-The heads are those of configs/lvis_v1/cascade_mask_rcnn_r101_fpn_seesaw_norm_mask_rfs_2x.py; sizes,
-schedule and everything else those of configs/quickstart.py.
+The heads are the same as in configs/lvis_v1/cascade_mask_rcnn_r101_fpn_seesaw_norm_mask_rfs_2x.py;
+everything else is the same as in configs/quickstart/seesaw.py.
+No published number: the data are generated here.
 """
 
-from .common.heads.classification import seesaw as _seesaw
-from .common.heads.mask import norm_mask_heads as _norm_mask_heads
-from .common.models.cascade_mask_rcnn_r50_fpn import model as _cascade
-from .quickstart import dataloader, lr_multiplier, model, optimizer, train, tta
+from ..common.heads.classification import seesaw as _seesaw
+from ..common.heads.mask import norm_mask_heads as _norm_mask_heads
+from ..common.models.cascade_mask_rcnn_r50_fpn import model as _cascade
+from .seesaw import dataloader, lr_multiplier, model, optimizer, train, tta
 
 _small = model.roi_heads
 _heads = _cascade.roi_heads
@@ -27,4 +28,3 @@ for _mask_head in _heads.mask_head:
     for _key in ("input_shape", "conv_dims"):
         _mask_head[_key] = _small.mask_head[_key]
 model.roi_heads = _heads
-train.output_dir = "output/quickstart_cascade"

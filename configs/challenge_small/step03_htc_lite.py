@@ -1,7 +1,0 @@
-"""configs/challenge/step03_htc_lite.py, small: on the quickstart's data, on a CPU."""
-
-from ..challenge.step03_htc_lite import dataloader, model, train, tta
-from ..common.small_challenge import lr_multiplier, optimizer
-from ..common.small_challenge import shrink as _shrink
-
-_shrink(dataloader, model, train, tta)

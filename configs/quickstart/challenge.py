@@ -1,0 +1,25 @@
+"""The winning LVIS 2020 entry up to its Seesaw Loss, small, on the quickstart's data: on a CPU.
+
+    python tools/generate_longtail.py
+    python train_net.py --config-file configs/quickstart/challenge.py
+
+It is step 9 of configs/challenge/, the last one that trains a whole model. Needs `pip install
+timm`. Another step becomes small in the same way, in a config of your own. Step 10, the dual head,
+starts from the model that this one trains:
+train.init_checkpoint=output/quickstart/challenge/model_final.pth. No published number: the data are
+generated here.
+"""
+
+from detectron2.config import LazyConfig
+
+from d2_seesaw.engine.shrink import shrink
+
+_step = LazyConfig.load_rel("../challenge/step09_seesaw.py")
+_small = shrink(_step, LazyConfig.load_rel("seesaw.py"))
+
+dataloader = _small.dataloader
+lr_multiplier = _small.lr_multiplier
+model = _small.model
+optimizer = _small.optimizer
+train = _small.train
+tta = _small.tta
