@@ -1,13 +1,15 @@
 import pytest
 import torch
 import torchvision
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import BasicStem, ResNet
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from d2_seesaw.checkpoint import StrictCheckpointer
+from d2_seesaw.checkpoint import StrictCheckpointer, save_weights
+from d2_seesaw.checkpoint.pretrained import CONVERTERS, convert_pretrained
 from d2_seesaw.layers import normed_linear_classifier
 from d2_seesaw.losses import SeesawLoss
 from d2_seesaw.modeling.roi_heads import LossDrivenOutputLayers
@@ -38,6 +40,57 @@ def test_weights_and_class_counts_come_back_exactly(saved):
     StrictCheckpointer(again, require_all=True).load(path)
     for name, tensor in source.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+def test_the_file_is_that_of_detectron2(saved, tmp_path):
+    source, path = saved
+    optimizer = torch.optim.SGD(source.parameters(), lr=0.25)
+    (tmp_path / "theirs").mkdir()
+    for kind, folder in (
+        (DetectionCheckpointer, tmp_path / "theirs"),
+        (StrictCheckpointer, tmp_path),
+    ):
+        kind(source, str(folder), optimizer=optimizer).save("model", iteration=3)
+    theirs, ours = (torch.load(f) for f in (tmp_path / "theirs/model.pth", path))
+    assert list(theirs) == list(ours) == ["model", "optimizer", "iteration"]
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    assert ours["model"]._metadata == theirs["model"]._metadata
+    for folder in (tmp_path, tmp_path / "theirs"):
+        assert (folder / "last_checkpoint").read_text() == "model.pth"
+
+
+def test_a_save_that_fails_leaves_the_earlier_checkpoint(saved, tmp_path, monkeypatch):
+    source, path = saved
+    with open(path, "rb") as file:
+        before = file.read()
+
+    def full_disk(_, file):
+        file.write(b"a part")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        StrictCheckpointer(source, str(tmp_path)).save("model")
+    assert (tmp_path / "model.pth").read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model.pth"]
+
+
+def test_weights_without_metadata_have_no_entry_for_it(tmp_path):
+    save_weights(tmp_path / "new/w.pth", {"a": torch.ones(2)}, {}, author="x")
+    assert torch.load(tmp_path / "new/w.pth").keys() == {"model", "author"}
+
+
+def test_a_converter_is_added_by_one_entry(monkeypatch):
+    entry = (
+        lambda state: "theirs" in state,
+        lambda state, keys: {sorted(keys)[0]: state["theirs"]},
+    )
+    monkeypatch.setattr("d2_seesaw.checkpoint.pretrained.CONVERTERS", (*CONVERTERS, entry))
+    weights = {"theirs": torch.ones(2)}
+    assert convert_pretrained(weights, ["b", "a"]) == {"a": weights["theirs"]}
+    assert convert_pretrained({"state_dict": weights}, ["c"]) == {"c": weights["theirs"]}
+    other = {"state_dict": {"unknown": torch.ones(2)}}
+    assert convert_pretrained(other, ["a"]) is other
 
 
 def test_a_checkpoint_of_another_number_of_classes_is_one_clear_error(saved):

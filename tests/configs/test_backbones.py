@@ -10,11 +10,11 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
-from torch.overrides import TorchFunctionMode
 
-from d2_seesaw.engine import apply_overrides, check_config, load_config
+from d2_seesaw.engine import apply_overrides, check_config
 from d2_seesaw.layers import SyncBatchNorm2d, sync_batch_norm
 from d2_seesaw.losses import SeesawLoss
+from tests.support.configs import CONFIGS, LEAVES, RealNumbers, changed, each, model_in, read
 
 # Parts, and the million parameters of the published model of that name without its classifier.
 PARTS = {
@@ -66,14 +66,6 @@ def with_part(family, name, overrides=()):
     else:
         cfg.model.backbone = copy.deepcopy(part)
     return apply_overrides(cfg, list(overrides))
-
-
-class RealNumbers(TorchFunctionMode):
-    """Detectron2's transformers read the probabilities of their blocks off a tensor."""
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        device = {"device": "cpu"} if function is torch.linspace else {}
-        return function(*args, **{**(kwargs or {}), **device})
 
 
 @every_part
@@ -164,38 +156,23 @@ def test_an_image_goes_through(model):
 
 # --- whole configs ---
 
-LEAVES = sorted(Path("configs/backbones").glob("*.py"))
+BACKBONES = [p for p in LEAVES if p.parent.name == "backbones"]
 
 
-@pytest.mark.parametrize("path", LEAVES, ids=lambda p: p.stem)
-def test_config_trains_seesaw_heads_at_lvis_size(path, tmp_path):
-    cfg = load_config(str(path), ["train.max_iter=1000"])
-    assert f"configs/backbones/{path.name}" in path.read_text()
-    assert cfg.train.output_dir == f"output/{path.stem}"
-    LazyConfig.save(cfg, str(tmp_path / "cfg.yaml"))
-    assert [p.name for p in tmp_path.iterdir()] == ["cfg.yaml"]  # no .pkl: all of it is YAML
-    if "pretrained" in cfg.model.backbone.get("bottom_up", {}):
-        cfg.model.backbone.bottom_up.pretrained = False
-    with RealNumbers(), torch.device("meta"):
-        model = instantiate(cfg.model)
-    assert isinstance(model.roi_heads.box_predictor.cls_loss, SeesawLoss)
-    assert model.roi_heads.num_classes == 1203
-    cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
-    trained = sum(len(group["params"]) for group in optimizer.param_groups)
-    assert trained == sum(p.requires_grad for p in model.parameters())
-    cfg.tta.model = model
+@each(BACKBONES)
+def test_config_trains_seesaw_heads_at_lvis_size(path):
+    heads = model_in(path).roi_heads
+    assert isinstance(heads.box_predictor.cls_loss, SeesawLoss)
+    assert heads.num_classes == 1203
+    cfg = changed(path)
+    cfg.tta.model = model_in(path)
     instantiate(cfg.tta)
 
 
-def test_configs_of_backbones_were_found():
-    assert len(LEAVES) == 3
-
-
 def test_swins_tables_of_positions_are_not_decayed():
-    cfg = load_config("configs/backbones/swin_tiny_mask_rcnn_seesaw_rfs.py")
-    with RealNumbers(), torch.device("meta"):
-        cfg.optimizer.params.model = model = instantiate(cfg.model)
+    path = CONFIGS / "backbones/swin_tiny_mask_rcnn_seesaw_rfs.py"
+    cfg, model = changed(path), model_in(path)
+    cfg.optimizer.params.model = model
     tables = {p for n, p in model.named_parameters() if "relative_position_bias_table" in n}
     groups = instantiate(cfg.optimizer).param_groups
     decay = {p: group["weight_decay"] for group in groups for p in group["params"]}
@@ -204,7 +181,7 @@ def test_swins_tables_of_positions_are_not_decayed():
 
 
 def test_vits_images_fit_its_square():
-    cfg = load_config("configs/backbones/vit_base_mask_rcnn_seesaw_rfs.py")
+    cfg = read(CONFIGS / "backbones/vit_base_mask_rcnn_seesaw_rfs.py")
     square = cfg.model.backbone.square_pad
     (resize,) = cfg.dataloader.test.mapper.augmentations
     assert resize.max_size == square

@@ -1,12 +1,10 @@
 """Every step of the winning LVIS 2020 entry: full size at 1,203 classes, small on real tensors."""
 
-import copy
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from detectron2.data.transforms import RandomCrop, ResizeScale
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
@@ -14,66 +12,46 @@ from torch import nn
 
 from d2_seesaw.checkpoint import StrictCheckpointer
 from d2_seesaw.data import InstaBoost, RandomSampling, RepeatFactorSampling
-from d2_seesaw.engine import load_config
+from d2_seesaw.engine.shrink import shrink
 from d2_seesaw.layers import CarafeUpsample, DeformConv2d, SyncBatchNorm2d
 from d2_seesaw.losses import SeesawLoss, SoftmaxLoss
 from d2_seesaw.modeling import FPG, DualHeadRCNN
 from d2_seesaw.modeling.roi_heads import HTCLiteROIHeads, ScoredMaskHead, TSDOutputLayers
+from tests.support.configs import (
+    CONFIGS,
+    LEAVES,
+    QUICKSTART,
+    changed,
+    each,
+    model_in,
+    plain,
+    read,
+    through_yaml,
+    without_download,
+)
 
-STEPS = sorted(Path("configs/challenge").glob("*.py"))
-SMALL = sorted(Path("configs/challenge_small").glob("*.py"))
-
-every_step = pytest.mark.parametrize("path", STEPS, ids=lambda p: p.stem)
-every_small_step = pytest.mark.parametrize("path", SMALL, ids=lambda p: p.stem)
-
-
-@cache
-def read(path):
-    """The config in a file, to be read alone: others get the same one."""
-    return load_config(str(path))
-
-
-def without_download(cfg):
-    """A copy that starts from random weights."""
-    cfg = copy.deepcopy(cfg)
-    if "pretrained" in cfg.model.backbone.bottom_up:
-        cfg.model.backbone.bottom_up.pretrained = False
-    return cfg
+STEPS = [p for p in LEAVES if p.parent.name == "challenge"]
+every_step = each(STEPS)
 
 
 @cache
-def full_size(path):
-    with torch.device("meta"):
-        return instantiate(without_download(read(path)).model)
+def small(path):
+    """Return a step that was shrunk, saved and loaded again. Tests share it."""
+    return through_yaml(shrink(changed(path), read(QUICKSTART)))
 
 
 def number(path):
-    """Which step a file is."""
+    """Return the number of a step."""
     return int(path.stem[4:6])
 
 
-def test_every_row_of_the_table_has_its_config_and_a_small_one():
+def test_every_row_of_the_table_has_its_config():
     assert [number(path) for path in STEPS] == list(range(12))
-    assert [path.name for path in SMALL] == [path.name for path in STEPS]
 
 
 @every_step
 def test_builds_at_lvis_size(path):
-    model = full_size(path)
-    assert model.roi_heads.num_classes == 1203
-    cfg = read(path)
-    assert cfg.train.output_dir == f"output/challenge/{path.stem}"
-    assert f"configs/challenge/{path.name}" in path.read_text()
-
-
-@every_step
-def test_saves_and_reloads_equal(path, tmp_path):
-    cfg = read(path)
-    LazyConfig.save(cfg, str(tmp_path / "cfg.yaml"))
-    assert [p.name for p in tmp_path.iterdir()] == ["cfg.yaml"]  # no .pkl: all of it is YAML
-    again = load_config(str(tmp_path / "cfg.yaml"))
-    LazyConfig.save(again, str(tmp_path / "again.yaml"))
-    assert (tmp_path / "again.yaml").read_text() == (tmp_path / "cfg.yaml").read_text()
+    assert model_in(path).roi_heads.num_classes == 1203
 
 
 @every_step
@@ -106,9 +84,7 @@ def isinstance_anywhere(module, kind):
 @pytest.mark.parametrize("part", PARTS)
 def test_every_part_comes_with_its_step_and_stays(part):
     first, has_part = PARTS[part]
-    assert [has_part(full_size(path)) for path in STEPS] == [
-        number(path) >= first for path in STEPS
-    ]
+    assert [has_part(model_in(path)) for path in STEPS] == [number(path) >= first for path in STEPS]
 
 
 @every_step
@@ -132,8 +108,10 @@ def test_the_dual_head_is_trained_for_12_epochs_with_repeat_factors_on_the_step_
     cfg = read(STEPS[10])
     assert isinstance(instantiate(cfg.dataloader.train.sampling), RepeatFactorSampling)
     assert cfg.train.epochs == 12
-    assert cfg.train.init_checkpoint == f"{read(STEPS[9]).train.output_dir}/model_final.pth"
-    model = full_size(STEPS[10])
+    for before, after in ((9, 10), (10, 11)):
+        model = f"{read(STEPS[before]).train.output_dir}/model_final.pth"
+        assert read(STEPS[after]).train.init_checkpoint == model
+    model = model_in(STEPS[10])
     assert isinstance(model, DualHeadRCNN)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert {name.split(".new")[0] for name in trained} == {
@@ -150,15 +128,13 @@ def test_the_last_step_tests_with_the_challenges_views():
 
 
 def test_the_schedule_of_45_epochs_falls_at_30_and_40():
-    cfg = copy.deepcopy(read(STEPS[6]))
-    cfg.train.max_iter = 45_000
-    schedule = instantiate(cfg.lr_multiplier)
+    schedule = instantiate(changed(STEPS[6], "train.max_iter=45000").lr_multiplier)
     values = [schedule(epoch / 45) for epoch in (29.9, 30, 39.9, 40, 44.9)]
     assert values == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])
 
 
 def test_seesaw_takes_the_place_of_softmax_and_of_the_constraint_on_classification():
-    before, after = (full_size(STEPS[i]).roi_heads.box_predictor for i in (8, 9))
+    before, after = (model_in(STEPS[i]).roi_heads.box_predictor for i in (8, 9))
     assert all(isinstance(p.cls_loss, SoftmaxLoss) and p.pc_cls for p in before)
     for predictor in after:
         assert isinstance(predictor.cls_loss, SeesawLoss)
@@ -171,11 +147,30 @@ def test_seesaw_takes_the_place_of_softmax_and_of_the_constraint_on_classificati
 # --- small versions ---
 
 
-def test_the_small_dual_head_starts_from_the_small_step_before():
-    before, dual = (read(SMALL[step]) for step in (9, 10))
-    assert dual.train.init_checkpoint == f"{before.train.output_dir}/model_final.pth"
-    assert before.train.output_dir == "output/challenge_small/step09_seesaw"
-    assert before.train.init_checkpoint == ""
+def test_the_quickstart_of_the_challenge_is_the_small_step_9():
+    quickstart = changed(CONFIGS / "quickstart/challenge.py")
+    quickstart.train.output_dir = small(STEPS[9]).train.output_dir
+    assert plain(quickstart) == plain(small(STEPS[9]))
+
+
+def test_a_small_step_starts_from_nothing_and_takes_data_and_schedule_of_the_quickstart():
+    cfg, quickstart = small(STEPS[10]), read(QUICKSTART)
+    assert cfg.train.init_checkpoint == ""
+    assert (cfg.train.max_iter, cfg.train.epochs) == (quickstart.train.max_iter, None)
+    for part in ("optimizer", "lr_multiplier"):
+        assert plain(cfg[part]) == plain(quickstart[part])
+    assert plain(cfg.dataloader.test) == plain(quickstart.dataloader.test)
+    assert cfg.dataloader.train.dataset.names == quickstart.dataloader.train.dataset.names
+    assert cfg.model.roi_heads.num_classes == quickstart.model.roi_heads.num_classes
+
+
+# Steps 6 and 11 change the data and the views alone.
+SMALL = [path for path in STEPS if number(path) not in (6, 11)]
+
+
+@pytest.mark.parametrize("step", [6, 11])
+def test_a_step_that_changes_no_layer_has_the_model_of_the_step_before(step):
+    assert plain(small(STEPS[step]).model) == plain(small(STEPS[step - 1]).model)
 
 
 def picture(objects, seed):
@@ -207,27 +202,8 @@ def step_of(model, objects):
     return losses
 
 
-def trained_twice(path):
-    """A small model that has seen many objects, for which all of its losses are there."""
-    torch.manual_seed(0)
-    model = instantiate(without_download(read(path)).model)
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    step_of(model, [5, 3])
-    optimizer.step()
-    return model
-
-
-@pytest.fixture(scope="module")
-def models():
-    """Small models by path, each built and trained for a step once."""
-    return cache(trained_twice)
-
-
-@pytest.mark.parametrize("objects", [[0, 0], [1, 0], [7, 4]], ids=["none", "one", "many"])
-@every_small_step
-def test_a_step_has_finite_losses_and_a_gradient_for_every_parameter(path, objects, models):
-    model = models(path)
-    losses = step_of(model, objects)
+def assert_complete(model, losses):
+    """Check that losses and the gradient of every trained parameter are there and finite."""
     assert all(loss.isfinite() for loss in losses.values()), losses
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -235,15 +211,33 @@ def test_a_step_has_finite_losses_and_a_gradient_for_every_parameter(path, objec
             assert parameter.grad.isfinite().all(), name
 
 
-@every_small_step
-def test_a_small_model_predicts_and_its_checkpoint_holds_all_of_it(path, models, tmp_path):
-    model = models(path).eval()
+@cache
+def trained(path):
+    """Return a small model after a step on many objects, for which all of its losses are there."""
+    torch.manual_seed(0)
+    model = instantiate(without_download(small(path)).model)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    assert_complete(model, step_of(model, [7, 4]))
+    optimizer.step()
+    return model
+
+
+@each(SMALL)
+def test_a_step_has_finite_losses_and_a_gradient_for_every_parameter(path):
+    model = trained(path)  # on many objects; then on none and on one
+    for objects in ([0, 0], [1, 0]):
+        assert_complete(model, step_of(model, objects))
+
+
+@each(SMALL)
+def test_a_small_model_predicts_and_its_checkpoint_holds_all_of_it(path, tmp_path):
+    model = trained(path).eval()
     inputs = [{key: picture(0, 9)[key] for key in ("image", "height", "width")}]
     with torch.no_grad():
         expected = model(inputs)[0]["instances"]
     StrictCheckpointer(model, str(tmp_path)).save("model")
     torch.manual_seed(1)
-    again = instantiate(without_download(read(path)).model).eval()
+    again = instantiate(without_download(small(path)).model).eval()
     StrictCheckpointer(again, require_all=True).load(str(tmp_path / "model.pth"))
     with torch.no_grad():
         found = again(inputs)[0]["instances"]

@@ -1,12 +1,11 @@
 """The parts in configs/common/heads/dual.py, laid over models as their text says."""
 
-import copy
+from functools import cache
 
 import pytest
-import torch
 from detectron2.config import LazyConfig, instantiate
 
-from d2_seesaw.engine import check_config, load_config
+from d2_seesaw.engine import check_config
 from d2_seesaw.layers import NormedLinear
 from d2_seesaw.losses import SeesawLoss
 from d2_seesaw.modeling import DualHeadRCNN
@@ -17,19 +16,25 @@ from d2_seesaw.modeling.roi_heads import (
     DualTSDOutputLayers,
     TSDOutputLayers,
 )
+from tests.support.configs import CONFIGS, all_of, build_model, through_yaml, with_seesaw
 
-LEAVES = {
+NAMES = {
     "plain": "lvis_v1/mask_rcnn_r50_fpn_seesaw_rfs_2x",
-    "cascade": "lvis_v1/cascade_mask_rcnn_r50_fpn_seesaw_rfs_1x",
-    "tsd": "lvis_v1/htc_lite_r50_fpn_seesaw_rfs_1x",
+    "cascade": "lvis_v1/cascade_mask_rcnn_r50_fpn_softmax_rfs_1x",
+    "tsd": "lvis_v1/htc_lite_r50_fpn_softmax_rfs_1x",
 }
 
 
-def before(kind, leaf):
-    cfg = copy.deepcopy(load_config(f"configs/{leaf}.py"))
+@cache
+def part(name):
+    return LazyConfig.load(f"configs/common/heads/{name}.py")
+
+
+def before(kind, name):
+    cfg = with_seesaw(CONFIGS / f"{name}.py")
     heads = cfg.model.roi_heads
     if kind == "tsd":
-        tsd = LazyConfig.load("configs/common/heads/tsd.py")
+        tsd = part("tsd")
         heads.box_pooler.update(tsd.box_pooler)
         for box_head, predictor in zip(heads.box_heads, heads.box_predictors, strict=True):
             box_head.update(tsd.box_head)
@@ -38,9 +43,8 @@ def before(kind, leaf):
     return cfg
 
 
-def with_dual_heads(kind, leaf, *, new_layers=True):
-    cfg = before(kind, leaf)
-    dual = LazyConfig.load("configs/common/heads/dual.py")
+def with_dual_heads(kind, name, *, new_layers=True):
+    cfg, dual = before(kind, name), part("dual")
     cfg.model.update(dual.model)
     heads = cfg.model.roi_heads
     several = "box_heads" in heads
@@ -56,22 +60,12 @@ def with_dual_heads(kind, leaf, *, new_layers=True):
     return cfg
 
 
-def all_of(module):
-    return list(module) if isinstance(module, torch.nn.ModuleList) else [module]
-
-
-@pytest.mark.parametrize(("kind", "leaf"), LEAVES.items())
-def test_saves_reloads_and_builds_in_full_size(kind, leaf, tmp_path):
-    cfg = with_dual_heads(kind, leaf)
-    cfg.model.roi_heads.num_classes = 37
-    LazyConfig.save(cfg, str(tmp_path / "cfg.yaml"))
-    assert [p.name for p in tmp_path.iterdir()] == ["cfg.yaml"]  # no .pkl: all of it is YAML
-    again = load_config(str(tmp_path / "cfg.yaml"))
-    with torch.device("meta"):
-        model = instantiate(again.model)
-        of_before = before(kind, leaf)
-        of_before.model.roi_heads.num_classes = 37
-        trained = instantiate(of_before.model)
+@pytest.mark.parametrize(("kind", "name"), NAMES.items())
+def test_saves_reloads_and_builds_in_full_size(kind, name):
+    cfg, of_before = with_dual_heads(kind, name), before(kind, name)
+    for changed in (cfg, of_before):
+        changed.model.roi_heads.num_classes = 37
+    model, trained = build_model(through_yaml(cfg)), build_model(of_before)
     assert type(model) is DualHeadRCNN
     assert (model.init, model.fresh_counts) == ("copy", True)
     shapes = {n: t.shape for n, t in model.state_dict().items()}
@@ -96,9 +90,7 @@ def test_saves_reloads_and_builds_in_full_size(kind, leaf, tmp_path):
 
 
 def test_without_the_box_head_there_is_a_new_classifier_alone():
-    cfg = with_dual_heads("cascade", LEAVES["cascade"], new_layers=False)
-    with torch.device("meta"):
-        model = instantiate(cfg.model)
+    model = build_model(with_dual_heads("cascade", NAMES["cascade"], new_layers=False))
     assert {name.split(".new.")[1] for name in model.added_keys} == {
         "cls_score.weight",
         "cls_score.bias",
@@ -107,7 +99,7 @@ def test_without_the_box_head_there_is_a_new_classifier_alone():
 
 
 def test_the_quickstarts_dual_head_trains_what_is_new():
-    model = instantiate(with_dual_heads("tsd", "quickstart_htc_lite").model)
+    model = instantiate(with_dual_heads("tsd", "quickstart/htc_lite").model)
     learned = {name for name, p in model.named_parameters() if p.requires_grad}
     assert len(learned) == 3 * 4
     assert learned < model.added_keys

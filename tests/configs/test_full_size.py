@@ -7,33 +7,30 @@ from detectron2.modeling.roi_heads import CascadeROIHeads
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from d2_seesaw.engine import load_config
+from tests.support.configs import CONFIGS, predictors_of, with_seesaw
 
-FILES = {
-    "flagship": "configs/lvis_v1_seesaw.py",
-    "cascade": "configs/lvis_v1/cascade_mask_rcnn_r50_fpn_seesaw_rfs_1x.py",
-    "htc_lite": "configs/lvis_v1/htc_lite_r50_fpn_seesaw_rfs_1x.py",
+NAMES = {
+    "flagship": "lvis_v1_seesaw",
+    "cascade": "lvis_v1/cascade_mask_rcnn_r50_fpn_softmax_rfs_1x",
+    "htc_lite": "lvis_v1/htc_lite_r50_fpn_softmax_rfs_1x",
 }
-SMALL = [
-    "model.roi_heads.batch_size_per_image=16",
-    "model.proposal_generator.post_nms_topk=[50,20]",
-]
 HEIGHT, WIDTH = 96, 128
 
 
-@pytest.fixture(scope="module", params=FILES)
+@pytest.fixture(scope="module", params=NAMES)
 def model(request):
-    cfg = load_config(FILES[request.param], SMALL)
-    heads = cfg.model.roi_heads
-    for predictor in heads.get("box_predictors") or [heads.box_predictor]:
-        # An untrained model scores all of 1,203 classes about 4e-4: above the usual threshold.
+    cfg = with_seesaw(CONFIGS / f"{NAMES[request.param]}.py")
+    cfg.model.roi_heads.batch_size_per_image = 16
+    cfg.model.proposal_generator.post_nms_topk = [50, 20]
+    for predictor in predictors_of(cfg):
+        # An untrained model scores each of 1,203 classes about 4e-4, above the usual threshold.
         predictor.update(test_score_thresh=5e-4, test_topk_per_image=20)
     torch.manual_seed(0)
     return instantiate(cfg.model)
 
 
 def image(number):
-    """An image of ``number`` objects of as many classes."""
+    """Draw an image of ``number`` objects of as many classes."""
     corner = torch.rand(number, 2) * torch.tensor([WIDTH - 40.0, HEIGHT - 40.0])
     objects = Instances((HEIGHT, WIDTH))
     objects.gt_boxes = Boxes(torch.cat([corner, corner + 8 + 30 * torch.rand(number, 2)], dim=1))

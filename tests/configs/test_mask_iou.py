@@ -4,9 +4,10 @@ import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
 
-from d2_seesaw.engine import check_config, load_config
+from d2_seesaw.engine import check_config
 from d2_seesaw.layers import NormedConv2d
 from d2_seesaw.modeling.roi_heads import ScoredMaskHead
+from tests.support.configs import CONFIGS, changed, through_yaml
 
 PART = "configs/common/heads/mask_iou.py"
 MODELS = {
@@ -18,17 +19,14 @@ MODELS = {
 
 @pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize(("path", "kind"), MODELS.items())
-def test_fits_every_model_that_it_is_put_into(path, kind, normed, tmp_path):
-    cfg = load_config(f"configs/{path}")
+def test_fits_every_model_that_it_is_put_into(path, kind, normed):
+    cfg = changed(CONFIGS / path)
     name = f"scored_{'norm_' if normed else ''}mask_{kind}"
     cfg.model.roi_heads.mask_head = LazyConfig.load(PART, name)
     cfg.model.roi_heads.num_classes = 37
     check_config(cfg)
-    LazyConfig.save(cfg, str(tmp_path / "cfg.yaml"))
-    again = load_config(str(tmp_path / "cfg.yaml"))
-    assert [p.name for p in tmp_path.iterdir()] == ["cfg.yaml"]  # no .pkl: all of it is YAML
     with torch.device("meta"):
-        heads = instantiate(again.model).roi_heads.mask_head
+        heads = instantiate(through_yaml(cfg).model.roi_heads).mask_head
     assert isinstance(heads, ScoredMaskHead) == (kind == "head")
     for head in [heads] if kind == "head" else heads:
         assert isinstance(head, ScoredMaskHead)

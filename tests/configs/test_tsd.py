@@ -1,24 +1,23 @@
 """The parts in configs/common/heads/tsd.py, laid over cascades as their text says."""
 
-import copy
-
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from d2_seesaw.engine import check_config, load_config
+from d2_seesaw.engine import check_config
 from d2_seesaw.inference import MeanOverSharedProposals, MultiViewInference, UnionOfDetections
 from d2_seesaw.losses import SeesawLoss, SoftmaxLoss
 from d2_seesaw.modeling.roi_heads import TSDBoxHead, TSDOutputLayers
 from tests.inference.models import picture
+from tests.support.configs import CONFIGS, build_model, changed, through_yaml
 
-QUICKSTARTS = ("quickstart_cascade", "quickstart_htc_lite")
+QUICKSTARTS = ("quickstart/cascade", "quickstart/htc_lite")
 
 
 def with_tsd(name, *, seesaw=True):
-    cfg = copy.deepcopy(load_config(f"configs/{name}.py"))
+    cfg = changed(CONFIGS / f"{name}.py")
     tsd = LazyConfig.load("configs/common/heads/tsd.py")
     heads = cfg.model.roi_heads
     heads.box_pooler.update(tsd.box_pooler)
@@ -36,13 +35,8 @@ def with_tsd(name, *, seesaw=True):
     "name",
     ["lvis_v1/htc_lite_r50_fpn_softmax_rfs_1x", "lvis_v1/cascade_mask_rcnn_r50_fpn_softmax_rfs_1x"],
 )
-def test_saves_reloads_and_builds_in_full_size(name, seesaw, tmp_path):
-    cfg = with_tsd(name, seesaw=seesaw)
-    LazyConfig.save(cfg, str(tmp_path / "cfg.yaml"))
-    assert [p.name for p in tmp_path.iterdir()] == ["cfg.yaml"]  # no .pkl: all of it is YAML
-    again = load_config(str(tmp_path / "cfg.yaml"))
-    with torch.device("meta"):
-        heads = instantiate(again.model).roi_heads
+def test_saves_reloads_and_builds_in_full_size(name, seesaw):
+    heads = build_model(through_yaml(with_tsd(name, seesaw=seesaw))).roi_heads
     weights = []
     for head, predictor in zip(heads.box_head, heads.box_predictor, strict=True):
         assert isinstance(head, TSDBoxHead)
@@ -71,9 +65,9 @@ def record(tmp_path):
 @pytest.mark.parametrize(
     ("name", "merge"),
     [
-        ("quickstart_cascade", MeanOverSharedProposals()),
-        ("quickstart_htc_lite", MeanOverSharedProposals()),
-        ("quickstart_htc_lite", UnionOfDetections()),
+        ("quickstart/cascade", MeanOverSharedProposals()),
+        ("quickstart/htc_lite", MeanOverSharedProposals()),
+        ("quickstart/htc_lite", UnionOfDetections()),
     ],
 )
 def test_detects_in_several_views(name, merge, record):

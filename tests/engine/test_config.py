@@ -10,7 +10,7 @@ from torch.optim import SGD
 
 from d2_seesaw.data import RepeatFactorSampling
 from d2_seesaw.engine import ConfigError, apply_overrides, check_config, load_config, train_options
-from d2_seesaw.engine.config import check_compiled_parts
+from d2_seesaw.engine.config import check_compiled_parts, config_name
 
 QUICKSTART = "configs/quickstart/seesaw.py"
 
@@ -165,6 +165,50 @@ def test_an_error_inside_a_config_leaves_pythons_import_alone(tmp_path):
     with pytest.raises(RuntimeError, match="inside"):
         load_config(str(tmp_path / "bad.py"))
     assert builtins.__import__ is before
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("configs/lvis_v1_seesaw.py", "lvis_v1_seesaw"),
+        ("configs/lvis_v1/x.py", "lvis_v1/x"),
+        ("/site-packages/d2_seesaw/configs/challenge/step00.py", "challenge/step00"),
+        ("/configs/project/configs/mine/v1.5.py", "mine/v1.5"),
+        ("configs/../mine.py", "mine"),
+        ("/data/runs/mine.yaml", "mine"),
+    ],
+)
+def test_the_name_of_a_config_is_its_path_below_the_nearest_configs_folder(path, expected):
+    assert config_name(path) == expected
+
+
+def test_a_config_is_named_from_inside_its_folder_too(monkeypatch):
+    monkeypatch.chdir("configs/quickstart")
+    assert config_name("seesaw.py") == "quickstart/seesaw"
+
+
+@pytest.mark.parametrize(
+    ("line", "overrides", "expected"),
+    [
+        ("", [], "output/mine"),
+        ("train['output_dir'] = 'elsewhere'", [], "elsewhere"),
+        ("train['output_dir'] = 'elsewhere'", ["train.output_dir=null"], "output/mine"),
+        ("", ["train.output_dir=here"], "here"),
+    ],
+)
+def test_the_output_folder_follows_from_the_name_unless_it_is_set(
+    tmp_path, line, overrides, expected
+):
+    path = tmp_path / "mine.py"
+    path.write_text(f"from d2_seesaw.engine import train_options\ntrain = train_options()\n{line}")
+    assert load_config(str(path), overrides).train.output_dir == expected
+
+
+def test_a_saved_config_keeps_its_output_folder(tmp_path):
+    path = tmp_path / "configs/config.yaml"
+    path.parent.mkdir()
+    LazyConfig.save(load_config(QUICKSTART), str(path))
+    assert load_config(str(path)).train.output_dir == "output/quickstart/seesaw"
 
 
 def test_a_saved_config_passes_the_same_checks(tmp_path):

@@ -1,0 +1,82 @@
+"""Claims about every file in configs/ that describes a training."""
+
+import ast
+import re
+from collections import Counter
+
+import pytest
+from detectron2.config import instantiate
+from fvcore.common.param_scheduler import ConstantParamScheduler
+
+from d2_seesaw.engine import load_config
+from tests.support.configs import CONFIGS, LEAVES, changed, each, model_in, plain, read, reloaded
+
+# Warnings of Detectron2's transformers.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*meshgrid:UserWarning", "ignore:.*timm:FutureWarning"
+)
+
+
+def test_configs_were_found():
+    folders = Counter(str(path.relative_to(CONFIGS).parent) for path in LEAVES)
+    assert folders == {
+        ".": 1,
+        "backbones": 3,
+        "challenge": 12,
+        "coco": 1,
+        "lvis_v1": 19,
+        "mmdet": 6,
+        "quickstart": 10,
+        "semantic": 20,
+    }
+
+
+@each(LEAVES)
+def test_saves_and_reloads_equal(path):
+    assert plain(reloaded(path)) == plain(read(path))
+
+
+@pytest.mark.parametrize("name", ["lvis_v1_seesaw", "quickstart/challenge"])
+def test_loads_twice_equal(name):
+    path = CONFIGS / f"{name}.py"
+    assert plain(load_config(str(path.absolute()))) == plain(read(path))
+
+
+@each(LEAVES)
+def test_builds_model_optimizer_and_schedule(path):
+    cfg = changed(path, "train.max_iter=4000")
+    cfg.optimizer.params.model = model = model_in(path)
+    groups = instantiate(cfg.optimizer).param_groups
+    trained = sum(len(group["params"]) for group in groups)
+    assert trained == sum(p.requires_grad for p in model.parameters()) > 10
+    schedule = instantiate(cfg.lr_multiplier)
+    if isinstance(schedule, ConstantParamScheduler):
+        assert schedule(0.0) == schedule(0.999) == 1
+    else:
+        assert 0 < schedule(0.0) < schedule(0.5) <= 1
+        assert schedule(0.999) < schedule(0.5)
+
+
+@each(LEAVES)
+def test_length_and_places_are_given(path):
+    cfg = read(path)
+    assert (cfg.train.epochs is None) != (cfg.train.max_iter is None)
+    folder = f"output/{path.relative_to(CONFIGS).with_suffix('')}"
+    assert cfg.train.output_dir == folder
+    assert cfg.dataloader.evaluator.output_dir == f"{folder}/inference"
+    assert cfg.dataloader.evaluator.dataset_name == cfg.dataloader.test.dataset.names
+
+
+NUMBERS = (
+    r"Paper, table \d+: mask AP \d",
+    r"Paper \(abstract\): \d",
+    r"mmdet's model zoo: mask AP \d",
+    r"slides of the LVIS 2020 challenge: box AP \d",
+    r"No published number",
+)
+
+
+@each(LEAVES)
+def test_says_which_number_it_reproduces(path):
+    text = " ".join(ast.get_docstring(ast.parse(path.read_text())).split())
+    assert re.search("|".join(NUMBERS), text)

@@ -1,0 +1,122 @@
+"""The shipped configs, each of which is loaded, saved, reloaded and built once in a session."""
+
+import copy
+import os
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+from omegaconf import OmegaConf
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from d2_seesaw.engine import apply_overrides, load_config
+from d2_seesaw.engine.config import target_of
+
+CONFIGS = Path("configs")
+LEAVES = sorted(p for p in CONFIGS.rglob("*.py") if "common" not in p.parts)
+QUICKSTART = CONFIGS / "quickstart/seesaw.py"
+
+
+def each(paths):
+    """Parametrize a test over configs."""
+    return pytest.mark.parametrize(
+        "path", paths, ids=lambda p: str(p.relative_to(CONFIGS).with_suffix(""))
+    )
+
+
+@cache
+def read(path):
+    """Load a config. Tests share it and must not change it."""
+    return load_config(str(path))
+
+
+def changed(path, *overrides):
+    """Return a copy of a config, with ``key=value`` overrides."""
+    return apply_overrides(copy.deepcopy(read(path)), list(overrides))
+
+
+def through_yaml(cfg):
+    """Save a config and load it again."""
+    with tempfile.TemporaryDirectory() as folder:
+        LazyConfig.save(cfg, f"{folder}/config.yaml")
+        assert os.listdir(folder) == ["config.yaml"]  # no .pkl: all of it is YAML
+        return load_config(f"{folder}/config.yaml")
+
+
+@cache
+def reloaded(path):
+    """Load a config, save it and load it again. Tests share it as well."""
+    return through_yaml(read(path))
+
+
+_models = {}
+
+
+def model_in(path):
+    """Build the model of the saved config on the meta device. Tests share it as well.
+
+    Configs with equal models, such as those that differ in their sampling, share one.
+    """
+    cfg = reloaded(path)
+    key = str(cfg.model)
+    if key not in _models:
+        _models[key] = build_model(cfg)
+    return _models[key]
+
+
+class RealNumbers(TorchFunctionMode):
+    """Detectron2's transformers read the drop path rates of their blocks from a tensor."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        device = {"device": "cpu"} if function is torch.linspace else {}
+        return function(*args, **{**(kwargs or {}), **device})
+
+
+def build_model(cfg):
+    """Build a model on the meta device."""
+    with torch.device("meta"), RealNumbers():
+        return instantiate(without_download(cfg).model)
+
+
+def without_download(cfg):
+    """Return a copy of a config that starts from random weights."""
+    cfg = copy.deepcopy(cfg)
+    if "pretrained" in cfg.model.backbone.get("bottom_up", {}):
+        cfg.model.backbone.bottom_up.pretrained = False
+    return cfg
+
+
+def plain(cfg):
+    """Return a config as dicts and lists that compare equal whether targets are names or not."""
+    return _located(OmegaConf.to_container(cfg, resolve=False))
+
+
+def _located(value):
+    if isinstance(value, dict):
+        found = {key: _located(child) for key, child in value.items()}
+        return found | ({"_target_": target_of(value)} if "_target_" in value else {})
+    return [_located(child) for child in value] if isinstance(value, list) else value
+
+
+def all_of(module):
+    """Return the modules of a cascade, or the one of a Mask R-CNN, as a list."""
+    return list(module) if isinstance(module, nn.ModuleList) else [module]
+
+
+def predictors_of(cfg):
+    """Return the configs of the box predictors, one per stage."""
+    heads = cfg.model.roi_heads
+    return heads.box_predictors if "box_predictors" in heads else [heads.box_predictor]
+
+
+def with_seesaw(path):
+    """Return a copy of a config, with Seesaw Loss in its box predictors."""
+    cfg = changed(path)
+    part = LazyConfig.load("configs/common/heads/classification.py", "seesaw")
+    for predictor in predictors_of(cfg):
+        predictor.update(part)
+    return cfg
