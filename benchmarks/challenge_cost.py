@@ -5,14 +5,14 @@
 
 Parameters and GFLOPs are those of configs/challenge at 1,203 classes. A FLOP is half a
 multiply-add. They are counted for an image of 1280 x 1280 that goes through backbone, neck and RPN
-head, 1,000 proposals through the box stages and 300 detections through the mask head; convolutions,
-deformable ones included, and matrix products count, re-assembly (CARAFE), pooling and activations
+head, 1,000 proposals through the box stages and 300 detections through the mask head. Convolutions,
+including deformable ones, and matrix products count; reassembly (CARAFE), pooling and activations
 do not. Backbone and RPN are counted on torch's meta device, without computing anything. With
 test-time augmentation each view goes through the backbone twice, for boxes and then for masks, and
-once through each head; the count is that of square views.
+once through each head; views are taken as squares.
 
-Seconds are those of the small versions (configs/challenge_small), on the CPU, one thread: the
-median over images of 144 x 144 of inference with random weights. They take turns within each round.
+Seconds are measured on small versions (d2_seesaw.engine.shrink) on one CPU thread: the median time
+of inference on an image of 144 x 144 with random weights. The steps take turns within each round.
 """
 
 import argparse
@@ -23,10 +23,12 @@ from pathlib import Path
 import torch
 from detectron2.config import instantiate
 from detectron2.structures import Boxes, ImageList, Instances
+from omegaconf import DictConfig
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from d2_seesaw.engine import load_config
+from d2_seesaw.engine.shrink import shrink
 
 SIZE = 1280
 
@@ -39,28 +41,27 @@ def deform_conv_flop(x_shape, w_shape, *_args, out_shape=None, **_kwargs) -> int
     return 2 * batch * height * width * out_channels * in_channels * kernel[0] * kernel[1]
 
 
-def model_of(path: Path) -> nn.Module:
-    """The model of a config, with random weights."""
-    cfg = load_config(str(path))
+def model_of(cfg: DictConfig) -> nn.Module:
+    """Build the model of a config, with random weights."""
     if "pretrained" in cfg.model.backbone.bottom_up:
         cfg.model.backbone.bottom_up.pretrained = False
     return instantiate(cfg.model).eval()
 
 
-def with_views(path: Path, model: nn.Module) -> nn.Module:
-    """The model, or its test-time augmentation where the step has one."""
-    if not view_sizes(path):
+def with_views(step: str, cfg: DictConfig) -> nn.Module:
+    """Build the model of a step, in test-time augmentation if the step has it."""
+    model = model_of(cfg)
+    if not view_sizes(step, cfg):
         return model
-    cfg = load_config(str(path))
     cfg.tta.model = model
     return instantiate(cfg.tta)
 
 
 @torch.no_grad()
-def gflops(path: Path) -> tuple[float, float]:
-    """Of backbone, neck and RPN head, and of the ROI heads, in 1e9 FLOPs."""
+def gflops(step: str, cfg: DictConfig) -> tuple[float, float]:
+    """Count backbone, neck and RPN head, and the ROI heads, in 1e9 FLOPs."""
     with torch.device("meta"):
-        model = model_of(path)
+        model = model_of(cfg)
         images = torch.zeros(1, 3, SIZE, SIZE)
         with FlopCounterMode(display=False) as dense:
             features = model.backbone(images)
@@ -74,7 +75,7 @@ def gflops(path: Path) -> tuple[float, float]:
     features = {name: torch.randn(map_.shape) for name, map_ in features.items()}
     with FlopCounterMode(display=False) as sparse:
         run_heads(heads, features)
-    views = view_sizes(path)
+    views = view_sizes(step, cfg)
     areas = 2 * sum(size**2 for size in views) / SIZE**2 if views else 1
     return (
         areas * dense.get_total_flops() / 1e9,
@@ -82,14 +83,13 @@ def gflops(path: Path) -> tuple[float, float]:
     )
 
 
-def view_sizes(path: Path) -> list[int]:
-    """Long edges of the views of a step that has test-time augmentation."""
-    cfg = load_config(str(path))
-    return [long for _, long in cfg.tta.scales for _ in range(2)] if "tta" in path.stem else []
+def view_sizes(step: str, cfg: DictConfig) -> list[int]:
+    """Return the long edges of the views of a step; empty without test-time augmentation."""
+    return [long for _, long in cfg.tta.scales for _ in range(2)] if "tta" in step else []
 
 
 def run_heads(heads: nn.Module, features: dict[str, torch.Tensor]) -> None:
-    """1,000 proposals through the box stages, 300 detections through the mask head."""
+    """Run 1,000 proposals through the box stages and 300 detections through the mask head."""
     predictors = heads.box_predictor
     for predictor in predictors if isinstance(predictors, nn.ModuleList) else [predictors]:
         predictor.test_score_thresh = 2.0  # no detections of its own
@@ -102,7 +102,7 @@ def run_heads(heads: nn.Module, features: dict[str, torch.Tensor]) -> None:
 
 
 def instances(number: int, name: str) -> Instances:
-    """Boxes of 100 x 100 along the diagonal."""
+    """Return boxes of 100 x 100 along the diagonal."""
     corners = torch.linspace(0, SIZE - 100, number)[:, None].expand(number, 2)
     boxes = Instances((SIZE, SIZE))
     boxes.set(name, Boxes(torch.cat([corners, corners + 100], dim=1)))
@@ -111,19 +111,19 @@ def instances(number: int, name: str) -> Instances:
 
 
 @torch.no_grad()
-def seconds(paths: list[Path], rounds: int) -> dict[Path, float]:
-    """Median seconds per image of small versions, by their config."""
+def seconds(steps: dict[str, DictConfig], rounds: int) -> dict[str, float]:
+    """Measure the median seconds per image of the small version of each step."""
     torch.manual_seed(0)
-    models = {path: with_views(path, model_of(path)) for path in paths}
+    models = {step: with_views(step, cfg) for step, cfg in steps.items()}
     pixels = torch.randint(0, 256, (3, 144, 144), dtype=torch.uint8)
     image = {"image": pixels, "height": 144, "width": 144}
-    times: dict[Path, list[float]] = {path: [] for path in paths}
+    times: dict[str, list[float]] = {step: [] for step in steps}
     for _ in range(rounds + 1):
-        for path, model in models.items():
+        for step, model in models.items():
             start = time.perf_counter()
             model([image])
-            times[path].append(time.perf_counter() - start)
-    return {path: statistics.median(values[1:]) for path, values in times.items()}
+            times[step].append(time.perf_counter() - start)
+    return {step: statistics.median(values[1:]) for step, values in times.items()}
 
 
 def main() -> None:
@@ -136,17 +136,19 @@ def main() -> None:
     paths = sorted(Path("configs/challenge").glob("step*.py"))
     if options.steps:
         paths = [paths[step] for step in options.steps]
-    small = {path: Path("configs/challenge_small") / path.name for path in paths}
-    measured = seconds(list(small.values()), options.rounds)
+    quickstart = load_config("configs/quickstart/seesaw.py")
+    small = {path.stem: shrink(load_config(str(path)), quickstart) for path in paths}
+    measured = seconds(small, options.rounds)
     print("| step | parameters | GFLOPs: backbone to RPN | GFLOPs: ROI heads | s, small |")
     print("|---|---|---|---|---|")
     for path in paths:
+        step, cfg = path.stem, load_config(str(path))
         with torch.device("meta"):
-            parameters = sum(p.numel() for p in model_of(path).parameters()) / 1e6
-        dense, sparse = gflops(path)
+            parameters = sum(p.numel() for p in model_of(cfg).parameters()) / 1e6
+        dense, sparse = gflops(step, cfg)
         print(
-            f"| {path.stem} | {parameters:.1f} M | {dense:,.0f} | {sparse:,.0f} "
-            f"| {measured[small[path]]:.3f} |",
+            f"| {step} | {parameters:.1f} M | {dense:,.0f} | {sparse:,.0f} "
+            f"| {measured[step]:.3f} |",
             flush=True,
         )
 

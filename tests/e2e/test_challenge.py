@@ -1,11 +1,15 @@
 """The small steps of the winning LVIS 2020 entry through train_net.py: train, resume, evaluate."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from detectron2.config import LazyConfig
 
-STEPS = sorted(Path("configs/challenge_small").glob("*.py"))
+from d2_seesaw.engine.shrink import shrink
+from tests.support.configs import LEAVES, QUICKSTART, changed, read
+
+STEPS = [path for path in LEAVES if path.parent.name == "challenge"]
+STEP_9 = "configs/quickstart/challenge.py"
 TINY = [
     "model.proposal_generator.post_nms_topk=[40,20]",
     "dataloader.train.total_batch_size=2",
@@ -16,22 +20,32 @@ IN_EVERY_RUN = "step09_seesaw"  # with everything that is trained but the dual h
 
 
 def runs(path):
-    """A case that is slow but for one step."""
+    """Return a case that is slow unless it is the step of every run."""
     return pytest.param(path, marks=() if path.stem == IN_EVERY_RUN else pytest.mark.slow)
+
+
+def small(path, folder):
+    """Return the path of a small version of a step."""
+    if path.stem == IN_EVERY_RUN:
+        return STEP_9
+    config = folder / "small.yaml"
+    LazyConfig.save(shrink(changed(path), read(QUICKSTART)), str(config))
+    return str(config)
 
 
 @pytest.fixture(scope="module")
 def trained(request, train_net, tmp_path_factory):
     """A step that was trained, interrupted and resumed: its config, folder and both runs."""
     path, output = request.param, tmp_path_factory.mktemp(request.param.stem)
+    config = small(path, output)
     options = [*TINY]
     if path.stem in DUAL:
         before = output / "before"
-        train_net(before, *TINY, "train.max_iter=2", config=str(STEPS[9]))
+        train_net(before, *TINY, "train.max_iter=2", config=STEP_9)
         options += [f"train.init_checkpoint={before / 'model_final.pth'}"]
-    first = train_net(output, *options, "train.max_iter=1", config=str(path))
-    resumed = train_net(output, *options, "--resume", "train.max_iter=2", config=str(path))
-    return SimpleNamespace(config=str(path), output=output, first=first, resumed=resumed)
+    first = train_net(output, *options, "train.max_iter=1", config=config)
+    resumed = train_net(output, *options, "--resume", "train.max_iter=2", config=config)
+    return SimpleNamespace(config=config, output=output, first=first, resumed=resumed)
 
 
 def name(path):
