@@ -1,5 +1,6 @@
 """Checkpoints: strict loading, weights from torchvision and mmdet, names of the classes."""
 
+import d2_seesaw._requires_detectron2  # noqa: F401  (an error in one line)
 from d2_seesaw.checkpoint.checkpointer import (
     StrictCheckpointer,
     check_class_names,

@@ -1,5 +1,6 @@
-"""What train_net.py needs beyond Detectron2: strict configs, trainer, schedules, trackers."""
+"""Training parts beyond Detectron2's: strict configs, trainer, schedules, trackers."""
 
+import d2_seesaw._requires_detectron2  # noqa: F401  (an error in one line)
 from d2_seesaw.engine.config import (
     ConfigError,
     apply_overrides,

@@ -16,6 +16,7 @@ from detectron2.config import LazyConfig
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from d2_seesaw.engine.config_files import find_config
 from d2_seesaw.utils.text import did_you_mean
 
 TOP_LEVEL = ("model", "dataloader", "optimizer", "lr_multiplier", "train", "tta")
@@ -171,7 +172,9 @@ def load_config(path: str, overrides: list[str] | None = None) -> DictConfig:
     """Load a config file, apply ``key=value`` overrides and check every key.
 
     Args:
-        path: of a ``.py`` or ``.yaml`` config. Both are programs: load only those you trust.
+        path: of a ``.py`` or ``.yaml`` config, or the name of a shipped one, as
+            :func:`~d2_seesaw.engine.config_files.find_config` takes it. Configs are programs: load
+            only those you trust.
         overrides: in Hydra's grammar; ``key=value`` changes or sets a known key, ``+key=value``
             adds one that is not known.
 
@@ -180,8 +183,7 @@ def load_config(path: str, overrides: list[str] | None = None) -> DictConfig:
         ConfigError: a YAML file that cannot be read or is empty, an unknown key, naming the nearest
             known one, or a part of Detectron2 that is not there because it was not compiled.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"config file {path!r} does not exist{_nearest_file(path)}")
+    path = str(find_config(path))
     unpatched_import = builtins.__import__
     try:
         cfg: Any = LazyConfig.load(str(path))
@@ -200,12 +202,6 @@ def load_config(path: str, overrides: list[str] | None = None) -> DictConfig:
     cfg = apply_overrides(cfg, overrides or [])
     check_compiled_parts(cfg)
     return cfg
-
-
-def _nearest_file(path: str) -> str:
-    folder = Path(path).parent
-    names = [p.name for p in folder.glob("*.py")] if folder.is_dir() else []
-    return did_you_mean(path, [folder / name for name in names])
 
 
 def check_config(cfg: DictConfig) -> None:
