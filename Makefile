@@ -1,15 +1,5 @@
-# Everything below needs python >= 3.10 and nothing else. `make demo` and `make test` set up what is
-# missing in .venv, once, and keep what the machine has.
-#
-#   make demo                       the main job on generated data, on the CPU
-#   make demo-semantic              Recall Loss beside cross-entropy, likewise
-#   make test                       the tests
-#   make check                      lint, types and tests
-#   make test DETECTRON2=git        take Detectron2 from its repository and compile it, or fail
-#   make test DETECTRON2=index      take the copy of its Python part that is on the package index
-#   make test DETECTRON2=/a/path    take it from a local checkout or wheel
-#
-# Without DETECTRON2: what is installed already, else git, else index. Set-up says what it took.
+# Needs Python >= 3.10 and nothing else: set-up installs what is missing in .venv, once, and keeps
+# the packages of the machine. `make help` lists the targets.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -20,12 +10,19 @@ endif
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: setup demo demo-semantic test test-all check lint format types clean asked
+.PHONY: setup help demo demo-semantic test test-all check lint format types clean asked
 
-setup: $(READY)
+setup: $(READY)  ## set up .venv (PYTHON=..., VENV=FOLDER, DETECTRON2=git|index|PATH)
 
-# Whoever asks for a certain Detectron2 wants it looked at even if everything is set up. Nothing is
-# set up if the Python that the environment was made with is gone.
+help:  ## list the targets
+	@awk -F ':.*## *' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "DETECTRON2 says where Detectron2 comes from: git (its repository, compiled here), index (the"
+	@echo "copy of its Python part on the package index), or the path of a checkout or wheel. Default:"
+	@echo "the installed one, else git, else index. PYTEST_ADDOPTS adds options to the tests."
+
+# An explicit DETECTRON2 is checked even if everything is set up. Without its Python, the environment
+# is made again.
 ifneq ($(DETECTRON2),auto)
 $(READY): asked
 else ifeq ($(wildcard $(PY)),)
@@ -35,36 +32,36 @@ endif
 $(READY): setup.py tools/setup_environment.py d2_seesaw/install_detectron2.py d2_seesaw/detectron2_origin.py
 	@$(PYTHON) tools/setup_environment.py --venv "$(VENV)" --detectron2 "$(or $(DETECTRON2),auto)"
 
-# Detectron2 uses torch.jit.script, of whose end torch warns in every process.
-demo: $(READY)
+# Detectron2 uses torch.jit.script, which is deprecated: torch would warn in every process.
+demo: $(READY)  ## generate data, train, evaluate and draw, on the CPU
 	@PYTHONWARNINGS=ignore::FutureWarning $(PY) tools/demo.py
 
-demo-semantic: $(READY)
-	@PYTHONWARNINGS=ignore::FutureWarning $(PY) tools/demo_semantic.py
+demo-semantic: $(READY)  ## the same with Recall Loss beside cross-entropy
+	@PYTHONWARNINGS=ignore::FutureWarning $(PY) tools/demo.py --semantic
 
-# One thread per process: more of them would only wait for each other. Files stay together, for what
-# their tests share.
+# One thread per process, because more would wait for each other. The tests of a file share fixtures
+# and stay in one process.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-test: $(READY)
+test: $(READY)  ## run the tests
 	$(PYTEST)
 
-test-all: $(READY)
+test-all: $(READY)  ## run the tests, the slow ones included
 	$(PYTEST) --runslow
 
-check: lint types test
+check: lint types test  ## run lint, types and tests, as CI does
 
-lint: $(READY)
+lint: $(READY)  ## check code style
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-format: $(READY)
+format: $(READY)  ## format the code
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-types: $(READY)
+types: $(READY)  ## check types
 	$(PY) -m pyright --pythonpath $(PY)
 
-clean:
+clean:  ## remove .venv and caches
 	@test ! -e "$(VENV)" -o -e "$(VENV)/pyvenv.cfg" || { echo "$(VENV) is not a virtual environment"; exit 1; }
 	rm -rf "$(VENV)" .pytest_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""Package metadata. Imports nothing but setuptools: building needs no torch and no GPU."""
+"""Package metadata. Imports nothing but setuptools: building needs neither torch nor a GPU."""
 
 import re
 from pathlib import Path
@@ -7,6 +7,8 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "d2_seesaw/__init__.py").read_text())[1]
+# Config files are programs that Detectron2 loads by path, so their folders have no __init__.py.
+CONFIG_FOLDERS = {path.parent.relative_to(HERE) for path in HERE.glob("configs/**/*.py")}
 
 setup(
     name="d2_seesaw",
@@ -15,17 +17,25 @@ setup(
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["d2_seesaw", "d2_seesaw.*"]),
+    packages=[
+        *find_packages(HERE, include=["d2_seesaw", "d2_seesaw.*"]),
+        *sorted(".".join(("d2_seesaw", *folder.parts)) for folder in CONFIG_FOLDERS),
+    ],
+    package_dir={"d2_seesaw.configs": "configs"},
+    package_data={"d2_seesaw": ["py.typed", "report/templates/*.j2"]},
+    entry_points={"console_scripts": ["d2-seesaw = d2_seesaw.cli:main"]},
     python_requires=">=3.10",
-    # Detectron2 is on no index under its name: `python -m d2_seesaw.install_detectron2` brings it.
-    # What it needs is declared here too. setuptools < 81: its model_zoo imports pkg_resources.
+    # No index has Detectron2 under its name; `python -m d2_seesaw.install_detectron2` installs it.
+    # Its requirements are declared here too. setuptools < 81: its model_zoo imports pkg_resources.
     install_requires=[
         "cloudpickle",
         "fvcore",
         "hydra-core",
         "iopath",
+        "jinja2",
         "lvis",
         "matplotlib",
+        "msgspec",
         "numpy",
         "omegaconf",
         "opencv-python",
@@ -45,7 +55,17 @@ setup(
         "yacs",
     ],
     extras_require={
-        "dev": ["pyright", "pytest", "pytest-xdist", "ruff"],
+        "dev": [
+            "codespell",
+            "nbmake",
+            "pre-commit",
+            "pyright",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+        ],
+        "demo": ["jupyterlab"],  # opens docs/first_steps.ipynb
+        "docs": ["mkdocs-material", "mkdocstrings[python]"],
         "mlflow": ["mlflow"],
         "timm": ["timm>=1.0"],
         "wandb": ["wandb"],

@@ -1,6 +1,6 @@
-"""Which Detectron2 a Python environment imports, and where it comes from.
+"""The installed Detectron2 and where it comes from.
 
-Imports the standard library alone: set-up asks before anything is installed.
+Imports the standard library only: set-up uses it before anything is installed.
 """
 
 import importlib.metadata
@@ -14,16 +14,18 @@ from pathlib import Path
 REPOSITORY = "https://github.com/facebookresearch/detectron2.git"
 COMMIT = "02b5c4e295e990042a714712c21dc79b731e8833"
 
-# The copy equals Detectron2 at COPY_COMMIT (April 2024) but for its version string, one line that
-# Detectron2 itself changed later (list(...) inside random.sample in data/common.py), and a helper
-# of its unit tests. The wheel also holds an extension module for CPython 3.10 that nobody can
-# rebuild, and a top-level package `tools`: neither is installed.
+NOT_INSTALLED = "Detectron2 is not installed; `python -m d2_seesaw.install_detectron2` installs it"
+
+# The copy equals Detectron2 at COPY_COMMIT (April 2024) except for its version string, one line
+# that Detectron2 itself changed later (list(...) inside random.sample in data/common.py), and a
+# helper of its unit tests. The wheel also holds an extension module for CPython 3.10 without its
+# sources, and a top-level package `tools`: neither is installed.
 COPY_NAME, COPY_VERSION = "sal-detectron2", "0.7.2"
 COPY_COMMIT = "a59f05630a8f205756064244bf5beb8661f96180"
 COPY_SHA256 = "491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561"
 COPY_LABEL = f"{COPY_VERSION}+python.{COPY_COMMIT[:7]}"
 
-# Where pip installs packages of this environment.
+# Folders into which pip installs the packages of this environment.
 SITE_PACKAGES = {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}
 
 
@@ -32,12 +34,12 @@ class Installed:
     """The Detectron2 that a Python environment imports.
 
     Attributes:
-        package: name of the distribution, ``""`` if the folder was put there without pip.
+        package: name of the distribution, ``""`` if the folder was not installed by pip.
         version: its version, ``""`` if unknown.
-        origin: URL of the repository, checkout or wheel that pip noted, or ``""``.
-        commit: commit of the repository that pip noted, or ``""``.
+        origin: URL of the repository, checkout or wheel as recorded by pip, or ``""``.
+        commit: commit of the repository as recorded by pip, or ``""``.
         location: folder of the package.
-        compiled: whether its extension module ``_C`` is there.
+        compiled: the extension module ``_C`` exists.
     """
 
     package: str
@@ -49,11 +51,11 @@ class Installed:
 
     @property
     def is_copy(self) -> bool:
-        """Whether this is the copy on the index, without its compiled file."""
+        """Return whether this is the copy on the index, without its compiled file."""
         return (self.package, self.version) == (COPY_NAME, COPY_LABEL)
 
     def comes_from(self, source: str) -> bool:
-        """Return whether ``source``, as given by the user, names this installation."""
+        """Return whether this installation comes from ``source``, as given by the user."""
         if source == "auto":
             return True
         if source == "index":
@@ -75,9 +77,9 @@ class Installed:
 
 
 def find_installed() -> Installed | None:
-    """Return the Detectron2 that this Python imports, without importing it; None if there is none.
+    """Return the Detectron2 that this Python would import, without importing it, or None.
 
-    One that an interrupted installation left unfinished counts as none.
+    An unfinished installation counts as none.
     """
     spec = importlib.util.find_spec("detectron2")
     if spec is None or not spec.submodule_search_locations or spec.origin is None:
@@ -92,7 +94,7 @@ def find_installed() -> Installed | None:
         here = Path(str(distribution.locate_file("detectron2"))).resolve() == folder
         # An editable installation keeps its metadata away from its package.
         if here or source.get("dir_info", {}).get("editable"):
-            # The copy was installed from a temporary file: that is not where it comes from.
+            # The copy was installed from a temporary file, which is not its origin.
             origin = "" if name == COPY_NAME else source.get("url", "")
             commit = source.get("vcs_info", {}).get("commit_id", "")
             version = distribution.version
@@ -103,7 +105,7 @@ def find_installed() -> Installed | None:
 
 
 def finished_distribution(name: str) -> importlib.metadata.Distribution | None:
-    """Return the installed distribution; None if it is not there or was left unfinished."""
+    """Return the installed distribution, or None if it is missing or unfinished."""
     try:
         distribution = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
@@ -113,14 +115,14 @@ def finished_distribution(name: str) -> importlib.metadata.Distribution | None:
 
 
 def unfinished(site_packages: Path, only: str = "") -> Iterator[Path]:
-    """Yield the metadata folders of packages during whose installation pip was interrupted.
+    """Yield the metadata folders of packages whose installation was interrupted.
 
-    pip writes ``RECORD``, the list of a package's files, last. Without this folder, pip installs
-    the package again; with it, pip takes the package for installed.
+    pip writes ``RECORD``, the list of a package's files, last. While the folder exists, pip treats
+    the package as installed; without it, pip installs the package again.
 
     Args:
-        site_packages: folder to look in.
-        only: name of the one package to look for; all of them if empty.
+        site_packages: folder to search.
+        only: name of a single package; all packages if empty.
     """
     for info in site_packages.glob("*.dist-info"):
         name = info.name.split("-")[0].replace("_", "-")

@@ -1,8 +1,8 @@
-"""Bring Detectron2 into a Python environment: ``python -m d2_seesaw.install_detectron2 [SOURCE]``.
+"""Installer of Detectron2: ``python -m d2_seesaw.install_detectron2 [git|index|PATH]``.
 
 No package index has Detectron2 under its own name, so pip cannot resolve it. It comes from its
-repository, from a checkout or wheel, or from a copy of its Python part that is on the index. Set-up
-runs this module before anything is installed, so it imports the standard library alone.
+repository, from a checkout or wheel, or from a copy of its Python part on the index. Set-up runs
+this module before anything is installed, so it imports the standard library only.
 """
 
 import argparse
@@ -35,7 +35,7 @@ SOURCES = ("auto", "git", "index")
 CHOOSE = "git, index, or the path of a checkout or wheel"
 
 _SECONDS_FOR_THE_REPOSITORY = 10
-# git gives up on a connection that moves fewer bytes a second than this for so long.
+# git gives up on a connection slower than this many bytes per second for this many seconds.
 _IMPATIENT_GIT = {
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_HTTP_LOW_SPEED_LIMIT": "1000",
@@ -44,7 +44,7 @@ _IMPATIENT_GIT = {
 
 
 class InstallationError(Exception):
-    """A package that cannot be had; the message is one line for the user."""
+    """Failed installation; the message is one line for the user."""
 
 
 def run_pip(python: str, *arguments: str, failure: str, env: dict[str, str] | None = None) -> None:
@@ -52,8 +52,8 @@ def run_pip(python: str, *arguments: str, failure: str, env: dict[str, str] | No
 
     Args:
         python: interpreter of the environment to install into.
-        *arguments: of pip.
-        failure: what to say if it fails; pip's own reason is appended.
+        *arguments: arguments of pip.
+        failure: error message, to which pip's own reason is appended.
         env: further environment variables.
 
     Raises:
@@ -71,7 +71,7 @@ def run_pip(python: str, *arguments: str, failure: str, env: dict[str, str] | No
 
 
 def pip_reason(output: str) -> str:
-    """Return the one line of pip's error output that says why it failed."""
+    """Return the line of pip's error output that gives the reason."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     if any("DO NOT MATCH THE HASHES" in line for line in lines):
         return "the file on the index does not have the pinned sha256: refused"
@@ -83,10 +83,10 @@ def pip_reason(output: str) -> str:
 
 
 def check_compiler() -> None:
-    """Check that C++ extensions of this Python can be compiled, in less than a second or two.
+    """Check within seconds that C++ extensions of this Python can be compiled.
 
     Raises:
-        InstallationError: there is no C++ compiler, or no header files of Python.
+        InstallationError: the C++ compiler or the header files of Python are missing.
     """
     compiler = (os.environ.get("CXX") or "c++").split()
     if shutil.which(compiler[0]) is None:
@@ -106,7 +106,7 @@ def check_compiler() -> None:
 
 
 def check_repository() -> None:
-    """Check that Detectron2's repository answers, in seconds.
+    """Check within seconds that Detectron2's repository can be reached.
 
     Raises:
         InstallationError: git is missing, or the repository cannot be reached.
@@ -134,10 +134,10 @@ def check_repository() -> None:
 
 
 def check_source(source: str) -> None:
-    """Check that ``source`` can be tried at all, before anything is installed.
+    """Check that ``source`` is possible, before anything is installed.
 
     Raises:
-        InstallationError: it is neither a known word nor a checkout, wheel or URL.
+        InstallationError: it is neither a keyword nor a checkout, wheel or URL.
     """
     if source in SOURCES or "://" in source:
         return
@@ -156,20 +156,20 @@ def check_source(source: str) -> None:
 def download_copy(folder: Path, python: str = sys.executable) -> Path:
     """Download the copy of Detectron2 from the package index and make a wheel of its Python part.
 
-    pip compares the download with the pinned sha256. The new wheel lacks the compiled file, the
-    top-level package ``tools`` and the requirements (d2_seesaw declares what is needed), fits any
-    Python 3, and says in its version and summary what it is. The license comes along. Needs the
+    pip checks the pinned sha256 of the download. The new wheel lacks the compiled file, the
+    top-level package ``tools`` and the requirements (d2_seesaw declares those it needs), fits any
+    Python 3, and names its origin in its version and summary. The license is kept. Needs the
     package ``wheel``.
 
     Args:
-        folder: empty folder to work in, and to leave the wheel in.
+        folder: empty folder for temporary files and the new wheel.
         python: interpreter whose pip is used.
 
     Returns:
         Path of the new wheel.
 
     Raises:
-        InstallationError: the index cannot be reached, lacks the file, or has another one.
+        InstallationError: the index cannot be reached, lacks the file, or has a different one.
     """
     pinned = folder / "copy.txt"
     pinned.write_text(f"{COPY_NAME}=={COPY_VERSION} --hash=sha256:{COPY_SHA256}\n")
@@ -180,7 +180,7 @@ def download_copy(folder: Path, python: str = sys.executable) -> Path:
         python,
         *("download", "--quiet", "--no-deps", "--only-binary=:all:", "--platform", "any", *tags),
         *("--require-hashes", "--requirement", str(pinned), "--dest", str(downloads)),
-        failure=f"the copy on the package index ({COPY_NAME} {COPY_VERSION}) cannot be had",
+        failure=f"the copy on the package index ({COPY_NAME} {COPY_VERSION}) cannot be downloaded",
     )
     (wheel,) = downloads.glob("*.whl")
     _run_wheel(python, "unpack", str(wheel), "--dest", str(folder / "unpacked"))
@@ -200,7 +200,7 @@ def _run_wheel(python: str, *arguments: str) -> None:
 
 
 def _keep_the_python_part(root: Path) -> None:
-    """Remove from an unpacked wheel what must not be installed, and write down what is left."""
+    """Reduce an unpacked wheel to its Python part, and adapt its metadata."""
     for compiled in root.rglob("*.so"):
         compiled.unlink()
     shutil.rmtree(root / "tools")
@@ -229,14 +229,14 @@ def install(source: str = "auto") -> str:
 
     Args:
         source: ``git`` (the repository at the pinned commit, compiled here), ``index`` (the copy of
-            its Python part), the path of a checkout or wheel, a URL that pip takes, or ``auto``:
-            what is installed already, else git, else index. Only ``auto`` falls back.
+            its Python part), the path of a checkout or wheel, a URL that pip accepts, or ``auto``:
+            the installed one, else git, else index. Only ``auto`` falls back.
 
     Returns:
-        One line that says which Detectron2 it is, and why.
+        One line with the origin of the installed Detectron2 and the reason for it.
 
     Raises:
-        InstallationError: it cannot be had.
+        InstallationError: it cannot be installed.
     """
     check_source(source)
     _remove_what_was_interrupted()
@@ -250,7 +250,7 @@ def install(source: str = "auto") -> str:
         why = _install_what_can_be_had()
     elif source == "git":
         _install_built(AT_COMMIT)
-    else:  # pip takes the bare name of a folder for a package on the index
+    else:  # as an absolute path: pip would look up the bare name of a folder on the index
         _install_built(source if "://" in source else str(Path(source).resolve()))
     installed = _now_installed()
     if "://" not in source and not installed.comes_from(source):
@@ -271,7 +271,7 @@ def _install_what_can_be_had() -> str:
         _install_copy()
     except InstallationError as error:
         raise InstallationError(
-            f"cannot bring Detectron2: {reason}; {error}; "
+            f"cannot install Detectron2: {reason}; {error}; "
             "a checkout or wheel of it can be given instead"
         ) from None
     return f"because {reason}"
@@ -324,10 +324,10 @@ def _install_built(requirement: str) -> None:
 
 
 def _remove(package: str, replaced_by: str) -> None:
-    """Remove what is left of the distribution that held the same files under another name.
+    """Remove the remains of the distribution that held the same files under another name.
 
-    It is done when the other one is in its place, so that a failure leaves the old one as it was.
-    One that lies outside of a virtual environment is left alone and hidden by the new one.
+    Called after the installation of the new one, so that a failure leaves the old one intact. A
+    distribution outside the virtual environment is kept; the new one hides it.
     """
     importlib.invalidate_caches()
     old, new = finished_distribution(package), finished_distribution(replaced_by)
@@ -350,7 +350,7 @@ def _say(line: str) -> None:
 
 
 def main() -> None:
-    """Install Detectron2 from where the command line says, and say in one line what was taken."""
+    """Install Detectron2 from the source on the command line and print its origin."""
     parser = argparse.ArgumentParser(
         prog="python -m d2_seesaw.install_detectron2",
         description="Install Detectron2 into the environment of this Python.",
@@ -359,7 +359,7 @@ def main() -> None:
         "source",
         nargs="?",
         default="auto",
-        help=f"{CHOOSE}. Without it: what is installed already, else git, else index",
+        help=f"{CHOOSE}. Default: the installed one, else git, else index",
     )
     try:
         line = install(parser.parse_args().source)
@@ -368,7 +368,7 @@ def main() -> None:
     except OSError as error:  # a full disk, a folder without write permission
         sys.exit(f"setup: Detectron2 cannot be installed: {error}")
     except KeyboardInterrupt:
-        sys.exit("setup: interrupted; the same command goes on from here")
+        sys.exit("setup: interrupted; run the same command again to continue")
     _say(line)
 
 

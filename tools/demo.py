@@ -1,8 +1,9 @@
-"""The main job from one command: generate data, train, evaluate, draw, and say what to do next.
+"""Demo of the whole workflow on generated data: generate, train, evaluate and draw, on the CPU.
 
-    python tools/demo.py
+    python tools/demo.py             instance segmentation with Seesaw Loss
+    python tools/demo.py --semantic  semantic segmentation, Recall Loss beside cross-entropy
 
-Calls the same command lines a user would; each is printed before it runs.
+Runs the commands that a user would run, and prints each of them first.
 """
 
 import argparse
@@ -16,68 +17,105 @@ from pathlib import Path
 from tabulate import tabulate
 
 from d2_seesaw.data import datasets_root
+from d2_seesaw.engine import load_config
 
-CONFIG = "configs/quickstart/seesaw.py"
-RUN = Path("output/quickstart/seesaw")
+CONFIG, SOFTMAX = "quickstart/seesaw", "quickstart/softmax"
+SEMANTIC = {
+    "cross-entropy": "quickstart/semantic_cross_entropy",
+    "Recall Loss": "quickstart/semantic_recall",
+}
+SEMANTIC_SEESAW = "quickstart/semantic_seesaw"
 METRICS = ("AP", "AP50", "AP75", "APr", "APc", "APf")
+SEMANTIC_METRICS = ("mIoU", "mACC", "pACC", "mIoUr", "mIoUc", "mIoUf", "mACCr", "mACCc", "mACCf")
+COMMAND = f"{os.path.relpath(sys.executable)} -m d2_seesaw"
 
 
-def run(*command: str) -> None:
-    """Print and run one step with this Python; a step that fails ends the demo with its code."""
-    print("\n$ python", " ".join(command), flush=True)
-    finished = subprocess.run([sys.executable, *command])
+def run(*arguments: str) -> None:
+    """Print and run one command; if it fails, exit with its status."""
+    print("\n$ python -m d2_seesaw", *arguments, flush=True)
+    finished = subprocess.run([sys.executable, "-m", "d2_seesaw", *arguments])
     if finished.returncode:
         sys.exit(finished.returncode)
 
 
-def last_metrics(path: Path) -> dict[str, float]:
-    """The newest value of every metric that training has written."""
+def train(config: str) -> tuple[Path, dict[str, float]]:
+    """Train and evaluate; return the output folder and the newest value of every metric."""
+    folder = Path(load_config(config).train.output_dir)
+    metrics_file = folder / "metrics.json"
+    metrics_file.unlink(missing_ok=True)  # training would append to that of an earlier demo
+    run("train", "--config-file", config)
     metrics: dict[str, float] = {}
-    for line in path.read_text().splitlines():
+    for line in metrics_file.read_text().splitlines():
         metrics |= json.loads(line)
-    return metrics
+    return folder, metrics
 
 
-def score(metrics: dict[str, float], name: str) -> str:
-    """One decimal, or ``n/a`` for what has no ground truth and so was not written."""
-    return f"{metrics[name]:.1f}" if name in metrics else "n/a"
+def row(name: str, metrics: dict[str, float], keys: list[str]) -> list[str]:
+    """Return a row of the table; metrics without ground truth were not written and are n/a."""
+    return [name, *(f"{metrics[key]:.1f}" if key in metrics else "n/a" for key in keys)]
+
+
+def demo_instances() -> str:
+    """Run the demo of instance segmentation; return its table and the next steps."""
+    run("generate", "instances")
+    folder, metrics = train(CONFIG)
+    run("draw", "--config-file", str(folder / "config.yaml"))
+    rows = [row(task, metrics, [f"{task}/{m}" for m in METRICS]) for task in ("bbox", "segm")]
+    return f"""{tabulate(rows, ["task", *METRICS], tablefmt="pipe")}
+
+data         {datasets_root() / "quickstart"} (images, lvis_train.json, lvis_val.json)
+model        {folder / "model_final.pth"}, with the full config in {folder / "config.yaml"}
+predictions  {folder / "inference"} (results in LVIS format, AP of every category as CSV and JSON)
+pictures     {folder / "pictures"} (ground truth left, predictions right)
+losses       tensorboard --logdir {folder}
+
+Next:
+  evaluate again       {COMMAND} train --config-file {CONFIG} --eval-only \\
+                           train.init_checkpoint={folder / "model_final.pth"}
+  softmax instead      {COMMAND} train --config-file {SOFTMAX}
+  LVIS v1 on 8 GPUs    {COMMAND} train --config-file lvis_v1_seesaw --num-gpus 8
+  your own project     from d2_seesaw.losses import SeesawLoss   (README.md)"""
+
+
+def demo_semantic() -> str:
+    """Run the demo of semantic segmentation; return its table and the next steps."""
+    run("generate", "semantic")
+    rows, folders = [], []
+    for loss, config in SEMANTIC.items():
+        folder, metrics = train(config)
+        folders.append(str(folder))
+        rows.append(row(loss, metrics, [f"sem_seg/{metric}" for metric in SEMANTIC_METRICS]))
+    return f"""{tabulate(rows, ["loss", *SEMANTIC_METRICS], tablefmt="pipe")}
+
+data         {datasets_root() / "semantic_quickstart"}
+models       model_final.pth in {" and ".join(folders)}, with their configs in config.yaml
+each class   inference/per_category_sem_seg.csv in the same folders
+
+Next:
+  Seesaw Loss   {COMMAND} train --config-file {SEMANTIC_SEESAW}
+  Cityscapes    {COMMAND} train --config-file semantic/cityscapes_deeplab_r18_recall
+  your data     docs/semantic.md"""
 
 
 def main() -> None:
-    """Run the steps and summarise."""
+    """Run one demo and print its summary."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.parse_args()  # --help and mistakes start nothing
+    parser.add_argument("--semantic", action="store_true", help="semantic segmentation")
+    semantic = parser.parse_args().semantic
     start = time.monotonic()
-    run("tools/generate_longtail.py")
-    metrics_file = RUN / "metrics.json"
-    # Training appends to it; the numbers of an earlier demo are not those of this one.
-    metrics_file.unlink(missing_ok=True)
-    run("train_net.py", "--config-file", CONFIG)
-    run("tools/draw_predictions.py", "--config-file", str(RUN / "config.yaml"))
-    metrics = last_metrics(metrics_file)
-    rows = [[task, *(score(metrics, f"{task}/{m}") for m in METRICS)] for task in ("bbox", "segm")]
-    python = os.path.relpath(sys.executable)
+    summary = demo_semantic() if semantic else demo_instances()
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
-    print(
-        f"\nMask R-CNN with Seesaw Loss, held-out images, after {minutes} min {seconds} s:\n\n"
-        + tabulate(rows, ["task", *METRICS], tablefmt="pipe")
-        + f"""
-
-data         {datasets_root() / "quickstart"} (images, lvis_train.json, lvis_val.json)
-model        {RUN / "model_final.pth"}, with the full config in {RUN / "config.yaml"}
-predictions  {RUN / "inference"} (results in LVIS format, AP of every category as CSV and JSON)
-pictures     {RUN / "pictures"} (ground truth left, predictions right)
-losses       tensorboard --logdir {RUN}
-
-Next:
-  evaluate again       {python} train_net.py --config-file {CONFIG} --eval-only \\
-                           train.init_checkpoint={RUN / "model_final.pth"}
-  softmax instead      {python} train_net.py --config-file configs/quickstart/softmax.py
-  LVIS v1 on 8 GPUs    {python} train_net.py --config-file configs/lvis_v1_seesaw.py --num-gpus 8
-  your own project     from d2_seesaw.losses import SeesawLoss   (README.md)"""
-    )
+    title = "Mask R-CNN with Seesaw Loss, held-out images"
+    note = ":"
+    if semantic:
+        title = "Semantic FPN, held-out scenes"
+        note = (
+            ". IoU and accuracy\n(recall) in percent: means over all, rare, common and frequent "
+            "classes by pixels."
+        )
+    print(f"\n{title}, after {minutes} min {seconds} s{note}\n\n{summary}")
 
 
 if __name__ == "__main__":

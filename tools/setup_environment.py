@@ -1,8 +1,8 @@
-"""Make a virtual environment that sees the packages already there, and install what is missing.
+"""Make a virtual environment that sees the installed packages, and install the missing ones.
 
-Runs with nothing but Python's standard library, first in the Python that it is started with, which
-makes the environment, then in the environment's own. Stopped at any moment, it goes on when it is
-started again: what an interrupted pip left unfinished is installed anew.
+Needs only Python's standard library. Runs first in the calling Python, which makes the environment,
+then in the Python of the environment. After an interruption it continues when it is started again;
+packages whose installation was interrupted are installed again.
 """
 
 import argparse
@@ -30,18 +30,20 @@ from d2_seesaw.install_detectron2 import (
     run_pip,
 )
 
-# The module that is imported, and the requirement that brings it.
+# Imported module -> requirement that installs it.
 PACKAGES = {
     "torch": "torch>=2.6",
     "torchvision": "torchvision",
-    # Of the project and of Detectron2.
+    # Required by the project and by Detectron2
     "cloudpickle": "cloudpickle",
     "cv2": "opencv-python",
     "fvcore": "fvcore",
     "hydra": "hydra-core",
     "iopath": "iopath",
+    "jinja2": "jinja2",
     "lvis": "lvis",
     "matplotlib": "matplotlib",
+    "msgspec": "msgspec",
     "numpy": "numpy",
     "omegaconf": "omegaconf",
     "packaging": "packaging",
@@ -56,16 +58,19 @@ PACKAGES = {
     "tqdm": "tqdm",
     "yacs": "yacs",
     "yaml": "pyyaml",
-    # To build Detectron2 and to install this project.
+    # To build Detectron2 and to install this project
     "ninja": "ninja",
     "wheel": "wheel",
-    # To test and check.
+    # To test and check
+    "codespell_lib": "codespell",
+    "nbmake": "nbmake",
+    "pre_commit": "pre-commit",
     "pytest": "pytest",
     "xdist": "pytest-xdist",
     "ruff": "ruff",
     "pyright": "pyright",
 }
-# Other packages that bring the same module.
+# Other packages that contain the same module.
 SAME_MODULE = {
     "opencv-python": (
         "opencv-python-headless",
@@ -74,7 +79,7 @@ SAME_MODULE = {
     ),
 }
 
-# Torch and torchvision are released in pairs; those that do not fit fail at import or at first use.
+# Releases of torch and torchvision that do not match fail at import or at first use.
 CHECK = """
 import torch
 from torchvision.ops import nms
@@ -85,12 +90,12 @@ import d2_seesaw.engine
 
 
 def ready_mark() -> Path:
-    """Return the file in the environment that says that set-up came to its end."""
+    """Return the file that marks a finished set-up of this environment."""
     return Path(sys.prefix) / ".ready"
 
 
 def made_here_mark(folder: Path) -> Path:
-    """Return the file that says that set-up made this environment."""
+    """Return the file that marks an environment made by set-up."""
     return folder / ".made_by_setup"
 
 
@@ -100,7 +105,7 @@ def name_of(requirement: str) -> str:
 
 
 def version_of(package: str) -> str | None:
-    """Return the version of an installed package, None if it is not there."""
+    """Return the version of an installed package, or None."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -108,14 +113,14 @@ def version_of(package: str) -> str | None:
 
 
 def is_there(module: str, requirement: str) -> bool:
-    """Return whether ``module`` can be imported, from a finished and recent enough installation."""
+    """Return whether ``module`` is completely installed, in a version that is recent enough."""
     spec = importlib.util.find_spec(module)
     if spec is None:
         return False
     name = name_of(requirement)
     version = next(filter(None, map(version_of, (name, *SAME_MODULE.get(name, ())))), None)
     if version is None:
-        # Packages of the operating system may lack metadata, those of the environment may not.
+        # Only packages of the operating system may lack metadata.
         locations = [spec.origin, *(spec.submodule_search_locations or ())]
         return not any(Path(p).is_relative_to(s) for p in locations if p for s in SITE_PACKAGES)
     _, _, minimum = requirement.partition(">=")
@@ -123,14 +128,14 @@ def is_there(module: str, requirement: str) -> bool:
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """Return the leading numbers of a version, to compare it by."""
+    """Return the leading numbers of a version, for comparison."""
     return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
 
 
 def missing_requirements() -> list[str]:
-    """Return what pip has to install, torch and torchvision together if either is missing.
+    """Return the requirements to install; torch and torchvision together if either is missing.
 
-    One of the two that is there already is kept: pip is asked for the other one that fits it.
+    An installed one of the two is kept, so that pip chooses the release of the other that fits.
     """
     importlib.invalidate_caches()
     missing = {m: r for m, r in PACKAGES.items() if not is_there(m, r)}
@@ -139,19 +144,19 @@ def missing_requirements() -> list[str]:
         for module in pair:
             kept = f"{module}=={version_of(module)}"
             missing[module] = PACKAGES[module] if module in missing else kept
-    if missing:  # or else pip may replace the setuptools that is there by one that is too new
+    if missing:  # otherwise pip may replace setuptools by a release that is too new
         missing["pkg_resources"] = PACKAGES["pkg_resources"]
     return list(missing.values())
 
 
 def make_environment(folder: Path) -> Path:
-    """Make the virtual environment, or complete one that was left unfinished.
+    """Make the virtual environment, or complete an unfinished one.
 
     Returns:
         Path of its interpreter.
 
     Raises:
-        InstallationError: there is something else in the folder, or this Python cannot do it.
+        InstallationError: the folder holds something else, or this Python lacks venv or ensurepip.
     """
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     if folder.exists() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").exists():
@@ -163,7 +168,7 @@ def make_environment(folder: Path) -> Path:
         for info in unfinished(site_packages, only="pip"):
             shutil.rmtree(info)
     for link in folder.glob("bin/python*"):
-        if not link.exists():  # the Python that it was made with is gone
+        if not link.exists():  # its Python was removed
             link.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     made_here_mark(folder).touch()
@@ -178,7 +183,7 @@ def make_environment(folder: Path) -> Path:
 
 
 def has_pip(python: Path) -> bool:
-    """Return whether this interpreter is there and has a pip that starts."""
+    """Return whether this interpreter exists and has a working pip."""
     if not python.exists():
         return False
     started = subprocess.run([python, "-m", "pip", "--version"], capture_output=True)
@@ -186,30 +191,30 @@ def has_pip(python: Path) -> bool:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what an interrupted pip left in ``folder``, so that pip installs it again.
+    """Remove unfinished installations from ``folder``, so that pip installs the packages again.
 
-    In an environment that set-up did not make, only what it installs is touched.
+    In an environment that set-up did not make, only packages of this list are removed.
     """
     made_here = made_here_mark(Path(sys.prefix)).exists()
     ours = {name_of(requirement) for requirement in PACKAGES.values()}
     for info in unfinished(folder):
         name = info.name.split("-")[0].replace("_", "-")
         if made_here or name in ours:
-            print(f"setup: the installation of {name} was interrupted: cleared away", flush=True)
+            print(f"setup: removed the interrupted installation of {name}", flush=True)
             shutil.rmtree(info)
     for moved_aside in folder.glob("~*") if made_here else ():  # by a pip that was killed
         if moved_aside.is_dir() and not moved_aside.is_symlink():
             shutil.rmtree(moved_aside)
 
 
-def install_what_is_missing(source: str) -> None:
+def install_missing(source: str) -> None:
     """Install packages, Detectron2 and the project into the environment of this Python.
 
     Args:
-        source: where Detectron2 comes from, as ``install`` of ``d2_seesaw.install_detectron2``.
+        source: origin of Detectron2, see ``d2_seesaw.install_detectron2.install``.
 
     Raises:
-        InstallationError: something cannot be had.
+        InstallationError: a package cannot be installed.
     """
     check_source(source)
     for folder in SITE_PACKAGES:
@@ -217,7 +222,7 @@ def install_what_is_missing(source: str) -> None:
     requirements = missing_requirements()
     installed = find_installed()
     if requirements or installed is None or not installed.comes_from(source):
-        ready_mark().unlink(missing_ok=True)  # not ready if it is stopped from here on
+        ready_mark().unlink(missing_ok=True)  # an interruption from here on leaves it unfinished
     if requirements:
         large = ", torch among them: that can take minutes" if "torch>=2.6" in requirements else ""
         print(f"setup: installing {len(requirements)} packages{large}", flush=True)
@@ -234,7 +239,7 @@ def install_what_is_missing(source: str) -> None:
 
 
 def run_and_wait(command: list[str | Path]) -> int:
-    """Return the exit status of a command that also sees Ctrl-C, and says itself that it did."""
+    """Return the exit status of a command, which handles Ctrl-C itself."""
     with subprocess.Popen(command) as process:
         while True:
             try:
@@ -244,10 +249,10 @@ def run_and_wait(command: list[str | Path]) -> int:
 
 
 def check_imports() -> None:
-    """Check that what is there works together.
+    """Check that the installed packages work together.
 
     Raises:
-        InstallationError: an import fails, or torch and torchvision do not fit.
+        InstallationError: an import fails, or torch and torchvision do not match.
     """
     command = [sys.executable, "-W", "ignore", "-c", CHECK]
     finished = subprocess.run(command, stderr=subprocess.PIPE, text=True, cwd=sys.prefix)
@@ -260,11 +265,11 @@ def check_imports() -> None:
 
 
 def main() -> None:
-    """Set up, or find that everything is there."""
+    """Set up the environment, or find it complete."""
     parser = argparse.ArgumentParser(description="Set up a virtual environment for d2_seesaw.")
     parser.add_argument("--venv", default=".venv", type=Path, help="folder of the environment")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--detectron2", default="auto", help=f"where from: {CHOOSE}")
+    parser.add_argument("--detectron2", default="auto", help=f"origin of Detectron2: {CHOOSE}")
     args = parser.parse_args()
     if sys.version_info < (3, 10):  # noqa: UP036 this runs before pip has checked it
         sys.exit(f"setup: Python 3.10 or later is needed, this is {sys.version.split()[0]}")
@@ -286,16 +291,16 @@ def main() -> None:
                 args.detectron2,
             ]
             sys.exit(run_and_wait(command))
-        install_what_is_missing(args.detectron2)
+        install_missing(args.detectron2)
         if not ready_mark().exists():
             check_imports()
-        ready_mark().touch()  # make compares its time with that of setup.py
+        ready_mark().touch()  # make compares its time with setup.py
     except InstallationError as error:
         sys.exit(f"setup: {error}")
     except OSError as error:  # a full disk, a folder without write permission
         sys.exit(f"setup: cannot write to {folder}: {error}")
     except KeyboardInterrupt:
-        sys.exit("setup: interrupted; the same command goes on from here")
+        sys.exit("setup: interrupted; run the same command again to continue")
     print(f"setup: ready after {time.monotonic() - started:.0f} s", flush=True)
 
 

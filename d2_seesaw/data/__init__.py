@@ -1,5 +1,6 @@
 """Data: registration, long-tail statistics, sampling, loading, augmentation."""
 
+import d2_seesaw._requires_detectron2
 import d2_seesaw.data.quickstart  # noqa: F401  (registers the generated data)
 from d2_seesaw.data.catalog import (
     check_dataset_files,

@@ -33,8 +33,8 @@ _HOW_TO_GET = {
     "cityscapes": "leftImg8bit and gtFine: https://www.cityscapes-dataset.com/downloads",
     "coco": "annotations and images: https://cocodataset.org",
     "lvis_v1": "annotations: https://www.lvisdataset.org/dataset, images: https://cocodataset.org",
-    "quickstart": "generate it: python tools/generate_longtail.py",
-    "semantic_quickstart": "generate it: python tools/generate_semantic.py",
+    "quickstart": "generate it: d2-seesaw generate instances",
+    "semantic_quickstart": "generate it: d2-seesaw generate semantic",
     "synthia_rand": "SYNTHIA-RAND-CITYSCAPES: https://synthia-dataset.net/downloads, unpacked as "
     "RAND_CITYSCAPES",
     "synthia_seqs": "SYNTHIA-SEQS-05-SUMMER: https://synthia-dataset.net/downloads",

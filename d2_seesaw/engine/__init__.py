@@ -1,5 +1,6 @@
 """Parts of training that Detectron2 lacks: strict configs, trainer, schedules, trackers."""
 
+import d2_seesaw._requires_detectron2  # noqa: F401  (an error in one line)
 from d2_seesaw.engine.config import (
     ConfigError,
     apply_overrides,

@@ -7,7 +7,6 @@ the signature behind a ``LazyCall``. Everything is checked before anything is bu
 import builtins
 import importlib.util
 import inspect
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from detectron2.config import LazyConfig
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from d2_seesaw.engine.config_files import config_name, find_config
 from d2_seesaw.engine.train_options import train_options
 from d2_seesaw.utils.text import did_you_mean
 
@@ -85,10 +85,13 @@ class ConfigError(ValueError):
 def load_config(path: str, overrides: list[str] | None = None) -> DictConfig:
     """Load a config file, apply ``key=value`` overrides and check every key.
 
-    If ``train.output_dir`` is not set, it becomes ``output/`` and the :func:`config_name`.
+    If ``train.output_dir`` is not set, it becomes ``output/`` and the name of the config, see
+    :func:`~d2_seesaw.engine.config_files.config_name`.
 
     Args:
-        path: a ``.py`` or ``.yaml`` config. Both are programs: load only those you trust.
+        path: of a ``.py`` or ``.yaml`` config, or the name of a shipped one, as
+            :func:`~d2_seesaw.engine.config_files.find_config` takes it. Configs are programs: load
+            only those you trust.
         overrides: in Hydra's grammar; ``key=value`` changes or sets a known key, ``+key=value``
             adds an unknown one.
 
@@ -97,8 +100,7 @@ def load_config(path: str, overrides: list[str] | None = None) -> DictConfig:
         ConfigError: a YAML file that cannot be read or is empty, an unknown key, with the nearest
             known one, or a part that needs Detectron2's extension module where it is missing.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"config file {path!r} does not exist{_nearest_file(path)}")
+    path = str(find_config(path))
     unpatched_import = builtins.__import__
     try:
         cfg: Any = LazyConfig.load(str(path))
@@ -119,23 +121,6 @@ def load_config(path: str, overrides: list[str] | None = None) -> DictConfig:
         cfg.train.output_dir = f"output/{config_name(path)}"
     check_compiled_parts(cfg)
     return cfg
-
-
-def config_name(path: str | os.PathLike[str]) -> str:
-    """Return the path of a config below the nearest folder named ``configs``, without its suffix.
-
-    A config in no such folder is named by its stem. ``configs/lvis_v1/x.py`` is ``lvis_v1/x``,
-    ``/home/me/y.py`` is ``y``.
-    """
-    file = Path(os.path.abspath(path)).with_suffix("")
-    folder = next((parent for parent in file.parents if parent.name == "configs"), file.parent)
-    return file.relative_to(folder).as_posix()
-
-
-def _nearest_file(path: str) -> str:
-    folder = Path(path).parent
-    names = [p.name for p in folder.glob("*.py")] if folder.is_dir() else []
-    return did_you_mean(path, [folder / name for name in names])
 
 
 def check_config(cfg: DictConfig) -> None:

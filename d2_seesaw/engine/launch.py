@@ -7,36 +7,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from detectron2.engine import default_argument_parser, launch
+from detectron2.engine import launch
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
-
-
-def argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's training flags, scaling to the number of GPUs, and test-time augmentation."""
-    parser = default_argument_parser(
-        epilog="Examples:\n"
-        "  python train_net.py --config-file configs/lvis_v1_seesaw.py --num-gpus 8\n"
-        "  python train_net.py --config-file configs/lvis_v1_seesaw.py --num-gpus 8 --resume\n"
-        "  python train_net.py --config-file configs/lvis_v1_seesaw.py --num-gpus 8 \\\n"
-        "      --eval-only [--tta] train.init_checkpoint=model.pth\n"
-        "  torchrun --nproc-per-node 8 train_net.py --config-file configs/lvis_v1_seesaw.py\n"
-    )
-    parser.add_argument(
-        "--auto-scale-lr",
-        action="store_true",
-        help="scale batch, learning rate and number of steps from train.reference_world_size GPUs "
-        "to the number there is",
-    )
-    parser.add_argument(
-        "--tta",
-        action="store_true",
-        help="with --eval-only: test-time augmentation, several views of each image as the "
-        "config's tta says",
-    )
-    # Detectron2's default is one port per user, which two trainings at once would share.
-    parser.set_defaults(dist_url="auto")
-    return parser
 
 
 def launch_training(main: Callable[..., Any], args: argparse.Namespace) -> None:

@@ -224,7 +224,7 @@ class LVISScoring:
                 write_analysis(output_dir, analyses[-1])
         if output_dir and analyses:
             images = ground_truth.dataset["images"]
-            masks_first = analyses[::-1]  # as tools/report.py shows them
+            masks_first = analyses[::-1]  # as `d2-seesaw report` shows them
             logger.info(f"Long-tail report: {_report(output_dir, masks_first, images, image_root)}")
         return results
 
@@ -290,7 +290,7 @@ def evaluate_results_file(
             count them: they decide the frequency groups. By default the annotations do.
         registered_counts: Training images by category id, for annotations without groups: those of
             ``registered_train_images``.
-        predicted_images: ``images.json`` of ``d2_seesaw.predict``, for results with image ids of
+        predicted_images: ``images.json`` of ``d2-seesaw predict``, for results with image ids of
             their own: images are then told by their file names, see ``with_ids_of``.
         output_dir: Folder for the scores of every category and the long-tail report; nothing is
             written if None.

@@ -103,7 +103,7 @@ def load_predictor(
     earlier version, they are those of the config's data set.
 
     Args:
-        checkpoint: of train_net.py.
+        checkpoint: of ``d2-seesaw train``.
         config_file: by default ``config.yaml`` in the folder of the checkpoint. Configs are
             programs: load only those you trust.
         overrides: changes of the config, ``key=value``.
@@ -114,7 +114,7 @@ def load_predictor(
         FileNotFoundError: no checkpoint or config.
         ValueError: a damaged checkpoint, weights that do not fit the config, class names that are
             missing or not as many as the model has classes, a config that is not one of
-            train_net.py or has no ``tta``, or a device that is not there.
+            ``d2-seesaw train`` or has no ``tta``, or a device that is not there.
     """
     checkpoint = Path(checkpoint)
     if not checkpoint.is_file():
@@ -122,8 +122,7 @@ def load_predictor(
     config_file = config_file or checkpoint.with_name("config.yaml")
     if not Path(config_file).is_file():
         raise FileNotFoundError(
-            f"config {str(config_file)!r} does not exist; train_net.py saves it beside the "
-            "checkpoints"
+            f"config {str(config_file)!r} does not exist; training saves it beside the checkpoints"
         )
     cfg = load_config(str(config_file), overrides)
     if tta and "tta" not in cfg:
@@ -133,7 +132,7 @@ def load_predictor(
         )
     for key in ("model", "dataloader.test.mapper"):
         if OmegaConf.select(cfg, key) is None:
-            raise ValueError(f"config {config_file} has no `{key}`: it is not one of train_net.py")
+            raise ValueError(f"config {config_file} has no `{key}`: it is not a training config")
     model = _build(cfg.model).to(_device(device)).eval()
     saved = _load_weights(model, checkpoint)
     metadata = _class_names(saved.get("metadata", {}), cfg, model, checkpoint)

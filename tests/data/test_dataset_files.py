@@ -147,7 +147,7 @@ def test_cityscapes_labels_that_have_yet_to_be_made_come_with_the_command(citysc
         (
             "semantic_quickstart_train",
             ["semantic_quickstart/images/train", "semantic_quickstart/labels/train"],
-            "generate it: python tools/generate_semantic.py",
+            "generate it: d2-seesaw generate semantic",
         ),
         (
             "ade20k_sem_seg_val",

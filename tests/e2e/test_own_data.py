@@ -1,7 +1,6 @@
 """Somebody's own data in COCO format, from the check of the files to the report of the model."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -11,9 +10,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from pycocotools import mask as mask_utils
 
-from d2_seesaw.engine.launch import argument_parser
+from d2_seesaw.cli.train import argument_parser, read_config
 from tests.e2e.conftest import ROOT
-from train_net import read_config
 
 SIDE = 96
 # By category id: the colour, the images of each split that show it, and what the file calls it.
@@ -92,12 +90,9 @@ def own_data(tmp_path_factory):
             MetadataCatalog.remove(name)
 
 
-def run_tool(name, *arguments):
-    command = [sys.executable, f"tools/{name}.py", *map(str, arguments)]
-    variables = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.run(
-        command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=120
-    )
+def call(*arguments):
+    command = [sys.executable, "-m", "d2_seesaw", *map(str, arguments)]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert process.returncode == 0, process.stdout + process.stderr
     return process.stdout
 
@@ -106,8 +101,7 @@ def test_numbers_for_names_and_any_ids_go_from_the_check_to_the_report(
     own_data, train_net, tmp_path
 ):
     report = own_data / "train.html"
-    checked = run_tool("check_dataset", own_data / "train.json", own_data / "images",
-                       "--report", report)  # fmt: skip
+    checked = call("check", own_data / "train.json", own_data / "images", "--report", report)
     assert "nothing wrong" in checked
     assert ">2024<" in report.read_text()
 
@@ -131,7 +125,7 @@ def test_numbers_for_names_and_any_ids_go_from_the_check_to_the_report(
     assert "2024" in page
     assert "n/a" in page
     figures = tmp_path / "figures"
-    run_tool("report", found, "--output", tmp_path / "again.html", "--figures", figures)
+    call("report", found, "--output", tmp_path / "again.html", "--figures", figures)
     assert list(figures.glob("*.png"))
 
 
@@ -142,7 +136,7 @@ def read(folder, *arguments):
 
 @pytest.mark.parametrize("number", [2, 20])
 def test_another_number_of_classes_is_refused_with_the_config(own_data, number):
-    message = "data set 'own_things' has 3 categories, .* set model.roi_heads.num_classes=3"
+    message = "dataset 'own_things' has 3 categories, .* set model.roi_heads.num_classes=3"
     with pytest.raises(ValueError, match=message):
         read(own_data, f"model.roi_heads.num_classes={number}")
 

@@ -156,7 +156,7 @@ def test_a_tracker_that_is_not_installed_is_one_line_before_anything_is_built(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     run = train_net(tmp_path / "run", "train.mlflow.enabled=True", "train.max_iter=1", fails=True)
     assert run.text.strip().splitlines()[-1] == (
-        "train_net.py: train.mlflow.enabled=True needs a package that is not installed "
+        "d2-seesaw train: train.mlflow.enabled=True needs a package that is not installed "
         "(not here): pip install mlflow"
     )
     assert "Traceback" not in run.text

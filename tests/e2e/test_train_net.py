@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from d2_seesaw.engine.launch import argument_parser
-from train_net import read_config
+from d2_seesaw.cli.train import argument_parser, read_config
 
 STEPS = 40
 
@@ -235,7 +234,7 @@ def test_augmenting_with_a_config_without_views_is_one_clear_error(trained, trai
     config.write_text(text[: text.index("\ntta:") + 1])
     model = f"train.init_checkpoint={trained.output / 'model_final.pth'}"
     run = train_net(tmp_path, "--eval-only", "--tta", model, config=str(config), fails=True)
-    assert "has no `tta`. configs/common/tta.py has some" in run.text
+    assert "has no `tta`. configs/common/tta.py has examples" in run.text
     assert "Traceback" not in run.text
 
 
@@ -261,5 +260,5 @@ def test_the_parts_that_a_config_lacks_are_named(flags, missing, tmp_path):
     if missing is None:
         read_config(arguments)
     else:
-        with pytest.raises(ValueError, match=f"c.py has no {missing}: start from configs/"):
+        with pytest.raises(ValueError, match=f"c.py has no {missing}: start from a shipped config"):
             read_config(arguments)

@@ -10,7 +10,8 @@ from torch.optim import SGD
 
 from d2_seesaw.data import RepeatFactorSampling
 from d2_seesaw.engine import ConfigError, apply_overrides, check_config, load_config, train_options
-from d2_seesaw.engine.config import check_compiled_parts, config_name
+from d2_seesaw.engine.config import check_compiled_parts
+from d2_seesaw.engine.config_files import config_name
 
 QUICKSTART = "configs/quickstart/seesaw.py"
 

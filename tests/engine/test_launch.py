@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from d2_seesaw.engine.launch import argument_parser, launch_training
+from d2_seesaw.cli.train import argument_parser
+from d2_seesaw.engine.launch import launch_training
 
 
 def parse(*arguments):

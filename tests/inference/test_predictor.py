@@ -179,7 +179,7 @@ def test_missing_files_are_named(tmp_path, checkpoint):
     with pytest.raises(FileNotFoundError, match=r"nowhere.pth' does not exist"):
         load_predictor(tmp_path / "nowhere.pth")
     (tmp_path / "m.pth").write_bytes(checkpoint.read_bytes())
-    with pytest.raises(FileNotFoundError, match=r"config.yaml' does not exist; train_net.py saves"):
+    with pytest.raises(FileNotFoundError, match=r"config.yaml' does not exist; training saves"):
         load_predictor(tmp_path / "m.pth")
 
 

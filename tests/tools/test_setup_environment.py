@@ -66,7 +66,7 @@ def test_everything_missing_is_one_call_of_pip_then_detectron2_then_the_project(
     (tmp_path / "mydata-1.dist-info").mkdir()  # of somebody else
     left = tmp_path / "lvis-0.5.3.dist-info"  # without RECORD, as pip leaves it when it is killed
     left.mkdir()
-    set_up.install_what_is_missing("auto")
+    set_up.install_missing("auto")
     assert done[:2] == [("install", "torch>=2.6", "lvis"), "auto"]
     assert done[2][-2:] == ("-e", str(SCRIPT.parent.parent))
     assert [path.name for path in tmp_path.iterdir()] == ["mydata-1.dist-info"]
@@ -143,11 +143,11 @@ def test_what_cannot_be_is_one_line_before_anything_is_made(arguments, expected,
     assert not (tmp_path / "venv").exists()
 
 
-@pytest.mark.parametrize("step", ["make_environment", "install_what_is_missing"])
+@pytest.mark.parametrize("step", ["make_environment", "install_missing"])
 @pytest.mark.parametrize(
     ("stop", "said"),
     [
-        (KeyboardInterrupt(), "setup: interrupted; the same command goes on from here"),
+        (KeyboardInterrupt(), "setup: interrupted; run the same command again to continue"),
         (
             OSError(28, "No space left on device"),
             "setup: cannot write to {folder}: [Errno 28] No space left on device",
@@ -158,7 +158,7 @@ def test_what_stops_it_is_one_line(step, stop, said, set_up, monkeypatch, tmp_pa
     def stopped(*arguments):
         raise stop
 
-    inside = step == "install_what_is_missing"
+    inside = step == "install_missing"
     folder = Path(sys.prefix) if inside else tmp_path
     monkeypatch.setattr(set_up, step, stopped)
     monkeypatch.setattr(sys, "argv", ["setup", "--venv", str(folder), *["--inside"][:inside]])

@@ -161,11 +161,12 @@ def test_the_whole_library_shows_progress_in_this_way():
     assert users == [Path("d2_seesaw/utils/progress.py")]
 
 
-GENERATE = [sys.executable, "tools/generate_semantic.py", "--train-images", "400", "--val-images"]
+GENERATE = [*(sys.executable, "-m", "d2_seesaw", "generate", "semantic"),
+            *("--train-images", "400", "--val-images")]  # fmt: skip
 
 
 @pytest.mark.slow
-def test_a_tool_draws_bars_in_a_terminal_and_none_into_a_file(tmp_path):
+def test_a_command_draws_bars_in_a_terminal_and_none_into_a_file(tmp_path):
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     environment = os.environ | {"PYTHONPATH": "."}

@@ -87,7 +87,7 @@ def _parsed(json_file: str | Path) -> AnnotationColumns:
         shown = "; ".join(complaints[:_SHOWN]) + ("; ..." if complaints[_SHOWN:] else "")
         raise ValueError(
             f"{json_file}: {len(complaints)} annotations cannot be used: {shown}. All that is "
-            "wrong: python tools/check_dataset.py ANNOTATIONS IMAGES"
+            "wrong: d2-seesaw check ANNOTATIONS IMAGES"
         )
     seconds = time.monotonic() - start
     if seconds > 1:

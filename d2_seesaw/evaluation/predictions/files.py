@@ -150,7 +150,7 @@ def with_ids_of(
     Args:
         detections: with ids of their own.
         images_file: JSON with "images", which says the "file_name" of each of these ids, as
-            ``images.json`` of ``d2_seesaw.predict`` does.
+            ``images.json`` of ``d2-seesaw predict`` does.
         annotated: "images" of the annotations, with "file_name" or "coco_url".
 
     Raises:
@@ -189,7 +189,7 @@ def _names(images_file: str | PathLike[str]) -> dict[Any, str]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{images_file} must hold 'images' with 'id' and 'file_name', as images.json of "
-            f"d2_seesaw.predict: {type(error).__name__} {error}"
+            f"d2-seesaw predict: {type(error).__name__} {error}"
         ) from error
 
 

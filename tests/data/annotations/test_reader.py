@@ -156,7 +156,7 @@ def test_unusable_annotations_are_one_error_with_the_tool_that_lists_all(tmp_pat
     json_file = own_data.write(tmp_path, data)
     with pytest.raises(ValueError, match="7 annotations cannot be used: annotation 1") as error:
         read_annotations(json_file)
-    assert "tools/check_dataset.py" in str(error.value)
+    assert "d2-seesaw check" in str(error.value)
     assert "annotation 5 " in str(error.value)
     assert "annotation 6 " not in str(error.value)
 

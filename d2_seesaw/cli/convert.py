@@ -1,13 +1,14 @@
-"""Convert a Seesaw (or softmax) model of mmdet's into a checkpoint that train_net.py evaluates.
+"""Convert a checkpoint of MMDetection with Seesaw Loss or softmax, to be evaluated or trained here.
 
-    python tools/convert_mmdet.py MMDET.pth OURS.pth
+Prints the config that the weights belong to and the command that evaluates them. Nothing in the
+file is executed without --trust, and no file is replaced without --overwrite.
 
-It says which config the weights belong to and how to evaluate them. Nothing in the file is executed
-unless --trust is given, and no file is replaced unless --overwrite is.
+Examples:
+  d2-seesaw convert MMDET.pth OURS.pth
+  d2-seesaw convert epoch_24.pth ours.pth --mask norm
 """
 
 import argparse
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,43 +23,40 @@ from d2_seesaw.checkpoint import (
     read_mmdet_file,
     save_weights,
 )
+from d2_seesaw.cli import command_parser, errors_in_one_line, say
 from d2_seesaw.engine import load_config
-
-ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The config that the weights belong to, and what to change in it."""
+    """The config that the weights belong to, and the overrides that make it fit."""
 
     config: str
     overrides: list[str]
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Return the parser."""
+    parser = command_parser("convert", __doc__)
     add = parser.add_argument
-    add("input", type=Path, help="checkpoint written by mmdet 2.x or 3.x")
+    add("input", type=Path, help="checkpoint of MMDetection 2.x or 3.x")
     add("output", type=Path, help="checkpoint to write")
-    add("--mask", choices=["plain", "norm"], help="mask predictor, if nothing in the file tells")
-    add("--trust", action="store_true", help="unpickle whatever the file holds: it can run code")
-    add("--overwrite", action="store_true", help="replace the output if it is there")
+    add("--mask", choices=["plain", "norm"], help="mask predictor, if the file does not say")
+    add("--trust", action="store_true", help="unpickle any object in the file, which can run code")
+    add("--overwrite", action="store_true", help="replace the output if it exists")
     return parser
 
 
 def is_norm_mask(given: str | None, config: str, name: str) -> bool:
-    """Whether the mask predictor is normalised, which the tensors do not tell.
+    """Return whether the mask predictor is normalized, which the tensors do not show.
 
     Args:
-        given: ``--mask``, which decides if it is there.
-        config: text of mmdet's config in the file, which is asked next.
-        name: of the file, as in mmdet's model zoo.
+        given: value of ``--mask``; takes precedence.
+        config: text of mmdet's config in the file; used next.
+        name: file name, as in mmdet's model zoo; used last.
 
     Raises:
-        ValueError: none of them tells.
+        ValueError: none of them says.
     """
     if given is not None:
         return given == "norm"
@@ -67,14 +65,14 @@ def is_norm_mask(given: str | None, config: str, name: str) -> bool:
     words = name.replace("-", "_")
     if "seesaw_loss" not in words:
         raise ValueError(
-            "the tensors do not tell whether the mask predictor is normalised, and there is no "
-            "config in the file and no name of mmdet's model zoo: give --mask plain or --mask norm"
+            "the mask predictor is plain or normalized, which neither a config in the file nor a "
+            "file name of mmdet's model zoo says: give --mask plain or --mask norm"
         )
     return "normed_mask" in words
 
 
 def recipe_for(model: MmdetModel, norm_mask: bool) -> Recipe:
-    """The shipped config nearest to ``model``, and the overrides that make it fit."""
+    """Return the shipped config closest to ``model``, and the overrides that make it fit."""
     depth = 101 if model.cascade else model.depth
     name = f"{'cascade_' if model.cascade else ''}mask_rcnn_r{depth}_fpn"
     mask = "_norm_mask" if norm_mask else ""
@@ -93,11 +91,11 @@ def recipe_for(model: MmdetModel, norm_mask: bool) -> Recipe:
 
 
 def convert(args: argparse.Namespace) -> str:
-    """Read, convert and write; returns what to tell the user.
+    """Read, convert and write a checkpoint; return the text to print.
 
     Raises:
-        ValueError: a file that cannot be read safely or weights that do not fit.
-        FileExistsError: the output is there already.
+        ValueError: the file cannot be read safely, or its weights do not fit.
+        FileExistsError: the output exists.
     """
     if args.output.exists() and not args.overwrite:
         raise FileExistsError(f"{args.output} exists; --overwrite replaces it")
@@ -105,7 +103,7 @@ def convert(args: argparse.Namespace) -> str:
     model = describe_mmdet(file.state)
     norm_mask = is_norm_mask(args.mask, file.config, args.input.name)
     recipe = recipe_for(model, norm_mask)
-    cfg = load_config(str(ROOT / recipe.config), recipe.overrides)
+    cfg = load_config(recipe.config, recipe.overrides)
     with torch.device("meta"):
         ours = instantiate(cfg.model)
     weights = convert_mmdet(file.state, ours.state_dict())
@@ -118,30 +116,24 @@ def convert(args: argparse.Namespace) -> str:
 def report(
     output: Path, model: MmdetModel, norm_mask: bool, recipe: Recipe, num_tensors: int
 ) -> str:
-    """What was written, and how to go on."""
+    """Describe the new checkpoint and how to evaluate it."""
     kind = "Cascade Mask R-CNN" if model.cascade else "Mask R-CNN"
-    command = ["python train_net.py --eval-only --config-file", recipe.config]
+    command = ["d2-seesaw train --eval-only --config-file", recipe.config]
     command += [f"train.init_checkpoint={output}", *recipe.overrides]
     lines = [
         f"{output}: {kind} R-{model.depth}, {'Seesaw Loss' if model.seesaw else 'softmax'}, "
-        f"{model.num_classes} classes, {'normalised' if norm_mask else 'plain'} mask predictor, "
+        f"{model.num_classes} classes, {'normalized' if norm_mask else 'plain'} mask predictor, "
         f"{num_tensors} tensors",
         f"config: {recipe.config}",
         f"evaluate: {' '.join(command)}",
     ]
     if model.num_classes != 1203:
-        lines.append("for data of your own also give dataloader.test.dataset.names=NAME")
+        lines.append("for your own data also give dataloader.test.dataset.names=NAME")
     return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line's entry."""
+    """Convert the checkpoint and print how to evaluate it."""
     args = argument_parser().parse_args(arguments)
-    try:
-        print(convert(args))
-    except (ValueError, OSError) as error:
-        sys.exit(f"convert_mmdet.py: {error}")
-
-
-if __name__ == "__main__":
-    main()
+    with errors_in_one_line("convert"):
+        say(convert(args))

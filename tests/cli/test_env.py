@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from d2_seesaw import env
+from d2_seesaw.cli import env
 from d2_seesaw.detectron2_origin import COMMIT, COPY_LABEL, COPY_NAME, Installed
 
 COPY = Installed(COPY_NAME, COPY_LABEL, "", "", "/x", compiled=False)
@@ -14,7 +14,7 @@ OTHER = Installed("detectron2", "0.6", "https://x", "0" * 40, "/x", compiled=Tru
 
 
 def test_the_table_names_versions_detectron2_and_cuda():
-    run = subprocess.run([sys.executable, "-m", "d2_seesaw.env"], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-m", "d2_seesaw", "env"], capture_output=True, text=True)
     assert run.returncode == 0
     assert not run.stderr
     rows = dict(line.split(maxsplit=1) for line in run.stdout.splitlines())
@@ -38,7 +38,12 @@ def test_versions_outside_of_the_tested_ones_are_warned_of(version, fits, monkey
 
 @pytest.mark.parametrize(
     ("installed", "expected"),
-    [(COPY, None), (REPOSITORY, None), (OTHER, "not known to be one of"), (None, "brings it")],
+    [
+        (COPY, None),
+        (REPOSITORY, None),
+        (OTHER, "not one of the tested"),
+        (None, "installs it"),
+    ],
 )
 def test_another_detectron2_or_none_is_warned_of(installed, expected):
     warnings = list(env.detectron2_warnings(installed))
@@ -48,5 +53,5 @@ def test_another_detectron2_or_none_is_warned_of(installed, expected):
 def test_a_missing_package_is_an_exit_status_of_1(monkeypatch, capsys):
     monkeypatch.setattr(env, "OTHERS", ("no-such-package",))
     monkeypatch.setattr(env, "find_installed", lambda: COPY)
-    assert env.main() == 1
+    assert env.main([]) == 1
     assert "missing: no-such-package" in capsys.readouterr().out

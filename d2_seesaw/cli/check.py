@@ -1,24 +1,25 @@
-"""Say what is wrong with a data set in COCO or LVIS format, before a training finds out.
+"""Check a dataset in COCO or LVIS format before training.
 
-    python tools/check_dataset.py annotations/train.json images
-    python tools/check_dataset.py annotations/val.json images --counts-from annotations/train.json
-    python tools/check_dataset.py annotations/train.json images --report r.html --json r.json
-    python tools/check_dataset.py --config-file my_config.py --name my_train
+The exit status is 1 if there are errors. --report writes an HTML page with the long tail, object
+sizes, repeat factors and images of each frequency group. --json writes every issue found.
 
-Ends with 1 if there are errors. --report draws the long tail, object sizes, repeat factors and
-pictures of each frequency group into one HTML file; --json holds everything that was found.
+Examples:
+  d2-seesaw check annotations/train.json images
+  d2-seesaw check annotations/val.json images --counts-from annotations/train.json
+  d2-seesaw check annotations/train.json images --report train.html --json train_check.json
+  d2-seesaw check --config-file my_config.py --name my_train
 """
 
 import argparse
 import json
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import MetadataCatalog
 
+from d2_seesaw.cli import command_parser, errors_in_one_line, say
 from d2_seesaw.data import check_dataset, check_dataset_files
 from d2_seesaw.data.annotations.reader import columns_of, file_image_counts, parse_json
 from d2_seesaw.data.catalog import check_same_names, image_paths
@@ -30,33 +31,31 @@ from d2_seesaw.utils.files import write_text
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Return the parser."""
+    parser = command_parser("check", __doc__)
     add = parser.add_argument
     add("json_file", nargs="?", type=Path, help="annotations in COCO or LVIS format")
     add("image_root", nargs="?", type=Path, help="folder of the images")
-    add("--config-file", help="a config that registers the data set --name")
-    add("--name", help="a registered data set, instead of files")
-    add("--counts-from", type=Path, help="annotations of the training split, for the groups")
-    add("--no-images", action="store_true", help="do not read the images, only look for them")
-    add("--workers", type=int, help="threads that read images; one per processor, at most 8")
-    add("--limit", type=int, default=10, help="issues of each kind that are printed")
-    add("--threshold", type=float, default=1e-3, help="of repeat factor sampling, for the report")
-    add("--report", type=Path, help="HTML file to write")
-    add("--json", type=Path, help="JSON file to write, with every issue")
+    add("--config-file", metavar="FILE", help="a config that registers the dataset --name")
+    add("--name", help="a registered dataset, instead of files")
+    add("--counts-from", type=Path, metavar="FILE", help="training annotations, for the groups")
+    add("--no-images", action="store_true", help="look for the images without reading them")
+    add("--workers", type=int, metavar="N", help="threads that read images; default: up to 8")
+    add("--limit", type=int, default=10, metavar="N", help="issues printed per kind; default: 10")
+    add("--threshold", type=float, default=1e-3, help="of repeat factor sampling; default: 0.001")
+    add("--report", type=Path, metavar="FILE", help="HTML file to write")
+    add("--json", type=Path, metavar="FILE", help="JSON file to write")
     return parser
 
 
 def files_of(args: argparse.Namespace) -> tuple[Path, Path]:
-    """Annotations and images, given as files or by a registered name.
+    """Return the annotation file and the image folder, given as files or by a registered name.
 
     Raises:
-        ValueError: neither is given, or both.
+        ValueError: neither or both are given.
     """
     if args.config_file:
-        load_config(args.config_file)  # registers data sets on the way
+        load_config(args.config_file)  # registers datasets
     if args.name:
         if args.json_file:
             raise ValueError("give files or --name, not both")
@@ -71,10 +70,10 @@ def files_of(args: argparse.Namespace) -> tuple[Path, Path]:
 def train_images(
     args: argparse.Namespace, json_file: str, categories: Sequence[Mapping[str, Any]]
 ) -> dict[Any, int] | None:
-    """Training images by category id, if something says them.
+    """Return the number of training images by category id, or None if it is unknown.
 
     Raises:
-        ValueError: counts of other categories.
+        ValueError: the counts are of other categories.
     """
     if args.counts_from:
         counts = file_image_counts(args.counts_from)
@@ -87,7 +86,7 @@ def train_images(
 
 
 def write_report(args: argparse.Namespace, check: DatasetCheck) -> DatasetOverview | None:
-    """Write the HTML page; what the annotations say is left out where they cannot be read."""
+    """Write the HTML page and return the overview, which is None for unreadable annotations."""
     overview, pictures = None, {}
     try:
         columns, _ = columns_of(check.json_file, parse_json(check.json_file))
@@ -97,35 +96,29 @@ def write_report(args: argparse.Namespace, check: DatasetCheck) -> DatasetOvervi
             path_of = image_paths(columns.images, check.image_root)
             pictures = group_pictures(columns, overview, path_of)
     except ValueError as error:
-        print(f"no overview: {error}")
+        say(f"no overview: {error}")
     if args.report:
-        title = f"Data set {args.name or Path(check.json_file).name}"
+        title = f"Dataset {args.name or Path(check.json_file).name}"
         write_text(args.report, report_page(check, overview, pictures, title=title))
     return overview
 
 
-def main() -> None:
-    """Check, print, write."""
-    args = argument_parser().parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # progress, if no terminal
-    try:
+def main(arguments: list[str] | None = None) -> int:
+    """Check the dataset, print the issues and write the files; return the exit status."""
+    args = argument_parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # progress without a terminal
+    with errors_in_one_line("check"):
         json_file, image_root = files_of(args)
         if args.counts_from:
-            file_image_counts(args.counts_from)  # before the images are read; it is kept
+            file_image_counts(args.counts_from)  # fails before the images are read; it is cached
         check = check_dataset(
             json_file, image_root, read_images=not args.no_images, workers=args.workers
         )
-    except (ValueError, OSError) as error:
-        sys.exit(f"check_dataset.py: {error}")
-    print(check.text(args.limit))
+    say(check.text(args.limit))
     if args.report or args.json:
         overview = write_report(args, check)
         if args.json:
             content = check.to_json()
             content["overview"] = overview.to_json() if overview else None
             write_text(args.json, json.dumps(content, indent=1))
-    sys.exit(1 if check.number_of_errors else 0)
-
-
-if __name__ == "__main__":
-    main()
+    return int(check.number_of_errors > 0)

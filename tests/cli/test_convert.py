@@ -1,9 +1,7 @@
-"""The tool on files of mmdet's layout; weights are a storage of one number each, to be small."""
+"""`d2-seesaw convert` on files of mmdet's layout; each tensor is one stored number, to be small."""
 
-import importlib.util
 import os
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,17 +9,10 @@ import torch
 from detectron2.config import instantiate
 
 from d2_seesaw.checkpoint import MmdetModel, StrictCheckpointer
+from d2_seesaw.cli.convert import is_norm_mask, main, recipe_for
 from d2_seesaw.engine import load_config
 from d2_seesaw.layers import NormedConv2d
 from tests.checkpoint.mmdet_shapes import mmdet_shapes
-
-# By its path: Detectron2 brings a package "tools" of its own.
-SPEC = importlib.util.spec_from_file_location("convert_mmdet", "tools/convert_mmdet.py")
-convert_mmdet = importlib.util.module_from_spec(SPEC)
-sys.modules["convert_mmdet"] = convert_mmdet  # dataclasses look themselves up
-SPEC.loader.exec_module(convert_mmdet)
-is_norm_mask, main = convert_mmdet.is_norm_mask, convert_mmdet.main
-recipe_for = convert_mmdet.recipe_for
 
 ZOO = "mask_rcnn_r50_fpn_random_seesaw_loss_mstrain_2x_lvis_v1-a698dd3d.pth"
 SMALL = {"depth": 50, "num_classes": 5}
@@ -41,9 +32,9 @@ def test_the_checkpoint_loads_into_the_config_that_is_named(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "Mask R-CNN R-50, Seesaw Loss, 5 classes, plain mask predictor, 308 tensors" in printed
     (command,) = [line for line in printed.splitlines() if line.startswith("evaluate: ")]
-    _, _, _, *words = command.split()
-    assert words[:2] == ["--eval-only", "--config-file"]
-    config, checkpoint, *overrides = words[2:]
+    _, *words = command.split()
+    assert words[:4] == ["d2-seesaw", "train", "--eval-only", "--config-file"]
+    config, checkpoint, *overrides = words[4:]
     assert checkpoint == f"train.init_checkpoint={output}"
     model = instantiate(load_config(config, overrides).model)
     StrictCheckpointer(model, require_all=True).load(str(output))

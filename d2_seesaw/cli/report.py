@@ -1,25 +1,26 @@
-r"""Draw the long tail of an evaluation, or of two side by side, from the files that it wrote.
+r"""Draw the long-tail report of one evaluation, or of two side by side, from the files it wrote.
 
-    python tools/report.py output/seesaw/inference
-    python tools/report.py output/seesaw/inference --output seesaw.html --figures figures
-    python tools/report.py output/softmax/inference output/seesaw/inference \
-        --names softmax Seesaw --output compare.html
-    python tools/report.py output/seesaw/inference --dataset lvis_v1_val
-    python tools/report.py output/seesaw/inference --annotations val.json --images images/val
+RUN is a folder with longtail_bbox.json or longtail_segm.json, or one such file. OTHER is compared
+with RUN. --figures writes PNG files for papers. With the images, the report of one run shows
+objects that were missed or confused. Nothing is scored again.
 
-RUN is a folder with longtail_bbox.json or longtail_segm.json, or one such file. The second run is
-compared with the first. --figures writes PNG files for papers. With the images, the page of one run
-shows objects that it takes for others, or misses. Nothing is scored again.
+Examples:
+  d2-seesaw report output/seesaw/inference
+  d2-seesaw report output/seesaw/inference --output seesaw.html --figures figures
+  d2-seesaw report output/softmax/inference output/seesaw/inference \
+      --names softmax Seesaw --output compare.html
+  d2-seesaw report output/seesaw/inference --dataset lvis_v1_val
+  d2-seesaw report output/seesaw/inference --annotations val.json --images images/val
 """
 
 import argparse
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import detectron2.data.datasets  # noqa: F401  registers the built-in datasets
 from detectron2.data import MetadataCatalog
 
+from d2_seesaw.cli import command_parser, errors_in_one_line, say
 from d2_seesaw.data.annotations.reader import read_annotations
 from d2_seesaw.engine import load_config
 from d2_seesaw.evaluation.analysis import LongTailAnalysis, analysis_path, read_analysis
@@ -34,29 +35,27 @@ from d2_seesaw.utils.files import write_text
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Return the parser."""
+    parser = command_parser("report", __doc__)
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="folder of an evaluation, or one longtail_*.json")
     add("other", type=Path, nargs="?", metavar="OTHER", help="a run to compare with the first")
-    add("--names", nargs="+", metavar="NAME", help="of the runs; default: from their folders")
-    add("--output", type=Path, default=Path("longtail.html"), help="default: longtail.html")
-    add("--figures", type=Path, metavar="DIR", help="write PNG files here")
+    add("--names", nargs="+", metavar="NAME", help="names of the runs; default: from their folders")
+    add("--output", type=Path, default=Path("longtail.html"), metavar="FILE", help="HTML file")
+    add("--figures", type=Path, metavar="DIR", help="write PNG files to this folder")
     data = parser.add_mutually_exclusive_group()
-    data.add_argument("--dataset", metavar="NAME", help="show pictures of this registered dataset")
-    data.add_argument("--annotations", type=Path, metavar="FILE", help="or of these, with --images")
-    add("--images", type=Path, metavar="DIR", help="folder of their images")
+    data.add_argument("--dataset", metavar="NAME", help="registered dataset, to show its images")
+    data.add_argument("--annotations", type=Path, metavar="FILE", help="or this file and --images")
+    add("--images", type=Path, metavar="DIR", help="folder of the images")
     add("--config-file", metavar="FILE", help="a config that registers the dataset")
     return parser
 
 
 def read_run(path: Path) -> dict[str, LongTailAnalysis]:
-    """The analyses of a run by their task, masks first.
+    """Read the analyses of a run, by task; masks come first.
 
     Raises:
-        ValueError: there are none.
+        ValueError: the folder has none.
     """
     files = [path]
     if path.is_dir():
@@ -65,16 +64,16 @@ def read_run(path: Path) -> dict[str, LongTailAnalysis]:
     if not found:
         raise ValueError(
             f"{path} has no {' or '.join(file.name for file in files)}. Evaluations write them; "
-            "from saved results: tools/evaluate.py RESULTS --annotations FILE --output DIR"
+            "from saved results: d2-seesaw evaluate RESULTS --annotations FILE --output DIR"
         )
     return {analysis.task: analysis for analysis in found}
 
 
 def run_names(given: list[str] | None, paths: list[Path]) -> list[str]:
-    """One name for each run: those given, or folders' names, of which "inference" says nothing.
+    """Return one name per run: the given one or that of its folder, without ``inference``.
 
     Raises:
-        ValueError: as many were not given.
+        ValueError: the number of names does not match the number of runs.
     """
     if given is not None:
         if len(given) != len(paths):
@@ -88,40 +87,41 @@ def run_names(given: list[str] | None, paths: list[Path]) -> list[str]:
 def example_pictures(
     args: argparse.Namespace, analyses: Iterable[LongTailAnalysis]
 ) -> ExamplePictures | None:
-    """What draws the examples, if images are given.
+    """Return the drawer of the examples, or None without images.
 
     Raises:
-        ValueError: a part of them is not given, is not there, or is of another evaluation.
+        ValueError: annotations or images are missing, or belong to another evaluation.
     """
     if not (args.annotations or args.images or args.dataset):
         return None
     folder, annotations = args.images, args.annotations
     if args.dataset:
         if args.config_file:
-            load_config(args.config_file)  # registers datasets on the way
+            load_config(args.config_file)  # registers datasets
         annotations = annotation_file(args.dataset)
         folder = folder or MetadataCatalog.get(args.dataset).get("image_root")
     if annotations is None or folder is None:
         missing = "--images DIR" if annotations else "--annotations FILE or --dataset NAME"
         raise ValueError(f"pictures need the annotations and the images: give {missing} too")
     if not Path(folder).is_dir():
-        raise ValueError(f"there is no folder of images {folder}")
+        raise ValueError(f"the folder of images {folder} does not exist")
     images = read_annotations(annotations).images
     known = {image["id"] for image in images}
     strangers = [e.image_id for a in analyses for e in a.examples if e.image_id not in known]
     if strangers:
         raise ValueError(
-            f"{annotations} is not what was evaluated: it has no image with id {strangers[0]!r}"
+            f"{annotations} does not belong to this evaluation: it has no image with id "
+            f"{strangers[0]!r}"
         )
     return ExamplePictures(images, folder)
 
 
 def draw(args: argparse.Namespace) -> list[str]:
-    """Write what is asked for, and return the paths of the files."""
+    """Write the report and the figures; return the paths of the files."""
     if args.other is None:
         return draw_one(args)
     if args.annotations or args.images or args.dataset:
-        raise ValueError("the page that compares two runs has no pictures: give images with one")
+        raise ValueError("a comparison of two runs shows no images: give them with one run only")
     paths = [args.run, args.other]
     first, second = (read_run(path) for path in paths)
     tasks = [task for task in first if task in second]
@@ -140,7 +140,7 @@ def draw(args: argparse.Namespace) -> list[str]:
 
 
 def draw_one(args: argparse.Namespace) -> list[str]:
-    """The same for a run that is compared with none."""
+    """Write the report of one run; return the paths of the files."""
     analyses = list(read_run(args.run).values())
     (name,) = run_names(args.names, [args.run])
     pictures = example_pictures(args, analyses)
@@ -153,15 +153,8 @@ def draw_one(args: argparse.Namespace) -> list[str]:
     return [str(args.output), *figures]
 
 
-def main() -> None:
-    """Draw, and say what was written; a wrong file is one line."""
-    args = argument_parser().parse_args()
-    try:
-        for path in draw(args):
-            print(path)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()
+def main(arguments: list[str] | None = None) -> None:
+    """Write the report and print the paths of its files."""
+    args = argument_parser().parse_args(arguments)
+    with errors_in_one_line("report"):
+        say("\n".join(draw(args)))

@@ -1,11 +1,11 @@
-"""The command line: which code it ends with, and what it says."""
+"""`d2-seesaw predict`: exit statuses, options and error messages."""
 
 import json
 
 import pytest
 from PIL import Image
 
-from d2_seesaw import predict
+from d2_seesaw.cli import predict
 from tests.inference.test_files import predictor, red_box
 
 
@@ -31,10 +31,12 @@ def call(folder, *arguments, inputs=("a.png",)):
 
 
 def test_options_reach_the_model_and_the_results(given, tmp_path):
-    options = ["--tta", "--device", "cpu", "--config-file", "c.yaml"]
+    config = tmp_path / "c.yaml"
+    config.touch()
+    options = ["--tta", "--device", "cpu", "--config-file", str(config)]
     limits = ["--score-threshold", "0.1", "--max-detections", "3", "--json-only"]
     assert call(tmp_path, *options, *limits) == 0
-    assert given == {"checkpoint": "m.pth", "config_file": "c.yaml", "device": "cpu", "tta": True}
+    assert given == {"checkpoint": "m.pth", "config_file": config, "device": "cpu", "tta": True}
     assert len(json.loads((tmp_path / "out/results.json").read_text())) == 3
     assert not (tmp_path / "out/a.png").exists()
 

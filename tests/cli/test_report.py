@@ -1,15 +1,14 @@
 """The command that draws reports, on small made-up evaluations."""
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from d2_seesaw.cli import report
 from d2_seesaw.evaluation import LongTailLVISEvaluator
 from d2_seesaw.evaluation.analysis import read_analysis, write_analysis
 from tests.evaluation.analysis_data import lvis_like
@@ -17,18 +16,13 @@ from tests.evaluation.conftest import register  # noqa: F401
 from tests.evaluation.html_text import cards, section
 from tests.evaluation.lvis_data import random_data, run_evaluator, write_images
 
-SPEC = importlib.util.spec_from_file_location("report_tool", Path("tools/report.py"))
-tool = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(tool)
-
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(capsys):
     """Runs the command; returns the paths that it prints."""
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["report.py", *map(str, arguments)])
-        tool.main()
+        report.main([*map(str, arguments)])
         return capsys.readouterr().out.split()
 
     return run
@@ -142,10 +136,29 @@ def test_what_pictures_lack_is_one_line(evaluated, run, tmp_path):
         (folder, "--annotations", annotations): "give --images DIR too",
         (folder, "--dataset", name): "give --images DIR too",
         (folder, "--images", images): "give --annotations FILE or --dataset NAME too",
-        (folder, "--annotations", annotations, "--images", tmp_path / "no"): "no folder of images",
+        (
+            folder,
+            "--annotations",
+            annotations,
+            "--images",
+            tmp_path / "no",
+        ): "images .* does not exist",
         (folder, "--dataset", "no_such", "--images", images): "registered as 'no_such'",
-        (folder, "--annotations", other, "--images", images): "not what was evaluated: it has no",
-        (folder, folder, "--annotations", annotations, "--images", images): "give images with one",
+        (
+            folder,
+            "--annotations",
+            other,
+            "--images",
+            images,
+        ): "not belong to this evaluation",
+        (
+            folder,
+            folder,
+            "--annotations",
+            annotations,
+            "--images",
+            images,
+        ): "shows no images",
     }
     for arguments, message in cases.items():
         with pytest.raises(SystemExit, match=message):
@@ -195,8 +208,8 @@ def test_folders_of_one_name_are_told_apart(tmp_path):
     folders = [tmp_path / part / "run" / "inference" for part in "ab"]
     for folder in folders:
         folder.mkdir(parents=True)
-    assert tool.run_names(None, folders) == [str(folder) for folder in folders]
-    assert tool.run_names(None, [tmp_path / "x.json"]) == [tmp_path.name]
+    assert report.run_names(None, folders) == [str(folder) for folder in folders]
+    assert report.run_names(None, [tmp_path / "x.json"]) == [tmp_path.name]
 
 
 def test_the_guide_compares_as_it_says(folders, tmp_path, monkeypatch, capsys):
@@ -210,14 +223,6 @@ def test_the_guide_compares_as_it_says(folders, tmp_path, monkeypatch, capsys):
     assert "MeanDifference(mean=" in capsys.readouterr().out
 
 
-def test_the_guides_commands_are_understood():
-    lines = Path("docs/evaluation.md").read_text().splitlines()
-    commands = [line.split()[2:] for line in lines if line.startswith("    python tools/report.py")]
-    assert len(commands) == 4
-    for arguments in commands:
-        assert str(tool.argument_parser().parse_args(arguments).output).endswith(".html")
-
-
 def test_errors_are_one_line(folders, run, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "other.json").write_text("{}")
@@ -226,7 +231,7 @@ def test_errors_are_one_line(folders, run, tmp_path):
     write_analysis(folders[1], lvis_like(40, task="bbox"))
     boxes, masks = folders[1], folders[0] / "longtail_segm.json"
     cases = {
-        (tmp_path / "empty",): r"no longtail_segm.json or longtail_bbox.json.*tools/evaluate.py .*"
+        (tmp_path / "empty",): r"no longtail_segm.json or longtail_bbox.json.*d2-seesaw evaluate .*"
         "--output DIR",
         (tmp_path / "none",): "No such file",
         (tmp_path / "other.json",): "expected the analysis of an evaluation",
@@ -237,6 +242,6 @@ def test_errors_are_one_line(folders, run, tmp_path):
     for arguments, message in cases.items():
         with pytest.raises(SystemExit, match=message) as error:
             run(*arguments, "--output", tmp_path / "r.html")
-        assert str(error.value).startswith("error: ")
+        assert str(error.value).startswith("d2-seesaw report: ")
         assert "\n" not in str(error.value)
     assert not (tmp_path / "r.html").exists()

@@ -1,13 +1,15 @@
-"""Save pictures of ground truth and predictions side by side, from an evaluated run.
+"""Draw ground truth and predictions side by side, from the files of an evaluation.
 
-    python tools/draw_predictions.py --config-file output/quickstart/seesaw/config.yaml
+Reads the predictions in the run's output folder and writes PNG files to its folder pictures. No
+model is run.
 
-Reads the predictions that evaluation wrote into the run's folder; no model is run.
+Examples:
+  d2-seesaw draw --config-file output/quickstart/seesaw/config.yaml
+  d2-seesaw draw --config-file output/quickstart/seesaw/config.yaml --num-images 20 --min-score 0.5
 """
 
 import argparse
 import json
-import os
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from detectron2.data.detection_utils import read_image
 from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils.visualizer import ColorMode, Visualizer
 
+from d2_seesaw.cli import command_parser, errors_in_one_line, say
 from d2_seesaw.data import load_dataset
 from d2_seesaw.engine import load_config
 from d2_seesaw.inference import draw_instances, drawing_metadata
@@ -29,7 +32,7 @@ RESULTS = "lvis_instances_results.json"
 
 
 def read_predictions(path: Path, min_score: float) -> dict[int, list[dict[str, Any]]]:
-    """Predictions of at least ``min_score`` by image id, best first.
+    """Read the predictions with at least ``min_score``, by image id; the best come first.
 
     Raises:
         FileNotFoundError: the run has not been evaluated.
@@ -44,7 +47,7 @@ def read_predictions(path: Path, min_score: float) -> dict[int, list[dict[str, A
 
 
 def to_instances(predictions: list[dict[str, Any]], image_size: tuple[int, int]) -> Instances:
-    """Predictions of one image as Detectron2's visualizer takes them."""
+    """Convert the predictions of one image for Detectron2's visualizer."""
     instances = Instances(image_size)
     boxes = [BoxMode.convert(p["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for p in predictions]
     instances.pred_boxes = Boxes(torch.tensor(boxes).reshape(-1, 4))
@@ -57,7 +60,7 @@ def to_instances(predictions: list[dict[str, Any]], image_size: tuple[int, int])
 def draw(
     record: dict[str, Any], predictions: list[dict[str, Any]], metadata: Any, scale: float
 ) -> Any:
-    """Ground truth on the left, predictions on the right, as a BGR image."""
+    """Draw ground truth on the left and predictions on the right, as a BGR image."""
     image = read_image(record["file_name"], format="RGB")
     canvas = Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION)
     instances = to_instances(predictions, (record["height"], record["width"]))
@@ -76,29 +79,42 @@ def draw(
     return np.hstack(halves)
 
 
-def main() -> None:
-    """Draw the first images of the test data."""
-    parser = argparse.ArgumentParser(description="Draw ground truth beside predictions.")
-    parser.add_argument("--config-file", required=True, help="the config the run has saved")
-    parser.add_argument("--num-images", type=int, default=6)
-    parser.add_argument("--min-score", type=float, default=0.3)
-    parser.add_argument("--min-side", type=int, default=480, help="enlarge smaller images to this")
-    args = parser.parse_args()
-    cfg = load_config(args.config_file)
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser."""
+    parser = command_parser("draw", __doc__)
+    add = parser.add_argument
+    add("--config-file", required=True, metavar="FILE", help="config.yaml that the run has saved")
+    add("--num-images", type=int, default=6, metavar="N", help="default: 6")
+    add("--min-score", type=float, default=0.3, metavar="SCORE", help="default: 0.3")
+    add("--min-side", type=int, default=480, metavar="PIXELS", help="enlarge smaller images")
+    return parser
+
+
+def draw_run(config_file: str, num_images: int, min_score: float, min_side: int) -> Path:
+    """Draw the first images of the test data; return the folder of the pictures.
+
+    Raises:
+        FileNotFoundError: the config, the predictions or the dataset do not exist.
+        ValueError: the config cannot be read.
+    """
+    cfg = load_config(config_file)
     run = Path(cfg.train.output_dir)
-    predictions = read_predictions(run / "inference" / RESULTS, args.min_score)
+    predictions = read_predictions(run / "inference" / RESULTS, min_score)
     name = cfg.dataloader.test.dataset.names
     records = load_dataset(name, filter_empty=False)
     metadata = drawing_metadata(MetadataCatalog.get(name).thing_classes)
     folder = run / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
-    for record in records[: args.num_images]:
-        scale = enlargement((record["height"], record["width"]), args.min_side)
+    for record in records[:num_images]:
+        scale = enlargement((record["height"], record["width"]), min_side)
         picture = draw(record, predictions[record["image_id"]], metadata, scale)
-        stem = os.path.splitext(os.path.basename(record["file_name"]))[0]
-        cv2.imwrite(str(folder / f"{stem}.png"), picture)
-    print(f"Pictures: {folder}/*.png (ground truth left, predictions right)")
+        cv2.imwrite(str(folder / f"{Path(record['file_name']).stem}.png"), picture)
+    return folder
 
 
-if __name__ == "__main__":
-    main()
+def main(arguments: list[str] | None = None) -> None:
+    """Draw the pictures and print where they are."""
+    args = argument_parser().parse_args(arguments)
+    with errors_in_one_line("draw"):
+        folder = draw_run(args.config_file, args.num_images, args.min_score, args.min_side)
+    say(f"Pictures: {folder}/*.png (ground truth left, predictions right)")

@@ -1,21 +1,16 @@
 """The command that scores saved detections is the evaluator again; its errors are one line."""
 
-import importlib.util
 import json
 import logging
 import math
-import sys
 
 import pytest
 from detectron2.data import MetadataCatalog
 
+from d2_seesaw.cli import evaluate
 from d2_seesaw.evaluation import LongTailLVISEvaluator
 from tests.evaluation.conftest import register  # noqa: F401
 from tests.evaluation.lvis_data import random_data, run_evaluator, write_images
-
-SPEC = importlib.util.spec_from_file_location("evaluate", "tools/evaluate.py")
-evaluate = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(evaluate)
 
 
 @pytest.fixture
@@ -24,9 +19,8 @@ def run(monkeypatch):
 
     def run(*arguments):
         results = {}
-        monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, arguments)])
         monkeypatch.setattr(evaluate, "print_longtail_results", results.update)
-        evaluate.main()
+        evaluate.main([*map(str, arguments)])
         return results
 
     return run
@@ -113,16 +107,15 @@ def test_says_what_may_be_other_than_meant(evaluated, run, tmp_path, capsys):
     annotations.write_text(json.dumps(data))
     run(*common)
     printed = capsys.readouterr().out
-    assert f"If {folder / 'images.json'} says what they are" in printed
+    assert f"belong to {folder / 'images.json'}, give it as --predicted-images" in printed
     assert "Give --train-annotations" in printed
 
 
-def test_prints_the_table(evaluated, monkeypatch, caplog):
+def test_prints_the_table(evaluated, caplog):
     name, _, folder, expected = evaluated
     results = folder / "instances_predictions.npz"
-    monkeypatch.setattr(sys, "argv", ["evaluate", str(results), "--dataset", name])
     with caplog.at_level(logging.INFO):
-        evaluate.main()
+        evaluate.main([str(results), "--dataset", name])
     assert f"{expected['segm']['APr']:.3f}" in caplog.text
 
 
@@ -146,5 +139,5 @@ def test_errors_are_one_line(results, truth, message, evaluated, run, tmp_path):
     path.write_text(json.dumps(results))
     with pytest.raises(SystemExit, match=message) as error:
         run(path, *(truth or ["--annotations", annotations]))
-    assert str(error.value).startswith("error: ")
+    assert str(error.value).startswith("d2-seesaw evaluate: ")
     assert "\n" not in str(error.value)

@@ -1,0 +1,93 @@
+"""The command line: ``d2-seesaw COMMAND``, or ``python -m d2_seesaw COMMAND``.
+
+A command is a module in this folder with a function ``main(arguments)``, which returns the exit
+status. It is imported when it is called, so that ``d2-seesaw --help`` and ``d2-seesaw env`` need
+neither PyTorch nor Detectron2.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from d2_seesaw import __version__
+from d2_seesaw.utils.text import did_you_mean
+
+COMMANDS = {
+    "train": "train the model of a config, or evaluate it with --eval-only",
+    "evaluate": "score saved detections with the LVIS metrics",
+    "report": "draw the long-tail report of one evaluation, or compare two",
+    "check": "check a dataset in COCO or LVIS format before training",
+    "convert": "convert a checkpoint of MMDetection",
+    "draw": "draw ground truth and predictions side by side",
+    "generate": "generate a long-tailed dataset: instances or semantic",
+    "predict": "run a trained model on images, folders and videos",
+    "env": "print the versions of all packages and the origin of Detectron2",
+}
+EPILOG = """Examples:
+  d2-seesaw generate instances
+  d2-seesaw train --config-file CONFIG
+  d2-seesaw train --help
+
+`python -m d2_seesaw` is the same command."""
+
+
+def command_parser(command: str, doc: str | None, **options: Any) -> argparse.ArgumentParser:
+    """Return a parser without arguments that shows a docstring as its help.
+
+    Args:
+        command: the words behind ``d2-seesaw``.
+        doc: docstring of the command's module, which ends with the section "Examples".
+        options: passed on to ``argparse.ArgumentParser``.
+    """
+    description, _, examples = (doc or "").partition("\n\nExamples:\n")
+    return argparse.ArgumentParser(
+        prog=f"d2-seesaw {command}",
+        description=description,
+        epilog=f"Examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **options,
+    )
+
+
+@contextmanager
+def errors_in_one_line(command: str) -> Iterator[None]:
+    """Turn an error in the user's input into one line on stderr and exit status 1."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        sys.exit(f"d2-seesaw {command}: {error}")
+
+
+def say(text: str) -> None:
+    """Write a line to stdout."""
+    sys.stdout.write(f"{text}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="d2-seesaw",
+        description="Long-tailed recognition for Detectron2.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"d2_seesaw {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        commands.add_parser(name, help=summary, add_help=False)
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        parser.error(f"unknown command {arguments[0]!r}{did_you_mean(arguments[0], COMMANDS)}")
+    command = parser.parse_args(arguments[:1]).command  # the rest belongs to the command
+    try:
+        if command != "env":
+            importlib.import_module("d2_seesaw._requires_detectron2")
+        module = importlib.import_module(f"d2_seesaw.cli.{command}")
+    except ModuleNotFoundError as error:
+        if (error.name or "d2_seesaw").partition(".")[0] == "d2_seesaw":
+            raise
+        sys.exit(f"d2-seesaw {command}: {error}")
+    return module.main(arguments[1:]) or 0

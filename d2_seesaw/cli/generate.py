@@ -1,0 +1,131 @@
+r"""Generate a long-tailed dataset on which everything can be tried without a download.
+
+"instances" writes instance segmentation in LVIS v1 format, by default the data of the quickstart,
+registered as quickstart_train and quickstart_val. "semantic" writes street scenes for semantic
+segmentation, by default registered as semantic_quickstart_train and semantic_quickstart_val. Both
+go to a folder of $DETECTRON2_DATASETS (or ./datasets). Data that exist are not generated again.
+
+Examples:
+  d2-seesaw generate instances
+  d2-seesaw generate instances --root datasets/large --categories 1203 --train-images 10000 \
+      --val-images 1000 --objects 3 8 --profile lvis_v1 --annotations-only
+  d2-seesaw generate semantic
+  d2-seesaw generate semantic --root datasets/streets --train-images 2000 --seed 1
+"""
+
+import argparse
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from d2_seesaw.cli import command_parser, errors_in_one_line, say
+from d2_seesaw.data import datasets_root
+from d2_seesaw.synthetic.instances import GeneratedDataset, LongTailSpec, generate_longtail_dataset
+from d2_seesaw.synthetic.profile import DEMO_PROFILE, LVIS_V1_PROFILE
+from d2_seesaw.synthetic.street import (
+    GeneratedSemanticDataset,
+    SemanticSpec,
+    generate_semantic_dataset,
+)
+
+PROFILES = {"demo": DEMO_PROFILE, "lvis_v1": LVIS_V1_PROFILE}
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser, with the defaults of the library."""
+    parser = command_parser("generate", __doc__)
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    spec = LongTailSpec()
+    shared: Any = {"epilog": parser.epilog, "formatter_class": parser.formatter_class}
+    what = "instance segmentation in LVIS v1 format"
+    instances = kinds.add_parser("instances", help=what, description=what, **shared)
+    _add_common_arguments(instances, "quickstart", spec)
+    add = instances.add_argument
+    add("--categories", type=int, default=spec.num_categories, metavar="N")
+    add("--objects", type=int, nargs=2, metavar=("LOW", "HIGH"), default=spec.objects_per_image)
+    add("--profile", choices=PROFILES, default="demo", help="images per category")
+    add("--annotations-only", action="store_true", help="write no images")
+    add("--processes", type=int, metavar="N", help="default: one per core")
+    what = "street scenes for semantic segmentation"
+    semantic = kinds.add_parser("semantic", help=what, description=what, **shared)
+    _add_common_arguments(semantic, "semantic_quickstart", SemanticSpec())
+    return parser
+
+
+def _add_common_arguments(
+    parser: argparse.ArgumentParser, folder: str, spec: LongTailSpec | SemanticSpec
+) -> None:
+    add = parser.add_argument
+    add("--root", type=Path, default=datasets_root() / folder, metavar="DIR")
+    add("--train-images", type=int, default=spec.num_train_images, metavar="N")
+    add("--val-images", type=int, default=spec.num_val_images, metavar="N")
+    add("--image-size", type=int, nargs=2, metavar=("H", "W"), default=spec.image_size)
+    add("--seed", type=int, default=spec.seed)
+    add("--overwrite", action="store_true", help="replace data generated with other parameters")
+
+
+def longtail_spec(args: argparse.Namespace) -> LongTailSpec:
+    """Return the specification of ``generate instances``."""
+    return LongTailSpec(
+        num_categories=args.categories,
+        num_train_images=args.train_images,
+        num_val_images=args.val_images,
+        image_size=tuple(args.image_size),
+        objects_per_image=tuple(args.objects),
+        profile=PROFILES[args.profile],
+        seed=args.seed,
+        write_images=not args.annotations_only,
+    )
+
+
+def semantic_spec(args: argparse.Namespace) -> SemanticSpec:
+    """Return the specification of ``generate semantic``."""
+    return SemanticSpec(
+        num_train_images=args.train_images,
+        num_val_images=args.val_images,
+        image_size=tuple(args.image_size),
+        seed=args.seed,
+    )
+
+
+def describe_instances(dataset: GeneratedDataset) -> str:
+    """Describe the files and the long tail."""
+    groups = dataset.group_sizes
+    return (
+        f"  training    {dataset.train_json}\n"
+        f"  validation  {dataset.val_json}\n"
+        f"  categories  {len(dataset.category_names)}: {groups['r']} rare, {groups['c']} common, "
+        f"{groups['f']} frequent (in {min(dataset.train_image_counts)} to "
+        f"{max(dataset.train_image_counts)} training images)"
+    )
+
+
+def describe_scenes(dataset: GeneratedSemanticDataset) -> str:
+    """Describe the images and the classes."""
+    return (
+        f"  training    {dataset.num_images['train']} images\n"
+        f"  validation  {dataset.num_images['val']} images\n"
+        f"  classes     {len(dataset.classes)}: {', '.join(dataset.classes)}"
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Generate the dataset and describe it."""
+    args = argument_parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # progress without a terminal
+    start = time.monotonic()
+    with errors_in_one_line(f"generate {args.kind}"):
+        if args.kind == "instances":
+            dataset = generate_longtail_dataset(
+                args.root, longtail_spec(args), processes=args.processes, overwrite=args.overwrite
+            )
+            description = describe_instances(dataset)
+        else:
+            dataset = generate_semantic_dataset(
+                args.root, semantic_spec(args), overwrite=args.overwrite
+            )
+            description = describe_scenes(dataset)
+    seconds = time.monotonic() - start
+    how = "complete, nothing to generate" if dataset.reused else f"generated in {seconds:.1f} s"
+    say(f"{dataset.root}: {how}\n{description}")

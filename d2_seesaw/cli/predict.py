@@ -1,0 +1,89 @@
+"""Run a trained model on images, folders and videos.
+
+By default the config is the one that training saved beside the checkpoint. The class names come
+from the checkpoint. The output folder gets the images and videos with the detections drawn on them,
+results.json in the format of COCO and LVIS, and images.json with the file (and frame) of each
+image id. Detections below --score-threshold are neither drawn nor written; with 0, `d2-seesaw
+evaluate` can score the results. The exit status is 0, 1 if some files could not be read, 2 if
+nothing was done.
+
+Examples:
+  d2-seesaw predict --checkpoint output/quickstart/model_final.pth images/ --output out
+  d2-seesaw predict --checkpoint model.pth --config-file my_config.py a.jpg film.mp4 --output out
+  d2-seesaw predict --checkpoint model.pth images/ --output out --score-threshold 0 --json-only
+"""
+
+import argparse
+import logging
+
+from detectron2.utils.logger import setup_logger
+
+from d2_seesaw.cli import command_parser
+from d2_seesaw.engine.config_files import find_config
+from d2_seesaw.inference import FilePredictions, find_sources, load_predictor
+
+logger = logging.getLogger("d2_seesaw")
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser."""
+    parser = command_parser("predict", __doc__)
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="INPUT", help="image, video, or folder of them")
+    add("--checkpoint", required=True, metavar="FILE", help="weights of `d2-seesaw train`")
+    add("--output", required=True, metavar="DIR", help="folder of the results")
+    add("--config-file", metavar="FILE", help="default: config.yaml beside the checkpoint")
+    add(
+        "--score-threshold",
+        type=_score,
+        default=0.5,
+        metavar="SCORE",
+        help="lowest score that is drawn and written, in [0, 1]; default: 0.5",
+    )
+    add("--max-detections", type=_count, metavar="N", help="keep the N best of each image")
+    add("--tta", action="store_true", help="test-time augmentation with the config's tta")
+    add("--device", default="auto", help="default: the GPU if there is one, else the CPU")
+    add("--json-only", action="store_true", help="draw nothing")
+    add("--min-side", type=int, default=0, metavar="PIXELS", help="enlarge smaller images")
+    return parser
+
+
+def _score(text: str) -> float:
+    if not 0 <= (value := float(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"must be in [0, 1], got {text}")
+    return value
+
+
+def _count(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the model on all inputs; return the exit status."""
+    parser = argument_parser()
+    args = parser.parse_args(arguments)
+    setup_logger(name="d2_seesaw")
+    try:
+        sources = find_sources(args.inputs, args.output)
+        config_file = args.config_file and find_config(args.config_file)
+        predictor = load_predictor(
+            args.checkpoint, config_file=config_file, device=args.device, tta=args.tta
+        )
+        predictions = FilePredictions(
+            predictor,
+            args.output,
+            score_threshold=args.score_threshold,
+            max_detections=args.max_detections,
+            draw=not args.json_only,
+            min_side=args.min_side,
+        )
+        predictions.check(sources)
+    except (ValueError, FileNotFoundError) as error:
+        parser.error(str(error))
+    unreadable = predictions.run(sources)
+    logger.info("Files with results: %d, in %s", len(sources) - len(unreadable), args.output)
+    if unreadable:
+        logger.error("Not readable: %d\n%s", len(unreadable), "\n".join(unreadable))
+    return int(bool(unreadable))

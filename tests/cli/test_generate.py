@@ -1,0 +1,76 @@
+"""`d2-seesaw generate`: defaults, options, summaries and one-line errors."""
+
+import json
+
+import pytest
+
+from d2_seesaw.cli.generate import argument_parser, longtail_spec, main, semantic_spec
+from d2_seesaw.synthetic import LongTailSpec, SemanticSpec
+from d2_seesaw.synthetic.profile import LVIS_V1_PROFILE
+
+SPECS = {"instances": longtail_spec, "semantic": semantic_spec}
+
+
+def parse(*arguments):
+    return argument_parser().parse_args([*map(str, arguments)])
+
+
+def small(kind, root, *arguments):
+    sizes = ("--train-images", 3, "--val-images", 2, "--image-size", 64, 96)
+    return [kind, "--root", str(root), *map(str, [*sizes, *arguments])]
+
+
+@pytest.mark.parametrize(
+    ("kind", "folder", "default"),
+    [
+        ("instances", "quickstart", LongTailSpec()),
+        ("semantic", "semantic_quickstart", SemanticSpec()),
+    ],
+)
+def test_the_defaults_are_those_of_the_library(kind, folder, default):
+    args = parse(kind)
+    assert SPECS[kind](args) == default
+    assert args.root.name == folder
+
+
+def test_every_option_is_passed_on(tmp_path):
+    sizes = {"num_train_images": 3, "num_val_images": 2, "image_size": (64, 96), "seed": 5}
+    args = parse(*small("semantic", tmp_path, "--seed", 5))
+    assert semantic_spec(args) == SemanticSpec(**sizes)
+    options = ("--categories", 5, "--objects", 2, 4, "--annotations-only", "--seed", 5)
+    args = parse(*small("instances", tmp_path, *options, "--profile", "lvis_v1"))
+    sizes |= {"num_categories": 5, "objects_per_image": (2, 4), "write_images": False}
+    assert longtail_spec(args) == LongTailSpec(**sizes, profile=LVIS_V1_PROFILE)
+
+
+def test_prints_what_was_generated_and_that_nothing_is_generated_twice(tmp_path, capsys):
+    main(small("semantic", tmp_path))
+    printed = capsys.readouterr().out
+    assert "generated in" in printed
+    assert "training    3 images" in printed
+    assert "12: sky, road" in printed
+    assert len(list((tmp_path / "images/train").iterdir())) == 3
+    main(small("semantic", tmp_path))
+    assert "complete, nothing to generate" in capsys.readouterr().out
+
+
+def test_prints_the_files_and_groups_of_instances(tmp_path, capsys):
+    sizes = ("--train-images", 30, "--val-images", 4, "--categories", 4, "--annotations-only")
+    main(["instances", "--root", str(tmp_path), *map(str, sizes)])
+    printed = capsys.readouterr().out
+    (file,) = [line.split()[1] for line in printed.splitlines() if "training  " in line]
+    with open(file) as annotations:
+        assert len(json.load(annotations)["images"]) == 30
+    assert "categories  4: " in printed
+
+
+def test_data_with_other_parameters_are_replaced_only_on_request(tmp_path):
+    main(small("semantic", tmp_path))
+    with pytest.raises(SystemExit, match=r"d2-seesaw generate semantic: .* seed is 0, asked for 1"):
+        main(small("semantic", tmp_path, "--seed", 1))
+    main(small("semantic", tmp_path, "--seed", 1, "--overwrite"))
+
+
+def test_a_size_out_of_range_is_one_line(tmp_path):
+    with pytest.raises(SystemExit, match="semantic: num_train_images must be at least 1"):
+        main(small("semantic", tmp_path, "--train-images", 0))
