@@ -193,7 +193,7 @@ def test_label_maps_are_never_overwritten(folder, tmp_path, picture, other):
     if other.endswith(".jpg"):
         (folder / "clip.avi").unlink()
         picture_at(folder / other)
-    words = rf"results of .*{picture} and label maps of .*{other} would have one name"
+    words = rf"results of .*{picture} and label maps of .*{other} would have the same path"
     with pytest.raises(ValueError, match=words):
         run(folder, tmp_path / "out", predictor(is_semantic=True))
     assert not (tmp_path / "out").exists()
@@ -231,4 +231,4 @@ def test_a_video_that_breaks_off_is_said(folder, tmp_path, caplog, monkeypatch):
 
     monkeypatch.setattr(VideoFrames, "__init__", init)
     run(folder, tmp_path / "out", draw=False)
-    assert any("3 frames could be read, it announces 9" in text for text in caplog.messages)
+    assert any("read 3 of 9 announced frames" in text for text in caplog.messages)

@@ -3,7 +3,8 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from d2_seesaw.evaluation.predictions.detections import EMPTY, Detections, MaskColumns
+from d2_seesaw.data.rle import MaskColumns
+from d2_seesaw.evaluation.predictions.detections import EMPTY, Detections
 from d2_seesaw.evaluation.predictions.gather import DetectionLog
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from tests.evaluation.federated_cases import federated_case
@@ -137,5 +138,5 @@ def test_mixed_detections_are_refused_and_not_lost(results):
     boxes = [{k: v for k, v in results[0].items() if k != "segmentation"}]
     log.append(Detections.from_results(boxes))
     for _ in range(2):
-        with pytest.raises(ValueError, match="Some of the detections have boxes or masks"):
+        with pytest.raises(ValueError, match="Only some of the detections have boxes, masks"):
             log.columns()

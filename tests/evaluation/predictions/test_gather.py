@@ -4,8 +4,9 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from d2_seesaw.data.rle import MaskColumns
 from d2_seesaw.evaluation.predictions import gather
-from d2_seesaw.evaluation.predictions.detections import Detections, MaskColumns, concatenate
+from d2_seesaw.evaluation.predictions.detections import Detections, concatenate
 from d2_seesaw.evaluation.predictions.gather import (
     all_gather_json,
     gather_columns,

@@ -73,9 +73,9 @@ def test_annotated_images_without_a_picture_are_named(detections, images, caplog
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["11.jpg"], "'11.jpg' has detections, but no image is called so"),
-        (["d/ein bild.jpg"], "'d/ein bild.jpg' has detections, but no image is called so"),
-        (["1.jpg"], "'1.jpg' has detections, but 2 images are called so"),
+        (["11.jpg"], "'11.jpg' has detections, but no image matches its name"),
+        (["d/ein bild.jpg"], "'d/ein bild.jpg' has detections, but no image matches its name"),
+        (["1.jpg"], "'1.jpg' has detections, but 2 images match its name"),
         ([], "has no image 1, which has detections"),
     ],
 )
@@ -85,12 +85,12 @@ def test_what_cannot_be_told_is_refused(names, message, detections, images):
 
 
 def test_frames_of_a_video_are_refused(detections, images):
-    with pytest.raises(ValueError, match="would both be the annotated image 20; frames"):
+    with pytest.raises(ValueError, match="both match the annotated image 20; frames"):
         with_ids_of(detections(1, 2), images("5.jpg", "5.jpg"), ANNOTATED)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"images": [{"id": 1}]}', '{"images": 1}'])
 def test_another_file_is_refused(text, detections, tmp_path):
     (tmp_path / "images.json").write_text(text)
-    with pytest.raises(ValueError, match=r"images\.json must hold 'images' with 'id' and"):
+    with pytest.raises(ValueError, match=r"images\.json must contain 'images' with 'id' and"):
         with_ids_of(detections(1), tmp_path / "images.json", ANNOTATED)

@@ -1,4 +1,5 @@
-import copy
+"""The LVIS evaluator with a model whose masks have their own scores."""
+
 import json
 import math
 
@@ -6,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from d2_seesaw.data.rle import add_mask_scores, results_of_task
 from d2_seesaw.evaluation import LongTailLVISEvaluator
 from d2_seesaw.evaluation.lvis.official import METRICS
 from tests.evaluation.lvis_data import (
@@ -17,47 +17,6 @@ from tests.evaluation.lvis_data import (
     official_metrics,
     random_data,
 )
-
-DETECTION = {
-    "image_id": 1,
-    "category_id": 2,
-    "score": 0.9,
-    "bbox": [0, 0, 1, 1],
-    "segmentation": {"size": [1, 1], "counts": "1"},
-}
-
-
-def test_boxes_have_their_own_score():
-    assert results_of_task([DETECTION | {"mask_score": 0.3}], "bbox") == [DETECTION]
-
-
-def test_masks_have_their_own_score_and_no_box():
-    (result,) = results_of_task([DETECTION | {"mask_score": 0.3}], "segm")
-    assert result["score"] == 0.3
-    assert result.keys() == DETECTION.keys() - {"bbox"}
-
-
-def test_masks_without_a_score_have_that_of_the_box():
-    (result,) = results_of_task([DETECTION], "segm")
-    assert result["score"] == 0.9
-
-
-@pytest.mark.parametrize("task", ["bbox", "segm"])
-def test_detections_are_not_modified(task):
-    given = [DETECTION | {"mask_score": 0.3}]
-    before = copy.deepcopy(given)
-    results_of_task(given, task)[0]["score"] = 7
-    assert given == before
-
-
-def test_a_model_without_mask_scores_adds_nothing():
-    predictions = [{"image_id": 1, "instances": [DETECTION]}, {"image_id": 2}]
-    before = copy.deepcopy(predictions)
-    add_mask_scores(predictions, [ImageDetections(1).add(1, [0, 0, 9, 9]).as_model_output(), {}])
-    assert predictions == before
-
-
-# In the evaluator
 
 
 def with_mask_scores(detections, mask_scores):

@@ -1,20 +1,16 @@
-import copy
 import itertools
-import json
 import tracemalloc
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.evaluation import COCOEvaluator, LVISEvaluator
 from detectron2.layers.mask_ops import _do_paste_mask, paste_masks_in_image
-from detectron2.structures import Boxes, Instances, ROIMasks
+from detectron2.structures import Boxes
 from pycocotools import mask as coco_mask
 
-from d2_seesaw.data.rle import add_segmentations, without_roi_masks
-from d2_seesaw.evaluation import LongTailLVISEvaluator, MaskScoringCOCOEvaluator, encode_masks
-from tests.evaluation.lvis_data import add_object, dataset, written_files
+from d2_seesaw.data import rle
+from d2_seesaw.data.rle import MaskColumns, encode_masks
 from tests.support.operators import OperatorLog
 
 SIZE = (67, 93)
@@ -193,78 +189,32 @@ def test_memory_is_that_of_windows():
     assert peak < size[0] * size[1] * n / 50, peak
 
 
-# In the evaluators
+# Columns
 
 
-def on_boxes(n=6):
-    """A model's output with masks on their boxes, and the same with masks of the image."""
-    found = Instances(SIZE)
-    found.pred_boxes = Boxes(BOXES["clipped"](n))
-    found.scores = torch.rand(n)
-    found.pred_classes = torch.arange(n) % 3
-    pasted = copy.deepcopy(found)
-    masks = blobs(n, 28)
-    found.pred_masks = ROIMasks(masks)
-    pasted.pred_masks = found.pred_masks.to_bitmasks(pasted.pred_boxes, *SIZE).tensor
-    return {"instances": found}, {"instances": pasted}
+@pytest.mark.parametrize("block", [1, 2, 100])
+def test_masks_can_be_taken_in_any_order_and_more_than_once(block, monkeypatch):
+    monkeypatch.setattr(rle, "_MASKS_PER_BLOCK", block)
+    lengths = [3, 0, 7, 1]
+    rles = [{"size": [i, 9], "counts": bytes(range(n))} for i, n in enumerate(lengths)]
+    masks = MaskColumns.from_rles(rles)
+    for rows in ([2, 0, 0, 1, 3], [1], [], [1, 1], [0, 1, 2, 3]):
+        taken = masks.take(np.array(rows, dtype=int))
+        expected = MaskColumns.from_rles([rles[i] for i in rows])
+        for name in ("sizes", "lengths", "counts"):
+            np.testing.assert_array_equal(getattr(taken, name), getattr(expected, name))
+            assert getattr(taken, name).dtype == getattr(expected, name).dtype
 
 
-@pytest.fixture
-def lvis_or_coco(register):
-    data = dataset("rcf", image_ids=(1, 2, 3))
-    for image in data["images"]:
-        for category in (1, 2, 3):
-            add_object(data, image["id"], category, [5, 5, 40, 30], iscrowd=0)
-    return register(data, thing_dataset_id_to_contiguous_id={i: i - 1 for i in (1, 2, 3)})
+def test_runs_that_are_not_compressed_are_compressed():
+    runs = {"size": [4, 3], "counts": [2, 5, 5]}
+    masks = MaskColumns.from_rles([runs, runs])
+    expected = np.zeros(12, dtype=np.uint8)
+    expected[2:7] = 1
+    for encoded in masks.rles(slice(None)):
+        np.testing.assert_array_equal(coco_mask.decode(encoded).reshape(-1, order="F"), expected)
 
 
-@pytest.mark.parametrize("kind", [LongTailLVISEvaluator, MaskScoringCOCOEvaluator])
-@pytest.mark.parametrize("mask_scores", [False, True])
-def test_files_are_those_of_pasted_masks(kind, mask_scores, lvis_or_coco, tmp_path):
-    images = [on_boxes(6), on_boxes(0), on_boxes(3)]
-    if mask_scores:
-        for one, other in images:
-            scores = torch.rand(len(one["instances"]))
-            one["instances"].mask_scores = other["instances"].mask_scores = scores
-    results = []
-    for name, outputs in zip(("boxes", "pasted"), zip(*images, strict=True), strict=True):
-        folder = tmp_path / name
-        evaluator = kind(lvis_or_coco, distributed=False, output_dir=str(folder))
-        evaluator.reset()
-        evaluator.process([{"image_id": 1}, {"image_id": 2}], list(outputs[:2]))
-        evaluator.process([{"image_id": 3}], [outputs[2]])
-        results.append(evaluator.evaluate())
-    assert repr(results[0]) == repr(results[1])
-    assert results[0].keys() == {"bbox", "segm"}
-    assert written_files(tmp_path / "boxes") == written_files(tmp_path / "pasted")
-    if kind is LongTailLVISEvaluator:
-        saved = json.loads((tmp_path / "boxes" / "lvis_instances_results.json").read_text())
-    else:
-        images = torch.load(tmp_path / "boxes" / "instances_predictions.pth", weights_only=True)
-        saved = [d for image in images for d in image["instances"]]
-    assert [d["image_id"] for d in saved] == [1] * 6 + [3] * 3
-    assert all("segmentation" in d for d in saved)
-
-
-def test_evaluators_leave_outputs_alone(lvis_or_coco):
-    output, _ = on_boxes()
-    evaluator = LongTailLVISEvaluator(lvis_or_coco, distributed=False)
-    evaluator.process([{"image_id": 1}], [output])
-    assert isinstance(output["instances"].pred_masks, ROIMasks)
-
-
-def test_pasted_masks_and_other_outputs_pass_unchanged():
-    _, pasted = on_boxes()
-    outputs = [pasted, {"proposals": 3}, {"instances": pasted["instances"][:2]}]
-    assert all(a is b for a, b in zip(without_roi_masks(outputs), outputs, strict=True))
-    predictions = [{"instances": [{}] * 6}, {}, {"instances": [{}] * 2}]
-    before = copy.deepcopy(predictions)
-    add_segmentations(predictions, outputs)
-    assert predictions == before
-
-
-@pytest.mark.parametrize("kind", [COCOEvaluator, LVISEvaluator])
-def test_detectron2s_evaluators_do_not_say_that_they_take_masks_on_boxes(kind):
-    assert not hasattr(kind, "takes_roi_masks")
-    assert LongTailLVISEvaluator.takes_roi_masks
-    assert MaskScoringCOCOEvaluator.takes_roi_masks
+def test_a_polygon_is_refused():
+    with pytest.raises(ValueError, match=r"must be a run-length encoding.*got \[\[0, 0"):
+        MaskColumns.from_rles([[[0, 0, 5, 0, 5, 5]]])
