@@ -126,11 +126,12 @@ def encode_segmentation(
             runs are compressed if they are a list. Compressed encodings are returned as they are.
         image_size: ``(H, W)``.
     """
+    if isinstance(segmentation, Mapping) and not isinstance(segmentation["counts"], list):
+        return dict(segmentation)
     given: Any = segmentation
-    if isinstance(given, Mapping) and not isinstance(given["counts"], list):
-        return dict(given)
     encoded: Any = coco_mask.frPyObjects(given, *image_size)
-    return coco_mask.merge(encoded) if isinstance(encoded, list) else encoded
+    merged: Any = coco_mask.merge(encoded) if isinstance(encoded, list) else encoded
+    return merged
 
 
 def _compressed_counts(rle: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""Inference: test-time augmentation, masks on boxes, and a trained model on a user's own files."""
+"""Inference: test-time augmentation, masks on boxes, and prediction on a user's own files."""
 
 from d2_seesaw.inference.drawing import draw_instances, draw_label_map, drawing_metadata
 from d2_seesaw.inference.files import FilePredictions

@@ -17,7 +17,7 @@ SIZE = (67, 93)
 
 
 def pasted_and_encoded(masks, boxes, size, threshold=0.5):
-    """Detectron2's and pycocotools' way: whole images."""
+    """Encode as Detectron2 and pycocotools do, with images of each mask."""
     pictures = paste_masks_in_image(masks.reshape(-1, *masks.shape[-2:]), boxes, size, threshold)
     return [coco_mask.encode(np.asfortranarray(p.numpy(), dtype=np.uint8)) for p in pictures]
 
@@ -28,7 +28,7 @@ def blobs(n, M):
 
 
 def plateaus(n, M):
-    """At the threshold of 0.5 exactly, or one rounding beside it, nearly everywhere."""
+    """Draw values at the threshold of 0.5 or one rounding error from it."""
     values = torch.tensor([0.5, 0.5, 0.5, 0.49999997, 0.50000006, 1.0])
     return values[torch.randint(6, (n, M, M))]
 
@@ -45,7 +45,7 @@ MASKS = {
 
 
 def anywhere(n):
-    """Small and large, inside, across and beyond the border, but with a pixel in the image."""
+    """Draw boxes of all sizes, inside or across the border, with a pixel in the image."""
     H, W = SIZE
     edge = torch.tensor([W, H])
     center, half = torch.rand(n, 2) * edge, torch.rand(n, 2) ** 3 * edge
@@ -94,7 +94,7 @@ def test_equals_them_at_any_threshold(threshold):
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e6])
-def test_equals_them_where_probabilities_are_none(value):
+def test_equals_them_where_probabilities_are_not_finite(value):
     masks, boxes = blobs(12, 28), anywhere(12)
     masks[:6, 10, 11:14] = value
     assert encode_masks(masks, boxes, SIZE) == pasted_and_encoded(masks, boxes, SIZE)
@@ -121,7 +121,7 @@ def test_boxes_without_a_pixel_in_the_image_have_empty_masks():
         [[W + 5, 5, W + 30, 20], [-40, 5, -9, 20], [5, H + 9, 20, H + 20], [5.0, -99, 20, -60]]
     )
     masks = torch.ones(4, 28, 28)
-    with pytest.raises(RuntimeError):  # where its pasting of windows has no answer
+    with pytest.raises(RuntimeError):  # Detectron2 refuses empty windows
         pasted_and_encoded(masks, outside, SIZE)
     whole, _ = _do_paste_mask(masks[:, None], outside, H, W, skip_empty=False)
     assert not (whole >= 0.5).any()
@@ -132,7 +132,7 @@ def test_boxes_without_a_pixel_in_the_image_have_empty_masks():
 
 
 @pytest.mark.parametrize("shape", [(0, 28, 28), (0, 1, 28, 28)])
-def test_no_masks_are_no_rles(shape):
+def test_no_masks_have_no_encodings(shape):
     assert encode_masks(torch.zeros(shape), torch.zeros(0, 4), SIZE) == []
 
 
@@ -173,7 +173,7 @@ def test_boxes_that_are_not_finite_are_refused():
         encode_masks(torch.rand(2, 28, 28), boxes, SIZE)
 
 
-def test_memory_is_that_of_windows():
+def test_memory_is_that_of_the_windows():
     size, n = (800, 1333), 300
     corner = torch.rand(n, 2) * torch.tensor([1250, 720])
     boxes = torch.cat([corner, corner + 60], 1)

@@ -24,7 +24,7 @@ METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
 
 @pytest.fixture
 def case(register, tmp_path):
-    """A registered COCO dataset, its file, detections in its images, and scores of their masks."""
+    """Return a registered COCO dataset, its file, detections, and scores of their masks."""
     data, detections = random_data(seed=50)
     for annotation in data["annotations"]:
         annotation["iscrowd"] = 0
@@ -36,7 +36,7 @@ def case(register, tmp_path):
 
 
 def outputs_of(detections, mask_scores=None):
-    """Image ids and outputs of a model."""
+    """Return image ids and outputs of a model."""
     outputs = [found.as_model_output() for found in detections]
     for output, scores in zip(outputs, mask_scores or [], strict=False):
         output["instances"].mask_scores = torch.tensor(scores, dtype=torch.float32)
@@ -131,7 +131,7 @@ def test_without_mask_scores_it_is_detectron2s(case, tmp_path, change):
 
 
 def files(folder):
-    """Content of each file by its name."""
+    """Return the content of each file by its name."""
     found = {}
     for path in folder.glob("*"):
         found[path.name] = path.read_bytes()

@@ -15,7 +15,7 @@ SIZE = (67, 93)
 
 
 def on_boxes(n=6):
-    """A model's output with masks on their boxes, and the same with masks of the image."""
+    """Return the output of a model with masks on boxes, and with the same masks pasted."""
     H, W = SIZE
     edges = torch.tensor([W, H, W, H])
     boxes = torch.rand(n, 4).sort(1).values * edges
@@ -75,7 +75,7 @@ def test_evaluators_leave_outputs_alone(lvis_or_coco):
 
 
 @pytest.mark.parametrize("kind", [COCOEvaluator, LVISEvaluator])
-def test_detectron2s_evaluators_do_not_say_that_they_take_masks_on_boxes(kind):
+def test_only_our_evaluators_take_masks_on_boxes(kind):
     assert not hasattr(kind, "takes_roi_masks")
     assert LongTailLVISEvaluator.takes_roi_masks
     assert MaskScoringCOCOEvaluator.takes_roi_masks

@@ -29,12 +29,16 @@ def written(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-def test_detections_are_in_the_coco_format_under_the_ids_of_the_data_set(tmp_path):
+def test_detections_are_detectron2s_results_with_ids_of_the_dataset_and_mask_scores(tmp_path):
     found = detections()
+    found.mask_scores = torch.tensor([0.25, 0.125])
     with ResultsWriter(tmp_path / "new/folder", NAMES, IDS) as results:
         results.add_instances(results.add_image("a.jpg", (6, 8)), found)
     host = instances_to_coco_json(found, 1)
-    expected = [r | {"category_id": IDS[r["category_id"]]} for r in host]
+    expected = [
+        r | {"category_id": IDS[r["category_id"]], "mask_score": score}
+        for r, score in zip(host, [0.25, 0.125], strict=True)
+    ]
     text = ",\n".join(json.dumps(result) for result in expected)
     assert (tmp_path / "new/folder/results.json").read_text() == f"[\n{text}\n]\n"
     first, second = expected
@@ -56,14 +60,6 @@ def test_pycocotools_reads_both_files_and_finds_the_pictures_and_names(tmp_path)
     assert {i: c["name"] for i, c in coco.cats.items()} == {7: "cat", 90: "dog", 3: "owl"}
     loaded = coco.loadRes(str(tmp_path / "results.json"))
     assert [a["image_id"] for a in loaded.anns.values()] == [1, 1, 3, 3]
-
-
-def test_scores_of_masks_are_kept(tmp_path):
-    found = detections()
-    found.mask_scores = torch.tensor([0.25, 0.125])
-    with ResultsWriter(tmp_path, NAMES, IDS) as results:
-        results.add_instances(1, found)
-    assert [r["mask_score"] for r in written(tmp_path)] == [0.25, 0.125]
 
 
 def test_the_regions_of_a_label_map_give_it_back(tmp_path):

@@ -181,11 +181,9 @@ class Detections:
 
     def take(self, rows: np.ndarray) -> Detections:
         """Select rows, in the given order."""
-        plain = {name: getattr(self, name) for name in _PLAIN}
-        return Detections(
-            **{name: None if column is None else column[rows] for name, column in plain.items()},
-            masks=None if self.masks is None else self.masks.take(rows),
-        )
+        plain: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN}
+        plain = {name: None if column is None else column[rows] for name, column in plain.items()}
+        return Detections(**plain, masks=None if self.masks is None else self.masks.take(rows))
 
     def arrays(self, *, with_mask_scores: bool = False) -> dict[str, np.ndarray]:
         """Return the existing columns by name, for files and for other ranks.

@@ -9,8 +9,6 @@ from d2_seesaw.evaluation.predictions.detections import (
     EMPTY,
     Detections,
     concatenate,
-    empty_column,
-    layouts_of,
 )
 from tests.evaluation.federated_cases import federated_case
 from tests.support.memory import MEGABYTE, added_at_peak, mapped_ones
@@ -41,7 +39,7 @@ def test_results_come_back_as_they_were(results, prepare):
 
 @pytest.mark.parametrize("task", ["bbox", "segm"])
 def test_results_of_a_task_have_its_score_and_shape(results, task):
-    """A mask has no box, whose area would count as that of the mask."""
+    """With a box, its area would be used as the area of the mask."""
     results = with_mask_scores(results)
     score, shape = {"bbox": ("score", "bbox"), "segm": ("mask_score", "segmentation")}[task]
     expected = [
@@ -50,13 +48,6 @@ def test_results_of_a_task_have_its_score_and_shape(results, task):
     columns = Detections.from_results(results)
     assert list(columns.results(task)) == expected
     assert columns.scores_of(task).tolist() == [r["score"] for r in expected]
-
-
-def test_float32_values_are_written_as_torch_writes_them():
-    columns = Detections(np.array([1]), np.array([2]), np.array([0.1], dtype=np.float32))
-    assert list(columns.results()) == [
-        {"image_id": 1, "category_id": 2, "score": float(np.float32(0.1))}
-    ]
 
 
 @pytest.mark.parametrize("prepare", [list, with_mask_scores, with_keypoints])
@@ -175,10 +166,3 @@ def test_the_parts_do_not_live_beside_the_result():
     assert joined["a"].sum() == 4 * size
     assert given == [{}] * 4
     assert added < 1.5 * size
-
-
-def test_layouts_give_a_column_of_the_common_type():
-    layouts = [layouts_of(part)["boxes"] for part in column_parts()]
-    assert layouts == [("<f8", (2, 4)), ("<f4", (0, 4)), ("<f4", (1, 4))]
-    column = empty_column([(np.dtype(dtype), shape) for dtype, shape in layouts])
-    assert (column.dtype, column.shape) == (np.dtype("f8"), (3, 4))
