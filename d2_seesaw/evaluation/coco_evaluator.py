@@ -5,21 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
 
 from d2_seesaw.evaluation.predictions.detections import Detections
-from d2_seesaw.evaluation.predictions.gather import (
-    DetectionLog,
-    ProposalColumns,
-    ProposalLog,
-    all_gather_json,
-    gather_columns,
-    gather_detections,
-)
+from d2_seesaw.evaluation.predictions.gather import DetectionLog, gather_detections
 from d2_seesaw.utils.files import write_text
 
 
@@ -34,7 +26,7 @@ class MaskScoringCOCOEvaluator(COCOEvaluator):
     has "mask_score". ``coco_instances_results_segm.json`` is for evaluating masks with other tools:
     its "score" is the score of the mask. With ``tasks=("segm",)`` only the second file is written.
 
-    Predictions are kept and gathered as arrays. They become dicts on the main process, for scoring.
+    Detections are kept and gathered as arrays. They become dicts on the main process, for scoring.
     """
 
     takes_roi_masks = True
@@ -44,8 +36,6 @@ class MaskScoringCOCOEvaluator(COCOEvaluator):
         """Drop all predictions."""
         super().reset()
         self._found = DetectionLog()
-        self._proposals = ProposalLog()
-        self._images: list[tuple[Any, int | None, bool]] = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Collect predictions.
@@ -55,15 +45,16 @@ class MaskScoringCOCOEvaluator(COCOEvaluator):
             outputs: One dict per image, with its "instances", "proposals" or both.
         """
         for image, output in zip(inputs, outputs, strict=True):
-            image_id, number = image["image_id"], None
+            prediction = {"image_id": image["image_id"]}
             if "instances" in output:
                 # Category ids are class indices here; the base class maps them.
-                found = Detections.from_instances(output["instances"].to("cpu"), image_id)
-                self._found.append(found)
-                number = len(found)
+                instances = output["instances"].to("cpu")
+                self._found.append(Detections.from_instances(instances, image["image_id"]))
+                prediction["instances"] = len(instances)  # replaced by dicts in `evaluate`
             if "proposals" in output:
-                self._proposals.append(image_id, output["proposals"].to("cpu"))
-            self._images.append((image_id, number, "proposals" in output))
+                prediction["proposals"] = output["proposals"].to("cpu")
+            if len(prediction) > 1:
+                self._predictions.append(prediction)
 
     def evaluate(self, img_ids: list[int] | None = None) -> dict[str, dict[str, float]]:
         """Return metrics by task on the main process, ``{}`` on the others.
@@ -71,21 +62,24 @@ class MaskScoringCOCOEvaluator(COCOEvaluator):
         Args:
             img_ids: Ids of the images to evaluate on; all images if None.
         """
-        found, proposals, images = self._found.columns(), self._proposals.columns(), self._images
+        self._gathered, images = self._found.columns(), self._predictions
+        own = self._distributed, self._predictions
         if self._distributed:
             comm.synchronize()
-            images = list(itertools.chain.from_iterable(all_gather_json(images)))
-            proposals = ProposalColumns.from_arrays(gather_columns(proposals.arrays()))
-            found = gather_detections(found)
+            self._gathered = gather_detections(self._gathered)
+            images = list(itertools.chain.from_iterable(comm.gather(images, dst=0)))
             if not comm.is_main_process():
                 return {}
-        self._gathered = found
-        self._predictions = list(_by_image(images, found.results(), iter(proposals)))
-        distributed, self._distributed = self._distributed, False  # gathered already
+        # The base class evaluates dicts of one process.
+        self._distributed, self._predictions = False, [dict(image) for image in images]
+        results = self._gathered.results()
+        for image in self._predictions:
+            if "instances" in image:
+                image["instances"] = list(itertools.islice(results, image["instances"]))
         try:
             return super().evaluate(img_ids)
         finally:
-            self._distributed, self._predictions = distributed, []
+            self._distributed, self._predictions = own
 
     def _eval_predictions(
         self, predictions: list[dict[str, Any]], img_ids: list[int] | None = None
@@ -109,26 +103,3 @@ class MaskScoringCOCOEvaluator(COCOEvaluator):
                     write_text(path, json.dumps(masks))
         finally:
             self._tasks, self._output_dir = tasks, folder
-
-
-def _by_image(
-    images: Iterable[tuple[Any, int | None, bool]],
-    results: Iterator[dict[str, Any]],
-    proposals: Iterator[dict[str, Any]],
-) -> Iterator[dict[str, Any]]:
-    """Yield the predictions of each image as the base class collects them.
-
-    Args:
-        images: Image id, number of detections (None without "instances"), and whether there are
-            proposals.
-        results: Detections of all images.
-        proposals: Proposals of all images that have them.
-    """
-    for image_id, number, has_proposals in images:
-        prediction = {"image_id": image_id}
-        if number is not None:
-            prediction["instances"] = list(itertools.islice(results, number))
-        if has_proposals:
-            prediction["proposals"] = next(proposals)["proposals"]
-        if len(prediction) > 1:
-            yield prediction

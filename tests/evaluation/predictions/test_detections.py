@@ -11,7 +11,6 @@ from d2_seesaw.evaluation.predictions.detections import (
     concatenate,
 )
 from tests.evaluation.federated_cases import federated_case
-from tests.support.memory import MEGABYTE, added_at_peak, mapped_ones
 
 
 @pytest.fixture
@@ -80,13 +79,6 @@ def test_parts_without_mask_scores_get_those_of_the_boxes(results):
         assert columns.scores_of("segm").tolist() == expected
 
 
-def test_parts_with_and_without_masks_are_refused(results):
-    boxes = [{k: v for k, v in r.items() if k != "segmentation"} for r in results]
-    parts = [Detections.from_results(results), Detections.from_results(boxes)]
-    with pytest.raises(ValueError, match="Only some of the detections have boxes, masks"):
-        Detections.concatenate(parts)
-
-
 @pytest.mark.parametrize("key", ["image_id", "category_id", "score", "bbox", "segmentation"])
 def test_a_field_that_some_detections_lack_is_named(results, key):
     del results[1][key]
@@ -134,12 +126,6 @@ def test_masks_on_boxes_are_encoded_in_their_windows(found):
     assert Detections.from_instances(found, 12, CATEGORIES).masks.rles(slice(None)) == expected
 
 
-def test_no_instances_are_no_detections(found):
-    columns = Detections.from_instances(found[:0], 12, CATEGORIES)
-    assert len(columns.scores) == 0
-    assert columns.boxes.shape == (0, 4)
-
-
 # Columns
 
 
@@ -157,12 +143,3 @@ def test_concatenation_equals_numpys_in_values_and_types():
         expected = np.concatenate([part[name] for part in column_parts()])
         assert joined[name].dtype == expected.dtype
         np.testing.assert_array_equal(joined[name], expected)
-
-
-def test_the_parts_do_not_live_beside_the_result():
-    size = 40 * MEGABYTE
-    given = [{"a": mapped_ones(size)} for _ in range(4)]
-    joined, added = added_at_peak(lambda: concatenate(given))
-    assert joined["a"].sum() == 4 * size
-    assert given == [{}] * 4
-    assert added < 1.5 * size
