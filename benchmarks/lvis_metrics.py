@@ -26,10 +26,11 @@ import numpy as np
 from lvis import LVIS, LVISEval, LVISResults
 from pycocotools import mask as mask_utils
 
+from d2_seesaw.data.rle import MaskColumns
 from d2_seesaw.evaluation.lvis.metrics import LVISScores, scores_of_curves
 from d2_seesaw.evaluation.lvis.official import lvis_from_dict, working_lvis
 from d2_seesaw.evaluation.lvis.rules import TASKS
-from d2_seesaw.evaluation.predictions.detections import Detections, MaskColumns
+from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.scoring import LVISScoring
 
 K, HEIGHT, WIDTH = 1203, 480, 640

@@ -8,7 +8,7 @@ evaluate` can score the results. The exit status is 0, 1 if some files could not
 nothing was done.
 
 Examples:
-  d2-seesaw predict --checkpoint output/quickstart/model_final.pth images/ --output out
+  d2-seesaw predict --checkpoint output/quickstart/seesaw/model_final.pth images/ --output out
   d2-seesaw predict --checkpoint model.pth --config-file my_config.py a.jpg film.mp4 --output out
   d2-seesaw predict --checkpoint model.pth images/ --output out --score-threshold 0 --json-only
 """

@@ -1,67 +1,212 @@
-"""Run-length encoding (RLE) of masks that are known on their boxes, and the scores of masks.
+"""Masks in COCO's compressed run-length encoding (RLE): encoding, conversion, checks, columns.
 
-Detectron2 pastes each mask into an image of its own (``paste_masks_in_image``) and encodes that. Of
-300 masks of 800 x 1333 pixels, these are 320 MB, of which all but the boxes is zero. Here a mask
-is pasted into the window of its box alone, and its runs are numbered as those of the image.
+An encoding is a dict with "size", ``[height, width]``, and "counts". Its runs are counted column by
+column and start with the background.
 
-The result is the same to the byte. Interpolation along one axis and then the other is quicker than
-``grid_sample`` and differs from it by rounding, so pixels that come that close to the threshold
-are asked from ``grid_sample``.
-
-Mask Scoring ranks masks by ``mask_scores`` and leaves the ``scores`` of boxes alone, so each task
-has its own order of detections, and of too many in an image it keeps others.
+Detectron2 pastes each predicted mask into an image of its own (``paste_masks_in_image``) and
+encodes that image. For 300 masks of 800 x 1333 pixels these images take 320 MB, and all but the
+boxes is zero. ``encode_masks`` pastes each mask into the window of its box only and shifts the runs
+to their place in the image. The result is identical to the byte. Interpolation along one axis and
+then along the other is faster than ``grid_sample`` but rounds differently, so pixels close to the
+threshold are computed again with ``grid_sample``.
 
 Shapes in this module:
     N: masks
     M: edge of a mask on its box
-    H, W: the image
-    h, w: the window of one box
+    H, W: image
+    h, w: window of one box
+    B: bytes of all masks
 """
 
-from collections.abc import Iterable, Mapping
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from detectron2.structures import Boxes, ROIMasks
-from numpy.typing import NDArray
+from detectron2.structures import Boxes, Instances, ROIMasks
+from numpy.typing import ArrayLike, NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-_MASKS_AT_ONCE = 32  # whose interpolation weights are in memory
+_MASKS_AT_ONCE = 32  # bounds the memory of the interpolation weights
+_MASKS_PER_BLOCK = 10_000  # that `take` copies at once
 
-MASK_SCORE = "mask_score"
-
-# Of compressed run-length encodings.
+# Compressed counts
 _FIRST_CHARACTER = 48  # stands for 0
-_MOST_CHARACTERS = 8  # of a number: images have fewer than 2**32 pixels
-"""Key of the score of the mask in a detection, beside ``score`` of the box."""
+_MOST_CHARACTERS = 8  # per number: images have fewer than 2**32 pixels
+
+
+@dataclass(frozen=True)
+class MaskColumns:
+    """Encoded masks as arrays, with the compressed counts of all masks in one buffer.
+
+    Attributes:
+        sizes: ``(N, 2)`` height and width.
+        lengths: ``(N,)`` bytes of each mask.
+        counts: ``(B,)`` uint8, the compressed counts of all masks.
+    """
+
+    sizes: np.ndarray
+    lengths: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def from_rles(cls, rles: Sequence[Mapping[str, Any]]) -> MaskColumns:
+        """Build the columns from encodings whose counts are text, bytes or a list of runs.
+
+        Raises:
+            ValueError: an entry is not a run-length encoding.
+        """
+        counts = [_compressed_counts(rle) for rle in rles]
+        return cls(
+            np.array([rle["size"] for rle in rles], dtype=np.int32).reshape(-1, 2),
+            np.array([len(c) for c in counts], dtype=np.int32),
+            np.frombuffer(b"".join(counts), dtype=np.uint8),
+        )
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        return np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
+
+    def rles(self, rows: np.ndarray | slice) -> list[dict[str, Any]]:
+        """Return the encodings of the given rows as pycocotools takes them, counts in bytes."""
+        counts: Any = self.counts
+        text = memoryview(counts)
+        starts = self._starts[:-1][rows].tolist()
+        ends = self._starts[1:][rows].tolist()
+        return [
+            {"size": size, "counts": bytes(text[start:end])}
+            for size, start, end in zip(self.sizes[rows].tolist(), starts, ends, strict=True)
+        ]
+
+    def take(self, rows: np.ndarray) -> MaskColumns:
+        """Select rows, in the given order."""
+        lengths = self.lengths[rows]
+        counts = np.empty(lengths.sum(dtype=np.int64), self.counts.dtype)
+        # In blocks, because the index of a byte takes eight times the memory of the byte.
+        end = 0
+        for start in range(0, len(rows), _MASKS_PER_BLOCK):
+            n = lengths[start : start + _MASKS_PER_BLOCK].astype(np.int64)
+            shift = self._starts[rows[start : start + _MASKS_PER_BLOCK]] - (np.cumsum(n) - n)
+            places = np.arange(n.sum()) + np.repeat(shift, n)
+            counts[end : end + len(places)] = self.counts[places]
+            end += len(places)
+        return MaskColumns(self.sizes[rows], lengths, counts)
+
+
+def encode_instances(instances: Instances) -> list[dict[str, Any]]:
+    """Encode ``pred_masks``, which are masks of the image or masks on boxes (``ROIMasks``)."""
+    masks = instances.pred_masks
+    if isinstance(masks, ROIMasks):
+        return encode_masks(masks.tensor, instances.pred_boxes, instances.image_size)
+    return [encode_bitmap(mask) for mask in masks]
+
+
+def encode_bitmap(mask: ArrayLike) -> dict[str, Any]:
+    """Encode an ``(H, W)`` mask of the image, with counts in bytes."""
+    rle: Any = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return rle
+
+
+def encode_segmentation(
+    segmentation: Sequence[Sequence[float]] | Mapping[str, Any], image_size: Sequence[int]
+) -> dict[str, Any]:
+    """Encode the segmentation of an annotation as pycocotools takes it.
+
+    Args:
+        segmentation: Polygons ``[x0, y0, x1, y1, ...]``, which are merged, or an encoding, whose
+            runs are compressed if they are a list. Compressed encodings are returned as they are.
+        image_size: ``(H, W)``.
+    """
+    if isinstance(segmentation, Mapping) and not isinstance(segmentation["counts"], list):
+        return dict(segmentation)
+    given: Any = segmentation
+    encoded: Any = coco_mask.frPyObjects(given, *image_size)
+    merged: Any = coco_mask.merge(encoded) if isinstance(encoded, list) else encoded
+    return merged
+
+
+def _compressed_counts(rle: Any) -> bytes:
+    if not isinstance(rle, Mapping) or not {"size", "counts"} <= rle.keys():
+        text = str(rle)
+        raise ValueError(
+            "The segmentation of a detection must be a run-length encoding, a dict with 'size' and "
+            f"'counts', got {text[:60]}{'...' * (len(text) > 60)}"
+        )
+    counts = encode_segmentation(rle, rle["size"])["counts"]
+    return counts.encode() if isinstance(counts, str) else counts
+
+
+def compressed_rle(segmentation: Mapping[str, Any]) -> dict[str, Any]:
+    """Check a run-length encoding and return it with its counts as compressed text.
+
+    Raises:
+        KeyError, TypeError, ValueError: "size" or "counts" are missing or invalid, or the counts
+            do not add up to the size. pycocotools would then read beyond the end of its memory.
+    """
+    height, width = size = segmentation["size"]
+    if not all(isinstance(side, int) for side in size):
+        raise TypeError(f"size must be two whole numbers, got {size!r}")
+    counts = segmentation["counts"]
+    if not isinstance(counts, list | str):
+        raise TypeError(f"counts must be a list or text, got {counts!r}")
+    runs = _run_lengths(counts) if isinstance(counts, str) else counts
+    if sum(runs) != height * width or min(runs, default=0) < 0:
+        raise ValueError(f"counts must add up to {height} x {width}, got {sum(runs)}")
+    if isinstance(counts, list):
+        counts = encode_segmentation({"size": size, "counts": counts}, size)["counts"].decode()
+    return {"size": [height, width], "counts": counts}
+
+
+def _run_lengths(counts: str) -> list[int]:
+    """Decompress counts: five bits per character, differences from the third number on.
+
+    A difference is that of a run to the run before the last one.
+    """
+    bits = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - _FIRST_CHARACTER
+    last = bits < 32  # of a number
+    number = np.cumsum(last) - last
+    start = np.flatnonzero(np.diff(number, prepend=-1))
+    place = np.arange(len(bits)) - start[number]
+    if not last[-1:].all() or not ((bits >= 0) & (bits < 64) & (place < _MOST_CHARACTERS)).all():
+        raise ValueError(f"counts must be compressed run lengths, got {counts[:40]!r}")
+    if not len(bits):
+        return []
+    runs = np.add.reduceat((bits & 31) << 5 * place, start)
+    runs -= np.where(bits[last] & 16, 32 << 5 * place[last], 0)  # the sign
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    return runs.tolist()
 
 
 def encode_masks(
     masks: Tensor, boxes: Tensor | Boxes, image_size: tuple[int, int], *, threshold: float = 0.5
 ) -> list[dict[str, Any]]:
-    """RLE of each mask in the image, as Detectron2 pastes it on the CPU and pycocotools encodes it.
+    """Encode masks on boxes as masks of the image.
 
-    Arithmetic is in float32 on the CPU, whatever the inputs are. A box that leaves no pixel in the
-    image, which Detectron2 refuses to paste, has an empty mask.
+    The result is that of Detectron2's paste on the CPU and pycocotools' encoder. Inputs of any
+    device and dtype are computed in float32 on the CPU. A box without a pixel in the image, which
+    Detectron2 refuses to paste, has an empty mask.
 
     Args:
         masks: ``(N, 1, M, M)`` or ``(N, M, M)`` probabilities.
-        boxes: ``(N, 4)`` corners x0, y0, x1, y1 in pixels of the image, anywhere.
+        boxes: ``(N, 4)`` corners x0, y0, x1, y1 in pixels, inside or outside of the image.
         image_size: ``(H, W)``.
-        threshold: A pixel is in the mask from this probability on; not negative.
+        threshold: Lowest probability of a pixel of the mask; not negative.
 
     Returns:
-        N dicts with "size", ``[H, W]``, and "counts", compressed bytes.
+        N encodings with compressed counts in bytes.
 
     Raises:
-        ValueError: Shapes that do not fit, a coordinate that is not finite, a negative threshold.
+        ValueError: the shapes do not match, a coordinate is not finite, the threshold is negative.
     """
     probs, corners = _checked(masks, boxes, threshold)
     H, W = (int(edge) for edge in image_size)
@@ -74,42 +219,6 @@ def encode_masks(
         uncompressed: Any = [{"size": [H, W], "counts": r} for r in runs]
         rles += coco_mask.frPyObjects(uncompressed, H, W)
     return rles
-
-
-def without_roi_masks(outputs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A model's outputs without those masks that are still on their boxes (``ROIMasks``).
-
-    Detectron2's evaluators can collect them; :func:`add_segmentations` then adds the masks.
-    """
-    return [_without_masks(output) if _has_roi_masks(output) else output for output in outputs]
-
-
-def add_segmentations(predictions: Iterable[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-    """Put masks that a model left on their boxes into the detections made from its outputs.
-
-    Args:
-        predictions: One dict per image, whose "instances" are detections in the COCO results
-            format. Changed in place where the masks of the output are ``ROIMasks``.
-        outputs: One dict per image, what the model returned.
-    """
-    for prediction, output in zip(predictions, outputs, strict=True):
-        if _has_roi_masks(output):
-            found = output["instances"]
-            rles = encode_masks(found.pred_masks.tensor, found.pred_boxes, found.image_size)
-            for detection, rle in zip(prediction["instances"], rles, strict=True):
-                # JSON has no bytes.
-                detection["segmentation"] = {**rle, "counts": rle["counts"].decode("utf-8")}
-
-
-def _has_roi_masks(output: dict[str, Any]) -> bool:
-    found = output.get("instances")
-    return found is not None and found.has("pred_masks") and isinstance(found.pred_masks, ROIMasks)
-
-
-def _without_masks(output: dict[str, Any]) -> dict[str, Any]:
-    found = output["instances"][:]  # its own fields: the caller keeps the masks
-    found.remove("pred_masks")
-    return {**output, "instances": found}
 
 
 def _checked(masks: Tensor, boxes: Tensor | Boxes, threshold: float) -> tuple[Floats, Floats]:
@@ -130,16 +239,16 @@ def _checked(masks: Tensor, boxes: Tensor | Boxes, threshold: float) -> tuple[Fl
 
 @dataclass(frozen=True)
 class _Axis:
-    """Sampling along one axis: all windows' lines, one window after the other.
+    """Sampling weights along one axis, for the lines of all windows.
 
-    A window has a line for each of its pixels and one more, whose weights are zero.
+    A window has one line for each of its pixels and a blank line, whose weights are zero.
 
     Args:
         start: ``(N,)`` first pixel of each window.
-        length: ``(N,)`` its pixels.
-        offset: ``(N + 1,)`` its first line.
+        length: ``(N,)`` number of pixels of each window.
+        offset: ``(N + 1,)`` first line of each window.
         grid: ``(lines,)`` coordinate in the mask, from -1 to 1, as ``grid_sample`` takes it.
-        weights: ``(lines, M)`` share of each cell of the mask.
+        weights: ``(lines, M)`` weight of each cell of the mask.
     """
 
     start: Ints
@@ -149,21 +258,21 @@ class _Axis:
     weights: Floats
 
     @classmethod
-    def of(cls, low: Floats, high: Floats, size: int, M: int, *, blank_first: bool) -> "_Axis":
-        """For boxes from ``low`` to ``high``; the blank line is each window's first or last."""
+    def of(cls, low: Floats, high: Floats, size: int, M: int, *, blank_first: bool) -> _Axis:
+        """Compute the weights of boxes from ``low`` to ``high``."""
         start = np.clip(np.floor(low) - 1, 0, size).astype(np.int64)
         length = np.clip(np.ceil(high) + 1, start, size).astype(np.int64) - start
         offset = np.concatenate([[0], np.cumsum(length + 1)])
         window = np.repeat(np.arange(len(low)), length + 1)
         pixel = np.arange(offset[-1]) - offset[window] - int(blank_first)
         center = (start[window] + pixel).astype(np.float32) + np.float32(0.5)
-        with np.errstate(all="ignore"):  # no extent: not a number, which is no place in the mask
+        with np.errstate(all="ignore"):  # a box without extent gives nan, which is outside
             grid = (center - low[window]) / (high - low)[window] * 2 - 1
             cell = (grid + 1) * np.float32(M / 2) - np.float32(0.5)
         seen = (pixel >= 0) & (pixel < length[window]) & (cell >= -1) & (cell < M)
         cell = np.where(seen, cell, np.float32(-1))
         left = np.floor(cell)
-        # A cell beyond either end takes what falls outside of the mask.
+        # One more cell at either end receives the weights outside of the mask.
         weights = np.zeros((len(cell), M + 2), np.float32)
         line, column = np.arange(len(cell)), left.astype(np.int64) + 1
         weights[line, column] = 1 - (cell - left)
@@ -175,14 +284,14 @@ class _Axis:
 class _Windows:
     """Masks and the windows of their boxes.
 
-    A window is scanned as RLE scans an image, column by column. Before its first column and below
-    each of its columns are pixels outside of the mask, so that each run ends in its column.
+    A window is scanned column by column, as RLE scans an image. A blank column comes before the
+    first one and a blank pixel below each column, so that each run ends in its column.
 
     Args:
-        masks: ``(N, M, M)`` without what is not finite.
-        given: ``(N, M, M)`` as they were given.
-        tolerance: ``(N,)`` that rounding in the interpolation stays below.
-        x, y: the axes.
+        masks: ``(N, M, M)``, with zeros instead of masks that are not finite.
+        given: ``(N, M, M)`` unchanged masks.
+        tolerance: ``(N,)`` upper bound of the rounding error of the interpolation.
+        x, y: Axes.
     """
 
     masks: Floats
@@ -192,13 +301,13 @@ class _Windows:
     y: _Axis
 
     @classmethod
-    def of(cls, probs: Floats, corners: Floats, image_size: tuple[int, int]) -> "_Windows":
+    def of(cls, probs: Floats, corners: Floats, image_size: tuple[int, int]) -> _Windows:
         (H, W), M = image_size, probs.shape[-1]
         x0, y0, x1, y1 = np.ascontiguousarray(corners.T)
         peak = np.abs(probs).max(axis=(1, 2))
         finite = np.isfinite(peak)
-        # Coordinates are rounded in units of M * 2^-24, products and sums in units of 2^-24; the
-        # few of these that add up are less than 8 M.
+        # Coordinates are rounded to M * 2^-24, products and sums to 2^-24. The few of these that
+        # add up are less than 8 M.
         tolerance = np.where(finite, M * 2.0**-21 * np.maximum(peak, 1), np.inf)
         return cls(
             masks=probs if finite.all() else np.where(finite[:, None, None], probs, 0),
@@ -209,7 +318,7 @@ class _Windows:
         )
 
     def changes(self, i: int, threshold: float) -> Ints:
-        """Where the scan of window ``i`` enters the mask, leaves it, enters it again, ..."""
+        """Return the positions at which the scan of window ``i`` enters or leaves the mask."""
         if not (self.x.length[i] and self.y.length[i]):
             return np.zeros(0, np.int64)
         of_x = self.x.weights[self.x.offset[i] : self.x.offset[i + 1]]
@@ -223,7 +332,7 @@ class _Windows:
         return np.flatnonzero(inside[1:] != inside[:-1]) + 1
 
     def _decide(self, i: int, pixels: Ints, inside: NDArray[np.bool_], threshold: float) -> None:
-        """Set ``inside`` at ``pixels`` of window ``i``, numbered as it is scanned, by the host."""
+        """Set ``inside`` at ``pixels`` of window ``i``, in scan order, with ``grid_sample``."""
         column, row = np.divmod(pixels, self.y.length[i] + 1)
         real = (column > 0) & (row < self.y.length[i])
         column, row = self.x.offset[i] + column[real], self.y.offset[i] + row[real]
@@ -236,18 +345,18 @@ class _Windows:
 def _runs(
     changes: list[Ints], windows: _Windows, image_size: tuple[int, int]
 ) -> list[NDArray[np.uint32]]:
-    """Lengths of the runs of each mask in the image, from its changes in its window."""
+    """Return the run lengths of each mask in the image, given its changes in its window."""
     H, W = image_size
     N = len(changes)
     window = np.repeat(np.arange(N), [len(c) for c in changes])
     column, row = np.divmod(np.concatenate(changes), windows.y.length[window] + 1)
     place = (windows.x.start[window] + column - 1) * H + windows.y.start[window] + row
-    # A window as high as the image has runs that end where the next one, a column on, begins.
+    # In a window as high as the image, a run may end where the run of the next column starts.
     joint = np.flatnonzero((place[1:] == place[:-1]) & (window[1:] == window[:-1]))
     kept = np.ones(len(place), bool)
     kept[joint] = kept[joint + 1] = False
     window, place = window[kept], place[kept]
-    # Of each mask: 0, its changes, the end of the image.
+    # For each mask: 0, its changes, the end of the image.
     number = np.bincount(window, minlength=N) + 2
     first = np.cumsum(number) - number
     ends = np.full(number.sum(), H * W)
@@ -257,79 +366,3 @@ def _runs(
     last = first + number - 2
     last -= (lengths[last] == 0) & (number > 2)  # the image ends inside the mask
     return [lengths[a : b + 1] for a, b in zip(first, last, strict=True)]
-
-
-def add_mask_scores(predictions: Iterable[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-    """Put the ``mask_scores`` of a model's outputs into the detections made from them.
-
-    Args:
-        predictions: One dict per image, whose "instances" are detections in the COCO results
-            format. Changed in place where the model has mask scores.
-        outputs: One dict per image, what the model returned.
-    """
-    for prediction, output in zip(predictions, outputs, strict=True):
-        if "instances" in output and output["instances"].has("mask_scores"):
-            scores = output["instances"].mask_scores.tolist()
-            for detection, score in zip(prediction["instances"], scores, strict=True):
-                detection[MASK_SCORE] = score
-
-
-def results_of_task(detections: list[dict[str, Any]], task: str) -> list[dict[str, Any]]:
-    """Copies of ``detections`` with the one ``score`` that counts in ``task``.
-
-    Args:
-        detections: Dicts in the COCO results format, maybe with mask scores.
-        task: "segm", whose score is that of the mask if there is one, or another.
-
-    Returns:
-        Dicts in the COCO results format, for "segm" without "bbox": given boxes, ``lvis`` and
-        ``pycocotools`` would take their area for the area of the masks.
-    """
-    if task != "segm":
-        return [{k: v for k, v in d.items() if k != MASK_SCORE} for d in detections]
-    left_out = ("bbox", MASK_SCORE)
-    return [
-        {k: v for k, v in d.items() if k not in left_out} | {"score": d.get(MASK_SCORE, d["score"])}
-        for d in detections
-    ]
-
-
-def compressed_rle(segmentation: Mapping[str, Any]) -> dict[str, Any]:
-    """A run-length encoding with its ``counts`` as compressed text, whichever it had.
-
-    Raises:
-        KeyError, TypeError, ValueError: it has no valid ``size`` and ``counts``, or the counts do
-            not add up to the size. pycocotools would read beyond their end.
-    """
-    height, width = size = segmentation["size"]
-    if not all(isinstance(side, int) for side in size):
-        raise TypeError(f"size must be two whole numbers, got {size!r}")
-    counts = segmentation["counts"]
-    if not isinstance(counts, list | str):
-        raise TypeError(f"counts must be a list or text, got {counts!r}")
-    runs = _run_lengths(counts) if isinstance(counts, str) else counts
-    if sum(runs) != height * width or min(runs, default=0) < 0:
-        raise ValueError(f"counts must add up to {height} x {width}, got {sum(runs)}")
-    if isinstance(counts, list):
-        uncompressed: Any = {"size": [height, width], "counts": counts}
-        encoded: Any = coco_mask.frPyObjects(uncompressed, height, width)
-        counts = encoded["counts"].decode()
-    return {"size": [height, width], "counts": counts}
-
-
-def _run_lengths(counts: str) -> list[int]:
-    """Decompress COCO's text: five bits a character, differences to the run before the last."""
-    bits = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - _FIRST_CHARACTER
-    last = bits < 32  # of a number
-    number = np.cumsum(last) - last
-    start = np.flatnonzero(np.diff(number, prepend=-1))
-    place = np.arange(len(bits)) - start[number]
-    if not last[-1:].all() or not ((bits >= 0) & (bits < 64) & (place < _MOST_CHARACTERS)).all():
-        raise ValueError(f"counts must be compressed run lengths, got {counts[:40]!r}")
-    if not len(bits):
-        return []
-    runs = np.add.reduceat((bits & 31) << 5 * place, start)
-    runs -= np.where(bits[last] & 16, 32 << 5 * place[last], 0)  # the sign
-    runs[1::2] = np.cumsum(runs[1::2])
-    runs[2::2] = np.cumsum(runs[2::2])
-    return runs.tolist()

@@ -1,4 +1,4 @@
-"""COCO metrics of a model whose masks have scores of their own."""
+"""COCO metrics for models whose masks have their own scores."""
 
 from __future__ import annotations
 
@@ -8,59 +8,95 @@ import os
 from typing import Any
 
 from detectron2.evaluation import COCOEvaluator
+from detectron2.utils import comm
 
-from d2_seesaw.data.rle import (
-    MASK_SCORE,
-    add_mask_scores,
-    add_segmentations,
-    results_of_task,
-    without_roi_masks,
-)
+from d2_seesaw.evaluation.predictions.detections import Detections
+from d2_seesaw.evaluation.predictions.gather import DetectionLog, gather_detections
 from d2_seesaw.utils.files import write_text
 
 
 class MaskScoringCOCOEvaluator(COCOEvaluator):
-    """Detectron2's ``COCOEvaluator``, which ranks masks by ``mask_scores`` where a model has them.
+    """Detectron2's ``COCOEvaluator`` that ranks masks by ``mask_scores`` if a model has them.
 
-    Boxes, and everything of other models, are as in the base class, which knows one score and would
-    rank masks by that of their boxes. ``coco_instances_results.json``, in which "score" is the
-    box's, then holds "mask_score" too, and ``coco_instances_results_segm.json`` is for an
-    evaluation of masks by others: there "score" is the mask's. The arguments are those of the base
-    class. With ``tasks=("segm",)`` there is the second file alone.
+    The base class has one score per detection and would rank masks by the score of their boxes.
+    Everything else, and the results of other models, are as in the base class. Its arguments are
+    those of the base class.
+
+    With mask scores, ``coco_instances_results.json`` has the score of the box as "score" and also
+    has "mask_score". ``coco_instances_results_segm.json`` is for evaluating masks with other tools:
+    its "score" is the score of the mask. With ``tasks=("segm",)`` only the second file is written.
+
+    Detections are kept and gathered as arrays. They become dicts on the main process, for scoring.
     """
 
     takes_roi_masks = True
     """Models may leave masks on their boxes: Detectron2's ``ROIMasks`` as ``pred_masks``."""
+
+    def reset(self) -> None:
+        """Drop all predictions."""
+        super().reset()
+        self._found = DetectionLog()
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Collect predictions.
 
         Args:
             inputs: One dict per image, with its "image_id".
-            outputs: One dict per image, with its "instances" or "proposals".
+            outputs: One dict per image, with its "instances", "proposals" or both.
         """
-        seen = len(self._predictions)
-        super().process(inputs, without_roi_masks(outputs))
-        add_segmentations(self._predictions[seen:], outputs)
-        add_mask_scores(self._predictions[seen:], outputs)
+        for image, output in zip(inputs, outputs, strict=True):
+            prediction = {"image_id": image["image_id"]}
+            if "instances" in output:
+                # Category ids are class indices here; the base class maps them.
+                instances = output["instances"].to("cpu")
+                self._found.append(Detections.from_instances(instances, image["image_id"]))
+                prediction["instances"] = len(instances)  # replaced by dicts in `evaluate`
+            if "proposals" in output:
+                prediction["proposals"] = output["proposals"].to("cpu")
+            if len(prediction) > 1:
+                self._predictions.append(prediction)
+
+    def evaluate(self, img_ids: list[int] | None = None) -> dict[str, dict[str, float]]:
+        """Return metrics by task on the main process, ``{}`` on the others.
+
+        Args:
+            img_ids: Ids of the images to evaluate on; all images if None.
+        """
+        self._gathered, images = self._found.columns(), self._predictions
+        own = self._distributed, self._predictions
+        if self._distributed:
+            comm.synchronize()
+            self._gathered = gather_detections(self._gathered)
+            images = list(itertools.chain.from_iterable(comm.gather(images, dst=0)))
+            if not comm.is_main_process():
+                return {}
+        # The base class evaluates dicts of one process.
+        self._distributed, self._predictions = False, [dict(image) for image in images]
+        results = self._gathered.results()
+        for image in self._predictions:
+            if "instances" in image:
+                image["instances"] = list(itertools.islice(results, image["instances"]))
+        try:
+            return super().evaluate(img_ids)
+        finally:
+            self._distributed, self._predictions = own
 
     def _eval_predictions(
         self, predictions: list[dict[str, Any]], img_ids: list[int] | None = None
     ) -> None:
-        found = list(itertools.chain.from_iterable(p["instances"] for p in predictions))
-        if not any(MASK_SCORE in d for d in found):
+        found = self._gathered
+        if found.mask_scores is None:
             super()._eval_predictions(predictions, img_ids)
             return
         tasks, folder = self._tasks, self._output_dir
-        wanted = set(tasks or self._tasks_from_predictions(found))
+        wanted = set(tasks or self._tasks_from_predictions(itertools.islice(found.results(), 1)))
         try:
-            # The base class writes category ids into what it is given, hence copies.
             if others := tuple(wanted - {"segm"}):
                 self._tasks = others
-                super()._eval_predictions([{"instances": [dict(d) for d in found]}], img_ids)
+                super()._eval_predictions(predictions, img_ids)
             if "segm" in wanted:
                 self._tasks, self._output_dir = ("segm",), None
-                masks = results_of_task(found, "segm")
+                masks = list(found.results("segm"))
                 super()._eval_predictions([{"instances": masks}], img_ids)
                 if folder:
                     path = os.path.join(folder, "coco_instances_results_segm.json")

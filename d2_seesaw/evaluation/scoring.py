@@ -99,7 +99,7 @@ class TaskEvaluation:
             detections = detections.take(self.limits.rows(detections, self.task))
         return evaluate_detections(
             self.ground_truth,
-            list(detections.results()),
+            detections,
             self.task,
             max_dets_per_image=self.limits.per_image,
             class_agnostic=self.class_agnostic,
@@ -157,7 +157,7 @@ class LVISScoring:
         if self.engine == "lvis":
             probe_lvis()
         else:
-            probe(_sparse_from_results)
+            probe(LVISScoring().scores)
 
     def scores(self, ground_truth: LVIS, detections: Detections, task: str) -> LVISScores:
         """Score ``detections`` in ``task``, "bbox" or "segm"."""
@@ -250,12 +250,6 @@ def _report(
             f"first of {pictures.failures[0]}"
         )
     return path
-
-
-def _sparse_from_results(
-    ground_truth: LVIS, detections: list[dict[str, Any]], task: str
-) -> LVISScores:
-    return LVISScoring().scores(ground_truth, Detections.from_results(detections), task)
 
 
 def _log(task: str, result: Mapping[str, float], rows: list[CategoryResult]) -> None:

@@ -1,4 +1,4 @@
-"""Inference: test-time augmentation, masks on boxes, and a trained model on a user's own files."""
+"""Inference: test-time augmentation, masks on boxes, and prediction on a user's own files."""
 
 import d2_seesaw._requires_detectron2  # noqa: F401  (an error in one line)
 from d2_seesaw.inference.drawing import draw_instances, draw_label_map, drawing_metadata

@@ -1,4 +1,4 @@
-"""Predictions drawn on pictures by Detectron2's visualizer, each class in a colour of its own."""
+"""Drawings of predictions by Detectron2's visualizer, with one color per class."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from detectron2.utils.visualizer import ColorMode, Visualizer
 
 
 def palette(count: int) -> list[tuple[int, ...]]:
-    """``count`` RGB colours, evenly spread over the hues: a class has one in all pictures."""
+    """Return ``count`` RGB colors with evenly spread hues, one per class."""
     hsv = np.full((1, count, 3), 230, np.uint8)
     hsv[0, :, 0] = np.arange(count) * 180 // count
     return [tuple(int(c) for c in color) for color in cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0]]
@@ -20,11 +20,11 @@ def palette(count: int) -> list[tuple[int, ...]]:
 def drawing_metadata(
     class_names: Sequence[str], colors: Sequence[Sequence[int]] | None = None
 ) -> Metadata:
-    """Names and colours as the visualizer takes them, apart from Detectron2's catalog.
+    """Build metadata for the visualizer that are not in Detectron2's catalog.
 
     Args:
-        class_names: in the order of the model's classes.
-        colors: RGB in [0, 255]; by default :func:`palette`.
+        class_names: Names in the order of the model's classes.
+        colors: RGB in [0, 255] of each class; by default :func:`palette`.
     """
     colors = [tuple(color) for color in colors] if colors else palette(len(class_names))
     names = list(class_names)
@@ -34,7 +34,7 @@ def drawing_metadata(
 
 
 def enlargement(size: tuple[int, int], min_side: int) -> float:
-    """The factor that makes the short side of ``(H, W)`` at least ``min_side`` pixels."""
+    """Return the factor, at least 1, that makes the short side ``min_side`` pixels or more."""
     return max(1.0, min_side / min(size))
 
 
@@ -45,9 +45,9 @@ def draw_instances(
 
     Args:
         image: ``(H, W, 3)`` RGB.
-        instances: on the CPU, in the frame of the image.
-        metadata: names and colours of things.
-        scale: of the result.
+        instances: Instances on the CPU, in coordinates of the image.
+        metadata: Names and colors of things.
+        scale: Factor by which the result is larger.
 
     Returns:
         RGB image, ``scale`` times as large.
@@ -59,13 +59,13 @@ def draw_instances(
 def draw_label_map(
     image: np.ndarray, labels: np.ndarray, metadata: Any, scale: float = 1.0
 ) -> np.ndarray:
-    """Lay the classes of all pixels over an image, half transparent, with their names.
+    """Draw the classes of all pixels over an image, half transparent, with their names.
 
     Args:
         image: ``(H, W, 3)`` RGB.
         labels: ``(H, W)`` classes.
-        metadata: names and colours of stuff.
-        scale: of the result.
+        metadata: Names and colors of stuff.
+        scale: Factor by which the result is larger.
 
     Returns:
         RGB image, ``scale`` times as large.

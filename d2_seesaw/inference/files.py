@@ -1,25 +1,24 @@
-"""Predictions on files: what is read, drawn and written for each picture and video.
+"""Prediction on files: what is written and drawn for each picture and video.
 
-Detections are written as JSON in the COCO results format, which is LVIS's as well.
+Detections are written as JSON in the COCO results format, which is also the format of LVIS.
 """
 
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import cv2
 import numpy as np
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from detectron2.utils.logger import log_every_n_seconds
-from pycocotools import mask as mask_api
 
-from d2_seesaw.data.rle import add_mask_scores
+from d2_seesaw.data.rle import encode_bitmap
+from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.inference.drawing import (
     draw_instances,
     draw_label_map,
@@ -28,28 +27,30 @@ from d2_seesaw.inference.drawing import (
 )
 from d2_seesaw.inference.predictor import Predictor, best_instances
 from d2_seesaw.inference.sources import Source, UnreadableError, VideoFrames, read_picture
+from d2_seesaw.utils.files import atomic_write, write_text
 from d2_seesaw.utils.progress import Progress
 
 RESULTS = "results.json"
 IMAGES = "images.json"
+LABELS = "labels"
 
 logger = logging.getLogger(__name__)
 
-LABELS = "labels"
-
 
 class ResultsWriter:
-    """Writes ``results.json`` while predictions come, and ``images.json`` in the end.
+    """Writer of ``results.json``, incrementally, and of ``images.json``.
 
-    ``images.json`` says which picture, or which frame of a video, each ``image_id`` is and which
-    class each ``category_id``, in the form of an annotation file: ``pycocotools.coco.COCO`` reads
-    it, and its ``loadRes`` then reads ``results.json``. Both are complete JSON even if predicting
-    stops with an exception.
+    ``images.json`` maps each ``image_id`` to a picture or to a frame of a video, and each
+    ``category_id`` to the name of a class. It has the form of an annotation file:
+    ``pycocotools.coco.COCO`` reads it, and its ``loadRes`` then reads ``results.json``.
+
+    Both files appear when the ``with`` block ends. If it ends with an exception, they hold the
+    results up to then.
 
     Args:
-        folder: for both; created.
-        class_names: in the order of the model's classes.
-        category_ids: of the same classes.
+        folder: Folder of both files; created.
+        class_names: Names in the order of the model's classes.
+        category_ids: Ids of the same classes.
     """
 
     def __init__(self, folder: str | Path, class_names: list[str], category_ids: list[int]) -> None:
@@ -62,10 +63,10 @@ class ResultsWriter:
         ]
 
     def __enter__(self) -> "ResultsWriter":
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._file = (self.folder / RESULTS).open("w")
-        self._file.write("[")
-        self._is_first = True
+        self._open = ExitStack()
+        self._file = self._open.enter_context(atomic_write(self.folder / RESULTS))
+        self._file.write(b"[")
+        self._separator = "\n"
         return self
 
     def __exit__(
@@ -74,62 +75,52 @@ class ResultsWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.write("\n]\n")
-        self._file.close()
+        with self._open:
+            self._file.write(b"\n]\n")
         images = {"images": self._images, "categories": self._categories, "annotations": []}
-        (self.folder / IMAGES).write_text(json.dumps(images, indent=1))
+        write_text(self.folder / IMAGES, json.dumps(images, indent=1))
 
     def add_image(self, name: str, size: tuple[int, int], frame: int | None = None) -> int:
-        """Note a picture, or a frame of a video counted from 0; returns its ``image_id``."""
+        """Add a picture, or a frame of a video counted from 0, and return its ``image_id``."""
         image = {"id": len(self._images) + 1, "file_name": name}
         image |= {"height": size[0], "width": size[1]}
         self._images.append(image if frame is None else image | {"frame": frame})
         return image["id"]
 
     def add_instances(self, image_id: int, instances: Instances) -> None:
-        """Write detections: boxes, scores, and masks and their scores where there are any."""
-        detections = instances_to_coco_json(instances, image_id)
-        add_mask_scores([{"instances": detections}], [{"instances": instances}])
-        self._write({**d, "category_id": self.category_ids[d["category_id"]]} for d in detections)
+        """Write detections with all that the model predicts for them."""
+        category_of_class = dict(enumerate(self.category_ids))
+        self._write(Detections.from_instances(instances, image_id, category_of_class).results())
 
     def add_label_map(self, image_id: int, labels: np.ndarray) -> None:
-        """Write the region of each class in ``(H, W)`` labels, as COCO's stuff results do."""
-        self._write(
-            {
-                "image_id": image_id,
-                "category_id": self.category_ids[label],
-                "segmentation": _encoded(labels == label),
-            }
-            for label in np.unique(labels).tolist()
-        )
+        """Write the region of each class in ``(H, W)`` labels, in the format of COCO's stuff."""
+        for label in np.unique(labels).tolist():
+            rle = encode_bitmap(labels == label)
+            region = {"image_id": image_id, "category_id": self.category_ids[label]}
+            self._write([region | {"segmentation": {**rle, "counts": rle["counts"].decode()}}])
 
-    def _write(self, results: Any) -> None:
+    def _write(self, results: Iterable[dict[str, Any]]) -> None:
         for result in results:
-            self._file.write(("\n" if self._is_first else ",\n") + json.dumps(result))
-            self._is_first = False
-
-
-def _encoded(mask: np.ndarray) -> dict[str, Any]:
-    rle: Any = mask_api.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode()}
+            self._file.write((self._separator + json.dumps(result)).encode())
+            self._separator = ",\n"
 
 
 class FilePredictions:
-    """Predicts on files and writes what it finds into a folder.
+    """Prediction on files, with results and drawings in a folder.
 
-    In it are ``results.json`` and ``images.json``, see
-    :class:`~d2_seesaw.inference.files.ResultsWriter`, and the pictures and videos under their own
-    names with the predictions drawn on them; a video as mp4. A model of semantic segmentation also
-    writes its classes as 8-bit or, beyond 256 classes, 16-bit PNGs into ``labels``, those of a
-    video into a folder per video.
+    The folder gets ``results.json`` and ``images.json`` (see
+    :class:`~d2_seesaw.inference.files.ResultsWriter`). Predictions are drawn on pictures and videos
+    of the same names; videos become mp4 files. A model of semantic segmentation also writes label
+    maps below ``labels``, with one folder per video. They are PNGs of 8 bits, or of 16 bits for
+    more than 256 classes.
 
     Args:
-        predictor: the model.
-        output: the folder.
-        score_threshold: lowest score of a detection that is drawn and written.
-        max_detections: how many of an image, at most.
-        draw: False writes the JSON alone.
-        min_side: smaller pictures are drawn enlarged to this short side, in pixels.
+        predictor: Model with its transforms and names.
+        output: Folder of the results.
+        score_threshold: Lowest score of a detection that is drawn and written.
+        max_detections: Limit of detections per image; no limit if None.
+        draw: False writes only the JSON files.
+        min_side: Short side in pixels to which smaller pictures are enlarged for drawing.
     """
 
     def __init__(
@@ -150,21 +141,21 @@ class FilePredictions:
         self._metadata = drawing_metadata(predictor.class_names, predictor.class_colors)
 
     def check(self, sources: Sequence[Source]) -> None:
-        """Refuse files whose results would overwrite each other.
+        """Check that no result overwrites another one.
 
         Raises:
-            ValueError: two files whose label maps, or drawn picture and label map, have one name.
+            ValueError: the label map of a file has the path of another label map or drawing.
         """
         if self.predictor.is_semantic and self.draw:
             _refuse_overwritten_label_maps(sources)
 
     def run(self, sources: Sequence[Source]) -> list[str]:
-        """Predict on all files; returns the messages of those that cannot be read.
+        """Predict on all files and return the error messages of unreadable ones.
 
-        Shows a progress bar in a terminal, and logs a line per picture elsewhere.
+        Progress is a bar in a terminal and one log line per picture elsewhere.
 
         Raises:
-            ValueError: see :meth:`check`, before anything is written.
+            ValueError: see :meth:`check`; nothing is written then.
         """
         self.check(sources)
         unreadable = []
@@ -211,7 +202,7 @@ class FilePredictions:
                     text = f"{source.name}: {count} of {frames.announced} frames"
                     log_every_n_seconds(logging.INFO, text, n=5, name=__name__)
         if count < frames.announced:
-            text = f"{source.path}: {count} frames could be read, it announces {frames.announced}"
+            text = f"{source.path}: read {count} of {frames.announced} announced frames"
             self._say(text, logging.WARNING)
         return f"{count} frames"
 
@@ -224,7 +215,7 @@ class FilePredictions:
     def _predict(
         self, image: np.ndarray, image_id: int, label_name: Path
     ) -> tuple[np.ndarray | None, str]:
-        """Write the results of an image; it with them drawn, in BGR, and a word on them."""
+        """Write the results of an image; return its drawing (BGR) and a summary."""
         output = self.predictor(image)
         draw: Any
         if self.predictor.is_semantic:
@@ -246,41 +237,43 @@ class FilePredictions:
 
 
 def _refuse_overwritten_label_maps(sources: Sequence[Source]) -> None:
-    label_maps = {_label_place(source): source for source in sources}
+    label_maps = {_label_path(source): source for source in sources}
     for source in sources:
         if source.is_video:
             continue
-        drawn, label_map = Path(source.name.lower()), _label_place(source)
+        drawn, label_map = Path(source.name.lower()), _label_path(source)
         for path in (drawn, label_map):
             is_frame = re.fullmatch(r"\d{6,}\.png", path.name)
             for taken in (path, path.parent) if is_frame else (path,):
                 other = label_maps.get(taken, source)
                 if other != source:
                     raise ValueError(
-                        f"results of {source.path} and label maps of {other.path} would have one "
-                        "name: predict on them one after the other, with different outputs"
+                        f"results of {source.path} and label maps of {other.path} would have the "
+                        "same path: run them separately, with different outputs"
                     )
 
 
-def _label_place(source: Source) -> Path:
-    """Of a picture the file of its label map, of a video their folder."""
-    # In lower case, because some file systems take both cases for one name.
+def _label_path(source: Source) -> Path:
+    """Return the label map of a picture, or the folder of the label maps of a video."""
+    # In lower case, because some file systems do not distinguish cases.
     name = Path(source.name.lower())
     return LABELS / name.with_suffix("" if source.is_video else ".png")
 
 
 def _write_image(path: Path, image: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), image):
-        raise OSError(f"{path} cannot be written")
+    _, encoded = cv2.imencode(path.suffix, image)
+    with atomic_write(path) as file:
+        file.write(encoded.tobytes())
 
 
 class VideoWriter:
-    """An mp4 that takes the size of its first frame.
+    """Writer of an mp4 file with the size of its first frame.
+
+    OpenCV writes to the path directly, so an interrupted video is left unfinished.
 
     Args:
-        path: of the file; its folder is created.
-        fps: frames a second.
+        path: Path of the file; its folder is created.
+        fps: Frames per second.
     """
 
     def __init__(self, path: Path, fps: float) -> None:
@@ -292,7 +285,7 @@ class VideoWriter:
         """Append a ``(H, W, 3)`` BGR frame.
 
         Raises:
-            OSError: this OpenCV cannot write mp4 files, or not there.
+            OSError: OpenCV cannot write mp4 files, or not to this path.
         """
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -304,6 +297,6 @@ class VideoWriter:
         self._writer.write(frame)
 
     def close(self) -> None:
-        """Finish the file, if a frame was written."""
+        """Finish the file if a frame was written."""
         if self._writer is not None:
             self._writer.release()

@@ -1,4 +1,4 @@
-"""A trained model with all it needs to look at a picture: transforms, channel order, names."""
+"""Trained models with their transforms, channel order and class names."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,18 +23,18 @@ from d2_seesaw.data import check_dataset_files, load_dataset
 from d2_seesaw.engine import load_config
 from d2_seesaw.inference.tta import evaluating
 
-_build: Any = instantiate  # whatever the config names
+_build: Any = instantiate  # returns what the config names
 
 
 class Predictor:
-    """Predicts on one image at a time, as Detectron2's ``DefaultPredictor`` does for yacs.
+    """Prediction on single images, like Detectron2's ``DefaultPredictor`` for yacs.
 
     Args:
-        model: of instances or of semantic segmentation, maybe with test-time augmentation.
-        augmentations: of the test data, applied to each image.
-        image_format: channel order of the model, ``"BGR"`` or ``"RGB"``.
-        metadata: see :func:`~d2_seesaw.checkpoint.class_metadata`, with ``class_names``.
-        is_semantic: whether it predicts label maps.
+        model: Model for instances or semantic segmentation, with or without test-time augmentation.
+        augmentations: Augmentations of the test data, applied to each image.
+        image_format: Channel order of the model, ``"BGR"`` or ``"RGB"``.
+        metadata: Metadata with ``class_names``, see :func:`~d2_seesaw.checkpoint.class_metadata`.
+        is_semantic: Whether the model predicts label maps.
     """
 
     def __init__(
@@ -56,10 +56,11 @@ class Predictor:
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray) -> dict[str, Any]:
-        """What the model returns for ``(H, W, 3)`` uint8 in ``image_format``, on the CPU.
+        """Predict on an ``(H, W, 3)`` uint8 image in ``image_format``.
 
         Returns:
-            ``{"instances": ...}`` or ``{"sem_seg": (C, H, W)}`` in the frame of the image.
+            ``{"instances": ...}`` or ``{"sem_seg": (C, H, W)}`` on the CPU, in coordinates of the
+            image.
         """
         height, width = image.shape[:2]
         augmented: Any = T.AugInput(image)  # its image is annotated as optional
@@ -68,7 +69,7 @@ class Predictor:
             "image": _channels_first(augmented.image),
             "height": height,
             "width": width,
-            # For test-time augmentation, which makes views of its own.
+            # Test-time augmentation makes its own views.
             "original_image": _channels_first(image),
         }
         with evaluating(self.model):
@@ -83,7 +84,7 @@ def _channels_first(image: np.ndarray) -> Tensor:
 def best_instances(
     instances: Instances, *, score_threshold: float = 0.0, max_detections: int | None = None
 ) -> Instances:
-    """The detections of at least ``score_threshold``, best first, at most ``max_detections``."""
+    """Return at most ``max_detections`` with at least ``score_threshold``, best first."""
     order = instances.scores.argsort(descending=True, stable=True)
     order = order[instances.scores[order] >= score_threshold]
     return instances[order[:max_detections]]
@@ -97,24 +98,24 @@ def load_predictor(
     device: str = "auto",
     tta: bool = False,
 ) -> Predictor:
-    """A trained model from its checkpoint and the config that was saved beside it.
+    """Load a trained model from its checkpoint and the config that was saved next to it.
 
-    The names of the classes are those in the checkpoint. For one without names, such as of an
-    earlier version, they are those of the config's data set.
+    Class names are read from the checkpoint. If it has none, they are those of the dataset in the
+    config.
 
     Args:
-        checkpoint: of ``d2-seesaw train``.
-        config_file: by default ``config.yaml`` in the folder of the checkpoint. Configs are
-            programs: load only those you trust.
-        overrides: changes of the config, ``key=value``.
-        device: ``"auto"`` is the GPU if there is one, else the CPU.
-        tta: test-time augmentation, with the views of the config's ``tta``.
+        checkpoint: Checkpoint of a training run.
+        config_file: Config file; by default ``config.yaml`` in the folder of the checkpoint.
+            Configs are programs: load only those you trust.
+        overrides: Changes of the config, ``key=value``.
+        device: Device name; ``"auto"`` is the GPU if there is one, otherwise the CPU.
+        tta: Whether to use test-time augmentation, with the views in ``tta`` of the config.
 
     Raises:
-        FileNotFoundError: no checkpoint or config.
-        ValueError: a damaged checkpoint, weights that do not fit the config, class names that are
-            missing or not as many as the model has classes, a config that is not one of
-            ``d2-seesaw train`` or has no ``tta``, or a device that is not there.
+        FileNotFoundError: the checkpoint or the config does not exist.
+        ValueError: the checkpoint is damaged, weights do not match the config, class names are
+            missing or their number is not that of the classes, the config has no model, no test
+            data or no ``tta``, or the device is not available.
     """
     checkpoint = Path(checkpoint)
     if not checkpoint.is_file():
@@ -122,13 +123,13 @@ def load_predictor(
     config_file = config_file or checkpoint.with_name("config.yaml")
     if not Path(config_file).is_file():
         raise FileNotFoundError(
-            f"config {str(config_file)!r} does not exist; training saves it beside the checkpoints"
+            f"config {str(config_file)!r} does not exist; training saves it next to the checkpoints"
         )
     cfg = load_config(str(config_file), overrides)
     if tta and "tta" not in cfg:
         raise ValueError(
-            f"test-time augmentation needs a config that says which views: {config_file} has no "
-            "`tta`. configs/common/tta.py has some"
+            f"test-time augmentation needs a config with views: {config_file} has no `tta`, see "
+            "configs/common/tta.py"
         )
     for key in ("model", "dataloader.test.mapper"):
         if OmegaConf.select(cfg, key) is None:
@@ -159,7 +160,7 @@ def _device(name: str) -> torch.device:
     except RuntimeError as error:
         raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}") from error
     if device.type == "cuda" and not has_gpu:
-        raise ValueError(f"device {name!r} was asked for, but there is no GPU that torch can use")
+        raise ValueError(f"device {name!r} is not available: there is no GPU that torch can use")
     return device
 
 
@@ -179,17 +180,17 @@ def _class_names(
         return saved
     names = OmegaConf.select(cfg, "dataloader.train.dataset.names")
     if names is None:
-        raise ValueError(f"{checkpoint} has no class names, and its config no data set by name")
+        raise ValueError(f"{checkpoint} has no class names, and its config names no dataset")
     found = class_metadata(names, model)
-    if "class_names" not in found:  # known once the data set has been loaded
+    if "class_names" not in found:  # known once the dataset has been loaded
         try:
             check_dataset_files(names)
             load_dataset(names)
         except (FileNotFoundError, ValueError) as error:
             raise ValueError(
-                f"checkpoint {checkpoint} has no class names, and those of its data set cannot be "
+                f"checkpoint {checkpoint} has no class names, and those of its dataset cannot be "
                 f"read: {error}"
             ) from error
         found = class_metadata(names, model)
-    check_class_names(found, model, f"data set {names}")
+    check_class_names(found, model, f"dataset {names}")
     return found

@@ -1,6 +1,6 @@
-"""Models whose masks stay on their boxes, for those who need no masks of the whole image.
+"""Models that leave masks on their boxes, for callers that need no masks of the whole image.
 
-Pasted into images of their own, 300 masks of 800 x 1333 pixels are 320 MB; on their boxes, 1 MB.
+300 masks of 800 x 1333 pixels take 320 MB; the same masks on their boxes take 1 MB.
 """
 
 from typing import Any
@@ -14,28 +14,28 @@ from d2_seesaw.inference.tta import MultiViewInference
 
 
 class ROIMaskInference(nn.Module):
-    """A detector that answers as it does in evaluation mode, but with ``ROIMasks``.
+    """Wrapper of a detector in evaluation mode that returns masks as ``ROIMasks``.
 
     ``pred_masks`` are Detectron2's ``ROIMasks``, ``(N, M, M)`` probabilities on ``pred_boxes``,
-    instead of ``(N, H, W)`` masks of the image. All else is what ``model`` answers.
+    instead of ``(N, H, W)`` masks of the image. All other outputs are those of ``model``.
 
     Args:
-        model: a ``GeneralizedRCNN`` with Detectron2's own inference, or ``MultiViewInference``;
+        model: A ``GeneralizedRCNN`` with Detectron2's own inference, or ``MultiViewInference``,
             without a DDP wrapper.
     """
 
     def __init__(self, model: GeneralizedRCNN | MultiViewInference) -> None:
         super().__init__()
         self.model = model
-        # A loop that puts this into evaluation mode and back leaves the model as it was.
+        # Loops that switch to evaluation mode and back then restore the mode of the model.
         self.training = model.training
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """As ``GeneralizedRCNN.forward`` in evaluation mode, but for the masks."""
+        """Return what ``GeneralizedRCNN.forward`` returns in evaluation mode, except for masks."""
         results = self.model.inference(batched_inputs, do_postprocess=False)
         for found in results:
             if found.has("pred_masks"):
-                # Under another name, the host treats them as any field that it does not know.
+                # Detectron2 passes fields of unknown names through its postprocessing.
                 found.set("roi_masks", ROIMasks(found.pred_masks[:, 0]))
                 found.remove("pred_masks")
         sizes = [found.image_size for found in results]
@@ -49,10 +49,10 @@ class ROIMaskInference(nn.Module):
 
 
 def with_roi_masks(model: nn.Module) -> nn.Module:
-    """``model`` as :class:`ROIMaskInference`, or itself if that does not know how it infers.
+    """Wrap a model in :class:`ROIMaskInference`, or return it if its inference is not known.
 
     Args:
-        model: any, maybe wrapped in DDP. Its weights and its mode are left alone.
+        model: Any model, with or without a DDP wrapper. Its weights and mode are not changed.
     """
     bare = model.module if isinstance(model, DistributedDataParallel) else model
     if isinstance(bare, MultiViewInference) or _infers_as_detectron2(bare):

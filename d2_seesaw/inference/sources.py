@@ -1,4 +1,4 @@
-"""Pictures and videos on disk, found and read before a model sees them."""
+"""Finding and reading pictures and videos."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -15,16 +15,16 @@ VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
 
 class UnreadableError(ValueError):
-    """A file that is no picture or video, or a damaged one."""
+    """Error for a file that is damaged, or neither a picture nor a video."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One file to predict on.
+    """A file to predict on.
 
     Attributes:
-        path: of the file.
-        name: its path below the folder that was given, or its file name.
+        path: Path of the file.
+        name: Path relative to the given folder, or the file name if the file was given.
     """
 
     path: Path
@@ -32,41 +32,42 @@ class Source:
 
     @property
     def is_video(self) -> bool:
-        """By the ending of its name."""
+        """Whether the suffix is one of ``VIDEOS``."""
         return self.path.suffix.lower() in VIDEOS
 
 
 def find_sources(paths: Sequence[str | Path], output: str | Path) -> list[Source]:
-    """The pictures and videos among ``paths`` and in the folders among them, sorted in each.
+    """Find pictures and videos, sorted within each folder.
 
     Args:
-        paths: files, and folders with files of the known endings at any depth.
-        output: folder of the results; what lies in it is left out, unless it was given.
+        paths: Files, and folders that are searched recursively for files with known suffixes.
+        output: Folder of the results. Files inside are skipped unless they were given.
 
     Raises:
-        ValueError: a path that does not exist, a file of another kind, folders without pictures,
-            two files of one name, or one that a result would overwrite; an output that is a file.
+        ValueError: a path does not exist or has an unknown suffix, there is no picture or video,
+            two results would have the same name, a result would overwrite a source, or the output
+            is a file.
     """
     if Path(output).exists() and not Path(output).is_dir():
         raise ValueError(f"output {str(output)!r} is not a folder")
     sources = [source for path in paths for source in _below(Path(path), Path(output))]
     if not sources:
         raise ValueError(
-            f"no picture or video ({' '.join((*PICTURES, *VIDEOS))}) in "
+            f"no picture or video ({' '.join((*PICTURES, *VIDEOS))}) found in "
             f"{', '.join(str(path) for path in paths)}"
         )
     by_name: dict[str, Source] = {}
     for source in sources:
-        # Endings change: a drawn video is always an mp4.
+        # Without the suffix, because drawn videos are always mp4 files.
         other = by_name.setdefault(os.path.splitext(source.name)[0].lower(), source)
         if other.path != source.path:
             raise ValueError(
-                f"{other.path} and {source.path} would have results of one name: predict on them "
-                "one after the other, with different outputs"
+                f"{other.path} and {source.path} would have results of the same name: run them "
+                "separately, with different outputs"
             )
         if (Path(output) / source.name).resolve().parent == source.path.resolve().parent:
             raise ValueError(
-                f"results beside {source.path} could overwrite it: give another output than "
+                f"results next to {source.path} could overwrite it: choose another output than "
                 f"{str(output)!r}"
             )
     return list(dict.fromkeys(sources))
@@ -76,7 +77,7 @@ def _below(path: Path, output: Path) -> Iterator[Source]:
     if path.is_file():
         if path.suffix.lower() not in PICTURES + VIDEOS:
             known = " ".join((*PICTURES, *VIDEOS))
-            raise ValueError(f"{path} is not one of the known kinds of files: {known}")
+            raise ValueError(f"{path} has none of the supported suffixes: {known}")
         yield Source(path, path.name)
         return
     if not path.is_dir():
@@ -90,21 +91,21 @@ def _below(path: Path, output: Path) -> Iterator[Source]:
 
 
 def read_picture(path: str | Path, image_format: str) -> np.ndarray:
-    """A picture as Detectron2 reads it, turned as its EXIF orientation says.
+    """Read a picture as Detectron2 does, rotated by its EXIF orientation.
 
     Args:
-        path: of the file.
-        image_format: channel order, ``"BGR"`` or ``"RGB"``.
+        path: Path of the file.
+        image_format: Channel order, ``"BGR"`` or ``"RGB"``.
 
     Returns:
         ``(H, W, 3)`` uint8.
 
     Raises:
-        UnreadableError: it is not there, not a picture or damaged.
+        UnreadableError: the file does not exist, is damaged or is not a picture.
     """
     try:
         with Image.open(path) as opened:
-            opened.load()  # Detectron2 takes a PNG with damaged pixels for a sound one
+            opened.load()  # Detectron2 accepts a PNG with damaged pixels
             image = convert_PIL_to_numpy(_apply_exif_orientation(opened), image_format)
     # Pillow raises SyntaxError for some broken PNGs.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -113,18 +114,18 @@ def read_picture(path: str | Path, image_format: str) -> np.ndarray:
 
 
 class VideoFrames:
-    """The frames of a video, read one at a time.
+    """Frames of a video, read one at a time.
 
     Args:
-        path: of the file.
-        image_format: channel order of the frames, ``"BGR"`` or ``"RGB"``.
+        path: Path of the file.
+        image_format: Channel order of the frames, ``"BGR"`` or ``"RGB"``.
 
     Attributes:
-        fps: frames a second.
-        announced: how many frames the file says it has; not all files are right.
+        fps: Frames per second.
+        announced: Number of frames in the header of the file, which may be wrong.
 
     Raises:
-        UnreadableError: OpenCV cannot read it; also while iterating, if it has no frame.
+        UnreadableError: OpenCV cannot read the file, or (during iteration) it has no frames.
     """
 
     def __init__(self, path: str | Path, image_format: str) -> None:
@@ -142,7 +143,7 @@ class VideoFrames:
         return capture
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """``(H, W, 3)`` uint8 frames."""
+        """Yield ``(H, W, 3)`` uint8 frames."""
         capture, count = self._open(), 0
         try:
             while (frame := capture.read()[1]) is not None:
@@ -152,4 +153,4 @@ class VideoFrames:
         finally:
             capture.release()
         if count == 0:
-            raise UnreadableError(f"{self.path} has no frame that can be read")
+            raise UnreadableError(f"{self.path} has no readable frame")

@@ -124,7 +124,7 @@ def test_prints_the_table(evaluated, caplog):
     [
         ([], ["--dataset", "no_such_name"], "No dataset with an annotation file is registered"),
         ([], ["--annotations", "missing.json"], "No such file or directory: 'missing.json'"),
-        ({}, None, "is no file of results: expected a JSON list"),
+        ({}, None, "is not a file of results: expected a JSON list"),
         ([{"image_id": 100}], None, "1 of 1 detections have no 'category_id'"),
         (
             [{"image_id": 5, "category_id": 1, "score": 0.1, "bbox": [0, 0, 9, 9]}],

@@ -73,6 +73,6 @@ def test_label_maps_that_would_be_overwritten_are_one_line_as_well(tmp_path, mon
     with pytest.raises(SystemExit) as error:
         call(tmp_path, inputs=("in",))
     assert error.value.code == 2
-    assert "would have one name" in capsys.readouterr().err
+    assert "would have the same path" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert call(tmp_path, "--json-only", inputs=("in",)) == 0

@@ -1,3 +1,5 @@
+"""COCO metrics with and without scores of masks."""
+
 import contextlib
 import io
 import json
@@ -6,12 +8,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import Instances
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from d2_seesaw.evaluation import MaskScoringCOCOEvaluator
 from tests.evaluation.lvis_data import ImageDetections, random_data
+from tests.support.ranks import on_ranks
 
 TASKS = ["bbox", "segm"]
 METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
@@ -19,7 +24,7 @@ METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
 
 @pytest.fixture
 def case(register, tmp_path):
-    """A registered COCO dataset, its file, detections in its images, and scores of their masks."""
+    """Return a registered COCO dataset, its file, detections, and scores of their masks."""
     data, detections = random_data(seed=50)
     for annotation in data["annotations"]:
         annotation["iscrowd"] = 0
@@ -30,14 +35,23 @@ def case(register, tmp_path):
     return name, tmp_path / f"{name}.json", detections, scores
 
 
-def run(evaluator, detections, mask_scores=None):
+def outputs_of(detections, mask_scores=None):
+    """Return image ids and outputs of a model."""
+    outputs = [found.as_model_output() for found in detections]
+    for output, scores in zip(outputs, mask_scores or [], strict=False):
+        output["instances"].mask_scores = torch.tensor(scores, dtype=torch.float32)
+    return [(d.image_id, output) for d, output in zip(detections, outputs, strict=True)]
+
+
+def process(evaluator, outputs):
     evaluator.reset()
-    for i, found in enumerate(detections):
-        output = found.as_model_output()
-        if mask_scores:
-            output["instances"].mask_scores = torch.tensor(mask_scores[i], dtype=torch.float32)
-        evaluator.process([{"image_id": found.image_id}], [output])
+    for image_id, output in outputs:
+        evaluator.process([{"image_id": image_id}], [output])
     return evaluator.evaluate()
+
+
+def run(evaluator, detections, mask_scores=None):
+    return process(evaluator, outputs_of(detections, mask_scores))
 
 
 def official(json_file, detections, task):
@@ -68,18 +82,68 @@ def test_each_task_is_ranked_by_its_own_score(case):
     assert abs(results["segm"]["AP"] - by_box["AP"]) > 0.1
 
 
-def test_without_mask_scores_it_is_detectron2s(case, tmp_path):
+def only_boxes(output):
+    output["instances"].remove("pred_masks")
+
+
+def with_keypoints(output):
+    number = len(output["instances"])
+    output["instances"].pred_keypoints = torch.rand(number, 5, 3) * 100
+
+
+def with_proposals(output):
+    boxes = output["instances"].pred_boxes
+    fields = {"proposal_boxes": boxes, "objectness_logits": torch.randn(len(boxes))}
+    output["proposals"] = Instances(output["instances"].image_size, **fields)
+
+
+def only_proposals(output):
+    with_proposals(output)
+    del output["instances"]
+
+
+def nothing(output):
+    del output["instances"]
+
+
+def no_objects(output):
+    output["instances"] = output["instances"][:0]
+
+
+CHANGES = [only_boxes, with_keypoints, with_proposals, only_proposals, nothing, no_objects]
+
+
+@pytest.mark.parametrize("change", [lambda output: None, *CHANGES])
+def test_without_mask_scores_it_is_detectron2s(case, tmp_path, change):
     name, _, detections, _ = case
-    evaluators = {
-        folder: kind(name, distributed=False, output_dir=str(tmp_path / folder))
-        for folder, kind in {"ours": MaskScoringCOCOEvaluator, "host": COCOEvaluator}.items()
-    }
-    ours, host = (run(evaluator, detections) for evaluator in evaluators.values())
-    assert ours.keys() == host.keys() == set(TASKS)
-    for task in TASKS:
-        assert ours[task] == pytest.approx(host[task], nan_ok=True)
-    files = [sorted(p.name for p in (tmp_path / folder).iterdir()) for folder in evaluators]
-    assert files[0] == files[1]
+    results = []
+    for kind in (MaskScoringCOCOEvaluator, COCOEvaluator):
+        torch.manual_seed(0)
+        outputs = outputs_of(detections)
+        for _, output in outputs:
+            change(output)
+        folder = str(tmp_path / kind.__name__)
+        tasks = ("bbox",) if change is with_keypoints else None  # the objects have none
+        results.append(process(kind(name, tasks, distributed=False, output_dir=folder), outputs))
+    assert repr(results[0]) == repr(results[1])
+    written = [files(tmp_path / k.__name__) for k in (MaskScoringCOCOEvaluator, COCOEvaluator)]
+    assert written[0] == written[1]
+
+
+def files(folder):
+    """Return the content of each file by its name."""
+    found = {}
+    for path in folder.glob("*"):
+        found[path.name] = path.read_bytes()
+        if path.suffix == ".pth":
+            found[path.name] = repr(torch.load(path, weights_only=False))
+    return found
+
+
+def test_without_mask_scores_a_second_evaluation_is_the_same(case):
+    name, _, detections, _ = case
+    evaluator = MaskScoringCOCOEvaluator(name, distributed=False)
+    assert repr(run(evaluator, detections)) == repr(evaluator.evaluate())
 
 
 @pytest.mark.parametrize("tasks", [("bbox",), ("segm",), None])
@@ -113,3 +177,30 @@ def test_files_hold_both_scores_and_those_of_masks_alone(case, tmp_path):
     categories = [c for d in detections for c in d.category_ids]
     assert [d["category_id"] for d in both] == [d["category_id"] for d in masks] == categories
     assert all("bbox" not in d for d in masks)
+
+
+def evaluate_part(rank, world_size, folder, mapping, json_file, outputs):
+    name = "coco_evaluator_test_ranks"
+    MetadataCatalog.get(name).set(json_file=json_file, thing_dataset_id_to_contiguous_id=mapping)
+    try:
+        evaluator = MaskScoringCOCOEvaluator(name, output_dir=str(folder / "out"))
+        part = slice(0, 5) if rank == 0 else slice(5, None)
+        return process(evaluator, outputs[part])
+    finally:
+        MetadataCatalog.remove(name)
+
+
+@pytest.mark.dist
+def test_ranks_give_the_results_and_files_of_one_process(case, tmp_path):
+    name, json_file, detections, mask_scores = case
+    outputs = outputs_of(detections, mask_scores)
+    for _, output in outputs:
+        with_proposals(output)
+    alone = MaskScoringCOCOEvaluator(name, distributed=False, output_dir=str(tmp_path / "alone"))
+    expected = process(alone, outputs)
+    mapping = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
+    arguments = (tmp_path, mapping, str(json_file), outputs)
+    found = on_ranks(evaluate_part, (2,), tmp_path, *arguments)[2]
+    assert repr(found[0]) == repr(expected)
+    assert found[1] == {}
+    assert files(tmp_path / "out") == files(tmp_path / "alone")

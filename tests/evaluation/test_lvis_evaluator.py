@@ -632,7 +632,7 @@ def test_other_ranks_get_an_empty_result(ranks):
 @pytest.mark.dist
 def test_masks_on_some_ranks_are_refused_by_all_of_them(ranks):
     for error in ranks[2]["some masks"]:
-        assert "Some of the detections have boxes or masks" in error
+        assert "Only some of the detections have boxes, masks" in error
 
 
 @pytest.mark.dist

@@ -1,4 +1,4 @@
-"""Small models to look through: real ones with random weights, and one that knows the answer."""
+"""Small models: real ones with random weights, and an oracle."""
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from d2_seesaw.engine import load_config
 
 
 def mask_rcnn(**heads_changes):
-    """The quickstart's model, with fewer detections."""
+    """Build the quickstart model with fewer detections."""
     cfg = load_config("configs/quickstart/seesaw.py").model
     cfg.roi_heads.box_predictor.test_topk_per_image = 15
     cfg.roi_heads.update(heads_changes)
@@ -29,7 +29,7 @@ def mask_rcnn(**heads_changes):
 
 
 def mask_scoring_rcnn():
-    """The quickstart's model with mask scores, which differ between masks."""
+    """Build the quickstart model with mask scores, which differ between masks."""
     head = LazyConfig.load("configs/common/heads/mask_iou.py", "scored_norm_mask_head")
     head.mask_head.update(conv_dims=[64, 64])
     head.mask_head.input_shape.channels = 64
@@ -44,7 +44,7 @@ def box_rcnn():
 
 
 def cascade_rcnn():
-    """Detectron2's cascade on the quickstart's backbone."""
+    """Build Detectron2's cascade on the quickstart backbone."""
     cfg = load_config("configs/quickstart/seesaw.py").model
     heads = cfg.roi_heads
     for key in ("box_head", "box_predictor", "proposal_matcher"):
@@ -75,7 +75,7 @@ def cascade_rcnn():
 
 
 def yacs_rcnn():
-    """Detectron2's C4 model, from yacs."""
+    """Build Detectron2's C4 model from yacs."""
     cfg = get_cfg()
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.RESNETS.DEPTH = 18
@@ -90,7 +90,7 @@ def yacs_rcnn():
 
 
 def _spread(model, weight=0.3):
-    """Away from the same score and the same box for everything, as after initialisation."""
+    """Change the initial weights so that scores and boxes differ."""
     predictors = model.roi_heads.box_predictor
     with torch.no_grad():
         for predictor in predictors if isinstance(predictors, nn.ModuleList) else [predictors]:
@@ -102,7 +102,7 @@ def _spread(model, weight=0.3):
 
 
 def picture(path, height=150, width=203):
-    """A file of random blobs, and its dict in Detectron2's format."""
+    """Write an image of random blobs and return its dict in Detectron2's format."""
     noise = torch.rand(1, 3, height // 8, width // 8)
     smooth = nn.functional.interpolate(noise, (height, width), mode="bicubic").clamp(0, 1)
     Image.fromarray((smooth[0] * 255).byte().permute(1, 2, 0).numpy()).save(path)
@@ -110,7 +110,7 @@ def picture(path, height=150, width=203):
 
 
 def mapped(record, short=160, limit=260, image_format="RGB"):
-    """What the test mapper makes of it."""
+    """Apply the test mapper."""
     resize = T.ResizeShortestEdge(short, limit)
     return DatasetMapper(False, augmentations=[resize], image_format=image_format)(record)
 
@@ -121,14 +121,14 @@ TRUE_SIZE = (360, 480)
 
 
 def oracle_image():
-    """Bright to the left, so that an oracle sees which views are mirrored."""
+    """Return an image with a bright left half, from which the oracle detects mirrored views."""
     image = torch.zeros(3, *TRUE_SIZE, dtype=torch.uint8)
     image[:, :, : TRUE_SIZE[1] // 2] = 255
     return {"image": image, "height": TRUE_SIZE[0], "width": TRUE_SIZE[1]}
 
 
 def true_masks():
-    """``(2, H, W)``: an ellipse in each box, not in its middle; at the pixels' centres."""
+    """Return ``(2, H, W)`` masks with an off-center ellipse in each box."""
     height, width = TRUE_SIZE
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     masks = []
@@ -138,12 +138,12 @@ def true_masks():
 
 
 def radius(u, v):
-    """Of points of a box in units of its size: up to 1 is the object."""
+    """Compute the radius of points in units of the box; at most 1 inside the object."""
     return (((u - 0.4) / 0.3) ** 2 + ((v - 0.35) / 0.25) ** 2).sqrt()
 
 
 class Oracle(GeneralizedRCNN):
-    """Gives the true boxes, and the true mask in any box, of any view."""
+    """Model that returns the true boxes of any view, and the true mask in any box."""
 
     def __init__(self, **scores):
         super().__init__(
@@ -171,7 +171,7 @@ def is_mirrored(image, size):
 
 
 def in_view(boxes, image, size):
-    """Boxes of the true image in the view that ``image`` shows."""
+    """Convert boxes of the true image to the view that ``image`` shows."""
     scale = torch.tensor([size[1] / TRUE_SIZE[1], size[0] / TRUE_SIZE[0]]).repeat(2)
     x0, y0, x1, y1 = (boxes * scale).unbind(1)
     if is_mirrored(image, size):

@@ -19,7 +19,7 @@ METADATA = {"class_names": ["dark", "bright"], "category_ids": [4, 9]}
 
 
 class BrightBox(nn.Module):
-    """Finds the bright pixels of an RGB image's red channel, as one object and as one class."""
+    """Model that finds the bright pixels of the red channel, as an object or as a class."""
 
     def __init__(self, is_semantic):
         super().__init__()
@@ -61,7 +61,7 @@ def red_box(x):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A picture, another in a subfolder, one that is damaged, and a video of three frames."""
+    """Write two pictures, one in a subfolder, a damaged one, and a video of three frames."""
     root = tmp_path / "in"
     (root / "sub").mkdir(parents=True)
     Image.fromarray(red_box(5)).save(root / "a.png")
@@ -193,7 +193,7 @@ def test_label_maps_are_never_overwritten(folder, tmp_path, picture, other):
     if other.endswith(".jpg"):
         (folder / "clip.avi").unlink()
         picture_at(folder / other)
-    words = rf"results of .*{picture} and label maps of .*{other} would have one name"
+    words = rf"results of .*{picture} and label maps of .*{other} would have the same path"
     with pytest.raises(ValueError, match=words):
         run(folder, tmp_path / "out", predictor(is_semantic=True))
     assert not (tmp_path / "out").exists()
@@ -202,7 +202,7 @@ def test_label_maps_are_never_overwritten(folder, tmp_path, picture, other):
     run(folder, tmp_path / "json", predictor(is_semantic=True), draw=False)
 
 
-def test_folders_beside_label_maps_are_no_reason_to_refuse(folder, tmp_path):
+def test_folders_next_to_label_maps_are_allowed(folder, tmp_path):
     out = tmp_path / "out"
     names = (
         "labels/a.jpg",
@@ -222,7 +222,7 @@ def test_folders_beside_label_maps_are_no_reason_to_refuse(folder, tmp_path):
     assert label_maps == pictures | {f"labels/clip/00000{i}.png" for i in range(3)}
 
 
-def test_a_video_that_breaks_off_is_said(folder, tmp_path, caplog, monkeypatch):
+def test_a_truncated_video_is_reported(folder, tmp_path, caplog, monkeypatch):
     plain = VideoFrames.__init__
 
     def init(self, *args):
@@ -231,4 +231,4 @@ def test_a_video_that_breaks_off_is_said(folder, tmp_path, caplog, monkeypatch):
 
     monkeypatch.setattr(VideoFrames, "__init__", init)
     run(folder, tmp_path / "out", draw=False)
-    assert any("3 frames could be read, it announces 9" in text for text in caplog.messages)
+    assert any("read 3 of 9 announced frames" in text for text in caplog.messages)

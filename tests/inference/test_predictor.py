@@ -103,7 +103,7 @@ def test_views_of_test_time_augmentation_start_from_the_picture_as_it_is():
     assert (view["height"], view["width"]) == (40, 60)
 
 
-def test_what_is_found_comes_to_the_cpu():
+def test_predictions_are_on_the_cpu():
     class Found:
         def to(self, device):
             return device
@@ -128,7 +128,7 @@ def test_names_and_ids_are_those_of_the_checkpoint(checkpoint):
     assert not predictor.is_semantic
 
 
-def test_test_time_augmentation_looks_through_the_views_of_the_config(checkpoint, model, image):
+def test_test_time_augmentation_uses_the_views_of_the_config(checkpoint, model, image):
     views = ["tta.scales=[[150,500]]", "tta.flip=False"]
     predictor = load_predictor(checkpoint, device="cpu", tta=True, overrides=views)
     assert isinstance(predictor.model, MultiViewInference)
@@ -143,8 +143,8 @@ def test_a_wrong_number_of_names_is_refused(model, tmp_path):
         load_predictor(path, device="cpu")
 
 
-def test_a_checkpoint_without_names_takes_those_of_the_registered_data_set(model, tmp_path):
-    """Its LVIS file is read for them: before that, Detectron2's catalog has none."""
+def test_a_checkpoint_without_names_gets_those_of_the_registered_dataset(model, tmp_path):
+    """The LVIS file is read; before that, Detectron2's catalog has no names."""
     (tmp_path / "train").mkdir()
     federated = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
     image = {"id": 1, "coco_url": "http://host/train/1.jpg", "height": 9, "width": 9, **federated}
@@ -161,17 +161,18 @@ def test_a_checkpoint_without_names_takes_those_of_the_registered_data_set(model
     assert predictor.category_ids == list(range(1, 21))
 
 
-def test_names_that_are_nowhere_are_asked_for(model, tmp_path):
-    names = "dataloader.train.dataset.names=nowhere"
-    path = save_run(tmp_path, model, None, "quickstart/seesaw", names)
+def test_missing_names_are_an_error(model, tmp_path):
+    path = save_run(
+        tmp_path, model, None, "quickstart/seesaw", "dataloader.train.dataset.names=nowhere"
+    )
     with pytest.raises(ValueError, match=r"no class names, and .* 'nowhere' is not registered"):
         load_predictor(path, device="cpu")
 
 
-def test_names_of_another_data_set_are_refused_as_well(model, tmp_path):
+def test_names_of_another_dataset_are_refused(model, tmp_path):
     names = "dataloader.train.dataset.names=lvis_v1_train"
     path = save_run(tmp_path, model, None, "quickstart/seesaw", names)
-    with pytest.raises(ValueError, match=r"data set lvis_v1_train has 1203 class names .* has 20"):
+    with pytest.raises(ValueError, match=r"dataset lvis_v1_train has 1203 class names .* has 20"):
         load_predictor(path, device="cpu")
 
 
@@ -195,13 +196,13 @@ def test_a_damaged_checkpoint_is_named(tmp_path, checkpoint, damage):
 @pytest.mark.parametrize(
     ("device", "message"), [("cdua", "got 'cdua'"), ("cuda", "there is no GPU")]
 )
-def test_a_device_that_is_not_there_is_named(checkpoint, device, message, monkeypatch):
+def test_an_unavailable_device_is_named(checkpoint, device, message, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=message):
         load_predictor(checkpoint, device=device)
 
 
-def test_a_config_of_something_else_is_named(checkpoint, tmp_path):
+def test_a_config_that_is_not_for_training_is_named(checkpoint, tmp_path):
     (tmp_path / "c.yaml").write_text("train: {output_dir: x}\n")
     with pytest.raises(ValueError, match=r"c\.yaml has no `model`"):
         load_predictor(checkpoint, config_file=tmp_path / "c.yaml", device="cpu")
@@ -244,7 +245,7 @@ def test_test_time_augmentation_without_views_is_refused(semantic):
         load_predictor(semantic, tta=True)
 
 
-def test_the_best_detections_come_first_and_weak_ones_not_at_all():
+def test_the_best_detections_come_first_and_weak_ones_are_dropped():
     scores = torch.tensor([0.2, 0.9, 0.5, 0.7])
     found = Instances((9, 9), scores=scores, pred_boxes=Boxes(torch.zeros(4, 4)))
     assert best_instances(found).scores.tolist() == sorted(scores.tolist(), reverse=True)

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Boxes, Instances
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
@@ -28,11 +29,19 @@ def written(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-def test_detections_are_in_the_coco_format_under_the_ids_of_the_data_set(tmp_path):
+def test_detections_are_detectron2s_results_with_ids_of_the_dataset_and_mask_scores(tmp_path):
     found = detections()
+    found.mask_scores = torch.tensor([0.25, 0.125])
     with ResultsWriter(tmp_path / "new/folder", NAMES, IDS) as results:
         results.add_instances(results.add_image("a.jpg", (6, 8)), found)
-    first, second = written(tmp_path / "new/folder")
+    host = instances_to_coco_json(found, 1)
+    expected = [
+        r | {"category_id": IDS[r["category_id"]], "mask_score": score}
+        for r, score in zip(host, [0.25, 0.125], strict=True)
+    ]
+    text = ",\n".join(json.dumps(result) for result in expected)
+    assert (tmp_path / "new/folder/results.json").read_text() == f"[\n{text}\n]\n"
+    first, second = expected
     assert (first["image_id"], first["category_id"], first["score"]) == (1, 3, 0.75)
     assert (second["category_id"], second["bbox"]) == (7, [0, 4, 3, 2])
     for result, mask in zip((first, second), found.pred_masks, strict=True):
@@ -53,14 +62,6 @@ def test_pycocotools_reads_both_files_and_finds_the_pictures_and_names(tmp_path)
     assert [a["image_id"] for a in loaded.anns.values()] == [1, 1, 3, 3]
 
 
-def test_scores_of_masks_are_kept(tmp_path):
-    found = detections()
-    found.mask_scores = torch.tensor([0.25, 0.125])
-    with ResultsWriter(tmp_path, NAMES, IDS) as results:
-        results.add_instances(1, found)
-    assert [r["mask_score"] for r in written(tmp_path)] == [0.25, 0.125]
-
-
 def test_the_regions_of_a_label_map_give_it_back(tmp_path):
     labels = np.array([[0, 0, 2], [2, 2, 0]])
     with ResultsWriter(tmp_path, NAMES, IDS) as results:
@@ -75,6 +76,7 @@ def test_the_regions_of_a_label_map_give_it_back(tmp_path):
 def write_and_stop(folder):
     with ResultsWriter(folder, NAMES, IDS) as results:
         results.add_instances(results.add_image("a.jpg", (6, 8)), detections())
+        assert written(folder) == []  # the earlier file, until the new one is complete
         raise KeyboardInterrupt
 
 
@@ -85,4 +87,5 @@ def test_no_predictions_and_an_interruption_leave_complete_files(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_and_stop(tmp_path)
     assert len(written(tmp_path)) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["images.json", "results.json"]
     assert len(COCO(str(tmp_path / "images.json")).imgs) == 1

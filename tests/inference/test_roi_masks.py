@@ -102,21 +102,21 @@ def test_models_that_infer_in_another_way_are_left_alone(kind):
     assert with_roi_masks(model) is model
 
 
-def test_what_is_no_rcnn_is_left_alone():
+def test_other_modules_are_left_alone():
     model = nn.Linear(2, 2)
     assert with_roi_masks(model) is model
 
 
 @pytest.fixture
 def _one_process(tmp_path):
-    """A process group, without which there is no DDP."""
+    """Start a process group, which DDP needs."""
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 
 
 @pytest.mark.usefixtures("_one_process")
-def test_looks_through_a_ddp_wrapper():
+def test_ddp_wrappers_are_removed():
     model = mask_rcnn()
     wrapped = with_roi_masks(DistributedDataParallel(model))
     assert isinstance(wrapped, ROIMaskInference)

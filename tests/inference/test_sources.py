@@ -25,7 +25,7 @@ def test_folders_give_their_pictures_and_videos_in_order_at_any_depth(tmp_path):
     assert [s.is_video for s in found] == [False, False, False, True, False]
 
 
-def test_kinds_are_told_by_endings_in_any_case_of_files_alone(tmp_path):
+def test_files_are_recognized_by_suffix_in_any_case(tmp_path):
     touch(tmp_path / "in/CLIP.MP4")
     touch(tmp_path / "in/folder.png/b.JPG")
     found = find_sources([tmp_path / "in"], tmp_path / "out")
@@ -39,7 +39,7 @@ def test_earlier_results_inside_the_folder_are_left_out(tmp_path):
     touch(tmp_path / "a.jpg")
     touch(tmp_path / "out/a.jpg")
     assert [s.name for s in find_sources([tmp_path], tmp_path / "out")] == ["a.jpg"]
-    # They are what is meant if they are given, with results elsewhere or further out.
+    # Given explicitly, they are used.
     touch(tmp_path / "out/in/b.jpg")
     assert [s.name for s in find_sources([tmp_path / "out/in"], tmp_path / "out")] == ["b.jpg"]
 
@@ -58,25 +58,25 @@ def test_an_output_that_is_a_file_is_named(tmp_path):
 
 def test_two_files_of_one_name_are_refused(tmp_path):
     one, other = touch(tmp_path / "x/a.jpg"), touch(tmp_path / "y/a.png")
-    with pytest.raises(ValueError, match=r"x/a.jpg and .*y/a.png would have results of one name"):
+    with pytest.raises(ValueError, match=r"x/a.jpg and .*y/a.png would have results of the same"):
         find_sources([one, other], tmp_path / "out")
     assert len(find_sources([one, one], tmp_path / "out")) == 1
     upper = touch(tmp_path / "z/A.png")  # one name to some file systems
-    with pytest.raises(ValueError, match="would have results of one name"):
+    with pytest.raises(ValueError, match="would have results of the same name"):
         find_sources([one, upper], tmp_path / "out")
 
 
-def test_what_is_not_there_or_no_picture_is_named(tmp_path):
+def test_missing_files_and_other_files_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere.jpg does not exist"):
         find_sources([tmp_path / "nowhere.jpg"], tmp_path / "out")
-    with pytest.raises(ValueError, match=r"notes.txt is not one of the known kinds .*\.jpg"):
+    with pytest.raises(ValueError, match=r"notes.txt has none of the supported suffixes: .*\.jpg"):
         find_sources([touch(tmp_path / "notes.txt")], tmp_path / "out")
     with pytest.raises(ValueError, match="no picture or video"):
         find_sources([tmp_path], tmp_path / "out")
 
 
-def test_pictures_are_turned_as_their_exif_orientation_says(tmp_path):
-    """Orientation 6: to be turned clockwise, so the first column comes to the top, from below."""
+def test_pictures_are_rotated_by_their_exif_orientation(tmp_path):
+    """Orientation 6 is rotated clockwise: the first column, from below, becomes the top row."""
     pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -98,7 +98,7 @@ def test_damaged_pictures_are_unreadable_by_name(tmp_path):
     Image.fromarray(np.random.randint(0, 255, (64, 64, 3), dtype=np.uint8)).save(whole)
     (tmp_path / "half.jpg").write_bytes(whole.read_bytes()[:1000])
     (tmp_path / "text.png").write_text("no picture")
-    # Detectron2 alone reads on where the first attempt has failed.
+    # Detectron2 alone continues after a failed attempt.
     for mode in ("RGB", "P"):
         png = tmp_path / f"whole_{mode}.png"
         Image.open(whole).convert(mode).save(png)
@@ -122,7 +122,7 @@ def test_a_picture_that_is_far_too_large_is_unreadable(tmp_path, monkeypatch):
 
 @pytest.fixture
 def video(tmp_path):
-    """Four frames, each of one colour: blue as BGR, and brighter from frame to frame."""
+    """Write four uniform frames, blue as BGR, which get brighter."""
     path = tmp_path / "clip.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 8.0, (32, 16))
     for brightness in (60, 120, 180, 240):
@@ -143,14 +143,14 @@ def test_videos_give_their_frames_in_the_order_of_channels_asked_for(video):
             assert means[:, 2 - channel].max() < 8
 
 
-def test_what_is_no_video_is_unreadable(tmp_path):
+def test_other_files_are_not_read_as_videos(tmp_path):
     (tmp_path / "a.mp4").write_text("no video")
     with pytest.raises(UnreadableError, match=r"a.mp4 cannot be read as a video"):
         VideoFrames(tmp_path / "a.mp4", "BGR")
 
 
 class NoFrames:
-    """A video that opens, as OpenCV shows it, and has nothing to say."""
+    """Fake of OpenCV's capture of a video without frames."""
 
     def __init__(self, _):
         pass
@@ -168,7 +168,7 @@ class NoFrames:
         pass
 
 
-def test_a_video_that_does_not_say_its_rate_has_25_frames_a_second(monkeypatch):
+def test_a_video_without_a_rate_has_25_frames_per_second(monkeypatch):
     monkeypatch.setattr(cv2, "VideoCapture", NoFrames)
     frames = VideoFrames("clip.avi", "BGR")
     assert (frames.fps, frames.announced) == (25.0, 0)
@@ -176,5 +176,5 @@ def test_a_video_that_does_not_say_its_rate_has_25_frames_a_second(monkeypatch):
 
 def test_a_video_without_a_frame_is_unreadable(monkeypatch):
     monkeypatch.setattr(cv2, "VideoCapture", NoFrames)
-    with pytest.raises(UnreadableError, match=r"clip.avi has no frame that can be read"):
+    with pytest.raises(UnreadableError, match=r"clip.avi has no readable frame"):
         list(VideoFrames("clip.avi", "BGR"))

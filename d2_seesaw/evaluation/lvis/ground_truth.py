@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from d2_seesaw.data.frequency import GROUPS
+from d2_seesaw.data.rle import encode_segmentation
 
 
 @dataclass(frozen=True)
@@ -119,16 +120,9 @@ class GroundTruthColumns:
         return digest.hexdigest()[:16]
 
     def rle(self, row: int) -> dict[str, Any]:
-        """The mask of an object, as pycocotools takes it."""
-        from pycocotools import mask as mask_utils
-
-        segmentation: Any = self.segmentations[row]
+        """Return the mask of an object as pycocotools takes it."""
         size = self.image_sizes[self.images[row]].tolist()
-        if isinstance(segmentation, list):
-            segmentation = mask_utils.merge(mask_utils.frPyObjects(segmentation, *size))
-        elif isinstance(segmentation["counts"], list):
-            segmentation = mask_utils.frPyObjects(segmentation, *size)
-        return segmentation
+        return encode_segmentation(self.segmentations[row], size)
 
 
 def index_of(values: np.ndarray, ascending: np.ndarray) -> np.ndarray:

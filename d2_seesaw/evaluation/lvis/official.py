@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from d2_seesaw.data.frequency import GROUPS
-from d2_seesaw.data.rle import results_of_task
 from d2_seesaw.evaluation.lvis.annotations import UNKNOWN_FREQUENCY
 from d2_seesaw.evaluation.lvis.metrics import LVISScores, scores_of_curves
 from d2_seesaw.evaluation.lvis.rules import METRICS, TASKS
+from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.utils.progress import Progress
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def lvis_from_dict(dataset: dict[str, Any]) -> LVIS:
 
 def evaluate_detections(
     ground_truth: LVIS,
-    detections: list[dict[str, Any]],
+    detections: Detections,
     task: str,
     *,
     max_dets_per_image: int | None = 300,
@@ -84,9 +84,9 @@ def evaluate_detections(
 
     Args:
         ground_truth: The annotations, federated sets included.
-        detections: Dicts in the COCO results format, with the category ids of ``ground_truth``.
-            They are not modified. An empty list is legal: what has ground truth scores 0.
-        task: "bbox", or "segm", for which a "mask_score" counts instead of the "score".
+        detections: Detections with the category ids of ``ground_truth``. Without any detection,
+            what has ground truth scores 0.
+        task: "bbox" or "segm".
         max_dets_per_image: Detections kept per image, over all categories, by the task's score;
             all if None.
         class_agnostic: Whether a detection may match an object of any category.
@@ -135,12 +135,10 @@ def _all_of_image(evaluation: LVISEval, image_id: int, _: int) -> tuple[list[Any
     return objects, detections
 
 
-def _lvis_input(
-    ground_truth: LVIS, detections: list[dict[str, Any]], task: str
-) -> list[dict[str, Any]]:
-    """Copies that ``lvis`` may write into, never an empty list."""
-    if detections:
-        return results_of_task(detections, task)
+def _lvis_input(ground_truth: LVIS, detections: Detections, task: str) -> list[dict[str, Any]]:
+    """Return dicts that ``lvis`` may write into, never an empty list."""
+    if len(detections):
+        return list(detections.results(task))
     # lvis raises IndexError on an empty list. It drops a detection of an unknown category.
     image_id = next(iter(ground_truth.imgs))
     rle = {"size": [1, 1], "counts": "1"}
@@ -169,7 +167,7 @@ def probe_lvis() -> None:
     probe(evaluate_detections)
 
 
-def probe(evaluate: Callable[[LVIS, list[dict[str, Any]], str], LVISScores]) -> None:
+def probe(evaluate: Callable[[LVIS, Detections, str], LVISScores]) -> None:
     """The same for any function that evaluates as ``evaluate_detections`` does."""
     try:
         import lvis  # noqa: F401
@@ -179,7 +177,9 @@ def probe(evaluate: Callable[[LVIS, list[dict[str, Any]], str], LVISScores]) -> 
 
     # A rare object is found, a frequent one is missed, and there is no common one.
     expected = {"AP": 50.0, "APr": 100.0, "APc": math.nan, "APf": 0.0}
-    detections = [_made_up_object(1, [0, 0, 4, 4]), _made_up_object(3, [4, 4, 4, 4])]
+    detections = Detections.from_results(
+        [_made_up_object(1, [0, 0, 4, 4]), _made_up_object(3, [4, 4, 4, 4])]
+    )
     for task in TASKS:
         try:
             scores = evaluate(lvis_from_dict(_made_up_dataset()), detections, task)

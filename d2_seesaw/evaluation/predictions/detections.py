@@ -1,40 +1,41 @@
-"""Detections as arrays: 28 bytes for one with a box, some 150 with a mask.
+"""Detections as arrays: from the model to the score, the files, the report and other ranks.
 
-As a dict in the COCO results format, the same takes 516 and 1,070 bytes, and as many objects that
-have to be pickled on the way from rank to rank.
+A detection with a box takes 28 bytes, one with a mask about 150 bytes. As dicts in the COCO results
+format they take 516 and 1,070 bytes, and are objects that have to be pickled for other ranks.
 
 Shapes in this module:
     N: detections
-    B: bytes of all masks
+    P: keypoints of a detection
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
-from detectron2.structures import BoxMode, Instances, ROIMasks
+from detectron2.structures import BoxMode, Instances
 
-from d2_seesaw.data.rle import MASK_SCORE, encode_masks
+from d2_seesaw.data.rle import MaskColumns, encode_instances
+
+MASK_SCORE = "mask_score"
+"""Key of the score of the mask in a result, next to the "score" of the box."""
 
 
 def concatenate(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The columns of all parts, in order, as by ``np.concatenate``.
+    """Concatenate the columns of all parts, in order, as ``np.concatenate`` does.
 
-    Every part is emptied, and each array given up once it is copied: what nothing else holds is
-    freed while the result grows.
+    The parts are emptied. Each array is released once it is copied, so that memory is freed while
+    the result grows.
 
     Args:
-        parts: at least one; all have the same columns.
+        parts: At least one; all have the same columns.
     """
-    return {name: _joined([part.pop(name) for part in parts]) for name in list(parts[0])}
+    return {name: _concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
 
 
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
+def _concatenate(parts: list[np.ndarray]) -> np.ndarray:
     column = empty_column([(part.dtype, part.shape) for part in parts])
     parts.reverse()
     start = 0
@@ -46,80 +47,30 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
 
 
 def empty_column(layouts: Sequence[tuple[np.dtype, tuple[int, ...]]]) -> np.ndarray:
-    """Uninitialised, for parts of the given types and shapes one below the other."""
+    """Allocate an uninitialized column for parts of the given dtypes and shapes."""
     dtypes, shapes = zip(*layouts, strict=True)
     return np.empty((sum(s[0] for s in shapes), *shapes[0][1:]), np.result_type(*dtypes))
 
 
 def layouts_of(columns: Mapping[str, np.ndarray]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Type and shape of each column, as JSON can say them."""
+    """Return dtype and shape of each column in a JSON-serializable form."""
     return {name: (column.dtype.str, column.shape) for name, column in columns.items()}
-
-
-@dataclass(frozen=True)
-class MaskColumns:
-    """Masks in COCO's compressed run-length encoding, its text one after the other.
-
-    Attributes:
-        sizes: ``(N, 2)`` height and width.
-        lengths: ``(N,)`` bytes of each mask.
-        counts: ``(B,)`` uint8, the "counts" of all masks.
-    """
-
-    sizes: np.ndarray
-    lengths: np.ndarray
-    counts: np.ndarray
-
-    @classmethod
-    def from_rles(cls, rles: Sequence[Mapping[str, Any]]) -> MaskColumns:
-        """From dicts with "size" and "counts", which is text, bytes or a list of runs."""
-        counts = [_counts_as_bytes(rle) for rle in rles]
-        return cls(
-            np.array([rle["size"] for rle in rles], dtype=np.int32).reshape(-1, 2),
-            np.array([len(c) for c in counts], dtype=np.int32),
-            np.frombuffer(b"".join(counts), dtype=np.uint8),
-        )
-
-    @cached_property
-    def _starts(self) -> np.ndarray:
-        return np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
-
-    def rles(self, rows: np.ndarray | slice) -> list[dict[str, Any]]:
-        """Dicts as pycocotools takes them, with "counts" in bytes."""
-        counts: Any = self.counts
-        text = memoryview(counts)
-        starts = self._starts[:-1][rows].tolist()
-        ends = self._starts[1:][rows].tolist()
-        return [
-            {"size": size, "counts": bytes(text[start:end])}
-            for size, start, end in zip(self.sizes[rows].tolist(), starts, ends, strict=True)
-        ]
-
-    def take(self, rows: np.ndarray) -> MaskColumns:
-        """Those of the given rows, in their order."""
-        lengths = self.lengths[rows]
-        counts = np.empty(lengths.sum(dtype=np.int64), self.counts.dtype)
-        # In blocks, because a place takes eight times the memory of its byte.
-        end = 0
-        for start in range(0, len(rows), _MASKS_PER_BLOCK):
-            n = lengths[start : start + _MASKS_PER_BLOCK].astype(np.int64)
-            shift = self._starts[rows[start : start + _MASKS_PER_BLOCK]] - (np.cumsum(n) - n)
-            places = np.arange(n.sum()) + np.repeat(shift, n)
-            counts[end : end + len(places)] = self.counts[places]
-            end += len(places)
-        return MaskColumns(self.sizes[rows], lengths, counts)
 
 
 @dataclass(frozen=True)
 class Detections:
     """Detections of any number of images.
 
+    Mask Scoring ranks masks by ``mask_scores`` and leaves the ``scores`` of boxes alone. Each task
+    then has its own order of detections, and a limit on their number keeps different ones.
+
     Attributes:
-        image_ids: ``(N,)`` ids in the annotation file.
-        category_ids: ``(N,)`` the same of categories.
-        scores: ``(N,)`` of the boxes, or of the masks where there is one score.
+        image_ids: ``(N,)`` image ids of the annotation file.
+        category_ids: ``(N,)`` category ids of the annotation file.
+        scores: ``(N,)`` scores of boxes, and of masks unless there are ``mask_scores``.
         boxes: ``(N, 4)`` left, top, width, height in pixels, or None.
-        mask_scores: ``(N,)`` of the masks where they have their own, or None.
+        mask_scores: ``(N,)`` scores of masks, or None.
+        keypoints: ``(N, 3 P)`` x, y and score of each keypoint, or None. Carried, never scored.
         masks: N masks, or None.
     """
 
@@ -128,6 +79,7 @@ class Detections:
     scores: np.ndarray
     boxes: np.ndarray | None = None
     mask_scores: np.ndarray | None = None
+    keypoints: np.ndarray | None = None
     masks: MaskColumns | None = None
 
     def __len__(self) -> int:
@@ -135,74 +87,87 @@ class Detections:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Those of "bbox" and "segm" that the detections can be scored in."""
+        """The tasks, of "bbox" and "segm", in which the detections can be scored."""
         of_task = {"bbox": self.boxes, "segm": self.masks}
         return tuple(task for task, column in of_task.items() if column is not None)
 
     def scores_of(self, task: str) -> np.ndarray:
-        """``(N,)`` scores by which ``task``, "bbox" or "segm", ranks."""
+        """Return the ``(N,)`` scores by which ``task``, "bbox" or "segm", ranks."""
         return self.scores if task != "segm" or self.mask_scores is None else self.mask_scores
 
     @classmethod
     def from_results(cls, results: Sequence[Mapping[str, Any]]) -> Detections:
-        """From dicts in the COCO results format, maybe with a "mask_score".
+        """Build detections from dicts in the COCO results format, with or without "mask_score".
 
         Raises:
             ValueError: a field is missing, in all or in some of them.
         """
         if not results:
             return EMPTY
-        columns = {key: _column(results, key) for key in ("image_id", "category_id", "score")}
+        fields = set().union(*results)
         mask_scores = None
-        if any(MASK_SCORE in r for r in results):
+        if MASK_SCORE in fields:
             mask_scores = np.array([r.get(MASK_SCORE, r["score"]) for r in results])
+        masks = None
+        if "segmentation" in fields:
+            masks = MaskColumns.from_rles(_values(results, "segmentation"))
         return cls(
-            columns["image_id"],
-            columns["category_id"],
-            columns["score"],
-            boxes=_column(results, "bbox").reshape(-1, 4) if _have(results, "bbox") else None,
+            *(_column(results, key) for key in ("image_id", "category_id", "score")),
+            boxes=_column(results, "bbox").reshape(-1, 4) if "bbox" in fields else None,
             mask_scores=mask_scores,
-            masks=(
-                MaskColumns.from_rles(_values(results, "segmentation"))
-                if _have(results, "segmentation")
-                else None
-            ),
+            keypoints=_column(results, "keypoints") if "keypoints" in fields else None,
+            masks=masks,
         )
 
     @classmethod
     def from_instances(
-        cls, instances: Instances, image_id: Any, category_of_class: Mapping[int, int]
+        cls,
+        instances: Instances,
+        image_id: Any,
+        category_of_class: Mapping[int, int] | None = None,
     ) -> Detections:
-        """The detections of one image.
+        """Build the detections of one image from the output of a model.
 
         Args:
-            instances: On the CPU, with ``pred_boxes``, ``scores`` and ``pred_classes``, and where
-                the model has them ``mask_scores`` and ``pred_masks``, of the whole image or on the
-                boxes (``ROIMasks``).
-            image_id: Id of the image in the annotation file.
-            category_of_class: Id of the category in the file, by the class index of the model.
+            instances: Instances on the CPU with ``pred_boxes``, ``scores`` and ``pred_classes``.
+                Optional fields are ``mask_scores``, ``pred_keypoints`` and ``pred_masks``, which
+                are masks of the image or masks on boxes (``ROIMasks``).
+            image_id: Image id of the annotation file.
+            category_of_class: Category id of each class of the model; the class itself if None.
         """
+        classes = instances.pred_classes.tolist()
+        if category_of_class is not None:
+            classes = [category_of_class[c] for c in classes]
         boxes: Any = instances.pred_boxes.tensor.numpy()
-        has_own_scores, has_masks = instances.has("mask_scores"), instances.has("pred_masks")
+        mask_scores = keypoints = masks = None
+        if instances.has("mask_scores"):
+            mask_scores = instances.mask_scores.numpy()
+        if instances.has("pred_keypoints"):
+            # Pixel indices, as in COCO's annotations; a model predicts positions between pixels.
+            offset = instances.pred_keypoints.new_tensor([0.5, 0.5, 0])
+            keypoints = (instances.pred_keypoints - offset).flatten(1).numpy()
+        if instances.has("pred_masks"):
+            masks = MaskColumns.from_rles(encode_instances(instances))
         return cls(
             image_ids=np.array([image_id] * len(instances)),
-            category_ids=np.array([category_of_class[c] for c in instances.pred_classes.tolist()]),
+            category_ids=np.array(classes),
             scores=instances.scores.numpy(),
             boxes=cast("np.ndarray", BoxMode.convert(boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)),
-            mask_scores=instances.mask_scores.numpy() if has_own_scores else None,
-            masks=MaskColumns.from_rles(mask_rles(instances)) if has_masks else None,
+            mask_scores=mask_scores,
+            keypoints=keypoints,
+            masks=masks,
         )
 
     @classmethod
     def concatenate(cls, parts: list[Detections], *, consume: bool = False) -> Detections:
-        """All detections of ``parts``, in order. Empty parts may lack columns that others have.
+        """Concatenate ``parts``, in order. Empty parts may lack columns that others have.
 
         Args:
-            parts: of any number.
+            parts: Any number of parts.
             consume: Whether to empty the list, so that each part can be freed once it is copied.
 
         Raises:
-            ValueError: boxes or masks are in some of the parts only.
+            ValueError: only some of the parts have boxes, masks or keypoints.
         """
         filled = [part for part in parts if len(part)]
         if len(filled) < 2:
@@ -215,22 +180,16 @@ class Detections:
         return cls.from_arrays(concatenate(arrays))
 
     def take(self, rows: np.ndarray) -> Detections:
-        """Those of the given rows, in their order."""
-        boxes, mask_scores, masks = self.boxes, self.mask_scores, self.masks
-        return Detections(
-            self.image_ids[rows],
-            self.category_ids[rows],
-            self.scores[rows],
-            boxes=None if boxes is None else boxes[rows],
-            mask_scores=None if mask_scores is None else mask_scores[rows],
-            masks=None if masks is None else masks.take(rows),
-        )
+        """Select rows, in the given order."""
+        plain: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN}
+        plain = {name: None if column is None else column[rows] for name, column in plain.items()}
+        return Detections(**plain, masks=None if self.masks is None else self.masks.take(rows))
 
     def arrays(self, *, with_mask_scores: bool = False) -> dict[str, np.ndarray]:
-        """The columns that are there, by name: for files and for other ranks.
+        """Return the existing columns by name, for files and for other ranks.
 
         Args:
-            with_mask_scores: Whether masks without own scores get those of the boxes.
+            with_mask_scores: Whether to use the scores of boxes if there are no ``mask_scores``.
         """
         columns = {name: getattr(self, name) for name in _PLAIN}
         if with_mask_scores and self.mask_scores is None:
@@ -241,19 +200,20 @@ class Detections:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Detections:
-        """The inverse of ``arrays``."""
+        """Build detections from what ``arrays`` returned."""
         masks = None
         if "masks_counts" in arrays:
             masks = MaskColumns(*(arrays[f"masks_{name}"] for name in _OF_MASKS))
         return cls(**{name: arrays[name] for name in _PLAIN if name in arrays}, masks=masks)
 
     def results(self, task: str | None = None, *, block: int = 10_000) -> Iterator[dict[str, Any]]:
-        """Dicts in the COCO results format, of which ``block`` exist at a time.
+        """Yield dicts in the COCO results format.
 
         Args:
-            task: None for all fields. Otherwise those that ``results_of_task`` leaves, with the one
-                score that counts in the task.
-            block: how many to convert at once.
+            task: "bbox" or "segm" for the fields of the task, with its score as "score"; None for
+                all fields. Dicts for "segm" have no "bbox", because ``lvis`` and ``pycocotools``
+                would use the area of the box as the area of the mask.
+            block: Number of detections to convert at once.
         """
         for start in range(0, len(self), block):
             yield from self._results_of_rows(slice(start, start + block), task)
@@ -270,33 +230,30 @@ class Detections:
         if self.masks is not None and task != "bbox":
             rles = self.masks.rles(rows)
             columns["segmentation"] = [{**r, "counts": r["counts"].decode()} for r in rles]
+        if self.keypoints is not None and task is None:
+            columns["keypoints"] = self.keypoints[rows].tolist()
         if self.mask_scores is not None and task is None:
             columns[MASK_SCORE] = self.mask_scores[rows].tolist()
         for values in zip(*columns.values(), strict=True):
             yield dict(zip(columns, values, strict=True))
 
 
-_MASKS_PER_BLOCK = 10_000
-_PLAIN = ("image_ids", "category_ids", "scores", "boxes", "mask_scores")
+_PLAIN = ("image_ids", "category_ids", "scores", "boxes", "mask_scores", "keypoints")
 _OF_MASKS = ("sizes", "lengths", "counts")
 EMPTY = Detections(np.zeros(0, int), np.zeros(0, int), np.zeros(0))
 
 
 def common_columns(of_parts: Iterable[Iterable[str]]) -> set[str]:
-    """Names of the columns that parts of the detections have together, given those of each.
+    """Return the names of all columns, given those of each part.
 
     Raises:
-        ValueError: boxes or masks are in some of the parts only.
+        ValueError: only some of the parts have boxes, masks or keypoints.
     """
     parts = [set(names) for names in of_parts]
     together = set().union(*parts)
     if any(together - names - {"mask_scores"} for names in parts):
-        raise ValueError("Some of the detections have boxes or masks, and others have not")
+        raise ValueError("Only some of the detections have boxes, masks or keypoints")
     return together
-
-
-def _have(results: Sequence[Mapping[str, Any]], key: str) -> bool:
-    return any(key in r for r in results)
 
 
 def _column(results: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
@@ -308,36 +265,3 @@ def _values(results: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
     if missing:
         raise ValueError(f"{missing} of {len(results)} detections have no {key!r}")
     return [r[key] for r in results]
-
-
-def _counts_as_bytes(rle: Mapping[str, Any]) -> bytes:
-    from pycocotools import mask as mask_utils
-
-    if not isinstance(rle, Mapping) or not {"size", "counts"} <= rle.keys():
-        text = str(rle)
-        raise ValueError(
-            "The segmentation of a detection must be a run-length encoding, a dict with 'size' and "
-            f"'counts', got {text[:60]}{'...' * (len(text) > 60)}"
-        )
-    counts = rle["counts"]
-    if isinstance(counts, list):
-        uncompressed: Any = rle
-        counts = mask_utils.frPyObjects(uncompressed, *rle["size"])["counts"]
-    return counts.encode() if isinstance(counts, str) else counts
-
-
-def batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of ``size`` items, the last with what is left."""
-    while block := list(itertools.islice(items, size)):
-        yield block
-
-
-def mask_rles(instances: Instances) -> list[dict[str, Any]]:
-    """Each of ``pred_masks`` in COCO's compressed run-length encoding."""
-    from pycocotools import mask as mask_utils
-
-    masks = instances.pred_masks
-    if isinstance(masks, ROIMasks):
-        return encode_masks(masks.tensor, instances.pred_boxes, instances.image_size)
-    rles: list[Any] = [mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in masks]
-    return rles

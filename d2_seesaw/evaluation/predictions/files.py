@@ -1,11 +1,12 @@
-"""Results in COCO's JSON format, which ``lvis`` and ``pycocotools`` read, block by block.
+"""Files of detections: COCO's results format and ``.npz``, and image ids matched by file name.
 
-The text of a whole file never exists, nor the dicts of all detections. Detections whose image ids
-are not those of the annotations are brought together by file names.
+JSON is read and written block by block. Neither the text of a whole file nor the dicts of all
+detections are in memory. ``lvis`` and ``pycocotools`` read the written files.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -16,9 +17,9 @@ from os import PathLike
 from typing import IO, Any, cast
 
 import numpy as np
-from detectron2.utils.file_io import PathManager
 
-from d2_seesaw.evaluation.predictions.detections import Detections, batched
+from d2_seesaw.evaluation.predictions.detections import Detections
+from d2_seesaw.utils.files import atomic_write
 from d2_seesaw.utils.progress import Progress
 
 _RESULTS_PER_BLOCK = 10_000
@@ -28,49 +29,56 @@ logger = logging.getLogger(__name__)
 
 
 def write_results(path: str, detections: Detections, task: str | None = None) -> None:
-    """Write the very bytes of ``json.dumps``.
+    """Write detections as a JSON list, with the same bytes as ``json.dumps``.
 
     Args:
-        path: The file, of any kind that Detectron2 can write.
-        detections: What to write.
-        task: As in ``Detections.results``.
+        path: Path of the file, of any kind that ``atomic_write`` can write.
+        detections: Detections to write.
+        task: Fields to write, see ``Detections.results``.
     """
     work = {"total": len(detections), "unit": "detection"}
     with (
-        cast("IO[str]", PathManager.open(path, "w")) as file,
+        atomic_write(path) as file,
         Progress(f"writing {os.path.basename(path)}", **work) as progress,
     ):
         separator = "["
-        for block in batched(detections.results(task), _RESULTS_PER_BLOCK):
-            file.write(separator + json.dumps(block)[1:-1])
+        for block in _batched(detections.results(task), _RESULTS_PER_BLOCK):
+            file.write((separator + json.dumps(block)[1:-1]).encode())
             separator = ", "
             progress.update(len(block))
-        file.write("]" if len(detections) else "[]")
+        file.write(b"]" if len(detections) else b"[]")
 
 
 def read_results(path: str | PathLike[str]) -> Detections:
-    """Read a JSON list of results, or the ``.npz`` file of an evaluation.
+    """Read detections from a JSON list of results or from the ``.npz`` file of an evaluation.
 
     Raises:
-        ValueError: the file holds something else, or detections that lack a field.
+        ValueError: the file has another format, or its detections lack a field.
     """
     try:
-        if str(path).endswith(".npz"):
-            return load_columns(path)
-        work = {"total": os.path.getsize(path), "unit": "B"}
-        with (
-            open(path, encoding="utf-8") as file,
-            Progress(f"reading {os.path.basename(path)}", **work) as progress,
-        ):
-            blocks = batched(_items(file, progress), _RESULTS_PER_BLOCK)
-            parts = [Detections.from_results(block) for block in blocks]
-            return Detections.concatenate(parts, consume=True)
+        return load_columns(path) if str(path).endswith(".npz") else _read_json(path)
     except ValueError as error:
-        raise ValueError(f"{path} is no file of results: {error}") from error
+        raise ValueError(f"{path} is not a file of results: {error}") from error
+
+
+def _read_json(path: str | PathLike[str]) -> Detections:
+    work = {"total": os.path.getsize(path), "unit": "B"}
+    with (
+        open(path, encoding="utf-8") as file,
+        Progress(f"reading {os.path.basename(path)}", **work) as progress,
+    ):
+        blocks = _batched(_items(file, progress), _RESULTS_PER_BLOCK)
+        parts = [Detections.from_results(block) for block in blocks]
+        return Detections.concatenate(parts, consume=True)
+
+
+def _batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    while block := list(itertools.islice(items, size)):
+        yield block
 
 
 def _items(file: IO[str], progress: Progress) -> Iterator[dict[str, Any]]:
-    """The dicts in a JSON list, each as soon as it is read."""
+    """Yield the dicts of a JSON list, each as soon as it is read."""
     decoder = json.JSONDecoder()
     text = _first_characters(file)
     progress.update(len(text))
@@ -92,13 +100,9 @@ def _items(file: IO[str], progress: Progress) -> Iterator[dict[str, Any]]:
             text, place = text[place:] + more, 0
             continue
         not_first = True
-        yield _checked(item)
-
-
-def _checked(item: Any) -> dict[str, Any]:
-    if not isinstance(item, dict):
-        raise ValueError(f"expected dicts in the list, got {str(item)[:40]}")
-    return item
+        if not isinstance(item, dict):
+            raise ValueError(f"expected dicts in the list, got {str(item)[:40]}")
+        yield item
 
 
 def _first_characters(file: IO[str]) -> str:
@@ -115,20 +119,19 @@ def _skip_spaces(text: str, place: int) -> int:
 
 
 def _after_comma(text: str, place: int) -> int:
-    """The place of what follows a comma that stands at ``place``."""
     if not text.startswith(",", place):
         raise json.JSONDecodeError("Expecting ',' delimiter", text, place)
     return _skip_spaces(text, place + 1)
 
 
 def save_columns(path: str, detections: Detections) -> None:
-    """Write ``detections`` as the arrays of a ``.npz`` file."""
-    with PathManager.open(path, "wb") as file:
-        np.savez(cast("IO[bytes]", file), **cast("dict[str, Any]", detections.arrays()))
+    """Write detections as the arrays of a ``.npz`` file."""
+    with atomic_write(path) as file:
+        np.savez(file, **cast("dict[str, Any]", detections.arrays()))
 
 
 def load_columns(path: str | PathLike[str]) -> Detections:
-    """The inverse of ``save_columns``. No code in the file is run."""
+    """Read the file of ``save_columns``. Code in the file is never executed."""
     with np.load(path, allow_pickle=False) as arrays:
         missing = {"image_ids", "category_ids", "scores"} - set(arrays.files)
         if missing:
@@ -141,21 +144,21 @@ def with_ids_of(
     images_file: str | PathLike[str],
     annotated: Sequence[Mapping[str, Any]],
 ) -> Detections:
-    """The same detections with the image ids of the annotations.
+    """Replace image ids by those of the annotations, matching images by file name.
 
-    Two names are of one file if they are equal, or if one ends with the other, folder by folder:
-    ``"val2017/1.jpg"`` and ``"1.jpg"``, but not ``"11.jpg"``. Annotated images that are not in
-    ``images_file`` are named in a warning, for all their objects count as missed.
+    Two names match if they are equal, or if one ends with the other, folder by folder:
+    ``"val2017/1.jpg"`` and ``"1.jpg"``, but not ``"11.jpg"``. A warning counts the annotated images
+    that are not in ``images_file``, because all their objects count as missed.
 
     Args:
-        detections: with ids of their own.
-        images_file: JSON with "images", which says the "file_name" of each of these ids, as
-            ``images.json`` of ``d2-seesaw predict`` does.
+        detections: Detections with other image ids.
+        images_file: JSON file with "images", which gives the "file_name" of each of these ids, such
+            as the ``images.json`` of prediction.
         annotated: "images" of the annotations, with "file_name" or "coco_url".
 
     Raises:
-        ValueError: ``images_file`` is of another kind or lacks an id, or an image with detections
-            has no counterpart, several, or one that another image has, too.
+        ValueError: ``images_file`` has another format or lacks an id, or an image with detections
+            has no match, several matches, or the match of another image.
     """
     names = _names(images_file)
     by_end: dict[str, list[tuple[str, Any]]] = defaultdict(list)
@@ -174,11 +177,11 @@ def with_ids_of(
     if missed:
         logger.warning(
             f"{len(missed)} of {len(annotated)} annotated images are not in {images_file}, such as "
-            f"image {missed[0]['id']!r}: what they show counts as missed"
+            f"image {missed[0]['id']!r}: their objects count as missed"
         )
     if not len(detections):
         return detections
-    ids = np.array([found[own] for own in new_ids.tolist()])  # of any type
+    ids = np.array([found[own] for own in new_ids.tolist()])  # numbers or text
     return replace(detections, image_ids=ids[places.reshape(-1)])
 
 
@@ -188,8 +191,8 @@ def _names(images_file: str | PathLike[str]) -> dict[Any, str]:
             return {i["id"]: i["file_name"].replace("\\", "/") for i in json.load(file)["images"]}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{images_file} must hold 'images' with 'id' and 'file_name', as images.json of "
-            f"d2-seesaw predict: {type(error).__name__} {error}"
+            f"{images_file} must contain 'images' with 'id' and 'file_name', like the images.json "
+            f"of prediction: {type(error).__name__} {error}"
         ) from error
 
 
@@ -206,8 +209,8 @@ def _candidates(name: str, by_end: Mapping[str, Iterable[tuple[str, Any]]]) -> l
 def _counterpart(name: str, by_end: Mapping[str, Iterable[tuple[str, Any]]]) -> Any:
     ids = _candidates(name, by_end)
     if len(ids) != 1:
-        what = f"{len(ids)} images are" if ids else "no image is"
-        raise ValueError(f"{name!r} has detections, but {what} called so in the annotations")
+        matching = f"{len(ids)} images match" if ids else "no image matches"
+        raise ValueError(f"{name!r} has detections, but {matching} its name in the annotations")
     return ids[0]
 
 
@@ -216,6 +219,6 @@ def _check_distinct(found: Mapping[Any, Any], names: Mapping[Any, str]) -> None:
     for own, id_ in found.items():
         if first.setdefault(id_, own) != own:
             raise ValueError(
-                f"{names[first[id_]]!r} and {names[own]!r} would both be the annotated image "
-                f"{id_!r}; frames of a video cannot be scored by the name of the file"
+                f"{names[first[id_]]!r} and {names[own]!r} both match the annotated image {id_!r}; "
+                "frames of a video cannot be matched by file name"
             )

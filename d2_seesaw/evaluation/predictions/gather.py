@@ -1,8 +1,7 @@
-"""Detections and proposals collected image by image, and columns of all ranks on the main process.
+"""Logs of detections and proposals, filled image by image, and gathering from all ranks.
 
-Nothing is pickled, and no disk has to be shared: columns are sent as they lie in memory. The main
-process allocates each column once, in its full length, and the ranks' values arrive where they
-stay.
+Columns are sent as raw memory: nothing is pickled, and ranks need no shared disk. The main process
+allocates each column once, in its full length, and receives the values of the ranks in place.
 
 Shapes in this module:
     I: images
@@ -37,10 +36,10 @@ _BYTES_PER_MESSAGE = 2**30
 
 
 def all_gather_json(value: Any) -> list[Any]:
-    """What each rank gives, on all ranks; tuples become lists.
+    """Gather a value from each rank, on all ranks. Tuples become lists.
 
     Args:
-        value: Something small that JSON can say.
+        value: Small JSON-serializable value.
     """
     if comm.get_world_size() == 1:
         return [json.loads(json.dumps(value))]
@@ -48,7 +47,7 @@ def all_gather_json(value: Any) -> list[Any]:
     group, ranks = _cpu_group(), range(comm.get_world_size())
     lengths = [torch.zeros(1, dtype=torch.int64) for _ in ranks]
     dist.all_gather(lengths, torch.tensor([len(own)]), group=group)
-    # Tensors of an all_gather must be of one size.
+    # all_gather needs tensors of one size.
     longest = max(int(n) for n in lengths)
     texts = [torch.zeros(longest, dtype=torch.uint8) for _ in ranks]
     dist.all_gather(texts, torch.nn.functional.pad(own, (0, longest - len(own))), group=group)
@@ -56,12 +55,12 @@ def all_gather_json(value: Any) -> list[Any]:
 
 
 def gather_detections(own: Detections) -> Detections:
-    """Those of all ranks, rank by rank, on the main process; none on the others.
+    """Gather the detections of all ranks on the main process, in rank order.
 
-    Ranks without detections may lack columns that others have.
+    Other ranks get an empty result. Ranks without detections may lack columns that others have.
 
     Raises:
-        ValueError: on all ranks, if some of them have boxes or masks and others have not.
+        ValueError: on all ranks, if only some of them have boxes, masks or keypoints.
     """
     of_ranks = [n for n in all_gather_json(list(own.arrays()) if len(own) else []) if n]
     with_mask_scores = "mask_scores" in common_columns(of_ranks)
@@ -70,13 +69,13 @@ def gather_detections(own: Detections) -> Detections:
 
 
 def gather_columns(own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Columns of all ranks, one rank below the other, on the main process; ``{}`` on the others.
+    """Gather the columns of all ranks on the main process, in rank order; others get ``{}``.
 
-    The main process holds its own columns, the result, and while types differ one column of one
-    rank, such as ids that are longer elsewhere.
+    The main process holds its own columns and the result. If dtypes differ, such as those of ids
+    of different lengths, it also holds one column of one rank at a time.
 
     Args:
-        own: Columns of numbers or text. All ranks have the same, except that some may have none.
+        own: Columns of numbers or text, the same on all ranks or none.
     """
     if comm.get_world_size() == 1:
         return dict(own)
@@ -119,31 +118,30 @@ def _receive_into(place: np.ndarray, rank: int) -> None:
 
 
 def _send(column: np.ndarray) -> None:
-    # torch warns of memory that is read-only.
+    # torch warns about read-only memory.
     for message in _messages(np.require(column, requirements=["W"])):
         dist.send(message, dst=0, group=_cpu_group())
 
 
 def _messages(column: np.ndarray) -> Sequence[torch.Tensor]:
-    """The memory of a contiguous array, in parts of which Linux can send each at once."""
+    """Split the memory of a contiguous array into parts that Linux can send at once."""
     if not column.nbytes:
         return []
     return torch.from_numpy(column.reshape(-1).view(np.uint8)).split(_BYTES_PER_MESSAGE)
 
 
 def _cpu_group() -> Any:
-    """That of ``comm.gather``: all ranks, on gloo where GPUs talk by NCCL."""
+    """Return the group that ``comm.gather`` uses: all ranks, on gloo if GPUs use NCCL."""
     return comm._get_global_gloo_group()
 
 
 class DetectionLog:
-    """Takes the detections of one image after the other and keeps them as a few arrays.
+    """Collector of detections, image by image, which keeps them as a few arrays.
 
     Args:
-        per_category: Detections of a category over all images that count in a task, or None for
-            all of them. The log forgets the rest whenever it has grown to twice of what counted
-            when it last looked, and in the end.
-        images_per_block: How many images are joined at once.
+        per_category: Limit per category over all images in each task, or None. The log drops the
+            excess at the end, and whenever it has doubled since the last time.
+        images_per_block: Number of images that are concatenated at once.
     """
 
     def __init__(self, *, per_category: int | None = None, images_per_block: int = 50) -> None:
@@ -157,17 +155,17 @@ class DetectionLog:
         return sum(len(part) for part in (*self._blocks, *self._images))
 
     def append(self, detections: Detections) -> None:
-        """Add those of an image."""
+        """Add the detections of an image."""
         self._images.append(detections)
         if len(self._images) == self._images_per_block:
             self._close_block()
             if len(self) >= 2 * self._last_count:
-                self._forget_what_does_not_count()
+                self._drop_excess()
 
     def columns(self) -> Detections:
-        """All that were added and count, in order."""
+        """Return the detections that were added, in order, within the limit."""
         self._close_block()
-        self._forget_what_does_not_count()
+        self._drop_excess()
         self._blocks = [Detections.concatenate(self._blocks, consume=True)]
         return self._blocks[0]
 
@@ -175,21 +173,20 @@ class DetectionLog:
         self._blocks.append(Detections.concatenate(self._images, consume=True))
         self._images = []
 
-    def _forget_what_does_not_count(self) -> None:
-        # Exact: what has enough rivals now, better ones or equal ones before it, keeps them.
+    def _drop_excess(self) -> None:
+        # Exact: a detection beyond the limit now stays beyond it when others are added.
         if self._limits.per_category is None:
             return
-        counts = self._limits.rows_of_any_task(_without_shapes(self._blocks))
+        kept = self._limits.rows_of_any_task(_ids_and_scores(self._blocks))
         ends = list(itertools.accumulate(len(block) for block in self._blocks))
         for i, (start, end) in enumerate(itertools.pairwise([0, *ends])):
-            rows = counts[slice(*np.searchsorted(counts, (start, end)))]
+            rows = kept[slice(*np.searchsorted(kept, (start, end)))]
             if len(rows) < end - start:
                 self._blocks[i] = self._blocks[i].take(rows - start)
-        self._last_count = len(counts)
+        self._last_count = len(kept)
 
 
-def _without_shapes(parts: list[Detections]) -> Detections:
-    """Ids and scores of all parts."""
+def _ids_and_scores(parts: list[Detections]) -> Detections:
     return Detections.concatenate(
         [
             Detections(p.image_ids, p.category_ids, p.scores, mask_scores=p.mask_scores)
@@ -202,14 +199,14 @@ def _without_shapes(parts: list[Detections]) -> Detections:
 class ProposalColumns:
     """Proposals of any number of images.
 
-    Iterating gives the dicts that Detectron2's ``LVISEvaluator`` takes, with "image_id" and
-    "proposals", an ``Instances`` that exists as long as it is used. It can be done again. Where
-    Detectron2 writes ``box_proposals.pkl``, which is one pickle, it copies all boxes once.
+    Iteration yields the dicts that Detectron2's evaluators take, with "image_id" and "proposals",
+    which are ``Instances`` built on demand. Iteration can be repeated. Detectron2 copies all boxes
+    once when it writes ``box_proposals.pkl``, which is one pickle.
 
     Attributes:
         image_ids: ``(I,)``.
         image_sizes: ``(I, 2)`` height and width.
-        numbers: ``(I,)`` proposals of each image.
+        numbers: ``(I,)`` number of proposals of each image.
         boxes: ``(P, 4)`` left, top, right, bottom in pixels, image by image.
         objectness_logits: ``(P,)``.
     """
@@ -236,12 +233,12 @@ class ProposalColumns:
             yield {"image_id": image_id, "proposals": proposals}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The columns by name; ``{}`` of no images, whose types nobody knows."""
+        """Return the columns by name; empty if there are no images, as dtypes are then unknown."""
         return dict(vars(self)) if len(self) else {}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> ProposalColumns:
-        """The inverse of ``arrays``."""
+        """Build the columns from what ``arrays`` returned."""
         if arrays:
             return cls(**arrays)
         no_ids = np.zeros(0, int)
@@ -249,7 +246,7 @@ class ProposalColumns:
 
 
 class ProposalLog:
-    """Takes the proposals of one image after the other and keeps them as a few arrays."""
+    """Collector of proposals, image by image, which keeps them as a few arrays."""
 
     def __init__(self, *, images_per_block: int = 50) -> None:
         self._images_per_block = images_per_block
@@ -257,11 +254,11 @@ class ProposalLog:
         self._images: list[dict[str, np.ndarray]] = []
 
     def append(self, image_id: Any, proposals: Instances) -> None:
-        """Add those of an image.
+        """Add the proposals of an image.
 
         Args:
-            image_id: Id of the image in the annotation file.
-            proposals: On the CPU, with ``proposal_boxes`` and ``objectness_logits``.
+            image_id: Image id of the annotation file.
+            proposals: Instances on the CPU with ``proposal_boxes`` and ``objectness_logits``.
         """
         self._images.append(
             {
@@ -276,7 +273,7 @@ class ProposalLog:
             self._close_block()
 
     def columns(self) -> ProposalColumns:
-        """All that were added, in order."""
+        """Return the proposals that were added, in order."""
         if self._images:
             self._close_block()
         if len(self._blocks) > 1:

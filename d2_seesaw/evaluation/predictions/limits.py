@@ -1,9 +1,9 @@
-"""Which detections count at all, by their number.
+"""Limits on the number of detections that are scored.
 
-LVIS counts the best 300 of an image, over all categories. That makes a model's result depend on how
-its categories compete for places: AP-fixed gives each category the same number over the whole data
-set and no limit per image (Dave et al. 2021, "Evaluating Large-Vocabulary Object Detectors: The
-Devil is in the Details", https://arxiv.org/abs/2102.01066).
+LVIS scores the best 300 detections of an image, over all categories, so categories compete for
+places. AP-fixed instead scores the same number of detections of each category over the whole
+dataset, without a limit per image (Dave et al. 2021, "Evaluating Large-Vocabulary Object Detectors:
+The Devil is in the Details", https://arxiv.org/abs/2102.01066).
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import numpy as np
 from d2_seesaw.evaluation.predictions.detections import Detections
 
 FIXED_AP_DETECTIONS = 10_000
-"""Detections of a category over all images that AP-fixed counts."""
+"""Number of detections of a category, over all images, that AP-fixed scores."""
 
 
 @dataclass(frozen=True)
 class DetectionLimits:
-    """The most detections that count; of too many, those with the highest scores.
+    """Limits on the number of detections; those with the highest scores are kept.
 
-    Of equal scores the earlier ones stay. A limit is applied before anything else, so a detection
-    that is not scored in the end takes a place too.
+    Of equal scores the earlier ones are kept. Limits are applied before anything else, so a
+    detection takes a place even if it is not scored in the end.
 
     Attributes:
-        per_image: over all categories, or None.
-        per_category: over all images, or None.
+        per_image: Limit per image over all categories, or None.
+        per_category: Limit per category over all images, or None.
     """
 
     per_image: int | None = 300
@@ -35,11 +35,11 @@ class DetectionLimits:
 
     @classmethod
     def of_fixed_ap(cls) -> DetectionLimits:
-        """Those of AP-fixed."""
+        """Return the limits of AP-fixed."""
         return cls(per_image=None, per_category=FIXED_AP_DETECTIONS)
 
     def rows(self, detections: Detections, task: str) -> np.ndarray:
-        """Rows of the detections that count in ``task``, ascending."""
+        """Return the rows of the detections to score in ``task``, ascending."""
         kept = np.ones(len(detections), dtype=bool)
         scores = detections.scores_of(task)
         for ids, limit in (
@@ -51,7 +51,7 @@ class DetectionLimits:
         return np.flatnonzero(kept)
 
     def rows_of_any_task(self, detections: Detections) -> np.ndarray:
-        """Rows of the detections that count by the score of the box or of the mask, ascending."""
+        """Return the rows of the detections to score in "bbox" or in "segm", ascending."""
         rows = self.rows(detections, "bbox")
         if detections.mask_scores is None:
             return rows
@@ -59,7 +59,7 @@ class DetectionLimits:
 
 
 def _is_among_best(ids: np.ndarray, scores: np.ndarray, limit: int) -> np.ndarray:
-    """Whether each is among the ``limit`` highest scores of those with its id."""
+    """Return for each row whether its score is among the ``limit`` highest ones of its id."""
     _, owner, sizes = np.unique(ids, return_inverse=True, return_counts=True)
     kept = np.ones(len(ids), dtype=bool)
     rows = np.flatnonzero(sizes[owner] > limit)
@@ -70,7 +70,7 @@ def _is_among_best(ids: np.ndarray, scores: np.ndarray, limit: int) -> np.ndarra
 
 
 def rank_in_runs(values: np.ndarray) -> np.ndarray:
-    """0, 1, 2, ... within each run of equal neighbours: ``[7, 7, 4] -> [0, 1, 0]``."""
+    """Number the elements of each run of equal neighbors: ``[7, 7, 4] -> [0, 1, 0]``."""
     positions = np.arange(len(values))
     is_first = np.ones(len(values), dtype=bool)
     is_first[1:] = values[1:] != values[:-1]

@@ -1,4 +1,4 @@
-"""Test-time augmentation: a model that looks at each image through several views.
+"""Test-time augmentation: inference on several views of each image.
 
 Shapes in this module:
     N: detections
@@ -30,7 +30,7 @@ from d2_seesaw.inference.tta.views import (
 
 @contextmanager
 def temporarily_disabled(module: nn.Module, *flags: str) -> Iterator[None]:
-    """Set those of the ``flags`` that ``module`` has to False, and back."""
+    """Set the ``flags`` that ``module`` has to False and restore them afterwards."""
     found = {flag: getattr(module, flag) for flag in flags if hasattr(module, flag)}
     try:
         for flag in found:
@@ -43,7 +43,7 @@ def temporarily_disabled(module: nn.Module, *flags: str) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put ``model`` in evaluation mode, and each of its modules back in the mode it was in."""
+    """Set ``model`` to evaluation mode and restore the mode of each of its modules afterwards."""
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
@@ -54,35 +54,36 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 class MultiViewInference(nn.Module):
-    """A ``GeneralizedRCNN`` that is called like one and answers from several views of each image.
+    """Test-time augmentation of a ``GeneralizedRCNN``, with the same call signature.
 
-    The views are resized, and mirrored, from the original image (see
-    :func:`~d2_seesaw.inference.tta.original_image.original_image`). Their boxes are merged by
-    ``merge``; then the mask head looks at the merged boxes in every view, and its probabilities,
-    mirrored back, are averaged, like any other number that the heads give per box. Heads that use
-    the whole image, such as a context encoder, see each view as an image of its own.
+    Views are made from the original image by resizing and mirroring (see
+    :func:`~d2_seesaw.inference.tta.views.original_image`). ``merge`` merges their boxes. The mask
+    head then runs on the merged boxes in every view. Its probabilities, mirrored back, are
+    averaged, and so are all other outputs of the heads per box. Heads that use the whole image,
+    such as a context encoder, treat each view as a separate image.
 
-    Memory does not grow with the number of views: they are run one batch after the other, and
-    their features are computed again for the masks rather than kept. A model without masks runs
-    each view once, one with masks twice; ``MeanOverSharedProposals`` adds one run.
+    Memory does not grow with the number of views: they run one batch after the other, and their
+    features are computed again for the masks. A model without masks runs once per view, a model
+    with masks twice; ``MeanOverSharedProposals`` adds one run.
 
-    Results do not depend on the order of ``scales``. One scale without flip gives exactly what
-    the model alone gives on an image resized to it.
+    Results do not depend on the order of ``scales``. One scale without flip gives exactly the
+    results of the model on an image resized to that scale.
 
     Args:
-        model: to ask, maybe wrapped in DDP. Left as it was after every call, exceptions included.
-        scales: pairs of a short edge and the limit of the long edge in pixels. ``(s, s)`` makes
-            the long edge ``s``, which ``s`` alone says as well.
-        flip: mirror every view as well.
-        merge: how one image's boxes come from the views'; ``UnionOfDetections()`` by default.
-        batch_size: views per forward, smaller ones padded to the largest. With ``flip``, 2 runs a
-            view together with its mirror image, without padding.
+        model: Model, with or without a DDP wrapper. Its state is restored after every call, even
+            after an exception.
+        scales: Pairs of a short edge and the limit of the long edge in pixels. ``(s, s)``, or just
+            ``s``, makes the long edge ``s``.
+        flip: Whether to add the mirror image of every view.
+        merge: Merging of the boxes of the views; ``UnionOfDetections()`` by default.
+        batch_size: Views per forward pass, padded to the largest. With ``flip``, 2 runs a view
+            together with its mirror image, without padding.
         amp_dtype: ``"float16"``, ``"bfloat16"``, or None for no autocast.
-        image_format: channel order of files to read; None is the model's ``input_format``.
+        image_format: Channel order of files to read; ``input_format`` of the model if None.
 
     Raises:
-        ValueError: a model that is no ``GeneralizedRCNN``, takes its proposals as inputs or
-            predicts keypoints; a scale, batch size or dtype that is none.
+        ValueError: the model is not a ``GeneralizedRCNN``, takes its proposals as inputs or
+            predicts keypoints, or a scale, the batch size or the dtype is invalid.
     """
 
     def __init__(
@@ -111,16 +112,16 @@ class MultiViewInference(nn.Module):
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
-        """As ``GeneralizedRCNN.forward`` in evaluation mode, whatever mode this is in.
+        """Predict as ``GeneralizedRCNN.forward`` does in evaluation mode, in any mode.
 
         Args:
-            batched_inputs: per image; an image is looked for under ``original_image``, ``image``
-                and ``file_name``, and predictions are in the frame of ``height`` and ``width``.
+            batched_inputs: One dict per image, with the image as ``original_image``, ``image`` or
+                ``file_name``. Predictions have the size ``height`` and ``width``.
 
         Returns:
-            Per image, ``{"instances": ...}`` with ``pred_boxes``, ``scores``, ``pred_classes``
-            and, where the model has them, ``pred_masks`` and ``mask_scores``: the merged score
-            times the mean of the IoUs that the views predict.
+            One ``{"instances": ...}`` per image with ``pred_boxes``, ``scores`` and
+            ``pred_classes``. Models with masks or mask scores add ``pred_masks`` and
+            ``mask_scores``: the merged score times the mean of the IoUs predicted in the views.
         """
         results = self.inference(batched_inputs)
         return [{"instances": detector_postprocess(r, *r.image_size)} for r in results]
@@ -129,14 +130,14 @@ class MultiViewInference(nn.Module):
     def inference(
         self, batched_inputs: list[dict[str, Any]], *, do_postprocess: Literal[False] = False
     ) -> list[Instances]:
-        """Predictions whose masks are on their boxes; the counterpart of the model's own.
+        """Predict with masks on boxes, like ``inference`` of the model.
 
         Args:
-            batched_inputs: as for ``forward``.
-            do_postprocess: False, as one would ask the model; ``forward`` post-processes.
+            batched_inputs: See ``forward``.
+            do_postprocess: Always False, as in a call of the model; ``forward`` postprocesses.
 
         Returns:
-            Per image what ``forward`` returns, but ``pred_masks`` are ``(N, 1, M, M)``
+            Instances of each image as from ``forward``, but ``pred_masks`` are ``(N, 1, M, M)``
             probabilities, and boxes may be empty.
         """
         with evaluating(self.model):
@@ -174,8 +175,8 @@ def _checked(model: nn.Module) -> GeneralizedRCNN:
 
 
 def _mean_outputs(passes: ViewRunner, merged: MergedBoxes) -> dict[str, Tensor]:
-    """What the heads add to the merged boxes, averaged over the views: masks ``(N, 1, M, M)``."""
-    if not len(merged):  # one small view tells the names and shapes
+    """Average what the heads add to the merged boxes over the views: masks ``(N, 1, M, M)``."""
+    if not len(merged):  # one small view gives the names and shapes
         passes = replace(passes, views=passes.views[:1])
 
     def look(views: list[View], inputs: list[dict[str, Any]]) -> list[Instances]:

@@ -1,4 +1,4 @@
-"""Boxes of one image from those of its views, in two ways.
+"""Two ways to merge the boxes of the views of an image.
 
 Shapes in this module:
     N: boxes that are kept
@@ -19,25 +19,25 @@ from torchvision.ops import nms
 from d2_seesaw.inference.tta.views import Size, View, ViewRunner
 
 BoxesAndScores = tuple[list[Tensor], list[Tensor]]
-"""Per image, ``(R, 4)`` or ``(R, 4 C)`` boxes and ``(R, C + 1)`` scores, background last."""
+"""``(R, 4)`` or ``(R, 4 C)`` boxes and ``(R, C + 1)`` scores of each image, background last."""
 
 
 def box_predictions(
     heads: Any, features: dict[str, Tensor], proposals: list[Instances]
 ) -> BoxesAndScores:
-    """What ROI heads make of given proposals, per image.
+    """Predict boxes and scores of given proposals.
 
-    Heads with a box part of their own, such as our cascade and HTC-Lite, have a method of this
-    name and signature (without ``heads``), which is then called. Others must do what Detectron2's
-    standard or cascade heads do.
+    Heads that override the box part, such as our cascade and HTC-Lite, have a method of this name
+    and signature (without ``heads``), which is then called. Other heads must use the box part of
+    Detectron2's standard or cascade heads.
 
     Args:
         heads: ROI heads in evaluation mode.
-        features: of the backbone.
-        proposals: per image, with ``proposal_boxes``.
+        features: Features of the backbone.
+        proposals: Instances of each image, with ``proposal_boxes``.
 
     Raises:
-        ValueError: heads that override the box part of Detectron2's and have no such method.
+        ValueError: the heads override the box part of Detectron2 and have no such method.
     """
     if hasattr(heads, "box_predictions"):
         return heads.box_predictions(features, proposals)
@@ -46,13 +46,13 @@ def box_predictions(
     if _inherits(heads, StandardROIHeads):
         return _score_standard(heads, features, proposals)
     raise ValueError(
-        f"{type(heads).__name__} has a box part of its own: averaging over views needs its method "
+        f"{type(heads).__name__} overrides the box part: averaging over views needs its method "
         "box_predictions(features, proposals); the union of detections works without it"
     )
 
 
 def _inherits(heads: Any, host: type) -> bool:
-    """Whether ``heads`` are ``host`` as far as the box part goes."""
+    """Return whether ``heads`` use the box part of ``host``."""
     parts = ("forward", "_forward_box")
     return isinstance(heads, host) and all(
         getattr(type(heads), part) is getattr(host, part) for part in parts
@@ -73,7 +73,7 @@ def _score_standard(
 def _score_cascade(
     heads: CascadeROIHeads, features: dict[str, Tensor], proposals: list[Instances]
 ) -> BoxesAndScores:
-    """The inference branch of ``CascadeROIHeads._forward_box`` up to its NMS."""
+    """Run the inference branch of ``CascadeROIHeads._forward_box`` up to its NMS."""
     levels = [features[name] for name in heads.box_in_features]
     sizes = [p.image_size for p in proposals]
     predictors: Any = heads.box_predictor
@@ -89,14 +89,14 @@ def _score_cascade(
 
 @dataclass(frozen=True)
 class MergedBoxes:
-    """Boxes in the frame, best first, and where those came from that are one view's own.
+    """Boxes in the frame, best first, with the views that found them.
 
     Args:
-        boxes: ``(N, 4)``, inside the frame.
-        scores: ``(N,)``.
-        classes: ``(N,)``.
-        source: ``(N,)`` number of the view that found the box, -1 for none in particular.
-        seen: ``(N, 4)`` the box as that view found it.
+        boxes: ``(N, 4)`` boxes inside the frame.
+        scores: ``(N,)`` scores.
+        classes: ``(N,)`` classes.
+        source: ``(N,)`` number of the view that found the box, or -1 for boxes of all views.
+        seen: ``(N, 4)`` boxes in coordinates of these views.
     """
 
     boxes: Tensor
@@ -106,13 +106,13 @@ class MergedBoxes:
     seen: Tensor
 
     def in_view(self, view: View) -> Tensor:
-        """``(N, 4)`` boxes in a view: its own are exactly as it found them."""
+        """Return ``(N, 4)`` boxes in a view; the boxes that it found are unchanged."""
         own = (self.source == view.number)[:, None]
         return torch.where(own, self.seen, view.to_view(self.boxes))
 
     @classmethod
     def cat(cls, parts: "list[MergedBoxes]") -> "MergedBoxes":
-        """The boxes of all parts, in their order."""
+        """Concatenate the boxes of all parts."""
         return cls(*(torch.cat(field) for field in zip(*(p._fields() for p in parts), strict=True)))
 
     def _fields(self) -> tuple[Tensor, ...]:
@@ -126,24 +126,24 @@ class MergedBoxes:
 
 
 class BoxMerging(Protocol):
-    """A way to one image's boxes."""
+    """Function that merges the boxes of the views of an image."""
 
     def __call__(self, passes: ViewRunner) -> MergedBoxes:
-        """Boxes of the image whose views ``passes`` runs over; the mask heads are off."""
+        """Return the boxes of the image whose views ``passes`` runs, without masks."""
         ...
 
 
 class UnionOfDetections:
-    """All detections of all views, then non-maximum suppression: the best view's box stays.
+    """Non-maximum suppression (NMS) of the detections of all views.
 
-    Detectron2's rule (``GeneralizedRCNNWithTTA``), and Detectron's. What is not given is the
-    model's own. One view alone is left as its own suppression, by the same threshold, left it.
+    This is the rule of Detectron2 (``GeneralizedRCNNWithTTA``) and Detectron. Arguments that are
+    None have the values of the model. A single view is not suppressed again with its own threshold.
 
     Args:
-        nms_threshold: overlap above which the weaker of two boxes goes.
-        score_threshold: scores must exceed it; the model's own has been applied in each view.
-        max_detections: of the image; negative for no limit.
-        class_wise: boxes only suppress those of their class.
+        nms_threshold: Overlap above which the box with the lower score is removed.
+        score_threshold: Value that scores must exceed, in addition to the model's own in each view.
+        max_detections: Limit per image; negative for no limit.
+        class_wise: Whether boxes only suppress boxes of the same class.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class UnionOfDetections:
         self.class_wise = class_wise
 
     def __call__(self, passes: ViewRunner) -> MergedBoxes:
-        """One pass over the views."""
+        """Merge in one pass over the views."""
         model = passes.model
         found = passes.run(lambda _, inputs: model.inference(inputs, None, do_postprocess=False))
         union = MergedBoxes.cat([_in_frame(view, of_view) for view, of_view in found])
@@ -173,8 +173,8 @@ class UnionOfDetections:
         return union if limit < 0 else union[: int(limit)]
 
     def _survivors(self, union: MergedBoxes, threshold: float) -> Tensor:
-        # Classes are moved apart to be suppressed in one call. In float32 that would round boxes
-        # of class 1,000 to an eighth of a pixel.
+        # Shifting boxes by class suppresses all classes in one call. In float32 this would round
+        # boxes of class 1,000 to an eighth of a pixel.
         boxes = union.boxes.double()
         if self.class_wise and len(union):
             boxes = boxes + (union.classes * (boxes.max() + 1))[:, None]
@@ -182,22 +182,22 @@ class UnionOfDetections:
 
 
 class MeanOverSharedProposals:
-    """Every view judges the same proposals, whose boxes and scores are averaged; then one NMS.
+    """Mean boxes and scores over the views for shared proposals, followed by one NMS.
 
-    mmdetection's rule (``aug_test`` of its version 2 two-stage detectors):
+    This is the rule of mmdetection (``aug_test`` of two-stage detectors in version 2):
 
     1. the proposals of all views, in the frame, go through one NMS; the best are shared;
-    2. the box heads, all stages of a cascade, score and refine them in every view;
+    2. the box heads, with all stages of a cascade, score and refine them in every view;
     3. clipped boxes ``(R, 4 C)`` and scores ``(R, C + 1)`` are averaged over the views;
-    4. thresholds and class-wise NMS as without augmentation.
+    4. thresholds and class-wise NMS are applied as without augmentation.
 
-    Two passes over the views. Not for heads with a box part of their own, unless they have
-    ``box_predictions`` (see that module). What is not given is the model's own.
+    The views run twice. Heads that override the box part need the method ``box_predictions`` (see
+    the function). Arguments that are None have the values of the model.
 
     Args:
-        proposal_nms_threshold: of step 1.
-        max_proposals: that step 1 leaves.
-        nms_threshold, score_threshold, max_detections: of step 4.
+        proposal_nms_threshold: Threshold of step 1.
+        max_proposals: Number of proposals after step 1.
+        nms_threshold, score_threshold, max_detections: Settings of step 4.
     """
 
     def __init__(
@@ -216,7 +216,7 @@ class MeanOverSharedProposals:
         self.max_detections = max_detections
 
     def __call__(self, passes: ViewRunner) -> MergedBoxes:
-        """Two passes over the views."""
+        """Merge in two passes over the views."""
         model = passes.model
         boxes, scores = self._judge(passes, self._shared_proposals(passes))
         kept, _ = fast_rcnn_inference_single_image(
@@ -236,7 +236,7 @@ class MeanOverSharedProposals:
         )
 
     def _shared_proposals(self, passes: ViewRunner) -> Tensor:
-        """``(R, 4)`` proposals in the frame, best first."""
+        """Return ``(R, 4)`` proposals in the frame, best first."""
         generator: Any = passes.model.proposal_generator
 
         def propose(_: list[View], inputs: list[dict[str, Any]]) -> list[Instances]:
@@ -257,7 +257,7 @@ class MeanOverSharedProposals:
         return shared[: generator.post_nms_topk[False] if limit is None else limit]
 
     def _judge(self, passes: ViewRunner, proposals: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean boxes ``(R, 4)`` or ``(R, 4 C)`` in the frame and scores ``(R, C + 1)``."""
+        """Return mean boxes ``(R, 4)`` or ``(R, 4 C)`` in the frame and scores ``(R, C + 1)``."""
         model = passes.model
 
         def judge(views: list[View], inputs: list[dict[str, Any]]) -> list[tuple[Tensor, Tensor]]:
@@ -294,7 +294,7 @@ def _clipped(boxes: Tensor, frame: Size) -> Tensor:
 
 
 def _setting(model: Any, name: str, given: float | None) -> float:
-    """``given``, or what the (last) box predictor is set to."""
+    """Return ``given``, or the setting of the (last) box predictor if None."""
     if given is not None:
         return given
     predictor = getattr(model.roi_heads, "box_predictor", None)

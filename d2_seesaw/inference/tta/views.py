@@ -1,8 +1,8 @@
-"""Views of an image, resized and maybe mirrored: the way there and back, and passes over them.
+"""Views of an image: resizing, mirroring, conversion of boxes and masks, and passes over views.
 
 Shapes in this module:
-    H, W: the frame, the size that predictions are wanted in
-    h, w: the view
+    H, W: frame, the size in which predictions are returned
+    h, w: view
     N: boxes
 """
 
@@ -31,8 +31,8 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 class View:
     """An image resized to ``size`` and then, if ``mirrored``, flipped left to right.
 
-    Boxes outside of it are in the coordinates of ``frame``, which may have another size than the
-    image that the view was made from. ``number`` is its place among the views of the image.
+    The size of ``frame``, to which boxes are converted, may differ from the size of the original
+    image. ``number`` is the index of the view.
     """
 
     number: int
@@ -41,9 +41,9 @@ class View:
     mirrored: bool
 
     def image(self, original: np.ndarray) -> Tensor:
-        """The ``(channels, h, w)`` view of an ``(height, width, channels)`` image.
+        """Return the ``(channels, h, w)`` view of a ``(height, width, channels)`` image.
 
-        Resized as Detectron2's test mapper does: by Pillow for uint8 images.
+        Images are resized as in Detectron2's test mapper, which uses Pillow for uint8 images.
         """
         height, width = original.shape[:2]
         resized = ResizeTransform(height, width, *self.size).apply_image(original)
@@ -52,20 +52,20 @@ class View:
         return torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
 
     def to_frame(self, boxes: Tensor) -> Tensor:
-        """Boxes ``(N, 4)``, or ``(N, 4 C)`` of C classes, of the view in the frame."""
+        """Convert boxes ``(N, 4)``, or ``(N, 4 C)`` of C classes, from the view to the frame."""
         seen = boxes.reshape(-1, 4)
         placed = Boxes(self._mirror(seen) if self.mirrored else seen.clone())
         placed.scale(self.frame[1] / self.size[1], self.frame[0] / self.size[0])
         return placed.tensor.view(boxes.shape)
 
     def to_view(self, boxes: Tensor) -> Tensor:
-        """Boxes ``(N, 4)`` of the frame in the view."""
+        """Convert boxes ``(N, 4)`` from the frame to the view."""
         placed = Boxes(boxes.clone())
         placed.scale(self.size[1] / self.frame[1], self.size[0] / self.frame[0])
         return self._mirror(placed.tensor) if self.mirrored else placed.tensor
 
     def unmirror(self, masks: Tensor) -> Tensor:
-        """Masks ``(N, ..., M, M)`` on boxes of the view as masks on the same boxes in the frame."""
+        """Convert masks ``(N, ..., M, M)`` on boxes of the view to masks on boxes of the frame."""
         return masks.flip(-1) if self.mirrored else masks
 
     def _mirror(self, boxes: Tensor) -> Tensor:
@@ -75,10 +75,10 @@ class View:
 
 
 def check_scales(scales: Iterable[int | Sequence[int]]) -> list[tuple[int, int]]:
-    """Pairs of a short edge and its long limit, in one order whatever order they are given in.
+    """Return sorted pairs of a short edge and the limit of the long edge.
 
     Raises:
-        ValueError: no pair, a pair given twice, or one that is not ``0 < short <= long``.
+        ValueError: there is no pair, a pair is given twice or is not ``0 < short <= long``.
     """
     pairs: list[tuple[int, int]] = []
     for scale in scales:
@@ -86,8 +86,8 @@ def check_scales(scales: Iterable[int | Sequence[int]]) -> list[tuple[int, int]]
         is_pair = len(edges) == 2 and all(isinstance(edge, int) for edge in edges)
         if not is_pair or not 0 < edges[0] <= edges[1]:
             raise ValueError(
-                "scales must be pairs of pixels (short edge, limit of the long edge), the limit no "
-                f"smaller than the short edge; (s, s) makes the long edge s. Got {edges}"
+                "scales must be pairs of pixels (short edge, limit of the long edge), with a limit "
+                f"of at least the short edge; (s, s) makes the long edge s. Got {edges}"
             )
         pairs.append((edges[0], edges[1]))
     if not pairs or len(set(pairs)) < len(pairs):
@@ -98,16 +98,16 @@ def check_scales(scales: Iterable[int | Sequence[int]]) -> list[tuple[int, int]]
 def views_of(
     original: Size, frame: Size, scales: Iterable[tuple[int, int]], *, flip: bool
 ) -> list[View]:
-    """The views of an image: for each scale the upright one and, with ``flip``, the mirrored one.
+    """Return a view of the image for each scale and, with ``flip``, also its mirror image.
 
     The short edge gets its length unless the long edge would exceed its limit, as in
     ``ResizeShortestEdge``.
 
     Args:
-        original: size of the image that the views are made from.
-        frame: size that predictions are wanted in.
-        scales: pairs of a short edge and the limit of the long edge.
-        flip: also mirror.
+        original: Size of the original image.
+        frame: Size in which predictions are returned.
+        scales: Pairs of a short edge and the limit of the long edge.
+        flip: Whether to add mirrored views.
     """
     sizes = [ResizeShortestEdge.get_output_shape(*original, *scale) for scale in scales]
     mirrored = (False, True) if flip else (False,)
@@ -117,17 +117,17 @@ def views_of(
 
 @dataclass(frozen=True)
 class ViewRunner:
-    """Runs a model on an image's views, ``batch_size`` at a time.
+    """Runner of a model on the views of an image, ``batch_size`` at a time.
 
-    Nothing of a view outlives its turn but what the caller keeps, so memory is that of the largest
-    batch of views. A second pass makes the views, and their features, again.
+    Only what the caller keeps outlives a batch, so memory is that of the largest batch of views. A
+    second pass computes the views and their features again.
 
     Args:
-        model: in evaluation mode.
-        image: ``(height, width, channels)``, the original.
-        views: in the order in which they are run.
-        batch_size: views per forward. Views of different sizes are padded to the largest.
-        amp_dtype: of autocast; None for none.
+        model: Model in evaluation mode.
+        image: ``(height, width, channels)`` original image.
+        views: Views in the order in which they run.
+        batch_size: Views per forward pass. Views of different sizes are padded to the largest.
+        amp_dtype: Dtype of autocast; no autocast if None.
     """
 
     model: GeneralizedRCNN
@@ -139,10 +139,10 @@ class ViewRunner:
     def run(
         self, run: Callable[[list[View], list[dict[str, Any]]], list[T]]
     ) -> Iterator[tuple[View, T]]:
-        """Each view with its part of what ``run`` returned for the views of its batch.
+        """Yield each view with its result.
 
         Args:
-            run: takes views and the model inputs they are, returns one thing for each.
+            run: Function of a batch of views and their model inputs, with one result per view.
         """
         for start in range(0, len(self.views), self.batch_size):
             views = self.views[start : start + self.batch_size]
@@ -157,26 +157,25 @@ class ViewRunner:
 
 
 def original_image(given: Mapping[str, Any], image_format: str | None) -> tuple[np.ndarray, Size]:
-    """The unresized image of a model input, and the frame its predictions are wanted in.
+    """Return the unresized image of a model input, and the frame of its predictions.
 
-    The frame is ``height`` and ``width``; without them the size of ``image``, as for the model
-    itself. The image is the first of these that there is:
+    The frame is ``height`` and ``width``, or else the size of ``image``, as in the model itself.
+    The image is the first one available of:
 
-    1. ``original_image``: ``(channels, height, width)``, in the model's channel order like
-       ``image``;
-    2. ``image``, where it has the size of the frame: nothing has resized it;
-    3. the file ``file_name``, turned as its EXIF orientation says.
+    1. ``original_image``, ``(channels, height, width)`` in the channel order of the model;
+    2. ``image``, if it has the size of the frame and thus was not resized;
+    3. the file ``file_name``, rotated by its EXIF orientation.
 
     Args:
-        given: one input of a Detectron2 model.
-        image_format: channel order of the model, for reading the file.
+        given: One input of a Detectron2 model.
+        image_format: Channel order of the model, for reading the file.
 
     Returns:
         The image ``(height, width, channels)``, and ``(H, W)`` of the frame.
 
     Raises:
-        ValueError: none of the three is there, or no format to read the third in.
-        FileNotFoundError: the third is needed, and there is no such file.
+        ValueError: no image is available, or there is no channel order to read the file.
+        FileNotFoundError: the file is needed and does not exist.
     """
     image = given.get("image")
     frame = _frame(given)
@@ -189,9 +188,9 @@ def original_image(given: Mapping[str, Any], image_format: str | None) -> tuple[
     else:
         size = None if image is None else tuple(image.shape[1:])
         raise ValueError(
-            "views are made from the original image, which is not in this input: its image has "
-            f"size {size}, its height and width are {frame}. Give 'file_name', or the unresized "
-            f"image as 'original_image'. Got the keys {sorted(given)}"
+            "views need the original image, which is not in this input: 'image' has the size "
+            f"{size}, 'height' and 'width' are {frame}. Give 'file_name', or the unresized image "
+            f"as 'original_image'. Got the keys {sorted(given)}"
         )
     return found, frame or found.shape[:2]
 
@@ -213,6 +212,6 @@ def _read(file_name: str, image_format: str | None) -> np.ndarray:
         return read_image(file_name, image_format)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"image {file_name!r} does not exist. Test-time augmentation makes its views from the "
-            "original image: put it there, or give it in the input as 'original_image'"
+            f"image {file_name!r} does not exist. Test-time augmentation needs the original image, "
+            "as this file or as 'original_image' in the input"
         ) from error

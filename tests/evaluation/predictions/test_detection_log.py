@@ -3,7 +3,8 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from d2_seesaw.evaluation.predictions.detections import EMPTY, Detections, MaskColumns
+from d2_seesaw.data.rle import MaskColumns
+from d2_seesaw.evaluation.predictions.detections import EMPTY, Detections
 from d2_seesaw.evaluation.predictions.gather import DetectionLog
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from tests.evaluation.federated_cases import federated_case
@@ -33,13 +34,13 @@ def test_detections_can_be_added_after_all_were_asked_for(results):
             assert list(log.columns().results()) == results[: i + 1]
 
 
-def test_a_log_of_nothing_has_no_detections():
+def test_an_empty_log_has_no_detections():
     assert len(DetectionLog().columns()) == 0
     assert len(DetectionLog(per_category=3).columns()) == 0
 
 
 def images(seed, masks, mask_scores, number=40):
-    """Few scores, so that there are ties, and more of some categories than counts."""
+    """Yield detections with ties in score and with categories above the limit."""
     rng = np.random.default_rng(seed)
     for image_id in range(number):
         n = int(rng.integers(0, 9))
@@ -57,7 +58,7 @@ def images(seed, masks, mask_scores, number=40):
 @pytest.mark.parametrize("images_per_block", [1, 4, 100])
 @pytest.mark.parametrize(("masks", "mask_scores"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("seed", range(3))
-def test_forgetting_on_the_way_leaves_what_counts_in_the_end(
+def test_dropping_the_excess_early_does_not_change_the_result(
     seed, masks, mask_scores, images_per_block
 ):
     log = DetectionLog(per_category=6, images_per_block=images_per_block)
@@ -76,7 +77,7 @@ def test_forgetting_on_the_way_leaves_what_counts_in_the_end(
         assert longest <= 2 * len(expected) + 8
 
 
-def test_a_log_looks_for_what_counts_when_it_has_doubled(monkeypatch):
+def test_a_log_looks_for_excess_when_it_has_doubled(monkeypatch):
     look = mock.Mock(side_effect=DetectionLimits.rows_of_any_task, autospec=True)
     monkeypatch.setattr(DetectionLimits, "rows_of_any_task", lambda *args: look(*args))
     log = DetectionLog(per_category=1000, images_per_block=1)
@@ -85,7 +86,7 @@ def test_a_log_looks_for_what_counts_when_it_has_doubled(monkeypatch):
     assert [len(call.args[1]) for call in look.call_args_list] == [2**i for i in range(9)]
 
 
-def test_detections_that_all_count_are_not_copied():
+def test_detections_within_the_limit_are_not_copied():
     log = DetectionLog(per_category=2)
     found = Detections(np.ones(2), np.ones(2), np.ones(2))
     log.append(found)
@@ -102,20 +103,13 @@ def test_own_scores_of_some_masks_only_count_beside_the_boxes_of_others():
     assert log.columns().scores.tolist() == [0.5, 0.4]
 
 
-def test_a_log_without_a_limit_forgets_nothing():
-    log = DetectionLog(images_per_block=1)
-    for found in images(0, False, False):
-        log.append(found)
-    assert len(log.columns()) == sum(len(found) for found in images(0, False, False))
-
-
-def test_a_log_without_a_limit_does_not_look_for_what_counts(monkeypatch):
+def test_a_log_without_a_limit_keeps_everything_without_a_look(monkeypatch):
     look = mock.Mock(autospec=True)
     monkeypatch.setattr(DetectionLimits, "rows_of_any_task", look)
     log = DetectionLog(images_per_block=1)
     for found in images(0, False, False):
         log.append(found)
-    log.columns()
+    assert len(log.columns()) == sum(len(found) for found in images(0, False, False))
     look.assert_not_called()
 
 
@@ -137,5 +131,5 @@ def test_mixed_detections_are_refused_and_not_lost(results):
     boxes = [{k: v for k, v in results[0].items() if k != "segmentation"}]
     log.append(Detections.from_results(boxes))
     for _ in range(2):
-        with pytest.raises(ValueError, match="Some of the detections have boxes or masks"):
+        with pytest.raises(ValueError, match="Only some of the detections have boxes, masks"):
             log.columns()

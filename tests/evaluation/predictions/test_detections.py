@@ -1,16 +1,14 @@
-import itertools
-
 import numpy as np
 import pytest
+import torch
+from detectron2.structures import Boxes, Instances, ROIMasks
 from pycocotools import mask as mask_utils
 
-from d2_seesaw.data.rle import results_of_task
-from d2_seesaw.evaluation.predictions import detections
+from d2_seesaw.evaluation import encode_masks
 from d2_seesaw.evaluation.predictions.detections import (
     EMPTY,
     Detections,
-    MaskColumns,
-    batched,
+    concatenate,
 )
 from tests.evaluation.federated_cases import federated_case
 
@@ -24,7 +22,11 @@ def with_mask_scores(results):
     return [r | {"mask_score": r["score"] / 2} for r in results]
 
 
-@pytest.mark.parametrize("prepare", [list, with_mask_scores])
+def with_keypoints(results):
+    return [r | {"keypoints": [1.5, 2, r["score"]]} for r in results]
+
+
+@pytest.mark.parametrize("prepare", [list, with_mask_scores, with_keypoints])
 def test_results_come_back_as_they_were(results, prepare):
     results = prepare(results)
     columns = Detections.from_results(results)
@@ -36,23 +38,18 @@ def test_results_come_back_as_they_were(results, prepare):
 
 @pytest.mark.parametrize("task", ["bbox", "segm"])
 def test_results_of_a_task_have_its_score_and_shape(results, task):
+    """With a box, its area would be used as the area of the mask."""
     results = with_mask_scores(results)
-    expected = results_of_task(results, task)
-    if task == "bbox":
-        expected = [{k: v for k, v in r.items() if k != "segmentation"} for r in expected]
+    score, shape = {"bbox": ("score", "bbox"), "segm": ("mask_score", "segmentation")}[task]
+    expected = [
+        {k: r[k] for k in ("image_id", "category_id", shape)} | {"score": r[score]} for r in results
+    ]
     columns = Detections.from_results(results)
     assert list(columns.results(task)) == expected
     assert columns.scores_of(task).tolist() == [r["score"] for r in expected]
 
 
-def test_float32_values_are_written_as_torch_writes_them():
-    columns = Detections(np.array([1]), np.array([2]), np.array([0.1], dtype=np.float32))
-    assert list(columns.results()) == [
-        {"image_id": 1, "category_id": 2, "score": float(np.float32(0.1))}
-    ]
-
-
-@pytest.mark.parametrize("prepare", [list, with_mask_scores])
+@pytest.mark.parametrize("prepare", [list, with_mask_scores, with_keypoints])
 def test_arrays_come_back_as_they_were(results, prepare):
     results = prepare(results)
     arrays = Detections.from_results(results).arrays()
@@ -64,20 +61,6 @@ def test_rows_can_be_taken(results):
     rows = np.array([4, 0, 2])
     taken = Detections.from_results(with_mask_scores(results)).take(rows)
     assert list(taken.results()) == [with_mask_scores(results)[i] for i in rows]
-
-
-@pytest.mark.parametrize("block", [1, 2, 100])
-def test_masks_can_be_taken_in_any_order_and_more_than_once(block, monkeypatch):
-    monkeypatch.setattr(detections, "_MASKS_PER_BLOCK", block)
-    lengths = [3, 0, 7, 1]
-    rles = [{"size": [i, 9], "counts": bytes(range(n))} for i, n in enumerate(lengths)]
-    masks = MaskColumns.from_rles(rles)
-    for rows in ([2, 0, 0, 1, 3], [1], [], [1, 1], [0, 1, 2, 3]):
-        taken = masks.take(np.array(rows, dtype=int))
-        expected = MaskColumns.from_rles([rles[i] for i in rows])
-        for name in ("sizes", "lengths", "counts"):
-            np.testing.assert_array_equal(getattr(taken, name), getattr(expected, name))
-            assert getattr(taken, name).dtype == getattr(expected, name).dtype
 
 
 def test_parts_are_joined_in_order_and_empty_ones_do_not_matter(results):
@@ -96,13 +79,6 @@ def test_parts_without_mask_scores_get_those_of_the_boxes(results):
         assert columns.scores_of("segm").tolist() == expected
 
 
-def test_parts_with_and_without_masks_are_refused(results):
-    boxes = [{k: v for k, v in r.items() if k != "segmentation"} for r in results]
-    parts = [Detections.from_results(results), Detections.from_results(boxes)]
-    with pytest.raises(ValueError, match="Some of the detections have boxes or masks"):
-        Detections.concatenate(parts)
-
-
 @pytest.mark.parametrize("key", ["image_id", "category_id", "score", "bbox", "segmentation"])
 def test_a_field_that_some_detections_lack_is_named(results, key):
     del results[1][key]
@@ -110,20 +86,60 @@ def test_a_field_that_some_detections_lack_is_named(results, key):
         Detections.from_results(results)
 
 
-def test_a_polygon_is_refused(results):
-    results[0]["segmentation"] = [[0, 0, 5, 0, 5, 5]]
-    with pytest.raises(ValueError, match=r"must be a run-length encoding.*got \[\[0, 0"):
-        Detections.from_results(results)
+# A model's output
+
+CATEGORIES = {0: 7, 1: 40, 2: 1000}
 
 
-def test_runs_that_are_not_compressed_are_compressed():
-    runs = {"size": [4, 3], "counts": [2, 5, 5]}
-    masks = MaskColumns.from_rles([runs, runs])
-    expected = np.zeros(12, dtype=np.uint8)
-    expected[2:7] = 1
-    for rle in masks.rles(slice(None)):
-        np.testing.assert_array_equal(mask_utils.decode(rle).reshape(-1, order="F"), expected)
+@pytest.fixture
+def found():
+    instances = Instances((30, 40))
+    instances.pred_boxes = Boxes(torch.tensor([[1.0, 2, 11, 22], [5, 5, 39, 9]]))
+    instances.scores = torch.tensor([0.75, 0.5])
+    instances.pred_classes = torch.tensor([2, 0])
+    return instances
 
 
-def test_batches_hold_all_items():
-    assert list(batched(itertools.chain(range(5)), 2)) == [[0, 1], [2, 3], [4]]
+def test_columns_are_those_of_the_instances(found):
+    columns = Detections.from_instances(found, 12, CATEGORIES)
+    assert columns.image_ids.tolist() == [12, 12]
+    assert columns.category_ids.tolist() == [1000, 7]
+    assert columns.scores.tolist() == [0.75, 0.5]
+    assert columns.boxes.tolist() == [[1, 2, 10, 20], [5, 5, 34, 4]]
+    assert columns.masks is None
+    assert columns.mask_scores is None
+
+
+def test_masks_of_the_image_and_their_scores(found):
+    found.pred_masks = torch.rand(2, 30, 40) > 0.5
+    found.mask_scores = torch.tensor([0.25, 0.125])
+    columns = Detections.from_instances(found, 12, CATEGORIES)
+    assert columns.mask_scores.tolist() == [0.25, 0.125]
+    decoded = [mask_utils.decode(rle) for rle in columns.masks.rles(slice(None))]
+    np.testing.assert_array_equal(np.stack(decoded), found.pred_masks.numpy())
+
+
+def test_masks_on_boxes_are_encoded_in_their_windows(found):
+    probabilities = torch.rand(2, 28, 28)
+    found.pred_masks = ROIMasks(probabilities)
+    expected = encode_masks(probabilities, found.pred_boxes, (30, 40))
+    assert Detections.from_instances(found, 12, CATEGORIES).masks.rles(slice(None)) == expected
+
+
+# Columns
+
+
+def column_parts():
+    return [
+        {"ids": np.array(["a", "b"]), "boxes": np.arange(8.0).reshape(2, 4)},
+        {"ids": np.zeros(0, "U1"), "boxes": np.zeros((0, 4), np.float32)},
+        {"ids": np.array(["long"]), "boxes": np.ones((1, 4), np.float32)},
+    ]
+
+
+def test_concatenation_equals_numpys_in_values_and_types():
+    joined = concatenate(column_parts())
+    for name in ("ids", "boxes"):
+        expected = np.concatenate([part[name] for part in column_parts()])
+        assert joined[name].dtype == expected.dtype
+        np.testing.assert_array_equal(joined[name], expected)

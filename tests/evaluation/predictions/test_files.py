@@ -50,6 +50,15 @@ def test_reads_any_layout_of_json(number, layout, results, tmp_path):
     assert list(read_results(path).results()) == results[:number]
 
 
+def test_an_interrupted_write_keeps_the_earlier_file(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text("earlier")
+    with pytest.raises(TypeError, match="complex"):
+        write_results(str(path), Detections(np.array([1j]), np.ones(1), np.ones(1)))
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+    assert path.read_text() == "earlier"
+
+
 def test_columns_come_back_from_their_file(results, tmp_path):
     for detections in (Detections.from_results(results), EMPTY):
         save_columns(str(tmp_path / "found.npz"), detections)
@@ -72,7 +81,7 @@ def test_columns_come_back_from_their_file(results, tmp_path):
 def test_other_files_are_refused(text, message, tmp_path):
     path = tmp_path / "results.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=rf"results\.json is no file of results: .*{message}"):
+    with pytest.raises(ValueError, match=rf"results\.json is not a file of results: .*{message}"):
         read_results(path)
 
 

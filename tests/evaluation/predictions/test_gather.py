@@ -4,8 +4,9 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from d2_seesaw.data.rle import MaskColumns
 from d2_seesaw.evaluation.predictions import gather
-from d2_seesaw.evaluation.predictions.detections import Detections, MaskColumns, concatenate
+from d2_seesaw.evaluation.predictions.detections import Detections, concatenate
 from d2_seesaw.evaluation.predictions.gather import (
     all_gather_json,
     gather_columns,
@@ -47,7 +48,7 @@ CASES = [
 
 
 def detections_of(rank):
-    """Of which only those of the second rank have scores of masks."""
+    """Return detections of a rank; only the second rank has scores of masks."""
     rles = [{"size": [9, 9], "counts": b"x" * n} for n in (2, 5)]
     return Detections(
         np.array([1, 2]) + rank,
@@ -101,7 +102,7 @@ def test_detections_without_mask_scores_get_those_of_the_boxes(reports):
 
 
 @pytest.mark.dist
-def test_all_ranks_see_what_each_says(reports):
+def test_json_values_are_gathered_on_all_ranks(reports):
     expected = [{"rank": "ä", "of": [2]}, {"rank": "ä" * 1001, "of": [2]}]
     assert [report["json"] for report in reports] == [expected] * 2
 
@@ -109,7 +110,7 @@ def test_all_ranks_see_what_each_says(reports):
 @pytest.mark.dist
 def test_memory_is_that_of_the_result_alone(reports):
     assert reports[0]["sum"] == 64 * MEGABYTE
-    # On the first rank the result of 128 MB, of which gloo's buffers are no part.
+    # The result on the first rank takes 128 MB, without the buffers of gloo.
     assert reports[0]["added"] < 150 * MEGABYTE
     assert reports[1]["added"] < 20 * MEGABYTE
 

@@ -44,7 +44,7 @@ def test_ids_become_those_of_the_annotations_and_nothing_else_changes(detections
     assert after.boxes is before.boxes
 
 
-def test_an_equal_name_goes_before_one_that_ends_so(detections, images):
+def test_an_equal_name_is_preferred_to_a_matching_end(detections, images):
     annotated = [{"id": 5, "file_name": "x/1.jpg"}, {"id": 6, "file_name": "1.jpg"}]
     assert with_ids_of(detections(1), images("1.jpg"), annotated).image_ids.tolist() == [6]
 
@@ -56,7 +56,7 @@ def test_ids_of_the_annotations_may_be_text(detections, images):
     )
 
 
-def test_no_detections_stay_none(detections, images):
+def test_no_detections_have_no_ids(detections, images):
     assert len(with_ids_of(detections(), images("a/1.jpg"), ANNOTATED)) == 0
 
 
@@ -73,24 +73,24 @@ def test_annotated_images_without_a_picture_are_named(detections, images, caplog
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["11.jpg"], "'11.jpg' has detections, but no image is called so"),
-        (["d/ein bild.jpg"], "'d/ein bild.jpg' has detections, but no image is called so"),
-        (["1.jpg"], "'1.jpg' has detections, but 2 images are called so"),
+        (["11.jpg"], "'11.jpg' has detections, but no image matches its name"),
+        (["d/ein bild.jpg"], "'d/ein bild.jpg' has detections, but no image matches its name"),
+        (["1.jpg"], "'1.jpg' has detections, but 2 images match its name"),
         ([], "has no image 1, which has detections"),
     ],
 )
-def test_what_cannot_be_told_is_refused(names, message, detections, images):
+def test_images_without_exactly_one_match_are_refused(names, message, detections, images):
     with pytest.raises(ValueError, match=message):
         with_ids_of(detections(1), images(*names), ANNOTATED)
 
 
 def test_frames_of_a_video_are_refused(detections, images):
-    with pytest.raises(ValueError, match="would both be the annotated image 20; frames"):
+    with pytest.raises(ValueError, match="both match the annotated image 20; frames"):
         with_ids_of(detections(1, 2), images("5.jpg", "5.jpg"), ANNOTATED)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"images": [{"id": 1}]}', '{"images": 1}'])
 def test_another_file_is_refused(text, detections, tmp_path):
     (tmp_path / "images.json").write_text(text)
-    with pytest.raises(ValueError, match=r"images\.json must hold 'images' with 'id' and"):
+    with pytest.raises(ValueError, match=r"images\.json must contain 'images' with 'id' and"):
         with_ids_of(detections(1), tmp_path / "images.json", ANNOTATED)

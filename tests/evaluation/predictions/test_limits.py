@@ -15,7 +15,7 @@ def columns(images, categories, scores, mask_scores=None):
 
 
 def best(groups, scores, limit):
-    """Python's stable sort, one group after the other."""
+    """Select with Python's stable sort, group by group."""
     kept = []
     for group in set(groups):
         rows = [i for i, g in enumerate(groups) if g == group]
@@ -36,27 +36,27 @@ def test_keeps_the_best_of_each_image_or_category_and_of_ties_the_first(seed, li
     assert of_category.tolist() == best(categories, scores, limit)
 
 
-def test_each_task_goes_by_its_own_score():
+def test_each_task_is_limited_by_its_own_score():
     detections = columns([1, 1], [1, 1], [0.9, 0.1], mask_scores=[0.2, 0.8])
     kept = [DetectionLimits(per_image=1).rows(detections, task) for task in ("bbox", "segm")]
     assert [rows.tolist() for rows in kept] == [[0], [1]]
 
 
-def test_what_counts_in_one_of_the_tasks_counts():
+def test_detections_that_one_of_the_tasks_keeps_are_kept():
     detections = columns([1] * 3, [1] * 3, [0.5, 0.9, 0.1], mask_scores=[0.5, 0.2, 0.8])
     assert DetectionLimits(per_image=1).rows_of_any_task(detections).tolist() == [1, 2]
     without = columns([1] * 3, [1] * 3, [0.5, 0.9, 0.1])
     assert DetectionLimits(per_image=1).rows_of_any_task(without).tolist() == [1]
 
 
-def test_fixed_ap_counts_ten_thousand_of_a_category_wherever_they_are():
+def test_fixed_ap_keeps_ten_thousand_of_a_category_over_all_images():
     limits = DetectionLimits.of_fixed_ap()
     assert FIXED_AP_DETECTIONS == 10_000
     many = columns([1] * 10_001, [5] * 10_001, range(10_001))
     assert limits.rows(many, "bbox").tolist() == list(range(1, 10_001))
 
 
-def test_nothing_stays_nothing():
+def test_no_detections_have_no_rows():
     assert DetectionLimits().rows(EMPTY, "segm").tolist() == []
 
 

@@ -49,9 +49,9 @@ def test_heads_with_a_method_of_that_name_are_asked():
     assert box_predictions(Own(), "features", "proposals") == ("features", "proposals")
 
 
-def test_heads_with_a_box_part_of_their_own_are_refused():
+def test_heads_that_override_the_box_part_are_refused():
     model = yacs_rcnn()
-    with pytest.raises(ValueError, match=r"Res5ROIHeads has a box part of its own.*union"):
+    with pytest.raises(ValueError, match=r"Res5ROIHeads overrides the box part.*union"):
         box_predictions(model.roi_heads, {}, [])
 
     class Changed(StandardROIHeads):
@@ -61,5 +61,5 @@ def test_heads_with_a_box_part_of_their_own_are_refused():
         def _forward_box(self, features, proposals):
             return []
 
-    with pytest.raises(ValueError, match="Changed has a box part of its own"):
+    with pytest.raises(ValueError, match="Changed overrides the box part"):
         box_predictions(Changed(), {}, [])

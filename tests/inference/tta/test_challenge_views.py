@@ -1,4 +1,4 @@
-"""Test-time augmentation of the challenge's parts: TSD, HTC-Lite, scored masks, dual heads."""
+"""Test-time augmentation with TSD, HTC-Lite, scored masks and dual heads."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def record(tmp_path):
 
 
 def build(name):
-    """Its two branches, if there are two, do not agree."""
+    """Set weights so that the two branches, if there are two, disagree."""
     kind, dual = MODELS[name]
     if not dual:
         return dual_parts.trained(kind)

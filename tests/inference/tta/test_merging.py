@@ -16,7 +16,7 @@ FAR = [120.0, 20.0, 160.0, 60.0]
 
 
 class Answering:
-    """A model that says of each view in turn what it is told to say, as (box, score, class)."""
+    """Model that returns given (box, score, class) tuples for each view in turn."""
 
     def __init__(self, *answers, nms_thresh=0.5, topk=100):
         self.answers = list(answers)
@@ -40,7 +40,7 @@ class Answering:
 
 
 def passes_of(model):
-    """As many views as there are answers, all of the frame's size."""
+    """Return one view per answer, all of the size of the frame."""
     image = torch.zeros(*FRAME, 3).numpy()
     return ViewRunner(
         model, image, [View(i, FRAME, FRAME, False) for i in range(len(model.answers))]
@@ -112,7 +112,7 @@ def test_settings_of_a_cascade_are_its_last_stages():
     assert len(UnionOfDetections()(passes_of(model))) == 2
 
 
-def test_settings_that_nobody_has_are_asked_for():
+def test_missing_settings_are_named():
     model = Answering([(BOX, 0.5, 1)])
     model.roi_heads = SimpleNamespace()
     passes = passes_of(model)
@@ -171,7 +171,7 @@ def test_right_answers_of_every_view_are_the_right_answer(merge):
 
 
 class Wavering(Oracle):
-    """Scores and moves the boxes by which view it is asked about, proposals left alone."""
+    """Score and move the boxes depending on the view; proposals are unchanged."""
 
     def __init__(self, shifts, scores):
         super().__init__()

@@ -8,7 +8,7 @@ from d2_seesaw.inference.tta.views import original_image
 
 @pytest.fixture
 def file(tmp_path):
-    """Lossless, red at the left and blue at the right."""
+    """Write a lossless image, red on the left and blue on the right."""
     pixels = np.zeros((40, 60, 3), dtype=np.uint8)
     pixels[:, :30, 0] = 200
     pixels[:, 30:, 2] = 100
@@ -33,11 +33,11 @@ def test_files_are_read_in_the_models_channel_order(file):
     np.testing.assert_array_equal(found, pixels[:, :, ::-1])
 
 
-def test_a_file_is_turned_as_its_exif_orientation_says(file, tmp_path):
+def test_a_file_is_rotated_by_its_exif_orientation(file, tmp_path):
     _, pixels = file
     turned = Image.fromarray(pixels)
     exif = turned.getexif()
-    exif[274] = 6  # to be turned by 90 degrees clockwise
+    exif[274] = 6  # rotated by 90 degrees clockwise
     path = tmp_path / "turned.png"
     turned.save(path, exif=exif)
     found, frame = original_image({"file_name": str(path)}, "RGB")

@@ -212,7 +212,7 @@ def test_it_answers_in_training_mode_and_leaves_it(record):
 
 @pytest.mark.parametrize("merge", [UnionOfDetections(), MeanOverSharedProposals()])
 @pytest.mark.parametrize("nothing", ["detections", "proposals"])
-def test_nothing_found_is_what_the_model_says_when_it_finds_nothing(record, merge, nothing):
+def test_no_detections_are_those_of_the_model_without_detections(record, merge, nothing):
     model = mask_rcnn()
     if nothing == "detections":
         model.roi_heads.box_predictor.test_score_thresh = 1.1
@@ -234,7 +234,7 @@ def test_a_model_without_masks_runs_each_view_once_and_one_with_masks_twice(reco
         assert len(calls) == runs
 
 
-def test_what_heads_add_per_box_is_averaged_like_the_masks():
+def test_other_outputs_per_box_are_averaged_like_the_masks():
     views = MultiViewInference(Oracle(), scales=[(180, 240), (720, 960)], flip=False)
     found = views([oracle_image()])[0]["instances"]
     torch.testing.assert_close(found.mask_scores, torch.tensor([0.9, 0.8]) * (180 + 720) / 2)
@@ -273,7 +273,7 @@ def test_mask_scores_go_with_their_boxes_where_empty_ones_are_left_out():
 
 
 class FixedMasks(Oracle):
-    """Gives masks whatever the view shows: one after the other."""
+    """Return given masks in turn, regardless of the view."""
 
     def __init__(self, masks):
         super().__init__()
@@ -369,7 +369,7 @@ def test_a_context_of_the_whole_image_sees_every_view_as_its_own():
         ({"model": nn.Linear(1, 1)}, "must be a GeneralizedRCNN, got Linear"),
     ],
 )
-def test_what_cannot_work_is_refused(options, message):
+def test_invalid_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         MultiViewInference(**{"model": shared_model(), "scales": SCALES} | options)
 

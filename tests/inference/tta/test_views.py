@@ -104,7 +104,7 @@ def test_scales_come_in_one_order():
 
 
 @pytest.mark.parametrize("scale", [(8, 5), (0, 5), (5,), (5.5, 8), -3])
-def test_what_is_no_scale_is_named(scale):
+def test_invalid_scales_are_named(scale):
     with pytest.raises(ValueError, match=r"pairs of pixels \(short edge, limit .* Got \("):
         check_scales([(5, 8), scale])
 

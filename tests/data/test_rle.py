@@ -1,27 +1,23 @@
-import copy
 import itertools
-import json
 import tracemalloc
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.evaluation import COCOEvaluator, LVISEvaluator
 from detectron2.layers.mask_ops import _do_paste_mask, paste_masks_in_image
-from detectron2.structures import Boxes, Instances, ROIMasks
+from detectron2.structures import Boxes
 from pycocotools import mask as coco_mask
 
-from d2_seesaw.data.rle import add_segmentations, without_roi_masks
-from d2_seesaw.evaluation import LongTailLVISEvaluator, MaskScoringCOCOEvaluator, encode_masks
-from tests.evaluation.lvis_data import add_object, dataset, written_files
+from d2_seesaw.data import rle
+from d2_seesaw.data.rle import MaskColumns, encode_masks
 from tests.support.operators import OperatorLog
 
 SIZE = (67, 93)
 
 
 def pasted_and_encoded(masks, boxes, size, threshold=0.5):
-    """Detectron2's and pycocotools' way: whole images."""
+    """Encode as Detectron2 and pycocotools do, with images of each mask."""
     pictures = paste_masks_in_image(masks.reshape(-1, *masks.shape[-2:]), boxes, size, threshold)
     return [coco_mask.encode(np.asfortranarray(p.numpy(), dtype=np.uint8)) for p in pictures]
 
@@ -32,7 +28,7 @@ def blobs(n, M):
 
 
 def plateaus(n, M):
-    """At the threshold of 0.5 exactly, or one rounding beside it, nearly everywhere."""
+    """Draw values at the threshold of 0.5 or one rounding error from it."""
     values = torch.tensor([0.5, 0.5, 0.5, 0.49999997, 0.50000006, 1.0])
     return values[torch.randint(6, (n, M, M))]
 
@@ -49,7 +45,7 @@ MASKS = {
 
 
 def anywhere(n):
-    """Small and large, inside, across and beyond the border, but with a pixel in the image."""
+    """Draw boxes of all sizes, inside or across the border, with a pixel in the image."""
     H, W = SIZE
     edge = torch.tensor([W, H])
     center, half = torch.rand(n, 2) * edge, torch.rand(n, 2) ** 3 * edge
@@ -98,7 +94,7 @@ def test_equals_them_at_any_threshold(threshold):
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e6])
-def test_equals_them_where_probabilities_are_none(value):
+def test_equals_them_where_probabilities_are_not_finite(value):
     masks, boxes = blobs(12, 28), anywhere(12)
     masks[:6, 10, 11:14] = value
     assert encode_masks(masks, boxes, SIZE) == pasted_and_encoded(masks, boxes, SIZE)
@@ -125,7 +121,7 @@ def test_boxes_without_a_pixel_in_the_image_have_empty_masks():
         [[W + 5, 5, W + 30, 20], [-40, 5, -9, 20], [5, H + 9, 20, H + 20], [5.0, -99, 20, -60]]
     )
     masks = torch.ones(4, 28, 28)
-    with pytest.raises(RuntimeError):  # where its pasting of windows has no answer
+    with pytest.raises(RuntimeError):  # Detectron2 refuses empty windows
         pasted_and_encoded(masks, outside, SIZE)
     whole, _ = _do_paste_mask(masks[:, None], outside, H, W, skip_empty=False)
     assert not (whole >= 0.5).any()
@@ -136,7 +132,7 @@ def test_boxes_without_a_pixel_in_the_image_have_empty_masks():
 
 
 @pytest.mark.parametrize("shape", [(0, 28, 28), (0, 1, 28, 28)])
-def test_no_masks_are_no_rles(shape):
+def test_no_masks_have_no_encodings(shape):
     assert encode_masks(torch.zeros(shape), torch.zeros(0, 4), SIZE) == []
 
 
@@ -177,7 +173,7 @@ def test_boxes_that_are_not_finite_are_refused():
         encode_masks(torch.rand(2, 28, 28), boxes, SIZE)
 
 
-def test_memory_is_that_of_windows():
+def test_memory_is_that_of_the_windows():
     size, n = (800, 1333), 300
     corner = torch.rand(n, 2) * torch.tensor([1250, 720])
     boxes = torch.cat([corner, corner + 60], 1)
@@ -193,78 +189,32 @@ def test_memory_is_that_of_windows():
     assert peak < size[0] * size[1] * n / 50, peak
 
 
-# In the evaluators
+# Columns
 
 
-def on_boxes(n=6):
-    """A model's output with masks on their boxes, and the same with masks of the image."""
-    found = Instances(SIZE)
-    found.pred_boxes = Boxes(BOXES["clipped"](n))
-    found.scores = torch.rand(n)
-    found.pred_classes = torch.arange(n) % 3
-    pasted = copy.deepcopy(found)
-    masks = blobs(n, 28)
-    found.pred_masks = ROIMasks(masks)
-    pasted.pred_masks = found.pred_masks.to_bitmasks(pasted.pred_boxes, *SIZE).tensor
-    return {"instances": found}, {"instances": pasted}
+@pytest.mark.parametrize("block", [1, 2, 100])
+def test_masks_can_be_taken_in_any_order_and_more_than_once(block, monkeypatch):
+    monkeypatch.setattr(rle, "_MASKS_PER_BLOCK", block)
+    lengths = [3, 0, 7, 1]
+    rles = [{"size": [i, 9], "counts": bytes(range(n))} for i, n in enumerate(lengths)]
+    masks = MaskColumns.from_rles(rles)
+    for rows in ([2, 0, 0, 1, 3], [1], [], [1, 1], [0, 1, 2, 3]):
+        taken = masks.take(np.array(rows, dtype=int))
+        expected = MaskColumns.from_rles([rles[i] for i in rows])
+        for name in ("sizes", "lengths", "counts"):
+            np.testing.assert_array_equal(getattr(taken, name), getattr(expected, name))
+            assert getattr(taken, name).dtype == getattr(expected, name).dtype
 
 
-@pytest.fixture
-def lvis_or_coco(register):
-    data = dataset("rcf", image_ids=(1, 2, 3))
-    for image in data["images"]:
-        for category in (1, 2, 3):
-            add_object(data, image["id"], category, [5, 5, 40, 30], iscrowd=0)
-    return register(data, thing_dataset_id_to_contiguous_id={i: i - 1 for i in (1, 2, 3)})
+def test_runs_that_are_not_compressed_are_compressed():
+    runs = {"size": [4, 3], "counts": [2, 5, 5]}
+    masks = MaskColumns.from_rles([runs, runs])
+    expected = np.zeros(12, dtype=np.uint8)
+    expected[2:7] = 1
+    for encoded in masks.rles(slice(None)):
+        np.testing.assert_array_equal(coco_mask.decode(encoded).reshape(-1, order="F"), expected)
 
 
-@pytest.mark.parametrize("kind", [LongTailLVISEvaluator, MaskScoringCOCOEvaluator])
-@pytest.mark.parametrize("mask_scores", [False, True])
-def test_files_are_those_of_pasted_masks(kind, mask_scores, lvis_or_coco, tmp_path):
-    images = [on_boxes(6), on_boxes(0), on_boxes(3)]
-    if mask_scores:
-        for one, other in images:
-            scores = torch.rand(len(one["instances"]))
-            one["instances"].mask_scores = other["instances"].mask_scores = scores
-    results = []
-    for name, outputs in zip(("boxes", "pasted"), zip(*images, strict=True), strict=True):
-        folder = tmp_path / name
-        evaluator = kind(lvis_or_coco, distributed=False, output_dir=str(folder))
-        evaluator.reset()
-        evaluator.process([{"image_id": 1}, {"image_id": 2}], list(outputs[:2]))
-        evaluator.process([{"image_id": 3}], [outputs[2]])
-        results.append(evaluator.evaluate())
-    assert repr(results[0]) == repr(results[1])
-    assert results[0].keys() == {"bbox", "segm"}
-    assert written_files(tmp_path / "boxes") == written_files(tmp_path / "pasted")
-    if kind is LongTailLVISEvaluator:
-        saved = json.loads((tmp_path / "boxes" / "lvis_instances_results.json").read_text())
-    else:
-        images = torch.load(tmp_path / "boxes" / "instances_predictions.pth", weights_only=True)
-        saved = [d for image in images for d in image["instances"]]
-    assert [d["image_id"] for d in saved] == [1] * 6 + [3] * 3
-    assert all("segmentation" in d for d in saved)
-
-
-def test_evaluators_leave_outputs_alone(lvis_or_coco):
-    output, _ = on_boxes()
-    evaluator = LongTailLVISEvaluator(lvis_or_coco, distributed=False)
-    evaluator.process([{"image_id": 1}], [output])
-    assert isinstance(output["instances"].pred_masks, ROIMasks)
-
-
-def test_pasted_masks_and_other_outputs_pass_unchanged():
-    _, pasted = on_boxes()
-    outputs = [pasted, {"proposals": 3}, {"instances": pasted["instances"][:2]}]
-    assert all(a is b for a, b in zip(without_roi_masks(outputs), outputs, strict=True))
-    predictions = [{"instances": [{}] * 6}, {}, {"instances": [{}] * 2}]
-    before = copy.deepcopy(predictions)
-    add_segmentations(predictions, outputs)
-    assert predictions == before
-
-
-@pytest.mark.parametrize("kind", [COCOEvaluator, LVISEvaluator])
-def test_detectron2s_evaluators_do_not_say_that_they_take_masks_on_boxes(kind):
-    assert not hasattr(kind, "takes_roi_masks")
-    assert LongTailLVISEvaluator.takes_roi_masks
-    assert MaskScoringCOCOEvaluator.takes_roi_masks
+def test_a_polygon_is_refused():
+    with pytest.raises(ValueError, match=r"must be a run-length encoding.*got \[\[0, 0"):
+        MaskColumns.from_rles([[[0, 0, 5, 0, 5, 5]]])

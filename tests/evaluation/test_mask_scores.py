@@ -1,4 +1,5 @@
-import copy
+"""The LVIS evaluator with a model whose masks have their own scores."""
+
 import json
 import math
 
@@ -6,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from d2_seesaw.data.rle import add_mask_scores, results_of_task
 from d2_seesaw.evaluation import LongTailLVISEvaluator
 from d2_seesaw.evaluation.lvis.official import METRICS
 from tests.evaluation.lvis_data import (
@@ -18,50 +18,9 @@ from tests.evaluation.lvis_data import (
     random_data,
 )
 
-DETECTION = {
-    "image_id": 1,
-    "category_id": 2,
-    "score": 0.9,
-    "bbox": [0, 0, 1, 1],
-    "segmentation": {"size": [1, 1], "counts": "1"},
-}
-
-
-def test_boxes_have_their_own_score():
-    assert results_of_task([DETECTION | {"mask_score": 0.3}], "bbox") == [DETECTION]
-
-
-def test_masks_have_their_own_score_and_no_box():
-    (result,) = results_of_task([DETECTION | {"mask_score": 0.3}], "segm")
-    assert result["score"] == 0.3
-    assert result.keys() == DETECTION.keys() - {"bbox"}
-
-
-def test_masks_without_a_score_have_that_of_the_box():
-    (result,) = results_of_task([DETECTION], "segm")
-    assert result["score"] == 0.9
-
-
-@pytest.mark.parametrize("task", ["bbox", "segm"])
-def test_detections_are_not_modified(task):
-    given = [DETECTION | {"mask_score": 0.3}]
-    before = copy.deepcopy(given)
-    results_of_task(given, task)[0]["score"] = 7
-    assert given == before
-
-
-def test_a_model_without_mask_scores_adds_nothing():
-    predictions = [{"image_id": 1, "instances": [DETECTION]}, {"image_id": 2}]
-    before = copy.deepcopy(predictions)
-    add_mask_scores(predictions, [ImageDetections(1).add(1, [0, 0, 9, 9]).as_model_output(), {}])
-    assert predictions == before
-
-
-# In the evaluator
-
 
 def with_mask_scores(detections, mask_scores):
-    """What a model with a mask-IoU head says, by image."""
+    """Return the output of a model with a mask IoU head for each image."""
     outputs = []
     for found, scores in zip(detections, mask_scores, strict=True):
         output = found.as_model_output()
@@ -71,7 +30,7 @@ def with_mask_scores(detections, mask_scores):
 
 
 def ranked_by(detections, mask_scores):
-    """The same detections with the scores of masks in the place of those of boxes."""
+    """Replace the scores of boxes by the scores of masks."""
     return [
         ImageDetections(d.image_id, d.category_ids, d.bboxes, scores)
         for d, scores in zip(detections, mask_scores, strict=True)
@@ -127,7 +86,7 @@ def test_boxes_score_the_same_to_the_bit_with_and_without_mask_scores(register, 
     assert tables["plain masks"] != tables["scored masks"]
 
 
-def test_the_cut_keeps_other_masks_than_boxes(register):
+def test_the_limit_per_image_keeps_other_masks_than_boxes(register):
     data = dataset("f")
     add_object(data, 1, 1, [0, 40, 35, 35])
     found = ImageDetections(1).add(1, [100, 100, 20, 20], 0.9).add(1, [0, 40, 35, 35], 0.5)
@@ -155,13 +114,3 @@ def test_files_hold_both_scores_and_those_of_masks_alone(register, tmp_path):
     assert all(d.keys() == standard for d in masks)
     with np.load(tmp_path / "out" / "instances_predictions.npz") as saved:
         assert saved["mask_scores"].tolist() == [0.125, -0.5]
-
-
-def test_a_batch_without_images_is_nothing(register):
-    data, detections = random_data(seed=42)
-    evaluator = LongTailLVISEvaluator(register(data), distributed=False)
-    outputs = with_mask_scores(detections[:2], random_scores(detections[:2]))
-    evaluator.process([{"image_id": d.image_id} for d in detections[:2]], outputs)
-    expected = evaluator.evaluate()
-    evaluator.process([], [])
-    assert repr(evaluator.evaluate()) == repr(expected)
