@@ -26,6 +26,7 @@ setup(
         "iopath",
         "lvis",
         "matplotlib",
+        "msgspec",
         "numpy",
         "omegaconf",
         "opencv-python",

@@ -42,6 +42,7 @@ PACKAGES = {
     "iopath": "iopath",
     "lvis": "lvis",
     "matplotlib": "matplotlib",
+    "msgspec": "msgspec",
     "numpy": "numpy",
     "omegaconf": "omegaconf",
     "packaging": "packaging",
