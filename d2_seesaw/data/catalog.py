@@ -85,10 +85,10 @@ def register_longtail_instances(
             those of its own images. Splits other than the training split need this argument then.
 
     Raises:
-        ValueError: no ``json_file`` or ``image_root``, ``name`` is registered with other arguments, or ``metadata`` has a field that
-            comes from the files. On first use: a file that is not in the format, categories that
-            share an id or a name, unknown categories, or a ``counts_from`` that is neither a name
-            nor a file or that has other categories.
+        ValueError: no ``json_file`` or ``image_root``, ``name`` is registered with other arguments,
+            or ``metadata`` has a field that comes from the files. On first use: a file that is not
+            in the format, categories that share an id or a name, unknown categories, or a
+            ``counts_from`` that is neither a name nor a file or that has other categories.
     """
     if json_file is None or image_root is None:
         raise ValueError(f"dataset {name!r} needs a json_file and an image_root")

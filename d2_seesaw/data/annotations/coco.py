@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 
 from d2_seesaw.data.annotations.schema import (
-    FEDERATED,
     SECTIONS,
     Annotation,
     Category,

@@ -12,7 +12,6 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
-from typing import Any
 
 import numpy as np
 from detectron2.data import MetadataCatalog
