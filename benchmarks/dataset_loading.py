@@ -7,10 +7,10 @@ The file is that of longtail_json.py, written into a temporary folder together w
 Every load has a process of its own; in each round they take turns. Our records are built when they
 are read, so each load has three stages: *load* returns the records, *walk* reads each of them
 once, and *hold* makes a list of dicts and puts it into Detectron2's ``DatasetFromList``, which
-pickles them. Our training loader needs the first stage, Detectron2's the first and the last. Seconds are
-processor time of all stages up to this one, the median over the rounds; memory is the peak of the
-process up to this stage, less what it had before. *First start* parses the JSON and keeps the
-table, *second start* reads the kept copy.
+pickles them. Our training loader needs the first stage, Detectron2's the first and the last.
+Seconds are processor time of all stages up to this one, the median over the rounds; memory is the
+peak of the process up to this stage, less what it had before. *First start* parses the JSON and
+keeps the table, *second start* reads the kept copy.
 """
 
 import argparse
@@ -52,8 +52,8 @@ def load(which: str, path: str) -> dict[str, float]:
         elif stage == "walk":
             found["images"] = sum(len(record["annotations"]) > 0 for record in records)
         else:
-            dicts = records if which == LOADS[0] else records.to_list()
-            records = DatasetFromList(dicts, copy=False)
+            records = records if which == LOADS[0] else records.to_list()
+            records = DatasetFromList(records, copy=False)
         found[f"{stage} s"] = time.process_time() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         found[f"{stage} GB"] = (peak - before) / 1e6

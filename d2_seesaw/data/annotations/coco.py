@@ -129,7 +129,9 @@ def _parse(name: str, size: int, lists: Sequence[Any], keep_all: bool) -> Parsed
     images, annotations, categories = (e if isinstance(e, list) else [] for e in lists)
     if not categories and isinstance(lists[2], list):
         problems.append(Problem("missing_field", "the file lists no categories"))
-    numbers = dict(zip(SECTIONS, map(len, (images, annotations, categories)), strict=True))
+    numbers: dict[str, int] = dict(
+        zip(SECTIONS, map(len, (images, annotations, categories)), strict=True)
+    )
     builder = _TableBuilder(
         _by_id(_images(images, problems)), _by_id(_categories(categories, problems)), problems
     )

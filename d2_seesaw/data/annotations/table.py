@@ -8,7 +8,7 @@ Shapes in this module:
     C: categories
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import pairwise
@@ -96,25 +96,12 @@ class AnnotationTable:
         pairs = self.image[self.usable].astype(np.int64) * C + self.category[self.usable]
         return np.bincount(np.unique(pairs) % max(C, 1), minlength=C)
 
-    def segmentation(
-        self,
-        row: int,
-        *,
-        valid_only: bool = False,
-        as_list: Callable[[np.ndarray], list[float]] = np.ndarray.tolist,
-    ) -> Any:
-        """Return the polygons, the compressed run-length encoding, or None of an annotation.
-
-        Args:
-            row: the annotation.
-            valid_only: leave out polygons of fewer than three points.
-            as_list: makes a list of the coordinates of a polygon.
-        """
+    def segmentation(self, row: int) -> Any:
+        """Return the polygons, the compressed run-length encoding, or None of an annotation."""
         first, last = int(self.polygon_offsets[row]), int(self.polygon_offsets[row + 1])
         if last > first:
             bounds = pairwise(self.coordinate_offsets[first : last + 1].tolist())
-            polygons = [as_list(self.coordinates[start:stop]) for start, stop in bounds]
-            return [p for p in polygons if is_valid_polygon(len(p))] if valid_only else polygons
+            return [self.coordinates[start:stop].tolist() for start, stop in bounds]
         start, stop = int(self.rle_offsets[row]), int(self.rle_offsets[row + 1])
         if stop > start:
             counts = self.rle[start:stop].tobytes().decode("ascii")
@@ -128,7 +115,13 @@ class AnnotationTable:
         with_masks: bool = True,
         as_list: Callable[[np.ndarray], list[float]] = np.ndarray.tolist,
     ) -> list[dict[str, Any]]:
-        """Return annotations in Detectron2's format, for the arguments see ``segmentation``."""
+        """Return annotations in Detectron2's format.
+
+        Args:
+            rows: the annotations.
+            with_masks: add their ``segmentation``, without polygons of fewer than three points.
+            as_list: makes a list of coordinates.
+        """
         columns = (self.box[rows], self.category[rows], self.crowd[rows])
         made = []
         for box, category, crowd in zip(*(column.tolist() for column in columns), strict=True):
@@ -136,11 +129,26 @@ class AnnotationTable:
             if crowd:
                 annotation["iscrowd"] = 1
             made.append(annotation)
-        if with_masks:
-            for row, annotation in zip(rows.tolist(), made, strict=True):
-                if found := self.segmentation(row, valid_only=True, as_list=as_list):
-                    annotation["segmentation"] = found
+        if with_masks and made:
+            masks = self._training_segmentations(rows, as_list)
+            for annotation, segmentation in zip(made, masks, strict=True):
+                if segmentation:
+                    annotation["segmentation"] = segmentation
         return made
+
+    def _training_segmentations(
+        self, rows: np.ndarray, as_list: Callable[[np.ndarray], list[float]]
+    ) -> Iterator[Any]:
+        ranges = zip(self.polygon_offsets[rows], self.polygon_offsets[rows + 1] + 1, strict=True)
+        bounds = [self.coordinate_offsets[first:last].tolist() for first, last in ranges]
+        # One call for all annotations, because each costs more than the numbers of a polygon.
+        numbers = as_list(np.concatenate([self.coordinates[b[0] : b[-1]] for b in bounds]))
+        end = 0
+        for row, of_row in zip(rows.tolist(), bounds, strict=True):
+            shift, end = end - of_row[0], end + of_row[-1] - of_row[0]
+            polygons = [numbers[a + shift : b + shift] for a, b in pairwise(of_row)]
+            valid = [polygon for polygon in polygons if is_valid_polygon(len(polygon))]
+            yield valid if polygons else self.segmentation(row)
 
     def annotations_of(self, image: int, category: int) -> list[dict[str, Any]]:
         """Return annotations of a category in an image, both as indices, as Detectron2's dicts."""

@@ -32,9 +32,11 @@ class _AnnotationCheck:
         self.image_of = {image["id"]: image for image in parsed.table.images}
 
     def issues(self) -> Iterator[Issue]:
+        found = {p.message for p in self.parsed.problems}
         for section, number in self.parsed.numbers.items():
-            if not number and section != "categories":
-                yield Issue("missing_field", f"the file lists no {section}")
+            message = f"the file lists no {section}"
+            if not number and not {message, f"the file has no list of {section!r}"} & found:
+                yield Issue("missing_field", message)
         for p in self.parsed.problems:
             image = self.image_of.get(p.image_id)
             file_name = None if image is None else _file_name(image)
@@ -93,9 +95,9 @@ def _box_issues(table: AnnotationTable) -> Iterator[tuple[str, int, str]]:
     sizes = np.concatenate([sizes.reshape(-1, 2), [[np.nan, np.nan]]])[table.image]  # -1 is last
     low, size = table.box[:, :2], table.box[:, 2:]
     high = low + size
-    empty = (size <= 0).any(axis=1)
-    outside = ~empty & ((high <= 0) | (low >= sizes)).any(axis=1)
-    beyond = ~empty & ~outside & ((low < -_PIXEL) | (sizes - high < -_PIXEL)).any(axis=1)
+    empty = np.any(size <= 0, axis=1)
+    outside = ~empty & np.any((high <= 0) | (low >= sizes), axis=1)
+    beyond = ~empty & ~outside & np.any((low < -_PIXEL) | (sizes - high < -_PIXEL), axis=1)
     for row in np.flatnonzero(empty | outside | beyond).tolist():
         box = table.box[row].tolist()
         place = f"{sizes[row, 0]:g} x {sizes[row, 1]:g} pixels"

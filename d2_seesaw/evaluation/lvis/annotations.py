@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 
 import numpy as np
 from detectron2.data import MetadataCatalog
@@ -248,7 +249,7 @@ def read_train_image_counts(counts: TrainImageCounts | None) -> Mapping[int, int
     """
     if counts is None or isinstance(counts, Mapping):
         return counts
-    images = {count["id"]: count["image_count"] for count in file_image_counts(counts)}
+    images = {count["id"]: count["image_count"] for count in file_image_counts(Path(counts))}
     if not any(images.values()):
         raise ValueError(f"{counts} has no 'annotations' in which to count training images")
     return images

@@ -228,12 +228,13 @@ def _made_up_object(category_id: int, bbox: list[int]) -> dict[str, Any]:
     x, y, w, h = bbox
     mask = np.zeros((8, 8), dtype=np.uint8, order="F")
     mask[y : y + h, x : x + w] = 1
+    rle: Any = mask_utils.encode(mask)
     return {
         "image_id": 1,
         "category_id": category_id,
         "bbox": bbox,
         "area": w * h,
-        "segmentation": {"size": [8, 8], "counts": mask_utils.encode(mask)["counts"].decode()},
+        "segmentation": {"size": [8, 8], "counts": rle["counts"].decode()},
         "score": 0.9,
     }
 

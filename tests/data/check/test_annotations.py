@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from d2_seesaw.data.annotations.coco import parse_text
 from d2_seesaw.data.check.annotations import check_annotations
 from tests.data import own_data
 
@@ -18,8 +19,7 @@ def data():
 
 
 def found(data):
-    """The issues of the file after a round through JSON, as a reader has it."""
-    return check_annotations(json.loads(json.dumps(data)))
+    return check_annotations(parse_text(json.dumps(data).encode(), "a.json", keep_all=True))
 
 
 def test_nothing_is_wrong_with_sound_annotations(data):
@@ -50,8 +50,8 @@ def test_nothing_is_wrong_with_sound_annotations(data):
         ({"segmentation": [[1, 1, 5, 1, 5, 5, 2]]}, "invalid_polygon", "3.5 points"),
         ({"segmentation": [[1, NAN, 5, 1, 5, 5]]}, "not_finite", "nan at 1"),
         ({"segmentation": [1, 1, 5, 1, 5, 5]}, "missing_field", "list of polygons"),
-        ({"segmentation": []}, "empty_segmentation", "[]"),
-        ({"segmentation": None}, "empty_segmentation", "None"),
+        ({"segmentation": []}, "empty_segmentation", "while other annotations have one"),
+        ({"segmentation": None}, "empty_segmentation", "no segmentation"),
         ({"segmentation": {"size": [H, W], "counts": [H * W]}}, "empty_segmentation", "no pixel"),
         ({"segmentation": {"size": [W, H], "counts": [W * H]}}, "invalid_rle", f"[{H}, {W}]"),
         ({"segmentation": {"size": [H, W], "counts": [5]}}, "invalid_rle", "add up"),
@@ -63,8 +63,8 @@ def test_nothing_is_wrong_with_sound_annotations(data):
         ({"segmentation": RLE | {"counts": RLE["counts"] + "8"}}, "invalid_rle", "add up"),
         ({"segmentation": 5}, "missing_field", "list of polygons"),
         ({"bbox": [4, 4, 10**400, 8]}, "not_finite", "the box is"),
-        ({"area": None}, "missing_area", "None"),
-        ({"area": NAN}, "missing_area", "nan"),
+        ({"area": None}, "missing_area", "no area"),
+        ({"area": NAN}, "not_finite", "nan"),
         ({"iscrowd": 1}, "crowd", "polygons"),
         ({"iscrowd": 1, "segmentation": own_data.compressed(own_data.mask_of(1, 1, 4))},
          "crowd", "run-length"),
@@ -147,7 +147,8 @@ def test_missing_fields_are_named(data, section, key, words):
 )
 def test_fields_of_another_type_are_named(data, section, key, value, words):
     data[section][0][key] = value
-    assert words in [issue.message for issue in found(data) if issue.kind == "missing_field"]
+    (issue,) = [issue for issue in found(data) if issue.kind == "missing_field"]
+    assert issue.message.startswith(words)
 
 
 def test_the_annotations_of_a_category_without_a_name_are_not_of_an_unknown_one(data):
@@ -181,7 +182,6 @@ def test_crowds_are_named_by_0_and_1(data):
     data["annotations"][2]["iscrowd"] = None
     assert [(i.kind, i.annotation_id, i.message) for i in found(data)] == [
         ("missing_field", 1, "'iscrowd' must be 0 or 1, got '0'"),
-        ("crowd", 1, "crowd, as polygons"),  # as training takes it
     ]
 
 
