@@ -8,7 +8,6 @@ import os
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from struct import pack
 from typing import Any
@@ -22,18 +21,16 @@ from d2_seesaw.data.annotations.schema import (
     Category,
     Image,
     Problem,
-    category_name,
     category_problems,
     checked_annotation,
     id_problem,
     image_problems,
     unknown_id,
 )
-from d2_seesaw.data.annotations.table import AnnotationTable
+from d2_seesaw.data.annotations.table import ARRAYS, AnnotationTable
 from d2_seesaw.data.rle import compressed_rle
-from d2_seesaw.utils.progress import Progress
+from d2_seesaw.utils.progress import track
 
-_ANNOTATIONS_PER_UPDATE = 1000
 _NULL = msgspec.Raw(b"null")
 
 
@@ -81,17 +78,13 @@ def parse_file(json_file: str | Path, *, keep_all: bool = False) -> ParsedFile:
 def parse_text(text: bytes, name: str, *, keep_all: bool = False) -> ParsedFile:
     """Parse the text of a file called ``name``, see :func:`parse_file`."""
     try:
-        sections = _DECODER.decode(text)
-        images, categories = (
-            _decoded(sections.images, Image),
-            _decoded(sections.categories, Category),
-        )
-        annotations = _decoded(sections.annotations, msgspec.Raw)
-        return _parse(name, len(text), (images, annotations, categories), keep_all)
+        file = _DECODER.decode(text)
+        types = (Image, msgspec.Raw, Category)
+        lists = [_decoded(getattr(file, s), t) for s, t in zip(SECTIONS, types, strict=True)]
+        return _parse(name, lists, keep_all)
     except _NOT_DECODED as error:
         content, reason = _content_of(text, name), error
-    lists = [content.get(section) for section in SECTIONS]
-    found = _parse(name, len(text), lists, keep_all)
+    found = _parse(name, [content.get(section) for section in SECTIONS], keep_all)
     if not any(problem.kind == "not_finite" for problem in found.problems):
         message = f"the file is not strict JSON, which has no NaN or Infinity: {reason}"
         found.problems.append(Problem("not_finite", message))
@@ -120,29 +113,23 @@ def _content_of(text: bytes, name: str) -> dict[str, Any]:
     return content
 
 
-def _parse(name: str, size: int, lists: Sequence[Any], keep_all: bool) -> ParsedFile:
+def _parse(name: str, lists: Sequence[Any], keep_all: bool) -> ParsedFile:
     problems = [
         Problem("missing_field", f"the file has no list of {section!r}")
         for section, entries in zip(SECTIONS, lists, strict=True)
         if not isinstance(entries, list)
     ]
     images, annotations, categories = (e if isinstance(e, list) else [] for e in lists)
-    if not categories and isinstance(lists[2], list):
+    if lists[2] == []:
         problems.append(Problem("missing_field", "the file lists no categories"))
-    numbers: dict[str, int] = dict(
-        zip(SECTIONS, map(len, (images, annotations, categories)), strict=True)
-    )
+    numbers = {"images": len(images), "annotations": len(annotations)}
+    numbers["categories"] = len(categories)
     builder = _TableBuilder(
         _by_id(_images(images, problems)), _by_id(_categories(categories, problems)), problems
     )
-    work = {"total": size, "unit": "B"}
-    with Progress(f"reading {os.path.basename(name)}", **work) as progress:
-        entries = enumerate(annotations)
-        while block := list(islice(entries, _ANNOTATIONS_PER_UPDATE)):
-            for position, entry in block:
-                builder.add(entry, f"annotations[{position}]", keep_all)
-            progress.update(size * len(block) // len(annotations))
-        progress.update(size - progress.done)
+    entries = track(annotations, f"reading {os.path.basename(name)}", unit="annotation")
+    for position, entry in enumerate(entries):
+        builder.add(entry, f"annotations[{position}]", keep_all)
     return ParsedFile(builder.table(), problems, numbers)
 
 
@@ -181,7 +168,7 @@ def _categories(entries: Sequence[Any], problems: list[Problem]) -> Iterator[dic
         for kind, field, message in category_problems(entry, place):
             problems.append(Problem(kind, message, field, category_id=category["id"]))
             category.pop(field, None)
-        category["name"] = name = category_name(category)
+        category["name"] = name = str(category.get("name", category["id"]))
         if names.setdefault(name, category["id"]) != category["id"]:
             message = f"category {names[name]!r} is called {name!r}, too"
             problems.append(Problem("duplicate_name", message, category_id=category["id"]))
@@ -189,14 +176,7 @@ def _categories(entries: Sequence[Any], problems: list[Problem]) -> Iterator[dic
 
 
 def _by_id(entries: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
-    # Ids of several types have no order.
-    return sorted(
-        entries, key=lambda e: ("" if _is_number(e["id"]) else type(e["id"]).__name__, e["id"])
-    )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float))
+    return sorted(entries, key=lambda e: (isinstance(e["id"], str), e["id"]))
 
 
 class _TableBuilder:
@@ -225,11 +205,9 @@ class _TableBuilder:
         image = self.image_index.get(annotation.image_id, -1)
         category = self.category_index.get(annotation.category_id, -1)
         if image < 0 and annotation.image_id is not None:
-            kind, message = unknown_id(annotation.image_id, "image", "images")
-            found = [*found, (kind, None, message)]
+            found = [*found, unknown_id(annotation.image_id, "image")]
         if category < 0 and annotation.category_id is not None:
-            kind, message = unknown_id(annotation.category_id, "category", "categories")
-            found = [*found, (kind, None, message)]
+            found = [*found, unknown_id(annotation.category_id, "category")]
         if found:
             known = (annotation.image_id, annotation.id, None, len(self.ids))
             self.problems += [Problem(kind, text, field, *known) for kind, field, text in found]
@@ -245,12 +223,8 @@ class _TableBuilder:
             annotation = _ANNOTATION.decode(entry) if is_raw else msgspec.convert(entry, Annotation)
             if isinstance(annotation.segmentation, dict):
                 annotation.segmentation = compressed_rle(annotation.segmentation)
-            if not (
-                annotation.id is None
-                or annotation.image_id is None
-                or annotation.category_id is None
-                or annotation.bbox is None
-            ):
+            required = (annotation.id, annotation.image_id, annotation.category_id, annotation.bbox)
+            if None not in required:
                 return annotation, ()
         except (*_NOT_DECODED, KeyError, TypeError):
             pass  # the entry breaks a rule; find out which one
@@ -298,20 +272,10 @@ class _TableBuilder:
     def table(self) -> AnnotationTable:
         self._check_ids()
         ids = np.array(self.ids) if self.ids else np.zeros(0, np.int64)
-        return AnnotationTable(
-            images=self.images,
-            categories=self.categories,
-            annotation_id=ids.astype(str) if ids.dtype == object else ids,
-            image=np.asarray(self.image),
-            category=np.asarray(self.category),
-            box=np.asarray(self.box).reshape(-1, 4),
-            area=np.asarray(self.area),
-            crowd=np.asarray(self.crowd).view(bool),
-            ignored=np.asarray(self.ignored).view(bool),
-            polygon_offsets=np.asarray(self.polygon_offsets),
-            coordinate_offsets=np.asarray(self.coordinate_offsets),
-            coordinates=np.frombuffer(self.coordinates, np.float64),
-            rle_offsets=np.asarray(self.rle_offsets),
-            rle=np.frombuffer(self.rle, np.uint8),
-            rle_size=np.asarray(self.rle_size).reshape(-1, 2),
-        )
+        self.annotation_id = ids.astype(str) if ids.dtype == object else ids
+        arrays = {name: np.asarray(getattr(self, name)) for name in ARRAYS}
+        arrays |= {name: arrays[name].view(bool) for name in ("crowd", "ignored")}
+        arrays["box"] = arrays["box"].reshape(-1, 4)
+        arrays["rle_size"] = arrays["rle_size"].reshape(-1, 2)
+        arrays["coordinates"] = arrays["coordinates"].view(np.float64)
+        return AnnotationTable(self.images, self.categories, **arrays)

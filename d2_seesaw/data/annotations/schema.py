@@ -85,12 +85,6 @@ def is_id(value: Any) -> bool:
     return isinstance(value, (int, float, str))
 
 
-def category_name(category: Mapping[str, Any]) -> str:
-    """Return the name of a category as text, or its id if it has no name."""
-    name = category.get("name")
-    return str(category["id"] if name is None else name)
-
-
 def id_problem(value: Any, place: str) -> tuple[str, str] | None:
     """Return kind and message if an id is missing or has another type."""
     if value is None:
@@ -141,37 +135,26 @@ def checked_annotation(
     found = []
     rules = {
         "id": id_problem(values["id"], place),
-        "image_id": _unknown(values["image_id"], "image", "images"),
-        "category_id": _unknown(values["category_id"], "category", "categories"),
         "area": _area_problem(values["area"]),
         "iscrowd": _crowd_problem(values["iscrowd"]),
         "bbox": _box_problem(values["bbox"]),
         "segmentation": _segmentation_problem(values["segmentation"]),
     }
+    for what in ("image", "category"):
+        if not is_id(values[f"{what}_id"]):
+            kind, _, message = unknown_id(values[f"{what}_id"], what)
+            rules[f"{what}_id"] = kind, message
     for field, problem in rules.items():
         if problem:
-            kind, message = problem
-            found.append((kind, field, message))
+            found.append((problem[0], field, problem[1]))
             values[field] = None
     return Annotation(**values), found
 
 
-def unknown_id(value: Any, what: str, section: str) -> tuple[str, str]:
-    """Return kind and message for an id that a section does not list."""
-    return f"unknown_{what}", f"the {what} id {value!r} is not in {section!r}"
-
-
-def rle_problem(segmentation: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return kind and message if a run-length encoding is not valid."""
-    try:
-        compressed_rle(segmentation)
-    except (KeyError, TypeError, ValueError) as error:
-        return "invalid_rle", f"the run-length encoding cannot be read: {error!r}"
-    return None
-
-
-def _unknown(value: Any, what: str, section: str) -> tuple[str, str] | None:
-    return None if is_id(value) else unknown_id(value, what, section)
+def unknown_id(value: Any, what: str) -> tuple[str, None, str]:
+    """Return kind, field and message for the id of an image or category that is not listed."""
+    section = {"image": "images", "category": "categories"}[what]
+    return f"unknown_{what}", None, f"the {what} id {value!r} is not in {section!r}"
 
 
 def _area_problem(area: Any) -> tuple[str, str] | None:
@@ -196,7 +179,11 @@ def _segmentation_problem(segmentation: Any) -> tuple[str, str] | None:
     if not segmentation:
         return None
     if isinstance(segmentation, dict):
-        return rle_problem(segmentation)
+        try:
+            compressed_rle(segmentation)
+        except (KeyError, TypeError, ValueError) as error:
+            return "invalid_rle", f"the run-length encoding cannot be read: {error!r}"
+        return None
     if not isinstance(segmentation, list) or not all(isinstance(p, list) for p in segmentation):
         return "missing_field", (
             "'segmentation' must be a list of polygons, each a list of numbers, or a run-length "

@@ -4,7 +4,7 @@ Reading the file finds entries that break a rule of the format. This module adds
 wrong: boxes outside of their image, polygons of two points, categories without images.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -56,8 +56,8 @@ class _AnnotationCheck:
             yield "missing_area", row, "it has no area"
         yield from _box_issues(table)
         for row in self._rows(table.crowd):
-            form = "a run-length encoding" if _has_rle(table, row) else "polygons"
-            yield "crowd", row, f"crowd, as {form if table.has_segmentation[row] else 'a box'}"
+            form = {list: "polygons", dict: "a run-length encoding"}
+            yield "crowd", row, f"crowd, as {form.get(type(table.segmentation(row)), 'a box')}"
         if table.has_segmentation.any():
             for row in self._rows(~table.has_segmentation, "segmentation"):
                 yield "empty_segmentation", row, "no segmentation, while other annotations have one"
@@ -84,10 +84,6 @@ class _AnnotationCheck:
 
 def _file_name(image: Any) -> str | None:
     return image.get("file_name") or image.get("coco_url")
-
-
-def _has_rle(table: AnnotationTable, row: int) -> bool:
-    return bool(table.rle_offsets[row + 1] > table.rle_offsets[row])
 
 
 def _box_issues(table: AnnotationTable) -> Iterator[tuple[str, int, str]]:
@@ -119,8 +115,7 @@ def _polygon_issues(table: AnnotationTable) -> Iterator[tuple[str, int, str]]:
 
 
 def _rle_issues(table: AnnotationTable) -> Iterator[tuple[str, int, str]]:
-    rows: Iterable[int] = np.flatnonzero(np.diff(table.rle_offsets)).tolist()
-    for row in rows:
+    for row in np.flatnonzero(np.diff(table.rle_offsets)).tolist():
         rle = table.segmentation(row)
         image = table.images[table.image[row]] if table.image[row] >= 0 else {}
         size = [image.get("height"), image.get("width")]

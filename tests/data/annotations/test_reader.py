@@ -219,7 +219,7 @@ def test_a_file_that_changes_while_it_is_parsed_is_parsed_again(cache, json_file
 
     with monkeypatch.context() as patch:
         patch.setattr(reader, "parse_file", parse_and_change)
-        assert len(read_annotations(json_file).image) == 7
+        assert len(read_annotations(json_file).image) == 8
     assert len(read_annotations(json_file).image) == 2
 
 
