@@ -34,6 +34,7 @@ PACKAGES = (
     "kiwisolver",  # matplotlib
     "lvis",
     "matplotlib",
+    "msgspec",
     "omegaconf<2.4",  # later ones want another antlr4
     "opencv-python-headless<4.12",  # later ones are larger
     "packaging",

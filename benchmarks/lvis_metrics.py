@@ -27,6 +27,7 @@ from lvis import LVIS, LVISEval, LVISResults
 from pycocotools import mask as mask_utils
 
 from d2_seesaw.data.rle import MaskColumns
+from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.lvis.metrics import LVISScores, scores_of_curves
 from d2_seesaw.evaluation.lvis.official import lvis_from_dict, working_lvis
 from d2_seesaw.evaluation.lvis.rules import TASKS
@@ -120,7 +121,7 @@ def measured(score: Callable[[], LVISScores]) -> Cost:
 
 def sparse_cost(data: dict[str, Any], detections: Detections, task: str) -> Cost:
     """Of our engine."""
-    ground_truth = lvis_from_dict(data)
+    ground_truth = GroundTruthColumns.from_dataset(data)
     return measured(lambda: LVISScoring().scores(ground_truth, detections, task))
 
 

@@ -119,7 +119,6 @@ PUBLIC = {
         "load_longtail_json",
         "read_labels",
         "register_longtail_instances",
-        "register_lvis_format",
         "register_semantic_folder",
         "register_synthia_rand_cityscapes",
         "register_synthia_seqs",

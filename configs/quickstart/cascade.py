@@ -1,6 +1,6 @@
 """Small Cascade Mask R-CNN with Seesaw Loss on the quickstart's data: minutes on a CPU.
 
-    python tools/generate_longtail.py
+    d2-seesaw generate instances
     python train_net.py --config-file configs/quickstart/cascade.py
 
 The heads are the same as in configs/lvis_v1/cascade_mask_rcnn_r101_fpn_seesaw_norm_mask_rfs_2x.py;

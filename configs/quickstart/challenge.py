@@ -1,6 +1,6 @@
 """The winning LVIS 2020 entry up to its Seesaw Loss, small, on the quickstart's data: on a CPU.
 
-    python tools/generate_longtail.py
+    d2-seesaw generate instances
     python train_net.py --config-file configs/quickstart/challenge.py
 
 It is step 9 of configs/challenge/, the last one that trains a whole model. Needs `pip install

@@ -1,6 +1,6 @@
 """Small HTC-Lite with Seesaw Loss on the quickstart's data: minutes on a CPU.
 
-    python tools/generate_longtail.py
+    d2-seesaw generate instances
     python train_net.py --config-file configs/quickstart/htc_lite.py
 
 It is configs/quickstart/cascade.py with a context encoder and one mask head.

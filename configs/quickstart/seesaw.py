@@ -1,6 +1,6 @@
 """Small Mask R-CNN with Seesaw Loss on generated long-tailed data: minutes on a CPU.
 
-    python tools/generate_longtail.py
+    d2-seesaw generate instances
     python train_net.py --config-file configs/quickstart/seesaw.py
 
 The parts are the same as in configs/lvis_v1_seesaw.py; only sizes, schedule and data differ.

@@ -1,6 +1,6 @@
 """Small Semantic FPN with cross-entropy on generated long-tailed scenes: two minutes on a CPU.
 
-    python tools/generate_semantic.py
+    d2-seesaw generate semantic
     python train_net.py --config-file configs/quickstart/semantic_cross_entropy.py
 
 The parts are the same as in configs/semantic/; only sizes, schedule and data differ.

@@ -21,7 +21,8 @@ from detectron2.data import MetadataCatalog
 
 from d2_seesaw.cli import command_parser, errors_in_one_line, say
 from d2_seesaw.data import check_dataset, check_dataset_files
-from d2_seesaw.data.annotations.reader import columns_of, file_image_counts, parse_json
+from d2_seesaw.data.annotations.coco import parse_file
+from d2_seesaw.data.annotations.reader import file_image_counts
 from d2_seesaw.data.catalog import check_same_names, image_paths
 from d2_seesaw.data.check import DatasetCheck
 from d2_seesaw.data.check.overview import DatasetOverview, dataset_overview
@@ -89,7 +90,7 @@ def write_report(args: argparse.Namespace, check: DatasetCheck) -> DatasetOvervi
     """Write the HTML page and return the overview, which is None for unreadable annotations."""
     overview, pictures = None, {}
     try:
-        columns, _ = columns_of(check.json_file, parse_json(check.json_file))
+        columns = parse_file(check.json_file).table
         counts = train_images(args, check.json_file, columns.categories)
         overview = dataset_overview(columns, train_images=counts, threshold=args.threshold)
         if args.report and not args.no_images:

@@ -8,7 +8,6 @@ from d2_seesaw.data.catalog import (
     load_dataset,
     load_longtail_json,
     register_longtail_instances,
-    register_lvis_format,
 )
 from d2_seesaw.data.check import DatasetCheck, check_dataset
 from d2_seesaw.data.frequency import category_image_counts, frequency_group, group_sizes
@@ -61,7 +60,6 @@ __all__ = [
     "load_longtail_json",
     "read_labels",
     "register_longtail_instances",
-    "register_lvis_format",
     "register_semantic_folder",
     "register_synthia_rand_cityscapes",
     "register_synthia_seqs",

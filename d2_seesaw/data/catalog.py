@@ -1,22 +1,27 @@
-"""Data sets by name: registered once, checked before anything expensive starts, loaded once.
+"""Datasets by name: registered once, checked before anything expensive starts, loaded once.
 
 LVIS v1, COCO, Cityscapes and ADE20K are registered by Detectron2 itself; the generated quickstart
 data by ``quickstart.py``, and folders for semantic segmentation by ``semantic/folders.py``.
-Anybody's long-tailed instances, in COCO or LVIS format, are registered here under any name. The
-names, ids and image counts of their categories come from files. They are read when somebody asks
-for them, so that registering costs nothing and its order does not matter.
+Your own long-tailed instances, in COCO or LVIS format, are registered here under any name. The
+names, ids and image counts of their categories come from files. They are read on first access, so
+that registering costs nothing and its order does not matter.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data.build import print_instances_class_histogram
 from detectron2.data.catalog import Metadata
 
 from d2_seesaw.data.annotations.reader import file_image_counts, read_annotations, read_categories
+from d2_seesaw.data.annotations.records import Records
 from d2_seesaw.utils.text import did_you_mean
+
+logger = logging.getLogger(__name__)
 
 _FROM_THE_FILE = ("thing_classes", "thing_dataset_id_to_contiguous_id")
 _IMAGES_LOOKED_FOR = 20
@@ -43,18 +48,24 @@ _HOW_TO_GET = {
 
 def register_longtail_instances(
     name: str,
-    metadata: Mapping[str, Any] | None,
-    json_file: str | Path,
-    image_root: str | Path,
+    metadata: Mapping[str, Any] | None = None,
+    json_file: str | Path | None = None,
+    image_root: str | Path | None = None,
     *,
     counts_from: str | Path | None = None,
 ) -> None:
     """Register instances in COCO or LVIS format. Nothing is read until the data are used.
 
-    Nothing follows from the name. Category ids may be any; classes are numbered in their order.
+    Call it with ``json_file`` and ``image_root`` as keywords, or with the arguments in the order of
+    Detectron2's ``register_lvis_instances``.
+
+    The name has no special meaning. Category ids may be any; classes are numbered in their order.
     Masks are polygons or run-length encodings, compressed or not, or there are none. LVIS's
-    federated fields are kept where the file has them. An image lies where its ``file_name`` says,
-    or else where the last two parts, or the last, of its ``coco_url`` say.
+    federated fields are kept where the file has them. The path of an image is its ``file_name``,
+    or else the last two parts, or the last, of its ``coco_url``.
+
+    ``DatasetCatalog.get`` returns a list of dicts, as for any dataset of Detectron2.
+    :func:`load_dataset` returns dicts that are built when they are read.
 
     The metadata get, besides ``json_file``, ``image_root`` and ``evaluator_type`` "lvis":
 
@@ -65,21 +76,23 @@ def register_longtail_instances(
     Registering the same thing again changes nothing.
 
     Args:
-        name: of the data set, in Detectron2's catalogs.
-        metadata: whatever else the metadata shall have; ``class_image_count`` if it is known.
+        name: the name of the dataset in Detectron2's catalogs.
+        metadata: further metadata fields; ``class_image_count`` if it is known.
         json_file: the annotations.
         image_root: folder of the images.
         counts_from: the training split whose images are counted: a registered name, or a file. By
-            default what the file's categories call ``image_count``, as in LVIS, or else its own
-            images; every split other than the training split needs it then.
+            default the counts are the ``image_count`` of the file's categories, as in LVIS, or else
+            those of its own images. Splits other than the training split need this argument then.
 
     Raises:
-        ValueError: ``name`` already stands for something else, or ``metadata`` with what comes from
-            the files. On first use: a file that is not in the format, categories that share an id
-            or a name, unknown categories, or a ``counts_from`` that is neither a name nor a file or
-            whose categories are others.
+        ValueError: no ``json_file`` or ``image_root``, ``name`` is registered with other arguments,
+            or ``metadata`` has a field that comes from the files. On first use: a file that is not
+            in the format, categories that share an id or a name, unknown categories, or a
+            ``counts_from`` that is neither a name nor a file or that has other categories.
     """
-    # What identifies the data set; as plain values, for they are kept in Detectron2's metadata.
+    if json_file is None or image_root is None:
+        raise ValueError(f"dataset {name!r} needs a json_file and an image_root")
+    # What identifies the dataset; as plain values, for they are kept in Detectron2's metadata.
     given = {
         "json_file": str(json_file),
         "image_root": str(image_root),
@@ -90,41 +103,38 @@ def register_longtail_instances(
     if name in DatasetCatalog.list():
         _check_same(name, given)
         return
-
     earlier = MetadataCatalog.get(name).as_dict()
     registered = FileMetadata(**{**earlier, **given, "name": name})
-
-    def load() -> list[dict[str, Any]]:
-        columns = read_annotations(given["json_file"])
-        registered.set_categories(columns.categories)  # spares reading them again
-        return columns.records(image_paths(columns.images, given["image_root"]))
-
-    DatasetCatalog.register(name, load)
+    DatasetCatalog.register(name, lambda: registered.records().to_list())
     MetadataCatalog[name] = registered
 
 
-def load_longtail_json(json_file: str | Path, image_root: str | Path) -> list[dict[str, Any]]:
+def load_longtail_json(json_file: str | Path, image_root: str | Path) -> Records:
     """Load annotations in COCO or LVIS format as dicts in Detectron2's format, by image id.
 
     Args:
         json_file: the annotations, see :func:`register_longtail_instances`.
         image_root: folder of the images.
 
+    Returns:
+        A sequence whose dicts are built when they are read.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: see :func:`register_longtail_instances`.
     """
-    columns = read_annotations(json_file)
-    return columns.records(image_paths(columns.images, image_root))
+    table = read_annotations(json_file)
+    return table.records(image_paths(table.images, image_root))
 
 
 def image_paths(
     images: Sequence[Mapping[str, Any]], image_root: str | Path
 ) -> Callable[[Mapping[str, Any]], str]:
-    """Find out what of the entries of an annotation file is the path below ``image_root``.
+    """Find out which field of an annotation file has the paths of images below ``image_root``.
 
-    That is the first of ``file_name``, the last two parts and the last part of ``coco_url`` by
-    which at least one of 20 images, spread over all, is found, or else the first there is.
+    Candidates are ``file_name``, the last two parts and the last part of ``coco_url``. The first
+    one is taken by which at least one of 20 images, spread over all, is found. If there is none,
+    each image has the first candidate that its entry has.
 
     Returns:
         A function from an entry to the path.
@@ -152,14 +162,14 @@ def _by_end_of_url(image: Mapping[str, Any]) -> str:
 
 
 class FileMetadata(Metadata):
-    """Detectron2's metadata, which read what the annotation files say when asked for it.
+    """Detectron2's metadata with fields that are read from annotation files on first access.
 
-    It is read once; a change of the files after that is not seen.
+    A later change of the files is not noticed.
     """
 
     def __getattr__(self, key: str) -> Any:
         if key in _FROM_THE_FILE:
-            self.set_categories(read_categories(self.json_file))
+            self._set_categories(read_categories(self.json_file))
             return self.__dict__[key]
         if key == "class_image_count":
             counts = _class_image_count(self.json_file, self.counts_from)
@@ -167,8 +177,13 @@ class FileMetadata(Metadata):
             return counts
         return super().__getattr__(key)
 
-    def set_categories(self, categories: Sequence[Mapping[str, Any]]) -> None:
-        """Set what follows from the categories of the file, in order of their ids."""
+    def records(self) -> Records:
+        """Read the images, and set the fields that follow from the categories."""
+        table = read_annotations(self.json_file)
+        self._set_categories(table.categories)  # spares reading them again
+        return table.records(image_paths(table.images, self.image_root))
+
+    def _set_categories(self, categories: Sequence[Mapping[str, Any]]) -> None:
         self.__dict__["thing_classes"] = [c["name"] for c in categories]
         self.__dict__["thing_dataset_id_to_contiguous_id"] = {
             c["id"]: index for index, c in enumerate(categories)
@@ -225,7 +240,7 @@ def _training_file(counts_from: str) -> str:
         return counts_from
     near = did_you_mean(counts_from, DatasetCatalog.list())
     raise ValueError(
-        f"counts_from must be a registered data set with annotations or a JSON file, "
+        f"counts_from must be a registered dataset with annotations or a JSON file, "
         f"got {counts_from!r}{near}"
     )
 
@@ -243,27 +258,16 @@ def _check_same(name: str, given: Mapping[str, Any]) -> None:
     other = {key: known.get(key) for key in given if known.get(key) != given[key]}
     if other:
         asked = {key: given[key] for key in other}
-        raise ValueError(f"data set {name!r} is already registered with {other}, not {asked}")
+        raise ValueError(f"dataset {name!r} is already registered with {other}, not {asked}")
 
 
 def datasets_root() -> Path:
-    """The folder of all data sets, as Detectron2 finds it: ``$DETECTRON2_DATASETS``."""
+    """The folder of all datasets, as Detectron2 finds it: ``$DETECTRON2_DATASETS``."""
     return Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
 
 
-def register_lvis_format(name: str, json_file: str | Path, image_root: str | Path) -> None:
-    """Register instances in LVIS format under any name; its class names come from the file.
-
-    The shortest form of :func:`~d2_seesaw.data.register_longtail_instances`, which says more.
-
-    Raises:
-        ValueError: ``name`` already stands for other files.
-    """
-    register_longtail_instances(name, None, json_file, image_root)
-
-
 def check_dataset_files(names: str | Iterable[str]) -> None:
-    """Refuse data sets that are not there, before a model is built or a file is read.
+    """Refuse datasets that are not there, before a model is built or a file is read.
 
     Raises:
         ValueError: a name that is not registered, with the nearest one that is.
@@ -314,23 +318,49 @@ def _check_cityscapes_labels(names: Iterable[str]) -> None:
             )
 
 
-def load_dataset(names: str | Sequence[str], *, filter_empty: bool = True) -> list[dict[str, Any]]:
-    """Load registered data sets as dicts in Detectron2's format.
+def load_dataset(
+    names: str | Sequence[str], *, filter_empty: bool = True
+) -> Sequence[dict[str, Any]]:
+    """Load registered datasets as dicts in Detectron2's format.
 
     Args:
         names: one or several registered names.
         filter_empty: leave out images without objects, as for training.
+
+    Returns:
+        Detectron2's list. For one dataset of :func:`register_longtail_instances`, a sequence of the
+        same dicts that are built when they are read: changes of a dict are not kept.
 
     Raises:
         ValueError, FileNotFoundError: as :func:`check_dataset_files`; also a folder of images that
             the annotations name and that is missing.
     """
     check_dataset_files(names)
-    dataset: Any = get_detection_dataset_dicts(names, filter_empty=filter_empty)
-    folders = {os.path.dirname(image["file_name"]) for image in dataset if "file_name" in image}
+    single = names if isinstance(names, str) else names[0] if len(names) == 1 else None
+    metadata = None if single is None else MetadataCatalog.get(single)
+    if isinstance(metadata, FileMetadata):
+        dataset: Any = _load_records(metadata, filter_empty)
+        files = dataset.file_names()
+    else:
+        dataset = get_detection_dataset_dicts(names, filter_empty=filter_empty)
+        files = [image["file_name"] for image in dataset if "file_name" in image]
+    folders = set(map(os.path.dirname, files))
     missing = sorted(folder for folder in folders if not os.path.isdir(folder))
     if missing:
         raise FileNotFoundError(
             f"the annotations of {names} name images in folders that do not exist: {missing}"
         )
     return dataset
+
+
+def _load_records(metadata: FileMetadata, filter_empty: bool) -> Records:
+    """Do what ``get_detection_dataset_dicts`` does, without building all dicts."""
+    records = metadata.records()
+    if filter_empty:
+        number, records = len(records), records.with_objects()
+        message = "Removed %d images with no usable annotations. %d images left."
+        logger.info(message, number - len(records), len(records))
+    if not records:
+        raise ValueError(f"no image of {metadata.name} has {'objects' if filter_empty else 'data'}")
+    print_instances_class_histogram(records.without_masks(), metadata.thing_classes)
+    return records

@@ -1,4 +1,4 @@
-"""How often each category occurs in the training data, and the LVIS groups that follow from it.
+"""Frequency groups: rare, common and frequent, from the numbers of training images or pixels.
 
 The bounds are those of the official LVIS v1 annotations (Gupta et al., CVPR 2019): a category in at
 most 10 training images is rare, in 11 to 100 common, in more than 100 frequent. The rule in a
@@ -16,18 +16,19 @@ import numpy as np
 MOST_IMAGES_OF_RARE = 10
 MOST_IMAGES_OF_COMMON = 100
 GROUPS = ("r", "c", "f")
-GROUP_NAMES = {"r": "rare", "c": "common", "f": "frequent", "n/a": "unknown"}
+UNKNOWN_FREQUENCY = "n/a"
+GROUP_NAMES = {"r": "rare", "c": "common", "f": "frequent", UNKNOWN_FREQUENCY: "unknown"}
 
 
 def frequency_group(image_count: int) -> str:
-    """``"r"``, ``"c"`` or ``"f"`` for a category in ``image_count`` training images."""
+    """Return ``"r"``, ``"c"`` or ``"f"`` for a category in ``image_count`` training images."""
     if image_count <= MOST_IMAGES_OF_RARE:
         return "r"
     return "c" if image_count <= MOST_IMAGES_OF_COMMON else "f"
 
 
 def category_image_counts(dataset: Iterable[dict[str, Any]], num_classes: int) -> np.ndarray:
-    """Number of images in which each category occurs.
+    """Count the images in which each category occurs.
 
     Args:
         dataset: dicts in Detectron2's format; only ``annotations[i]["category_id"]`` is read.
@@ -44,7 +45,7 @@ def category_image_counts(dataset: Iterable[dict[str, Any]], num_classes: int) -
         for category in {a["category_id"] for a in image["annotations"]}:
             if not 0 <= category < num_classes:
                 raise ValueError(
-                    f"category_id must lie in [0, {num_classes - 1}] for {num_classes} classes, "
+                    f"category_id must be in [0, {num_classes - 1}] for {num_classes} classes, "
                     f"got {category} in {image.get('file_name', 'an image')}"
                 )
             counts[category] += 1
@@ -52,19 +53,19 @@ def category_image_counts(dataset: Iterable[dict[str, Any]], num_classes: int) -
 
 
 def group_sizes(image_counts: Sequence[int] | np.ndarray) -> dict[str, int]:
-    """Number of categories in each group, for their training image counts."""
+    """Count the categories in each group, from their training image counts."""
     groups = [frequency_group(int(count)) for count in image_counts]
     return {group: groups.count(group) for group in GROUPS}
 
 
 def check_group_bounds(bounds: Sequence[float] | None, num_classes: int) -> tuple[float, float]:
-    """The shares of all pixels from which on classes are common, and frequent.
+    """Return the shares of all pixels from which on classes are common, and frequent.
 
     Args:
         bounds: two ascending numbers in ``(0, 1)``. By default a class is frequent if it has at
             least the share it would have were all equal, ``1 / num_classes``, and rare if it has
             less than a tenth of that.
-        num_classes: how many there are.
+        num_classes: number of classes.
 
     Raises:
         ValueError: other bounds.
@@ -80,7 +81,7 @@ def check_group_bounds(bounds: Sequence[float] | None, num_classes: int) -> tupl
 
 
 def check_pixel_counts(counts: object, num_classes: int) -> np.ndarray:
-    """``counts`` as ``(num_classes,)`` int64 pixels.
+    """Return ``counts`` as ``(num_classes,)`` int64 pixels.
 
     Raises:
         ValueError: another shape, negative numbers or no pixel at all.
@@ -97,7 +98,7 @@ def check_pixel_counts(counts: object, num_classes: int) -> np.ndarray:
 
 
 def pixel_frequency_groups(pixels: np.ndarray, bounds: tuple[float, float]) -> list[str]:
-    """``"r"``, ``"c"`` or ``"f"`` for each class.
+    """Return ``"r"``, ``"c"`` or ``"f"`` for each class.
 
     Args:
         pixels: pixels of each class; none at all makes every class rare.

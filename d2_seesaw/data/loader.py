@@ -5,6 +5,7 @@ from typing import Any
 
 from detectron2.data import build_detection_train_loader
 
+from d2_seesaw.data.annotations.records import Records
 from d2_seesaw.data.sampling import Dataset, Sampling
 
 
@@ -38,7 +39,7 @@ def build_train_loader(
     persistent_workers: bool = False,
     pin_memory: bool = False,
 ) -> TrainLoader:
-    """Build the training loader over a data set that is loaded once.
+    """Build the training loader over a dataset that is loaded once.
 
     Args:
         dataset: images as dicts in Detectron2's format.
@@ -57,14 +58,16 @@ def build_train_loader(
     of_workers: dict[str, Any] = {}
     if num_workers > 0:
         of_workers = {"prefetch_factor": prefetch_factor, "persistent_workers": persistent_workers}
+    # Samplers read all records and no mask.
+    sampled = dataset.without_masks() if isinstance(dataset, Records) else dataset
     batches = build(
         dataset,
         mapper=mapper,
-        sampler=sampling.sampler(dataset),
+        sampler=sampling.sampler(sampled),
         total_batch_size=total_batch_size,
         num_workers=num_workers,
         aspect_ratio_grouping=aspect_ratio_grouping,
         pin_memory=pin_memory,
         **of_workers,
     )
-    return TrainLoader(batches, sampling.images_per_epoch(dataset), total_batch_size)
+    return TrainLoader(batches, sampling.images_per_epoch(sampled), total_batch_size)

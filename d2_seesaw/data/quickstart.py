@@ -4,7 +4,7 @@ They have the same layout as other data sets, below ``$DETECTRON2_DATASETS`` (``
 unset). Importing this module registers them; :mod:`d2_seesaw.synthetic` draws them.
 """
 
-from d2_seesaw.data.catalog import datasets_root, register_lvis_format
+from d2_seesaw.data.catalog import datasets_root, register_longtail_instances
 from d2_seesaw.data.semantic.folders import register_semantic_folder
 
 CLASSES = (
@@ -28,7 +28,8 @@ def register_quickstart() -> None:
     """Register ``quickstart_train`` and ``quickstart_val``, the data of ``make demo``."""
     root = datasets_root() / "quickstart"
     for split in ("train", "val"):
-        register_lvis_format(f"quickstart_{split}", root / f"lvis_{split}.json", root)
+        json_file = root / f"lvis_{split}.json"
+        register_longtail_instances(f"quickstart_{split}", json_file=json_file, image_root=root)
 
 
 def register_semantic_quickstart() -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 from collections.abc import Sequence
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
+import torch
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation.lvis_evaluation import LVISEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
@@ -16,11 +20,11 @@ from d2_seesaw.evaluation.lvis.annotations import (
     TrainImageCounts,
     annotation_file,
     category_of_class,
-    is_federated,
-    prepare_annotations,
+    read_evaluation_table,
     registered_train_images,
-    wrap_lvis_errors,
 )
+from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
+from d2_seesaw.evaluation.lvis.official import lvis_from_table
 from d2_seesaw.evaluation.lvis.rules import TASKS
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.files import save_columns, write_results
@@ -36,14 +40,18 @@ from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from d2_seesaw.evaluation.scoring import LVISScoring, check_tasks
 from d2_seesaw.utils.ranks import raise_on_all_ranks
 
+if TYPE_CHECKING:
+    from lvis import LVIS
+
 _LVIS_LIMIT = 300
 
 
 class LongTailLVISEvaluator(LVISEvaluator):
-    """Detectron2's ``LVISEvaluator`` at the size of LVIS, which says what it could not measure.
+    """Detectron2's ``LVISEvaluator`` at the size of LVIS, which reports metrics it cannot measure.
 
     Beyond its base class:
 
+    - Annotations are read once, by the reader of the training data and from its kept copy.
     - Predictions are kept, gathered and saved as arrays, never as objects of all ranks in one
       process, and scored without a loop over all pairs of images and categories: in seconds, and
       with the numbers of the official package.
@@ -100,48 +108,48 @@ class LongTailLVISEvaluator(LVISEvaluator):
         class_agnostic: bool = False,
         train_image_counts: TrainImageCounts | None = None,
     ) -> None:
+        # The constructor of LVISEvaluator would parse the annotations again, with lvis.
+        self._logger = logging.getLogger(__name__)
+        self._tasks = tuple(tasks) if tasks else None
+        self._distributed, self._output_dir = distributed, output_dir
+        self._max_dets_per_image = max_dets_per_image
+        self._cpu_device = torch.device("cpu")
         with raise_on_all_ranks(distributed):
             check_tasks(tasks)
             limits = _limits(max_dets_per_image, fixed_ap)
             self._scoring = LVISScoring(engine, limits, class_agnostic)
             self._scoring.probe()
             json_file = annotation_file(dataset_name)
-            with wrap_lvis_errors(json_file):
-                super().__init__(
-                    dataset_name,
-                    tuple(tasks) if tasks else None,
-                    distributed,
-                    output_dir,
-                    max_dets_per_image=max_dets_per_image,
+            self._metadata = MetadataCatalog.get(dataset_name)
+            self._train_images = registered_train_images(dataset_name)
+            table = read_evaluation_table(
+                json_file,
+                train_image_counts=train_image_counts,
+                registered_counts=self._train_images,
+                with_masks="segm" in (self._tasks or TASKS),
+            )
+            self._ground_truth = GroundTruthColumns.from_table(table)
+            self._image_ids = set(self._ground_truth.image_ids.tolist())
+            self._category_ids = self._category_id_of_class()
+            self._do_evaluation = len(table.image) > 0
+            if engine == "lvis" and (table.annotation_id == 0).any():
+                self._logger.warning(
+                    f"{json_file} has an annotation with id 0, which lvis counts as never found. "
+                    "engine='sparse' does not."
                 )
-            self._prepare_annotations(dataset_name, json_file, train_image_counts)
         self.reset()
 
-    def _prepare_annotations(
-        self, dataset_name: str, json_file: str, counts: TrainImageCounts | None
-    ) -> None:
-        dataset = self._lvis_api.dataset
-        self._category_ids = self._category_id_of_class(is_federated(dataset))
-        self._train_images = registered_train_images(dataset_name)
-        prepare_annotations(
-            self._lvis_api,
-            json_file,
-            train_image_counts=counts,
-            registered_counts=self._train_images,
-            with_masks="segm" in (self._tasks or TASKS),
-        )
-        if self._scoring.engine == "lvis" and 0 in self._lvis_api.anns:
-            self._logger.warning(
-                f"{json_file} has an annotation with id 0, which lvis counts as never found. "
-                "engine='sparse' does not."
-            )
+    @cached_property
+    def _lvis_api(self) -> LVIS:
+        """The annotations as the base class needs them to evaluate box proposals."""
+        return lvis_from_table(self._ground_truth.table)
 
-    def _category_id_of_class(self, federated: bool) -> dict[int, int]:
-        ids = self._lvis_api.get_cat_ids()
+    def _category_id_of_class(self) -> dict[int, int]:
+        ids = self._ground_truth.category_ids.tolist()
         mapping = self._metadata.get("thing_dataset_id_to_contiguous_id")
-        if mapping is None and not federated:
+        if mapping is None and self._ground_truth.exhaustive.all():
             # Detectron2's rule for COCO, which sets the mapping only once the data are loaded.
-            mapping = {category_id: index for index, category_id in enumerate(sorted(ids))}
+            mapping = {category_id: index for index, category_id in enumerate(ids)}
         num_classes = len(self._metadata.get("thing_classes") or [])
         return category_of_class(ids, mapping, num_classes or None)
 
@@ -176,10 +184,11 @@ class LongTailLVISEvaluator(LVISEvaluator):
                 self._proposals.append(image["image_id"], proposals)
 
     def _check_prediction(self, image_id: Any, instances: Instances) -> None:
-        if image_id not in self._lvis_api.imgs:
+        if image_id not in self._image_ids:
             raise ValueError(
                 f"Image id {image_id!r} is not in the annotations, whose ids start as "
-                f"{list(self._lvis_api.imgs)[:3]}: do loader and evaluator name one dataset?"
+                f"{self._ground_truth.image_ids[:3].tolist()}: do loader and evaluator use the "
+                "same dataset?"
             )
         has_masks = instances.has("pred_masks")
         self._saw_masks |= has_masks
@@ -228,7 +237,7 @@ class LongTailLVISEvaluator(LVISEvaluator):
         # A model with masks that found nothing is not seen in the detections.
         inferred = TASKS if saw_masks else ("bbox",)
         self._results |= self._scoring.report(
-            self._lvis_api,
+            self._ground_truth,
             detections,
             self._tasks or inferred,
             train_images=self._train_images or {},

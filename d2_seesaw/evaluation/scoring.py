@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from detectron2.utils.file_io import PathManager
 
@@ -19,11 +19,7 @@ from d2_seesaw.evaluation.analysis.confusion import (
     label_objects,
     object_confusions,
 )
-from d2_seesaw.evaluation.lvis.annotations import (
-    TrainImageCounts,
-    load_annotations,
-    prepare_annotations,
-)
+from d2_seesaw.evaluation.lvis.annotations import TrainImageCounts, read_evaluation_table
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.lvis.metrics import (
     LVISScores,
@@ -31,7 +27,12 @@ from d2_seesaw.evaluation.lvis.metrics import (
     match_detections,
     scores_of_matches,
 )
-from d2_seesaw.evaluation.lvis.official import evaluate_detections, probe, probe_lvis
+from d2_seesaw.evaluation.lvis.official import (
+    evaluate_detections,
+    lvis_from_table,
+    probe,
+    probe_lvis,
+)
 from d2_seesaw.evaluation.lvis.rules import METRICS, TASKS
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.files import read_results, with_ids_of
@@ -47,9 +48,6 @@ from d2_seesaw.evaluation.tables import (
     write_category_results,
 )
 
-if TYPE_CHECKING:
-    from lvis import LVIS
-
 ENGINES = ("sparse", "lvis")
 _LONGEST_LOGGED_TABLE = 30
 
@@ -61,8 +59,7 @@ class TaskEvaluation:
     """Detections of one task. Scores and analysis share what they both need.
 
     Attributes:
-        ground_truth: The annotations, with all that the LVIS format asks for.
-        columns: The same as arrays.
+        ground_truth: The annotations, with all that the LVIS format requires.
         detections: Of its images.
         task: "bbox" or "segm".
         official: Whether the scores are those of the ``lvis`` package.
@@ -70,8 +67,7 @@ class TaskEvaluation:
         class_agnostic: Whether a detection may match an object of any category.
     """
 
-    ground_truth: LVIS
-    columns: GroundTruthColumns
+    ground_truth: GroundTruthColumns
     detections: Detections
     task: str
     official: bool
@@ -81,7 +77,7 @@ class TaskEvaluation:
     @cached_property
     def _matched(self) -> MatchedDetections:
         return match_detections(
-            self.columns,
+            self.ground_truth,
             self.detections,
             self.task,
             limits=self.limits,
@@ -92,13 +88,13 @@ class TaskEvaluation:
         """The metrics, and the scores of the categories."""
         if not self.official:
             return scores_of_matches(
-                self.columns, self._matched, class_agnostic=self.class_agnostic
+                self.ground_truth, self._matched, class_agnostic=self.class_agnostic
             )
         detections = self.detections
         if self.limits.per_category is not None:
             detections = detections.take(self.limits.rows(detections, self.task))
         return evaluate_detections(
-            self.ground_truth,
+            lvis_from_table(self.ground_truth.table),
             detections,
             self.task,
             max_dets_per_image=self.limits.per_image,
@@ -114,19 +110,20 @@ class TaskEvaluation:
             metrics: In percent, with the counts of groups.
             categories: One row each, in order of the id.
         """
-        names = label_objects(self.columns, self.detections, self.task, limits=self.limits)
+        names = label_objects(self.ground_truth, self.detections, self.task, limits=self.limits)
         analysis = LongTailAnalysis(
             task=self.task,
-            ground_truth=self.columns.fingerprint(),
-            images=len(self.columns.image_ids),
+            ground_truth=self.ground_truth.fingerprint(),
+            images=len(self.ground_truth.image_ids),
             detections=len(self.detections),
             metrics=metrics,
             categories=categories,
-            confusions=object_confusions(self.columns, names),
-            calibration=reliability_by_group(self.columns, self._matched),
+            confusions=object_confusions(self.ground_truth, names),
+            calibration=reliability_by_group(self.ground_truth, self._matched),
         )
         return replace(
-            analysis, examples=confusion_examples(analysis, self.columns, self.detections, names)
+            analysis,
+            examples=confusion_examples(analysis, self.ground_truth, self.detections, names),
         )
 
 
@@ -159,21 +156,17 @@ class LVISScoring:
         else:
             probe(LVISScoring().scores)
 
-    def scores(self, ground_truth: LVIS, detections: Detections, task: str) -> LVISScores:
+    def scores(
+        self, ground_truth: GroundTruthColumns, detections: Detections, task: str
+    ) -> LVISScores:
         """Score ``detections`` in ``task``, "bbox" or "segm"."""
-        columns = GroundTruthColumns.from_dataset(ground_truth.dataset)
-        return self._evaluation(ground_truth, columns, detections, task).scores()
+        return self._evaluation(ground_truth, detections, task).scores()
 
     def _evaluation(
-        self,
-        ground_truth: LVIS,
-        columns: GroundTruthColumns,
-        detections: Detections,
-        task: str,
+        self, ground_truth: GroundTruthColumns, detections: Detections, task: str
     ) -> TaskEvaluation:
         return TaskEvaluation(
             ground_truth=ground_truth,
-            columns=columns,
             detections=detections,
             task=task,
             official=self.engine == "lvis",
@@ -183,7 +176,7 @@ class LVISScoring:
 
     def report(
         self,
-        ground_truth: LVIS,
+        ground_truth: GroundTruthColumns,
         detections: Detections,
         tasks: Sequence[str],
         *,
@@ -207,15 +200,14 @@ class LVISScoring:
         """
         results = {}
         analyses = []
-        columns = GroundTruthColumns.from_dataset(ground_truth.dataset)
         for task in sorted(tasks):
             logger.info(f"Evaluating {len(detections)} detections, task {task} ...")
-            evaluation = self._evaluation(ground_truth, columns, detections, task)
+            evaluation = self._evaluation(ground_truth, detections, task)
             scores = evaluation.scores()
             rows: list[CategoryResult] = []
             results[task] = dict(scores.metrics)
             if not self.class_agnostic:
-                rows = category_results(ground_truth, scores, train_images)
+                rows = category_results(ground_truth.table, scores, train_images)
                 results[task] |= group_counts(rows)
             _log(task, results[task], rows)
             if output_dir and rows:
@@ -223,7 +215,7 @@ class LVISScoring:
                 analyses.append(evaluation.analysis(results[task], rows))
                 write_analysis(output_dir, analyses[-1])
         if output_dir and analyses:
-            images = ground_truth.dataset["images"]
+            images = ground_truth.table.images
             masks_first = analyses[::-1]  # as `d2-seesaw report` shows them
             logger.info(f"Long-tail report: {_report(output_dir, masks_first, images, image_root)}")
         return results
@@ -302,23 +294,20 @@ def evaluate_results_file(
     impossible = set(tasks or ()) - set(possible)
     if impossible:
         raise ValueError(f"{results} has detections for {possible}, not for {sorted(impossible)}")
-    ground_truth = load_annotations(str(annotations))
-    prepare_annotations(
-        ground_truth,
+    table = read_evaluation_table(
         str(annotations),
         train_image_counts=train_image_counts,
         registered_counts=registered_counts,
         with_masks="segm" in (tasks or possible),
     )
     if predicted_images is not None:
-        annotated = ground_truth.dataset["images"]
-        detections = with_ids_of(detections, predicted_images, annotated)
-    if not ground_truth.dataset["annotations"]:
+        detections = with_ids_of(detections, predicted_images, table.images)
+    if not len(table.image):
         raise ValueError(f"{annotations} has no annotations to score against")
     if output_dir:
         PathManager.mkdirs(output_dir)
     return (scoring or LVISScoring()).report(
-        ground_truth,
+        GroundTruthColumns.from_table(table),
         detections,
         tasks or possible,
         train_images=registered_counts or {},

@@ -14,18 +14,16 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 from tabulate import tabulate
 
-from d2_seesaw.data.annotations.table import category_name
+from d2_seesaw.data.annotations.table import AnnotationTable
 from d2_seesaw.data.frequency import GROUPS
 from d2_seesaw.evaluation.lvis.metrics import LVISScores
 from d2_seesaw.evaluation.lvis.rules import METRICS
 from d2_seesaw.utils.files import write_text
-
-if TYPE_CHECKING:
-    from lvis import LVIS
 
 # Of semantic segmentation, as far as an evaluator has them.
 SEGMENTATION_METRICS = (
@@ -134,31 +132,32 @@ class CategoryResult:
 
 
 def category_results(
-    ground_truth: LVIS, scores: LVISScores, train_images: Mapping[int, int]
+    table: AnnotationTable, scores: LVISScores, train_images: Mapping[int, int]
 ) -> list[CategoryResult]:
     """One row per category, in order of the id.
 
     Args:
-        ground_truth: The evaluated annotations. The ``image_count`` of an LVIS category is that of
+        table: The evaluated annotations. The ``image_count`` of an LVIS category is that of
             the training split, also in the files of other splits.
         scores: Their evaluation.
         train_images: Training images by category id, where the annotations have no ``image_count``.
     """
-    annotations = [a for a in ground_truth.dataset["annotations"] if not a.get("ignore")]
-    instances = Counter(a["category_id"] for a in annotations)
-    images = Counter(c for _, c in {(a["image_id"], a["category_id"]) for a in annotations})
+    pairs = np.column_stack([table.category, table.image])[~table.ignored]
+    instances, images = (Counter(p[:, 0].tolist()) for p in (pairs, np.unique(pairs, axis=0)))
+    index_of = {category["id"]: index for index, category in enumerate(table.categories)}
     rows = []
     columns = (scores.category_ap, scores.category_ap50, scores.category_ar)
     for category_id, ap, ap50, ar in zip(scores.category_ids, *columns, strict=True):
-        category = ground_truth.cats[category_id]
+        index = index_of[category_id]
+        category = table.categories[index]
         rows.append(
             CategoryResult(
                 category_id=category_id,
-                name=category_name(category),
+                name=category["name"],
                 frequency=category["frequency"],
                 train_images=category.get("image_count", train_images.get(category_id)),
-                gt_images=images[category_id],
-                gt_instances=instances[category_id],
+                gt_images=images[index],
+                gt_instances=instances[index],
                 AP=float(ap),
                 AP50=float(ap50),
                 AR=float(ar),

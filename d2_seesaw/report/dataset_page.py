@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from d2_seesaw.data.annotations.table import AnnotationColumns
+from d2_seesaw.data.annotations.table import AnnotationTable
 from d2_seesaw.data.check import DatasetCheck
 from d2_seesaw.data.check.issues import ERROR, INFORMATION, KINDS, WARNING
 from d2_seesaw.data.check.overview import SIZE_BOUNDS, CategoryOverview, DatasetOverview
@@ -68,7 +68,7 @@ def report_page(
 
 
 def group_pictures(
-    columns: AnnotationColumns,
+    columns: AnnotationTable,
     overview: DatasetOverview,
     file_name: Callable[[Mapping[str, Any]], str],
 ) -> dict[str, list[tuple[bytes, str]]]:

@@ -17,7 +17,7 @@ from detectron2.structures import BoxMode
 from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 
-from d2_seesaw.data.annotations.table import AnnotationColumns
+from d2_seesaw.data.annotations.table import AnnotationTable
 from d2_seesaw.data.catalog import image_paths
 from d2_seesaw.evaluation.analysis import ConfusionExample
 from d2_seesaw.report import GROUP_COLORS
@@ -156,7 +156,7 @@ def window(example: ConfusionExample, shape: tuple[int, ...]) -> tuple[int, int,
 
 
 def sample_pictures(
-    columns: AnnotationColumns,
+    columns: AnnotationTable,
     categories: Sequence[int],
     file_name: Callable[[Mapping[str, Any]], str],
     *,
@@ -186,16 +186,16 @@ def sample_pictures(
     return pictures
 
 
-def _images_of(columns: AnnotationColumns, category: int) -> list[int]:
+def _images_of(columns: AnnotationTable, category: int) -> list[int]:
     """Images of a category, that with its largest object first."""
-    mine = np.flatnonzero((columns.category == category) & (columns.crowd == 0))
+    mine = np.flatnonzero((columns.category == category) & ~columns.crowd & columns.usable)
     areas = columns.box[mine, 2] * columns.box[mine, 3]
     images = columns.image[mine[np.argsort(-areas, kind="stable")]]
     return list(dict.fromkeys(images.tolist()))[:_TRIES]
 
 
 def _draw_sample(
-    columns: AnnotationColumns, image: int, category: int, path: str, color: str, long_side: int
+    columns: AnnotationTable, image: int, category: int, path: str, color: str, long_side: int
 ) -> bytes | None:
     if not os.path.isfile(path):
         return None

@@ -7,6 +7,8 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_utils
 
+from d2_seesaw.data.annotations.coco import parse_text
+
 H, W = 24, 32
 IDS = (7, 40, 1000)
 NAMES = ("kerb", "drain", "hydrant")
@@ -65,6 +67,17 @@ def content():
     ]
     categories = [{"id": i, "name": n} for i, n in zip(IDS[::-1], NAMES[::-1], strict=True)]
     return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def parsed(data=None, **options):
+    """What reading the file finds, see ``ParsedFile``."""
+    return parse_text(
+        json.dumps(content() if data is None else data).encode(), "train.json", **options
+    )
+
+
+def table(data=None):
+    return parsed(data).table
 
 
 def write(folder, data=None, name="train.json"):

@@ -5,7 +5,12 @@ import logging
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetMapper,
+    MetadataCatalog,
+    get_detection_dataset_dicts,
+)
 from detectron2.data.datasets import load_coco_json
 
 from d2_seesaw.data import (
@@ -17,6 +22,7 @@ from d2_seesaw.data import (
     load_longtail_json,
     register_longtail_instances,
 )
+from d2_seesaw.data.annotations.records import Records
 from d2_seesaw.data.catalog import image_paths
 from tests.data import own_data
 
@@ -50,13 +56,15 @@ def test_any_name_and_ids_load_as_detectron2_loads_coco(tmp_path):
     host = load_coco_json(str(json_file), str(tmp_path / "images"), "tests_own_host")
     MetadataCatalog.remove("tests_own_host")
     assert [r["image_id"] for r in ours] == [3, 5, 12, 90]
+    assert not isinstance(ours, list)
+    assert DatasetCatalog.get(TRAIN) == list(ours)
     for record in host:
         for annotation in record["annotations"]:
             assert annotation.pop("iscrowd") == 0
             rle = annotation["segmentation"]
             if isinstance(rle, dict) and isinstance(rle["counts"], bytes):
                 rle["counts"] = rle["counts"].decode()
-    assert ours == host
+    assert list(ours) == host
 
 
 def test_names_ids_and_counts_come_from_the_file(tmp_path):
@@ -71,6 +79,40 @@ def test_names_ids_and_counts_come_from_the_file(tmp_path):
     ]
     assert metadata.evaluator_type == "lvis"
     assert metadata.image_root == str(tmp_path / "images")
+
+
+def test_it_loads_as_detectron2_loads_lists(tmp_path, data, caplog):
+    data["annotations"][-1]["iscrowd"] = 1
+    register(tmp_path, data)
+    with caplog.at_level(logging.INFO):
+        ours = load_dataset(TRAIN)
+        mine = [r.getMessage() for r in caplog.records]
+        assert isinstance(ours, Records)
+        caplog.clear()
+        host = get_detection_dataset_dicts(TRAIN)
+        theirs = [r.getMessage() for r in caplog.records]
+    assert len(host) == 3
+    assert list(ours) == host
+    assert "Removed 1 images with no usable annotations. 3 images left." in {*mine} & {*theirs}
+    # Of several datasets Detectron2 makes one list.
+    register(tmp_path, None, VAL)
+    several = load_dataset([TRAIN, VAL], filter_empty=False)
+    parts = [r for name in (TRAIN, VAL) for r in load_dataset(name, filter_empty=False)]
+    assert several == parts
+
+
+def test_a_dataset_without_objects_or_images_is_refused(tmp_path, data):
+    data["annotations"] = []
+    register(tmp_path, data)
+    with pytest.raises(ValueError, match=f"no image of {TRAIN} has objects"):
+        load_dataset(TRAIN)
+    assert len(load_dataset(TRAIN, filter_empty=False)) == 4
+
+
+def test_annotations_and_images_must_be_given(tmp_path):
+    for given in ({"json_file": "a.json"}, {"image_root": tmp_path}):
+        with pytest.raises(ValueError, match=f"{TRAIN}' needs a json_file and an image_root"):
+            register_longtail_instances(TRAIN, **given)
 
 
 @pytest.mark.parametrize("by", ["name", "file"])
@@ -143,7 +185,7 @@ def test_counts_from_a_folder_or_from_data_without_annotations_are_refused(tmp_p
         DatasetCatalog.register(VAL, list)  # label maps, say
         register(tmp_path, None, f"{TRAIN}_{number}", counts_from=source)
         try:
-            with pytest.raises(ValueError, match="must be a registered data set with annotations"):
+            with pytest.raises(ValueError, match="must be a registered dataset with annotations"):
                 _ = MetadataCatalog.get(f"{TRAIN}_{number}").class_image_count
         finally:
             for name in (VAL, f"{TRAIN}_{number}"):

@@ -4,7 +4,7 @@ import os
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from d2_seesaw.data import check_dataset_files, load_dataset, register_lvis_format
+from d2_seesaw.data import check_dataset_files, load_dataset, register_longtail_instances
 
 NAME = "tests_datasets_tiny"
 
@@ -30,7 +30,7 @@ def tiny(tmp_path):
         "categories": [{"id": 2, "name": "second"}, {"id": 1, "name": "first"}],
     }
     (tmp_path / "lvis.json").write_text(json.dumps(annotations))
-    register_lvis_format(NAME, tmp_path / "lvis.json", tmp_path)
+    register_longtail_instances(NAME, json_file=tmp_path / "lvis.json", image_root=tmp_path)
     yield tmp_path
     DatasetCatalog.remove(NAME)
     MetadataCatalog.remove(NAME)
@@ -46,16 +46,6 @@ def test_any_name_loads_with_class_names_from_the_file(tiny):
 
 def test_images_without_objects_are_kept_for_evaluation(tiny):
     assert len(load_dataset(NAME, filter_empty=False)) == 2
-
-
-def test_registering_the_same_again_changes_nothing(tiny):
-    register_lvis_format(NAME, tiny / "lvis.json", tiny)
-    assert len(load_dataset(NAME)) == 1
-
-
-def test_registering_other_files_under_the_name_is_an_error(tiny):
-    with pytest.raises(ValueError, match=f"'{NAME}' is already registered"):
-        register_lvis_format(NAME, tiny / "other.json", tiny)
 
 
 def test_missing_files_are_listed_beside_those_that_are_there(tiny):

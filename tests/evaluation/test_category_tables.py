@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.lvis.metrics import LVISScores
-from d2_seesaw.evaluation.lvis.official import lvis_from_dict
 from d2_seesaw.evaluation.tables import (
     category_results,
     category_table,
@@ -24,6 +24,10 @@ def data():
     return data
 
 
+def table_of(data):
+    return GroundTruthColumns.from_dataset(data).table
+
+
 @pytest.fixture
 def scores():
     ap, ap50 = np.array([1 / 3, math.nan, 40.0]), np.array([20.0, math.nan, 60.0])
@@ -33,12 +37,12 @@ def scores():
 
 @pytest.fixture
 def rows(data, scores):
-    return category_results(lvis_from_dict(data), scores, {})
+    return category_results(table_of(data), scores, {})
 
 
 def test_names_are_text(data, scores):
     data["categories"][0]["name"], data["categories"][1]["name"] = 12, None
-    rows = category_results(lvis_from_dict(data), scores, {})
+    rows = category_results(table_of(data), scores, {})
     assert [row.name for row in rows[:2]] == ["12", "2"]
 
 
@@ -57,7 +61,7 @@ def test_what_is_ignored_is_no_object(data, scores):
     add_object(data, 1, 1, [0, 0, 9, 9])
     for crowd in data["annotations"][-2:]:
         crowd["ignore"] = 1
-    rows = category_results(lvis_from_dict(data), scores, {})
+    rows = category_results(table_of(data), scores, {})
     assert [row.gt_images for row in rows] == [2, 0, 1]
     assert [row.gt_instances for row in rows] == [3, 0, 1]
 
@@ -71,13 +75,13 @@ def test_a_row_has_the_scores_of_its_category(rows):
 def test_training_images_may_come_from_the_metadata(data, scores):
     for category in data["categories"]:
         del category["image_count"]
-    rows = category_results(lvis_from_dict(data), scores, {1: 7, 3: 99})
+    rows = category_results(table_of(data), scores, {1: 7, 3: 99})
     assert [row.train_images for row in rows] == [7, None, 99]
 
 
 def test_a_category_without_a_name_goes_by_its_id(data, scores):
     del data["categories"][1]["name"]
-    assert category_results(lvis_from_dict(data), scores, {})[1].name == "2"
+    assert category_results(table_of(data), scores, {})[1].name == "2"
 
 
 def test_groups_count_scored_and_all_categories(rows):

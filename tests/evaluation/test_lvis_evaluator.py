@@ -29,6 +29,7 @@ from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from d2_seesaw.data.annotations import reader
 from d2_seesaw.evaluation import LongTailLVISEvaluator, drop_absent
 from d2_seesaw.evaluation.lvis.rules import METRICS
 from d2_seesaw.evaluation.predictions.files import read_results
@@ -43,6 +44,7 @@ from tests.evaluation.lvis_data import (
     random_data,
     run_evaluator,
     write_images,
+    write_json,
     written_files,
 )
 from tests.evaluation.ranks import evaluate_on_ranks
@@ -382,9 +384,11 @@ def test_groups_come_from_the_training_image_counts(source, evaluator_of, tmp_pa
     if source == "argument":
         options["train_image_counts"] = COUNTS
     elif source == "file":
-        pairs = [{"image_id": i, "category_id": c} for c, n in COUNTS.items() for i in range(n)]
-        training = tmp_path / "training.json"
-        training.write_text(json.dumps({"annotations": [*pairs, *pairs]}))
+        shown = as_coco(dataset("rrrrr", range(101)), [7, 900, 901, 902, 903])
+        for category, n in COUNTS.items():
+            for image in [*range(n), *range(n)]:
+                add_object(shown, image, category, [0, 0, 9, 9])
+        training = write_json(tmp_path / "training.json", shown)
         options["train_image_counts"] = str(training)
     else:
         counts = [{"id": c, "image_count": n} for c, n in COUNTS.items()]
@@ -428,17 +432,33 @@ def test_a_file_with_a_part_of_the_fields_is_refused_naming_them(evaluator_of):
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [({"images": []}, "it lacks 'annotations'"), ([], "Annotation file format <class 'list'>")],
+    [
+        ({"images": []}, "cannot be evaluated .*the file has no list of 'annotations'"),
+        ([], "must hold an object with images, annotations and categories, got a list"),
+    ],
 )
 def test_a_file_of_another_kind_is_refused(data, message, evaluator_of):
-    with pytest.raises(ValueError, match=f"is no LVIS or COCO file: {message}"):
+    with pytest.raises(ValueError, match=rf"\.json {message}"):
         evaluator_of(data)
+
+
+def test_the_annotations_are_read_once(register, monkeypatch):
+    """By the reader of training data; lvis parses and indexes nothing."""
+    data = one_object_per_group("rcf")
+    name, parsed = register(data), []
+    parse = reader.parse_file
+    monkeypatch.setattr(reader, "parse_file", lambda file: parsed.append(file) or parse(file))
+    monkeypatch.setattr(json, "load", None)
+    evaluator = LongTailLVISEvaluator(name, distributed=False)
+    monkeypatch.setattr(lvis, "LVIS", None)
+    assert run_evaluator(evaluator, perfect_detections(data))["segm"]["AP"] == pytest.approx(100)
+    assert len(parsed) == 1
 
 
 def test_a_file_that_is_not_json_is_named(register, tmp_path):
     name = register({})
     (tmp_path / f"{name}.json").write_text("<html>")
-    with pytest.raises(ValueError, match=rf"{name}\.json is no LVIS or COCO file: Expecting value"):
+    with pytest.raises(ValueError, match=rf"{name}\.json is not valid JSON: Expecting value"):
         LongTailLVISEvaluator(name, distributed=False)
 
 

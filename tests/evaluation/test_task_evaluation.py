@@ -4,7 +4,6 @@ import pytest
 
 from d2_seesaw.evaluation import scoring
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
-from d2_seesaw.evaluation.lvis.official import lvis_from_dict
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from d2_seesaw.evaluation.scoring import TaskEvaluation
@@ -18,8 +17,7 @@ ALL = {"limits": DetectionLimits(), "class_agnostic": False}
 
 def evaluation_of(data, results, task="bbox", *, official=False, **options):
     return TaskEvaluation(
-        ground_truth=lvis_from_dict(data),
-        columns=GroundTruthColumns.from_dataset(data),
+        ground_truth=GroundTruthColumns.from_dataset(data),
         detections=Detections.from_results(results),
         task=task,
         official=official,
@@ -29,7 +27,7 @@ def evaluation_of(data, results, task="bbox", *, official=False, **options):
 
 def analysis_of(evaluation):
     scores = evaluation.scores()
-    rows = category_results(evaluation.ground_truth, scores, {})
+    rows = category_results(evaluation.ground_truth.table, scores, {})
     return evaluation.analysis(scores.metrics, rows)
 
 

@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, Instances
 from torch.testing import assert_close
 
 from d2_seesaw.checkpoint import StrictCheckpointer
-from d2_seesaw.data import register_lvis_format
+from d2_seesaw.data import register_longtail_instances
 from d2_seesaw.engine import load_config
 from d2_seesaw.inference import MultiViewInference, Predictor, best_instances, load_predictor
 from d2_seesaw.inference.sources import read_picture
@@ -153,7 +153,8 @@ def test_a_checkpoint_without_names_gets_those_of_the_registered_dataset(model, 
     categories = [{"id": i, "name": f"thing {i}"} for i in range(20, 0, -1)]
     annotations = {"images": [image], "annotations": [annotation], "categories": categories}
     (tmp_path / "lvis.json").write_text(json.dumps(annotations))
-    register_lvis_format("predictor_test", tmp_path / "lvis.json", tmp_path)
+    json_file = tmp_path / "lvis.json"
+    register_longtail_instances("predictor_test", json_file=json_file, image_root=tmp_path)
     name = "dataloader.train.dataset.names=predictor_test"
     path = save_run(tmp_path, model, None, "quickstart/seesaw", name)
     predictor = load_predictor(path, device="cpu")

@@ -2,7 +2,6 @@ import re
 from html.parser import HTMLParser
 
 from d2_seesaw.data import check_dataset
-from d2_seesaw.data.annotations.schema import columns_from_json
 from d2_seesaw.data.check.overview import dataset_overview
 from d2_seesaw.report.dataset_page import group_pictures, report_page
 from tests.data import own_data
@@ -72,7 +71,7 @@ def one_object_each(number):
 
 def report(folder, data, train_images=None):
     check = check_dataset(own_data.write(folder, data), folder / "images", progress=False)
-    columns, _ = columns_from_json(data)
+    columns = own_data.table(data)
     overview = dataset_overview(columns, train_images=train_images)
     pictures = group_pictures(
         columns, overview, lambda image: str(folder / "images" / image["file_name"])
@@ -117,7 +116,7 @@ def test_four_categories_of_a_group_have_pictures_from_the_rarest_to_the_most_fr
     data = one_object_each(9)
     data["annotations"].pop()  # of 8, which has no picture to show and takes no place
     own_data.write(tmp_path, data)
-    columns, _ = columns_from_json(data)
+    columns = own_data.table(data)
     trained = dict(enumerate([3, 1, 6, 2, 5, 4, 60, 50, 0]))
     overview = dataset_overview(columns, train_images=trained)
     pictures = group_pictures(

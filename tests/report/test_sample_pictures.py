@@ -4,7 +4,6 @@ import cv2
 import numpy as np
 import pytest
 
-from d2_seesaw.data.annotations.schema import columns_from_json
 from d2_seesaw.report.pictures import sample_pictures
 from tests.data import own_data
 
@@ -17,7 +16,7 @@ def gray(tmp_path):
     for image in data["images"]:
         path = tmp_path / "images" / image["file_name"]
         cv2.imwrite(str(path), np.full((own_data.H, own_data.W, 3), 128, np.uint8))
-    return columns_from_json(data)[0], lambda image: str(tmp_path / "images" / image["file_name"])
+    return own_data.table(data), lambda image: str(tmp_path / "images" / image["file_name"])
 
 
 def color(jpeg):
@@ -61,7 +60,7 @@ def test_boxes_alone_are_drawn_where_they_are(gray):
     data = own_data.content()
     for annotation in data["annotations"]:
         annotation["segmentation"] = None
-    columns, _ = columns_from_json(data)
+    columns = own_data.table(data)
     pictures = sample_pictures(columns, [2], gray[1], color="#ff0000", long_side=320)
     red = color(pictures[2])  # the edge of the box is at 20 to 30, 12 to 22
     assert red[115:226, 195:306].mean() > 10
@@ -85,7 +84,7 @@ def test_crowds_alone_are_not_drawn():
     data = own_data.content()
     for annotation in data["annotations"]:
         annotation["iscrowd"] = 1
-    columns, _ = columns_from_json(data)
+    columns = own_data.table(data)
     assert sample_pictures(columns, [0, 1, 2], str, color="#ff0000") == {}
 
 
@@ -96,7 +95,7 @@ def test_after_five_images_that_cannot_be_read_a_category_has_no_picture(tmp_pat
     category = {"id": 7, "name": "kerb"}
     data = {"images": images, "annotations": annotations, "categories": [category]}
     own_data.write(tmp_path, data)
-    columns, _ = columns_from_json(data)
+    columns = own_data.table(data)
     for broken, shown in ((4, [0]), (5, [])):
         for i in range(broken):
             (tmp_path / f"images/{i}.png").write_bytes(b"")

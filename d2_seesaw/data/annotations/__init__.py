@@ -1,1 +1,1 @@
-"""The one reading of annotation files: JSON in COCO or LVIS format as a table of arrays."""
+"""Annotation files in COCO or LVIS format, read once into a table of arrays."""

@@ -1,9 +1,9 @@
-"""Annotation files in COCO or LVIS format: parsed once, and read from a kept copy after that.
+"""Annotation files: parsed once, and read from a kept copy after that.
 
 The copy holds numbers and text in NumPy's format, which is read without executing anything. It
 belongs to one state of the file, its size and time of modification, and is written in one step.
-In how many images each category occurs is kept beside it. These counts belong to the content of the
-file, so copies of it share them, wherever they lie.
+The number of images of each category is kept beside it. It belongs to the content of the file, so
+copies of the file share it.
 """
 
 import functools
@@ -12,15 +12,15 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from d2_seesaw.data.annotations.annotation_json import parse_compactly
-from d2_seesaw.data.annotations.schema import columns_from_json
-from d2_seesaw.data.annotations.table import ARRAYS, AnnotationColumns, collection_paused
+from d2_seesaw.data.annotations.coco import parse_file
+from d2_seesaw.data.annotations.schema import Problem
+from d2_seesaw.data.annotations.table import ARRAYS, AnnotationTable
 from d2_seesaw.utils.files import atomic_write, default_cache_folder, digest, file_state
 
 logger = logging.getLogger(__name__)
@@ -29,40 +29,71 @@ CACHE_SWITCH = "D2_SEESAW_ANNOTATION_CACHE"
 """Environment variable; ``0`` parses annotation files on every start and keeps nothing."""
 
 _LEAST_BYTES_KEPT = 1 << 24  # a smaller file is parsed in less than a second
-_VERSION = 2
+_VERSION = 3
 _SHOWN = 5
-_HEADER = ("images", "categories", "left_out")
+_HEADER = ("images", "categories")
 
 _COUNTS_VERSION = 2
 _CHUNK = 1 << 20
 _KEYS = {"id", "name", "image_count"}
 
 
-def read_annotations(json_file: str | Path) -> AnnotationColumns:
-    """Read annotations in COCO or LVIS format; what is not federated needs no federated fields.
+def read_annotations(json_file: str | Path) -> AnnotationTable:
+    """Read annotations in COCO or LVIS format for training.
 
-    Files of 16 MiB and more are kept as columns in ``~/.cache/d2_seesaw`` (below
+    Files of 16 MiB and more are kept as arrays in ``~/.cache/d2_seesaw`` (below
     ``$XDG_CACHE_HOME`` where that is set), unless ``D2_SEESAW_ANNOTATION_CACHE=0``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a file that is no JSON or lacks what is needed, or annotations of unknown
-            images or categories, of one id, or with boxes or masks that are no finite numbers.
+        ValueError: the file is not valid JSON, lacks required fields, or has entries that training
+            cannot use: unknown images or categories, repeated ids or names, and boxes or masks
+            that are not finite numbers.
+    """
+    table, problems = read_table(json_file)
+    if found := [problem for problem in problems if problem.prevents_training]:
+        raise ValueError(f"{json_file} cannot be used for training: {summary(found)}")
+    for reason, number in table.left_out().items():
+        logger.warning("%s: %d annotations %s are left out", json_file, number, reason)
+    return table
+
+
+def read_table(json_file: str | Path) -> tuple[AnnotationTable, list[Problem]]:
+    """Read annotations in COCO or LVIS format, from the kept copy where there is one.
+
+    Returns:
+        The annotations of known images and categories that have a box, and the rules that the
+        file breaks. Only files that can be used for training are kept.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`~d2_seesaw.data.annotations.coco.parse_file`.
     """
     kept = _kept_copy(json_file)
     state = _state(json_file)
-    columns = None if kept is None else _read_copy(kept, state)
-    if columns is None:
-        columns = _parsed(json_file)
-        if kept is not None:
-            _write_copy(kept, columns, state)  # of before: a change since then is noticed
-    for reason, number in columns.left_out.items():
-        logger.warning("%s: %d annotations %s are left out", json_file, number, reason)
-    return columns
+    table = None if kept is None else _read_copy(kept, state)
+    if table is not None:
+        return table, []
+    start = time.monotonic()
+    parsed = parse_file(json_file)
+    seconds = time.monotonic() - start
+    if seconds > 1:
+        logger.info("%s took %.1f s to read", json_file, seconds)
+    if kept is not None and not any(problem.prevents_training for problem in parsed.problems):
+        _write_copy(kept, parsed.table, state)  # of before: a change since then is noticed
+    return parsed.table, parsed.problems
+
+
+def summary(problems: Sequence[Problem]) -> str:
+    """Return the number of problems, the first five, and the command that lists all."""
+    shown = "; ".join(map(str, problems[:_SHOWN])) + ("; ..." if problems[_SHOWN:] else "")
+    number = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return (
+        f"{number}: {shown}. To list all problems of a dataset: d2-seesaw check ANNOTATIONS IMAGES"
+    )
 
 
 def read_categories(json_file: str | Path) -> list[dict[str, Any]]:
-    """The ``categories`` of :func:`read_annotations`, quickly where a copy is kept.
+    """Read the ``categories`` of :func:`read_annotations`, quickly where a copy is kept.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`read_annotations`.
@@ -79,61 +110,8 @@ def read_categories(json_file: str | Path) -> list[dict[str, Any]]:
     return read_annotations(json_file).categories
 
 
-def _parsed(json_file: str | Path) -> AnnotationColumns:
-    start = time.monotonic()
-    with collection_paused():
-        columns, complaints = columns_of(json_file, parse_json(json_file, compact=True))
-    if complaints:
-        shown = "; ".join(complaints[:_SHOWN]) + ("; ..." if complaints[_SHOWN:] else "")
-        raise ValueError(
-            f"{json_file}: {len(complaints)} annotations cannot be used: {shown}. All that is "
-            "wrong: d2-seesaw check ANNOTATIONS IMAGES"
-        )
-    seconds = time.monotonic() - start
-    if seconds > 1:
-        logger.info("%s took %.1f s to read", json_file, seconds)
-    return columns
-
-
-def parse_json(json_file: str | Path, *, compact: bool = False) -> dict[str, Any]:
-    """The content of a JSON file that holds an object.
-
-    Args:
-        json_file: the file.
-        compact: polygons of ``annotations`` as arrays, see ``annotation_json.py``.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no JSON, or holds something else.
-    """
-    try:
-        if compact:
-            content = parse_compactly(json_file)
-        else:
-            with open(json_file, encoding="utf-8") as file, collection_paused():
-                content = json.load(file)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{json_file} is no JSON file: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{json_file} must hold an object with images, annotations and categories, "
-            f"got a {type(content).__name__}"
-        )
-    return content
-
-
-def columns_of(
-    json_file: str | Path, content: dict[str, Any]
-) -> tuple[AnnotationColumns, list[str]]:
-    """``columns_from_json`` whose errors name the file."""
-    try:
-        return columns_from_json(content)
-    except ValueError as error:
-        raise ValueError(f"{json_file} is not in COCO or LVIS format: {error}") from error
-
-
 def _kept_copy(json_file: str | Path) -> Path | None:
-    """Where the columns of this file are kept, if they are to be."""
+    """Return the path of the kept copy, None if this file is not kept."""
     if os.getenv(CACHE_SWITCH) == "0" or file_state(json_file)[0] < _LEAST_BYTES_KEPT:
         return None
     return default_cache_folder() / f"annotations_{digest(os.path.abspath(json_file))}.npz"
@@ -147,15 +125,15 @@ def _header(archive: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(archive["header"].tobytes())
 
 
-def _read_copy(path: Path, state: list[int]) -> AnnotationColumns | None:
-    """The columns kept for this state of the file, if there are such."""
+def _read_copy(path: Path, state: list[int]) -> AnnotationTable | None:
+    """Return the table kept for this state of the file, if there is one."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             header = _header(archive)
             if header["state"] != state:
                 return None
             header = {key: header[key] for key in _HEADER}
-            return AnnotationColumns(**header, **{name: archive[name] for name in ARRAYS})
+            return AnnotationTable(**header, **{name: archive[name] for name in ARRAYS})
     except FileNotFoundError:
         return None
     except Exception as error:  # a damaged archive raises errors of many kinds
@@ -163,10 +141,10 @@ def _read_copy(path: Path, state: list[int]) -> AnnotationColumns | None:
         return None
 
 
-def _write_copy(path: Path, columns: AnnotationColumns, state: list[int]) -> None:
-    header = {key: getattr(columns, key) for key in _HEADER}
+def _write_copy(path: Path, table: AnnotationTable, state: list[int]) -> None:
+    header = {key: getattr(table, key) for key in _HEADER}
     header["state"] = state
-    arrays = {name: getattr(columns, name) for name in ARRAYS}
+    arrays = {name: getattr(table, name) for name in ARRAYS}
     try:
         with atomic_write(path) as file:
             np.savez(file, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
@@ -190,19 +168,17 @@ def file_image_counts(json_file: str | Path) -> list[dict[str, Any]]:
     path = default_cache_folder() / f"image_counts_{content}.json"
     counts = _read(path, content)
     if counts is None:
-        columns = read_annotations(json_file)
+        table = read_annotations(json_file)
         counts = [
             {"id": category["id"], "name": category["name"], "image_count": count}
-            for category, count in zip(
-                columns.categories, columns.image_counts().tolist(), strict=True
-            )
+            for category, count in zip(table.categories, table.image_counts().tolist(), strict=True)
         ]
         _write(path, content, counts)
     return counts
 
 
 def content_hash(path: str | Path) -> str:
-    """SHA-256 of a file; computed again in this process only if the file changes.
+    """Return the SHA-256 of a file; computed again in this process only if the file changes.
 
     Raises:
         FileNotFoundError: there is no such file.

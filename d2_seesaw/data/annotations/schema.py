@@ -1,229 +1,205 @@
-"""Reads a parsed annotation file in COCO or LVIS format into columns."""
+"""The structure of annotation files in COCO or LVIS format, and the rules for single entries."""
 
-from array import array
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple, TypedDict
 
-import numpy as np
+from msgspec import Meta, Struct
 
-from d2_seesaw.data.annotations.annotation_json import is_finite
-from d2_seesaw.data.annotations.table import (
-    ARRAYS,
-    FEDERATED,
-    AnnotationColumns,
-    category_name,
-    collection_paused,
-)
 from d2_seesaw.data.rle import compressed_rle
 
-_OF_IMAGE = ("id", "height", "width", "file_name", "coco_url", *FEDERATED)
-_OF_CATEGORY = ("id", "name", "image_count")
+SECTIONS = ("images", "annotations", "categories")
+FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
+
+Id = int | float | str
+_LARGE = 1e300  # no coordinate of an image is larger
+Coordinate = Annotated[float, Meta(gt=-_LARGE, lt=_LARGE)]
 
 
-def columns_from_json(content: dict[str, Any]) -> tuple[AnnotationColumns, list[str]]:
-    """Make columns of a parsed annotation file, whose ``annotations`` are used up.
+class Image(TypedDict, total=False):
+    """The fields of an image that are read."""
 
-    An annotation whose polygons all have fewer than three points, or that has no segmentation
-    while others have one, is left out: a mask head could not be trained on it.
+    id: Id
+    height: int
+    width: int
+    file_name: str
+    coco_url: str
+    neg_category_ids: list[Id]
+    not_exhaustive_category_ids: list[Id]
 
-    Args:
-        content: COCO or LVIS format; polygons may be arrays of finite float64.
 
-    Returns:
-        The columns, and what is wrong with annotations that are not in them for other reasons.
+class Category(TypedDict, total=False):
+    """The fields of a category that are read."""
 
-    Raises:
-        ValueError: images or categories that lack what is needed or share an id or a name, or no
-            categories.
+    id: Id
+    name: Id
+    image_count: int
+    frequency: str
+
+
+class Annotation(Struct, gc=False):
+    """The fields of an annotation that are read. None stands for a missing value."""
+
+    id: Id | None = None
+    image_id: Id | None = None
+    category_id: Id | None = None
+    bbox: Annotated[list[Coordinate], Meta(min_length=4, max_length=4)] | None = None
+    segmentation: list[list[Coordinate]] | dict[str, Any] | None = None
+    area: Coordinate | None = None
+    iscrowd: Annotated[int, Meta(ge=0, le=1)] | bool | None = None
+    ignore: int | bool | None = None
+
+
+class Problem(NamedTuple):
+    """A rule of the format that an entry breaks.
+
+    Attributes:
+        kind: One of ``d2_seesaw.data.check.issues.KINDS``.
+        message: A description that names what was found.
+        field: The field with a missing or unusable value, if this is the problem.
+        image_id: The image, if the problem concerns one.
+        annotation_id: The annotation, if the problem concerns one.
+        category_id: The category, if the problem concerns one.
+        row: The row of the annotation in the table.
     """
-    images = _entries(content, "images", ("id", "height", "width"))
-    categories = [_named(category) for category in _entries(content, "categories", ("id",))]
-    _check_unique("images", "id", images)
-    _check_unique("categories", "id", categories)
-    _check_unique("categories", "name", categories)
-    if not isinstance(content.get("annotations"), list):
-        raise ValueError("it has no list of 'annotations'")
-    if not categories:
-        raise ValueError("it lists no categories")
-    for image in images:
-        if problem := problem_of_name(image):
-            raise ValueError(f"image {image['id']!r} {problem}")
-    images = [_kept(i, _OF_IMAGE) for i in _by_id(images)]
-    categories = [_kept(c, _OF_CATEGORY) for c in _by_id(categories)]
-    reader = _AnnotationReader(images, categories)
-    with collection_paused():
-        reader.read(content["annotations"])
-    return reader.columns(), reader.complaints
 
+    kind: str
+    message: str
+    field: str | None = None
+    image_id: Any = None
+    annotation_id: Any = None
+    category_id: Any = None
+    row: int | None = None
 
-def _entries(content: Mapping[str, Any], section: str, keys: Sequence[str]) -> list[dict[str, Any]]:
-    entries = content.get(section)
-    if not isinstance(entries, list):
-        raise ValueError(f"it has no list of {section!r}")
-    for position, entry in enumerate(entries):
-        place = f"{section}[{position}]"
-        if not isinstance(entry, dict):
-            raise ValueError(f"{place} is {entry!r}, not an object")
-        lacking = [key for key in keys if entry.get(key) is None]
-        if lacking:
-            raise ValueError(f"{place} has no {lacking[0]!r}")
-        if not is_id(entry["id"]):
-            raise ValueError(f"{place} has the id {entry['id']!r}, not a number or text")
-    return entries
+    @property
+    def prevents_training(self) -> bool:
+        """Whether the file cannot be used for training."""
+        return self.kind not in ("missing_area", "missing_name")
+
+    def __str__(self) -> str:
+        known = self.annotation_id is not None
+        return f"annotation {self.annotation_id!r}: {self.message}" if known else self.message
 
 
 def is_id(value: Any) -> bool:
-    """Whether a value can be an id: a number or text."""
+    """Return whether a value can be an id: a number or text."""
     return isinstance(value, (int, float, str))
 
 
-def _named(category: dict[str, Any]) -> dict[str, Any]:
-    """The category with a name that is text."""
-    name = category.get("name")
-    if name is not None and not is_id(name):
-        raise ValueError(f"category {category['id']!r} has the name {name!r}, not text or a number")
-    return {**category, "name": category_name(category)}
+def id_problem(value: Any, place: str) -> tuple[str, str] | None:
+    """Return kind and message if an id is missing or has another type."""
+    if value is None:
+        return "missing_field", f"{place} has no 'id'"
+    if not is_id(value):
+        return "missing_field", f"{place} has the id {value!r}, not a number or text"
+    return None
 
 
-def problem_of_name(image: Mapping[str, Any]) -> str | None:
-    """What is wrong with the path and the URL of an image, or None."""
-    given = [name for key in ("file_name", "coco_url") if (name := image.get(key))]
-    if not given:
-        return "has neither a 'file_name' nor a 'coco_url'"
-    wrong = [name for name in given if not isinstance(name, str)]
-    return f"has the name {wrong[0]!r}, not text" if wrong else None
+def image_problems(image: Mapping[str, Any], place: str) -> Iterator[tuple[str, str]]:
+    """Yield field and message for each value of an image that is missing or unusable."""
+    for key in ("height", "width"):
+        value = image.get(key)
+        if not _is_number(value) or not 1 <= value < _LARGE or value % 1:
+            yield key, f"{place} has the {key} {value!r}, not a positive whole number"
+    names = {key: name for key in ("file_name", "coco_url") if (name := image.get(key))}
+    if not names:
+        yield "file_name", f"{place} has neither a 'file_name' nor a 'coco_url'"
+    for key, name in names.items():
+        if not isinstance(name, str):
+            yield key, f"{place} has the name {name!r}, not text"
+    for key in FEDERATED:
+        if not isinstance(image.get(key, []), list | None):
+            yield key, f"{place} has the {key} {image[key]!r}, not a list"
 
 
-def _check_unique(section: str, key: str, entries: Sequence[Mapping[str, Any]]) -> None:
-    seen = set()
-    for entry in entries:
-        if entry[key] in seen:
-            raise ValueError(f"{section} share the {key} {entry[key]!r}")
-        seen.add(entry[key])
-
-
-def _by_id(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    # Ids of several types have no order.
-    return sorted(entries, key=_order_of_id)
-
-
-def _order_of_id(entry: Mapping[str, Any]) -> tuple[str, Any]:
-    number = isinstance(entry["id"], (int, float))
-    return ("", entry["id"]) if number else (type(entry["id"]).__name__, entry["id"])
-
-
-def _kept(entry: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    return {key: entry[key] for key in keys if key in entry}
-
-
-def _problem_of_id(annotation: Any, ids: set[Any]) -> str | None:
-    if not isinstance(annotation, dict):
-        return f"is {annotation!r}, not an object"
-    name = annotation.get("id")
+def category_problems(category: Mapping[str, Any], place: str) -> Iterator[tuple[str, str, str]]:
+    """Yield kind, field and message for each value of a category that is missing or unusable."""
+    name, count = category.get("name"), category.get("image_count")
     if name is None:
-        return "has no 'id'"
-    if not is_id(name):
-        return f"has the id {name!r}, not a number or text"
-    return f"shares the id {name!r} with another" if name in ids else None
+        yield "missing_name", "name", "it has no name and is called by its id"
+    elif not is_id(name):
+        yield "missing_field", "name", f"{place} has the name {name!r}, not text or a number"
+    if not isinstance(count, int | None):
+        message = f"{place} has the image_count {count!r}, not a whole number"
+        yield "missing_field", "image_count", message
 
 
-@dataclass
-class _AnnotationReader:
-    """Reads annotations one by one into growing columns."""
+def checked_annotation(
+    entry: Mapping[str, Any], place: str
+) -> tuple[Annotation, list[tuple[str, str, str]]]:
+    """Read an annotation field by field.
 
-    images: list[dict[str, Any]]
-    categories: list[dict[str, Any]]
-    complaints: list[str] = field(default_factory=list)
-    left_out: dict[str, int] = field(default_factory=dict)
+    Returns:
+        The annotation, with None for each unusable value, and kind, field and message of these.
+    """
+    values = {field: entry.get(field) for field in Annotation.__struct_fields__}
+    found = []
+    rules = {
+        "id": id_problem(values["id"], place),
+        "area": _area_problem(values["area"]),
+        "iscrowd": _crowd_problem(values["iscrowd"]),
+        "bbox": _box_problem(values["bbox"]),
+        "segmentation": _segmentation_problem(values["segmentation"]),
+    }
+    for what in ("image", "category"):
+        if not is_id(values[f"{what}_id"]):
+            kind, _, message = unknown_id(values[f"{what}_id"], what)
+            rules[f"{what}_id"] = kind, message
+    for field, problem in rules.items():
+        if problem:
+            found.append((problem[0], field, problem[1]))
+            values[field] = None
+    return Annotation(**values), found
 
-    def __post_init__(self) -> None:
-        self.index_of_image = {image["id"]: i for i, image in enumerate(self.images)}
-        self.index_of_category = {c["id"]: i for i, c in enumerate(self.categories)}
-        self.image, self.category, self.crowd = array("i"), array("i"), array("b")
-        self.box, self.coordinates = array("d"), array("d")
-        self.polygons_end, self.polygon_end = array("q"), array("q")
-        self.rle, self.rle_end, self.rle_size = bytearray(), array("q"), array("i")
 
-    def read(self, annotations: list[Any]) -> None:
-        with_masks = any(isinstance(a, dict) and a.get("segmentation") for a in annotations)
-        ids = set()
-        for position, annotation in enumerate(annotations):
-            annotations[position] = None  # its memory is needed for the columns
-            problem = _problem_of_id(annotation, ids)
-            if problem:
-                self.complaints.append(f"annotations[{position}] {problem}")
-                continue
-            name = annotation["id"]
-            ids.add(name)
-            problem = self._problem_of_box(annotation)
-            if problem is None:
-                problem = self._add_segmentation(annotation, with_masks)
-                if problem is None:
-                    self._add(annotation)
-            if problem:
-                self.complaints.append(f"annotation {name!r} {problem}")
+def unknown_id(value: Any, what: str) -> tuple[str, None, str]:
+    """Return kind, field and message for the id of an image or category that is not listed."""
+    section = {"image": "images", "category": "categories"}[what]
+    return f"unknown_{what}", None, f"the {what} id {value!r} is not in {section!r}"
 
-    def _problem_of_box(self, annotation: Mapping[str, Any]) -> str | None:
-        image, category = annotation.get("image_id"), annotation.get("category_id")
-        if not is_id(image) or image not in self.index_of_image:
-            return f"is of the unknown image {image!r}"
-        if not is_id(category) or category not in self.index_of_category:
-            return f"is of the unknown category {category!r}"
-        box = annotation.get("bbox")
-        if not isinstance(box, list) or len(box) != 4 or not is_finite(box):
-            return f"has the bbox {box!r}, not four finite numbers"
+
+def _area_problem(area: Any) -> tuple[str, str] | None:
+    if area is None or _are_finite([area]):  # a missing one is seen in the table
         return None
+    return "not_finite" if _is_number(area) else "missing_area", f"the area is {area!r}"
 
-    def _add_segmentation(self, annotation: Mapping[str, Any], with_masks: bool) -> str | None:
-        """What is wrong with the segmentation, "" for leaving it out without a word, or None."""
-        segmentation = annotation.get("segmentation")
-        if not segmentation:
-            return self._leave_out("without a segmentation") if with_masks else None
-        if isinstance(segmentation, dict):
-            return self._add_rle(segmentation)
-        if not isinstance(segmentation, list):
-            return f"has the segmentation {segmentation!r}"
-        if not all(isinstance(p, array) or _is_polygon(p) for p in segmentation):
-            return "has a polygon that is no list of finite numbers"
-        polygons = [p for p in segmentation if len(p) % 2 == 0 and len(p) >= 6]
-        if not polygons:
-            return self._leave_out("whose polygons have fewer than three points")
-        for polygon in polygons:
-            self.coordinates.extend(polygon)
-            self.polygon_end.append(len(self.coordinates))
+
+def _crowd_problem(crowd: Any) -> tuple[str, str] | None:
+    if crowd in (None, 0, 1):
         return None
+    return "missing_field", f"'iscrowd' must be 0 or 1, got {crowd!r}"
 
-    def _add_rle(self, segmentation: dict[str, Any]) -> str | None:
+
+def _box_problem(box: Any) -> tuple[str, str] | None:
+    if not isinstance(box, list) or len(box) != 4:
+        return "missing_field", f"'bbox' must be four numbers, got {box!r}"
+    return None if _are_finite(box) else ("not_finite", f"the box is {box}")
+
+
+def _segmentation_problem(segmentation: Any) -> tuple[str, str] | None:
+    if not segmentation:
+        return None
+    if isinstance(segmentation, dict):
         try:
-            rle = compressed_rle(segmentation)
+            compressed_rle(segmentation)
         except (KeyError, TypeError, ValueError) as error:
-            return f"has a run-length encoding that cannot be read ({error!r})"
-        self.rle_size.extend(rle["size"])
-        self.rle += rle["counts"].encode("ascii")
+            return "invalid_rle", f"the run-length encoding cannot be read: {error!r}"
         return None
-
-    def _leave_out(self, reason: str) -> str:
-        self.left_out[reason] = self.left_out.get(reason, 0) + 1
-        return ""
-
-    def _add(self, annotation: Mapping[str, Any]) -> None:
-        self.image.append(self.index_of_image[annotation["image_id"]])
-        self.category.append(self.index_of_category[annotation["category_id"]])
-        self.crowd.append(1 if annotation.get("iscrowd") else 0)
-        self.box.extend(annotation["bbox"])
-        self.polygons_end.append(len(self.polygon_end))
-        self.rle_end.append(len(self.rle))
-        if len(self.rle_size) < 2 * len(self.image):
-            self.rle_size.extend((0, 0))
-
-    def columns(self) -> AnnotationColumns:
-        arrays = {name: np.asarray(getattr(self, name)) for name in ARRAYS if name != "rle"}
-        arrays["box"] = arrays["box"].reshape(-1, 4)
-        arrays["rle_size"] = arrays["rle_size"].reshape(-1, 2)
-        arrays["rle"] = np.frombuffer(bytes(self.rle), np.uint8)
-        return AnnotationColumns(self.images, self.categories, self.left_out, **arrays)
+    if not isinstance(segmentation, list) or not all(isinstance(p, list) for p in segmentation):
+        return "missing_field", (
+            "'segmentation' must be a list of polygons, each a list of numbers, or a run-length "
+            f"encoding, got {segmentation!r}"
+        )
+    for index, polygon in enumerate(segmentation):
+        for place, number in enumerate(polygon):
+            if not _are_finite([number]):
+                return "not_finite", f"polygon {index} has the coordinate {number!r} at {place}"
+    return None
 
 
-def _is_polygon(polygon: Any) -> bool:
-    return isinstance(polygon, list) and is_finite(polygon)
+def _are_finite(numbers: Sequence[Any]) -> bool:
+    # Whole numbers in JSON can be larger than any float.
+    return all(_is_number(n) and abs(n) < _LARGE for n in numbers)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float))

@@ -1,166 +1,172 @@
-"""Annotations in COCO or LVIS format as arrays: quick to keep, to read again and to make dicts of.
+"""The content of an annotation file as arrays.
 
 Shapes in this module:
     A: annotations
     P: polygons of all annotations
     X: coordinates of all polygons
     B: bytes of all run-length encodings
+    C: categories
 """
 
-import contextlib
-import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from detectron2.structures import BoxMode
 
-from d2_seesaw.data.annotations.shared_numbers import SharedNumbers
-from d2_seesaw.utils.progress import Progress
-
-_ANNOTATIONS_PER_UPDATE = 1000
-
-FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
+from d2_seesaw.data.annotations.records import Records
 
 
 @dataclass(frozen=True)
-class AnnotationColumns:
-    """The content of an annotation file that training needs.
+class AnnotationTable:
+    """The content of an annotation file that training, checking and evaluation need.
 
     Attributes:
-        images: N dicts, in order of their ids, with ``id``, ``height``, ``width``, ``file_name``
+        images: Dicts, in order of their ids, with ``id``, ``height``, ``width``, ``file_name``
             or ``coco_url``, and LVIS's federated fields where the file has them.
-        categories: C dicts, in order of their ids, with ``id`` and ``name``, which is text.
-        left_out: How many annotations are not in the columns, by the reason.
+        categories: C dicts, in order of their ids, with ``id`` and ``name``, which is text, and
+            ``image_count`` and ``frequency`` where the file has them.
+        annotation_id: ``(A,)`` ids in the file; rows are in the order of the file.
         image: ``(A,)`` indices into ``images``.
         category: ``(A,)`` indices into ``categories``.
         box: ``(A, 4)`` left, top, width and height, as in the file.
+        area: ``(A,)`` areas as in the file, NaN where it has none.
         crowd: ``(A,)`` whether an annotation stands for a crowd.
-        polygons_end: ``(A,)`` number of polygons of this annotation and those before.
-        polygon_end: ``(P,)`` number of coordinates of this polygon and those before.
+        ignored: ``(A,)`` whether the file says that evaluation ignores the object.
+        polygon_offsets: ``(A + 1,)``; annotation i has polygons ``[offsets[i], offsets[i + 1])``.
+        coordinate_offsets: ``(P + 1,)`` the same for the coordinates of the polygons.
         coordinates: ``(X,)`` x and y of all polygons in turn.
-        rle_end: ``(A,)`` number of bytes of the run-length encodings up to this annotation.
+        rle_offsets: ``(A + 1,)`` the same for the bytes of the run-length encodings.
         rle: ``(B,)`` compressed run-length encodings.
         rle_size: ``(A, 2)`` their heights and widths.
     """
 
     images: list[dict[str, Any]]
     categories: list[dict[str, Any]]
-    left_out: dict[str, int]
+    annotation_id: np.ndarray
     image: np.ndarray
     category: np.ndarray
     box: np.ndarray
+    area: np.ndarray
     crowd: np.ndarray
-    polygons_end: np.ndarray
-    polygon_end: np.ndarray
+    ignored: np.ndarray
+    polygon_offsets: np.ndarray
+    coordinate_offsets: np.ndarray
     coordinates: np.ndarray
-    rle_end: np.ndarray
+    rle_offsets: np.ndarray
     rle: np.ndarray
     rle_size: np.ndarray
 
+    @cached_property
+    def has_segmentation(self) -> np.ndarray:
+        """``(A,)`` whether an annotation has polygons or a run-length encoding."""
+        return (np.diff(self.polygon_offsets) > 0) | (np.diff(self.rle_offsets) > 0)
+
+    @cached_property
+    def valid_polygons(self) -> np.ndarray:
+        """``(P,)`` whether a polygon has at least three points, and both coordinates of each."""
+        return is_valid_polygon(np.diff(self.coordinate_offsets))
+
+    @cached_property
+    def usable(self) -> np.ndarray:
+        """``(A,)`` whether a mask head can be trained on an annotation.
+
+        Its segmentation is an encoding or has a valid polygon, or no annotation has one.
+        """
+        if not self.has_segmentation.any():
+            return np.ones(len(self.image), bool)
+        valid = np.concatenate([[0], np.cumsum(self.valid_polygons)])[self.polygon_offsets]
+        return (np.diff(valid) > 0) | (np.diff(self.rle_offsets) > 0)
+
+    def left_out(self) -> dict[str, int]:
+        """Return how many annotations training leaves out, by the reason."""
+        unusable = ~self.usable
+        numbers = {
+            "without a segmentation": unusable & ~self.has_segmentation,
+            "whose polygons have fewer than three points": unusable & self.has_segmentation,
+        }
+        return {reason: int(rows.sum()) for reason, rows in numbers.items() if rows.any()}
+
     def image_counts(self) -> np.ndarray:
-        """``(C,)`` number of images in which each category occurs."""
+        """Return ``(C,)`` numbers of images in which training sees each category."""
         C = len(self.categories)
-        pairs = np.unique(self.image.astype(np.int64) * C + self.category)
-        return np.bincount(pairs % C, minlength=C)
+        pairs = self.image[self.usable].astype(np.int64) * C + self.category[self.usable]
+        return np.bincount(np.unique(pairs) % max(C, 1), minlength=C)
 
-    def records(self, file_name: Callable[[Mapping[str, Any]], str]) -> list[dict[str, Any]]:
-        """Images as dicts in Detectron2's format, those without annotations included.
+    def segmentation(self, row: int) -> Any:
+        """Return the polygons, the compressed run-length encoding, or None of an annotation."""
+        first, last = int(self.polygon_offsets[row]), int(self.polygon_offsets[row + 1])
+        if last > first:
+            bounds = pairwise(self.coordinate_offsets[first : last + 1].tolist())
+            return [self.coordinates[start:stop].tolist() for start, stop in bounds]
+        start, stop = int(self.rle_offsets[row]), int(self.rle_offsets[row + 1])
+        if stop > start:
+            counts = self.rle[start:stop].tobytes().decode("ascii")
+            return {"size": self.rle_size[row].tolist(), "counts": counts}
+        return None
 
-        Where the file says which categories were verified to be absent, the image has them as
-        ``neg_category_ids``, ids of the file, and as ``negative_classes``, which count from 0.
+    def annotations(
+        self,
+        rows: np.ndarray,
+        *,
+        with_masks: bool = True,
+        as_list: Callable[[np.ndarray], list[float]] = np.ndarray.tolist,
+    ) -> list[dict[str, Any]]:
+        """Return annotations in Detectron2's format.
 
         Args:
-            file_name: the path of an entry of ``images``.
+            rows: the annotations.
+            with_masks: add their ``segmentation``, without polygons of fewer than three points.
+            as_list: makes a list of coordinates.
         """
-        class_of = {category["id"]: index for index, category in enumerate(self.categories)}
-        records = [self._record(image, file_name(image), class_of) for image in self.images]
-        order = np.argsort(self.image, kind="stable")
-        images = self.image[order].tolist()
-        work = {"total": len(order), "unit": "annotation"}
-        with collection_paused(), Progress("making records", **work) as progress:
-            annotations = self._annotations(order, progress)
-            for image, annotation in zip(images, annotations, strict=True):
-                records[image]["annotations"].append(annotation)
-        return records
-
-    def annotations_of(self, image: int, category: int) -> list[dict[str, Any]]:
-        """Annotations of one category in one image, both as indices, in Detectron2's format."""
-        chosen = np.flatnonzero((self.image == image) & (self.category == category))
-        return list(self._annotations(chosen))
-
-    def _annotations(
-        self, order: np.ndarray, progress: Progress | None = None
-    ) -> Iterator[dict[str, Any]]:
-        categories, crowds = self.category[order].tolist(), self.crowd[order].tolist()
-        share = progress is not None  # to look through all coordinates is a waste for a few
-        numbers = SharedNumbers(self.coordinates, share=share)
-        boxes = SharedNumbers(self.box[order].reshape(-1), share=share).rows(4)
-        segmentations = self._segmentations(order.tolist(), numbers)
-        for i, (box, category, crowd, segmentation) in enumerate(
-            zip(boxes, categories, crowds, segmentations, strict=True), 1
-        ):
-            annotation: dict[str, Any] = {
-                "bbox": box,
-                "bbox_mode": BoxMode.XYWH_ABS,
-                "category_id": category,
-            }
-            if segmentation:
-                annotation["segmentation"] = segmentation
+        columns = (self.box[rows], self.category[rows], self.crowd[rows])
+        made = []
+        for box, category, crowd in zip(*(column.tolist() for column in columns), strict=True):
+            annotation = {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": category}
             if crowd:
                 annotation["iscrowd"] = 1
-            yield annotation
-            if progress and (i % _ANNOTATIONS_PER_UPDATE == 0 or i == len(boxes)):
-                progress.update(i - progress.done)
+            made.append(annotation)
+        if with_masks and made:
+            masks = self._training_segmentations(rows, as_list)
+            for annotation, segmentation in zip(made, masks, strict=True):
+                if segmentation:
+                    annotation["segmentation"] = segmentation
+        return made
 
-    @staticmethod
-    def _record(image: Mapping[str, Any], path: str, class_of: Mapping[Any, int]) -> dict[str, Any]:
-        record = {
-            "file_name": path,
-            "height": image["height"],
-            "width": image["width"],
-            "image_id": image["id"],
-            "annotations": [],
-        }
-        record |= {key: image[key] for key in FEDERATED if key in image}
-        if "neg_category_ids" in record:
-            absent = record["neg_category_ids"]
-            record["negative_classes"] = [class_of[i] for i in absent if i in class_of]
-        return record
+    def _training_segmentations(
+        self, rows: np.ndarray, as_list: Callable[[np.ndarray], list[float]]
+    ) -> Iterator[Any]:
+        ranges = zip(self.polygon_offsets[rows], self.polygon_offsets[rows + 1] + 1, strict=True)
+        bounds = [self.coordinate_offsets[first:last].tolist() for first, last in ranges]
+        # One call for all annotations, because each costs more than the numbers of a polygon.
+        numbers = as_list(np.concatenate([self.coordinates[b[0] : b[-1]] for b in bounds]))
+        end = 0
+        for row, of_row in zip(rows.tolist(), bounds, strict=True):
+            shift, end = end - of_row[0], end + of_row[-1] - of_row[0]
+            polygons = [numbers[a + shift : b + shift] for a, b in pairwise(of_row)]
+            valid = [polygon for polygon in polygons if is_valid_polygon(len(polygon))]
+            yield valid if polygons else self.segmentation(row)
 
-    def _segmentations(self, order: Iterable[int], numbers: SharedNumbers) -> Iterator[Any]:
-        """Polygons, a run-length encoding or None of each annotation in ``order``."""
-        polygons = [0, *self.polygons_end.tolist()]
-        points = [0, *self.polygon_end.tolist()]
-        rles = [0, *self.rle_end.tolist()]
-        for i in order:
-            first, last = polygons[i], polygons[i + 1]
-            if last > first:
-                yield [numbers.slice(points[p], points[p + 1]) for p in range(first, last)]
-            elif rles[i + 1] > rles[i]:
-                counts = self.rle[rles[i] : rles[i + 1]].tobytes().decode("ascii")
-                yield {"size": self.rle_size[i].tolist(), "counts": counts}
-            else:
-                yield None
+    def annotations_of(self, image: int, category: int) -> list[dict[str, Any]]:
+        """Return annotations of a category in an image, both as indices, as Detectron2's dicts."""
+        chosen = (self.image == image) & (self.category == category) & self.usable
+        return self.annotations(np.flatnonzero(chosen))
 
+    def records(self, file_name: Callable[[Mapping[str, Any]], str]) -> Records:
+        """Return all images as Detectron2's dicts, which are built when they are read.
 
-ARRAYS = tuple(f.name for f in fields(AnnotationColumns) if f.type is np.ndarray)
+        Args:
+            file_name: returns the path of an entry of ``images``.
+        """
+        return Records(self, [file_name(image) for image in self.images])
 
 
-def category_name(category: Mapping[str, Any]) -> str:
-    """What a category of an annotation file is called: its name as text, or else its id."""
-    name = category.get("name")
-    return str(category["id"] if name is None else name)
+def is_valid_polygon(numbers: Any) -> Any:
+    """Return whether a polygon of so many numbers has three points, and whole ones."""
+    return (numbers >= 6) & (numbers % 2 == 0)
 
 
-@contextlib.contextmanager
-def collection_paused() -> Iterator[None]:
-    """Spare millions of new objects, none of them garbage, the searches for cycles."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+ARRAYS = tuple(f.name for f in fields(AnnotationTable) if f.type is np.ndarray)

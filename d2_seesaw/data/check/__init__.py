@@ -1,4 +1,4 @@
-"""Says before training what is wrong with a data set in COCO or LVIS format."""
+"""Check of a dataset in COCO or LVIS format: everything that is wrong, before training."""
 
 import os
 from collections import Counter, defaultdict
@@ -7,25 +7,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from d2_seesaw.data.annotations.reader import parse_json
-from d2_seesaw.data.annotations.schema import problem_of_name
+from d2_seesaw.data.annotations.coco import parse_file
 from d2_seesaw.data.catalog import image_paths
-from d2_seesaw.data.check.annotations import SECTIONS, check_annotations
+from d2_seesaw.data.check.annotations import check_annotations
 from d2_seesaw.data.check.images import ImageFile, check_images
 from d2_seesaw.data.check.issues import ERROR, KINDS, SEVERITIES, Issue, number_by_kind
 
 
 @dataclass(frozen=True)
 class DatasetCheck:
-    """What was looked at, and all that was found.
+    """The result of a check.
 
     Attributes:
         json_file: The annotations.
         image_root: The folder of the images.
-        numbers: How many images, annotations and categories the file lists.
+        numbers: Numbers of images, annotations and categories in the file.
         images_read: Whether the images were read.
-        issues: Everything found, in the order of the kinds.
-        missing_folders: Images whose folder is not there, by folder.
+        issues: All issues, in the order of the kinds.
+        missing_folders: Number of images in each folder that does not exist.
     """
 
     json_file: str
@@ -37,11 +36,11 @@ class DatasetCheck:
 
     @property
     def number_of_errors(self) -> int:
-        """How many of the issues are errors."""
+        """Number of issues that are errors."""
         return sum(issue.severity == ERROR for issue in self.issues)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as values that JSON can hold."""
+        """Return everything in a JSON-serializable form."""
         severities = Counter(issue.severity for issue in self.issues)
         return {
             "json_file": self.json_file,
@@ -55,7 +54,7 @@ class DatasetCheck:
         }
 
     def text(self, limit: int = 10) -> str:
-        """A summary with at most ``limit`` issues of each kind."""
+        """Return a summary with at most ``limit`` issues of each kind."""
         counted = ", ".join(f"{number:,} {section}" for section, number in self.numbers.items())
         lines = [f"{self.json_file}: {counted}"]
         if not self.images_read:
@@ -85,22 +84,22 @@ def check_dataset(
     workers: int | None = None,
     progress: bool = True,
 ) -> DatasetCheck:
-    """Look for everything that would stop a training on a data set, or silently spoil it.
+    """Look for everything that would stop training on a dataset, or silently spoil it.
 
     Args:
         json_file: annotations in COCO or LVIS format.
         image_root: folder of the images, as for ``register_longtail_instances``.
-        read_images: read every image to its end. Whether it is there is looked up in any case.
+        read_images: read every image to its end. Missing files are found in any case.
         workers: threads that read images; by default one per processor, at most 8.
-        progress: show how far it is, see :class:`~d2_seesaw.utils.progress.Progress`.
+        progress: show progress, see :class:`~d2_seesaw.utils.progress.Progress`.
 
     Raises:
         FileNotFoundError: there is no such annotation file.
-        ValueError: it is no JSON.
+        ValueError: it is not valid JSON.
     """
-    content = parse_json(json_file)
-    issues = check_annotations(content)
-    files = _image_files(content, image_root)
+    parsed = parse_file(json_file, keep_all=True)
+    issues = check_annotations(parsed)
+    files = _image_files(parsed.table.images, image_root)
     issues += _shared(files)
     if read_images:
         issues += check_images(files, workers=workers, progress=progress)
@@ -111,28 +110,22 @@ def check_dataset(
     return DatasetCheck(
         json_file=str(json_file),
         image_root=str(image_root),
-        numbers={section: _length(content.get(section)) for section in SECTIONS},
+        numbers=parsed.numbers,
         images_read=read_images,
         issues=sorted(issues, key=lambda issue: rank[issue.kind]),
         missing_folders={f: n for f, n in sorted(folders.items()) if not os.path.isdir(f)},
     )
 
 
-def _length(section: Any) -> int:
-    return len(section) if isinstance(section, list) else 0
-
-
-def _image_files(content: Mapping[str, Any], image_root: str | Path) -> list[ImageFile]:
-    """The images that the annotations name, for those without a name nothing can be read."""
-    images = content.get("images")
-    entries = images if isinstance(images, list) else []
-    named = [i for i in entries if isinstance(i, dict) and problem_of_name(i) is None]
+def _image_files(images: Sequence[Mapping[str, Any]], image_root: str | Path) -> list[ImageFile]:
+    """Return the images with a name; without one nothing can be read."""
+    named = [image for image in images if image.get("file_name") or image.get("coco_url")]
     path_of = image_paths(named, image_root)
     return [
         ImageFile(
             path=path_of(image),
             file_name=os.path.relpath(path_of(image), image_root),
-            image_id=image.get("id"),
+            image_id=image["id"],
             height=image.get("height"),
             width=image.get("width"),
         )

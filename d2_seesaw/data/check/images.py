@@ -1,4 +1,4 @@
-"""Reads images as training will, several at a time, and says what is wrong with them."""
+"""Check of image files: each is read as training reads it, several at a time."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -20,10 +20,10 @@ class ImageFile:
     """An image of the annotations.
 
     Attributes:
-        path: Where it should be.
-        file_name: What the annotations call it.
+        path: The file.
+        file_name: The file name in the annotations.
         image_id: Its id.
-        height: In pixels, as the annotations say; None if they do not.
+        height: In pixels, from the annotations; None if they have none.
         width: The same.
     """
 
@@ -40,9 +40,9 @@ def check_images(
     """Read every image to its end.
 
     Args:
-        images: what to read.
-        workers: threads that read; as many as there are processors, at most 8, by default.
-        progress: show how far it is, see :class:`~d2_seesaw.utils.progress.Progress`.
+        images: the images to read.
+        workers: threads that read; by default one per processor, at most 8.
+        progress: show progress, see :class:`~d2_seesaw.utils.progress.Progress`.
 
     Returns:
         All issues, in the order of the images.

@@ -1,4 +1,4 @@
-"""What can be wrong with a data set, and how bad each is."""
+"""Kinds of problems of a dataset, with their severity."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -10,31 +10,34 @@ SEVERITIES = (ERROR, WARNING, INFORMATION)
 
 # Severity and description of each kind, in the order in which they are reported.
 KINDS: Mapping[str, tuple[str, str]] = {
-    "missing_field": (ERROR, "a field that is needed is missing or of another type"),
-    "missing_area": (
-        WARNING,
-        "an annotation without its area: not to be evaluated",
-    ),
+    "missing_field": (ERROR, "a required field that is missing or has another type"),
+    "missing_area": (WARNING, "an annotation without an area: evaluation needs it"),
     "duplicate_id": (ERROR, "an id that is used twice"),
     "duplicate_name": (ERROR, "a name that two categories share"),
     "missing_name": (WARNING, "a category without a name"),
     "unknown_category": (ERROR, "an annotation of a category that the file does not list"),
     "unknown_image": (ERROR, "an annotation of an image that the file does not list"),
-    "missing_image": (ERROR, "an image that is not there"),
-    "unreadable_image": (ERROR, "a file that is no image that can be read"),
-    "truncated_image": (ERROR, "an image whose end is missing"),
-    "wrong_size": (ERROR, "an image of another size than the annotations say"),
+    "missing_image": (ERROR, "an image file that does not exist"),
+    "unreadable_image": (ERROR, "a file that cannot be read as an image"),
+    "truncated_image": (ERROR, "a truncated image file"),
+    "wrong_size": (ERROR, "an image whose size differs from the annotations"),
     "sixteen_bit_image": (ERROR, "16 bits a channel: cut to 8 when read, or clipped to white"),
-    "cmyk_image": (WARNING, "CMYK: converted to RGB without its colour profile when read"),
-    "not_finite": (ERROR, "a coordinate that is no finite number, such as NaN"),
+    "cmyk_image": (WARNING, "CMYK: converted to RGB without its color profile when read"),
+    "not_finite": (ERROR, "a number that is not finite, such as NaN"),
     "zero_area_box": (ERROR, "a box without width or height"),
-    "box_outside_image": (ERROR, "a box of which nothing lies in the image"),
+    "box_outside_image": (ERROR, "a box entirely outside of the image"),
     "box_beyond_image": (WARNING, "a box that reaches more than a pixel beyond the image"),
-    "invalid_polygon": (ERROR, "a polygon of fewer than three points, or of half a point"),
+    "invalid_polygon": (
+        ERROR,
+        "a polygon with fewer than three points, or an odd number of coordinates",
+    ),
     "empty_segmentation": (ERROR, "no segmentation, while other annotations have one"),
-    "invalid_rle": (ERROR, "a run-length encoding that cannot be read or is of another size"),
-    "crowd": (INFORMATION, "a crowd: not trained on, and nothing found in it counts as false"),
-    "shared_file": (WARNING, "two images of the annotations that are one file"),
+    "invalid_rle": (ERROR, "a run-length encoding that cannot be read or has another size"),
+    "crowd": (
+        INFORMATION,
+        "a crowd: skipped in training; detections inside are not false positives",
+    ),
+    "shared_file": (WARNING, "two images in the annotations with the same file"),
     "category_without_images": (WARNING, "a category that no image shows"),
     "image_without_annotations": (INFORMATION, "an image without annotations: not trained on"),
 }
@@ -42,15 +45,15 @@ KINDS: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Issue:
-    """One thing that is wrong, or worth knowing, about a data set.
+    """A problem or notable property of a dataset.
 
     Attributes:
         kind: One of ``KINDS``.
-        message: What it is, in words.
-        file_name: The image, if it is about one.
+        message: A description.
+        file_name: The image, if the issue concerns one.
         image_id: Its id in the annotation file.
-        annotation_id: The annotation, if it is about one.
-        category_id: The category, if it is about one.
+        annotation_id: The annotation, if the issue concerns one.
+        category_id: The category, if the issue concerns one.
     """
 
     kind: str
@@ -78,6 +81,6 @@ class Issue:
 
 
 def number_by_kind(issues: Iterable[Issue]) -> dict[str, int]:
-    """How many issues there are of each kind that occurs, in the order of ``KINDS``."""
+    """Count the issues of each kind that occurs, in the order of ``KINDS``."""
     numbers = Counter(issue.kind for issue in issues)
     return {kind: numbers[kind] for kind in KINDS if numbers[kind]}

@@ -1,4 +1,4 @@
-"""The long tail of a data set in numbers: groups, object sizes, repeat factors.
+"""The long tail of a dataset in numbers: groups, object sizes, repeat factors.
 
 Shapes in this module:
     A: annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from d2_seesaw.data.annotations.table import AnnotationColumns
+from d2_seesaw.data.annotations.table import AnnotationTable
 from d2_seesaw.data.frequency import GROUPS, frequency_group
 
 SIZE_BOUNDS = (8, 16, 32, 64, 128, 256, 512, 1024)
@@ -46,11 +46,11 @@ class CategoryOverview:
 
 @dataclass(frozen=True)
 class DatasetOverview:
-    """A data set in numbers.
+    """A dataset in numbers.
 
     Attributes:
         images: Number of images.
-        trained_images: Those with at least one object that is no crowd.
+        trained_images: Number of images with at least one object that is not a crowd.
         objects: Number of annotations.
         categories: In order of their ids.
         object_sizes: ``len(SIZE_BOUNDS) + 1`` numbers of objects: below the first bound, from each
@@ -70,40 +70,41 @@ class DatasetOverview:
     repeated_images: int
 
     def groups(self) -> dict[str, list[CategoryOverview]]:
-        """The categories of each group ``"r"``, ``"c"`` and ``"f"``."""
+        """Return the categories of each group ``"r"``, ``"c"`` and ``"f"``."""
         return {group: [c for c in self.categories if c.group == group] for group in GROUPS}
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as values that JSON can hold."""
+        """Return everything in a JSON-serializable form."""
         groups = {group: len(categories) for group, categories in self.groups().items()}
         return {**asdict(self), "size_bounds": SIZE_BOUNDS, "groups": groups}
 
 
 def dataset_overview(
-    columns: AnnotationColumns,
+    table: AnnotationTable,
     *,
     train_images: Mapping[Any, int] | None = None,
     threshold: float = 1e-3,
 ) -> DatasetOverview:
-    """Describe a data set in numbers.
+    """Describe a dataset in numbers.
 
     Args:
-        columns: its annotations.
-        train_images: training images of each category id; by default those of this data set.
+        table: its annotations; those that training leaves out are not counted.
+        train_images: training images of each category id; by default those of this dataset.
         threshold: t of repeat factor sampling, in ``(0, 1]``.
 
     Raises:
         ValueError: a threshold out of range.
     """
     if not 0 < threshold <= 1:
-        raise ValueError(f"threshold must lie in (0, 1], got {threshold}")
-    C = len(columns.categories)
-    images = columns.image_counts()
-    objects = np.bincount(columns.category, minlength=C)
-    sizes = np.sqrt(np.clip(columns.box[:, 2] * columns.box[:, 3], 0, None))
-    by_category = np.split(sizes[np.argsort(columns.category)], np.cumsum(objects)[:-1])
-    trained = np.unique(columns.image[columns.crowd == 0])
-    of_category, of_image = _repeat_factors(columns, trained, threshold)
+        raise ValueError(f"threshold must be in (0, 1], got {threshold}")
+    C = len(table.categories)
+    images = table.image_counts()
+    image, category = table.image[table.usable], table.category[table.usable]
+    objects = np.bincount(category, minlength=C)
+    sizes = np.sqrt(np.clip(table.box[table.usable, 2] * table.box[table.usable, 3], 0, None))
+    by_category = np.split(sizes[np.argsort(category)], np.cumsum(objects)[:-1])
+    trained = np.unique(image[~table.crowd[table.usable]])
+    of_category, of_image = _repeat_factors(table, trained, threshold)
     counts = train_images or {}
     categories = [
         CategoryOverview(
@@ -116,13 +117,13 @@ def dataset_overview(
             median_size=float(np.median(by_category[c])) if objects[c] else 0.0,
             repeat_factor=float(of_category[c]),
         )
-        for c, category in enumerate(columns.categories)
+        for c, category in enumerate(table.categories)
         for counted in [counts.get(category["id"], 0) if train_images else int(images[c])]
     ]
     return DatasetOverview(
-        images=len(columns.images),
+        images=len(table.images),
         trained_images=len(trained),
-        objects=len(columns.image),
+        objects=len(image),
         categories=categories,
         object_sizes=np.bincount(
             np.searchsorted(SIZE_BOUNDS, sizes, side="right"), minlength=len(SIZE_BOUNDS) + 1
@@ -134,16 +135,16 @@ def dataset_overview(
 
 
 def _repeat_factors(
-    columns: AnnotationColumns, trained: np.ndarray, threshold: float
+    table: AnnotationTable, trained: np.ndarray, threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Repeat factors of the categories and of the ``trained`` images (LVIS paper, appendix B.2)."""
-    C = len(columns.categories)
-    shown = np.isin(columns.image, trained)
-    image, category = columns.image[shown], columns.category[shown]
+    """Return repeat factors of the categories and the ``trained`` images (LVIS, appendix B.2)."""
+    C = len(table.categories)
+    shown = table.usable & np.isin(table.image, trained)
+    image, category = table.image[shown], table.category[shown]
     pairs = np.unique(image.astype(np.int64) * max(C, 1) + category)
     share = np.bincount(pairs % max(C, 1), minlength=C) / max(len(trained), 1)
-    # What no image shows is in no image to be repeated.
+    # A category that no image shows needs no repetition.
     of_category = np.sqrt(threshold / np.where(share > 0, share, 1)).clip(min=1)
-    of_image = np.ones(len(columns.images))
+    of_image = np.ones(len(table.images))
     np.maximum.at(of_image, image, of_category[category])
     return of_category, of_image[trained]

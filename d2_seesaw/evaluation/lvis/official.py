@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from d2_seesaw.data.frequency import GROUPS
-from d2_seesaw.evaluation.lvis.annotations import UNKNOWN_FREQUENCY
+from d2_seesaw.data.annotations.table import AnnotationTable
+from d2_seesaw.data.frequency import GROUPS, UNKNOWN_FREQUENCY
+from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.lvis.metrics import LVISScores, scores_of_curves
 from d2_seesaw.evaluation.lvis.rules import METRICS, TASKS
 from d2_seesaw.evaluation.predictions.detections import Detections
@@ -35,7 +36,7 @@ _LVIS_LOCK = threading.RLock()  # the patched name is global: one thread evaluat
 
 
 class _NumpyWithFloat:
-    """NumPy with the one name that ``lvis`` misses."""
+    """NumPy with the one name that ``lvis`` needs and NumPy has removed."""
 
     float = float
 
@@ -61,8 +62,25 @@ def working_lvis() -> Iterator[None]:
                 lvis_eval.np = numpy_seen
 
 
+def lvis_from_table(table: AnnotationTable) -> LVIS:
+    """Return an ``lvis.LVIS`` of annotations in LVIS format."""
+    columns = {
+        "id": table.annotation_id.tolist(),
+        "image_id": [table.images[image]["id"] for image in table.image.tolist()],
+        "category_id": [table.categories[c]["id"] for c in table.category.tolist()],
+        "bbox": table.box.tolist(),
+        "area": table.area.tolist(),
+        "ignore": table.ignored.astype(int).tolist(),
+        "segmentation": [table.segmentation(row) for row in range(len(table.image))],
+    }
+    rows = zip(*columns.values(), strict=True)
+    annotations = [dict(zip(columns, row, strict=True)) for row in rows]
+    dataset = {"images": table.images, "categories": table.categories}
+    return lvis_from_dict({**dataset, "annotations": annotations})
+
+
 def lvis_from_dict(dataset: dict[str, Any]) -> LVIS:
-    """An ``lvis.LVIS`` of ``dataset``, without the file that its constructor asks for."""
+    """Return an ``lvis.LVIS`` of ``dataset``, without the file that its constructor asks for."""
     from lvis import LVIS
 
     class InMemoryLVIS(LVIS):
@@ -83,13 +101,13 @@ def evaluate_detections(
     """Score ``detections`` with the ``lvis`` package.
 
     Args:
-        ground_truth: The annotations, federated sets included.
-        detections: Detections with the category ids of ``ground_truth``. Without any detection,
-            what has ground truth scores 0.
+        ground_truth: the annotations, federated sets included.
+        detections: with the category ids of ``ground_truth``. Without any, categories with ground
+            truth score 0.
         task: "bbox" or "segm".
-        max_dets_per_image: Detections kept per image, over all categories, by the task's score;
+        max_dets_per_image: detections kept per image, over all categories, by the task's score;
             all if None.
-        class_agnostic: Whether a detection may match an object of any category.
+        class_agnostic: whether a detection may match an object of any category.
     """
     from lvis import LVISEval, LVISResults
 
@@ -127,7 +145,7 @@ def _evaluate_showing_progress(evaluation: Any) -> None:
 
 
 def _all_of_image(evaluation: LVISEval, image_id: int, _: int) -> tuple[list[Any], list[Any]]:
-    """Objects and detections of all categories: ``lvis`` 0.5.3 finds none, its git does."""
+    """Return objects and detections of all categories, of which ``lvis`` 0.5.3 finds none."""
     objects, detections = (
         [a for i in evaluation.params.cat_ids for a in of_pair.get((image_id, i), ())]
         for of_pair in (evaluation._gts, evaluation._dts)
@@ -158,17 +176,17 @@ def _scores(evaluation: LVISEval) -> LVISScores:
 
 
 def probe_lvis() -> None:
-    """Evaluate two made-up detections: a broken installation shows now, not after inference.
+    """Evaluate two made-up detections, to find a broken installation before inference.
 
     Raises:
         ImportError: ``lvis`` or ``pycocotools`` is missing.
-        RuntimeError: They are there but fail, or compute something else than is known to be right.
+        RuntimeError: they fail, or compute wrong numbers.
     """
-    probe(evaluate_detections)
+    probe(lambda truth, *results: evaluate_detections(lvis_from_table(truth.table), *results))
 
 
-def probe(evaluate: Callable[[LVIS, Detections, str], LVISScores]) -> None:
-    """The same for any function that evaluates as ``evaluate_detections`` does."""
+def probe(evaluate: Callable[[GroundTruthColumns, Detections, str], LVISScores]) -> None:
+    """Probe a function that evaluates detections in a task, see :func:`probe_lvis`."""
     try:
         import lvis  # noqa: F401
         import pycocotools.mask  # noqa: F401
@@ -182,7 +200,8 @@ def probe(evaluate: Callable[[LVIS, Detections, str], LVISScores]) -> None:
     )
     for task in TASKS:
         try:
-            scores = evaluate(lvis_from_dict(_made_up_dataset()), detections, task)
+            truth = GroundTruthColumns.from_dataset(_made_up_dataset())
+            scores = evaluate(truth, detections, task)
         except Exception as error:
             problem = f"fails with {type(error).__name__}: {error}"
             raise RuntimeError(_broken_installation(task, problem)) from error
@@ -209,12 +228,13 @@ def _made_up_object(category_id: int, bbox: list[int]) -> dict[str, Any]:
     x, y, w, h = bbox
     mask = np.zeros((8, 8), dtype=np.uint8, order="F")
     mask[y : y + h, x : x + w] = 1
+    rle: Any = mask_utils.encode(mask)
     return {
         "image_id": 1,
         "category_id": category_id,
         "bbox": bbox,
         "area": w * h,
-        "segmentation": mask_utils.encode(mask),
+        "segmentation": {"size": [8, 8], "counts": rle["counts"].decode()},
         "score": 0.9,
     }
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from d2_seesaw.data.annotations import reader
-from d2_seesaw.data.annotations.reader import parse_json, read_annotations, read_categories
+from d2_seesaw.data.annotations.coco import parse_file
+from d2_seesaw.data.annotations.reader import read_annotations, read_categories
+from d2_seesaw.data.annotations.table import ARRAYS
 from tests.data import own_data
 
 
@@ -32,16 +34,16 @@ def parses(monkeypatch):
     """Annotation files that were parsed."""
     files = []
 
-    def counted(json_file, **options):
+    def counted(json_file):
         files.append(json_file)
-        return parse_json(json_file, **options)
+        return parse_file(json_file)
 
-    monkeypatch.setattr(reader, "parse_json", counted)
+    monkeypatch.setattr(reader, "parse_file", counted)
     return files
 
 
 def records(json_file):
-    return read_annotations(json_file).records(str)
+    return read_annotations(json_file).records(str).to_list()
 
 
 def test_the_second_start_parses_nothing_and_gives_the_same(cache, json_file, parses, caplog):
@@ -49,9 +51,10 @@ def test_the_second_start_parses_nothing_and_gives_the_same(cache, json_file, pa
     with caplog.at_level(logging.WARNING):
         second = read_annotations(json_file)
     assert len(parses) == 1
-    assert second.records(str) == first.records(str)
-    assert second.categories == first.categories
-    assert second.left_out == first.left_out == {"whose polygons have fewer than three points": 1}
+    for name in (*ARRAYS, "images", "categories"):
+        np.testing.assert_array_equal(getattr(second, name), getattr(first, name))
+        assert type(getattr(second, name)) is type(getattr(first, name))
+    assert second.left_out() == {"whose polygons have fewer than three points": 1}
     assert "1 annotations whose polygons" in caplog.text  # said again on every start
 
 
@@ -154,21 +157,23 @@ def test_unusable_annotations_are_one_error_with_the_tool_that_lists_all(tmp_pat
     for annotation in data["annotations"]:
         annotation["category_id"] = 8
     json_file = own_data.write(tmp_path, data)
-    with pytest.raises(ValueError, match="7 annotations cannot be used: annotation 1") as error:
+    with pytest.raises(
+        ValueError, match="cannot be used for training: 7 problems: annotation 1:"
+    ) as error:
         read_annotations(json_file)
     assert "d2-seesaw check" in str(error.value)
-    assert "annotation 5 " in str(error.value)
-    assert "annotation 6 " not in str(error.value)
+    assert "annotation 5:" in str(error.value)
+    assert "annotation 6:" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is no JSON file"),
-        ("\xff", "is no JSON file"),
-        ("\xef\xbb\xbf{}", "is no JSON file: Unexpected UTF-8 BOM"),  # as to lvis and pycocotools
+        ("{", "is not valid JSON"),
+        ("\xff", "is not valid JSON"),
+        ("\xef\xbb\xbf{}", "is not valid JSON: Unexpected UTF-8 BOM"),  # as to lvis and pycocotools
         ("[]", "must hold an object .* got a list"),
-        ('{"images": []}', "is not in COCO or LVIS format: it has no list of 'categories'"),
+        ('{"images": [], "annotations": []}', "cannot be used .*the file has no list of 'categor"),
     ],
 )
 def test_other_files_are_named(tmp_path, text, message):
@@ -205,16 +210,16 @@ def test_one_relative_path_in_two_folders_is_two_files(cache, tmp_path, monkeypa
 
 
 def test_a_file_that_changes_while_it_is_parsed_is_parsed_again(cache, json_file, monkeypatch):
-    def parse_and_change(path, **options):
-        content = parse_json(path, **options)
+    def parse_and_change(path):
+        content = parse_file(path)
         data = own_data.content()
         data["annotations"] = data["annotations"][:2]
         json_file.write_text(json.dumps(data))
         return content
 
     with monkeypatch.context() as patch:
-        patch.setattr(reader, "parse_json", parse_and_change)
-        assert len(read_annotations(json_file).image) == 7
+        patch.setattr(reader, "parse_file", parse_and_change)
+        assert len(read_annotations(json_file).image) == 8
     assert len(read_annotations(json_file).image) == 2
 
 
@@ -224,6 +229,15 @@ def test_categories_of_a_changed_file_are_new(cache, json_file):
     data["categories"][0]["name"] = "another name"
     json_file.write_text(json.dumps(data))
     assert [c["name"] for c in read_categories(json_file)][-1] == "another name"
+
+
+def test_files_that_cannot_be_used_for_training_are_not_kept(cache, tmp_path):
+    data = own_data.content()
+    data["annotations"][0]["image_id"] = 4
+    json_file = own_data.write(tmp_path, data)
+    table, problems = reader.read_table(json_file)
+    assert ([p.kind for p in problems], len(table.image)) == (["unknown_image"], 6)
+    assert not cache.exists()
 
 
 def test_the_first_start_warns_of_nothing(cache, tmp_path, caplog):
@@ -237,7 +251,7 @@ def test_the_first_five_unusable_annotations_are_shown(tmp_path, wrong, is_cut):
     data = own_data.content()
     for annotation in data["annotations"][:wrong]:
         annotation["category_id"] = 8
-    with pytest.raises(ValueError, match=f"{wrong} annotations cannot be used") as error:
+    with pytest.raises(ValueError, match=f"training: {wrong} problems") as error:
         read_annotations(own_data.write(tmp_path, data))
     assert str(error.value).count("; ") == 4 + is_cut
     assert ("; ..." in str(error.value)) == is_cut

@@ -1,11 +1,12 @@
-import copy
-import re
+"""Rules of the format, one broken at a time, and run-length encodings."""
+
+import json
 
 import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
-from d2_seesaw.data.annotations.schema import columns_from_json
+from d2_seesaw.data.annotations import reader
 from d2_seesaw.data.rle import compressed_rle
 from tests.data import own_data
 
@@ -15,127 +16,135 @@ def data():
     return own_data.content()
 
 
-def test_annotations_that_cannot_be_used_are_told_apart(data):
+def problems_of(data):
+    return [str(problem) for problem in own_data.parsed(data).problems]
+
+
+def test_annotations_that_cannot_be_used_are_named(data):
     bad = {
-        1: {"category_id": 8},
-        2: {"image_id": 4},
-        3: {"bbox": [1, 2, float("nan"), 4]},
-        4: {"segmentation": [[1, 1, float("inf"), 1, 5, 5]]},
-        5: {"segmentation": {"size": [own_data.H, own_data.W], "counts": [3, 4]}},
-        6: {"bbox": [1, 2, 3]},
-        7: {"segmentation": 5},
+        1: ({"category_id": 8}, "the category id 8 is not in 'categories'"),
+        2: ({"image_id": 4}, "the image id 4 is not in 'images'"),
+        3: ({"bbox": [1, 2, 10**400, 4]}, "the box is [1, 2, 1000"),
+        4: ({"segmentation": [[1, 1, 2, 1e301, 5, 5]]}, "polygon 0 has the coordinate 1e+301 at 3"),
+        5: ({"segmentation": {"size": [9, 9], "counts": [3, 4]}}, "the run-length encoding"),
+        6: ({"bbox": [1, 2, 3]}, "'bbox' must be four numbers, got [1, 2, 3]"),
+        7: ({"segmentation": 5}, "'segmentation' must be a list of polygons, each a list of numb"),
     }
     for annotation in data["annotations"]:
-        annotation.update(bad.get(annotation["id"], {}))
-    columns, complaints = columns_from_json(data)
-    assert [complaint.split()[1] for complaint in complaints] == [f"{i}" for i in bad]
-    for complaint, words in zip(
-        complaints,
-        (
-            "unknown category 8",
-            "unknown image 4",
-            "bbox",
-            "polygon",
-            "run-length",
-            "bbox",
-            "segmentation 5",
-        ),
-        strict=True,
-    ):
-        assert words in complaint
-    assert len(columns.image) == len(columns.rle_size) == len(columns.rle) == 0
+        annotation.update(bad[annotation["id"]][0])
+    found = own_data.parsed(data)
+    for problem, (name, (_, message)) in zip(found.problems, bad.items(), strict=True):
+        assert str(problem).startswith(f"annotation {name}: {message}")
+        assert problem.prevents_training
+    # A box is there and image and category are known: evaluation of boxes can use them.
+    assert found.table.annotation_id.tolist() == [4, 5, 7]
+    assert not found.table.has_segmentation.any()
 
 
-def test_repeated_and_absent_annotation_ids_are_told(data):
+def test_annotation_ids_that_are_repeated_absent_or_neither_number_nor_text_are_named(data):
     data["annotations"][1]["id"] = 1
     del data["annotations"][2]["id"]
-    _, complaints = columns_from_json(data)
-    assert complaints == [
-        "annotations[1] shares the id 1 with another",
+    data["annotations"][3]["id"] = [2]
+    assert problems_of(data) == [
         "annotations[2] has no 'id'",
+        "annotations[3] has the id [2], not a number or text",
+        "annotation 1: two annotations have the id 1",
     ]
 
 
 @pytest.mark.parametrize(
     ("section", "change", "message"),
     [
-        ("images", {"id": 3}, "images share the id 3"),
-        ("categories", {"id": 7}, "categories share the id 7"),
-        ("categories", {"name": "kerb"}, "categories share the name 'kerb'"),
-        ("images", {"height": None}, r"images\[0\] has no 'height'"),
-        ("images", {"file_name": None}, "image 12 has neither a 'file_name' nor a 'coco_url'"),
-        ("categories", {"id": None}, r"categories\[0\] has no 'id'"),
-        (
-            "categories",
-            {"name": ["x"]},
-            r"category 1000 has the name \['x'\], not text or a number",
-        ),
-        ("images", {"file_name": 5}, "image 12 has the name 5, not text"),
-        ("images", {"coco_url": ["x"]}, r"image 12 has the name \['x'\], not text"),
-        ("images", {"id": [1]}, r"images\[0\] has the id \[1\], not a number or text"),
-        ("categories", {"id": {}}, r"categories\[0\] has the id {}, not a number or text"),
+        ("images", {"id": 3}, "two images have the id 3"),
+        ("categories", {"id": 7}, "two categories have the id 7"),
+        ("categories", {"name": "kerb"}, "category 1000 is called 'kerb', too"),
+        ("images", {"height": None}, "images[0] has the height None, not a positive whole number"),
+        ("images", {"width": 31.5}, "images[0] has the width 31.5, not a positive whole number"),
+        ("images", {"width": 10**400}, "images[0] has the width 10000"),
+        ("images", {"file_name": None}, "images[0] has neither a 'file_name' nor a 'coco_url'"),
+        ("categories", {"id": None}, "categories[0] has no 'id'"),
+        ("categories", {"name": ["x"]}, "categories[0] has the name ['x'], not text or a number"),
+        ("categories", {"image_count": "9"}, "categories[0] has the image_count '9', not a whole"),
+        ("images", {"file_name": 5}, "images[0] has the name 5, not text"),
+        ("images", {"coco_url": ["x"]}, "images[0] has the name ['x'], not text"),
+        ("images", {"neg_category_ids": 7}, "images[0] has the neg_category_ids 7, not a list"),
+        ("images", {"id": [1]}, "images[0] has the id [1], not a number or text"),
+        ("categories", {"id": {}}, "categories[0] has the id {}, not a number or text"),
     ],
 )
-def test_a_file_that_is_not_in_the_format_is_refused(data, section, change, message):
-    entry = data[section][0]
-    entry.update(change)
+def test_images_and_categories_that_break_a_rule_are_named_and_refused(
+    data, tmp_path, section, change, message
+):
+    data["annotations"] = []
+    data[section][0].update(change)
+    json_file = own_data.write(tmp_path)
     absent = [key for key, value in change.items() if value is None]
-    with pytest.raises(ValueError, match=message):
-        columns_from_json(copy.deepcopy(data))  # null is as good as nothing
-    for key in absent:
-        del entry[key]
-    with pytest.raises(ValueError, match=message):
-        columns_from_json(data)
+    for remove in (False, True):  # null is as good as nothing
+        for key in absent if remove else ():
+            del data[section][0][key]
+        (problem,) = problems_of(data)
+        assert problem.startswith(message)
+        json_file.write_text(json.dumps(data))
+        with pytest.raises(ValueError, match=r"train\.json cannot be used for training: 1 problem"):
+            reader.read_annotations(json_file)
+
+
+def test_sizes_of_images_may_be_whole_floats_and_federated_fields_null(data):
+    data["images"][0] |= {"height": 24.0, "neg_category_ids": None}
+    found = own_data.parsed(data)
+    assert found.problems == []
+    assert found.table.images[2]["height"] == 24
+    assert "neg_category_ids" not in found.table.images[2]
 
 
 def test_names_are_text_whatever_the_file_has(data):
     data["categories"] = [{"id": 7}, {"id": 40, "name": 12}, {"id": 1000, "name": None}]
-    columns, _ = columns_from_json(data)
-    assert columns.categories == [
-        {"id": 7, "name": "7"},
-        {"id": 40, "name": "12"},
-        {"id": 1000, "name": "1000"},
-    ]
+    found = own_data.parsed(data)
+    names = {category["id"]: category["name"] for category in found.table.categories}
+    assert names == {7: "7", 40: "12", 1000: "1000"}
+    assert [(p.kind, p.prevents_training) for p in found.problems] == [("missing_name", False)] * 2
 
 
-@pytest.mark.parametrize("section", ["images", "categories"])
+@pytest.mark.parametrize("section", ["images", "annotations", "categories"])
 @pytest.mark.parametrize("entry", [None, 5, "a.png", [1]])
-def test_an_entry_that_is_no_object_is_named(data, section, entry):
-    data[section][1] = entry
-    with pytest.raises(ValueError, match=rf"{section}\[1\] is {re.escape(repr(entry))}, not an o"):
-        columns_from_json(data)
-
-
-def test_a_file_without_categories_is_refused(data):
-    data.update(categories=[], annotations=[])
-    with pytest.raises(ValueError, match="it lists no categories"):
-        columns_from_json(data)
-
-
-def test_annotations_that_are_no_objects_or_have_no_proper_ids_are_told_apart(data):
-    data["annotations"][:5] = [
-        None,
-        5,
-        own_data.annotation([2], 3, 7),
-        own_data.annotation(3, [3], 7),
-        own_data.annotation(4, 3, {"id": 7}),
-    ]
-    columns, complaints = columns_from_json(data)
-    assert complaints == [
-        "annotations[0] is None, not an object",
-        "annotations[1] is 5, not an object",
-        "annotations[2] has the id [2], not a number or text",
-        "annotation 3 is of the unknown image [3]",
-        "annotation 4 is of the unknown category {'id': 7}",
-    ]
-    assert len(columns.image) == 2
+def test_an_entry_that_is_not_an_object_is_named(data, section, entry):
+    data["annotations"] = data["annotations"][:2]
+    data[section].insert(1, entry)
+    assert problems_of(data) == [f"{section}[1] is {entry!r}, not an object"]
 
 
 @pytest.mark.parametrize("section", ["images", "annotations", "categories"])
 def test_a_missing_section_is_named(data, section):
+    for value in ({}, None, 5):
+        data[section] = value
+        assert problems_of(data)[0] == f"the file has no list of {section!r}"
     del data[section]
-    with pytest.raises(ValueError, match=f"no list of '{section}'"):
-        columns_from_json(data)
+    assert problems_of(data)[0] == f"the file has no list of {section!r}"
+
+
+def test_a_file_without_categories_cannot_be_used(data):
+    data.update(categories=[], annotations=[])
+    assert problems_of(data) == ["the file lists no categories"]
+
+
+def test_crowds_are_0_or_1(data):
+    for annotation, crowd in zip(data["annotations"], (0, 1, None, True, 2, "1", []), strict=True):
+        annotation["iscrowd"] = crowd
+    found = own_data.parsed(data)
+    assert found.table.crowd.tolist() == [False, True, False, True, False, False, False]
+    assert list(map(str, found.problems)) == [
+        f"annotation {name}: 'iscrowd' must be 0 or 1, got {crowd!r}"
+        for name, crowd in zip((5, 6, 7), (2, "1", []), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("box", [[1, 2, 3, 4, 5], [1e301, 0, 1, 1], [[1], 2, 3, 4], "1234", None])
+def test_boxes_are_four_finite_numbers(data, box):
+    data["annotations"][0]["bbox"] = box
+    found = own_data.parsed(data)
+    assert [problem.field for problem in found.problems] == ["bbox"]
+    assert len(found.table.image) == 6
+    assert np.isnan(own_data.parsed(data, keep_all=True).table.box[0]).all()
 
 
 def test_an_uncompressed_encoding_is_the_compressed_one():
@@ -196,73 +205,6 @@ def test_sizes_and_counts_of_other_types_are_refused(change, message):
         compressed_rle({"size": [2, 2], "counts": [4], **change})
 
 
-def test_ids_may_be_text(data):
-    for image in data["images"]:
-        image["id"] = f"i{image['id']:02d}"
-    for annotation in data["annotations"]:
-        annotation["image_id"] = f"i{annotation['image_id']:02d}"
-    columns, complaints = columns_from_json(data)
-    assert complaints == []
-    assert [image["id"] for image in columns.images] == ["i03", "i05", "i12", "i90"]
-
-
-def test_columns_are_what_the_annotations_say_one_by_one(data):
-    """As many of each kind as there are, read literally."""
-    one, two = own_data.square(1, 1, 3), [5, 5, 9, 5, 9, 9]
-    rle = own_data.compressed(own_data.mask_of(4, 4, 8))
-    data["annotations"] = [
-        own_data.annotation(1, 3, 40, x=2, segmentation=[one, two]),
-        own_data.annotation(2, 90, 7, segmentation=rle) | {"iscrowd": 1},
-        own_data.annotation(3, 5, 1000, segmentation=[two, [1, 1, 5, 5], [1, 1, 5, 1, 5, 5, 2]]),
-        own_data.annotation(4, 5, 7, segmentation=own_data.uncompressed(own_data.mask_of(4, 4, 8))),
-    ]
-    del data["annotations"][0]["iscrowd"]
-    columns, complaints = columns_from_json(data)
-    assert (complaints, columns.left_out) == ([], {})
-    assert [c["id"] for c in columns.categories] == [7, 40, 1000]
-    assert [i["id"] for i in columns.images] == [3, 5, 12, 90]
-    assert columns.image.tolist() == [0, 3, 1, 1]
-    assert columns.category.tolist() == [1, 0, 2, 0]
-    assert columns.crowd.tolist() == [0, 1, 0, 0]
-    assert columns.box[0].tolist() == [2, 4, 8, 8]
-    assert columns.polygons_end.tolist() == [2, 2, 3, 3]
-    assert columns.polygon_end.tolist() == [8, 14, 20]
-    assert columns.coordinates.tolist() == [*one, *two, *two]
-    text, size = rle["counts"].encode(), [own_data.H, own_data.W]
-    assert columns.rle.tobytes() == text + text
-    assert columns.rle_end.tolist() == [0, len(text), len(text), 2 * len(text)]
-    assert columns.rle_size.tolist() == [[0, 0], size, [0, 0], size]
-
-
-@pytest.mark.parametrize("nothing", [None, [], {}])
-def test_annotations_without_masks_are_left_out_unless_all_are(data, nothing):
-    for annotation in data["annotations"][1:]:
-        annotation["segmentation"] = nothing
-    columns, complaints = columns_from_json(copy.deepcopy(data))
-    assert (len(columns.image), complaints) == (1, [])
-    assert columns.left_out == {"without a segmentation": 6}
-    data["annotations"][0]["segmentation"] = nothing
-    columns, complaints = columns_from_json(data)
-    assert (len(columns.image), complaints, columns.left_out) == (7, [], {})
-
-
-@pytest.mark.parametrize(
-    "box", [[-np.inf, 2, 3, 4], [1, 2, 3, 4, 5], [1e301, 0, 1, 1], [[1], 2, 3, 4], "1234", None]
-)
-def test_boxes_are_four_finite_numbers(data, box):
-    data["annotations"][0]["bbox"] = box
-    columns, (complaint,) = columns_from_json(data)
-    assert complaint.startswith("annotation 1 has the bbox")
-    assert len(columns.image) == 6
-
-
 def test_runs_of_negative_length_are_refused():
     with pytest.raises(ValueError, match="must add up"):
         compressed_rle({"size": [2, 2], "counts": [5, -1]})
-
-
-def test_numbers_go_before_text_among_ids(data):
-    for image, name in zip(data["images"], ("b", 10, 9.5, "a"), strict=True):
-        image["id"] = name
-    data["annotations"] = []
-    assert [i["id"] for i in columns_from_json(data)[0].images] == [9.5, 10, "a", "b"]

@@ -169,8 +169,8 @@ def test_two_images_in_one_file_are_named(tmp_path):
     data = own_data.content()
     data["images"][1]["file_name"] = data["images"][0]["file_name"]
     (issue,) = check(own_data.write(tmp_path, data)).issues
-    assert (issue.kind, issue.image_id) == ("shared_file", 3)
-    assert "also image 12" in issue.message
+    assert (issue.kind, issue.image_id) == ("shared_file", 12)
+    assert "also image 3" in issue.message
 
 
 def test_a_file_without_any_section_is_an_answer(tmp_path):

@@ -2,14 +2,13 @@ import numpy as np
 import pytest
 
 from d2_seesaw.data import RepeatFactorSampling
-from d2_seesaw.data.annotations.schema import columns_from_json
 from d2_seesaw.data.check.overview import SIZE_BOUNDS, dataset_overview
 from tests.data import own_data
 from tests.data.own_data import annotation
 
 
 def overview_of(data, **options):
-    return dataset_overview(columns_from_json(data)[0], **options)
+    return dataset_overview(own_data.table(data), **options)
 
 
 def random_data():
@@ -38,7 +37,7 @@ def random_data():
 
 @pytest.mark.parametrize("threshold", [0.001, 0.3, 1.0])
 def test_repeat_factors_are_those_of_the_sampler(threshold):
-    columns, _ = columns_from_json(random_data())
+    columns = own_data.table(random_data())
     overview = dataset_overview(columns, threshold=threshold)
     records = [
         record

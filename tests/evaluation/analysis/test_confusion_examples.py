@@ -9,7 +9,6 @@ from pycocotools import mask as mask_utils
 from d2_seesaw.evaluation.analysis import ConfusionExample, LongTailAnalysis
 from d2_seesaw.evaluation.analysis.confusion import confusions_with_more_frequent
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
-from d2_seesaw.evaluation.lvis.official import lvis_from_dict
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from d2_seesaw.evaluation.scoring import TaskEvaluation
@@ -21,8 +20,7 @@ from tests.evaluation.named_objects import confused_case, named_one_by_one
 
 def analysis_of(data, results, task="bbox", limit=300):
     evaluation = TaskEvaluation(
-        ground_truth=lvis_from_dict(data),
-        columns=GroundTruthColumns.from_dataset(data),
+        ground_truth=GroundTruthColumns.from_dataset(data),
         detections=Detections.from_results(results),
         task=task,
         official=False,
@@ -31,7 +29,7 @@ def analysis_of(data, results, task="bbox", limit=300):
     )
     scores = evaluation.scores()
     return evaluation.analysis(
-        scores.metrics, category_results(evaluation.ground_truth, scores, {})
+        scores.metrics, category_results(evaluation.ground_truth.table, scores, {})
     )
 
 

@@ -5,8 +5,10 @@ from d2_seesaw.evaluation.lvis.annotations import (
     annotation_file,
     category_of_class,
     check_lvis_format,
+    read_evaluation_table,
 )
-from tests.evaluation.lvis_data import add_object, dataset
+from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
+from tests.evaluation.lvis_data import add_object, dataset, write_json
 
 
 @pytest.fixture
@@ -41,8 +43,13 @@ def test_a_missing_file_is_named(register, data, tmp_path):
         annotation_file(name)
 
 
+def check(data, *, with_masks=True):
+    table = GroundTruthColumns.from_dataset(data).table
+    check_lvis_format(table, "x.json", with_masks=with_masks)
+
+
 def test_accepts_lvis(data):
-    check_lvis_format(data, "x.json", with_masks=True)
+    check(data)
 
 
 def test_refuses_coco_naming_every_missing_field(data):
@@ -51,7 +58,7 @@ def test_refuses_coco_naming_every_missing_field(data):
     for image in data["images"]:
         del image["neg_category_ids"], image["not_exhaustive_category_ids"]
     with pytest.raises(ValueError, match=r"x\.json cannot") as error:
-        check_lvis_format(data, "x.json", with_masks=True)
+        check(data)
     assert "3 of 3 categories have no 'frequency'" in str(error.value)
     assert "1 of 1 images have no 'neg_category_ids'" in str(error.value)
     assert "1 of 1 images have no 'not_exhaustive_category_ids'" in str(error.value)
@@ -59,46 +66,81 @@ def test_refuses_coco_naming_every_missing_field(data):
 
 def test_annotations_need_a_segmentation_only_for_masks(data):
     del data["annotations"][1]["segmentation"]
-    check_lvis_format(data, "x.json", with_masks=False)
+    check(data, with_masks=False)
     with pytest.raises(ValueError, match=r"1 of 2 annotations .*'segmentation'.*tasks=\('bbox',\)"):
-        check_lvis_format(data, "x.json", with_masks=True)
+        check(data)
 
 
 @pytest.mark.parametrize("segmentation", [None, [], {}])
 def test_a_mask_that_is_empty_is_refused_before_pycocotools_fails_on_it(data, segmentation):
     data["annotations"][1]["segmentation"] = segmentation
-    check_lvis_format(data, "x.json", with_masks=False)
+    check(data, with_masks=False)
     with pytest.raises(ValueError, match=r"1 of 2 annotations have no 'segmentation'"):
-        check_lvis_format(data, "x.json", with_masks=True)
+        check(data)
 
 
 def test_polygons_that_pycocotools_takes_for_boxes_are_refused(data):
-    data["annotations"][1]["segmentation"] = [[0, 0, 9, 0, 9, 9], [1, 1, 5, 5]]
-    check_lvis_format(data, "x.json", with_masks=False)
+    data["annotations"][1]["segmentation"] = [[0, 0, 9, 0, 9, 9], [1, 1, 5, 5], [1, 1]]
+    check(data, with_masks=False)
     message = (
         r"1 of 2 annotations have polygons of fewer than three points, for example 2; to .*bbox"
     )
     with pytest.raises(ValueError, match=message):
-        check_lvis_format(data, "x.json", with_masks=True)
+        check(data)
 
 
 def test_a_test_split_needs_no_federated_sets(data):
     data["annotations"] = []
     del data["images"][0]["neg_category_ids"]
-    check_lvis_format(data, "x.json", with_masks=True)
+    check(data)
 
 
 def test_refuses_an_unknown_frequency(data):
     data["categories"][0]["frequency"] = "rare"
     with pytest.raises(ValueError, match=r"must be in \('r', 'c', 'f'\), got \['rare'\]"):
-        check_lvis_format(data, "x.json", with_masks=True)
+        check(data)
 
 
 @pytest.mark.parametrize("section", ["images", "annotations"])
-def test_refuses_ids_that_are_not_unique(data, section):
+def test_refuses_ids_that_are_not_unique(data, section, tmp_path):
     data[section].append(dict(data[section][0]))
-    with pytest.raises(ValueError, match=f"{section} share an id, for example 1"):
-        check_lvis_format(data, "x.json", with_masks=True)
+    refused(data, tmp_path, f"two {section} have the id 1")
+
+
+def refused(data, tmp_path, message, **options):
+    json_file = str(write_json(tmp_path / "x.json", data))
+    with pytest.raises(ValueError, match=rf"x\.json cannot be evaluated as LVIS: .*{message}"):
+        read_evaluation_table(json_file, **{"with_masks": True, **options})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"id": None}, r"annotations\[0\] has no 'id'"),
+        ({"image_id": None}, "annotation 1: the image id None"),
+        ({"category_id": [2]}, r"annotation 1: the category id \[2\]"),
+        ({"bbox": [1, 2, 3]}, "annotation 1: 'bbox' must be four numbers"),
+        ({"area": "large"}, "1 of 2 annotations have no 'area'"),
+    ],
+)
+def test_values_that_cannot_be_scored_are_named(data, tmp_path, change, message):
+    data["annotations"][0].update(change)
+    refused(data, tmp_path, message, with_masks=False)
+
+
+def test_a_mask_that_cannot_be_read_is_refused_only_if_masks_are_scored(data, tmp_path):
+    data["annotations"][0]["segmentation"] = {"size": [9, 9], "counts": [5]}
+    refused(data, tmp_path, "annotation 1: the run-length encoding")
+    assert len(read_evaluation_table(str(tmp_path / "x.json"), with_masks=False).image) == 2
+
+
+def test_fields_that_only_training_needs_may_be_missing(data, tmp_path):
+    for entry in (*data["images"], *data["categories"]):
+        for key in ("height", "width", "coco_url", "name"):
+            entry.pop(key, None)
+    json_file = str(write_json(tmp_path / "x.json", data))
+    table = read_evaluation_table(json_file, with_masks=True)
+    assert [c["name"] for c in table.categories] == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize(

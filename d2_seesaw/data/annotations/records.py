@@ -1,0 +1,133 @@
+"""Detectron2's dicts of a table's images, each built when it is read."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
+
+import numpy as np
+
+from d2_seesaw.data.annotations.schema import FEDERATED
+from d2_seesaw.utils.progress import track
+
+if TYPE_CHECKING:
+    from d2_seesaw.data.annotations.table import AnnotationTable
+
+_STEPS = 100  # to a pixel: most files have coordinates with two decimals
+_MOST_PIXELS = 10_000
+
+
+class Records(Sequence[dict[str, Any]]):
+    """Images in Detectron2's format, those without annotations included.
+
+    Each access builds a new dict, so a change of a dict does not change the dataset; ``to_list``
+    gives dicts that keep changes. Processes that are forked share the memory of the table.
+
+    Where the file says which categories were verified to be absent, the image has them as
+    ``neg_category_ids``, ids of the file, and as ``negative_classes``, which count from 0.
+
+    Args:
+        table: the annotations.
+        paths: the files of all images of the table.
+    """
+
+    def __init__(self, table: AnnotationTable, paths: Sequence[str]) -> None:
+        self._table = table
+        self._paths = paths
+        self._images = np.arange(len(table.images))
+        self._with_masks = True
+        rows = np.flatnonzero(table.usable)
+        self._rows = rows[np.argsort(table.image[rows], kind="stable")].astype(np.int32)
+        places = np.arange(len(table.images) + 1)
+        self._bounds = np.searchsorted(table.image[self._rows], places)
+        self._class_of = {c["id"]: index for index, c in enumerate(table.categories)}
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Records: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> dict[str, Any] | Records:
+        if isinstance(index, slice):
+            return self._changed(_images=self._images[index])
+        return self._record(int(self._images[index]))
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Return all dicts. Equal coordinates share one object, which saves most of the memory."""
+        as_list = _SharedFloats(self._table.coordinates)
+        images = track(self._images.tolist(), "making records", unit="image")
+        with _collection_paused():
+            return [self._record(image, as_list) for image in images]
+
+    def file_names(self) -> list[str]:
+        """Return the files of the images."""
+        return [self._paths[image] for image in self._images.tolist()]
+
+    def with_objects(self) -> Records:
+        """Return the images with at least one annotation that is not a crowd."""
+        rows = self._table.usable & ~self._table.crowd
+        has_objects = np.zeros(len(self._table.images), bool)
+        has_objects[self._table.image[rows]] = True
+        return self._changed(_images=self._images[has_objects[self._images]])
+
+    def without_masks(self) -> Records:
+        """Return the images without ``segmentation``, which are built many times faster."""
+        return self._changed(_with_masks=False)
+
+    def _changed(self, **attributes: Any) -> Records:
+        changed = copy.copy(self)
+        vars(changed).update(attributes)
+        return changed
+
+    def _record(
+        self, index: int, as_list: Callable[[np.ndarray], list[float]] = np.ndarray.tolist
+    ) -> dict[str, Any]:
+        image = self._table.images[index]
+        rows = self._rows[self._bounds[index] : self._bounds[index + 1]]
+        masks: dict[str, Any] = {"with_masks": self._with_masks, "as_list": as_list}
+        record = {
+            "file_name": self._paths[index],
+            "height": image["height"],
+            "width": image["width"],
+            "image_id": image["id"],
+            "annotations": self._table.annotations(rows, **masks),
+        }
+        record |= {key: list(image[key]) for key in FEDERATED if key in image}
+        if "neg_category_ids" in record:
+            absent = record["neg_category_ids"]
+            record["negative_classes"] = [self._class_of[i] for i in absent if i in self._class_of]
+        return record
+
+
+@contextlib.contextmanager
+def _collection_paused() -> Iterator[None]:
+    """Spare millions of new objects, none of them garbage, the searches for cycles."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+class _SharedFloats:
+    """Makes lists in which equal numbers of two decimals are one object."""
+
+    def __init__(self, numbers: np.ndarray) -> None:
+        steps = int(min(numbers.max(initial=0), _MOST_PIXELS)) * _STEPS + _STEPS
+        self._values = np.arange(steps) / _STEPS
+        self._objects = self._values.astype(object)
+
+    def __call__(self, numbers: np.ndarray) -> list[float]:
+        nearest = np.rint(np.clip(numbers, 0, self._values[-1]) * _STEPS).astype(np.intp)
+        if (self._values[nearest] == numbers).all():
+            return self._objects[nearest].tolist()
+        return numbers.tolist()
