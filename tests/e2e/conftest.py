@@ -1,23 +1,34 @@
 """A small generated data set and train_net.py as a user calls it."""
 
+import contextlib
+import io
 import json
+import logging
 import os
 import re
 import subprocess
 import sys
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.logger import _cached_log_stream, setup_logger
 
+from d2_seesaw.cli import main
+from d2_seesaw.data.quickstart import register_quickstart, register_semantic_quickstart
 from d2_seesaw.synthetic.instances import LongTailSpec, generate_longtail_dataset
 from d2_seesaw.synthetic.profile import DEMO_PROFILE
 
 ROOT = Path(__file__).parents[2]
+QUICKSTART = "configs/quickstart/seesaw.py"
 QUICK = [
     "dataloader.train.num_workers=0",
     "dataloader.test.num_workers=0",
+    "dataloader.train.total_batch_size=4",
     "train.log_period=1",
     "train.seed=3",
 ]
@@ -35,24 +46,93 @@ def datasets(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def train_net(datasets):
-    """Run train_net.py on the quickstart config; returns what it printed and wrote."""
+    """Run train_net.py on the quickstart config; returns what it printed and wrote.
 
-    def run(output, *arguments, config="configs/quickstart/seesaw.py", launcher=(), fails=False):
+    In this process, which has imported everything, unless ``launcher`` or several ranks need
+    processes of their own, or ``apart`` asks for one.
+    """
+
+    def run(output, *arguments, config=QUICKSTART, launcher=(), apart=False, fails=False):
+        flags = [a for a in arguments if a.startswith("--")]
+        options = [a for a in arguments if not a.startswith("--")]
         command = [
-            sys.executable, *launcher, "train_net.py", "--config-file", config,
-            *(a for a in arguments if a.startswith("--")),
-            f"train.output_dir={output}", *QUICK, *(a for a in arguments if not a.startswith("--")),
-        ]  # fmt: skip
-        # One thread: where other processes hold the cores, more of them only wait for each other.
-        variables = os.environ | {"DETECTRON2_DATASETS": str(datasets), "OMP_NUM_THREADS": "1"}
-        process = subprocess.run(
-            command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300
-        )
-        text = process.stdout + process.stderr
-        assert (process.returncode != 0) == fails, text
+            *("--config-file", config, *flags),
+            *(f"train.output_dir={output}", *QUICK, *options),
+        ]
+        apart = apart or launcher or any(flag.startswith("--num-gpus") for flag in flags)
+        call = _call_apart if apart else _call_here
+        failed, text = call(command, datasets, launcher)
+        assert failed == fails, text
         return SimpleNamespace(text=text, metrics=_metrics(Path(output) / "metrics.json"))
 
     return run
+
+
+def _call_apart(command, datasets, launcher):
+    # One thread: where other processes hold the cores, more of them only wait for each other.
+    variables = os.environ | {"DETECTRON2_DATASETS": str(datasets), "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(
+        [sys.executable, *launcher, "train_net.py", *command],
+        cwd=ROOT,
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return process.returncode != 0, process.stdout + process.stderr
+
+
+def _call_here(command, datasets, launcher):
+    """Call train_net.py as its own process would, and leave this process as it was."""
+    output = io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        _loggers_kept(),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(output),
+    ):
+        patch.setenv("DETECTRON2_DATASETS", str(datasets))
+        _register_again()
+        try:
+            failed = main(["train", *command]) != 0
+        except SystemExit as end:
+            failed = end.code not in (None, 0)
+            output.write(f"{end.code}\n" if failed else "")
+        except Exception:
+            failed = True
+            output.write(traceback.format_exc())
+        finally:
+            torch._dynamo.reset()
+    return failed, output.getvalue()
+
+
+def _register_again():
+    """Register the generated datasets where the environment variable now says."""
+    for name in [n for n in DatasetCatalog.list() if "quickstart_" in n]:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    register_quickstart()
+    register_semantic_quickstart()
+
+
+@contextlib.contextmanager
+def _loggers_kept():
+    """Give Detectron2's loggers back the handlers that they had: each run adds its own."""
+    loggers = [logging.getLogger(name) for name in (None, "detectron2", "fvcore", "d2_seesaw")]
+    kept = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers[1:]:
+        logger.handlers[:] = []
+    setup_logger.cache_clear()
+    try:
+        yield
+    finally:
+        for logger, handlers, level, propagate in kept:
+            for handler in set(logger.handlers) - set(handlers):
+                handler.close()
+            logger.handlers[:], logger.propagate = handlers, propagate
+            logger.setLevel(level)
+        setup_logger.cache_clear()
+        _cached_log_stream.cache_clear()
 
 
 def _metrics(path):

@@ -4,7 +4,7 @@ The modules that stand for the latter two write each call down as a line of JSON
 """
 
 import json
-import os
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -49,6 +49,15 @@ OF_THREE_GROUPS = f"dataloader.evaluator.train_image_counts={{{COUNTS}}}"
 LENGTHS = ["lr_multiplier.max_iter=100", "dataloader.train.total_batch_size=2"]
 
 
+def import_from(folder, patch):
+    """Have the modules in ``folder`` imported, and forgotten again afterwards."""
+    for name in ("wandb", "mlflow"):
+        patch.delitem(sys.modules, name, raising=False)
+        patch.setitem(sys.modules, name, None)  # what the end of the patch removes
+        del sys.modules[name]
+    patch.syspath_prepend(folder)
+
+
 @pytest.fixture(scope="module")
 def trackers(tmp_path_factory):
     """A folder of the two modules, which also gets what they record."""
@@ -65,7 +74,7 @@ def runs(train_net, trackers, tmp_path_factory):
     """
     output = tmp_path_factory.mktemp("tracked")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(trackers), prepend=os.pathsep)
+        import_from(trackers, patch)
         patch.setenv("RECORD", str(trackers))
         arguments = [*TRACKERS, *LENGTHS, OF_THREE_GROUPS]
         arguments += ["train.checkpointer.period=1", "train.eval_period=2"]
@@ -153,7 +162,7 @@ def test_a_tracker_that_is_not_installed_is_one_line_before_anything_is_built(
     train_net, tmp_path, monkeypatch
 ):
     (tmp_path / "mlflow.py").write_text("raise ImportError('not here')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    import_from(tmp_path, monkeypatch)
     run = train_net(tmp_path / "run", "train.mlflow.enabled=True", "train.max_iter=1", fails=True)
     assert run.text.strip().splitlines()[-1] == (
         "d2-seesaw train: train.mlflow.enabled=True needs a package that is not installed "
