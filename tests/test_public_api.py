@@ -7,6 +7,7 @@ import pytest
 PUBLIC = {
     "losses": {
         "ClassificationLoss",
+        "DenseLoss",
         "InverseFrequencyLoss",
         "RecallLoss",
         "SeesawCrossEntropyLoss",
