@@ -26,7 +26,8 @@ from timing import (
 )
 from torch import Tensor, nn
 
-from d2_seesaw.layers import NormedConv2d, conv1x1_channel
+from d2_seesaw.layers import NormedConv2d
+from d2_seesaw.layers.predictors import conv1x1_channel
 
 
 def all_channels(conv: nn.Conv2d, x: Tensor, classes: Tensor) -> Tensor:

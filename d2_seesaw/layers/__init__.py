@@ -1,14 +1,11 @@
-"""Layers for long-tailed recognition. Pure torch: usable without Detectron2."""
+"""Layers for long-tailed recognition. They depend on PyTorch only."""
 
-from d2_seesaw.layers.activation_checkpoint import checkpointed
-from d2_seesaw.layers.carafe import CarafeDownsample, CarafeUpsample, carafe, carafe_down
+from d2_seesaw.layers.carafe import CarafeDownsample, CarafeUpsample
 from d2_seesaw.layers.deform_conv import DeformConv2d, deform_convs
 from d2_seesaw.layers.norm import NormFactory, SyncBatchNorm2d, layer_norm, sync_batch_norm
 from d2_seesaw.layers.normed import NormedConv2d, NormedLinear
 from d2_seesaw.layers.predictors import (
     LayerFactory,
-    conv1x1_channel,
-    is_pointwise,
     linear_classifier,
     mask_predictor,
     normed_linear_classifier,
@@ -25,12 +22,7 @@ __all__ = [
     "NormedConv2d",
     "NormedLinear",
     "SyncBatchNorm2d",
-    "carafe",
-    "carafe_down",
-    "checkpointed",
-    "conv1x1_channel",
     "deform_convs",
-    "is_pointwise",
     "layer_norm",
     "linear_classifier",
     "mask_predictor",

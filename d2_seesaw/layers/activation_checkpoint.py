@@ -1,4 +1,4 @@
-"""Activation checkpointing that batch norms do not notice."""
+"""Activation checkpointing that does not update batch norm statistics twice."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,12 +11,12 @@ from torch.utils.checkpoint import checkpoint
 
 
 def checkpointed(module: nn.Module, *inputs: Any) -> Any:
-    """``module(*inputs)``, of which the backward pass keeps ``inputs`` and computes the rest again.
+    """Call ``module(*inputs)``, keep only ``inputs``, and recompute the rest in the backward pass.
 
-    Without more care batch norms would see each batch twice and move their running statistics by
-    two steps; here the repetition leaves them alone. What is random is the same both times.
+    The recomputation leaves the running statistics of batch norms unchanged, so that each batch
+    counts once. Random operations give the same result both times.
 
-    Not for code inside of ``torch.compile``, which decides itself what it computes again.
+    Not for use inside ``torch.compile``, which chooses itself what to recompute.
 
     Args:
         module: called with ``inputs``, tensors or lists of them.
@@ -27,13 +27,13 @@ def checkpointed(module: nn.Module, *inputs: Any) -> Any:
 
 
 def _contexts(module: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """For the forward pass and for its repetition."""
+    """Return the contexts of the forward pass and of the recomputation."""
     return nullcontext(), _unchanged_statistics(module)
 
 
 @contextmanager
 def _unchanged_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch norms in training mode update copies of their buffers, which are then thrown away."""
+    """Let batch norms in training mode update copies of their buffers, which are discarded."""
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training]
     buffers = [dict(m.named_buffers(recurse=False)) for m in norms]
     try:

@@ -1,22 +1,22 @@
-r"""Up- and down-sampling by content-aware re-assembly of features, CARAFE and CARAFE++.
+r"""Upsampling and downsampling by content-aware reassembly of features, CARAFE and CARAFE++.
 
 The papers are https://arxiv.org/abs/1905.02188 and https://arxiv.org/abs/2012.04733. Each output
-pixel is a weighted mean of the k x k input pixels around the place it comes from, and a small
-network predicts the weights from the input itself. With tap ``(i, j)`` and ``r = k // 2``,
+pixel is a weighted mean of the k x k input pixels around its source position. A small network
+predicts the weights from the input. With tap ``(i, j)`` and ``r = k // 2``,
 
 .. math::
     y_{c, v, u} = \sum_{i, j} w_{g(c), i k + j, v, u} \; x_{c, p(v) + i - r, p(u) + j - r}
 
-where ``p(v)`` is ``v // scale`` for up-sampling and ``v * scale`` for down-sampling. Outside of the
-map ``x`` is 0, and the weights are not renormalised there.
+where ``p(v)`` is ``v // scale`` for upsampling and ``v * scale`` for downsampling. Outside the
+map, ``x`` is 0 and the weights are not renormalized.
 
-The sum runs tap by tap over shifted views of the input. A backward pass then has the input and the
-weights to keep, not the k * k copies of the input that im2col makes.
+The sum runs tap by tap over shifted views of the input. The backward pass thus keeps the input and
+the weights, not the k * k copies of the input that im2col makes.
 
 Shapes in this module:
     N: samples, may be 0
-    C: channels, in G groups that share their weights
-    k: width of a window
+    C: channels, in G groups; the channels of a group share their weights
+    k: window width
     s: scale
 """
 
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 
 def carafe(features: Tensor, kernels: Tensor, *, scale: int = 2, groups: int = 1) -> Tensor:
-    """Up-sample with the given weights (CARAFE paper, equation 4).
+    """Upsample with the given weights (CARAFE paper, equation 4).
 
     Args:
         features: ``(N, C, H, W)``.
@@ -41,7 +41,7 @@ def carafe(features: Tensor, kernels: Tensor, *, scale: int = 2, groups: int = 1
         ``(N, C, s * H, s * W)``.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: the shapes do not match.
     """
     N, C, H, W = features.shape
     windows = _windows(features, kernels, (scale * H, scale * W), groups)
@@ -51,9 +51,9 @@ def carafe(features: Tensor, kernels: Tensor, *, scale: int = 2, groups: int = 1
 
 
 def carafe_down(features: Tensor, kernels: Tensor, *, scale: int = 2, groups: int = 1) -> Tensor:
-    """Down-sample with the given weights (CARAFE++ paper, section 3).
+    """Downsample with the given weights (CARAFE++ paper, section 3).
 
-    The window of output pixel ``(v, u)`` is centred at ``(s * v, s * u)``.
+    The window of output pixel ``(v, u)`` is centered at ``(s * v, s * u)``.
 
     Args:
         features: ``(N, C, H, W)``.
@@ -66,7 +66,7 @@ def carafe_down(features: Tensor, kernels: Tensor, *, scale: int = 2, groups: in
         ``(N, C, ceil(H / s), ceil(W / s))``.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: the shapes do not match.
     """
     N, C, H, W = features.shape
     size = (-(-H // scale), -(-W // scale))
@@ -85,14 +85,14 @@ def _weighted_sum(windows: Iterable[Tensor], taps: Iterable[Tensor]) -> Tensor:
 
 
 def _windows(features: Tensor, kernels: Tensor, size: tuple[int, int], groups: int) -> list[Tensor]:
-    """For each tap a view ``(N, G, C / G, H, W)``: what it sees when centred at each pixel."""
+    """Return one ``(N, G, C / G, H, W)`` view per tap: the features shifted by the tap's offset."""
     N, C, H, W = features.shape
     k = math.isqrt(kernels.shape[1] // groups)
     if kernels.shape != (N, groups * k * k, *size) or k % 2 == 0 or C % groups:
         raise ValueError(
             f"features {tuple(features.shape)} in {groups} groups need kernels of shape "
-            f"({N}, {groups} * k * k, {size[0]}, {size[1]}) with an odd k, and channels that "
-            f"{groups} divides; got kernels {tuple(kernels.shape)}"
+            f"({N}, {groups} * k * k, {size[0]}, {size[1]}) with an odd k, and channels divisible "
+            f"by {groups}; got kernels {tuple(kernels.shape)}"
         )
     r = k // 2
     padded = F.pad(features, (r, r, r, r)).unflatten(1, (groups, C // groups))
@@ -100,7 +100,7 @@ def _windows(features: Tensor, kernels: Tensor, size: tuple[int, int], groups: i
 
 
 class _Carafe(nn.Module):
-    """The network that predicts the weights."""
+    """Network that predicts the weights."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class _Carafe(nn.Module):
         odd = {"kernel_size": kernel_size, "encoder_kernel_size": encoder_kernel_size}
         for name, value in odd.items():
             if value < 1 or value % 2 == 0:
-                raise ValueError(f"{name} must be odd, to have a centre, got {value}")
+                raise ValueError(f"{name} must be odd, got {value}")
         if scale < 1:
             raise ValueError(f"scale must be at least 1, got {scale}")
         if channels % groups:
@@ -138,7 +138,7 @@ class _Carafe(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw new weights; those of the encoder are small, so that all taps start about equal."""
+        """Draw new weights. The encoder's are small, so that all taps start nearly equal."""
         nn.init.xavier_uniform_(self.channel_compressor.weight)
         nn.init.normal_(self.content_encoder.weight, std=0.001)
         for conv in (self.channel_compressor, self.content_encoder):
@@ -149,36 +149,36 @@ class _Carafe(nn.Module):
         return self.content_encoder(self.channel_compressor(features))
 
     def _normalize(self, logits: Tensor, features: Tensor) -> Tensor:
-        """Softmax over the taps of each group, in float32 at least, then as the features are.
+        """Apply softmax to the taps of each group, in at least float32; return the features' dtype.
 
-        Features and weights of one type need no conversion of every tap under autocast.
+        Features and weights of the same dtype avoid a conversion of every tap under autocast.
         """
         taps = logits.unflatten(1, (self.groups, self.kernel_size**2))
         wide = torch.promote_types(logits.dtype, torch.float32)
         return taps.softmax(2, dtype=wide).to(features.dtype).flatten(1, 2)
 
     def extra_repr(self) -> str:
-        """Hyper-parameters, for ``print(model)``."""
+        """Return the hyper-parameters for ``print(model)``."""
         return f"scale={self.scale}, kernel_size={self.kernel_size}, groups={self.groups}"
 
 
 class CarafeUpsample(_Carafe):
-    """Up-sampling by CARAFE: ``(N, channels, H, W)`` to ``(N, channels, scale * H, scale * W)``.
+    """Upsampling by CARAFE: ``(N, channels, H, W)`` to ``(N, channels, scale * H, scale * W)``.
 
-    The defaults are those of the paper. Weights have the names and shapes of mmcv's ``CARAFEPack``.
-    Under autocast the softmax over the taps is in float32, the weighted sum in the type of the
+    The defaults are the paper's. Weights have the names and shapes of mmcv's ``CARAFEPack``. Under
+    autocast, the softmax over the taps is in float32 and the weighted sum in the dtype of the
     features. In eager mode the taps run one after the other; ``torch.compile`` fuses them.
 
     Args:
         channels: C, of the input and of the output.
-        scale: s, up-sampling factor.
-        kernel_size: k, odd; the width of the window at the input's resolution.
-        groups: G, groups of channels with weights of their own.
+        scale: s, upsampling factor.
+        kernel_size: k, odd; the window width at the input's resolution.
+        groups: G, groups of channels with their own weights.
         compressed_channels: channels from which the weights are predicted.
         encoder_kernel_size: odd width of the convolution that predicts the weights.
 
     Raises:
-        ValueError: an even kernel size, a scale below 1, or groups that do not divide the channels.
+        ValueError: a kernel size is even, scale is less than 1, or groups do not divide channels.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ class CarafeUpsample(_Carafe):
         return carafe(features, kernels, scale=self.scale, groups=self.groups)
 
     def _shuffle(self, x: Tensor) -> Tensor:
-        """``F.pixel_shuffle``, whose backward pass fails for an empty batch."""
+        """Do the same as ``F.pixel_shuffle``, whose backward pass fails for an empty batch."""
         N, channels, H, W = x.shape
         s = self.scale
         sub_pixels = x.reshape(N, channels // s**2, s, s, H, W).permute(0, 1, 4, 2, 5, 3)
@@ -216,22 +216,22 @@ class CarafeUpsample(_Carafe):
 
 
 class CarafeDownsample(_Carafe):
-    """Down-sampling by CARAFE++: ``(N, channels, H, W)`` to ``(N, channels, H / s, W / s)``.
+    """Downsampling by CARAFE++: ``(N, channels, H, W)`` to ``(N, channels, H / s, W / s)``.
 
-    Odd sizes are rounded up, as by a convolution of that stride. See :class:`CarafeUpsample` for
-    the types under autocast.
+    Sizes are rounded up, as by a convolution of stride s. See :class:`CarafeUpsample` for the
+    dtypes under autocast.
 
     Args:
         channels: C, of the input and of the output.
-        scale: s, down-sampling factor.
-        kernel_size: k, odd; the width of the window at the input's resolution.
-        groups: G, groups of channels with weights of their own.
-        compressed_channels: channels from which the weights are predicted. The default is that of
-            up-sampling.
+        scale: s, downsampling factor.
+        kernel_size: k, odd; the window width at the input's resolution.
+        groups: G, groups of channels with their own weights.
+        compressed_channels: channels from which the weights are predicted. The default is the one
+            of upsampling.
         encoder_kernel_size: odd width of the convolution of stride s that predicts the weights.
 
     Raises:
-        ValueError: an even kernel size, a scale below 1, or groups that do not divide the channels.
+        ValueError: a kernel size is even, scale is less than 1, or groups do not divide channels.
     """
 
     def __init__(

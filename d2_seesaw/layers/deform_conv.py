@@ -1,9 +1,11 @@
-"""Modulated deformable convolution, DCNv2 (https://arxiv.org/abs/1811.11168), on torchvision's.
+"""Modulated deformable convolution, DCNv2 (https://arxiv.org/abs/1811.11168).
+
+Built on torchvision's operator.
 
 Shapes in this module:
     N: samples, may be 0
-    K: taps of the kernel
-    G: groups of channels with offsets of their own
+    K: kernel taps
+    G: groups of channels with their own offsets
 """
 
 import math
@@ -18,35 +20,35 @@ from d2_seesaw.utils.text import did_you_mean
 
 
 class DeformConv2d(nn.Conv2d):
-    r"""``nn.Conv2d`` whose taps move and fade as another convolution says (DCNv2, equation 1).
+    r"""``nn.Conv2d`` whose taps are moved and scaled by predicted values (DCNv2, equation 1).
 
     .. math::
         y(p) = \sum_k w_k \; x(p + p_k + \Delta p_k) \; \Delta m_k
 
-    ``weight`` and ``bias`` are those of ``nn.Conv2d``, so weights of a plain convolution load
-    unchanged. ``conv_offset``, of the same kernel size, stride, padding and dilation, has
+    ``weight`` and ``bias`` are as in ``nn.Conv2d``, so the weights of a plain convolution can be
+    loaded. ``conv_offset`` has the same kernel size, stride, padding and dilation, and
     ``3 * G * K`` output channels: first the offsets, ``dy`` and ``dx`` of each tap in turn, then
-    what goes through a sigmoid to give the masks. It starts at zero.
+    the logits of the masks. It is initialized to zero.
 
-    The sampling is in float32 at least, under autocast too, as torchvision has no operator for
-    bfloat16; the output has the type that a plain convolution would give it.
+    Sampling is in at least float32, also under autocast, because torchvision's operator does not
+    support bfloat16. The output has the dtype of a plain convolution's output.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
         kernel_size: as in ``nn.Conv2d``.
         deform_groups: G; must divide ``in_channels``.
-        mask_gain: factor on the masks. 1 is the paper's; the masks then start at 0.5, and what was
-            learned by a plain convolution comes out halved. With 2 it comes out as it was.
-        per_image: sample the images of a batch one by one. torchvision's buffer, of
-            ``K * in_channels`` values per output pixel, is then that of one image, not of them all.
-        norm: a module to apply to the output, named ``norm`` as in Detectron2's ``Conv2d``.
-        activation: a function to apply last.
+        mask_gain: factor on the masks. With the paper's 1, the masks start at 0.5, which halves the
+            output of a pretrained plain convolution. With 2, that output is unchanged at first.
+        per_image: sample the images of a batch one by one. torchvision's buffer of
+            ``K * in_channels`` values per output pixel then holds one image instead of the batch.
+        norm: module to apply to the output, named ``norm`` as in Detectron2's ``Conv2d``.
+        activation: function to apply last.
         conv_options: ``stride``, ``padding``, ``dilation``, ``groups``, ``bias``, as in
-            ``nn.Conv2d``. Padding is a number or a pair, and is with zeros.
+            ``nn.Conv2d``. Padding is a number or a pair, and uses zeros.
 
     Raises:
-        ValueError: groups that do not divide the channels, or a padding that is not supported.
+        ValueError: the groups do not divide the channels, or the padding is not supported.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class DeformConv2d(nn.Conv2d):
             )
         if isinstance(self.padding, str) or self.padding_mode != "zeros":
             raise ValueError(
-                "a deformable convolution pads by a given number of zeros, got padding "
+                "a deformable convolution supports numeric zero padding only, got padding "
                 f"{self.padding!r} in mode {self.padding_mode!r}"
             )
         self.deform_groups = deform_groups
@@ -103,7 +105,7 @@ class DeformConv2d(nn.Conv2d):
         return x
 
     def _sample(self, x: Tensor, offset_and_mask: Tensor) -> Tensor:
-        # Here, so that the other layers do without torchvision.
+        # Imported here, so that the other layers do not need torchvision.
         from torchvision.ops import deform_conv2d
 
         taps = offset_and_mask.shape[1] // 3
@@ -121,7 +123,7 @@ class DeformConv2d(nn.Conv2d):
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
     def extra_repr(self) -> str:
-        """Sizes and hyper-parameters, for ``print(model)``."""
+        """Return sizes and hyper-parameters for ``print(model)``."""
         return (
             f"{super().extra_repr()}, deform_groups={self.deform_groups}, "
             f"mask_gain={self.mask_gain}"
@@ -129,22 +131,22 @@ class DeformConv2d(nn.Conv2d):
 
 
 def deform_convs(module: nn.Module, names: str, **options: Any) -> nn.Module:
-    r"""Replace convolutions inside of a module by deformable ones that keep their weights.
+    r"""Replace convolutions inside a module by deformable ones that keep their weights.
 
-    The official models have them in place of all 3 x 3 convolutions of the last three stages:
-    ``deform_convs(resnet, r"res[345]\.\d+\.conv2")`` for Detectron2's ResNet. Names in state
-    dicts stay as they are, those of ``conv_offset`` are new.
+    The official models replace all 3 x 3 convolutions of the last three stages:
+    ``deform_convs(resnet, r"res[345]\.\d+\.conv2")`` for Detectron2's ResNet. Existing names in the
+    state dict do not change; ``conv_offset`` adds new ones.
 
     Args:
         module: changed in place.
-        names: a regular expression that full names of convolutions inside ``module`` match.
+        names: regular expression for full names of convolutions inside ``module``.
         options: ``deform_groups``, ``mask_gain`` and ``per_image`` of :class:`DeformConv2d`.
 
     Returns:
         ``module``.
 
     Raises:
-        ValueError: no convolution of that name, or one that a deformable one cannot replace.
+        ValueError: no convolution has such a name, or one cannot be replaced.
     """
     convs = {name: m for name, m in module.named_modules() if name and isinstance(m, nn.Conv2d)}
     found = {name: conv for name, conv in convs.items() if re.fullmatch(names, name)}
@@ -159,11 +161,11 @@ def deform_convs(module: nn.Module, names: str, **options: Any) -> nn.Module:
 
 
 def _deformable(name: str, conv: nn.Conv2d, options: dict[str, Any]) -> DeformConv2d:
-    # Of the classes derived from nn.Conv2d, we know what Detectron2's does besides convolving.
+    # Another subclass of nn.Conv2d may do more than norm and activation.
     is_detectron2s = type(conv).__module__.startswith("detectron2.layers.")
     if type(conv) is not nn.Conv2d and not is_detectron2s:
         raise ValueError(
-            f"{name} is a {type(conv).__name__}; a plain or Detectron2's Conv2d can be replaced"
+            f"{name} is a {type(conv).__name__}; only Conv2d of torch or Detectron2 can be replaced"
         )
     like_conv: dict[str, Any] = {
         "kernel_size": conv.kernel_size,
@@ -179,6 +181,6 @@ def _deformable(name: str, conv: nn.Conv2d, options: dict[str, Any]) -> DeformCo
     deformable = DeformConv2d(conv.in_channels, conv.out_channels, **like_conv, **options)
     deformable.conv_offset.to(conv.weight).train(conv.training)
     deformable.weight, deformable.bias = conv.weight, conv.bias
-    # Not by train(): the mode of the norm is its own affair.
+    # Not train(), which would also change the mode of the norm.
     deformable.training = conv.training
     return deformable

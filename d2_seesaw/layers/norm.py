@@ -1,10 +1,10 @@
-"""Normalisation that heads and backbones are given: batch norm over all ranks, layer norm.
+"""Normalization layers for heads and backbones: batch norm over all ranks, layer norm.
 
-A config names one of the functions. Detectron2's modules take what it returns wherever they take
-the name of a norm, and call it with the number of channels: ``conv_norm=L(sync_batch_norm)()``.
+A config names one of the functions, as in ``conv_norm=L(sync_batch_norm)()``. Detectron2's modules
+accept its result instead of the name of a norm, and call it with the number of channels.
 
 Shapes in this module:
-    N: images or RoIs on this rank, maybe none
+    N: images or RoIs on this rank, may be 0
     C: channels
 """
 
@@ -18,36 +18,36 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 NormFactory = Callable[[int], nn.Module]
-"""Builds a normalisation from its number of channels."""
+"""Builds a normalization layer from its number of channels."""
 
 _ALL_BUT_CHANNELS = (0, 2, 3)
 
 
 def sync_batch_norm(*, eps: float = 1e-5, momentum: float = 0.1) -> NormFactory:
-    """A :class:`SyncBatchNorm2d`; the arguments are its own."""
+    """Return a factory of :class:`SyncBatchNorm2d` with these arguments."""
     return partial(SyncBatchNorm2d, eps=eps, momentum=momentum)
 
 
 def layer_norm(*, eps: float = 1e-6) -> NormFactory:
-    """An ``nn.LayerNorm``, with the ``eps`` of most vision transformers rather than torch's."""
+    """Return a factory of ``nn.LayerNorm``, with the ``eps`` of most vision transformers."""
     return partial(nn.LayerNorm, eps=eps)
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """``nn.BatchNorm2d`` whose batch is that of all ranks together.
+    """``nn.BatchNorm2d`` over the batches of all ranks.
 
-    On one process, and in evaluation, it is ``nn.BatchNorm2d``. On several it does what that does
-    with the batches of all ranks concatenated, for output, gradients and running statistics,
-    whatever their sizes: a rank may have fewer RoIs, or none, or images of another size. All ranks
-    have to take part in each training step, forwards and backwards.
+    With one process, and in evaluation, it is ``nn.BatchNorm2d``. With several ranks, output,
+    gradients and running statistics equal those of ``nn.BatchNorm2d`` on the concatenated batches.
+    The batches may differ in size: a rank may have fewer RoIs, none, or images of another size. All
+    ranks must run the forward and the backward pass of each training step.
 
-    The arithmetic is that of float32 whatever autocast says. For the backward pass only the input
-    is kept, in the type it came in.
+    The arithmetic is in float32, also under autocast. Only the input is kept for the backward
+    pass, in its own dtype.
 
-    Others lack one of these. ``nn.SyncBatchNorm`` refuses tensors on the CPU, and Detectron2's
-    convolution refuses it for empty batches. Detectron2's ``naiveSyncBN_N`` weighs the ranks by N
-    alone, which is right for RoIs but not for images of several sizes, computes the variance in
-    bfloat16 where that is the type of the input, and keeps its biased estimate.
+    Each existing implementation lacks one of these properties. ``nn.SyncBatchNorm`` does not
+    support the CPU, and Detectron2's convolution does not support it with empty batches.
+    Detectron2's ``naiveSyncBN_N`` weighs the ranks by N alone, which is wrong for images of several
+    sizes, computes the variance in bfloat16 for a bfloat16 input, and keeps its biased estimate.
 
     Args:
         num_features: C.
@@ -59,10 +59,10 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         super().__init__(num_features, eps=eps, momentum=momentum)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise ``(N, C, H, W)``.
+        """Normalize ``(N, C, H, W)``.
 
         Raises:
-            ValueError: in training on one process, one value per channel.
+            ValueError: there is only one value per channel, in training with one process.
         """
         if not self.training or _number_of_ranks() == 1:
             return super().forward(input)
@@ -77,7 +77,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         running_mean = cast("Tensor", self.running_mean)
         running_var = cast("Tensor", self.running_var)
         cast("Tensor", self.num_batches_tracked).add_(1)
-        # Without values on any rank there is nothing to learn: momentum 0, and no division by 0.
+        # Without values on any rank: momentum 0 and no division by 0.
         momentum = cast("float", self.momentum) * count.clamp(max=1)
         unbiased = variance * count / (count - 1).clamp(min=1)
         running_mean.lerp_(mean.to(running_mean.dtype), momentum.to(running_mean.dtype))
@@ -93,7 +93,7 @@ def _wide(x: Tensor) -> Tensor:
 
 
 class _BatchNormOfAllRanks(torch.autograd.Function):
-    """Batch norm with statistics over all ranks: also mean, biased variance and count of values."""
+    """Batch norm over all ranks that also returns mean, biased variance and number of values."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Any:
@@ -114,8 +114,8 @@ class _BatchNormOfAllRanks(torch.autograd.Function):
         normalized = (_wide(input) - _map(mean)) * _map(inverse_std)
         grad_bias = grad.sum(_ALL_BUT_CHANNELS)
         grad_weight = (grad * normalized).sum(_ALL_BUT_CHANNELS)
-        # The parameters' gradients stay those of this rank: DDP sums them as it does all others.
-        # The statistics depend on the inputs of all ranks, so the gradient through them on all.
+        # Parameter gradients are those of this rank, because DDP reduces them. The gradient through
+        # the statistics depends on all ranks, because the statistics do.
         means = torch.stack([grad_bias, grad_weight])
         dist.all_reduce(means)
         through_mean, through_variance = means / count.clamp(min=1)
@@ -134,10 +134,10 @@ def _map(channels: Tensor) -> Tensor:
 
 
 def _statistics_of_all_ranks(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``(C,)`` mean, ``(C,)`` biased variance and the number of values per channel, a scalar.
+    """Return ``(C,)`` mean, ``(C,)`` biased variance and the scalar number of values per channel.
 
-    Each rank's own are computed around its own mean and then merged: the difference of the mean of
-    squares and the square of the mean, which one sum over the ranks would give, cancels.
+    Each rank computes its squares around its own mean before they are merged. A single sum over the
+    ranks would give E[x^2] - E[x]^2, which suffers from cancellation.
     """
     own_count = x.new_tensor(float(x.numel() // x.shape[1]))
     own_mean = x.sum(_ALL_BUT_CHANNELS) / own_count.clamp(min=1)

@@ -1,12 +1,12 @@
-r"""Linear and convolution layers on normalised weights and features (Seesaw paper, section 3.3).
+r"""Linear and convolution layers on normalized weights and features (Seesaw paper, section 3.3).
 
 .. math::
     y = \tau \left(\frac{W}{\lVert W \rVert_2^a + \epsilon}\right)^{\!\top}
         \frac{x}{\lVert x \rVert_2^a + \epsilon} + b
 
-Three details decide whether trained weights of the authors' implementation fit: ``eps`` is added to
-the norm (``F.normalize`` takes the larger of the two), the bias is not scaled by the temperature,
-and zero features give the bias.
+Trained weights of the authors' implementation require three details: ``eps`` is added to the norm
+(``F.normalize`` takes the larger of the two), the bias is not scaled by the temperature, and zero
+features give the bias.
 """
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 def _norm(x: Tensor, dim: int | tuple[int, ...], power: float, eps: float) -> Tensor:
     norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
     if power != 1:
-        # The clamp stops the gradient at zero features, where that of a root is infinite.
+        # At zero features the gradient of a root is infinite; the clamp makes it zero.
         norm = norm.clamp(min=torch.finfo(norm.dtype).tiny).pow(power)
     return norm + eps
 
@@ -29,14 +29,14 @@ def _normalize(x: Tensor, dim: int | tuple[int, ...], power: float, eps: float) 
 class NormedLinear(nn.Linear):
     """``nn.Linear`` whose weight rows and input rows are divided by their norms.
 
-    Initialised as the authors do: weights from ``N(0, 0.01)``, bias 0.
+    Initialized as in the authors' code: weights from ``N(0, 0.01)``, bias 0.
 
     Args:
         in_features: D, size of each input row.
         out_features: size of each output row.
-        bias: learn an additive bias, which the temperature does not scale.
-        temperature: factor on the normalised input.
-        power: exponent of the norms; 1 normalises fully, 0 divides by 1.
+        bias: add a learned bias, which the temperature does not scale.
+        temperature: factor on the normalized input.
+        power: exponent of the norms; 1 normalizes fully, 0 divides by 1.
         eps: added to the norms.
     """
 
@@ -68,24 +68,24 @@ class NormedLinear(nn.Linear):
         return F.linear(x, weight, self.bias)
 
     def extra_repr(self) -> str:
-        """Sizes and hyper-parameters, for ``print(model)``."""
+        """Return sizes and hyper-parameters for ``print(model)``."""
         return f"{super().extra_repr()}, temperature={self.temperature}, power={self.power}"
 
 
 class NormedConv2d(nn.Conv2d):
-    """``nn.Conv2d`` on features normalised per pixel over channels, with normalised weights.
+    """``nn.Conv2d`` on features normalized per pixel over the channels, with normalized weights.
 
-    Initialised as the authors' mask head does: Kaiming normal (fan out, ReLU), bias 0.
+    Initialized as in the authors' mask head: Kaiming normal (fan out, ReLU), bias 0.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
         kernel_size: as in ``nn.Conv2d``.
-        temperature: factor on the normalised input.
+        temperature: factor on the normalized input.
         power: exponent of the norms.
         eps: added to the norms.
-        norm_over_kernel: normalise a weight over the whole kernel rather than at each tap over the
-            channels; the same for 1 x 1 kernels.
+        norm_over_kernel: normalize a weight over the whole kernel instead of over the channels of
+            each tap. No difference for 1 x 1 kernels.
         conv_options: ``stride``, ``padding``, ``dilation``, ``groups``, ``bias``, as in
             ``nn.Conv2d``.
     """
@@ -120,14 +120,14 @@ class NormedConv2d(nn.Conv2d):
         return self._conv_forward(x, self.normalized(self.weight), self.bias)
 
     def normalized(self, weight: Tensor) -> Tensor:
-        """``weight``, or some rows of it, divided by its norms."""
+        """Divide ``weight``, or some rows of it, by its norms."""
         kernel_dims = (1, 2, 3) if self.norm_over_kernel else 1
         return _normalize(weight, kernel_dims, self.power, self.eps)
 
     def input_scale(self, input: Tensor) -> Tensor:
-        """What each pixel is multiplied by: ``(N, 1, H, W)`` for ``(N, in_channels, H, W)``."""
+        """Return the factor of each pixel: ``(N, 1, H, W)`` for ``(N, in_channels, H, W)``."""
         return self.temperature / _norm(input, 1, self.power, self.eps)
 
     def extra_repr(self) -> str:
-        """Sizes and hyper-parameters, for ``print(model)``."""
+        """Return sizes and hyper-parameters for ``print(model)``."""
         return f"{super().extra_repr()}, temperature={self.temperature}, power={self.power}"

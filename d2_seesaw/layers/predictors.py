@@ -1,7 +1,7 @@
-"""Classifiers that are told their size later, and one output channel of them alone.
+"""Factories of classifiers, and a convolution that computes one output channel per sample.
 
-A config names one of these functions; the predictor calls what it returns. So the number of logits
-is written nowhere, and a loss with any number of them works with any classifier.
+A config names a factory, and the predictor calls it with the number of logits that the loss needs.
+Any loss thus works with any classifier.
 
 Shapes in this module:
     N: samples
@@ -29,14 +29,14 @@ def _linear(std: float, in_features: int, out_features: int) -> nn.Linear:
 
 
 def linear_classifier(*, std: float = 0.01) -> LayerFactory:
-    """A plain linear layer with weights from ``N(0, std)`` and bias 0, as in Fast R-CNN."""
+    """Return a factory of ``nn.Linear`` with weights from ``N(0, std)``, as in Fast R-CNN."""
     return partial(_linear, std)
 
 
 def normed_linear_classifier(
     *, temperature: float = 20.0, power: float = 1.0, eps: float = 1e-6
 ) -> LayerFactory:
-    """A :class:`NormedLinear` layer; the arguments are its own."""
+    """Return a factory of :class:`NormedLinear` with these arguments."""
     return partial(NormedLinear, temperature=temperature, power=power, eps=eps)
 
 
@@ -49,22 +49,21 @@ def _conv(std: float, in_channels: int, out_channels: int) -> nn.Conv2d:
 
 
 def mask_predictor(*, std: float = 0.001) -> LayerFactory:
-    """A plain 1 x 1 convolution with weights from ``N(0, std)`` and bias 0, as in Detectron2."""
+    """Return a factory of 1 x 1 convolutions with weights from ``N(0, std)``, as in Detectron2."""
     return partial(_conv, std)
 
 
 def normed_mask_predictor(
     *, temperature: float = 20.0, power: float = 1.0, eps: float = 1e-6
 ) -> LayerFactory:
-    """A 1 x 1 :class:`NormedConv2d` from feature channels to classes; the arguments are its own."""
+    """Return a factory of 1 x 1 :class:`NormedConv2d` with these arguments."""
     return partial(NormedConv2d, temperature=temperature, power=power, eps=eps)
 
 
 def is_pointwise(layer: nn.Module) -> bool:
-    """Whether :func:`conv1x1_channel` can take a layer's place.
+    """Return whether :func:`conv1x1_channel` can replace a layer.
 
-    That is a plain or normalised 1 x 1 convolution and nothing derived from them, whose forward
-    pass could be anything.
+    It can for a plain or normalized 1 x 1 convolution whose forward pass is not overridden.
     """
     return (
         isinstance(layer, nn.Conv2d)
@@ -76,10 +75,10 @@ def is_pointwise(layer: nn.Module) -> bool:
 
 
 def conv1x1_channel(conv: nn.Conv2d, x: Tensor, channels: Tensor) -> Tensor:
-    """Channel ``channels[n]`` of ``conv(x)[n]``, for every sample ``n``.
+    """Compute channel ``channels[n]`` of ``conv(x)[n]`` for every sample ``n``.
 
-    Equal to the full convolution in value and gradient, at 1 / K of its work: of the weights, only
-    the rows that are needed are read, and normalised where the layer normalises.
+    Value and gradient equal those of the full convolution, at 1 / K of its cost: only the weight
+    rows that are needed are read, and normalized if the layer normalizes.
 
     Args:
         conv: a layer that :func:`is_pointwise`.
@@ -94,7 +93,7 @@ def conv1x1_channel(conv: nn.Conv2d, x: Tensor, channels: Tensor) -> Tensor:
         weight = conv.normalized(weight)
     y = torch.bmm(weight.flatten(1)[:, None], x.flatten(2)).unflatten(2, x.shape[2:])
     if isinstance(conv, NormedConv2d):
-        # Scaling the product rather than x spares two copies of x.
+        # Scaling the product instead of x avoids two copies of x.
         y = y * conv.input_scale(x)
     if conv.bias is not None:
         y = y + conv.bias[channels, None, None, None]

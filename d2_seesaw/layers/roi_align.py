@@ -1,11 +1,11 @@
-"""RoIAlign whose bins can be moved, with gradients to the features and to where they are moved.
+"""RoIAlign with learnable offsets of RoIs or bins.
 
 Shapes in this module:
     N: images
     D: channels
     R: RoIs of all images
-    B: bins of a RoI per side
-    G: samples of a RoI per side, a whole number of them per bin
+    B: bins per side of a RoI
+    G: samples per side of a RoI, a multiple of B
 """
 
 import torch
@@ -22,28 +22,27 @@ def roi_align_with_offsets(
     spatial_scale: float = 1.0,
     sampling_ratio: int = 2,
 ) -> Tensor:
-    """RoIAlign of RoIs that are moved as a whole, or bin by bin.
+    """Apply RoIAlign to RoIs that are moved as a whole or bin by bin.
 
-    With offsets of zero it is ``torchvision.ops.roi_align(aligned=True)``, which gives no gradient
-    to boxes; here there is one to the offsets. As there, samples up to a pixel outside the map have
-    the value of its border, and those further away are zero. Computed in float32 (float64 features:
-    float64) whatever the features are, because half precision cannot tell pixels apart.
+    Zero offsets give ``torchvision.ops.roi_align(aligned=True)``. Unlike torchvision's boxes, the
+    offsets get a gradient. Samples up to a pixel outside the map have the value of its border, and
+    samples further away are zero, as in torchvision. Coordinates and sampling are in float32
+    (float64 for float64 features), because half precision cannot resolve pixels.
 
     Args:
         features: ``(N, D, H, W)``.
-        rois: ``(R, 5)``: index of the image, then x0, y0, x1, y1 in units of which a pixel of
-            ``features`` is ``1 / spatial_scale``.
-        offsets: x and y in the same units, ``(R, 2)`` or ``(R, 2, B, B)``: of the RoI or of each of
-            its bins, rows first.
+        rois: ``(R, 5)``: image index, then x0, y0, x1, y1 in input pixels.
+        offsets: x and y in input pixels, ``(R, 2)`` per RoI or ``(R, 2, B, B)`` per bin, in
+            row-major order.
         output_size: B.
-        spatial_scale: see ``rois``.
-        sampling_ratio: samples per bin and side, whose mean is the bin's value.
+        spatial_scale: pixels of ``features`` per input pixel.
+        sampling_ratio: samples per side of a bin; the bin's value is their mean.
 
     Returns:
-        ``(R, D, B, B)``, of the features' dtype.
+        ``(R, D, B, B)`` in the features' dtype.
 
     Raises:
-        ValueError: offsets of any other shape.
+        ValueError: the offsets have another shape.
     """
     B = output_size
     if offsets.shape not in ((len(rois), 2), (len(rois), 2, B, B)):
@@ -55,7 +54,7 @@ def roi_align_with_offsets(
     pooled = features.new_zeros((len(rois), features.shape[1], B, B))
     boxes = rois[:, 1:].to(precision) * spatial_scale
     points = _points(boxes, offsets.to(precision) * spatial_scale, B, sampling_ratio)
-    # Images without RoIs as well: so the features of all of them always have a gradient.
+    # Includes images without RoIs, so that the features always get a gradient.
     for n, image in enumerate(features):
         of_image = (rois[:, 0] == n).nonzero().squeeze(1)
         sampled = _sample(image.to(precision), points[of_image])
@@ -65,7 +64,7 @@ def roi_align_with_offsets(
 
 
 def _points(boxes: Tensor, offsets: Tensor, output_size: int, sampling_ratio: int) -> Tensor:
-    """``(R, G, G, 2)`` x and y of the samples; 0 is the centre of the first pixel."""
+    """Return ``(R, G, G, 2)`` x and y of the samples; 0 is the center of the first pixel."""
     size = output_size * sampling_ratio
     fractions = (torch.arange(size, device=boxes.device, dtype=boxes.dtype) + 0.5) / size
     start, extent = boxes[:, :2] - 0.5, boxes[:, 2:] - boxes[:, :2]
@@ -81,7 +80,7 @@ def _points(boxes: Tensor, offsets: Tensor, output_size: int, sampling_ratio: in
 
 
 def _sample(image: Tensor, points: Tensor) -> Tensor:
-    """``(R, D, G, G)`` values of a ``(D, H, W)`` map at ``(R, G, G, 2)`` points."""
+    """Sample a ``(D, H, W)`` map at ``(R, G, G, 2)`` points; return ``(R, D, G, G)`` values."""
     R, G = points.shape[:2]
     size = points.new_tensor([image.shape[2], image.shape[1]])
     grid = ((2 * points + 1) / size - 1).reshape(1, R * G, G, 2)

@@ -1,5 +1,6 @@
-"""Classification losses for long-tailed recognition. Pure torch: usable without Detectron2."""
+"""Classification losses for long-tailed recognition. They depend on PyTorch only."""
 
+from d2_seesaw.losses.dense import DenseLoss
 from d2_seesaw.losses.dense_seesaw import SeesawCrossEntropyLoss
 from d2_seesaw.losses.inverse_frequency import InverseFrequencyLoss
 from d2_seesaw.losses.progressive import progressive_constraint
@@ -10,6 +11,7 @@ from d2_seesaw.losses.softmax import SoftmaxLoss
 
 __all__ = [
     "ClassificationLoss",
+    "DenseLoss",
     "InverseFrequencyLoss",
     "RecallLoss",
     "SeesawCrossEntropyLoss",

@@ -1,24 +1,34 @@
-"""What losses share: checks of logits and labels, float32 under autocast, counts over ranks."""
+"""Helpers that the losses share: input checks, float32 under autocast, counts over ranks."""
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 IGNORED = -1
-"""The label of samples that take no part in the loss, as in Detectron2's matchers."""
+"""Label of samples to ignore, as in Detectron2's matchers."""
+
+
+def check_num_classes(num_classes: int) -> None:
+    """Check that there is at least one class.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
 
 
 def check_logits(logits: Tensor, labels: Tensor, num_logits: int, meaning: str) -> None:
-    """Refuse logits whose shape fits neither the loss nor the labels.
+    """Check the shape of a classifier's logits and labels.
 
     Args:
         logits: expected to be ``(R, num_logits)``.
         labels: expected to be ``(R,)``.
-        num_logits: the width the loss needs.
-        meaning: how that width comes about, for the message.
+        num_logits: number of logits per sample that the loss needs.
+        meaning: explanation of that number, for the message.
 
     Raises:
-        ValueError: naming the shape that was given and the one that was expected.
+        ValueError: a shape differs; the message gives both.
     """
     if logits.dim() != 2 or logits.shape[1] != num_logits:
         raise ValueError(
@@ -32,7 +42,7 @@ def check_logits(logits: Tensor, labels: Tensor, num_logits: int, meaning: str) 
 
 
 def check_dense_logits(logits: Tensor, labels: Tensor, num_classes: int) -> None:
-    """Refuse logits that do not hold C classes in their second dimension, one for each label.
+    """Check that logits hold C classes in their second dimension, and one label per pixel.
 
     Args:
         logits: expected to be ``(N, C, ...)``: ``(N, C)``, or ``(N, C, H, W)`` for images.
@@ -40,7 +50,7 @@ def check_dense_logits(logits: Tensor, labels: Tensor, num_classes: int) -> None
         num_classes: C.
 
     Raises:
-        ValueError: naming the shape that was given and the one that was expected.
+        ValueError: a shape differs; the message gives both.
     """
     if logits.dim() < 2 or logits.shape[1] != num_classes:
         raise ValueError(
@@ -55,50 +65,13 @@ def check_dense_logits(logits: Tensor, labels: Tensor, num_classes: int) -> None
         )
 
 
-def check_ignore_index(ignore_index: int, num_classes: int) -> None:
-    """Refuse to ignore one of the classes, as the usual 255 would among 1,000 of them.
-
-    Raises:
-        ValueError: naming the label and the number of classes.
-    """
-    if 0 <= ignore_index < num_classes:
-        raise ValueError(
-            f"ignore_index is {ignore_index}, which is one of the {num_classes} classes: no pixel "
-            "of it would ever be learnt. Give a label that is no class, such as -1"
-        )
-
-
-def check_dense_batch(
-    logits: Tensor, labels: Tensor, num_classes: int, ignore_index: int
-) -> Tensor:
-    """Refuse a batch that does not fit; tell which of its labels take part in the loss.
-
-    Args:
-        logits: expected to be ``(N, C, ...)``.
-        labels: expected to be ``(N, ...)`` integers in ``[0, C)`` or ``ignore_index``.
-        num_classes: C.
-        ignore_index: the label of pixels that take no part.
-
-    Returns:
-        Booleans of the labels' shape.
-
-    Raises:
-        ValueError: as :func:`check_dense_logits` and :func:`check_labels`.
-    """
-    check_dense_logits(logits, labels, num_classes)
-    is_valid = labels != ignore_index
-    known = torch.where(is_valid, labels, torch.zeros_like(labels))
-    check_labels(known, 0, num_classes - 1, f"{num_classes} classes; {ignore_index} is ignored")
-    return is_valid
-
-
 def check_labels(labels: Tensor, lowest: int, highest: int, meaning: str) -> None:
-    """Refuse labels that are not integers from ``lowest`` to ``highest``, both included.
+    """Check that labels are integers from ``lowest`` to ``highest``, both included.
 
-    Costs one host synchronisation on a GPU, whatever the number of classes.
+    Synchronizes with a GPU once, regardless of the number of classes.
 
     Raises:
-        ValueError: naming the offending label and the legal range.
+        ValueError: a label is invalid; the message gives it and the valid range.
     """
     if labels.numel() == 0:
         return
@@ -107,24 +80,24 @@ def check_labels(labels: Tensor, lowest: int, highest: int, meaning: str) -> Non
     smallest, largest = torch.stack(labels.aminmax()).tolist()
     if smallest < lowest or largest > highest:
         wrong = smallest if smallest < lowest else largest
-        raise ValueError(f"labels must lie in [{lowest}, {highest}] ({meaning}), got {wrong}")
+        raise ValueError(f"labels must be in [{lowest}, {highest}] ({meaning}), got {wrong}")
 
 
 def full_precision(logits: Tensor) -> Tensor:
-    """``logits`` in float32, or in float64 where they already are; gradients flow back."""
+    """Convert to float32 and keep float64; differentiable."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def is_training_step(loss: nn.Module) -> bool:
-    """Whether ``loss`` may learn from this batch: training mode with gradients enabled.
+    """Return whether ``loss`` may update its statistics: training mode with gradients enabled.
 
-    A validation loss under ``torch.no_grad()`` thus leaves statistics alone and asks no other rank.
+    A validation loss under ``torch.no_grad()`` thus changes nothing and does not communicate.
     """
     return loss.training and torch.is_grad_enabled()
 
 
 def sum_over_ranks(counts: Tensor) -> int:
-    """Sum ``counts`` over the ranks in place; return how many ranks there are."""
+    """Sum ``counts`` over the ranks in place; return the number of ranks."""
     if not (dist.is_available() and dist.is_initialized()):
         return 1
     dist.all_reduce(counts)
@@ -132,10 +105,10 @@ def sum_over_ranks(counts: Tensor) -> int:
 
 
 def count_labels(labels: Tensor, keep: Tensor, num_classes: int) -> Tensor:
-    """How often each class occurs among the labels to keep.
+    """Count the labels of each class where ``keep`` is true.
 
     Args:
-        labels: integers of any shape, in ``[0, C)`` wherever ``keep`` is true.
+        labels: integers of any shape, in ``[0, C)`` where ``keep`` is true.
         keep: booleans of the same shape.
         num_classes: C.
 

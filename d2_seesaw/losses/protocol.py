@@ -1,4 +1,4 @@
-"""What a box predictor, or any classifier, needs to know about its classification loss."""
+"""Interface between a classifier, such as a box predictor, and its classification loss."""
 
 from typing import Protocol, runtime_checkable
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 @runtime_checkable
 class ClassificationLoss(Protocol):
-    """A loss that owns its logits: how many there are, what they mean and what they cost.
+    """A loss that defines the number of logits, their conversion to scores, and their loss.
 
     Shapes: R samples (RoIs), C foreground classes, L logits per sample.
 
     Attributes:
         num_classes: C.
-        num_logits: L, the width the classifier must have.
+        num_logits: L, the number of outputs that the classifier must have.
     """
 
     num_classes: int
@@ -24,8 +24,8 @@ class ClassificationLoss(Protocol):
         ...
 
     def __call__(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Scalar losses by name, for ``(R, L)`` logits and ``(R,)`` labels.
+        """Compute scalar losses by name from ``(R, L)`` logits and ``(R,)`` labels.
 
-        A label is a class in ``[0, C)``, ``C`` for background or ``-1`` for a sample to ignore.
+        A label is a class in ``[0, C)``, ``C`` for background, or ``-1`` for a sample to ignore.
         """
         ...

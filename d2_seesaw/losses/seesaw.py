@@ -2,11 +2,11 @@ r"""Seesaw Loss for long-tailed classification (Wang et al., CVPR 2021, arXiv 20
 
 Shapes in this module:
     R: sampled RoIs in the batch, foreground and background
-    P: the foreground RoIs among them, or any other samples that have a class
+    P: foreground RoIs among them, or any other samples that have a class
     C: foreground classes
 
 Both losses are divided by R, as in the authors' implementation, so that the weight of the class
-loss does not depend on how many foreground RoIs the sampler found.
+loss does not depend on the number of sampled foreground RoIs.
 """
 
 import math
@@ -20,6 +20,7 @@ from d2_seesaw.losses._common import (
     check_dense_logits,
     check_labels,
     check_logits,
+    check_num_classes,
     full_precision,
     is_training_step,
     sum_over_ranks,
@@ -35,7 +36,7 @@ def seesaw_cross_entropy(
     q: float = 2.0,
     eps: float = 1e-2,
 ) -> Tensor:
-    r"""Cross-entropy whose negative logits are shifted by the log Seesaw weights (paper, eq. 4-8).
+    r"""Compute cross-entropy with negative logits shifted by the log Seesaw weights (eq. 4-8).
 
     .. math::
         L_i = -\log \frac{e^{z_i}}{\sum_{j \ne i} M_{ij} C_{ij} e^{z_j} + e^{z_i}}, \quad
@@ -43,8 +44,8 @@ def seesaw_cross_entropy(
         C_{ij} = \max(1, \sigma_j / \max(\sigma_i, \epsilon))^q
 
     with :math:`\sigma = \mathrm{softmax}(z)`. The weights act as constants: no gradient flows
-    through them. Everything happens in log space and float32 (float64 logits stay float64), in
-    memory proportional to the logits.
+    through them. Computed in log space and float32 (float64 logits stay float64), with memory
+    proportional to the logits.
 
     Args:
         logits: ``(P, C)``, or ``(P, C, ...)`` for dense predictions, of any floating dtype.
@@ -52,13 +53,13 @@ def seesaw_cross_entropy(
         class_counts: ``(C,)`` samples seen so far per class; zeros count as ones.
         p: strength of the mitigation factor M; 0 turns it off.
         q: strength of the compensation factor C; 0 turns it off.
-        eps: floor of the true class's probability in the compensation factor, in ``(0, 1]``.
+        eps: lower bound of the true class's probability in the compensation factor, in ``(0, 1]``.
 
     Returns:
         Losses of the labels' shape in float32, or float64 for float64 logits.
 
     Raises:
-        ValueError: shapes or labels that do not fit, naming what was given and expected.
+        ValueError: shapes or labels do not fit.
     """
     check_hyper_parameters(p, q, eps)
     if logits.dim() < 2:
@@ -78,25 +79,25 @@ def seesaw_cross_entropy(
 
 
 def check_hyper_parameters(p: float, q: float, eps: float) -> None:
-    """Refuse negative exponents and an ``eps`` outside ``(0, 1]``.
+    """Check the hyper-parameters of Seesaw Loss.
 
     Raises:
-        ValueError: naming the value that was given and the legal range.
+        ValueError: an exponent is negative, or ``eps`` is not in ``(0, 1]``.
     """
     for name, value in (("p", p), ("q", q)):
         if not value >= 0:
             raise ValueError(f"{name} must be 0 or more, got {value}")
     if not 0 < eps <= 1:
-        raise ValueError(f"eps must lie in (0, 1], got {eps}")
+        raise ValueError(f"eps must be in (0, 1], got {eps}")
 
 
 def seesaw_logits(
     logits: Tensor, labels: Tensor, class_counts: Tensor, p: float, q: float, eps: float
 ) -> Tensor:
-    """``logits`` plus the log Seesaw weights: what cross-entropy then turns into Seesaw Loss.
+    """Add the log Seesaw weights to ``logits``; their cross-entropy is Seesaw Loss.
 
-    Takes what :func:`seesaw_cross_entropy` takes, unchecked, with logits in full precision. In
-    place wherever it can be: this is what bounds the loss's time to a few passes.
+    Takes the arguments of :func:`seesaw_cross_entropy`, unchecked, with logits in full precision.
+    Works in place where possible, which limits the memory traffic to a few passes.
     """
     with torch.no_grad():
         true_class = labels.unsqueeze(1)
@@ -117,11 +118,10 @@ class SeesawLoss(nn.Module):
     """Seesaw class loss on the foreground RoIs and an objectness loss on all of them.
 
     The logits are C classes, then *object*, then *background* (paper, section 3.3). The loss counts
-    the RoIs it has been given in ``class_counts``, an integer buffer of length C + 1 with
-    background last: it is saved with the model, moves with it, survives ``.half()``, and changes
-    only in a training step, which is training mode with gradients enabled. A validation loss under
-    ``torch.no_grad()`` leaves it alone. The loss must not be placed inside a re-computed
-    (checkpointed) region: it would count twice.
+    the RoIs of each class in ``class_counts``, an integer buffer of length C + 1 with background
+    last. The buffer is saved with the model and stays int64 after ``.half()``. It changes only in
+    training mode with gradients enabled, so a validation loss under ``torch.no_grad()`` leaves it
+    unchanged. Do not use the loss inside a checkpointed region: it would count twice.
 
     With ``sync`` and a process group, counts and the number of RoIs are summed over the ranks, so
     that counts, loss and (averaged) gradients equal those of one process on the whole batch. All
@@ -132,12 +132,12 @@ class SeesawLoss(nn.Module):
         num_classes: C, the number of foreground classes.
         p: strength of the mitigation factor.
         q: strength of the compensation factor.
-        eps: floor of the true class's probability in the compensation factor, in ``(0, 1]``.
+        eps: lower bound of the true class's probability in the compensation factor, in ``(0, 1]``.
         loss_weight: factor on both losses.
         sync: sum counts over the ranks.
 
     Raises:
-        ValueError: a hyper-parameter out of range.
+        ValueError: a hyper-parameter is out of range.
     """
 
     class_counts: Tensor
@@ -153,8 +153,7 @@ class SeesawLoss(nn.Module):
         sync: bool = True,
     ) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        check_num_classes(num_classes)
         check_hyper_parameters(p, q, eps)
         self.num_classes = num_classes
         self.num_logits = num_classes + 2
@@ -166,14 +165,14 @@ class SeesawLoss(nn.Module):
         self.register_buffer("class_counts", torch.zeros(num_classes + 1, dtype=torch.int64))
 
     def extra_repr(self) -> str:
-        """Hyper-parameters, for ``print(model)``."""
+        """Return the hyper-parameters for ``print(model)``."""
         return (
             f"num_classes={self.num_classes}, p={self.p}, q={self.q}, eps={self.eps}, "
             f"loss_weight={self.loss_weight}, sync={self.sync}"
         )
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Detection probabilities (paper, eq. 9): class probability times objectness.
+        """Compute detection probabilities: class probability times objectness (paper, eq. 9).
 
         Args:
             logits: ``(R, C + 2)``.
@@ -189,18 +188,18 @@ class SeesawLoss(nn.Module):
             return torch.cat([classes.softmax(dim=1) * is_object, is_background], dim=1)
 
     def forward(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Count the batch, then compare it with its labels.
+        """Count the batch in a training step, and compute both losses.
 
         Args:
             logits: ``(R, C + 2)``: C classes, object, background.
             labels: ``(R,)`` integers: a class in ``[0, C)``, C for background, -1 to ignore.
 
         Returns:
-            The scalars ``loss_cls_classes`` and ``loss_cls_objectness``, zero with a graph where
-            there is nothing to learn from.
+            The scalars ``loss_cls_classes`` and ``loss_cls_objectness``; zero with a graph if no
+            RoI contributes.
 
         Raises:
-            ValueError: shapes or labels that do not fit, naming what was given and expected.
+            ValueError: shapes or labels do not fit.
         """
         C = self.num_classes
         check_logits(logits, labels, self.num_logits, f"{C} classes, object and background")
@@ -220,18 +219,18 @@ class SeesawLoss(nn.Module):
                 class_logits, class_labels, self.class_counts[:C], self.p, self.q, self.eps
             )
             classes = F.cross_entropy(shifted, class_labels, reduction="sum")
-        # The loss comes first: weight / normaliser alone would be float32 and round float64 losses.
+        # Not (weight / normalizer) * loss: the quotient is float32 and would round float64 losses.
         return {
             "loss_cls_classes": self.loss_weight * classes / normalizer,
             "loss_cls_objectness": self.loss_weight * objectness / normalizer,
         }
 
     def _count(self, labels: Tensor) -> Tensor:
-        """Add the batch to the counts in a training step; return the RoIs to divide the loss by.
+        """Add the batch to the counts in a training step; return the normalizer of the losses.
 
-        On several ranks that is the mean number per rank, because DDP averages the gradients.
+        On several ranks, this is the mean number of RoIs per rank, because DDP averages gradients.
         """
-        # Not bincount: its result's size depends on the data, which makes a GPU wait for the host.
+        # Not bincount: the size of its result depends on the data, which needs a GPU sync.
         counts_after_ignored = labels.new_zeros(self.num_classes + 2)
         counts_after_ignored.scatter_add_(0, labels - IGNORED, torch.ones_like(labels))
         batch_counts = counts_after_ignored[1:].contiguous()

@@ -1,10 +1,16 @@
-"""Softmax cross-entropy behind the same protocol as the long-tail losses: the baseline."""
+"""Softmax cross-entropy with the interface of the long-tail losses: the baseline."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2_seesaw.losses._common import IGNORED, check_labels, check_logits, full_precision
+from d2_seesaw.losses._common import (
+    IGNORED,
+    check_labels,
+    check_logits,
+    check_num_classes,
+    full_precision,
+)
 
 
 class SoftmaxLoss(nn.Module):
@@ -17,19 +23,18 @@ class SoftmaxLoss(nn.Module):
         loss_weight: factor on the loss.
 
     Raises:
-        ValueError: fewer than one class.
+        ValueError: ``num_classes`` is less than 1.
     """
 
     def __init__(self, num_classes: int, *, loss_weight: float = 1.0) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        check_num_classes(num_classes)
         self.num_classes = num_classes
         self.num_logits = num_classes + 1
         self.loss_weight = loss_weight
 
     def extra_repr(self) -> str:
-        """Hyper-parameters, for ``print(model)``."""
+        """Return the hyper-parameters for ``print(model)``."""
         return f"num_classes={self.num_classes}, loss_weight={self.loss_weight}"
 
     def scores(self, logits: Tensor) -> Tensor:
@@ -38,7 +43,7 @@ class SoftmaxLoss(nn.Module):
             return full_precision(logits).softmax(dim=1)
 
     def forward(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Mean cross-entropy over the RoIs that are not ignored.
+        """Compute the mean cross-entropy over the RoIs that are not ignored.
 
         Args:
             logits: ``(R, C + 1)``, background last.
@@ -48,7 +53,7 @@ class SoftmaxLoss(nn.Module):
             The scalar ``loss_cls``, zero with a graph for an empty batch.
 
         Raises:
-            ValueError: shapes or labels that do not fit, naming what was given and expected.
+            ValueError: shapes or labels do not fit.
         """
         C = self.num_classes
         check_logits(logits, labels, self.num_logits, f"{C} classes and background")

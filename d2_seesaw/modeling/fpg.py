@@ -18,7 +18,8 @@ from detectron2.modeling.backbone import Backbone
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 
-from d2_seesaw.layers import CarafeDownsample, DeformConv2d, checkpointed
+from d2_seesaw.layers import CarafeDownsample, DeformConv2d
+from d2_seesaw.layers.activation_checkpoint import checkpointed
 
 Norm = str | Callable[[int], nn.Module]
 Down = Literal["conv", "carafe", "bare_carafe"]

@@ -9,7 +9,8 @@ from torch import nn
 
 from d2_seesaw.data import OpenCVResizeShortestEdge, RandomSampling, RepeatFactorSampling
 from d2_seesaw.inference import MultiViewInference, UnionOfDetections
-from d2_seesaw.layers import NormedConv2d, NormedLinear, is_pointwise
+from d2_seesaw.layers import NormedConv2d, NormedLinear
+from d2_seesaw.layers.predictors import is_pointwise
 from d2_seesaw.losses import SeesawLoss, SoftmaxLoss
 from d2_seesaw.modeling.roi_heads import (
     HTCLiteROIHeads,

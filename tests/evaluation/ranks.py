@@ -4,6 +4,7 @@ import functools
 from unittest import mock
 
 import torch
+import torch.distributed as dist
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
@@ -11,7 +12,7 @@ from d2_seesaw.evaluation import LongTailLVISEvaluator, lvis_evaluator
 from d2_seesaw.evaluation.predictions import limits
 from d2_seesaw.evaluation.predictions.gather import DetectionLog
 from tests.evaluation.lvis_data import ImageDetections, random_data, write_images, write_json
-from tests.support.ranks import no_objects_between_ranks, on_ranks
+from tests.support.ranks import no_objects_between_ranks, run_on_ranks
 
 NAME = "longtail_eval_test_ranks"
 # Of each case how many ranks there are.
@@ -31,7 +32,7 @@ def evaluate_on_ranks(folder):
     write_json(folder / "text.json", data)
     write_images(folder / "images", data)
     write_json(folder / "numbers.json", random_data(seed=40)[0])
-    reports = on_ranks(_on_rank, (3, 2), folder, folder)
+    reports = {size: run_on_ranks(_on_rank, folder, world_size=size) for size in (3, 2)}
     alone = {
         case: _evaluate(case, folder, "alone", outputs_of_ranks(case), distributed=False)
         for case in CASES
@@ -108,7 +109,8 @@ def _evaluate(case, folder, place, outputs, *, distributed):
         MetadataCatalog.remove(NAME)
 
 
-def _on_rank(rank, world_size, folder):
+def _on_rank(folder):
+    rank, world_size = dist.get_rank(), dist.get_world_size()
     report = {}
     for case in [case for case, size in CASES.items() if size == world_size and case != "error"]:
         outputs = [outputs_of_ranks(case)[rank]]

@@ -12,12 +12,11 @@ from d2_seesaw.layers import (
     DeformConv2d,
     NormedConv2d,
     NormedLinear,
-    carafe,
-    carafe_down,
-    checkpointed,
-    conv1x1_channel,
     roi_align_with_offsets,
 )
+from d2_seesaw.layers.activation_checkpoint import checkpointed
+from d2_seesaw.layers.carafe import carafe, carafe_down
+from d2_seesaw.layers.predictors import conv1x1_channel
 from tests.gpu.agreement import AUTOCAST, assert_agrees, assert_close_to
 
 pytestmark = pytest.mark.gpu

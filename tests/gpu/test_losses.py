@@ -102,7 +102,7 @@ def test_batches_without_something(labels, device):
 
 def test_a_wrong_label_is_an_error_and_not_a_broken_device(device):
     loss = SeesawLoss(4).to(device)
-    with pytest.raises(ValueError, match=r"labels must lie in \[-1, 4\].*got 7"):
+    with pytest.raises(ValueError, match=r"labels must be in \[-1, 4\].*got 7"):
         loss(torch.randn(2, 6, device=device), torch.tensor([0, 7], device=device))
     # A failed assertion inside of a kernel would make this fail, too.
     assert loss(torch.randn(2, 6, device=device), torch.tensor([0, 4], device=device))

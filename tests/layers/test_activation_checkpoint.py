@@ -6,7 +6,8 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.testing import assert_close
 
-from d2_seesaw.layers import SyncBatchNorm2d, checkpointed
+from d2_seesaw.layers import SyncBatchNorm2d
+from d2_seesaw.layers.activation_checkpoint import checkpointed
 from tests.support.operators import SavedForBackward
 
 
@@ -35,7 +36,7 @@ def test_gradients_and_statistics_are_those_of_a_plain_call(momentum):
 
 
 @pytest.mark.parametrize("norm", [nn.SyncBatchNorm, SyncBatchNorm2d, BatchNormAct2d])
-def test_synchronized_and_fused_norms_do_not_notice_either(norm):
+def test_statistics_of_synchronized_and_fused_norms_are_those_of_a_plain_call(norm):
     plain, ours = norm(4), norm(4)
     x = 3 * torch.randn(2, 4, 6, 5) + 1
     for call in (plain, partial(checkpointed, ours)):

@@ -3,7 +3,8 @@ import torch
 from detectron2.layers import Conv2d as HostConv2d
 from torch import nn
 
-from d2_seesaw.layers import NormedConv2d, conv1x1_channel, is_pointwise
+from d2_seesaw.layers import NormedConv2d
+from d2_seesaw.layers.predictors import conv1x1_channel, is_pointwise
 from tests.support.operators import OperatorLog
 
 D, K = 6, 9

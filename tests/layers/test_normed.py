@@ -1,4 +1,4 @@
-"""Normalised layers against recorded values, their formula, and what zero features do to it."""
+"""Normalized layers against recorded values, their formula, and with zero features."""
 
 import pytest
 import torch

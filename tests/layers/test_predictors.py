@@ -44,15 +44,11 @@ def test_factory_can_be_pickled(factory, layer):
     assert type(pickle.loads(pickle.dumps(factory()))(7, 3)) is layer
 
 
-@pytest.mark.parametrize("std", [0.01, 0.3])
-def test_linear_classifier_starts_at_its_std_with_bias_0(std):
-    layer = linear_classifier(std=std)(500, 400)
+@pytest.mark.parametrize(("options", "std"), [({}, 0.01), ({"std": 0.3}, 0.3)])
+def test_linear_classifier_starts_at_its_std_with_bias_0(options, std):
+    layer = linear_classifier(**options)(500, 400)
     assert layer.weight.std().item() == pytest.approx(std, rel=0.02)
     assert_close(layer.bias, torch.zeros(400))
-
-
-def test_linear_classifier_starts_as_in_fast_rcnn_by_default():
-    assert linear_classifier()(500, 400).weight.std().item() == pytest.approx(0.01, rel=0.02)
 
 
 @pytest.mark.parametrize("factory", [normed_linear_classifier, normed_mask_predictor])

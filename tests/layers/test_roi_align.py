@@ -80,16 +80,6 @@ def test_gradients_are_those_of_finite_differences(shape):
     assert (gradient[0] != 0).all()  # the other two reach over the border, where it can be 0
 
 
-def test_mirrored_features_boxes_and_offsets_give_the_mirrored_result():
-    x, rois, offsets = a_map(), some_rois(), torch.randn(40, 2, B, B) * 6
-    pooled = roi_align_with_offsets(x, rois, offsets, B, spatial_scale=SCALE)
-    mirrored = rois[:, [0, 3, 2, 1, 4]]
-    mirrored[:, [1, 3]] = WIDTH - mirrored[:, [1, 3]]
-    opposite = offsets.flip(3) * torch.tensor([-1.0, 1.0]).view(2, 1, 1)
-    again = roi_align_with_offsets(x.flip(3), mirrored, opposite, B, spatial_scale=SCALE)
-    torch.testing.assert_close(again.flip(3), pooled, atol=1e-4, rtol=1e-4)
-
-
 @pytest.mark.parametrize("autocast", [False, True])
 def test_half_precision_features_are_sampled_where_full_precision_ones_are(autocast):
     x, rois, offsets = a_map(torch.bfloat16), some_rois(), torch.randn(40, 2) * 6

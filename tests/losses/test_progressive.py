@@ -36,5 +36,5 @@ def test_nothing_to_compare_is_zero_with_a_graph():
 
 
 def test_different_shapes_are_named():
-    with pytest.raises(ValueError, match=r"one shape, got \(3,\) and \(3, 1\)"):
+    with pytest.raises(ValueError, match=r"same shape, got \(3,\) and \(3, 1\)"):
         progressive_constraint(torch.zeros(3), torch.zeros(3, 1))

@@ -78,7 +78,7 @@ def test_autocast_changes_nothing(batch, dtype):
 
 
 def test_float64_logits_give_float64_losses_to_full_precision(batch):
-    # A normaliser in float32 would leave only 7 digits.
+    # A normalizer in float32 would leave only 7 digits.
     logits, labels = batch[0].double(), batch[1]
     assert_close(
         SoftmaxLoss(4)(logits, labels)["loss_cls"],
@@ -92,7 +92,7 @@ def test_float64_logits_give_float64_losses_to_full_precision(batch):
     ("logits", "labels", "message"),
     [
         ((2, 6), [0, 1], r"must have shape \(R, 5\), 4 classes and background, got \(2, 6\)"),
-        ((2, 5), [0, 5], r"labels must lie in \[-1, 4\] \(4 classes, then background; .*, got 5"),
+        ((2, 5), [0, 5], r"labels must be in \[-1, 4\] \(4 classes, then background; .*, got 5"),
     ],
 )
 def test_says_what_does_not_fit(logits, labels, message):

@@ -1,8 +1,7 @@
-"""Runs a function on several gloo ranks: each a new process, or this process the first of them."""
+"""Runs a function on several gloo ranks, forked from a server that has done the imports."""
 
-import datetime
 import gc
-import pickle
+import multiprocessing
 import time
 import traceback
 from collections.abc import Callable
@@ -17,19 +16,25 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
+# Importing takes most of the time of a rank, so it happens once per test session. No module of
+# these may initialize CUDA, which does not survive a fork.
+multiprocessing.set_forkserver_preload(
+    ["pytest", "fvcore.nn.precise_bn", "d2_seesaw.engine", "d2_seesaw.evaluation"]
+)
+
 
 def run_on_ranks(
     fn: Callable[..., Any], *args: Any, world_size: int, timeout: float = 120.0
 ) -> list[Any]:
-    """``fn(*args)`` on every rank of a gloo process group; what it returned, by rank.
+    """Run ``fn(*args)`` on every rank of a gloo process group; return the results in rank order.
 
-    ``fn`` asks ``torch.distributed`` for its rank. It and its arguments must be picklable, so it
-    is a function at the top of a module. The ranks meet in a file: no port can be taken already.
+    ``fn`` gets its rank from ``torch.distributed``. It and its arguments are pickled, so it must be
+    a top-level function. The ranks meet in a file, so that no port can be in use already.
 
     Raises:
         RuntimeError: a rank raised; with the traceback of the first that did, because the others
             then only report a lost connection.
-        TimeoutError: not all ranks were done in ``timeout`` seconds; they are then killed.
+        TimeoutError: the ranks were not done in ``timeout`` seconds and have been killed.
     """
     with TemporaryDirectory() as folder:
         context = mp.start_processes(
@@ -37,7 +42,7 @@ def run_on_ranks(
             args=(world_size, Path(folder), fn, args),
             nprocs=world_size,
             join=False,
-            start_method="spawn",
+            start_method="forkserver",
         )
         deadline = time.monotonic() + timeout
         try:
@@ -51,7 +56,7 @@ def run_on_ranks(
                 if process.is_alive():
                     process.kill()
                 process.join()
-        # Our own file, from our own process, of any type the function likes to return.
+        # Our own files, which may hold any type that the function returns.
         return [torch.load(_result(Path(folder), r), weights_only=False) for r in range(world_size)]
 
 
@@ -77,59 +82,15 @@ def _run_rank(
             first_error.write(f"rank {rank} failed:\n{traceback.format_exc()}")
         raise
     finally:
-        # A group that is still referred to when Python ends, after its destruction, now and then
-        # aborts the process. Detectron2 keeps it in a cache, trainers and DDP in cycles.
+        # A group that is still referenced when Python exits sometimes aborts the process.
+        # Detectron2 keeps it in a cache, trainers and DDP in reference cycles.
         comm._get_global_gloo_group.cache_clear()
         gc.collect()
         dist.destroy_process_group()
 
 
-def on_ranks(function, world_sizes, folder, *args):
-    """``{world size: [result of each rank]}`` of ``function(rank, world size, *args)``.
-
-    Started are as many processes as the largest of ``world_sizes`` needs besides this one: their
-    imports are what takes time.
-    """
-    others = range(1, max(world_sizes))
-    started = mp.spawn(
-        _start, (function, world_sizes, folder, args), nprocs=len(others), join=False
-    )
-    results = {0: _on_rank(0, function, world_sizes, folder, args)}
-    while not started.join():
-        pass
-    for rank in others:
-        results[rank] = pickle.loads((folder / f"{rank}.pkl").read_bytes())
-    return {size: [results[rank][size] for rank in range(size)] for size in world_sizes}
-
-
-def _start(index, function, world_sizes, folder, args):
-    results = _on_rank(1 + index, function, world_sizes, folder, args)
-    (folder / f"{1 + index}.pkl").write_bytes(pickle.dumps(results))
-
-
-def _on_rank(rank, function, world_sizes, folder, args):
-    results = {}
-    for size in world_sizes:
-        if rank < size:
-            dist.init_process_group(
-                "gloo",
-                f"file://{folder}/store{size}",
-                rank=rank,
-                world_size=size,
-                timeout=datetime.timedelta(minutes=2),
-            )
-            try:
-                results[size] = function(rank, size, *args)
-            finally:
-                # Detectron2 caches the group. Alive at exit, its threads abort the process in half
-                # of the runs.
-                comm._get_global_gloo_group.cache_clear()
-                dist.destroy_process_group()
-    return results
-
-
 def no_objects_between_ranks():
-    """Lets what pickles objects for other ranks fail."""
+    """Make every function that pickles objects for other ranks fail."""
     fail = mock.Mock(side_effect=AssertionError("an object is pickled"))
     names = [n for n in vars(dist) if n.endswith(("_object", "_object_list"))]
     assert {"all_gather_object", "gather_object", "send_object_list"} <= set(names)

@@ -17,7 +17,8 @@ from detectron2.modeling import Backbone
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
-from d2_seesaw.layers import SyncBatchNorm2d, checkpointed, deform_convs
+from d2_seesaw.layers import SyncBatchNorm2d, deform_convs
+from d2_seesaw.layers.activation_checkpoint import checkpointed
 from d2_seesaw.utils.text import did_you_mean
 
 KINDS = ("BN", "FrozenBN", "SyncBN")

@@ -19,7 +19,8 @@ from detectron2.modeling.roi_heads.mask_head import (
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from d2_seesaw.layers import CarafeUpsample, LayerFactory, conv1x1_channel, is_pointwise
+from d2_seesaw.layers import CarafeUpsample, LayerFactory
+from d2_seesaw.layers.predictors import conv1x1_channel, is_pointwise
 
 
 class MaskHeadWithPredictor(MaskRCNNConvUpsampleHead):

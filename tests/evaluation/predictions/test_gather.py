@@ -3,6 +3,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import torch.distributed as dist
 
 from d2_seesaw.data.rle import MaskColumns
 from d2_seesaw.evaluation.predictions import gather
@@ -13,7 +14,7 @@ from d2_seesaw.evaluation.predictions.gather import (
     gather_detections,
 )
 from tests.support.memory import MEGABYTE, added_at_peak
-from tests.support.ranks import no_objects_between_ranks, on_ranks
+from tests.support.ranks import no_objects_between_ranks, run_on_ranks
 
 WORLD = 2
 
@@ -60,7 +61,8 @@ def detections_of(rank):
     )
 
 
-def on_rank(rank, world_size):
+def on_rank():
+    rank, world_size = dist.get_rank(), dist.get_world_size()
     with no_objects_between_ranks(), warnings.catch_warnings():
         warnings.simplefilter("error")
         report = {case: gather_columns(columns_of(case, rank)) for case in CASES}
@@ -75,8 +77,8 @@ def on_rank(rank, world_size):
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory):
-    return on_ranks(on_rank, (WORLD,), tmp_path_factory.mktemp("ranks"))[WORLD]
+def reports():
+    return run_on_ranks(on_rank, world_size=WORLD)
 
 
 @pytest.mark.dist

@@ -1,10 +1,18 @@
-"""What is refused, and that the message names what was given and what was expected."""
+"""Input checks name what was given and expected; counts are exact. Ranks: tests/distributed."""
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
-from d2_seesaw.losses._common import check_labels, check_logits, full_precision
+from d2_seesaw.losses._common import (
+    check_labels,
+    check_logits,
+    count_labels,
+    full_precision,
+    is_training_step,
+    sum_over_ranks,
+)
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (0, 4)])
@@ -36,12 +44,12 @@ def test_no_labels_pass():
 
 @pytest.mark.parametrize(("labels", "wrong"), [([0, 4], 4), ([0, -1], -1), ([-7, 9], -7)])
 def test_a_label_out_of_range_is_named_with_the_range(labels, wrong):
-    with pytest.raises(ValueError, match=rf"lie in \[0, 3\] \(4 classes\), got {wrong}$"):
+    with pytest.raises(ValueError, match=rf"be in \[0, 3\] \(4 classes\), got {wrong}$"):
         check_labels(torch.tensor(labels), 0, 3, "4 classes")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bool, torch.complex64])
-def test_labels_that_are_no_integers_are_named_with_their_type(dtype):
+def test_labels_that_are_not_integers_are_named_with_their_type(dtype):
     with pytest.raises(ValueError, match=f"labels must be integers, got {dtype}"):
         check_labels(torch.zeros(3, dtype=dtype), 0, 3, "4 classes")
 
@@ -60,3 +68,30 @@ def test_full_precision_is_float32_or_what_is_finer(given, expected):
     full_precision(x).sum().backward()
     assert full_precision(x).dtype == expected
     assert_close(x.grad, torch.ones(2, dtype=given))
+
+
+def test_counts_kept_labels_per_class():
+    labels = torch.tensor([[0, 3, 3], [1, 255, 3]])
+    keep = torch.tensor([[True, True, False], [True, False, True]])
+    assert_close(count_labels(labels, keep, 5), torch.tensor([1, 1, 0, 2, 0]))
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3)])
+def test_nothing_to_count(shape):
+    labels = torch.zeros(shape).long()
+    assert_close(count_labels(labels, labels == 0, 2), torch.tensor([0, 0]))
+
+
+@pytest.mark.parametrize(
+    ("training", "gradients", "expected"),
+    [(True, True, True), (True, False, False), (False, True, False)],
+)
+def test_a_training_step_has_training_mode_and_gradients(training, gradients, expected):
+    with torch.set_grad_enabled(gradients):
+        assert is_training_step(nn.Identity().train(training)) is expected
+
+
+def test_one_process_is_one_rank():
+    counts = torch.tensor([3, 4])
+    assert sum_over_ranks(counts) == 1
+    assert_close(counts, torch.tensor([3, 4]))
