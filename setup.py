@@ -16,6 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["d2_seesaw", "d2_seesaw.*"]),
+    package_data={"d2_seesaw": ["py.typed", "report/templates/*.j2"]},
     python_requires=">=3.10",
     # Detectron2 is on no index under its name: `python -m d2_seesaw.install_detectron2` brings it.
     # What it needs is declared here too. setuptools < 81: its model_zoo imports pkg_resources.
@@ -24,7 +25,9 @@ setup(
         "fvcore",
         "hydra-core",
         "iopath",
+        "jinja2",
         "lvis",
+        "markupsafe",
         "matplotlib",
         "numpy",
         "omegaconf",

@@ -31,8 +31,10 @@ PACKAGES = (
     "hydra-core",
     "iniconfig",  # pytest
     "iopath<0.1.10",
+    "jinja2",
     "kiwisolver",  # matplotlib
     "lvis",
+    "markupsafe",  # jinja2
     "matplotlib",
     "omegaconf<2.4",  # later ones want another antlr4
     "opencv-python-headless<4.12",  # later ones are larger

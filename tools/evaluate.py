@@ -29,6 +29,7 @@ from d2_seesaw.evaluation import (
 from d2_seesaw.evaluation.lvis.annotations import annotation_file, registered_train_images
 from d2_seesaw.evaluation.lvis.rules import TASKS
 from d2_seesaw.evaluation.scoring import ENGINES
+from d2_seesaw.report import write_evaluation_report
 
 PREDICTED_HELP = (
     "images.json beside results of d2_seesaw.predict: go by file names, not by image ids"
@@ -99,6 +100,7 @@ def main() -> None:
             registered_counts=registered_train_images(args.dataset) if args.dataset else None,
             predicted_images=args.predicted_images,
             output_dir=args.output,
+            report=write_evaluation_report,
             image_root=args.images or registered_images(args.dataset),
         )
     except (ValueError, OSError) as error:

@@ -70,7 +70,7 @@ def write_and_read_results(folder):
 def score(folder, engine):
     (folder / "truth.json").write_text(json.dumps(DATA))
     ground_truth = load_annotations(str(folder / "truth.json"))
-    LVISScoring(engine).scores(ground_truth, Detections.from_results(RESULTS), "bbox")
+    LVISScoring(engine).score_task(ground_truth, Detections.from_results(RESULTS), "bbox")
 
 
 @pytest.mark.parametrize(
