@@ -34,6 +34,7 @@ setup(
         "iopath",
         "jinja2",
         "lvis",
+        "markupsafe",
         "matplotlib",
         "msgspec",
         "numpy",

@@ -31,8 +31,10 @@ PACKAGES = (
     "hydra-core",
     "iniconfig",  # pytest
     "iopath<0.1.10",
+    "jinja2",
     "kiwisolver",  # matplotlib
     "lvis",
+    "markupsafe",  # jinja2
     "matplotlib",
     "msgspec",
     "omegaconf<2.4",  # later ones want another antlr4

@@ -122,7 +122,7 @@ def measured(score: Callable[[], LVISScores]) -> Cost:
 def sparse_cost(data: dict[str, Any], detections: Detections, task: str) -> Cost:
     """Of our engine."""
     ground_truth = GroundTruthColumns.from_dataset(data)
-    return measured(lambda: LVISScoring().scores(ground_truth, detections, task))
+    return measured(lambda: LVISScoring().score_task(ground_truth, detections, task))
 
 
 def reference_cost(

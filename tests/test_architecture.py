@@ -29,11 +29,6 @@ MAY_IMPORT = {
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT)  # and nothing may import cli
 NO_DETECTRON2 = ("losses", "layers", "utils")
-# Arrows against the direction, each with its reason. To be removed, never to be added to.
-STILL_AGAINST_THE_DIRECTION = {
-    # Scoring writes the long-tail report itself, until the writers are handed to it.
-    ("evaluation/scoring.py", "report"),
-}
 DEPTH = 3
 MODULES_IN_A_FOLDER = 15
 LINES_OF_A_MODULE = 400
@@ -77,7 +72,7 @@ def test_modules_were_found():
 
 def test_imports_go_one_way():
     against = {(str(m), other) for m, other in arrows() if other not in MAY_IMPORT[m.parts[0]]}
-    assert against == STILL_AGAINST_THE_DIRECTION
+    assert against == set()
 
 
 def test_the_direction_has_no_circle():

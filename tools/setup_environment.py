@@ -42,6 +42,7 @@ PACKAGES = {
     "iopath": "iopath",
     "jinja2": "jinja2",
     "lvis": "lvis",
+    "markupsafe": "markupsafe",
     "matplotlib": "matplotlib",
     "msgspec": "msgspec",
     "numpy": "numpy",

@@ -23,11 +23,11 @@ from d2_seesaw.cli import command_parser, errors_in_one_line, say
 from d2_seesaw.data import check_dataset, check_dataset_files
 from d2_seesaw.data.annotations.coco import parse_file
 from d2_seesaw.data.annotations.reader import file_image_counts
-from d2_seesaw.data.catalog import check_same_names, image_paths
+from d2_seesaw.data.catalog import check_same_names
 from d2_seesaw.data.check import DatasetCheck
 from d2_seesaw.data.check.overview import DatasetOverview, dataset_overview
 from d2_seesaw.engine import load_config
-from d2_seesaw.report.dataset_page import group_pictures, report_page
+from d2_seesaw.report import write_dataset_report
 from d2_seesaw.utils.files import write_text
 
 
@@ -88,19 +88,17 @@ def train_images(
 
 def write_report(args: argparse.Namespace, check: DatasetCheck) -> DatasetOverview | None:
     """Write the HTML page and return the overview, which is None for unreadable annotations."""
-    overview, pictures = None, {}
+    overview = columns = None
     try:
         columns = parse_file(check.json_file).table
         counts = train_images(args, check.json_file, columns.categories)
         overview = dataset_overview(columns, train_images=counts, threshold=args.threshold)
-        if args.report and not args.no_images:
-            path_of = image_paths(columns.images, check.image_root)
-            pictures = group_pictures(columns, overview, path_of)
     except ValueError as error:
         say(f"no overview: {error}")
     if args.report:
         title = f"Dataset {args.name or Path(check.json_file).name}"
-        write_text(args.report, report_page(check, overview, pictures, title=title))
+        drawn = None if args.no_images else columns
+        write_dataset_report(args.report, check, overview, drawn, title=title)
     return overview
 
 

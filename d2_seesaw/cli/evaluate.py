@@ -32,6 +32,7 @@ from d2_seesaw.evaluation import (
 from d2_seesaw.evaluation.lvis.annotations import annotation_file, registered_train_images
 from d2_seesaw.evaluation.lvis.rules import TASKS
 from d2_seesaw.evaluation.scoring import ENGINES
+from d2_seesaw.report import write_evaluation_report
 
 PREDICTED_HELP = "images.json of `d2-seesaw predict`: match images by file name, not by id"
 OUTPUT_HELP = "write the scores of every category and the long-tail report to this folder"
@@ -98,6 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
             registered_counts=registered_train_images(args.dataset) if args.dataset else None,
             predicted_images=args.predicted_images,
             output_dir=args.output,
+            report=write_evaluation_report,
             image_root=args.images or registered_images(args.dataset),
         )
     print_longtail_results(results)

@@ -16,6 +16,7 @@ Examples:
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import detectron2.data.datasets  # noqa: F401  registers the built-in datasets
 from detectron2.data import MetadataCatalog
@@ -27,11 +28,7 @@ from d2_seesaw.evaluation.analysis import LongTailAnalysis, analysis_path, read_
 from d2_seesaw.evaluation.analysis.comparison import compare
 from d2_seesaw.evaluation.lvis.annotations import annotation_file
 from d2_seesaw.evaluation.lvis.rules import TASKS
-from d2_seesaw.report.comparison_page import comparison_page
-from d2_seesaw.report.evaluation_page import analysis_page
-from d2_seesaw.report.figures import write_comparison_figures, write_figures
-from d2_seesaw.report.pictures import ExamplePictures
-from d2_seesaw.utils.files import write_text
+from d2_seesaw.report import write_comparison_report, write_evaluation_report, write_figures
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -84,16 +81,14 @@ def run_names(given: list[str] | None, paths: list[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
-def example_pictures(
-    args: argparse.Namespace, analyses: Iterable[LongTailAnalysis]
-) -> ExamplePictures | None:
-    """Return the drawer of the examples, or None without images.
+def images_of(args: argparse.Namespace, analyses: Iterable[LongTailAnalysis]) -> dict[str, Any]:
+    """Return the options of ``write_evaluation_report`` for pictures, if images are given.
 
     Raises:
         ValueError: annotations or images are missing, or belong to another evaluation.
     """
     if not (args.annotations or args.images or args.dataset):
-        return None
+        return {}
     folder, annotations = args.images, args.annotations
     if args.dataset:
         if args.config_file:
@@ -113,7 +108,7 @@ def example_pictures(
             f"{annotations} does not belong to this evaluation: it has no image with id "
             f"{strangers[0]!r}"
         )
-    return ExamplePictures(images, folder)
+    return {"images": images, "image_root": folder}
 
 
 def draw(args: argparse.Namespace) -> list[str]:
@@ -134,8 +129,8 @@ def draw(args: argparse.Namespace) -> list[str]:
     compared = [compare(first[task], second[task], names=(name, other)) for task in tasks]
     figures = []
     if args.figures:
-        figures = [path for c in compared for path in write_comparison_figures(args.figures, c)]
-    write_text(args.output, comparison_page(compared, subtitle=f"{args.run} and {args.other}"))
+        figures = [path for c in compared for path in write_figures(args.figures, c)]
+    write_comparison_report(args.output, compared, subtitle=f"{args.run} and {args.other}")
     return [str(args.output), *figures]
 
 
@@ -143,13 +138,12 @@ def draw_one(args: argparse.Namespace) -> list[str]:
     """Write the report of one run; return the paths of the files."""
     analyses = list(read_run(args.run).values())
     (name,) = run_names(args.names, [args.run])
-    pictures = example_pictures(args, analyses)
+    pictures = images_of(args, analyses)
     figures = []
     if args.figures:
         figures = [path for a in analyses for path in write_figures(args.figures, a)]
     title = f"Long-tail report: {name}"
-    page = analysis_page(analyses, title=title, subtitle=str(args.run), pictures=pictures)
-    write_text(args.output, page)
+    write_evaluation_report(args.output, analyses, title=title, subtitle=str(args.run), **pictures)
     return [str(args.output), *figures]
 
 

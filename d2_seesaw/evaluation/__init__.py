@@ -1,4 +1,4 @@
-"""Metrics for long-tailed data: Detectron2's evaluators of LVIS and of semantic segmentation."""
+"""Evaluators and metrics for long-tailed data."""
 
 from d2_seesaw.data.rle import encode_masks
 from d2_seesaw.evaluation.analysis import LongTailAnalysis, read_analysis
@@ -9,13 +9,14 @@ from d2_seesaw.evaluation.lvis.official import probe_lvis
 from d2_seesaw.evaluation.lvis_evaluator import LongTailLVISEvaluator
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
-from d2_seesaw.evaluation.scoring import LVISScoring, evaluate_results_file
+from d2_seesaw.evaluation.scoring import EvaluationResult, LVISScoring, evaluate_results_file
 from d2_seesaw.evaluation.semantic_evaluator import LongTailSemSegEvaluator
 from d2_seesaw.evaluation.tables import drop_absent, print_longtail_results
 
 __all__ = [
     "DetectionLimits",
     "Detections",
+    "EvaluationResult",
     "LVISScoring",
     "LongTailAnalysis",
     "LongTailLVISEvaluator",

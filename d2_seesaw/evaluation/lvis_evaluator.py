@@ -37,7 +37,7 @@ from d2_seesaw.evaluation.predictions.gather import (
     gather_detections,
 )
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
-from d2_seesaw.evaluation.scoring import LVISScoring, check_tasks
+from d2_seesaw.evaluation.scoring import LVISScoring, ReportWriter, check_tasks
 from d2_seesaw.utils.ranks import raise_on_all_ranks
 
 if TYPE_CHECKING:
@@ -66,9 +66,9 @@ class LongTailLVISEvaluator(LVISEvaluator):
       by others: there "score" is the mask's.
     - ``per_category_<task>.csv`` and ``.json`` in ``output_dir`` hold AP, AP50 and recall of every
       category. ``instances_predictions.npz`` holds all predictions, with category ids of the file.
-    - ``longtail.html`` there is a report on the long tail, and ``longtail_<task>.json`` its data: a
-      ``LongTailAnalysis`` of what objects are taken for, and how often detections are right. Where
-      the metadata have the ``image_root``, the report shows pictures.
+    - ``longtail_<task>.json`` holds a ``LongTailAnalysis``: confusions, calibration and examples.
+      ``report`` draws ``longtail.html`` from them, with pictures if the metadata have the
+      ``image_root``. So does ``d2-seesaw report`` at any later time.
 
     ``evaluate`` returns ``{task: {metric: percent}}`` with Detectron2's nine metrics, and for each
     group g of r, c and f how many categories were ``evaluated-g`` of all ``categories-g``.
@@ -90,6 +90,8 @@ class LongTailLVISEvaluator(LVISEvaluator):
         train_image_counts: Training images by category id, or the path of the training annotations
             in which to count them; they decide the frequency groups. By default the annotations
             do, or the metadata's ``class_image_count`` where these have no groups.
+        report: Function that writes ``longtail.html`` into ``output_dir``, usually
+            ``d2_seesaw.report.write_evaluation_report``; no report is written if None.
     """
 
     takes_roi_masks = True
@@ -107,6 +109,7 @@ class LongTailLVISEvaluator(LVISEvaluator):
         fixed_ap: bool = False,
         class_agnostic: bool = False,
         train_image_counts: TrainImageCounts | None = None,
+        report: ReportWriter | None = None,
     ) -> None:
         # The constructor of LVISEvaluator would parse the annotations again, with lvis.
         self._logger = logging.getLogger(__name__)
@@ -137,6 +140,7 @@ class LongTailLVISEvaluator(LVISEvaluator):
                     f"{json_file} has an annotation with id 0, which lvis counts as never found. "
                     "engine='sparse' does not."
                 )
+        self._report = report
         self.reset()
 
     @cached_property
@@ -236,14 +240,17 @@ class LongTailLVISEvaluator(LVISEvaluator):
             return
         # A model with masks that found nothing is not seen in the detections.
         inferred = TASKS if saw_masks else ("bbox",)
-        self._results |= self._scoring.report(
+        result = self._scoring.score(
             self._ground_truth,
             detections,
             self._tasks or inferred,
             train_images=self._train_images or {},
-            output_dir=self._output_dir,
-            image_root=self._metadata.get("image_root"),
+            analyze=bool(self._output_dir),
         )
+        self._results |= result.metrics
+        if self._output_dir:
+            image_root = self._metadata.get("image_root")
+            result.write(self._output_dir, report=self._report, image_root=image_root)
 
 
 def _save(detections: Detections, folder: str) -> None:

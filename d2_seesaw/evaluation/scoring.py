@@ -1,4 +1,4 @@
-"""From detections to LVIS's scores: the engine, the limits, and what is reported and written."""
+"""Scoring of detections by LVIS's rules: from detections to an :class:`EvaluationResult`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
-from typing import Any
-
-from detectron2.utils.file_io import PathManager
+from typing import Any, Protocol
 
 from d2_seesaw.evaluation.analysis import LongTailAnalysis, write_analysis
 from d2_seesaw.evaluation.analysis.calibration import reliability_by_group
@@ -40,15 +38,17 @@ from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from d2_seesaw.evaluation.tables import (
     CategoryResult,
     category_results,
-    category_table,
     format_score,
     group_counts,
     group_counts_text,
+    most_frequent_first,
+    row_table,
     text_table,
     write_category_results,
 )
 
 ENGINES = ("sparse", "lvis")
+REPORT_NAME = "longtail.html"
 _LONGEST_LOGGED_TABLE = 30
 
 logger = logging.getLogger(__name__)
@@ -56,13 +56,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TaskEvaluation:
-    """Detections of one task. Scores and analysis share what they both need.
+    """Evaluation of one task. Scores and analysis share the matching of detections.
 
     Attributes:
-        ground_truth: The annotations, with all that the LVIS format requires.
-        detections: Of its images.
+        ground_truth: The annotations, with all fields of the LVIS format.
+        detections: Detections in its images.
         task: "bbox" or "segm".
-        official: Whether the scores are those of the ``lvis`` package.
+        official: Whether the ``lvis`` package computes the scores.
         limits: Detections that count.
         class_agnostic: Whether a detection may match an object of any category.
     """
@@ -85,7 +85,7 @@ class TaskEvaluation:
         )
 
     def scores(self) -> LVISScores:
-        """The metrics, and the scores of the categories."""
+        """Compute the metrics and the scores of the categories."""
         if not self.official:
             return scores_of_matches(
                 self.ground_truth, self._matched, class_agnostic=self.class_agnostic
@@ -104,13 +104,13 @@ class TaskEvaluation:
     def analysis(
         self, metrics: dict[str, float], categories: list[CategoryResult]
     ) -> LongTailAnalysis:
-        """What the scores do not show. The categories must be told apart.
+        """Build the long-tail analysis. Not available with ``class_agnostic=True``.
 
         Args:
-            metrics: In percent, with the counts of groups.
-            categories: One row each, in order of the id.
+            metrics: In percent, with the counts of the groups.
+            categories: One row per category, in order of the id.
         """
-        names = label_objects(self.ground_truth, self.detections, self.task, limits=self.limits)
+        labels = label_objects(self.ground_truth, self.detections, self.task, limits=self.limits)
         analysis = LongTailAnalysis(
             task=self.task,
             ground_truth=self.ground_truth.fingerprint(),
@@ -118,23 +118,23 @@ class TaskEvaluation:
             detections=len(self.detections),
             metrics=metrics,
             categories=categories,
-            confusions=object_confusions(self.ground_truth, names),
+            confusions=object_confusions(self.ground_truth, labels),
             calibration=reliability_by_group(self.ground_truth, self._matched),
         )
         return replace(
             analysis,
-            examples=confusion_examples(analysis, self.ground_truth, self.detections, names),
+            examples=confusion_examples(analysis, self.ground_truth, self.detections, labels),
         )
 
 
 @dataclass(frozen=True)
 class LVISScoring:
-    """How to score detections.
+    """Scoring of detections by LVIS's rules.
 
     Attributes:
-        engine: "sparse", our own, or "lvis", the official package, which is much slower, takes
-            gigabytes more, and counts a detection that matches annotation 0 as wrong.
-        limits: Which detections count.
+        engine: "sparse", the engine of this project, or "lvis", the official package, which is much
+            slower, needs gigabytes more, and counts a detection that matches annotation 0 as wrong.
+        limits: Detections that count.
         class_agnostic: Whether a detection may match an object of any category.
     """
 
@@ -150,16 +150,16 @@ class LVISScoring:
                 raise ValueError(f"A limit of detections must be at least 1, got {limit}")
 
     def probe(self) -> None:
-        """As ``probe_lvis``, for the engine."""
+        """Check that the engine works in this environment, like ``probe_lvis``."""
         if self.engine == "lvis":
             probe_lvis()
         else:
-            probe(LVISScoring().scores)
+            probe(LVISScoring().score_task)
 
-    def scores(
+    def score_task(
         self, ground_truth: GroundTruthColumns, detections: Detections, task: str
     ) -> LVISScores:
-        """Score ``detections`` in ``task``, "bbox" or "segm"."""
+        """Compute the scores of one task, "bbox" or "segm", without logging them."""
         return self._evaluation(ground_truth, detections, task).scores()
 
     def _evaluation(
@@ -174,82 +174,109 @@ class LVISScoring:
             class_agnostic=self.class_agnostic,
         )
 
-    def report(
+    def score(
         self,
         ground_truth: GroundTruthColumns,
         detections: Detections,
         tasks: Sequence[str],
         *,
         train_images: Mapping[int, int],
-        output_dir: str | None,
-        image_root: str | None = None,
-    ) -> dict[str, dict[str, float]]:
-        """Score, log, and write ``per_category_<task>``, ``longtail_<task>.json`` and the report.
+        analyze: bool = True,
+    ) -> EvaluationResult:
+        """Score detections and log the metrics.
 
         Args:
-            ground_truth: The annotations, with all that the LVIS format asks for.
-            detections: Of its images and categories.
+            ground_truth: The annotations, with all fields of the LVIS format.
+            detections: Detections in its images.
             tasks: Any of "bbox" and "segm".
-            train_images: Training images by category id, where the annotations do not say.
-            output_dir: Where to write; nothing is written if None, nor if all categories are one.
-            image_root: Folder of the images, if the report shall show some.
-
-        Returns:
-            ``{task: {metric: percent}}``, and where categories are told apart, for each frequency
-            group g how many were ``evaluated-g`` of all ``categories-g``.
+            train_images: Training images by category id, for annotations without counts.
+            analyze: Whether to compute the long-tail analyses.
         """
-        results = {}
-        analyses = []
+        result = EvaluationResult(images=ground_truth.table.images)
         for task in sorted(tasks):
             logger.info(f"Evaluating {len(detections)} detections, task {task} ...")
             evaluation = self._evaluation(ground_truth, detections, task)
             scores = evaluation.scores()
-            rows: list[CategoryResult] = []
-            results[task] = dict(scores.metrics)
+            metrics, rows = dict(scores.metrics), []
             if not self.class_agnostic:
                 rows = category_results(ground_truth.table, scores, train_images)
-                results[task] |= group_counts(rows)
-            _log(task, results[task], rows)
-            if output_dir and rows:
-                write_category_results(rows, output_dir, task)
-                analyses.append(evaluation.analysis(results[task], rows))
-                write_analysis(output_dir, analyses[-1])
-        if output_dir and analyses:
-            images = ground_truth.table.images
-            masks_first = analyses[::-1]  # as `d2-seesaw report` shows them
-            logger.info(f"Long-tail report: {_report(output_dir, masks_first, images, image_root)}")
-        return results
+                metrics |= group_counts(rows)
+            result.metrics[task], result.categories[task] = metrics, rows
+            _log(task, metrics, rows)
+            if analyze and rows:
+                # Masks first, which is the order in reports.
+                result.analyses.insert(0, evaluation.analysis(metrics, rows))
+        return result
 
 
-def _report(
-    folder: str,
-    analyses: Sequence[LongTailAnalysis],
-    images: Sequence[Mapping[str, Any]],
-    image_root: str | None,
-) -> str:
-    """Write the report, with pictures where there is a folder of them."""
-    # Here, because the pages import the evaluation that they show.
-    from d2_seesaw.report.evaluation_page import write_report
-    from d2_seesaw.report.pictures import ExamplePictures
+class ReportWriter(Protocol):
+    """Function that writes a report, such as ``d2_seesaw.report.write_evaluation_report``."""
 
-    if image_root is None or not os.path.isdir(image_root):
-        return write_report(folder, analyses)
-    pictures = ExamplePictures(images, image_root)
-    path = write_report(folder, analyses, pictures=pictures)
-    if pictures.failures:
-        logger.warning(
-            f"{len(pictures.failures)} pictures of the long-tail report could not be drawn, the "
-            f"first of {pictures.failures[0]}"
-        )
-    return path
+    def __call__(
+        self,
+        path: str,
+        analyses: Sequence[LongTailAnalysis],
+        *,
+        images: Sequence[Mapping[str, Any]],
+        image_root: str | None,
+    ) -> object:
+        """Write a report.
+
+        Args:
+            path: HTML file to write.
+            analyses: Analyses of the tasks, masks first.
+            images: Images of the annotation file.
+            image_root: Folder of the images, if known.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Result of scoring detections.
+
+    Attributes:
+        metrics: ``{task: {metric: percent}}``. If categories are distinguished, there are for each
+            frequency group g the counts ``evaluated-g`` and ``categories-g`` too.
+        categories: Rows of the categories by task; empty if categories are not distinguished.
+        analyses: Long-tail analyses of the tasks, masks first; empty if they were not requested or
+            categories are not distinguished.
+        images: Images of the annotation file.
+    """
+
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    categories: dict[str, list[CategoryResult]] = field(default_factory=dict)
+    analyses: list[LongTailAnalysis] = field(default_factory=list)
+    images: Sequence[Mapping[str, Any]] = ()
+
+    def write(
+        self, folder: str, *, report: ReportWriter | None = None, image_root: str | None = None
+    ) -> None:
+        """Write ``per_category_<task>``, ``longtail_<task>.json`` and the report into a folder.
+
+        Args:
+            folder: Folder for the files.
+            report: Function that writes ``longtail.html``. No report is written if None, or if
+                there are no analyses.
+            image_root: Folder of the images, for the pictures of the report.
+        """
+        for task, rows in self.categories.items():
+            if rows:
+                write_category_results(rows, folder, task)
+        for analysis in self.analyses:
+            write_analysis(folder, analysis)
+        if report is not None and self.analyses:
+            path = os.path.join(folder, REPORT_NAME)
+            report(path, self.analyses, images=self.images, image_root=image_root)
+            logger.info(f"Long-tail report: {path}")
 
 
 def _log(task: str, result: Mapping[str, float], rows: list[CategoryResult]) -> None:
     table = text_table(METRICS, [[format_score(result[m]) for m in METRICS]])
-    counts = group_counts_text(result) or "all as one category"
+    counts = group_counts_text(result) or "categories are not distinguished"
     logger.info(f"Results for {task}:\n{table}\nCategories with ground truth: {counts}")
     if 0 < len(rows) <= _LONGEST_LOGGED_TABLE:
-        logger.info(f"Scores of each category for {task}:\n{category_table(rows)}")
+        logger.info(f"Scores of each category for {task}:\n{row_table(most_frequent_first(rows))}")
 
 
 def evaluate_results_file(
@@ -262,31 +289,32 @@ def evaluate_results_file(
     registered_counts: Mapping[int, int] | None = None,
     predicted_images: str | PathLike[str] | None = None,
     output_dir: str | None = None,
+    report: ReportWriter | None = None,
     image_root: str | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Score detections that were saved.
+    """Score saved detections.
 
     Args:
-        results: A JSON file in the COCO results format, with "mask_score" where masks have their
-            own, or the ``instances_predictions.npz`` of an evaluation.
+        results: A JSON file in the COCO results format, with "mask_score" for masks with their own
+            scores, or the ``instances_predictions.npz`` of an evaluation.
         annotations: A JSON file in the format of LVIS or COCO.
         tasks: Any of "bbox" and "segm"; by default those that the detections allow.
-        scoring: How; by default as LVIS.
+        scoring: Engine and limits; by default those of LVIS.
         train_image_counts: Training images by category id, or the training annotations in which to
-            count them: they decide the frequency groups. By default the annotations do.
-        registered_counts: Training images by category id, for annotations without groups: those of
-            ``registered_train_images``.
+            count them. They decide the frequency groups; by default the annotations do.
+        registered_counts: Training images by category id, for annotations without groups, as
+            returned by ``registered_train_images``.
         predicted_images: ``images.json`` of ``d2-seesaw predict``, for results with image ids of
-            their own: images are then told by their file names, see ``with_ids_of``.
-        output_dir: Folder for the scores of every category and the long-tail report; nothing is
-            written if None.
-        image_root: Folder of the images, if the report shall show some.
+            their own. Images are then matched by file name, see ``with_ids_of``.
+        output_dir: Folder for the files of ``EvaluationResult.write``; nothing is written if None.
+        report: Function that writes the long-tail report into that folder.
+        image_root: Folder of the images, for the pictures of the report.
 
     Returns:
-        As ``LongTailLVISEvaluator.evaluate``.
+        The metrics, as returned by ``LongTailLVISEvaluator.evaluate``.
 
     Raises:
-        ValueError: a file is of another kind, does not fit the other, or lacks what a task needs.
+        ValueError: a file has the wrong format, does not fit the other, or lacks data for a task.
     """
     check_tasks(tasks)
     detections = read_results(results)
@@ -304,16 +332,16 @@ def evaluate_results_file(
         detections = with_ids_of(detections, predicted_images, table.images)
     if not len(table.image):
         raise ValueError(f"{annotations} has no annotations to score against")
-    if output_dir:
-        PathManager.mkdirs(output_dir)
-    return (scoring or LVISScoring()).report(
+    result = (scoring or LVISScoring()).score(
         GroundTruthColumns.from_table(table),
         detections,
         tasks or possible,
         train_images=registered_counts or {},
-        output_dir=output_dir,
-        image_root=image_root,
+        analyze=bool(output_dir),
     )
+    if output_dir:
+        result.write(output_dir, report=report, image_root=image_root)
+    return result.metrics
 
 
 def check_tasks(tasks: Sequence[str] | None) -> None:

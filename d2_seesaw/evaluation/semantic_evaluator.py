@@ -1,4 +1,4 @@
-"""Metrics of semantic segmentation, with the long tail made visible."""
+"""Semantic segmentation metrics with separate scores for rare, common and frequent classes."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from d2_seesaw.evaluation.semantic_scores import (
     boundary_confusion_matrix,
     boundary_metrics,
     class_results,
-    class_table,
     confusion_matrix,
     group_metrics,
+    most_pixels_first,
     segmentation_scores,
 )
 from d2_seesaw.evaluation.tables import (
     SEGMENTATION_METRICS,
     format_score,
     group_counts_text,
+    row_table,
     text_table,
     write_category_results,
 )
@@ -40,40 +41,39 @@ LabelReader = Callable[[dict[str, Any]], np.ndarray]
 
 
 class LongTailSemSegEvaluator(SemSegEvaluator):
-    """Detectron2's ``SemSegEvaluator`` with rare, common and frequent classes apart.
+    """Detectron2's ``SemSegEvaluator`` with separate scores for rare, common and frequent classes.
 
     ``evaluate`` returns ``{"sem_seg": {metric: percent}}`` with Detectron2's metrics: mIoU, fwIoU,
-    mACC (the mean of the classes' recalls), pACC, and of each class IoU-name and ACC-name (its
-    recall). Beyond them:
+    mACC (the mean recall of the classes), pACC, and for each class IoU-name and ACC-name (its
+    recall). In addition to the base class:
 
-    - For each group g of r, c and f: mIoUg and mACCg, and how many classes were ``evaluated-g`` of
-      all ``categories-g``. Groups go by pixels, see ``group_bounds``.
-    - A class, or group of classes, without a pixel in the ground truth is ``nan``, shown as n/a.
+    - For each group g of r, c and f there are mIoUg and mACCg, and the counts ``evaluated-g`` and
+      ``categories-g`` of its classes. Pixels decide the groups, see ``group_bounds``.
+    - A class or group without a ground-truth pixel scores ``nan``, shown as n/a.
     - ``per_category_sem_seg.csv`` and ``.json`` in ``output_dir`` hold the IoU, recall and
       precision of every class.
-    - Boundary IoU, if asked for, is that of each class's own region, and has a mean. Detectron2
-      subtracts label numbers from each other, so that pixels of one class count for another.
-    - Labels, predictions and images that do not fit the dataset are refused where they appear.
+    - Boundary IoU uses the boundary region of each class, and has a mean. Detectron2 subtracts
+      label numbers from each other, so pixels of one class count for another.
+    - Labels, predictions and images that do not fit the dataset raise an error where they appear.
 
     Args:
         dataset_name: A registered dataset whose records have ``file_name`` and
             ``sem_seg_file_name``, with ``stuff_classes`` and ``ignore_label`` in its metadata.
-        distributed: Whether to add up the counts of all ranks; then all ranks construct it.
-        output_dir: Folder for everything it writes; nothing is written if None.
-        read_labels: Returns the ``(H, W)`` labels of a record: classes, or the ignore label. By
-            default the image in ``sem_seg_file_name`` holds them as they are.
+        distributed: Whether to sum the counts of all ranks; all ranks must construct the evaluator.
+        output_dir: Folder for all files; nothing is written if None.
+        read_labels: Function that returns the ``(H, W)`` labels of a record: classes, or the ignore
+            label. By default they are the values of the image in ``sem_seg_file_name``.
         pixel_counts: Pixels of each class in the training split, or a function without arguments
-            that returns them, which the main process calls in its first ``evaluate``. By default
-            the groups go by the pixels of the evaluated split.
-        group_bounds: Shares of all pixels from which on a class is common, and frequent. By default
-            a class is frequent if it has at least the share it would have were all equal,
-            ``1 / C``, and rare if it has less than a tenth of that.
+            that returns them; the main process calls it in its first ``evaluate``. By default the
+            pixels of the evaluated split decide the groups.
+        group_bounds: Minimum shares of all pixels of a common and of a frequent class. By default
+            a class is frequent from the share ``1 / C`` on, and rare below a tenth of that.
         boundary_iou: Whether to compute Boundary IoU as well.
         save_predictions: Whether to write all predictions to ``sem_seg_predictions.json``, and the
             results to ``sem_seg_evaluation.pth``, as Detectron2 does.
 
     Raises:
-        ValueError: A dataset or option that does not fit; on all ranks.
+        ValueError: the dataset or an option is invalid; raised on all ranks.
     """
 
     def __init__(
@@ -102,19 +102,19 @@ class LongTailSemSegEvaluator(SemSegEvaluator):
         self._pixel_counts = pixel_counts
         self._folder = output_dir
         self._with_boundaries = boundary_iou
-        self._compute_boundary_iou = False  # the base class's
+        self._compute_boundary_iou = False  # the implementation of the base class
         self._save_predictions = save_predictions
         self.reset()
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Count the pixels of some images.
+        """Count the pixels of a batch of images.
 
         Args:
             inputs: One dict per image, with its "file_name".
             outputs: One dict per image, with "sem_seg": ``(C, H, W)`` logits.
 
         Raises:
-            ValueError: An image that is not of the dataset, labels or logits that do not fit it.
+            ValueError: an image is not in the dataset, or its labels or logits do not fit it.
         """
         for image, output in zip(inputs, outputs, strict=True):
             name = image["file_name"]
@@ -136,7 +136,7 @@ class LongTailSemSegEvaluator(SemSegEvaluator):
                 self._predictions.extend(self.encode_json_sem_seg(predicted, name))
 
     def _labels(self, file_name: str) -> np.ndarray:
-        """``(H, W)`` classes, C for what is ignored."""
+        """Return ``(H, W)`` classes; ignored pixels are C."""
         if file_name not in self._records:
             raise ValueError(
                 f"{file_name} is not in {self._dataset_name!r}, whose files start as "
@@ -158,8 +158,8 @@ class LongTailSemSegEvaluator(SemSegEvaluator):
         return np.where(ignored, self._num_classes, labels)
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]]:
-        """Metrics on the main process, nothing on the others."""
-        with np.errstate(invalid="ignore"):  # without any ground truth the base class divides 0 / 0
+        """Return the metrics on the main process, and an empty result on the others."""
+        with np.errstate(invalid="ignore"):  # without ground truth the base class divides 0 by 0
             results = super().evaluate()
         if results is None:
             return OrderedDict()
@@ -184,14 +184,14 @@ class LongTailSemSegEvaluator(SemSegEvaluator):
         counts = group_counts_text(metrics)
         self._logger.info(f"Results for {TASK}:\n{table}\nCategories with ground truth: {counts}")
         if len(rows) <= _LONGEST_LOGGED_TABLE:
-            self._logger.info(f"Scores of each class:\n{class_table(rows)}")
+            self._logger.info(f"Scores of each class:\n{row_table(most_pixels_first(rows))}")
         if self._folder:
             PathManager.mkdirs(self._folder)
             write_category_results(rows, self._folder, TASK)
 
 
 def _labels_in_file(record: dict[str, Any]) -> np.ndarray:
-    # Not with Detectron2's own function: that of April 2024 fails with NumPy 2.
+    # Detectron2's own function fails with NumPy 2 (as of April 2024).
     with Image.open(PathManager.get_local_path(record["sem_seg_file_name"])) as image:
         return np.asarray(image)
 
@@ -206,6 +206,6 @@ def _check_dataset(name: str, records: list[dict[str, Any]], *, labels_are_class
             raise ValueError(f"{record['file_name']} of {name!r} has no sem_seg_file_name")
         if labels_are_classes and record.get("sem_seg_label_ids") is not None:
             raise ValueError(
-                f"The files of {name!r} hold other numbers than classes (sem_seg_label_ids): pass "
-                "the function that reads them as read_labels"
+                f"The files of {name!r} hold label ids, not classes (sem_seg_label_ids): pass the "
+                "function that converts them as read_labels"
             )

@@ -1,7 +1,7 @@
-"""Scores of label maps from counts of pixels: of every class, and of rare to frequent ones.
+"""Scores of label maps from pixel counts: of each class and of each frequency group.
 
 Shapes in this module:
-    C: classes; index C stands for pixels that do not count
+    C: classes; index C stands for ignored pixels
     H, W: size of an image
 """
 
@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import cv2
 import numpy as np
 
 from d2_seesaw.data.frequency import GROUPS, pixel_frequency_groups
-from d2_seesaw.evaluation.tables import format_score, group_counts, text_table
+from d2_seesaw.evaluation.tables import Column, group_counts
 
 _BOUNDARY_WIDTH = 0.02  # of the diagonal of an image
 _OUTSIDE = np.iinfo(np.uint16).max
@@ -27,11 +28,11 @@ class SegmentationScores:
 
     Attributes:
         iou: Intersection over union.
-        recall: Share of a class's pixels that are predicted as it, its pixel accuracy.
-        precision: Share of the pixels predicted as a class that are of it; also ``nan`` for a class
-            that is never predicted.
+        recall: Share of the pixels of a class that are predicted as it (pixel accuracy).
+        precision: Share of the pixels predicted as a class that belong to it; also ``nan`` for a
+            class that is never predicted.
         boundary_iou: IoU of the boundary regions, ``nan`` if they were not counted.
-        gt_pixels: Pixels of the ground truth.
+        gt_pixels: Number of ground-truth pixels.
     """
 
     iou: np.ndarray
@@ -42,7 +43,7 @@ class SegmentationScores:
 
 
 def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """``(C + 1, C + 1)`` pixels, by predicted class (rows) and true class (columns).
+    """Count pixels, ``(C + 1, C + 1)``, by predicted class (rows) and true class (columns).
 
     Args:
         predicted: ``(H, W)`` classes in ``[0, C]``.
@@ -57,12 +58,11 @@ def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, num_classes: int
 def boundary_confusion_matrix(
     predicted: np.ndarray, labels: np.ndarray, num_classes: int
 ) -> np.ndarray:
-    """As :func:`confusion_matrix`, but of boundaries: what is no boundary of a map is C there.
+    """Compute :func:`confusion_matrix` of the boundary regions; other pixels of a map become C.
 
-    The boundary region of a class holds its pixels that are at most 2% of the image's diagonal away
-    from one of another class or from outside the image, in rows and in columns (Cheng et al.,
-    "Boundary IoU", CVPR 2021, https://arxiv.org/abs/2103.16562). Both maps end where the ground
-    truth does not count.
+    The boundary region of a class holds its pixels within 2% of the image diagonal of another class
+    or of the edge of the image, measured in rows and columns (Cheng et al., "Boundary IoU", CVPR
+    2021, https://arxiv.org/abs/2103.16562). Ignored pixels bound the regions of both maps.
     """
     unlabeled = labels == num_classes
     maps = []
@@ -72,7 +72,7 @@ def boundary_confusion_matrix(
 
 
 def _on_boundary(classes: np.ndarray) -> np.ndarray:
-    """Where the square around a pixel holds several classes, or reaches beyond the image."""
+    """Return whether the square around a pixel holds several classes or leaves the image."""
     distance = max(1, round(_BOUNDARY_WIDTH * float(np.hypot(*classes.shape))))
     padded = cv2.copyMakeBorder(
         classes.astype(np.uint16), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=(float(_OUTSIDE),)
@@ -84,15 +84,15 @@ def _on_boundary(classes: np.ndarray) -> np.ndarray:
 
 
 def segmentation_scores(confusion: np.ndarray, boundaries: np.ndarray) -> SegmentationScores:
-    """Scores of all classes.
+    """Compute the scores of all classes.
 
     Args:
         confusion: ``(C + 1, C + 1)``, the sum of :func:`confusion_matrix` over images.
-        boundaries: ``(C + 1, C + 1)``, that of :func:`boundary_confusion_matrix`, or zeros.
+        boundaries: ``(C + 1, C + 1)``, the sum of :func:`boundary_confusion_matrix`, or zeros.
     """
     valid = confusion[:-1, :-1]
     found, predicted, true = valid.diagonal(), valid.sum(axis=1), valid.sum(axis=0)
-    # Of boundaries, what is none in the other map counts as well.
+    # A boundary pixel counts in the union even if the other map has no boundary there.
     common = boundaries.diagonal()[:-1]
     either = (boundaries.sum(axis=0) + boundaries.sum(axis=1))[:-1] - common
     present = true > 0
@@ -116,25 +116,25 @@ class ClassResult:
 
     Attributes:
         class_id: Index of the class.
-        name: Its name.
+        name: Name of the class.
         frequency: "r", "c" or "f", by its pixels.
-        train_pixels: Pixels of the training split, if known.
-        gt_pixels: Pixels of the evaluated split.
+        train_pixels: Number of pixels in the training split, if known.
+        gt_pixels: Number of pixels in the evaluated split.
         IoU: Intersection over union.
-        recall: Its pixel accuracy, which Detectron2 calls ACC.
-        precision: ``nan`` too if the class is never predicted.
-        BoundaryIoU: ``nan`` too if not asked for.
+        recall: Pixel accuracy, which Detectron2 calls ACC.
+        precision: Also ``nan`` if the class is never predicted.
+        BoundaryIoU: Also ``nan`` if it was not requested.
     """
 
-    class_id: int
-    name: str
-    frequency: str
-    train_pixels: int | None
-    gt_pixels: int
-    IoU: float
-    recall: float
-    precision: float
-    BoundaryIoU: float
+    class_id: Annotated[int, Column("id", "text", logged=False)]
+    name: Annotated[str, Column("class", "text")]
+    frequency: Annotated[str, Column("group", "group")]
+    train_pixels: Annotated[int | None, Column("training pixels", "count")]
+    gt_pixels: Annotated[int, Column("evaluated pixels", "count")]
+    IoU: Annotated[float, Column("IoU", "score")]
+    recall: Annotated[float, Column("recall", "score")]
+    precision: Annotated[float, Column("precision", "score")]
+    BoundaryIoU: Annotated[float, Column("Boundary IoU", "score", logged=False)]
 
 
 def class_results(
@@ -143,14 +143,14 @@ def class_results(
     train_pixels: np.ndarray | None,
     group_bounds: tuple[float, float],
 ) -> list[ClassResult]:
-    """One row per class, in their order.
+    """Return one row per class, in the order of the classes.
 
     Args:
         names: C names.
-        scores: those of the classes.
-        train_pixels: ``(C,)`` pixels of the training split, by which the groups go; if None, by
-            those of the ground truth.
-        group_bounds: shares of all pixels from which on a class is common, and frequent.
+        scores: Scores of the classes.
+        train_pixels: ``(C,)`` pixels of the training split, which decide the groups; if None, the
+            pixels of the ground truth do.
+        group_bounds: Minimum shares of all pixels of a common and of a frequent class.
     """
     pixels = scores.gt_pixels if train_pixels is None else train_pixels
     groups = pixel_frequency_groups(pixels, group_bounds)
@@ -171,7 +171,7 @@ def class_results(
 
 
 def group_metrics(rows: Sequence[ClassResult]) -> dict[str, float]:
-    """The mIoU and mACC (mean recall) of each group, and of how many classes they are the mean."""
+    """Compute mIoU and mACC (mean recall) of each group, and the counts of ``group_counts``."""
     metrics = {}
     for metric, score in (("mIoU", "IoU"), ("mACC", "recall")):
         for group in GROUPS:
@@ -181,7 +181,7 @@ def group_metrics(rows: Sequence[ClassResult]) -> dict[str, float]:
 
 
 def boundary_metrics(rows: Sequence[ClassResult]) -> dict[str, float]:
-    """Boundary IoU: its mean, and by class under the names that Detectron2 gives."""
+    """Return the mean Boundary IoU, and that of each class under Detectron2's names."""
     metrics = {"mBoundaryIoU": _mean([row.BoundaryIoU for row in rows])}
     for row in rows:
         metrics[f"BoundaryIoU-{row.name}"] = row.BoundaryIoU
@@ -189,29 +189,14 @@ def boundary_metrics(rows: Sequence[ClassResult]) -> dict[str, float]:
     return metrics
 
 
-def class_table(rows: Iterable[ClassResult]) -> str:
-    """The rows as text, the classes with most pixels first."""
-    by_pixels = sorted(
+def most_pixels_first(rows: Iterable[ClassResult]) -> list[ClassResult]:
+    """Sort classes by the pixels that decide their group, in descending order."""
+    return sorted(
         rows, key=lambda row: -(row.gt_pixels if row.train_pixels is None else row.train_pixels)
-    )
-    return text_table(
-        ["class", "group", "train pixels", "pixels", "IoU", "recall", "precision"],
-        [
-            [
-                row.name,
-                row.frequency,
-                "n/a" if row.train_pixels is None else row.train_pixels,
-                row.gt_pixels,
-                format_score(row.IoU),
-                format_score(row.recall),
-                format_score(row.precision),
-            ]
-            for row in by_pixels
-        ],
     )
 
 
 def _mean(scores: Iterable[float]) -> float:
-    """Mean of those that are not ``nan``; ``nan`` if there are none."""
+    """Return the mean of the scores that are not ``nan``, or ``nan`` if there are none."""
     known = [score for score in scores if not math.isnan(score)]
     return sum(known) / len(known) if known else math.nan

@@ -1,6 +1,6 @@
-"""Tables of results: AP of every category beside what the data say about it, and scores as text.
+"""Tables of results: one row for each category, and metrics as text.
 
-``n/a`` stands for what has no ground truth.
+``n/a`` stands for a score without ground truth.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Annotated, Any, get_type_hints
 
 import numpy as np
 from tabulate import tabulate
@@ -25,7 +26,7 @@ from d2_seesaw.evaluation.lvis.metrics import LVISScores
 from d2_seesaw.evaluation.lvis.rules import METRICS
 from d2_seesaw.utils.files import write_text
 
-# Of semantic segmentation, as far as an evaluator has them.
+# Metrics of semantic segmentation; an evaluator may have only some of them.
 SEGMENTATION_METRICS = (
     *("mIoU", "fwIoU", "mACC", "pACC"),
     *(f"mIoU{group}" for group in GROUPS),
@@ -37,19 +38,19 @@ logger = logging.getLogger(__name__)
 
 
 def format_score(value: float) -> str:
-    """Three decimals as Detectron2's tables, or ``n/a``."""
+    """Return a score with three decimals, as in Detectron2's tables, or ``n/a`` for ``nan``."""
     return "n/a" if math.isnan(value) else f"{value:.3f}"
 
 
 def text_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table in Detectron2's layout. Texts are printed as they are given."""
+    """Return a table in Detectron2's layout. Text is printed as given."""
     return tabulate(list(rows), headers, tablefmt="pipe", stralign="center", disable_numparse=True)
 
 
 def group_counts_text(result: Mapping[str, float]) -> str:
-    """How many categories of each frequency group had ground truth: ``r: 3/4, c: 7/7, f: 9/9``.
+    """Return how many categories of each group had ground truth: ``r: 3/4, c: 7/7, f: 9/9``.
 
-    Empty if ``result``, the metrics of one task, does not say.
+    The text is empty if ``result``, the metrics of one task, has no counts.
     """
     counts = [
         f"{g}: {result[f'evaluated-{g}']:.0f}/{result[f'categories-{g}']:.0f}"
@@ -60,12 +61,12 @@ def group_counts_text(result: Mapping[str, float]) -> str:
 
 
 def print_longtail_results(results: Mapping[str, Mapping[str, float]]) -> None:
-    """Log one row of metrics per task, and how many categories each frequency group had to score.
+    """Log one row of metrics per task, and the number of scored categories in each group.
 
     Args:
-        results: Metrics by task, as ``LongTailLVISEvaluator``, ``LongTailSemSegEvaluator`` or an
-            evaluator of Detectron2 returns them. Tasks with neither an AP nor a mIoU, such as box
-            proposals, have no row.
+        results: Metrics by task, as returned by ``LongTailLVISEvaluator``,
+            ``LongTailSemSegEvaluator`` or an evaluator of Detectron2. Tasks with neither an AP nor
+            a mIoU, such as box proposals, have no row.
     """
     detection = {task: result for task, result in results.items() if "AP" in result}
     segmentation = {task: result for task, result in results.items() if "mIoU" in result}
@@ -93,10 +94,10 @@ def _task_table(tasks: Mapping[str, Mapping[str, float]], metrics: Sequence[str]
 
 
 def drop_absent(results: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """``results`` without the metrics that are ``nan``.
+    """Return ``results`` without the metrics that are ``nan``.
 
-    For Detectron2's ``EvalHook``, whose ``metrics.json`` would otherwise hold ``NaN``, which is not
-    JSON, and whose TensorBoard would show a chart with no points.
+    This is for Detectron2's ``EvalHook``: its ``metrics.json`` would hold ``NaN``, which is not
+    JSON, and its TensorBoard would show empty charts.
     """
     return {
         task: {name: value for name, value in result.items() if not math.isnan(value)}
@@ -105,36 +106,64 @@ def drop_absent(results: Mapping[str, Mapping[str, float]]) -> dict[str, dict[st
 
 
 @dataclass(frozen=True)
+class Column:
+    """How one field of a result row is shown in logs and on pages.
+
+    Attributes:
+        title: Heading of the column.
+        kind: "text", "group", "count" or "score".
+        source: For scores of categories, the field of ``LVISScores`` that holds them.
+        logged: Whether the table in the log has the column.
+    """
+
+    title: str
+    kind: str
+    source: str = ""
+    logged: bool = True
+
+
+@cache
+def columns_of(row_type: type) -> dict[str, Column]:
+    """Return the columns of a dataclass of result rows, by the name of the field."""
+    hints = get_type_hints(row_type, include_extras=True)
+    return {name: hint.__metadata__[0] for name, hint in hints.items()}
+
+
+@dataclass(frozen=True)
 class CategoryResult:
-    """One row of the per-category files.
+    """One row of the per-category files. Logs and pages show its columns in this order.
 
     Attributes:
         category_id: The id in the annotation file.
-        name: Its name, or the id as text.
-        frequency: "r", "c" or "f", or "n/a" if nobody knows.
-        train_images: Training images that show it, if known.
-        gt_images: Images of the evaluated split that show one of these.
-        gt_instances: Objects of it in the evaluated split, without those to be ignored, as crowds.
+        name: The name of the category, or the id as text.
+        frequency: "r", "c" or "f", or "n/a" if unknown.
+        train_images: Number of training images with the category, if known.
+        gt_images: Number of images of the evaluated split with the category.
+        gt_instances: Number of objects in the evaluated split, without ignored ones such as crowds.
         AP: In percent, ``nan`` without ground truth.
-        AP50: The same at IoU 0.5.
+        AP50: AP at IoU 0.5.
         AR: Recall in percent, averaged over the IoU thresholds.
     """
 
-    category_id: int
-    name: str
-    frequency: str
-    train_images: int | None
-    gt_images: int
-    gt_instances: int
-    AP: float
-    AP50: float
-    AR: float
+    category_id: Annotated[int, Column("id", "text", logged=False)]
+    name: Annotated[str, Column("category", "text")]
+    frequency: Annotated[str, Column("group", "group")]
+    train_images: Annotated[int | None, Column("training images", "count")]
+    gt_images: Annotated[int, Column("evaluated images", "count", logged=False)]
+    gt_instances: Annotated[int, Column("evaluated objects", "count")]
+    AP: Annotated[float, Column("AP", "score", "category_ap")]
+    AP50: Annotated[float, Column("AP50", "score", "category_ap50")]
+    AR: Annotated[float, Column("AR", "score", "category_ar")]
+
+
+CATEGORY_SCORES = {n: c.source for n, c in columns_of(CategoryResult).items() if c.kind == "score"}
+"""The scores of a :class:`CategoryResult`, each with its field of ``LVISScores``."""
 
 
 def category_results(
     table: AnnotationTable, scores: LVISScores, train_images: Mapping[int, int]
 ) -> list[CategoryResult]:
-    """One row per category, in order of the id.
+    """Return one row per category, in order of the id.
 
     Args:
         table: The evaluated annotations. The ``image_count`` of an LVIS category is that of
@@ -146,8 +175,7 @@ def category_results(
     instances, images = (Counter(p[:, 0].tolist()) for p in (pairs, np.unique(pairs, axis=0)))
     index_of = {category["id"]: index for index, category in enumerate(table.categories)}
     rows = []
-    columns = (scores.category_ap, scores.category_ap50, scores.category_ar)
-    for category_id, ap, ap50, ar in zip(scores.category_ids, *columns, strict=True):
+    for position, category_id in enumerate(scores.category_ids):
         index = index_of[category_id]
         category = table.categories[index]
         rows.append(
@@ -158,21 +186,29 @@ def category_results(
                 train_images=category.get("image_count", train_images.get(category_id)),
                 gt_images=images[index],
                 gt_instances=instances[index],
-                AP=float(ap),
-                AP50=float(ap50),
-                AR=float(ar),
+                **{
+                    name: float(getattr(scores, source)[position])
+                    for name, source in CATEGORY_SCORES.items()
+                },
             )
         )
     return rows
 
 
+def most_frequent_first(rows: Iterable[CategoryResult]) -> list[CategoryResult]:
+    """Sort categories by their training images, in descending order."""
+    return sorted(rows, key=lambda row: -(row.train_images or 0))
+
+
 def group_counts(rows: Sequence[Any], score: str = "AP") -> dict[str, float]:
-    """Per frequency group, the categories that were scored and all there are.
+    """Count the scored categories and all categories of each frequency group.
 
-    ``rows`` have a ``frequency``, and in ``score`` a number that is ``nan`` without ground truth.
+    The dash in the names hides them from Detectron2's ``print_csv_format``. The counts are floats,
+    because its ``EvalHook`` accepts nothing else.
 
-    The dash in the names keeps them out of Detectron2's ``print_csv_format``, and floats are what
-    its ``EvalHook`` takes.
+    Args:
+        rows: Results with a ``frequency``.
+        score: Name of their score, which is ``nan`` without ground truth.
     """
     total = Counter(row.frequency for row in rows)
     scored = Counter(row.frequency for row in rows if not math.isnan(getattr(row, score)))
@@ -183,13 +219,16 @@ def group_counts(rows: Sequence[Any], score: str = "AP") -> dict[str, float]:
 
 
 def write_category_results(rows: Sequence[Any], folder: str, task: str) -> None:
-    """Write ``per_category_<task>.csv`` and ``.json``; what is absent is empty, or null.
+    """Write ``per_category_<task>.csv`` and ``.json``. Missing values are empty, or null.
 
-    ``rows`` are at least one, of one dataclass, whose fields are the columns.
+    Args:
+        rows: At least one instance of a dataclass whose fields are the columns.
+        folder: An existing folder.
+        task: Part of the file names.
     """
     records = [_without_nan(asdict(row)) for row in rows]
     table = io.StringIO()
-    writer = csv.DictWriter(table, [f.name for f in fields(rows[0])], lineterminator="\n")
+    writer = csv.DictWriter(table, list(records[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)
     path = os.path.join(folder, f"per_category_{task}")
@@ -197,24 +236,23 @@ def write_category_results(rows: Sequence[Any], folder: str, task: str) -> None:
     write_text(f"{path}.json", json.dumps(records, indent=1))
 
 
-def category_table(rows: Iterable[CategoryResult]) -> str:
-    """The rows as text, the categories with most training images first."""
-    by_training_images = sorted(rows, key=lambda row: -(row.train_images or 0))
+def row_table(rows: Sequence[Any]) -> str:
+    """Return result rows as text, with the columns that are logged.
+
+    Args:
+        rows: At least one instance of a dataclass with :class:`Column` annotations.
+    """
+    columns = {name: c for name, c in columns_of(type(rows[0])).items() if c.logged}
     return text_table(
-        ["category", "group", "train images", "objects", "AP", "AP50", "AR"],
-        [
-            [
-                row.name,
-                row.frequency,
-                "n/a" if row.train_images is None else row.train_images,
-                row.gt_instances,
-                format_score(row.AP),
-                format_score(row.AP50),
-                format_score(row.AR),
-            ]
-            for row in by_training_images
-        ],
+        [column.title for column in columns.values()],
+        [[_cell_text(getattr(row, name), c) for name, c in columns.items()] for row in rows],
     )
+
+
+def _cell_text(value: Any, column: Column) -> object:
+    if column.kind == "score":
+        return format_score(value)
+    return "n/a" if value is None else value
 
 
 def _without_nan(record: dict[str, Any]) -> dict[str, Any]:

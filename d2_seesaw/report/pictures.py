@@ -1,4 +1,4 @@
-"""Pictures for reports: objects taken for something else or missed, and samples of a data set."""
+"""Pictures for reports: confused or missed objects, and samples of a dataset."""
 
 from __future__ import annotations
 
@@ -7,41 +7,43 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from detectron2.data.catalog import Metadata
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
-from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 
 from d2_seesaw.data.annotations.table import AnnotationTable
 from d2_seesaw.data.catalog import image_paths
 from d2_seesaw.evaluation.analysis import ConfusionExample
-from d2_seesaw.report import GROUP_COLORS
+from d2_seesaw.report.series import GROUP_COLORS
+
+if TYPE_CHECKING:
+    from detectron2.utils.visualizer import Visualizer
 
 LONG_SIDE = 320
-"""Of a picture, in pixels."""
+"""Longer side of a picture of an example, in pixels."""
 
 _CONTEXT = 0.5  # on each side of the boxes, in units of their longer side
-_LEAST_CONTEXT = 32  # pixels of the image: a small object says nothing without what is around it
-_LINE, _GROUND = 3, 5  # pixels of the picture
+_LEAST_CONTEXT = 32  # pixels of the image: a small object cannot be recognized without context
+_LINE, _OUTLINE = 3, 5  # pixels of the picture
 _SAME_GROUP = "#1c2833"
 _QUALITY = 85
-_TRIES = 5  # images of a category, where those before cannot be read
+_TRIES = 5  # images of a category, if earlier ones cannot be read
 
 
 class ExamplePictures:
-    """Draws examples of a data set.
+    """Drawer of the examples of a dataset.
 
     Args:
-        images: Entries of the annotation file, with an "id" and a "file_name" or a "coco_url".
+        images: Images of the annotation file, with an "id" and a "file_name" or a "coco_url".
         image_root: Folder of the images, see ``image_paths``.
 
     Attributes:
-        failures: Reasons, one for each example that could not be drawn.
+        failures: One reason for each example that could not be drawn.
     """
 
     def __init__(
@@ -60,63 +62,63 @@ class ExamplePictures:
         return image_paths(self._images, self._image_root)
 
     def draw(self, example: ConfusionExample, groups: Mapping[int, str]) -> bytes | None:
-        """A JPEG file, or None where the image cannot be read: that is no error.
+        """Draw an example as a JPEG file. Return None if the image cannot be read.
 
         Args:
-            example: What to draw.
+            example: The example.
             groups: Frequency group of each category id.
         """
         place = f"image {example.image_id!r}"
         try:
             place = self._path_of(self._image_of[example.image_id])
             return draw_example(read_image(place, format="RGB"), example, groups)
-        except Exception as error:  # a report is worth having without a picture, whatever is wrong
+        except Exception as error:  # any failure costs one picture, not the whole report
             self.failures.append(f"{place}: {error!r}")
             return None
 
 
 def draw_example(image: np.ndarray, example: ConfusionExample, groups: Mapping[int, str]) -> bytes:
-    """The object in a dashed box, and the detection that names it in a plain one, as a JPEG file.
+    """Draw an object in a dashed box and its detection in a solid one, as a JPEG file.
 
-    They have the colours of their categories' groups; where these are the same, the detection is
-    black. The picture shows what ``window`` says, and its longer side has 320 pixels.
+    The boxes have the colors of their groups; if the groups are equal, the detection is black. The
+    picture shows the crop of ``window``, and its longer side has 320 pixels.
 
     Args:
         image: ``(H, W, 3)`` RGB.
-        example: What to draw.
+        example: The example.
         groups: Frequency group of each category id.
 
     Raises:
-        ValueError: the boxes are no finite numbers, or lie outside of the image.
+        ValueError: the boxes are not finite, or outside the image.
     """
     left, top, right, bottom = window(example, image.shape[:2])
     scale = LONG_SIDE / max(right - left, bottom - top)
     size = [max(1, round(scale * length)) for length in (right - left, bottom - top)]
     crop = np.ascontiguousarray(image[top:bottom, left:right])
     shrinks = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    canvas = Visualizer(cv2.resize(crop, size, interpolation=shrinks), Metadata())
-    points = 72 / canvas.output.dpi  # of a pixel
+    canvas = _visualizer(cv2.resize(crop, size, interpolation=shrinks))
+    points = 72 / canvas.output.dpi  # per pixel
     outlines = []
     for box, color, style in _boxes_to_draw(example, groups):
         x, y, w, h = box
         xs = (np.array([x, x + w, x + w, x, x]) - left) * size[0] / (right - left)
         ys = (np.array([y, y, y + h, y + h, y]) - top) * size[1] / (bottom - top)
         outlines.append((xs, ys, color, style))
-        # On a white ground they show up on any image.
-        canvas.draw_line(xs, ys, "white", linewidth=_GROUND * points)
-    # Dashes last, with no ground in between: both are seen where they lie on each other.
+        # A white outline makes the boxes visible on any image.
+        canvas.draw_line(xs, ys, "white", linewidth=_OUTLINE * points)
+    # The dashed box comes last, without an outline: both are visible where they coincide.
     for outline in outlines:
         canvas.draw_line(*outline, linewidth=_LINE * points)
     file = io.BytesIO()
     picture = Image.fromarray(canvas.output.get_image())
-    picture.save(file, "JPEG", quality=_QUALITY, subsampling=0)  # colours of thin lines stay
+    picture.save(file, "JPEG", quality=_QUALITY, subsampling=0)  # keeps the colors of thin lines
     return file.getvalue()
 
 
 def _boxes_to_draw(
     example: ConfusionExample, groups: Mapping[int, str]
 ) -> Iterator[tuple[list[float], str, str]]:
-    """Box, colour and style of the line, that of the object last."""
+    """Yield box, color and line style of the detection, then of the object."""
     group = groups[example.category_id]
     if example.predicted_box is not None and example.predicted_id is not None:
         other = groups[example.predicted_id]
@@ -125,19 +127,19 @@ def _boxes_to_draw(
 
 
 def window(example: ConfusionExample, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """What of an image is shown: the boxes, and on all sides half of their longer side.
+    """Compute the crop: the union of the boxes, padded by half its longer side.
 
-    That is at least 32 pixels, as far as the image goes.
+    The padding is at least 32 pixels. The crop ends at the edge of the image.
 
     Args:
-        example: What is drawn.
-        shape: height and width of the image.
+        example: The example.
+        shape: Height and width of the image.
 
     Returns:
         Left, top, right and bottom in pixels, the last two exclusive.
 
     Raises:
-        ValueError: the boxes are no finite numbers, or lie outside of the image.
+        ValueError: the boxes are not finite, or outside the image.
     """
     boxes = np.array([box for box in (example.box, example.predicted_box) if box is not None])
     low, high = boxes[:, :2].min(axis=0), (boxes[:, :2] + boxes[:, 2:]).max(axis=0)
@@ -151,7 +153,7 @@ def window(example: ConfusionExample, shape: tuple[int, ...]) -> tuple[int, int,
         for edge, end in zip(high.tolist(), (width, height), strict=True)
     )
     if left >= right or top >= bottom:
-        raise ValueError(f"boxes {boxes.tolist()} lie outside of the image of {width} x {height}")
+        raise ValueError(f"boxes {boxes.tolist()} are outside the image of {width} x {height}")
     return left, top, right, bottom
 
 
@@ -163,17 +165,17 @@ def sample_pictures(
     color: str,
     long_side: int = 420,
 ) -> dict[int, bytes]:
-    """Draw an image of each category: the one with its largest object that is no crowd.
+    """Draw one image of each category: the image with its largest object, crowds excluded.
 
     Args:
-        columns: the annotations.
-        categories: indices of categories.
-        file_name: the path of an entry of ``columns.images``.
-        color: of what is drawn, ``#rrggbb``.
-        long_side: of the pictures, in pixels.
+        columns: The annotations.
+        categories: Indices of categories.
+        file_name: Function that returns the path of an entry of ``columns.images``.
+        color: Color of the objects, ``#rrggbb``.
+        long_side: Longer side of the pictures, in pixels.
 
     Returns:
-        A JPEG file of each category that has an image that can be read.
+        A JPEG file by category, for each category with a readable image.
     """
     pictures = {}
     for category in categories:
@@ -187,7 +189,7 @@ def sample_pictures(
 
 
 def _images_of(columns: AnnotationTable, category: int) -> list[int]:
-    """Images of a category, that with its largest object first."""
+    """Return images of a category, the image with its largest object first."""
     mine = np.flatnonzero((columns.category == category) & ~columns.crowd & columns.usable)
     areas = columns.box[mine, 2] * columns.box[mine, 3]
     images = columns.image[mine[np.argsort(-areas, kind="stable")]]
@@ -204,7 +206,7 @@ def _draw_sample(
     except (OSError, SyntaxError, ValueError):
         return None
     scale = long_side / max(pixels.shape[:2])
-    canvas = Visualizer(np.ascontiguousarray(pixels), Metadata(), scale=scale)
+    canvas = _visualizer(np.ascontiguousarray(pixels), scale=scale)
     annotations = columns.annotations_of(image, category)
     boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
     with_masks = all("segmentation" in a for a in annotations)
@@ -218,3 +220,9 @@ def _draw_sample(
     picture = np.ascontiguousarray(drawn.get_image()[:, :, ::-1])
     _, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     return jpeg.tobytes()
+
+
+def _visualizer(image: np.ndarray, **options: Any) -> Visualizer:
+    from detectron2.utils.visualizer import Visualizer  # imports matplotlib
+
+    return Visualizer(image, Metadata(), **options)

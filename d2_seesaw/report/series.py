@@ -1,4 +1,4 @@
-"""What pages and figures draw of an analysis: the numbers, their names and their colours."""
+"""Numbers, names and colors of what pages and figures show."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from d2_seesaw.data.frequency import GROUPS
+from d2_seesaw.data.frequency import GROUP_NAMES, GROUPS
 from d2_seesaw.evaluation.analysis import LongTailAnalysis, ReliabilityCurve
 from d2_seesaw.evaluation.analysis.confusion import MISSED, RIGHT, group_outcomes
 from d2_seesaw.evaluation.lvis.annotations import UNKNOWN_FREQUENCY
 from d2_seesaw.evaluation.tables import CategoryResult
-from d2_seesaw.report import GROUP_COLORS, GROUP_NAMES
 
-TASK_NAMES = {"bbox": "Boxes", "segm": "Masks"}
-
+GROUP_COLORS = {"r": "#c0392b", "c": "#d68910", "f": "#2471a3", "n/a": "#5d6d7e"}
 OUTCOME_NAMES = {
-    RIGHT: "named right",
-    **{group: f"taken for another {GROUP_NAMES[group]} category" for group in GROUPS},
-    UNKNOWN_FREQUENCY: "taken for one of unknown frequency",
+    RIGHT: "correct label",
+    **{group: f"labeled as another {GROUP_NAMES[group]} category" for group in GROUPS},
+    UNKNOWN_FREQUENCY: "labeled as a category of unknown frequency",
     MISSED: "missed",
 }
 OUTCOME_COLORS = {RIGHT: "#1e8449", **GROUP_COLORS, MISSED: "#d0d3d4"}
@@ -28,12 +26,12 @@ _BINS_PER_DECADE = 4
 
 
 class TrendPoint(NamedTuple):
-    """The mean over categories with about as many training images.
+    """Mean over categories with a similar number of training images.
 
     Attributes:
-        train_images: Their geometric mean.
-        mean: Of the values.
-        categories: How many there are.
+        train_images: Geometric mean of their training images.
+        mean: Mean of their values.
+        categories: Number of categories.
     """
 
     train_images: float
@@ -42,10 +40,10 @@ class TrendPoint(NamedTuple):
 
 
 class CalibrationMeans(NamedTuple):
-    """A calibration over all its bins; ``nan`` without detections.
+    """Means over all bins of a reliability curve; ``nan`` without detections.
 
     Attributes:
-        detections: How many there are.
+        detections: Number of detections.
         mean_score: In [0, 1].
         precision: In [0, 1].
     """
@@ -56,14 +54,14 @@ class CalibrationMeans(NamedTuple):
 
 
 def trend(categories: Iterable[CategoryResult], values: Iterable[float]) -> list[TrendPoint]:
-    """Means of values over categories, by training images.
+    """Compute means of values over categories, binned by training images.
 
-    There are four bins in each power of ten, equally wide in the logarithm and closed on the right,
-    so that none holds categories of two of LVIS's groups. Categories without a value, without
-    training images, or where these are unknown, are passed over; so are empty bins.
+    There are four bins per power of ten, of equal width in the logarithm and closed on the right,
+    so no bin mixes two of LVIS's groups. Empty bins are left out, and so are categories without a
+    value or without a known, positive number of training images.
 
     Args:
-        categories: K of them.
+        categories: K categories.
         values: K values, ``nan`` where there is none.
 
     Returns:
@@ -85,11 +83,10 @@ def trend(categories: Iterable[CategoryResult], values: Iterable[float]) -> list
 
 
 def outcome_counts(analysis: LongTailAnalysis) -> dict[str, dict[str, int]]:
-    """``group_outcomes``, without what cannot be: groups, and outcomes, of no category.
+    """Return ``group_outcomes`` without the groups and outcomes that have no category.
 
     Returns:
-        Numbers of objects by true group, then by outcome, both in the order in which they are
-        drawn.
+        Numbers of objects by true group, then by outcome, both in drawing order.
     """
     present = {category.frequency for category in analysis.categories}
     possible = [o for o in OUTCOME_NAMES if o in present or o in (RIGHT, MISSED)]
@@ -100,44 +97,21 @@ def outcome_counts(analysis: LongTailAnalysis) -> dict[str, dict[str, int]]:
     }
 
 
-def calibration_means(calibration: ReliabilityCurve) -> CalibrationMeans:
-    """Mean score and precision of all detections of a calibration."""
-    total = sum(calibration.detections)
+def calibration_means(curve: ReliabilityCurve) -> CalibrationMeans:
+    """Compute mean score and precision of all detections of a curve."""
     return CalibrationMeans(
-        total,
-        _weighted(calibration.mean_score, calibration.detections),
-        _weighted(calibration.precision, calibration.detections),
+        sum(curve.detections),
+        _weighted_mean(curve.mean_score, curve.detections),
+        _weighted_mean(curve.precision, curve.detections),
     )
 
 
 def group_title(group: str) -> str:
-    """What a group of a calibration, or of outcomes, is called."""
+    """Return the name of a frequency group, or "all"."""
     return "all" if group == "all" else GROUP_NAMES[group]
 
 
-def group_color(group: str) -> str:
-    """Its colour."""
-    return GROUP_COLORS.get(group, "#1c2833")
-
-
-def score_text(value: float) -> str:
-    """A score in percent with one decimal, or ``n/a``."""
-    return "n/a" if math.isnan(value) else f"{value:.1f}"
-
-
-def change_text(value: float) -> str:
-    """A difference of scores with its sign, or ``n/a``."""
-    if math.isnan(value):
-        return "n/a"
-    return f"{value:+.1f}" if round(value, 1) else "0.0"
-
-
-def count_text(value: int | None) -> str:
-    """A number with separated thousands, or ``n/a``."""
-    return "n/a" if value is None else f"{value:,}"
-
-
-def _weighted(values: Sequence[float], weights: Sequence[int]) -> float:
+def _weighted_mean(values: Sequence[float], weights: Sequence[int]) -> float:
     total = sum(weights)
     if not total:
         return math.nan

@@ -69,7 +69,7 @@ def write_and_read_results(folder):
 
 def score(folder, engine):
     ground_truth = GroundTruthColumns.from_dataset(DATA)
-    LVISScoring(engine).scores(ground_truth, Detections.from_results(RESULTS), "bbox")
+    LVISScoring(engine).score_task(ground_truth, Detections.from_results(RESULTS), "bbox")
 
 
 @pytest.mark.parametrize(

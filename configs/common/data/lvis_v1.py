@@ -6,6 +6,7 @@ from detectron2.data import DatasetMapper, build_detection_test_loader
 
 from d2_seesaw.data import InstanceDatasetMapper, RandomSampling, build_train_loader, load_dataset
 from d2_seesaw.evaluation import LongTailLVISEvaluator
+from d2_seesaw.report import write_evaluation_report
 
 dataloader = dict(
     train=L(build_train_loader)(
@@ -40,5 +41,6 @@ dataloader = dict(
         dataset_name="${..test.dataset.names}",
         max_dets_per_image=300,
         output_dir="${train.output_dir}/inference",
+        report=write_evaluation_report,
     ),
 )

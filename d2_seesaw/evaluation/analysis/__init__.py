@@ -1,6 +1,6 @@
-"""What an evaluation says about the long tail, beyond its metrics: as data, and as a JSON file.
+"""Long-tail analysis of an evaluation, beyond its metrics, as data and as a JSON file.
 
-A report is drawn from it, of one run or of two side by side, without scoring anything again.
+Reports on one run or on two runs are drawn from it; nothing has to be scored again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from detectron2.utils.file_io import PathManager
 
-from d2_seesaw.evaluation.tables import CategoryResult
+from d2_seesaw.evaluation.tables import CATEGORY_SCORES, CategoryResult
 from d2_seesaw.utils.files import write_text
 
 _VERSION = 1
@@ -22,13 +22,13 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class Confusion:
-    """Objects of one category that the model takes for the same thing.
+    """Number of objects of one category that received the same predicted label.
 
     Attributes:
-        category_id: What the objects are.
-        predicted_id: Category of the detection with the highest score that lies on them; None if no
-            detection does.
-        objects: How many there are.
+        category_id: Annotated category of the objects.
+        predicted_id: Category of the highest-scoring detection that overlaps them; None if there is
+            no such detection.
+        objects: Number of objects.
     """
 
     category_id: int
@@ -38,15 +38,15 @@ class Confusion:
 
 @dataclass(frozen=True)
 class ConfusionExample:
-    """One object that the model takes for something else, or misses, to be looked at.
+    """One object that received a wrong label or was missed.
 
     Attributes:
-        category_id: What the object is.
-        predicted_id: What the model takes it for; None if nothing lies on it.
-        image_id: Of the annotations, a number or a text.
+        category_id: Annotated category of the object.
+        predicted_id: Category of the highest-scoring detection that overlaps it, or None.
+        image_id: Id in the annotation file, a number or text.
         box: Left, top, width and height of the object in pixels.
-        predicted_box: The same of the detection that names it, or None.
-        score: Of that detection, or None.
+        predicted_box: The box of that detection in the same form, or None.
+        score: The score of that detection, or None.
     """
 
     category_id: int
@@ -59,19 +59,20 @@ class ConfusionExample:
 
 @dataclass(frozen=True)
 class ReliabilityCurve:
-    """How often detections are right, by their score.
+    """Precision of detections by their score.
 
-    The bins part [0, 1] into equal intervals, closed on the right.
+    The bins divide [0, 1] into equal intervals, closed on the right. If scores are not in [0, 1],
+    all bins are empty.
 
     Attributes:
-        group: "r", "c" or "f" of the predicted categories, or "all".
-        detections: Of each bin.
-        mean_score: Of each bin, in [0, 1]; ``nan`` in an empty one.
-        precision: Of each bin, the share that finds an object of its category at IoU 0.5.
+        group: Group of the predicted categories, "r", "c" or "f", or "all".
+        detections: Number of detections in each bin.
+        mean_score: Mean score in each bin, in [0, 1]; ``nan`` in an empty bin.
+        precision: Share of the detections in each bin that find an object of their category at IoU
+            0.5; ``nan`` in an empty bin.
         error: Expected calibration error in percent: the mean over all detections of the distance
             between the precision and the mean score of their bin (Guo et al. 2017,
-            https://arxiv.org/abs/1706.04599). ``nan`` without detections; and all bins are empty
-            where scores are not in [0, 1].
+            https://arxiv.org/abs/1706.04599). ``nan`` without detections.
     """
 
     group: str
@@ -83,18 +84,18 @@ class ReliabilityCurve:
 
 @dataclass(frozen=True)
 class LongTailAnalysis:
-    """One task of one evaluation.
+    """Analysis of one task of one evaluation.
 
     Attributes:
         task: "bbox" or "segm".
-        ground_truth: Names the annotations by their content: analyses with the same one compare.
-        images: Of the evaluated split.
-        detections: That the model made, before any limit.
-        metrics: In percent, ``nan`` where there is no ground truth; with the counts of groups.
-        categories: One row each, in order of the id.
-        confusions: Every kind of outcome that some object had, those that are right included.
-        calibration: Of all detections and of those of each group.
-        examples: Some of the objects that ``confusions`` counts; none in files of earlier versions.
+        ground_truth: Fingerprint of the annotations. Only analyses with equal ones can be compared.
+        images: Number of images in the evaluated split.
+        detections: Number of detections of the model, before any limit.
+        metrics: In percent, ``nan`` without ground truth; with the counts of the groups.
+        categories: One row per category, in order of the id.
+        confusions: Numbers of objects by category and predicted label, correct labels included.
+        calibration: Curves of all detections and of each group.
+        examples: Some of the objects with a wrong label or none.
     """
 
     task: str
@@ -108,15 +109,15 @@ class LongTailAnalysis:
     examples: list[ConfusionExample] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, with None for ``nan``."""
+        """Return JSON-serializable data, with None for ``nan``."""
         return cast("dict[str, Any]", _without_nan({"version": _VERSION, **asdict(self)}))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LongTailAnalysis:
-        """The inverse of ``to_json``.
+        """Restore an analysis from the result of ``to_json``.
 
         Raises:
-            ValueError: the data are something else, or of another version.
+            ValueError: the data are not an analysis of this version.
         """
         if not isinstance(data, Mapping) or data.get("version") != _VERSION:
             raise ValueError(f"expected the analysis of an evaluation, of version {_VERSION}")
@@ -128,19 +129,19 @@ class LongTailAnalysis:
                 detections=data["detections"],
                 metrics={k: _number(v) for k, v in data["metrics"].items()},
                 categories=[
-                    CategoryResult(**{**c, **{k: _number(c[k]) for k in ("AP", "AP50", "AR")}})
+                    CategoryResult(**{**c, **{k: _number(c[k]) for k in CATEGORY_SCORES}})
                     for c in data["categories"]
                 ],
                 confusions=[Confusion(**c) for c in data["confusions"]],
                 calibration=[_reliability_curve(c) for c in data["calibration"]],
-                examples=[ConfusionExample(**e) for e in data.get("examples", [])],
+                examples=[ConfusionExample(**e) for e in data["examples"]],
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"the analysis of an evaluation is damaged: {error!r}") from error
 
 
 def analysis_path(folder: str | os.PathLike[str], task: str) -> str:
-    """The file of a task in the folder of an evaluation."""
+    """Return the path of a task's analysis in the folder of an evaluation."""
     return os.path.join(folder, f"longtail_{task}.json")
 
 
@@ -151,10 +152,10 @@ def write_analysis(folder: str | os.PathLike[str], analysis: LongTailAnalysis) -
 
 
 def read_analysis(path: str | os.PathLike[str]) -> LongTailAnalysis:
-    """Read a file of ``write_analysis``.
+    """Read a file that ``write_analysis`` wrote.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the file is not such an analysis.
     """
     with cast("Any", PathManager.open(str(path))) as file:
         try:

@@ -1,4 +1,4 @@
-"""Whether scores mean what they say: the precision of detections by their score.
+"""Calibration of detection scores: precision as a function of the score.
 
 Shapes in this module:
     D: detections that are scored
@@ -17,7 +17,7 @@ from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.lvis.metrics import MatchedDetections
 
 CALIBRATION_BINS = 15
-"""Those of Guo et al. 2017, https://arxiv.org/abs/1706.04599."""
+"""Number of bins in Guo et al. 2017, https://arxiv.org/abs/1706.04599."""
 
 logger = logging.getLogger(__name__)
 
@@ -25,24 +25,24 @@ logger = logging.getLogger(__name__)
 def reliability_by_group(
     ground_truth: GroundTruthColumns, matched: MatchedDetections
 ) -> list[ReliabilityCurve]:
-    """Calibration of all detections, then of those of the groups "r", "c" and "f".
+    """Compute the curves of all detections and of those of the groups "r", "c" and "f".
 
-    Counted is what LVIS counts at IoU 0.5, of any size: a detection is right if it takes an object,
-    and neither right nor wrong if it takes an ignored one, or none where the category was not
-    annotated exhaustively. Detections of categories that nobody looked for are not there at all.
-    Scores that are not all in [0, 1] are no probabilities: all bins are then empty, and every error
-    is ``nan``.
+    The rules are those of LVIS at IoU 0.5, for objects of any size. A detection is correct if it
+    matches an object. It does not count if it matches an ignored object, or no object although its
+    category was not annotated exhaustively. Detections of categories that were not verified in the
+    image are not included. If some score is not in [0, 1], all bins are empty and every error is
+    ``nan``.
 
     Args:
         ground_truth: The annotations.
-        matched: Detections of it, their categories told apart.
+        matched: Their detections, matched within categories.
     """
     right, counted = _outcomes(matched)
     scores, categories = matched.scored.scores[counted], matched.categories[counted]
     right = right[counted]
     if not ((scores >= 0) & (scores <= 1)).all():
         logger.warning(
-            f"Scores from {scores.min():g} to {scores.max():g} are no probabilities, "
+            f"Scores from {scores.min():g} to {scores.max():g} are not probabilities, "
             "so there is no calibration"
         )
         scores, right, categories = scores[:0], right[:0], categories[:0]
@@ -52,7 +52,7 @@ def reliability_by_group(
 
 
 def _outcomes(matched: MatchedDetections) -> tuple[np.ndarray, np.ndarray]:
-    """``(D,)`` whether each detection is right, and whether it counts, at IoU 0.5."""
+    """Return ``(D,)`` whether each detection is correct, and whether it counts, at IoU 0.5."""
     matches = matched.matches
     right = np.zeros(len(matched.scored.scores), dtype=bool)
     unknown = matched.never_wrong[:, 0].copy()

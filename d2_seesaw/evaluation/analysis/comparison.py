@@ -1,4 +1,4 @@
-"""Two evaluations on the same annotations, and how sure their difference is."""
+"""Comparison of two evaluations on the same annotations, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _DRAWN_AT_ONCE = 2_000_000  # categories: some 30 MB
 
 @dataclass(frozen=True)
 class MeanDifference:
-    """The mean of a difference over categories, with its interval.
+    """Mean difference over categories, with its interval.
 
     Attributes:
         mean: Second minus first; ``nan`` without categories.
         low: Lower end of the interval; ``nan`` for fewer than two categories.
-        high: Upper end, in the same way.
-        categories: How many were scored in both.
+        high: Upper end of the interval; ``nan`` for fewer than two categories.
+        categories: Number of categories with a score in both runs.
     """
 
     mean: float
@@ -37,12 +37,12 @@ class MeanDifference:
 
 @dataclass(frozen=True)
 class PairChange:
-    """How often objects of a category are taken for those of a more frequent one, in two runs.
+    """Confusion of one category with a more frequent one, in two runs.
 
     Attributes:
-        pair: The categories, in the run where there is such an object, the second if in both.
-        first: Objects in the first run.
-        second: Objects in the second.
+        pair: The confusion in the second run, or in the first if the second has none.
+        first: Number of objects in the first run.
+        second: Number of objects in the second run.
     """
 
     pair: TailConfusion
@@ -51,22 +51,22 @@ class PairChange:
 
     @property
     def difference(self) -> int:
-        """Second minus first."""
+        """Return the second number of objects minus the first."""
         return self.second - self.first
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two evaluations of one task.
+    """Comparison of two evaluations of one task.
 
     Attributes:
-        names: Of the two runs.
-        first: The one that is compared with.
-        second: The other.
+        names: Names of the two runs.
+        first: The baseline.
+        second: The run that is compared with it.
         differences: AP of the second minus AP of the first, one for each of ``first.categories``;
             ``nan`` where either is.
-        groups: The mean of the differences over the categories of "all", "r", "c" and "f".
-        pairs: What changed of what swallows the tail, greatest changes first.
+        groups: Mean difference over the categories of "all", "r", "c" and "f".
+        pairs: Changed confusions with more frequent categories, the greatest changes first.
     """
 
     names: tuple[str, str]
@@ -78,17 +78,18 @@ class Comparison:
 
     @property
     def runs(self) -> dict[str, LongTailAnalysis]:
-        """The two analyses by the names of the runs."""
+        """Return the two analyses by the name of their run."""
         return dict(zip(self.names, (self.first, self.second), strict=True))
 
     def metric_difference(self, metric: str) -> float:
-        """A metric of the second minus that of the first; ``nan`` where either is."""
+        """Return a metric of the second run minus that of the first; ``nan`` if either is."""
         return self.second.metrics.get(metric, math.nan) - self.first.metrics.get(metric, math.nan)
 
     def changed_categories(self) -> list[tuple[CategoryResult, CategoryResult, float]]:
-        """Categories in both runs and their difference, where there is one; greatest gains first.
+        """Return each category in both runs with its difference, the greatest gains first.
 
-        Of equal differences, those with most objects come first, then they are in order of the id.
+        Categories without a difference are left out. Equal differences are sorted by the number of
+        objects, in descending order, and then by id.
         """
         rows = zip(self.first.categories, self.second.categories, self.differences, strict=True)
         known = [row for row in rows if not math.isnan(row[2])]
@@ -104,19 +105,17 @@ def compare(
 ) -> Comparison:
     """Compare two analyses of the same task on the same annotations.
 
-    The intervals cover which categories happened to be in the data set, as
-    ``paired_bootstrap`` says, not the noise between trainings with different seeds: that is of the
-    order of 0.3 AP on LVIS (standard deviation over seeds, as Detectron2's ViTDet project reports).
+    The intervals (see ``paired_bootstrap``) do not cover the noise between trainings with different
+    seeds, about 0.3 AP on LVIS (standard deviation, as reported by Detectron2's ViTDet project).
 
     Args:
-        first: What is compared with.
-        second: What is compared.
-        names: Of the two, different.
-        seed: Of the resampling.
+        first: The baseline.
+        second: The run to compare with it.
+        names: Their names, which must differ.
+        seed: Seed of the resampling.
 
     Raises:
-        ValueError: they are not of the same task, annotations and frequency groups, or the names
-            are equal.
+        ValueError: the tasks, annotations or frequency groups differ, or the names are equal.
     """
     _check_comparable(first, second, names)
     differences = [b.AP - a.AP for a, b in zip(first.categories, second.categories, strict=True)]
@@ -137,16 +136,16 @@ def compare(
 def paired_bootstrap(
     differences: Sequence[float], *, seed: int = 0, resamples: int = _RESAMPLES
 ) -> MeanDifference:
-    """The mean of differences with its 95 % percentile bootstrap interval over categories.
+    """Compute the mean difference and its 95 % percentile bootstrap interval over categories.
 
-    Categories are drawn with replacement, each with its results in both runs, as many as there are
-    (Efron, Annals of Statistics 1979). The interval so covers which categories were drawn into the
-    data set; not which images, and not the noise between training seeds.
+    Categories are resampled with replacement, each with its results in both runs (Efron, Annals of
+    Statistics 1979). The interval covers the choice of categories in the dataset. It does not cover
+    the choice of images or the noise between training seeds.
 
     Args:
-        differences: one for each category; ``nan`` is passed over.
-        seed: of the resampling.
-        resamples: how many times the categories are drawn.
+        differences: One for each category; ``nan`` is ignored.
+        seed: Seed of the resampling.
+        resamples: Number of resamples.
     """
     known = np.array([d for d in differences if not math.isnan(d)])
     number = len(known)
@@ -168,7 +167,7 @@ def paired_bootstrap(
 def _changed_pairs(first: LongTailAnalysis, second: LongTailAnalysis) -> list[PairChange]:
     before, after = (
         {
-            (s.category.category_id, s.by.category_id): s
+            (s.category.category_id, s.predicted.category_id): s
             for s in confusions_with_more_frequent(analysis)
         }
         for analysis in (first, second)
@@ -192,7 +191,7 @@ def _check_comparable(
         raise ValueError(f"two runs need two names, got {a!r} for both")
     if first.task != second.task:
         raise ValueError(
-            f"only one task can be compared: {a} is of {first.task!r}, {b} of {second.task!r}"
+            f"cannot compare different tasks: {a} is of {first.task!r}, {b} of {second.task!r}"
         )
     if first.ground_truth != second.ground_truth:
         raise ValueError(
@@ -203,6 +202,6 @@ def _check_comparable(
     differing = [i for i in sorted(groups.keys() | others.keys()) if groups.get(i) != others.get(i)]
     if differing:
         raise ValueError(
-            f"{a} and {b} put {len(differing)} categories into different frequency groups, first "
-            f"that with id {differing[0]}: evaluate both with the same training images"
+            f"{a} and {b} put {len(differing)} categories into different frequency groups, the "
+            f"first with id {differing[0]}: evaluate both with the same training images"
         )

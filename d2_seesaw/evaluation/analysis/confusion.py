@@ -1,16 +1,15 @@
-"""Who is taken for whom: the detection with the highest score names the object it lies on.
+"""Confusions between categories: each object gets the label of its highest-scoring detection.
 
-NMS works class by class, so a box comes with several classes, and only the best of them is what the
-model takes the object for. AP does not show that: there each category is ranked on its own.
+NMS works within classes, so one box can carry several labels. Only the label with the highest score
+is the model's answer. AP does not show this, because it ranks each category on its own.
 
-LVIS's annotations are federated: for most categories nobody looked whether they are in an image. A
-detection of such a category is not scored by LVIS, but it names the object here, for that is how a
-frequent category swallows a rare one. It may be right as well: an object that is labelled "mug"
-where nobody looked for "cup" may be both. So a confusion is what the model says, and not in every
-case a mistake.
+LVIS annotations are federated: in most images, most categories were not verified. LVIS does not
+score detections of such a category, but they label objects here, because this is how a rare
+category is confused with a frequent one. The label may be correct: an object that is annotated as
+"mug" in an image where "cup" was not verified may be both. So a confusion is not always an error.
 
 Shapes in this module:
-    N: detections that may name an object, or objects that something names
+    N: objects with a label
     G: objects
 """
 
@@ -35,19 +34,19 @@ from d2_seesaw.evaluation.tables import CategoryResult
 RIGHT, MISSED = "right", "missed"
 
 _PAIRS = 24
-_RARE_PAIRS = 16  # common categories have more objects, and would leave no place for the rare ones
+_RARE_PAIRS = 16  # without a quota, common categories, which have more objects, would take all
 _OF_A_PAIR = 2
 _MISSED = 8
 
 
 @dataclass(frozen=True)
 class ObjectLabels:
-    """What the model takes each object for.
+    """Predicted label of each object.
 
     Attributes:
-        categories: ``(G,)`` index of the category that names it, -1 if nothing does.
-        rows: ``(G,)`` row of the detection that does, -1 if none.
-        counts: ``(G,)`` whether the object counts; others are to be ignored.
+        categories: ``(G,)`` index of the predicted category, -1 without a label.
+        rows: ``(G,)`` row of the detection with that label, -1 without a label.
+        counts: ``(G,)`` whether the object counts; ignored objects do not.
     """
 
     categories: np.ndarray
@@ -62,19 +61,19 @@ def label_objects(
     *,
     limits: DetectionLimits,
 ) -> ObjectLabels:
-    """What names each object.
+    """Assign each object the label of the highest-scoring detection that overlaps it.
 
-    A detection lies on the object with which it has the highest IoU, if that is at least 0.5: so
-    the detection of a neighbour does not name an object. Of equal IoUs an object of the detection's
-    own category goes first, then the last by category and place in the file. On an object that is
-    ignored it names nothing. Boxes are compared where the detections have them, in "segm" too, for
-    there are many more pairs than LVIS compares; masks otherwise.
+    A detection belongs to the object with which it has the highest IoU, if that is at least 0.5, so
+    the detection of a neighbor does not label an object. Among equal IoUs, an object of the
+    detection's own category is preferred, then the last by category and position in the file. A
+    detection that belongs to an ignored object labels nothing. IoUs are those of boxes if the
+    detections have boxes, also for "segm", because there are many more pairs than LVIS compares.
 
     Args:
         ground_truth: The annotations.
-        detections: Of its images. Those of a category that it does not know name nothing.
-        task: "bbox" or "segm", whose scores rank. Of equal scores the lower category is first, then
-            what came first.
+        detections: Detections in its images. Unknown categories are ignored.
+        task: "bbox" or "segm": selects the scores that rank detections. Equal scores are ranked by
+            category, then by position.
         limits: Detections that count.
     """
     if detections.boxes is not None:
@@ -86,31 +85,31 @@ def label_objects(
     of_edges = detections.category_ids[found.rows[edges.detections]]
     categories = index_of(of_edges, ground_truth.category_ids)
     is_own = categories == ground_truth.categories[edges.objects]
-    # Stable: what is equal stays in the order of the edges, the later object last.
+    # lexsort is stable: equal edges keep their order, the later object last.
     order = np.lexsort((is_own, edges.ious, edges.detections))
     is_best = np.diff(edges.detections[order], append=-1) != 0
     best = order[is_best]
-    # Detections of an image stand from the highest score on, so the first on an object names it.
+    # The detections of an image are sorted by score, so the first on an object labels it.
     objects, first = np.unique(edges.objects[best], return_index=True)
-    names = best[first]
-    named, rows = np.full((2, len(ground_truth.categories)), -1)
-    named[objects] = categories[names]
-    rows[objects] = found.rows[edges.detections[names]]
-    return ObjectLabels(named, rows, ~ignored_objects(ground_truth)[:, 0])
+    chosen = best[first]
+    predicted, rows = np.full((2, len(ground_truth.categories)), -1)
+    predicted[objects] = categories[chosen]
+    rows[objects] = found.rows[edges.detections[chosen]]
+    return ObjectLabels(predicted, rows, ~ignored_objects(ground_truth)[:, 0])
 
 
-def object_confusions(ground_truth: GroundTruthColumns, names: ObjectLabels) -> list[Confusion]:
-    """What the objects of each category are taken for.
+def object_confusions(ground_truth: GroundTruthColumns, labels: ObjectLabels) -> list[Confusion]:
+    """Count the objects of each category by their predicted label.
 
     Returns:
-        Sorted by category and predicted category, the missed objects of a category last. Those of a
-        category sum up to its objects that count.
+        Counts sorted by category and predicted category, missed objects last. The counts of a
+        category add up to its objects that count.
     """
     category_ids: list[int] = ground_truth.category_ids.tolist()
     missed = len(category_ids)
-    named = np.where(names.categories < 0, missed, names.categories)
-    keys = ground_truth.categories * (missed + 1) + named
-    keys, numbers = np.unique(keys[names.counts], return_counts=True)
+    predicted = np.where(labels.categories < 0, missed, labels.categories)
+    keys = ground_truth.categories * (missed + 1) + predicted
+    keys, numbers = np.unique(keys[labels.counts], return_counts=True)
     return [
         Confusion(
             category_ids[key // (missed + 1)],
@@ -123,33 +122,33 @@ def object_confusions(ground_truth: GroundTruthColumns, names: ObjectLabels) -> 
 
 @dataclass(frozen=True)
 class TailConfusion:
-    """Objects of a category that the model takes for one with more training images.
+    """Objects of a category that are labeled as a category with more training images.
 
     Attributes:
-        category: What the objects are.
-        by: What the model takes them for.
-        objects: How many it takes for that.
-        of: Objects of the category, all that count.
+        category: Annotated category of the objects.
+        predicted: Category of their label.
+        objects: Number of objects with that label.
+        total: Number of objects of the category that count.
     """
 
     category: CategoryResult
-    by: CategoryResult
+    predicted: CategoryResult
     objects: int
-    of: int
+    total: int
 
     @property
     def share(self) -> float:
-        """In (0, 1]."""
-        return self.objects / self.of
+        """Return the share of the objects with that label, in (0, 1]."""
+        return self.objects / self.total
 
 
 def group_outcomes(analysis: LongTailAnalysis) -> dict[str, dict[str, int]]:
-    """Numbers of objects by the frequency group of their category, and by what names them.
+    """Count objects by the frequency group of their category, and by their outcome.
 
     Returns:
-        For "r", "c" and "f", and for "n/a" where there are categories of unknown frequency, how
-        many objects are "right", how many are named as another category of the group "r", "c",
-        "f" or "n/a", which may be their own group, and how many are "missed".
+        For "r", "c" and "f", and for "n/a" if there are categories of unknown frequency, the
+        number of objects with each outcome: "right" for the correct label; "r", "c", "f" or "n/a"
+        for the label of another category of that group; "missed" without a label.
     """
     groups = {category.category_id: category.frequency for category in analysis.categories}
     outcomes = (RIGHT, *GROUPS, UNKNOWN_FREQUENCY, MISSED)
@@ -169,22 +168,22 @@ def group_outcomes(analysis: LongTailAnalysis) -> dict[str, dict[str, int]]:
 
 
 def confusions_with_more_frequent(analysis: LongTailAnalysis) -> list[TailConfusion]:
-    """Every pair of a category and a more frequent one that the model takes its objects for.
+    """List the confusions of categories with more frequent ones.
 
-    More frequent is the one with more training images; where these are not known of both, the one
-    of the more frequent group. Pairs that neither orders are not listed.
+    The category with more training images is more frequent; if these are not known for both, the
+    one in the more frequent group. Pairs that neither rule can order are left out.
 
     Returns:
-        Those with most objects first; of as many, those with the larger share of the category; then
-        in order of the ids.
+        Confusions sorted by their number of objects and their share, both in descending order, and
+        then by the ids.
     """
     categories = {category.category_id: category for category in analysis.categories}
-    of: Counter[int] = Counter()
+    total: Counter[int] = Counter()
     for confusion in analysis.confusions:
-        of[confusion.category_id] += confusion.objects
+        total[confusion.category_id] += confusion.objects
     pairs = [
         TailConfusion(
-            categories[c.category_id], categories[c.predicted_id], c.objects, of[c.category_id]
+            categories[c.category_id], categories[c.predicted_id], c.objects, total[c.category_id]
         )
         for c in analysis.confusions
         if c.predicted_id is not None
@@ -192,7 +191,7 @@ def confusions_with_more_frequent(analysis: LongTailAnalysis) -> list[TailConfus
     ]
     return sorted(
         pairs,
-        key=lambda s: (-s.objects, -s.share, s.category.category_id, s.by.category_id),
+        key=lambda s: (-s.objects, -s.share, s.category.category_id, s.predicted.category_id),
     )
 
 
@@ -208,43 +207,43 @@ def confusion_examples(
     analysis: LongTailAnalysis,
     ground_truth: GroundTruthColumns,
     detections: Detections,
-    names: ObjectLabels,
+    labels: ObjectLabels,
 ) -> list[ConfusionExample]:
-    """Examples of ``confusions_with_more_frequent``, and of objects of rare categories missed.
+    """Select examples of ``confusions_with_more_frequent`` and of missed rare objects.
 
-    The same evaluation has the same examples, whatever the order of detections without ties.
+    Without ties, the selection does not depend on the order of the detections.
 
     Args:
-        analysis: With all but the examples.
+        analysis: The analysis without its examples.
         ground_truth: The annotations.
-        detections: Of its images.
-        names: What names the objects.
+        detections: Detections in its images.
+        labels: Labels of the objects.
 
     Returns:
-        At most 56. First of up to 24 pairs, in the order of ``confusions_with_more_frequent``, 16
-        of rare categories at most before those of common ones, two objects each: those with the
-        highest scores of the detection that names them; of equal scores the first in the file. Then
-        8 missed objects of rare categories, the largest first.
+        At most 56 examples. First come two objects of each of up to 24 pairs, in the order of
+        ``confusions_with_more_frequent``: at most 16 pairs of rare categories, then those of common
+        ones. Of a pair, the objects with the highest scores are selected; among equal scores, the
+        first in the file. Then come the 8 largest missed objects of rare categories.
     """
-    named, scores = _named_objects(detections, names, analysis.task)
-    kind = np.column_stack([ground_truth.categories, names.categories])[named]
+    labeled, scores = _labeled_objects(detections, labels, analysis.task)
+    kind = np.column_stack([ground_truth.categories, labels.categories])[labeled]
     examples = []
     for pair in _pairs_to_show(confusions_with_more_frequent(analysis)):
-        ids = np.array([pair.category.category_id, pair.by.category_id])
+        ids = np.array([pair.category.category_id, pair.predicted.category_id])
         is_pair = (kind == index_of(ids, ground_truth.category_ids)).all(axis=1)
         for place in np.flatnonzero(is_pair)[:_OF_A_PAIR].tolist():
-            row = int(names.rows[named[place]])
+            row = int(labels.rows[labeled[place]])
             examples.append(
                 ConfusionExample(
                     category_id=pair.category.category_id,
-                    predicted_id=pair.by.category_id,
-                    **_place(ground_truth, int(named[place])),
+                    predicted_id=pair.predicted.category_id,
+                    **_place(ground_truth, int(labeled[place])),
                     predicted_box=_predicted_box(detections, row),
                     score=float(scores[place]),
                 )
             )
     category_ids = ground_truth.category_ids.tolist()
-    for row in _missed_objects(ground_truth, names):
+    for row in _missed_objects(ground_truth, labels):
         examples.append(
             ConfusionExample(
                 category_id=category_ids[ground_truth.categories[row]],
@@ -262,19 +261,19 @@ def _pairs_to_show(pairs: list[TailConfusion]) -> list[TailConfusion]:
     return [*rare[:_RARE_PAIRS], *common][:_PAIRS]
 
 
-def _named_objects(
-    detections: Detections, names: ObjectLabels, task: str
+def _labeled_objects(
+    detections: Detections, labels: ObjectLabels, task: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``(N,)`` rows of the objects that count and are named, and scores, the highest first."""
-    named = np.flatnonzero(names.counts & (names.rows >= 0))
-    scores = detections.scores_of(task)[names.rows[named]]
+    """Return ``(N,)`` rows of the objects that count, and their scores in descending order."""
+    labeled = np.flatnonzero(labels.counts & (labels.rows >= 0))
+    scores = detections.scores_of(task)[labels.rows[labeled]]
     order = np.argsort(-scores, kind="stable")
-    return named[order], scores[order]
+    return labeled[order], scores[order]
 
 
-def _missed_objects(ground_truth: GroundTruthColumns, names: ObjectLabels) -> list[int]:
+def _missed_objects(ground_truth: GroundTruthColumns, labels: ObjectLabels) -> list[int]:
     is_rare = np.isin(ground_truth.categories, ground_truth.groups["r"])
-    missed = np.flatnonzero(names.counts & (names.rows < 0) & is_rare)
+    missed = np.flatnonzero(labels.counts & (labels.rows < 0) & is_rare)
     order = np.argsort(-ground_truth.areas[missed], kind="stable")
     return missed[order[:_MISSED]].tolist()
 
@@ -287,7 +286,7 @@ def _place(ground_truth: GroundTruthColumns, row: int) -> dict[str, Any]:
 
 
 def _predicted_box(detections: Detections, row: int) -> list[float] | None:
-    """That of the detection, or the one around its mask."""
+    """Return the box of a detection, or the bounding box of its mask."""
     if detections.boxes is not None:
         return detections.boxes[row].tolist()
     if detections.masks is None:
