@@ -66,7 +66,7 @@ setup(
             "ruff",
         ],
         "demo": ["jupyterlab"],  # opens docs/first_steps.ipynb
-        "docs": ["mkdocs-material", "mkdocstrings[python]"],
+        "docs": ["latex2mathml", "mkdocs-material", "mkdocstrings[python]"],
         "mlflow": ["mlflow"],
         "timm": ["timm>=1.0"],
         "wandb": ["wandb"],

@@ -3,10 +3,10 @@
     python examples/longtail_classification.py
     python examples/longtail_classification.py --loss seesaw --seeds 1 --imbalance 10
 
-Classes are the characters of an invented script, training images of them follow an exponential
-long tail, test images are balanced. Prints accuracy over all classes and over those with many
-(above 100), a medium number of (20 to 100) and few (below 20) training images, as in ImageNet-LT.
-Needs torch, NumPy, OpenCV and this project's losses and layers, and no Detectron2.
+The classes are the characters of an invented script. Their numbers of training images follow an
+exponential long tail; the test images are balanced. Prints the accuracy over all classes and over
+the classes with many (above 100), a medium number of (20 to 100) and few (below 20) training
+images, as in ImageNet-LT. Needs torch, NumPy, OpenCV and this project, but not Detectron2.
 
 Shapes in this module:
     N: images
@@ -39,23 +39,23 @@ TRAIN, TEST = 0, 1
 
 
 def training_counts(num_classes: int, most: int, imbalance: float) -> np.ndarray:
-    """``(C,)`` image counts that fall exponentially from ``most`` to ``most / imbalance``."""
+    """Return ``(C,)`` image counts, falling exponentially from ``most`` to ``most / imbalance``."""
     position = np.linspace(0, 1, num_classes)
     return np.rint(most * imbalance**-position).clip(min=1).astype(int)
 
 
 def group_of(count: int) -> str:
-    """The group of a class with ``count`` training images; the bounds are ImageNet-LT's."""
+    """Return the group of a class with ``count`` training images, by the bounds of ImageNet-LT."""
     return "many" if count > 100 else "medium" if count >= 20 else "few"
 
 
 def character(index: int) -> np.ndarray:
-    """``(STROKES, 3, 2)`` points in [-1, 1] that bend the strokes of a class, the same always."""
+    """Return ``(STROKES, 3, 2)`` control points in [-1, 1] of a class, independent of the seed."""
     return np.random.default_rng(index).uniform(-1, 1, (STROKES, 3, 2))
 
 
 def draw(strokes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """``(IMAGE_SIZE, IMAGE_SIZE)`` uint8 image of a character as another hand would write it.
+    """Draw a character in a random handwriting, as ``(IMAGE_SIZE, IMAGE_SIZE)`` uint8 image.
 
     Points and shape vary, and so do size, angle, place, pen, brightness, clutter and noise.
     """
@@ -68,7 +68,7 @@ def draw(strokes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     clutter = rng.uniform(-1.2, 1.2, (1, 1, 2)) + rng.normal(0, 0.3, (1, 3, 2))
     points = np.concatenate([strokes + rng.normal(0, 0.1, strokes.shape), clutter])
     t = np.linspace(0, 1, 9)[:, None]
-    bends = np.stack([(1 - t) ** 2, 2 * t * (1 - t), t**2])  # of a quadratic Bezier curve
+    bends = np.stack([(1 - t) ** 2, 2 * t * (1 - t), t**2])  # quadratic Bezier curve
     curves = np.einsum("bti,sbj->stj", bends, points) @ transform.T + shift
 
     background, ink = rng.permutation([rng.uniform(20, 100), rng.uniform(155, 235)])
@@ -81,7 +81,7 @@ def draw(strokes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_all(counts: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """``(N, 1, IMAGE_SIZE, IMAGE_SIZE)`` images about [-1, 1] and ``(N,)`` labels, by class."""
+    """Draw ``(N, 1, IMAGE_SIZE, IMAGE_SIZE)`` images, about [-1, 1], and ``(N,)`` sorted labels."""
     labels = np.repeat(np.arange(len(counts)), counts)
     images = np.stack([draw(character(label), rng) for label in labels.tolist()])
     return torch.from_numpy(images).float().div(127.5).sub(1)[:, None], torch.from_numpy(labels)
@@ -89,7 +89,7 @@ def draw_all(counts: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tens
 
 @dataclass(frozen=True)
 class Data:
-    """What one seed trains and tests on."""
+    """Training and test data of one seed."""
 
     counts: np.ndarray  # (C,) training images
     train: tuple[Tensor, Tensor]
@@ -97,7 +97,7 @@ class Data:
 
 
 def generate(args: argparse.Namespace, seed: int) -> Data:
-    """Data of a seed, which decides the images and which classes are the rare ones."""
+    """Generate data; the seed decides the images and which classes are rare."""
     counts = training_counts(args.classes, args.most_images, args.imbalance)
     counts = np.random.default_rng(seed).permutation(counts)
     return Data(
@@ -108,7 +108,7 @@ def generate(args: argparse.Namespace, seed: int) -> Data:
 
 
 def build_model(num_classes: int, normed: bool) -> nn.Sequential:
-    """A small convolutional network; ``normed`` ends it with the paper's normalised classifier."""
+    """Build a small convolutional network; ``normed`` adds the paper's normalized classifier."""
     layers: list[nn.Module] = []
     for inputs, outputs in ((1, 16), (16, 32), (32, 64)):
         conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
@@ -120,25 +120,24 @@ def build_model(num_classes: int, normed: bool) -> nn.Sequential:
 
 
 def build_loss(name: str, num_classes: int) -> nn.Module:
-    """The loss of that name. Each takes ``(N, C)`` logits and ``(N,)`` labels."""
+    """Build a loss, which takes ``(N, C)`` logits and ``(N,)`` labels."""
     if name == "cross_entropy":
         return nn.CrossEntropyLoss()
-    # Nothing is ignored here. The default of 255, as in segmentation, would be a class of those
-    # who try more than 255.
+    # No label is ignored. The default of 255, from segmentation, could be a class here.
     if name == "recall":
         return RecallLoss(num_classes, ignore_index=-1)
-    # The paper's best for classification (section 4.5); it counts the classes as it sees them.
+    # p and q of the paper's best classification result (section 4.5).
     return SeesawCrossEntropyLoss(num_classes, p=0.8, q=1.0, ignore_index=-1)
 
 
 def train(data: Data, loss_name: str, seed: int, args: argparse.Namespace) -> nn.Module:
-    """A model trained by SGD with a cosine schedule; of a seed, only the loss differs."""
+    """Train a model by SGD with a cosine schedule; runs of a seed differ in the loss only."""
     device = torch.device(args.device)
     torch.manual_seed(seed)
     model = build_model(len(data.counts), args.normed).to(device)
     loss_function = build_loss(loss_name, len(data.counts)).to(device)
     images, labels = (tensor.to(device) for tensor in data.train)
-    # Equal parts, because batch norm cannot train on a last batch of one image.
+    # Batches of equal size, because batch norm cannot train on a last batch of one image.
     steps_per_epoch = math.ceil(len(labels) / args.batch_size)
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=0.9, weight_decay=5e-4)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs * steps_per_epoch)
@@ -155,7 +154,7 @@ def train(data: Data, loss_name: str, seed: int, args: argparse.Namespace) -> nn
 
 @torch.no_grad()
 def accuracies(model: nn.Module, data: Data) -> dict[str, float | None]:
-    """Accuracy in percent over all test images and over those of each group; None without any."""
+    """Return the accuracy in percent, overall and by group; None for a group without images."""
     model.eval()
     device = next(model.parameters()).device
     images, labels = data.test
@@ -169,7 +168,7 @@ def accuracies(model: nn.Module, data: Data) -> dict[str, float | None]:
 
 
 def mean_and_deviation(values: list[float | None], sign: str = "") -> str:
-    """``mean ± standard deviation`` over the seeds, the latter where there are several."""
+    """Format ``mean ± standard deviation`` over the seeds; without deviation for one seed."""
     known = [value for value in values if value is not None]
     if not known:
         return "n/a"
@@ -178,7 +177,7 @@ def mean_and_deviation(values: list[float | None], sign: str = "") -> str:
 
 
 def table(runs: list[dict]) -> str:
-    """Mean and deviation over the seeds; below, those of the differences to cross-entropy."""
+    """Return the table: accuracies, then differences to cross-entropy, over the seeds."""
     rows = [["loss", *COLUMNS], ["---"] * (1 + len(COLUMNS))]
     by_loss = {loss: [r for r in runs if r["loss"] == loss] for loss in LOSSES}
     for loss, own in by_loss.items():
@@ -192,13 +191,13 @@ def table(runs: list[dict]) -> str:
 
 
 def difference(pairs: list[tuple[dict, dict]], column: str) -> str:
-    """Of two losses, seed by seed."""
+    """Return the differences of two losses, seed by seed."""
     known = [(a[column], b[column]) for a, b in pairs if a[column] is not None]
     return mean_and_deviation([a - b for a, b in known], sign="+")
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """The command line; its defaults are those of the table in README.md."""
+    """Return the parser; the defaults are those of the table in README.md."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -220,7 +219,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse numbers that no training can be made of.
+    """Check the options.
 
     Raises:
         ValueError: naming the option, what was given and what was expected.
@@ -238,7 +237,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train with every loss and seed that was asked for, print the table and write the runs."""
+    """Train with every loss and seed, print the table and write the runs."""
     args = argument_parser().parse_args(arguments)
     try:
         check(args)

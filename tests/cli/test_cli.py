@@ -14,30 +14,26 @@ from d2_seesaw.detectron2_origin import NOT_INSTALLED
 from d2_seesaw.engine.config_files import find_config
 
 ROOT = Path.cwd()
-PAGES = ["README.md", *sorted(map(str, Path("docs").glob("**/*.md")))]
 every_command = pytest.mark.parametrize("name", cli.COMMANDS)
 
 
-def commands_in(text):
-    """Arguments of every `d2-seesaw`, `train_net.py` or `-m d2_seesaw` that is shown in a text."""
-    for line in re.sub(r"\\\n\s*", "", text).splitlines():
-        words = shlex.split(line.removeprefix("    $ "), comments=True) if "'" not in line else []
-        if words[:1] == ["d2-seesaw"]:
-            yield words[1:]
-        elif words[:1] in (["python"], ["torchrun"]) and "train_net.py" in words:
-            yield ["train", *words[words.index("train_net.py") + 1 :]]
-        elif words[:1] in (["python"], ["torchrun"]) and "d2_seesaw" in words:
-            yield words[words.index("d2_seesaw") + 1 :]
+def commands_in(examples):
+    """Arguments of every command in the examples of a help text."""
+    for line in re.sub(r"\\\n\s*", "", examples).splitlines():
+        words = shlex.split(line)
+        start = {"d2-seesaw", "d2_seesaw"} & set(words)
+        if start:
+            yield words[words.index(start.pop()) + 1 :]
 
 
-def parse(arguments):
-    """Parse a command; return the name and value of the config that it trains with."""
-    command, *rest = arguments
-    args = importlib.import_module(f"d2_seesaw.cli.{command}").argument_parser().parse_args(rest)
-    if command == "train":
-        assert not [word for word in args.opts if word.startswith("--")], "a flag behind options"
-        return args.config_file
-    return None
+def parse(command, *arguments):
+    """Parse a command; return the config that it trains with."""
+    module = importlib.import_module(f"d2_seesaw.cli.{command}")
+    args = module.argument_parser().parse_args(arguments)
+    if command != "train":
+        return None
+    assert not [word for word in args.opts if word.startswith("--")], "a flag behind options"
+    return args.config_file
 
 
 def help_of(*words, capsys):
@@ -57,20 +53,13 @@ def test_the_help_of_every_command_ends_with_examples_that_it_understands(name, 
     assert len(found) == len(re.findall(r"^  \S", examples, re.MULTILINE))
     for arguments in found:
         assert arguments[0] == name
-        config = parse(arguments)
+        config = parse(*arguments)
         assert config in (None, "my_config.py") or find_config(config)
 
 
 @pytest.mark.parametrize("kind", ["instances", "semantic"])
 def test_a_kind_of_data_shows_the_examples_too(kind, capsys):
     assert f"d2-seesaw generate {kind}\n" in help_of("generate", kind, capsys=capsys)
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_the_guides_show_commands_that_are_understood(page):
-    for arguments in commands_in(Path(page).read_text()):
-        if arguments and arguments[0] in cli.COMMANDS and "[" not in " ".join(arguments):
-            parse(arguments)
 
 
 def test_the_main_help_lists_every_module_of_a_command(capsys):

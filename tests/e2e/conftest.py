@@ -1,4 +1,4 @@
-"""A small generated data set and train_net.py as a user calls it."""
+"""Fixtures: a small generated dataset, and train_net.py as a user calls it."""
 
 import contextlib
 import io
@@ -36,7 +36,7 @@ QUICK = [
 
 @pytest.fixture(scope="session")
 def datasets(tmp_path_factory):
-    """The folder that DETECTRON2_DATASETS names, with a small quickstart data set in it."""
+    """Generate a small quickstart dataset; return the folder for DETECTRON2_DATASETS."""
     folder = tmp_path_factory.mktemp("datasets")
     tail = replace(DEMO_PROFILE, full_scale_images=1000)  # a tenth of the demo's counts
     spec = LongTailSpec(num_train_images=120, num_val_images=24, min_val_images=2, profile=tail)
@@ -46,7 +46,7 @@ def datasets(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def train_net(datasets):
-    """Run train_net.py on the quickstart config; returns what it printed and wrote.
+    """Return a function that runs train_net.py and returns its output and metrics.
 
     In this process, which has imported everything, unless ``launcher`` or several ranks need
     processes of their own, or ``apart`` asks for one.
@@ -141,7 +141,7 @@ def _metrics(path):
 
 @pytest.fixture(scope="session")
 def printed_table():
-    """The rows of the final table, as text by task."""
+    """Return a function that extracts the rows of the final table, as text by task."""
 
     def rows(text):
         final = text[text.rindex("Long-tail results:") :]

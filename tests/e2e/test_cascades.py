@@ -1,4 +1,4 @@
-"""The quickstart's cascade and HTC-Lite, trained and evaluated for seconds by train_net.py."""
+"""The cascade and HTC-Lite of the quickstart through train_net.py: short real trainings."""
 
 import pytest
 

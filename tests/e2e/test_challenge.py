@@ -20,7 +20,7 @@ IN_EVERY_RUN = "step09_seesaw"  # with everything that is trained but the dual h
 
 
 def runs(path):
-    """Return a case that is slow unless it is the step of every run."""
+    """Mark the case as slow, except for one step."""
     return pytest.param(path, marks=() if path.stem == IN_EVERY_RUN else pytest.mark.slow)
 
 
@@ -35,7 +35,7 @@ def small(path, folder):
 
 @pytest.fixture(scope="module")
 def trained(request, train_net, tmp_path_factory):
-    """A step that was trained, interrupted and resumed: its config, folder and both runs."""
+    """Train, interrupt and resume a step; return its config, folder and both runs."""
     path, output = request.param, tmp_path_factory.mktemp(request.param.stem)
     config = small(path, output)
     options = [*TINY]

@@ -1,4 +1,4 @@
-"""A dual head by train_net.py: from the step before, resumed, evaluated, with several views."""
+"""A dual head through train_net.py: from the previous step, resumed, evaluated, augmented."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Somebody's own data in COCO format, from the check of the files to the report of the model."""
+"""A user's own data in COCO format, from the check of the files to the report of the model."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ from d2_seesaw.cli.train import argument_parser, read_config
 from tests.e2e.conftest import ROOT
 
 SIDE = 96
-# By category id: the colour, the images of each split that show it, and what the file calls it.
+# By category id: color, number of images in each split, and name in the file.
 CATEGORIES = {
     7: ((220, 40, 40), {"train": 40, "val": 8}, 12),
     40: ((40, 200, 60), {"train": 16, "val": 4}, 2.5),
@@ -43,7 +43,7 @@ lr_multiplier.warmup_iters = 5
 
 
 def encoded(x, y, w, h):
-    """The rectangle as a run-length encoding."""
+    """Encode a rectangle as RLE."""
     mask = np.zeros((SIDE, SIDE), np.uint8, order="F")
     mask[y : y + h, x : x + w] = 1
     rle = mask_utils.encode(mask)
@@ -51,7 +51,7 @@ def encoded(x, y, w, h):
 
 
 def write_split(folder, split, rng):
-    """Pictures with a rectangle in the colour of its category, and their annotations."""
+    """Write images with a rectangle in the color of its category, and their annotations."""
     images, annotations = [], []
     for category_id, (color, pictures, _) in CATEGORIES.items():
         for _ in range(pictures[split]):
@@ -84,7 +84,7 @@ def own_data(tmp_path_factory):
         write_split(folder, split, rng)
     (folder / "own.py").write_text(CONFIG.format(folder=folder, root=ROOT))
     yield folder
-    for name in ("own_things", "other_things"):  # registered where a config was read here
+    for name in ("own_things", "other_things"):  # registered by reading the config in this process
         if name in DatasetCatalog.list():
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
@@ -113,7 +113,7 @@ def test_numbers_for_names_and_any_ids_go_from_the_check_to_the_report(
         (40, "2.5", "c", 16),
         (1000, "2024", "r", 5),
     ]
-    assert rows[0]["AP50"] > 30  # it has learnt the most frequent colour
+    assert rows[0]["AP50"] > 30  # it has learned the most frequent color
     scores = run.metrics[-1]
     assert {"segm/APr", "segm/APc"} <= scores.keys()
     assert "segm/APf" not in scores  # no category is frequent

@@ -1,4 +1,4 @@
-"""Semantic segmentation through train_net.py: each test is one or more trainings of seconds."""
+"""Semantic segmentation through train_net.py: short real trainings."""
 
 import csv
 
@@ -18,7 +18,7 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def scenes(datasets, tmp_path_factory):
-    """A few small scenes where the configs look for them; counts are cached aside."""
+    """Generate a few small scenes for the configs, with a cache of their own for pixel counts."""
     spec = SemanticSpec(num_train_images=12, num_val_images=6, image_size=(64, 96))
     generate_semantic_dataset(datasets / "semantic_quickstart", spec, progress=False)
     with pytest.MonkeyPatch.context() as patch:
@@ -28,7 +28,7 @@ def scenes(datasets, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def train_semantic(train_net, scenes):
-    """Run train_net.py on the quickstart config of a loss."""
+    """Return a function that runs train_net.py on the quickstart config of a loss."""
 
     def run(loss, output, *arguments):
         config = f"configs/quickstart/semantic_{loss}.py"
@@ -39,7 +39,7 @@ def train_semantic(train_net, scenes):
 
 @pytest.fixture(scope="module")
 def trained(train_semantic, tmp_path_factory):
-    """Seesaw Loss, the one with counts, after a few steps."""
+    """Train with Seesaw Loss, which has counts, for a few steps."""
     output = tmp_path_factory.mktemp("semantic")
     run = train_semantic("seesaw", output, f"train.max_iter={STEPS}")
     run.output = output

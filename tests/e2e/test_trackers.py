@@ -1,6 +1,6 @@
-"""What a real training sends to TensorBoard, Weights & Biases and MLflow.
+"""Metrics that a real training sends to TensorBoard, Weights & Biases and MLflow.
 
-The modules that stand for the latter two write each call down as a line of JSON.
+Two fake modules stand in for the latter and write each call as a line of JSON.
 """
 
 import json
@@ -43,7 +43,7 @@ set_experiment = log_params = log_artifact = lambda *args: None
 """
 TRACKERS = ["train.wandb.enabled=True", "train.mlflow.enabled=True"]
 GROUPS = {f"{task}/AP{group}" for task in ("bbox", "segm") for group in "rcf"}
-# The small data set has no frequent categories of its own.
+# The small dataset has no frequent categories of its own.
 COUNTS = ",".join(f"{i}:{(5, 50, 500)[i % 3]}" for i in range(1, 21))
 OF_THREE_GROUPS = f"dataloader.evaluator.train_image_counts={{{COUNTS}}}"
 LENGTHS = ["lr_multiplier.max_iter=100", "dataloader.train.total_batch_size=2"]
@@ -60,7 +60,7 @@ def import_from(folder, patch):
 
 @pytest.fixture(scope="module")
 def trackers(tmp_path_factory):
-    """A folder of the two modules, which also gets what they record."""
+    """Write the two fake modules; return their folder, in which they record their calls."""
     folder = tmp_path_factory.mktemp("trackers")
     (folder / "wandb.py").write_text(RECORDER + WANDB)
     (folder / "mlflow.py").write_text(RECORDER + MLFLOW)
@@ -69,9 +69,7 @@ def trackers(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(train_net, trackers, tmp_path_factory):
-    """A training, and what followed an interruption of it: its first step was saved, and two were
-    trained and evaluated after that.
-    """
+    """Train three steps, then resume as if interrupted after the checkpoint of the first step."""
     output = tmp_path_factory.mktemp("tracked")
     with pytest.MonkeyPatch.context() as patch:
         import_from(trackers, patch)
@@ -89,7 +87,7 @@ def runs(train_net, trackers, tmp_path_factory):
 
 
 def of_tensorboard(folder):
-    """(name, iteration): value, as TensorBoard shows them."""
+    """Return the scalars that TensorBoard shows, by name and iteration."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     shown = [(n, e.step, e.value) for n in events.Tags()["scalars"] for e in events.Scalars(n)]
     found = {(name, step): value for name, step, value in shown}
@@ -98,7 +96,7 @@ def of_tensorboard(folder):
 
 
 def of_tracker(calls):
-    """The same of a recorded tracker."""
+    """Return the scalars that a tracker recorded, by name and iteration."""
     logged = [(step, scalars) for kind, step, *rest in calls if kind == "log" for scalars in rest]
     sent = [(name, step, v) for step, scalars in logged for name, v in scalars.items()]
     found = {(name, step): value for name, step, value in sent}
@@ -120,8 +118,8 @@ def test_losses_are_there_once_for_each_step(scalars):
 
 def test_metrics_of_the_groups_are_there_at_the_steps_of_the_evaluations(scalars, runs):
     steps = {step for name, step in scalars if name == "bbox/APr"}
-    # After two steps and after all four; what was measured after three was lost, except by those
-    # that forget nothing.
+    # After two steps and after all four. The evaluation after three was lost by the interruption,
+    # but trackers that delete nothing still have it.
     assert steps - {3} == {1, 4}
     for name in GROUPS:
         assert {step for n, step in scalars if n == name} == steps

@@ -1,4 +1,4 @@
-"""train_net.py as a user calls it: each test is one or more real trainings of seconds."""
+"""train_net.py as a user calls it: short real trainings."""
 
 import pytest
 import torch

@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.conftest import QUICK, ROOT
 
 CONFIG = "quickstart/seesaw"
-# What the wheel is made of; the build leaves folders beside it.
+# Copied before the build, which leaves folders beside its sources.
 SOURCES = ("d2_seesaw", "configs", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 
 
@@ -41,14 +41,14 @@ def ensured(path):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """Run `d2-seesaw` of an environment that holds the wheel and sees the packages of this one."""
+    """Install the wheel into a new environment that sees the packages of this one."""
     environment = tmp_path_factory.mktemp("environment")
     venv.create(environment, system_site_packages=True)
     python = environment / "bin/python"
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
     subprocess.run([*pip, "--no-deps", "--no-index", "--ignore-installed", wheel], check=True)
     (site_packages,) = environment.glob("lib/python*/site-packages")
-    # As a path: the .pth files of this environment, that of the checkout among them, do not count.
+    # A path in a .pth file: the .pth files in that folder, such as the checkout's, have no effect.
     (site_packages / "packages.pth").write_text(sysconfig.get_path("purelib"))
     folder = tmp_path_factory.mktemp("elsewhere")
     variables = os.environ | {"DETECTRON2_DATASETS": str(folder), "OMP_NUM_THREADS": "1"}
@@ -95,8 +95,7 @@ def test_the_installed_commands_generate_train_evaluate_check_and_predict(instal
     run("evaluate", results, "--dataset", "quickstart_val", "--output", "again")
     assert (folder / "again/longtail.html").is_file()
     run("report", "again", "--output", "report.html")
-    image = next((folder / "quickstart").glob("**/*.png"), None)
-    image = image or next((folder / "quickstart").glob("**/*.jpg"))
+    image = next((folder / "quickstart").glob("**/*.[jp][pn]g"))
     predict = ("predict", "--checkpoint", "run/model_final.pth", image, "--output", "out")
     run(*predict, program=[installed.python, "-m", "d2_seesaw"])
     assert (folder / "out/results.json").is_file()
