@@ -67,7 +67,8 @@ class MaskScoringCOCOEvaluator(COCOEvaluator):
         if self._distributed:
             comm.synchronize()
             self._gathered = gather_detections(self._gathered)
-            images = list(itertools.chain.from_iterable(comm.gather(images, dst=0)))
+            of_ranks: Any = comm.gather(images, dst=0)
+            images = list(itertools.chain.from_iterable(of_ranks))
             if not comm.is_main_process():
                 return {}
         # The base class evaluates dicts of one process.
