@@ -56,13 +56,11 @@ def register_longtail_instances(
 ) -> None:
     """Register instances in COCO or LVIS format. Nothing is read until the data are used.
 
-    Call it with ``json_file`` and ``image_root`` as keywords, or with the arguments in the order of
-    Detectron2's ``register_lvis_instances``.
-
-    The name has no special meaning. Category ids may be any; classes are numbered in their order.
-    Masks are polygons or run-length encodings, compressed or not, or there are none. LVIS's
-    federated fields are kept where the file has them. The path of an image is its ``file_name``,
-    or else the last two parts, or the last, of its ``coco_url``.
+    Arguments are in the order of Detectron2's ``register_lvis_instances``. The name has no special
+    meaning. Category ids may be any; classes are numbered in their order. Masks are polygons or
+    run-length encodings, compressed or not, or there are none. LVIS's federated fields are kept
+    where the file has them. The path of an image is its ``file_name``, or else the last two parts,
+    or the last, of its ``coco_url``.
 
     ``DatasetCatalog.get`` returns a list of dicts, as for any dataset of Detectron2.
     :func:`load_dataset` returns dicts that are built when they are read.
@@ -110,14 +108,11 @@ def register_longtail_instances(
 
 
 def load_longtail_json(json_file: str | Path, image_root: str | Path) -> Records:
-    """Load annotations in COCO or LVIS format as dicts in Detectron2's format, by image id.
+    """Load annotations in COCO or LVIS format as Detectron2's dicts, built when they are read.
 
     Args:
         json_file: the annotations, see :func:`register_longtail_instances`.
         image_root: folder of the images.
-
-    Returns:
-        A sequence whose dicts are built when they are read.
 
     Raises:
         FileNotFoundError: there is no such file.

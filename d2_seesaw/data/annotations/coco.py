@@ -6,7 +6,7 @@ Annotations are decoded one by one, so that their polygons are never all Python 
 import json
 import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from struct import pack
@@ -124,9 +124,10 @@ def _parse(name: str, lists: Sequence[Any], keep_all: bool) -> ParsedFile:
         problems.append(Problem("missing_field", "the file lists no categories"))
     numbers = {"images": len(images), "annotations": len(annotations)}
     numbers["categories"] = len(categories)
-    builder = _TableBuilder(
-        _by_id(_images(images, problems)), _by_id(_categories(categories, problems)), problems
-    )
+    images = _entries("images", Image, image_problems, images, problems)
+    categories = _entries("categories", Category, category_problems, categories, problems)
+    _name_categories(categories, problems)
+    builder = _TableBuilder(images, categories, problems)
     entries = track(annotations, f"reading {os.path.basename(name)}", unit="annotation")
     for position, entry in enumerate(entries):
         builder.add(entry, f"annotations[{position}]", keep_all)
@@ -134,49 +135,36 @@ def _parse(name: str, lists: Sequence[Any], keep_all: bool) -> ParsedFile:
 
 
 def _entries(
-    section: str, what: str, entries: Sequence[Any], problems: list[Problem]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield place and entry for all that have an id of their own."""
-    seen = set()
+    section: str, entry_type: Any, rules: Any, entries: Sequence[Any], problems: list[Problem]
+) -> list[dict[str, Any]]:
+    """Return all entries that have an id of their own, by id, without unusable values."""
+    kept: dict[Any, dict[str, Any]] = {}
+    key = {"images": "image_id", "categories": "category_id"}[section]
     for position, entry in enumerate(entries):
         place = f"{section}[{position}]"
         if not isinstance(entry, dict):
             problems.append(Problem("missing_field", f"{place} is {entry!r}, not an object"))
         elif problem := id_problem(entry.get("id"), place):
             problems.append(Problem(*problem, "id"))
-        elif entry["id"] in seen:
-            message = f"two {section} have the id {entry['id']!r}"
-            problems.append(Problem("duplicate_id", message, **{f"{what}_id": entry["id"]}))
+        elif (name := entry["id"]) in kept:
+            message = f"two {section} have the id {name!r}"
+            problems.append(Problem("duplicate_id", message, **{key: name}))
         else:
-            seen.add(entry["id"])
-            yield place, entry
+            fields = entry_type.__annotations__
+            kept[name] = {k: entry[k] for k in fields if entry.get(k) is not None}
+            for kind, field, message in rules(entry, place):
+                problems.append(Problem(kind, message, field, **{key: name}))
+                kept[name].pop(field, None)
+    return sorted(kept.values(), key=lambda e: (isinstance(e["id"], str), e["id"]))
 
 
-def _images(entries: Sequence[Any], problems: list[Problem]) -> Iterator[dict[str, Any]]:
-    for place, entry in _entries("images", "image", entries, problems):
-        image = {k: entry[k] for k in Image.__annotations__ if entry.get(k) is not None}
-        for field, message in image_problems(entry, place):
-            problems.append(Problem("missing_field", message, field, image_id=image["id"]))
-            image.pop(field, None)
-        yield image
-
-
-def _categories(entries: Sequence[Any], problems: list[Problem]) -> Iterator[dict[str, Any]]:
+def _name_categories(categories: list[dict[str, Any]], problems: list[Problem]) -> None:
     names: dict[str, Any] = {}
-    for place, entry in _entries("categories", "category", entries, problems):
-        category = {k: entry[k] for k in Category.__annotations__ if entry.get(k) is not None}
-        for kind, field, message in category_problems(entry, place):
-            problems.append(Problem(kind, message, field, category_id=category["id"]))
-            category.pop(field, None)
+    for category in categories:
         category["name"] = name = str(category.get("name", category["id"]))
         if names.setdefault(name, category["id"]) != category["id"]:
             message = f"category {names[name]!r} is called {name!r}, too"
             problems.append(Problem("duplicate_name", message, category_id=category["id"]))
-        yield category
-
-
-def _by_id(entries: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(entries, key=lambda e: (isinstance(e["id"], str), e["id"]))
 
 
 class _TableBuilder:

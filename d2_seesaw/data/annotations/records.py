@@ -128,6 +128,6 @@ class _SharedFloats:
 
     def __call__(self, numbers: np.ndarray) -> list[float]:
         nearest = np.rint(np.clip(numbers, 0, self._values[-1]) * _STEPS).astype(np.intp)
-        if (self._values[nearest] == numbers).all():
+        if np.array_equal(self._values[nearest], numbers):
             return self._objects[nearest].tolist()
         return numbers.tolist()

@@ -94,21 +94,25 @@ def id_problem(value: Any, place: str) -> tuple[str, str] | None:
     return None
 
 
-def image_problems(image: Mapping[str, Any], place: str) -> Iterator[tuple[str, str]]:
-    """Yield field and message for each value of an image that is missing or unusable."""
+def image_problems(image: Mapping[str, Any], place: str) -> Iterator[tuple[str, str, str]]:
+    """Yield kind, field and message for each value of an image that is missing or unusable."""
     for key in ("height", "width"):
         value = image.get(key)
         if not _is_number(value) or not 1 <= value < _LARGE or value % 1:
-            yield key, f"{place} has the {key} {value!r}, not a positive whole number"
+            yield (
+                "missing_field",
+                key,
+                f"{place} has the {key} {value!r}, not a positive whole number",
+            )
     names = {key: name for key in ("file_name", "coco_url") if (name := image.get(key))}
     if not names:
-        yield "file_name", f"{place} has neither a 'file_name' nor a 'coco_url'"
+        yield "missing_field", "file_name", f"{place} has neither a 'file_name' nor a 'coco_url'"
     for key, name in names.items():
         if not isinstance(name, str):
-            yield key, f"{place} has the name {name!r}, not text"
+            yield "missing_field", key, f"{place} has the name {name!r}, not text"
     for key in FEDERATED:
         if not isinstance(image.get(key, []), list | None):
-            yield key, f"{place} has the {key} {image[key]!r}, not a list"
+            yield "missing_field", key, f"{place} has the {key} {image[key]!r}, not a list"
 
 
 def category_problems(category: Mapping[str, Any], place: str) -> Iterator[tuple[str, str, str]]:

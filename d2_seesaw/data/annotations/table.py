@@ -122,9 +122,10 @@ class AnnotationTable:
             with_masks: add their ``segmentation``, without polygons of fewer than three points.
             as_list: makes a list of coordinates.
         """
-        columns = (self.box[rows], self.category[rows], self.crowd[rows])
-        made = []
-        for box, category, crowd in zip(*(column.tolist() for column in columns), strict=True):
+        boxes, made = as_list(self.box[rows].reshape(-1)), []
+        columns = zip(self.category[rows].tolist(), self.crowd[rows].tolist(), strict=True)
+        for start, (category, crowd) in zip(range(0, len(boxes), 4), columns, strict=True):
+            box = boxes[start : start + 4]
             annotation = {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": category}
             if crowd:
                 annotation["iscrowd"] = 1
@@ -139,8 +140,8 @@ class AnnotationTable:
     def _training_segmentations(
         self, rows: np.ndarray, as_list: Callable[[np.ndarray], list[float]]
     ) -> Iterator[Any]:
-        ranges = zip(self.polygon_offsets[rows], self.polygon_offsets[rows + 1] + 1, strict=True)
-        bounds = [self.coordinate_offsets[first:last].tolist() for first, last in ranges]
+        ends = (self.polygon_offsets[rows].tolist(), (self.polygon_offsets[rows + 1] + 1).tolist())
+        bounds = [self.coordinate_offsets[a:b].tolist() for a, b in zip(*ends, strict=True)]
         # One call for all annotations, because each costs more than the numbers of a polygon.
         numbers = as_list(np.concatenate([self.coordinates[b[0] : b[-1]] for b in bounds]))
         end = 0

@@ -57,7 +57,7 @@ def test_annotation_ids_that_are_repeated_absent_or_neither_number_nor_text_are_
     [
         ("images", {"id": 3}, "two images have the id 3"),
         ("categories", {"id": 7}, "two categories have the id 7"),
-        ("categories", {"name": "kerb"}, "category 1000 is called 'kerb', too"),
+        ("categories", {"name": "kerb"}, "category 7 is called 'kerb', too"),
         ("images", {"height": None}, "images[0] has the height None, not a positive whole number"),
         ("images", {"width": 31.5}, "images[0] has the width 31.5, not a positive whole number"),
         ("images", {"width": 10**400}, "images[0] has the width 10000"),
