@@ -55,7 +55,7 @@ def _take(node: DictConfig, other: DictConfig, *keys: str) -> None:
 def _scale(node: Any) -> None:
     """Replace sizes anywhere below ``node``, without following interpolations."""
     for key in node if isinstance(node, DictConfig) else range(len(node)):
-        child = node._get_node(key)
+        child: Any = node._get_node(key)
         if isinstance(child, DictConfig | ListConfig):
             if not (child._is_none() or child._is_interpolation()):
                 _scale(child)

@@ -11,14 +11,14 @@ RECORDED_CLASSES = 37
 
 @cache
 def recorded_shapes(name: str) -> dict[str, tuple[int, ...]]:
-    """The recorded list of ``mask_rcnn_r50_fpn`` or ``cascade_mask_rcnn_r101_fpn``."""
+    """Return the recorded list of ``mask_rcnn_r50_fpn`` or ``cascade_mask_rcnn_r101_fpn``."""
     return {key: tuple(shape) for key, shape in json.loads(RECORDED.read_text())[name].items()}
 
 
 def mmdet_shapes(
     *, depth: int, num_classes: int = RECORDED_CLASSES, width: int = 1024, stages: int | None = None
 ) -> dict[str, tuple[int, ...]]:
-    """The list of another size: ``width`` is that of the box features; a cascade has 3 stages.
+    """Return the list of another size. ``width`` counts the box features; a cascade has 3 stages.
 
     A ResNet 50 is a 101 without the later blocks of its third layer, and backwards.
     """

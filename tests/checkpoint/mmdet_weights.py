@@ -49,12 +49,12 @@ _SCALES = (
 
 
 def mmdet_state(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
-    """A whole state dict of mmdet, from the names and shapes of its tensors."""
+    """Return a state dict of mmdet with these names and shapes."""
     return {key: _value(key, tuple(shape)) for key, shape in shapes.items()}
 
 
 def picture(name: str, height: int, width: int) -> torch.Tensor:
-    """An RGB image of uint8, ``(3, height, width)``: coloured blocks of 16 x 16 with some noise."""
+    """Return an RGB uint8 image ``(3, height, width)``: colored 16 x 16 blocks and some noise."""
     blocks = uniform(name, (3, -(-height // 16), -(-width // 16)))
     blocks = blocks.repeat(16, axis=1).repeat(16, axis=2)[:, :height, :width]
     noise = uniform(name + " noise", (3, height, width))

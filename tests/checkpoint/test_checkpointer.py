@@ -142,7 +142,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
 
 @pytest.fixture
 def before(tmp_path):
-    """The step before a dual head, and its checkpoint."""
+    """A model to which a dual head is added, and its checkpoint."""
     source = dual_parts.trained("tsd")
     StrictCheckpointer(source, str(tmp_path)).save("before")
     return source, str(tmp_path / "before.pth")
@@ -175,7 +175,7 @@ def test_a_new_training_takes_the_weights_alone_and_a_resumed_one_all(tmp_path):
 
 
 def without(path, *keys, then):
-    """A copy of a checkpoint that lacks keys."""
+    """Write a copy of a checkpoint without some keys and return its path."""
     checkpoint = torch.load(path)
     for key in keys:
         del checkpoint["model"][key]

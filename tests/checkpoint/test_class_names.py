@@ -75,7 +75,7 @@ def test_semantic_segmentation_has_the_classes_of_stuff_from_zero(segmentor):
     ("mapping", "expected"),
     [
         ({"c7": 1, "c40": 0}, ["c40", "c7"]),
-        ({"7": 1, "40": 0}, ["40", "7"]),  # not 7 and 40, which the data set does not have
+        ({"7": 1, "40": 0}, ["40", "7"]),  # not 7 and 40, which are not ids of the dataset
         ({np.int64(7): 1, 40: 0}, [40, 7]),
         ({7: 1, 40: 2}, [1, 2]),  # of other classes
         (None, [1, 2]),
@@ -116,7 +116,7 @@ class TinySegmentor(SemanticSegmentor):
 
 @pytest.fixture
 def _one_process(tmp_path):
-    """A process group, without which there is no DDP."""
+    """A process group, which DDP needs."""
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield
     dist.destroy_process_group()

@@ -18,7 +18,7 @@ COUNTS = "roi_head.bbox_head.loss_cls.cum_samples"
 
 
 def empty_state(shapes):
-    """A state dict without memory but for the counts, whose values matter."""
+    """Return a state dict on the meta device, except for the counts, whose values matter."""
     return {
         key: torch.zeros(shape, device="cpu" if "cum_samples" in key else "meta")
         for key, shape in shapes.items()

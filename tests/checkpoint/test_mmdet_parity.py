@@ -45,7 +45,7 @@ def golden(name):
 
 @cache
 def converted(name):
-    """Our models with plain and normalised mask predictor, of the same weights."""
+    """Return our models with plain and normalized mask predictor and the same weights."""
     stages = 3 if "cascade" in name else None
     state = mmdet_state(mmdet_shapes(depth=50, num_classes=C, width=256, stages=stages))
     models = SimpleNamespace()
@@ -59,7 +59,7 @@ def converted(name):
 
 
 def narrow(model):
-    """The recorded models: R-50, 37 classes, box features of 256, 300 proposals."""
+    """Make a config that of the recorded models: R-50, 37 classes, 256 features, 300 proposals."""
     model.backbone.bottom_up.stages.depth = 50
     model.proposal_generator.post_nms_topk = [300, 300]
     heads = model.roi_heads
@@ -137,7 +137,7 @@ def test_plain_and_normalized_masks_differ():
 
 
 def sampled_rois(recorded, stage):
-    """The RoIs that mmdet sampled for ``stage``, per image, with what they are matched to."""
+    """Return the RoIs that mmdet sampled for ``stage``, per image, with their matches."""
     proposals = []
     for i in range(len(TRAIN_IMAGES)):
         rois = torch.from_numpy(recorded[f"train rois {stage} {i}"])

@@ -28,7 +28,7 @@ def under_mmdets_names(state):
 
 
 def detector(**options):
-    """A backbone where a detector has it."""
+    """Return a backbone at its place in a detector."""
     bottom_up = TimmBackbone("resnest14d", **options)
     return nn.ModuleDict({"backbone": nn.ModuleDict({"bottom_up": bottom_up})})
 

@@ -56,7 +56,7 @@ HEIGHT, WIDTH = 96, 128
 
 
 def with_part(family, name, overrides=()):
-    """The config of a Mask R-CNN with a part, put where its file says."""
+    """Return the config of a Mask R-CNN with a part where its file says."""
     part = LazyConfig.load(f"configs/common/backbones/{family}.py")[name]
     cfg = LazyConfig.load("configs/common/models/mask_rcnn_r50_fpn.py")
     if family == "resnest":
@@ -106,7 +106,7 @@ def test_every_part_is_tested():
         assert {str(k) for k in LazyConfig.load(str(path))} == PARTS[family].keys()
 
 
-# Warnings of Detectron2's transformers, which are not ours to mend.
+# Warnings of Detectron2's transformers.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*meshgrid:UserWarning", "ignore:.*timm:FutureWarning"
 )

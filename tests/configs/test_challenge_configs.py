@@ -174,7 +174,7 @@ def test_a_step_that_changes_no_layer_has_the_model_of_the_step_before(step):
 
 
 def picture(objects, seed):
-    """An input of training with that many objects."""
+    """Draw a training image with that many objects."""
     generator = torch.Generator().manual_seed(seed)
     corners = torch.randint(0, 90, (objects, 2), generator=generator)
     sizes = torch.randint(20, 50, (objects, 2), generator=generator)
@@ -193,7 +193,7 @@ def picture(objects, seed):
 
 
 def step_of(model, objects):
-    """Losses of one training step, with their gradients in the model."""
+    """Return the losses of one training step, with their gradients in the model."""
     batch = [picture(number, seed) for seed, number in enumerate(objects)]
     model.train().zero_grad()
     with EventStorage():

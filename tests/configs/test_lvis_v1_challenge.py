@@ -15,7 +15,7 @@ PATH = "configs/common/data/lvis_v1_challenge.py"
 
 
 def read(input_format="BGR"):
-    """The part, with what it takes from the rest of a config."""
+    """Return the part with the keys that it reads from the rest of a config."""
     cfg = LazyConfig.load(PATH)
     cfg.model = OmegaConf.create({"input_format": input_format})
     cfg.train = OmegaConf.create({"output_dir": "output"})
@@ -101,7 +101,7 @@ def coded(tmp_path):
 
 @pytest.mark.parametrize("mask_format", ["polygon", "bitmask"])
 def test_pixels_masks_and_boxes_agree_after_all_of_it(coded, mask_format):
-    # The colours would change the code.
+    # New colors would change the code.
     mapper = mapper_of(320, instance_mask_format=mask_format)
     mapper.instance_augmentation.color_probability = 0
     mapper.instance_augmentation.probability = 1

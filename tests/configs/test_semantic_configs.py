@@ -24,7 +24,7 @@ every_config = each(SEMANTIC)
 
 
 def loss_named(path):
-    """Which of the losses the file's name ends with."""
+    """Return the loss at the end of the file's name."""
     return next(name for name in LOSSES if path.stem.endswith(name))
 
 

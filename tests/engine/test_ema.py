@@ -9,7 +9,7 @@ from d2_seesaw.engine import EMAHook, Trainer
 
 
 class Net(nn.Module):
-    """What a detector's state holds: weights, frozen weights, statistics and class counts."""
+    """A model with all kinds of state: weights, frozen weights, statistics and class counts."""
 
     def __init__(self):
         super().__init__()
@@ -29,7 +29,7 @@ def batches(count, size=4):
 
 
 def ema_training(data, folder, model=None, *, accumulate_steps=1, **options):
-    """A trainer, not yet run, of a copy of the model, and its average."""
+    """Return a trainer of a copy of the model, not yet run, and its average."""
     model = copy.deepcopy(model or Net())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     trainer = Trainer(model, data, optimizer, accumulate_steps=accumulate_steps)
@@ -39,7 +39,7 @@ def ema_training(data, folder, model=None, *, accumulate_steps=1, **options):
 
 
 class History:
-    """States of the model after each step, by an own hook on the optimiser's step."""
+    """Records the state of the model after each optimizer step, by its own hook."""
 
     def __init__(self, trainer):
         self.states = []

@@ -61,7 +61,7 @@ def config(folder, *overrides):
 
 
 def train(writers, iterations, period=2):
-    """What Detectron2's hooks do: scalars each step, metrics now and then and in the end."""
+    """Do what Detectron2's hooks do: scalars each step, metrics in between and at the end."""
     with EventStorage(iterations.start) as storage:
         for i in iterations:
             storage.put_scalar("total_loss", float(i))
@@ -122,7 +122,7 @@ def test_a_resumed_training_goes_on_with_the_same_wandb_run(tmp_path, wandb):
 
 
 def sent(run):
-    """Names and iterations of all that a run of wandb was given, in order."""
+    """Return names and iterations of all scalars that a wandb run got, in order."""
     given = [dict(scalars) for (scalars,), _ in run.of("log")]
     return [(name, g["iteration"]) for g in given for name in g if name != "iteration"]
 
@@ -205,7 +205,7 @@ def test_a_resumed_training_goes_on_with_the_same_mlflow_run(tmp_path, mlflow):
 
 
 def fail_and_close(writers):
-    """As in Detectron2's training loop, which calls after_train in the end."""
+    """Fail as in Detectron2's training loop, which then closes the writers."""
     try:
         raise FloatingPointError
     finally:

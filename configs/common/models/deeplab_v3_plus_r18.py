@@ -1,7 +1,7 @@
 """DeepLab v3+ with R18 at output stride 16, with a replaceable loss.
 
 Cross-entropy by default; configs/common/heads/pixel_loss.py has others. RGB input and torchvision's
-ImageNet weights. SemanticSegmentor has no input_format, so the mapper of the data sets RGB itself.
+ImageNet weights. SemanticSegmentor has no input_format, so the data's mapper asks for RGB.
 
 All batch norms are trained, synchronized over all GPUs. Ranks without a GPU need
 model.backbone.stem.norm=BN or naiveSyncBN; the other norms follow.

@@ -2,7 +2,7 @@
 
 Cross-entropy by default; configs/common/heads/pixel_loss.py has others. RGB input and torchvision's
 ImageNet weights, hence the stride in the 3x3 convolutions. SemanticSegmentor has no input_format,
-so the mapper of the data sets RGB itself.
+so the data's mapper asks for RGB.
 """
 
 from detectron2.config import LazyCall as L
