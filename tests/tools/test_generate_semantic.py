@@ -48,7 +48,7 @@ def test_says_what_was_made_and_that_nothing_is_made_twice(tmp_path, monkeypatch
 
 def test_other_parameters_are_one_line_unless_told_to_overwrite(tmp_path, monkeypatch):
     run(monkeypatch, *small(tmp_path))
-    with pytest.raises(SystemExit, match=r"error: .* seed is 0, asked for 1"):
+    with pytest.raises(SystemExit, match=r"error: .* seed is 0, requested 1"):
         run(monkeypatch, *small(tmp_path, "--seed", 1))
     run(monkeypatch, *small(tmp_path, "--seed", 1, "--overwrite"))
 
