@@ -1,7 +1,7 @@
-"""Dataset mappers: masks of any kind, augmentations of a picture with its instances, label maps.
+"""Dataset mappers for mixed mask formats, instance augmentations and label maps.
 
 Shapes in this module:
-    H, W: size of the image after the augmentations
+    H, W: height and width of the image after the augmentations
 """
 
 import copy
@@ -22,21 +22,21 @@ logger = logging.getLogger(__name__)
 
 
 class InstanceAugmentation(Protocol):
-    """Changes a picture and its annotations, as ``InstaBoost`` does."""
+    """Augmentation of an image together with its annotations, such as ``InstaBoost``."""
 
     def __call__(
         self, image: np.ndarray, annotations: Sequence[dict[str, Any]], rng: np.random.Generator
     ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-        """Map ``(H, W, 3)`` uint8 and its instances in Detectron2's format to others of them."""
+        """Augment an ``(H, W, 3)`` uint8 image and its annotations in Detectron2's format."""
         ...
 
 
 class InstanceDatasetMapper(DatasetMapper):
-    """Detectron2's mapper, for data in which some masks are run-length encodings.
+    """Detectron2's mapper for data in which some masks are run-length encoded (RLE).
 
-    Detectron2 refuses an encoding where ``instance_mask_format`` is its default, ``"polygon"``.
-    Here a picture with one gets ``BitMasks``, and pictures of polygons keep ``PolygonMasks``, which
-    take less memory. Arguments are those of ``DatasetMapper``.
+    Detectron2 does not support RLE if ``instance_mask_format`` is the default, ``"polygon"``. Here,
+    images with an RLE get ``BitMasks``, and all other images keep ``PolygonMasks``, which take less
+    memory. Arguments are those of ``DatasetMapper``.
     """
 
     def _transform_annotations(
@@ -44,30 +44,30 @@ class InstanceDatasetMapper(DatasetMapper):
     ) -> None:
         mapper = self
         if self.instance_mask_format == "polygon" and _any_encoding(dataset_dict["annotations"]):
-            mapper = copy.copy(self)  # self stays as it is for calls from other threads
+            mapper = copy.copy(self)  # other threads may use self
             mapper.instance_mask_format = "bitmask"
         DatasetMapper._transform_annotations(mapper, dataset_dict, transforms, image_shape)
 
 
 class InstanceAugmentationDatasetMapper(InstanceDatasetMapper):
-    """The mapper above, with an augmentation that sees the annotations, and drawing again.
+    """Instance mapper with an augmentation of image and annotations, and with retries.
 
-    Detectron2's augmentations see the picture alone. ``instance_augmentation`` gets the picture as
-    it was read together with its annotations, before ``augmentations``. When none of the instances
-    is left after these, as a crop may leave them, the whole is drawn again.
+    Detectron2's augmentations see only the image. ``instance_augmentation`` gets the original image
+    and its annotations, before ``augmentations``. If no instance is left after both, for example
+    after a crop, both are applied again with new random numbers.
 
-    Only training pictures with at least one instance that is no crowd are treated so. All random
-    numbers derive from NumPy's global generator, which Detectron2 seeds in each loading process.
+    Only training images with at least one instance that is not a crowd are augmented this way. All
+    random numbers derive from NumPy's global generator, which Detectron2 seeds in each worker.
 
     Args:
-        is_train: whether to make training inputs.
-        instance_augmentation: e.g. ``InstaBoost()``; None leaves the instances as they are.
-        max_tries: how often a picture is drawn at most; the last draw is taken as it is.
-        options: Detectron2's arguments of ``DatasetMapper``.
+        is_train: produce training inputs.
+        instance_augmentation: for example ``InstaBoost()``; None keeps the instances.
+        max_tries: maximum number of draws per image; the last one is used in any case.
+        options: other arguments of ``DatasetMapper``.
 
     Raises:
-        ValueError: ``max_tries`` below 1, or precomputed proposals or semantic labels, which an
-            instance augmentation would leave behind.
+        ValueError: ``max_tries`` is less than 1, or there are precomputed proposals or semantic
+            labels, which an instance augmentation does not transform.
     """
 
     @configurable
@@ -83,17 +83,17 @@ class InstanceAugmentationDatasetMapper(InstanceDatasetMapper):
         if max_tries < 1:
             raise ValueError(f"max_tries must be at least 1, got {max_tries}")
         if instance_augmentation is not None and self.proposal_topk is not None:
-            raise ValueError("precomputed proposals do not follow an instance_augmentation")
+            raise ValueError("instance_augmentation does not support precomputed proposals")
         self.instance_augmentation = instance_augmentation
         self.max_tries = max_tries
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """Map a dict in Detectron2's format to a model input; it is not changed."""
+        """Map a dict in Detectron2's format to a model input; the dict is not changed."""
         annotations = dataset_dict.get("annotations", ())
         if not self.is_train or not _any_instance(annotations):
             return super().__call__(dataset_dict)
         if self.instance_augmentation is not None and "sem_seg_file_name" in dataset_dict:
-            raise ValueError("semantic labels do not follow an instance_augmentation")
+            raise ValueError("instance_augmentation does not support semantic labels")
         result = self._draw(dataset_dict)
         for _ in range(self.max_tries - 1):
             if len(result["instances"]):
@@ -102,9 +102,9 @@ class InstanceAugmentationDatasetMapper(InstanceDatasetMapper):
         return result
 
     def _draw(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        # The host reads the picture, applies self.augmentations and transforms the annotations in
-        # one method. A copy of the mapper whose augmentations also know the annotations of this
-        # picture gets in between; self stays as it is for calls from other threads.
+        # Detectron2 reads the image, applies self.augmentations and transforms the annotations in
+        # one method. A copy of the mapper, whose augmentations hold the annotations of this image,
+        # intervenes in between. Other threads may use self.
         mapper = copy.copy(self)
         mapper.augmentations = _InstancesFirst(
             self.instance_augmentation,
@@ -120,13 +120,13 @@ class InstanceAugmentationDatasetMapper(InstanceDatasetMapper):
             dataset_dict["annotations"] = transforms.annotations
         if _any_instance(dataset_dict["annotations"]):
             super()._transform_annotations(dataset_dict, transforms, image_shape)
-        else:  # Detectron2 cannot recompute the boxes of no instance
+        else:  # Detectron2 cannot recompute boxes without instances
             del dataset_dict["annotations"]
             dataset_dict["instances"] = annotations_to_instances([], image_shape)
 
 
 class _TransformsOfInstances(T.TransformList):
-    """Transforms of a picture, and the annotations to apply them to."""
+    """Transforms of an image, with the annotations to apply them to."""
 
     def __init__(self, transforms: list[T.Transform], annotations: list[dict[str, Any]]) -> None:
         super().__init__(transforms)
@@ -134,7 +134,7 @@ class _TransformsOfInstances(T.TransformList):
 
 
 class _InstancesFirst:
-    """Stands where a mapper has its augmentations, for one picture whose annotations it knows."""
+    """Augmentations of one image that apply the instance augmentation first."""
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ def _any_instance(annotations: Sequence[dict[str, Any]]) -> bool:
 
 
 def _any_encoding(annotations: Sequence[dict[str, Any]]) -> bool:
-    """Whether one of those that are trained on has a run-length encoding."""
+    """Return whether an annotation that is not a crowd has a run-length encoding."""
     return any(
         isinstance(annotation.get("segmentation"), dict) and not annotation.get("iscrowd", 0)
         for annotation in annotations
@@ -170,21 +170,21 @@ def _any_encoding(annotations: Sequence[dict[str, Any]]) -> bool:
 
 
 class SemanticDatasetMapper:
-    """Detectron2's ``DatasetMapper`` for semantic segmentation, with the labels of any label map.
+    """Detectron2's ``DatasetMapper`` for semantic segmentation, with any format of label maps.
 
-    Detectron2's mapper reads label maps as grey pictures, which is right only where the files hold
-    the classes themselves in 8 bits; here they are what :func:`~d2_seesaw.data.read_labels` reads.
+    Detectron2's mapper reads label maps as grayscale images, which requires files with 8-bit
+    classes. This one reads them with :func:`~d2_seesaw.data.read_labels`.
 
-    Of Detectron2's augmentations, ``RandomRotation`` and ``RandomExtent`` fill the corners they
-    open with class 0; ``FixedSizeCrop`` pads with its ``seg_pad_value``, 255 by default.
-    ``RandomCrop`` takes all of an image that is smaller than the crop.
+    Of Detectron2's augmentations, ``RandomRotation`` and ``RandomExtent`` fill new corners with
+    class 0; ``FixedSizeCrop`` pads with its ``seg_pad_value``, 255 by default. ``RandomCrop``
+    returns the whole image if it is smaller than the crop.
 
     Args:
-        is_train: Read and augment the labels, too.
-        augmentations: Applied to the image and the labels, in this order.
-        image_format: Of the model, ``"BGR"`` or ``"RGB"``.
-        ignore_label: Stands for pixels without a class.
-        num_classes: Refuse label maps with other classes, if given.
+        is_train: also read and augment the labels.
+        augmentations: applied to image and labels, in this order.
+        image_format: the model's format, ``"BGR"`` or ``"RGB"``.
+        ignore_label: label of pixels without a class.
+        num_classes: if given, label maps with other classes raise an error.
     """
 
     def __init__(
@@ -205,15 +205,15 @@ class SemanticDatasetMapper:
         logger.info("Augmentations used in %s: %s", mode, augmentations)
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Make a model input of a record, which stays as it is.
+        """Map a record to a model input; the record is not changed.
 
         Args:
             record: with ``file_name``, ``height`` and ``width``, and for training
                 ``sem_seg_file_name``.
 
         Returns:
-            The record's entries, those of instances aside, with ``image``, a ``(3, H, W)`` uint8
-            tensor, and in training ``sem_seg``, a ``(H, W)`` int64 tensor.
+            The record's entries without those of instances, with ``image``, a ``(3, H, W)`` uint8
+            tensor, and in training ``sem_seg``, an ``(H, W)`` int64 tensor.
 
         Raises:
             ValueError: as :func:`~d2_seesaw.data.read_labels`.
@@ -227,7 +227,7 @@ class SemanticDatasetMapper:
         if self.is_train:
             labels = read_labels(record, self.ignore_label, num_classes=self.num_classes)
 
-        augmented: Any = T.AugInput(image, sem_seg=labels)  # its image is annotated as optional
+        augmented: Any = T.AugInput(image, sem_seg=labels)  # Any: its image is typed as optional
         self.augmentations(augmented)
         channels_first = augmented.image.transpose(2, 0, 1)
         record["image"] = torch.as_tensor(np.ascontiguousarray(channels_first))

@@ -1,7 +1,7 @@
-"""The generated data of the demos under their names: where they are, and what is in them.
+"""Registration of the generated datasets of the demos.
 
-They have the same layout as other data sets, below ``$DETECTRON2_DATASETS`` (``./datasets`` if
-unset). Importing this module registers them; :mod:`d2_seesaw.synthetic` draws them.
+They are stored like other datasets, under ``$DETECTRON2_DATASETS`` (``./datasets`` if unset).
+Importing this module registers them; :mod:`d2_seesaw.synthetic` generates them.
 """
 
 from d2_seesaw.data.catalog import datasets_root, register_longtail_instances
@@ -21,7 +21,7 @@ CLASSES = (
     "taxi",
     "animal",
 )
-"""Of the street scenes."""
+"""Classes of the street scenes."""
 
 
 def register_quickstart() -> None:

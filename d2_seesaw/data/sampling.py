@@ -1,7 +1,7 @@
-"""How often each training image is shown: once an epoch, or more often where it holds rare classes.
+"""Sampling of training images: each once per epoch, or images of rare classes more often.
 
-A config names one of these objects; the loader hands it the data set it has loaded, so that the
-annotations are read once however the images are sampled.
+A config names one of these objects. The loader passes its loaded dataset, so that annotations are
+read once.
 """
 
 import logging
@@ -24,50 +24,50 @@ Dataset = Sequence[dict[str, Any]]
 
 
 class Sampling(Protocol):
-    """Decides how often the images of a data set are shown."""
+    """Strategy for how often the images of a dataset are sampled."""
 
     def sampler(self, dataset: Dataset) -> Sampler[int]:
-        """An endless stream of indices into ``dataset``, this rank's share of it."""
+        """Return this rank's infinite stream of indices into ``dataset``."""
         ...
 
     def images_per_epoch(self, dataset: Dataset) -> float:
-        """How many images, repeats included, one pass over ``dataset`` shows on average."""
+        """Return the mean number of images per epoch over ``dataset``, repeats included."""
         ...
 
 
 class RandomSampling:
-    """Every image once an epoch, in random order.
+    """Sampling of every image once per epoch, in random order.
 
     Args:
-        seed: of the order, the same on all ranks; by default drawn once and shared by the ranks.
+        seed: seed of the order, the same on all ranks; drawn and shared by the ranks by default.
     """
 
     def __init__(self, seed: int | None = None) -> None:
         self.seed = seed
 
     def sampler(self, dataset: Dataset) -> Sampler[int]:
-        """Detectron2's ``TrainingSampler`` over ``dataset``."""
+        """Return Detectron2's ``TrainingSampler`` over ``dataset``."""
         return TrainingSampler(len(dataset), seed=self.seed)
 
     def images_per_epoch(self, dataset: Dataset) -> float:
-        """The number of images."""
+        """Return the number of images."""
         return float(len(dataset))
 
 
 class RepeatFactorSampling:
-    """Repeat factor sampling (LVIS paper, appendix B.2): images of rare categories come more often.
+    """Repeat factor sampling (LVIS paper, appendix B.2), which repeats images of rare categories.
 
-    An image I is shown ``r(I) = max over its categories c of max(1, sqrt(t / f(c)))`` times an
-    epoch, where ``f(c)`` is the share of the images that hold c and t the threshold.
+    An image I is sampled ``r(I) = max over its categories c of max(1, sqrt(t / f(c)))`` times per
+    epoch, where ``f(c)`` is the fraction of images that contain c and t is the threshold.
 
     Args:
-        threshold: t, in ``(0, 1]``; categories in a smaller share of the images are repeated.
-        rounding: ``"stochastic"`` rounds r(I) up or down at random anew in each epoch
-            (Detectron2), ``"ceil"`` always up, so r = 1.05 gives two copies (mmdet).
-        seed: of the order, the same on all ranks; by default drawn once and shared by the ranks.
+        threshold: t, in ``(0, 1]``; categories in a smaller fraction of the images are repeated.
+        rounding: ``"stochastic"`` rounds r(I) up or down at random in each epoch (Detectron2);
+            ``"ceil"`` always rounds up, so r = 1.05 gives two copies (mmdet).
+        seed: seed of the order, the same on all ranks; drawn and shared by the ranks by default.
 
     Raises:
-        ValueError: a threshold out of range or an unknown rounding.
+        ValueError: the threshold is out of range, or the rounding is unknown.
     """
 
     ROUNDINGS = ("stochastic", "ceil")
@@ -76,7 +76,7 @@ class RepeatFactorSampling:
         self, threshold: float = 1e-3, rounding: str = "stochastic", seed: int | None = None
     ) -> None:
         if not 0 < threshold <= 1:
-            raise ValueError(f"threshold must lie in (0, 1], got {threshold}")
+            raise ValueError(f"threshold must be in (0, 1], got {threshold}")
         if rounding not in self.ROUNDINGS:
             raise ValueError(f"rounding must be one of {self.ROUNDINGS}, got {rounding!r}")
         self.threshold = threshold
@@ -85,17 +85,17 @@ class RepeatFactorSampling:
         self._factors_of: tuple[Dataset, Tensor] | None = None
 
     def repeat_factors(self, dataset: Dataset) -> Tensor:
-        """``(len(dataset),)`` float32 repeat factors, whole numbers for ``rounding="ceil"``."""
+        """Return ``(len(dataset),)`` float32 repeat factors, integers for ``rounding="ceil"``."""
         if self._factors_of is None or self._factors_of[0] is not dataset:
             self._factors_of = dataset, self._compute(dataset)
         return self._factors_of[1]
 
     def sampler(self, dataset: Dataset) -> Sampler[int]:
-        """Detectron2's ``RepeatFactorTrainingSampler`` with these factors."""
+        """Return Detectron2's ``RepeatFactorTrainingSampler`` with these factors."""
         return RepeatFactorTrainingSampler(self.repeat_factors(dataset), seed=self.seed)
 
     def images_per_epoch(self, dataset: Dataset) -> float:
-        """The sum of the repeat factors: the expected length of an epoch."""
+        """Return the sum of the repeat factors, the expected length of an epoch."""
         return float(self.repeat_factors(dataset).double().sum())
 
     def _compute(self, dataset: Dataset) -> Tensor:
@@ -103,7 +103,7 @@ class RepeatFactorSampling:
         if self.rounding == "ceil":
             factors = torch.ceil(factors)
         logger.info(
-            "Repeat factor sampling (threshold %g, %s): %d images become %.0f an epoch; "
+            "Repeat factor sampling (threshold %g, %s): %d images become %.0f per epoch; "
             "%d are repeated, at most %.1f times",
             self.threshold,
             self.rounding,
@@ -115,7 +115,7 @@ class RepeatFactorSampling:
         return factors
 
     def _unrounded_factors(self, dataset: Dataset) -> Tensor:
-        """``(len(dataset),)`` float32 r(I)."""
+        """Return ``(len(dataset),)`` float32 r(I)."""
         # Detectron2 logs one line per category here: 1,203 of them for LVIS, most "freq=0.00".
         host_logger = logging.getLogger("detectron2.data.samplers.distributed_sampler")
         was_disabled, host_logger.disabled = host_logger.disabled, True
@@ -130,24 +130,24 @@ class RepeatFactorSampling:
 class SemanticRepeatFactorSampling(RepeatFactorSampling):
     """Repeat factor sampling (LVIS paper, appendix B.2) over the classes of label maps.
 
-    An image I is shown ``r(I) = max over its classes c of max(1, sqrt(t / f(c)))`` times an epoch,
-    where t is the threshold. f(c) is either the share of the images that hold a pixel of c, as the
-    paper has it for objects, or the share of all pixels with a class that are of c. Shares of
-    pixels of thin or small classes are far smaller, and so are useful thresholds. Classes without
-    a pixel do not matter.
+    An image I is sampled ``r(I) = max over its classes c of max(1, sqrt(t / f(c)))`` times per
+    epoch, where t is the threshold. f(c) is either the fraction of images with a pixel of c, as for
+    objects in the paper, or the fraction of c among all pixels with a class. Pixel fractions of
+    thin or small classes are far smaller, and so are useful thresholds. Classes without pixels have
+    no effect.
 
     Args:
-        threshold: t, in ``(0, 1]``; images with a class of a smaller share are repeated.
+        threshold: t, in ``(0, 1]``; images with a class of a smaller fraction are repeated.
         num_classes: C.
-        frequency: What f(c) is a share of: ``"image"`` or ``"pixel"``.
-        rounding: As for :class:`RepeatFactorSampling`.
-        seed: As for :class:`RepeatFactorSampling`.
-        ignore_label: Stands for pixels without a class.
-        cache_folder: As for :func:`~d2_seesaw.data.class_pixel_counts`.
+        frequency: definition of f(c): ``"image"`` or ``"pixel"``.
+        rounding: as in :class:`RepeatFactorSampling`.
+        seed: as in :class:`RepeatFactorSampling`.
+        ignore_label: label of pixels without a class.
+        cache_folder: as in :func:`~d2_seesaw.data.class_pixel_counts`.
 
     Raises:
-        ValueError: a threshold out of range, an unknown frequency or rounding; when the data set is
-            given, label maps that cannot be counted.
+        ValueError: the threshold is out of range, or frequency or rounding is unknown. When the
+            dataset is used: label maps cannot be counted.
     """
 
     FREQUENCIES = ("image", "pixel")
@@ -180,7 +180,7 @@ class SemanticRepeatFactorSampling(RepeatFactorSampling):
         total = len(dataset) if self.frequency == "image" else pixels.sum()
         with np.errstate(
             divide="ignore", invalid="ignore"
-        ):  # classes without a pixel are in no image
+        ):  # classes without pixels have a count of 0
             class_factors = np.sqrt(self.threshold * total / counts.sum(axis=0))
         factors = np.where(present, class_factors, 1.0).max(axis=1, initial=1.0)
         return torch.from_numpy(factors.astype(np.float32))

@@ -1,8 +1,8 @@
-"""Resizing with OpenCV instead of Pillow: the pixels that mmdet's models have seen.
+"""Resizing with OpenCV instead of Pillow, as mmdet's models were trained.
 
-Detectron2 resizes with Pillow, which averages over the pixels that fall together when it makes an
-image smaller; OpenCV's bilinear interpolation does not. The two differ by a grey level or a few,
-enough to move scores in the last digits that weights trained with the one give with the other.
+Pillow, which Detectron2 uses, antialiases when it downscales; OpenCV's bilinear interpolation does
+not. The pixels differ by a few gray levels, which slightly changes the scores of weights that were
+trained with the other library.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import numpy as np
 
 
 class OpenCVResizeTransform(T.Transform):
-    """Resize an image of ``h x w`` to ``new_h x new_w`` as OpenCV does.
+    """Transform that resizes an image of ``h x w`` to ``new_h x new_w`` with OpenCV.
 
     Bilinear for images and nearest for segmentations; coordinates, and with them boxes and
     polygons, are scaled. ``inverse()`` scales back.
@@ -26,45 +26,45 @@ class OpenCVResizeTransform(T.Transform):
 
     # fvcore annotates these methods of the base class as returning None.
     def apply_image(self, img: np.ndarray) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Map ``(h, w)`` or ``(h, w, channels)`` to the new size, of the same type."""
+        """Resize ``(h, w)`` or ``(h, w, channels)``; the dtype does not change."""
         return self._resize(img, cv2.INTER_LINEAR)
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        """Map ``(h, w)`` labels to the new size; no new labels arise."""
+        """Resize ``(h, w)`` labels with nearest-neighbor interpolation."""
         if segmentation.dtype == bool:
             resized = self._resize(segmentation.view(np.uint8), cv2.INTER_NEAREST)
             return resized.view(bool)
         return self._resize(segmentation, cv2.INTER_NEAREST)
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Map ``(N, 2)`` points x, y."""
+        """Scale ``(N, 2)`` points x, y in place."""
         coords[:, 0] = coords[:, 0] * (self.new_w / self.w)
         coords[:, 1] = coords[:, 1] * (self.new_h / self.h)
         return coords
 
     def inverse(self) -> "OpenCVResizeTransform":
-        """The transform back to the original size."""
+        """Return the transform back to the original size."""
         return OpenCVResizeTransform(self.new_h, self.new_w, self.h, self.w)
 
     def _resize(self, array: np.ndarray, interpolation: int) -> np.ndarray:
         if array.shape[:2] != (self.h, self.w):
             raise ValueError(
-                f"this transform is for images of {self.h} x {self.w}, got one of "
+                f"this transform is for images of {self.h} x {self.w}, got "
                 f"{array.shape[0]} x {array.shape[1]}"
             )
         size = (self.new_w, self.new_h)
         resized = cv2.resize(np.ascontiguousarray(array), size, interpolation=interpolation)
-        return resized.reshape(self.new_h, self.new_w, *array.shape[2:])  # cv2 drops one channel
+        return resized.reshape(self.new_h, self.new_w, *array.shape[2:])  # cv2 drops a channel of 1
 
 
 class OpenCVResizeShortestEdge(T.Augmentation):
     """Detectron2's ``ResizeShortestEdge`` with OpenCV's pixels and mmdet's rounding.
 
-    The image becomes as large as it can be with a short edge of at most ``short_edge_length`` and a
-    long edge of at most ``max_size``; edges are rounded half up (mmcv's ``rescale_size``).
+    The image gets the largest size with a short edge of at most ``short_edge_length`` and a long
+    edge of at most ``max_size``; edges are rounded half up (mmcv's ``rescale_size``).
 
     Args:
-        short_edge_length: one length, or several, one of which is drawn for each image.
+        short_edge_length: one length, or several to draw from for each image.
         max_size: limit of the long edge.
     """
 
@@ -73,9 +73,9 @@ class OpenCVResizeShortestEdge(T.Augmentation):
         self.short_edge_length = short_edge_length
         self.max_size = max_size
 
-    # Detectron2 gives what the parameters' names ask for.
+    # Detectron2 passes the inputs that the parameter names select.
     def get_transform(self, image: np.ndarray) -> OpenCVResizeTransform:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The resizing of this ``(h, w, ...)`` image."""
+        """Return the transform for this ``(h, w, ...)`` image."""
         h, w = image.shape[:2]
         short_edge = np.random.choice(np.atleast_1d(self.short_edge_length))
         scale = min(self.max_size / max(h, w), short_edge / min(h, w))

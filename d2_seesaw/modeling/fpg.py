@@ -1,8 +1,8 @@
-"""Feature Pyramid Grids (https://arxiv.org/abs/2004.03580), plain and of the LVIS challenge 2020.
+"""Feature Pyramid Grids (https://arxiv.org/abs/2004.03580), and their LVIS challenge 2020 variant.
 
 Shapes in this module:
-    L: pyramid levels, from the finest to the coarsest; each is half as large as the one before
-    C: channels, of every level
+    L: pyramid levels, from the finest to the coarsest; each is half as large as the previous one
+    C: channels of every level
 """
 
 import math
@@ -27,44 +27,43 @@ UpConv = Literal["conv", "dcnv2"]
 
 
 class FPG(Backbone):
-    """A grid of pathways over the levels of a pyramid, all of them bottom-up.
+    """A grid of bottom-up pathways over the levels of a pyramid.
 
-    Pathway 0 is a 1 x 1 convolution of each feature of ``bottom_up`` and, as one more level, every
-    second pixel of the last. In each of the ``stack`` pathways after it, a cell is the sum of
+    Pathway 0 is a 1 x 1 convolution of each feature of ``bottom_up``, plus one more level with
+    every second pixel of the last. In each of the ``stack`` pathways after it, a cell is the sum of
 
     - ``same_up``: a 3 x 3 convolution of stride 2 from the finer level of the same pathway,
     - ``across_lateral``: a 1 x 1 convolution from the same level of the previous pathway,
     - ``across_down``: a 3 x 3 convolution from the coarser level of the previous pathway, after
-      nearest up-sampling,
+      nearest-neighbor upsampling,
     - ``across_skip``: a 1 x 1 convolution from the same level of pathway 0,
 
     each of which is ReLU, convolution, norm. The last pathway, after ReLU and a 3 x 3 convolution,
     is the output. The defaults are those of mmdet's benchmark: nine pathways, and BN.
 
-    The LVIS challenge 2020's winner has "enhanced" it (https://arxiv.org/abs/2008.10032, appendix
-    D): that is ``down="carafe", up_conv="dcnv2"``.
+    The "enhanced" FPG of the LVIS challenge 2020's winner (https://arxiv.org/abs/2008.10032,
+    appendix D) is ``down="carafe", up_conv="dcnv2"``.
 
     Args:
-        bottom_up: backbone whose features have strides that double from one to the next.
-        in_features: names of its features, from the finest.
+        bottom_up: backbone; the stride of its features doubles from one to the next.
+        in_features: names of its features, finest first.
         out_channels: C.
         norm: a name that Detectron2's ``get_norm`` knows, or a function from C to a module. Without
-            one (``""``) the convolutions have a bias.
+            norm (``""``) the convolutions have a bias.
         stack: number of pathways after pathway 0.
-        skip: for each of the L levels, the pathways (from 0) in which it has no cell but takes over
-            what the previous pathway had. ``None`` is the paper's truncation: the coarsest level
-            starts at once and each finer one a pathway later.
-        down: what ``same_up`` down-samples with. ``"carafe"`` is CARAFE++ and then the 3 x 3
-            convolution with stride 1; ``"bare_carafe"`` CARAFE++ alone, with neither ReLU,
-            convolution, nor norm.
-        up_conv: ``"dcnv2"`` makes the convolutions of ``across_down`` deformable. They go image by
-            image, since the buffer they need is large.
-        activation_checkpointing: keep only what each pathway returns and compute the rest again in
-            the backward pass. Losses, gradients and norm statistics stay what they are. Not for
-            ``torch.compile``, which decides itself what it computes again.
+        skip: for each of the L levels, the pathways (from 0) in which it has no cell and copies the
+            previous pathway. ``None`` is the paper's truncation: the coarsest level starts in the
+            first pathway, and each finer one a pathway later.
+        down: downsampling of ``same_up``. ``"carafe"`` is CARAFE++ followed by a 3 x 3 convolution
+            with stride 1; ``"bare_carafe"`` is CARAFE++ without ReLU, convolution and norm.
+        up_conv: ``"dcnv2"`` makes the convolutions of ``across_down`` deformable. They process one
+            image at a time, because they need a large buffer.
+        activation_checkpointing: keep only the output of each pathway and recompute the rest in the
+            backward pass. Losses, gradients and norm statistics do not change. Not for use with
+            ``torch.compile``, which chooses itself what to recompute.
 
     Raises:
-        ValueError: strides that do not double, or options that do not exist.
+        ValueError: the strides do not double, or an option does not exist.
     """
 
     def __init__(
@@ -111,14 +110,14 @@ class FPG(Backbone):
         self.output_convs = nn.ModuleList(
             _filled(nn.Conv2d(out_channels, out_channels, 3, padding=1)) for _ in names
         )
-        # Where Backbone.output_shape looks.
+        # Read by Backbone.output_shape.
         self._out_features = names
         self._out_feature_strides = dict(zip(names, strides, strict=True))
         self._out_feature_channels = dict.fromkeys(names, out_channels)
 
     @property
     def size_divisibility(self) -> int:
-        """What both sides of an image must be a multiple of: 64 with features up to stride 32."""
+        """Number that divides height and width of the images: 64 with features up to stride 32."""
         return self._out_feature_strides[self._out_features[-1]]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
@@ -127,13 +126,13 @@ class FPG(Backbone):
         The names are ``p2`` to ``p6`` for strides of 4 to 64.
 
         Raises:
-            ValueError: sides that are no multiples of :attr:`size_divisibility`.
+            ValueError: a side is not a multiple of :attr:`size_divisibility`.
         """
         if any(side % self.size_divisibility for side in x.shape[-2:]):
             raise ValueError(
                 f"FPG needs images whose sides are multiples of {self.size_divisibility}, so that "
-                f"each level is half of the one before, got {tuple(x.shape[-2:])}; pad them as "
-                "its size_divisibility says"
+                f"each level is half of the previous one, got {tuple(x.shape[-2:])}; pad them to "
+                "multiples of its size_divisibility"
             )
         features = self.bottom_up(x)
         first = [
@@ -156,14 +155,14 @@ class FPG(Backbone):
 
 
 class _Pathway(nn.ModuleDict):
-    """The cells of one pathway by the name of their level."""
+    """Cells of one pathway by level name."""
 
     def __init__(self, names: list[str], cells: Mapping[str, nn.Module]) -> None:
         super().__init__(dict(cells))
         self.names = names
 
     def forward(self, previous: list[Tensor], first: list[Tensor]) -> list[Tensor]:
-        """From the L levels of the previous pathway and of pathway 0 to those of this one."""
+        """Compute the L levels from those of the previous pathway and of pathway 0."""
         levels: list[Tensor] = []
         for i, (name, same, source) in enumerate(zip(self.names, previous, first, strict=True)):
             if name not in self:
@@ -176,7 +175,7 @@ class _Pathway(nn.ModuleDict):
 
 
 class _Cell(nn.Module):
-    """The sum of what comes from the up to four neighbours of a place in the grid."""
+    """Sum of the contributions of up to four neighbors in the grid."""
 
     def __init__(
         self, channels: int, norm: Norm, *, same_up: Down | None, across_down: UpConv | None
@@ -207,7 +206,7 @@ def _same_up(channels: int, norm: Norm, down: Down) -> nn.Module:
 
 
 def _across_down(channels: int, norm: Norm, up_conv: UpConv) -> nn.Module:
-    # All images at once would need 0.94 GB each for p2 of 1280 x 1280 pixels.
+    # Per image, because the buffer has 0.94 GB for p2 of one image of 1280 x 1280 pixels.
     conv = partial(DeformConv2d, per_image=True) if up_conv == "dcnv2" else nn.Conv2d
     upsample = nn.Upsample(scale_factor=2, mode="nearest")
     return _transition(channels, norm, 3, resample=upsample, conv=conv)
@@ -222,7 +221,7 @@ def _transition(
     resample: nn.Module | None = None,
     conv: Callable[..., nn.Conv2d] = nn.Conv2d,
 ) -> nn.Sequential:
-    """ReLU, what changes the size if anything, convolution, norm."""
+    """Build ReLU, optional resampling, convolution and norm."""
     layers = nn.Sequential()
     # Not in place: several transitions read the same features.
     layers.add_module("relu", nn.ReLU())
@@ -247,12 +246,12 @@ def _filled(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 def _truncation(levels: int) -> list[range]:
-    """The coarsest level is skipped in no pathway, each finer one in one more."""
+    """Return the skipped pathways per level: none for the coarsest, one more for each finer one."""
     return [range(levels - 1 - level) for level in range(levels)]
 
 
 def _doubling(strides: dict[str, int]) -> list[int]:
-    """``strides``, and twice the last."""
+    """Check that the strides double; return them and twice the last."""
     values = list(strides.values())
     if not values or any(b != 2 * a for a, b in pairwise(values)):
         raise ValueError(f"strides of in_features must double from one to the next, got {strides}")

@@ -1,9 +1,9 @@
 """Meta-architectures: a second classification branch per stage, and images with verified negatives.
 
-Detectron2 hands images, features, proposals and targets to the ROI heads. Targets have no room for
-a fact about an image: fields of ``Instances`` have one row per object, so an image without objects,
-where negatives matter most, could not carry any. Such facts belong to the images, which
-:class:`FederatedRCNN` makes from its inputs in one place: ``preprocess_image``.
+Detectron2 passes images, features, proposals and targets to the ROI heads. Targets cannot hold
+per-image data: fields of ``Instances`` have one row per object, and negatives matter most in images
+without objects. :class:`FederatedRCNN` therefore attaches such data to the images, in
+``preprocess_image``.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,29 +22,29 @@ INITS = ("copy", "random")
 
 
 class DualHeadRCNN(GeneralizedRCNN):
-    """``GeneralizedRCNN`` with dual heads, whose old part is frozen.
+    """``GeneralizedRCNN`` with dual heads, which trains only their new branches.
 
-    The last training of the LVIS 2020 entry (appendix D of arXiv 2008.10032); it is run with
-    repeat factor sampling on a checkpoint of the model without the new branches. The box
+    The last training step of the LVIS 2020 entry (appendix D of arXiv 2008.10032). It runs with
+    repeat factor sampling, on a checkpoint of the model without the new branches. The box
     predictors are :class:`DualOutputLayers` or :class:`DualTSDOutputLayers`.
 
-    Frozen means all: parameters do not ask for gradients, and every old module stays in evaluation
-    mode, so that batch statistics and class counts stay too. RoIs are sampled as in training. There
-    are no losses but those of the new branches, and what only other losses need is not run.
+    Everything else is frozen: its parameters require no gradients, and it stays in evaluation mode,
+    so that batch statistics and class counts do not change. RoIs are sampled as in training. The
+    only losses are those of the new branches, and modules that only other losses need do not run.
 
-    It starts from the checkpoint of the step before, which lacks the ``added_keys``;
-    :class:`~d2_seesaw.checkpoint.StrictCheckpointer` accepts these missing, all or none, and
-    nothing else. Evaluation and resuming need all.
+    The checkpoint of the previous step lacks the ``added_keys``.
+    :class:`~d2_seesaw.checkpoint.StrictCheckpointer` accepts a checkpoint that lacks all of them,
+    and no other missing keys. Evaluation and resuming need all keys.
 
     Args:
-        init: how new branches start, if the weights loaded have none: ``"copy"``, with those of the
-            old ones, or ``"random"``.
-        fresh_counts: whether the new losses start without what the old ones have counted.
-        parts: the arguments of ``GeneralizedRCNN``.
+        init: initialization of new branches that the loaded weights do not contain: ``"copy"`` of
+            the old branches, or ``"random"``.
+        fresh_counts: start the class counts of the new losses at zero instead of copying them.
+        parts: arguments of ``GeneralizedRCNN``.
 
     Raises:
-        ValueError: an unknown ``init``, a box predictor with one branch, or with ``"copy"`` a new
-            branch of another kind than the old one.
+        ValueError: ``init`` is unknown, a box predictor has one branch, or with ``"copy"`` a new
+            branch differs in kind from the old one.
     """
 
     def __init__(self, *, init: str = "copy", fresh_counts: bool = True, **parts: Any) -> None:
@@ -62,21 +62,21 @@ class DualHeadRCNN(GeneralizedRCNN):
 
     @property
     def added_keys(self) -> frozenset[str]:
-        """Keys of the state that the model of the step before does not have."""
+        """State dict keys that the model of the previous step does not have."""
         prefixes = tuple(f"{name}.new." for name in self._dual_parts())
         return frozenset(key for key in self.state_dict() if key.startswith(prefixes))
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """As the base class; new branches that ``state_dict`` lacks start as ``init`` says."""
+        """Load a state dict; initialize the new branches by ``init`` if it lacks them."""
         result = super().load_state_dict(state_dict, strict, assign)
         if not self.added_keys & state_dict.keys():
             self._start_new_branches()
         return result
 
     def train(self, mode: bool = True) -> "DualHeadRCNN":
-        """Set the mode of the new branches; all else is in evaluation mode, but samples RoIs."""
+        """Set the mode of the new branches; other modules stay in evaluation mode."""
         super().train(False)
         self.training = self.roi_heads.training = mode
         for part in self._dual_parts().values():
@@ -84,13 +84,13 @@ class DualHeadRCNN(GeneralizedRCNN):
         return self
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """Losses of the new branches in training, detections in inference.
+        """Return losses of the new branches in training, detections in inference.
 
         Args:
             batched_inputs: as for ``GeneralizedRCNN``; in training with ``instances``.
 
         Raises:
-            ValueError: training inputs without ``instances``.
+            ValueError: training inputs lack ``instances``.
         """
         if not self.training:
             return self.inference(batched_inputs)
@@ -106,12 +106,12 @@ class DualHeadRCNN(GeneralizedRCNN):
     ) -> dict[str, Tensor]:
         heads: Any = self.roi_heads
         sampled = heads.label_and_sample_proposals(proposals, targets)
-        # A cascade matches the RoIs of its later stages too.
+        # A cascade also matches the RoIs of its later stages.
         more = [targets] if isinstance(heads, CascadeROIHeads) else []
         return heads._forward_box(features, sampled, *more)
 
     def _boxes_and_classes(self, given: dict[str, Any]) -> Instances:
-        # Without masks, which sampling would copy once for each RoI.
+        # Without masks, which sampling would copy for each RoI.
         if "instances" not in given:
             raise ValueError("training needs targets: the inputs have no 'instances'")
         objects = given["instances"].to(self.device)
@@ -140,7 +140,7 @@ def _check_predictors(predictors: Any) -> None:
 
 @contextmanager
 def _as_many_proposals_as_in_training(generator: Any) -> Iterator[None]:
-    """Let an RPN in evaluation mode keep what it would keep in training."""
+    """Let an RPN in evaluation mode keep as many proposals as in training."""
     limits = {
         name: getattr(generator, name)
         for name in ("pre_nms_topk", "post_nms_topk")
@@ -156,12 +156,12 @@ def _as_many_proposals_as_in_training(generator: Any) -> Iterator[None]:
 
 
 class FederatedImageList(ImageList):
-    """Images of a federated data set.
+    """Images of a federated dataset.
 
     Args:
         tensor: ``(N, 3, H, W)`` padded images.
-        image_sizes: height and width of each before padding.
-        negative_classes: of each, the classes that were verified to be absent.
+        image_sizes: height and width of each image before padding.
+        negative_classes: for each image, the classes that were verified to be absent.
     """
 
     def __init__(
@@ -175,20 +175,19 @@ class FederatedImageList(ImageList):
 
 
 class FederatedRCNN(GeneralizedRCNN):
-    """``GeneralizedRCNN`` whose training images carry their verified negatives to the ROI heads.
+    """``GeneralizedRCNN`` that passes the verified negatives of training images to the ROI heads.
 
-    They come as ``negative_classes`` of each input, which ``register_longtail_instances`` gives to
-    data with any ids. Without, they follow from ``neg_category_ids``, which Detectron2's loader of
-    LVIS files reads. These are ids of the annotation file, which there run from 1 without gaps,
-    while classes count from 0: class = id - 1, as that loader turns the ids of objects into
-    classes.
+    They are the ``negative_classes`` of each input, which ``register_longtail_instances`` sets for
+    data with any category ids, or else its ``neg_category_ids``, which Detectron2's LVIS loader
+    sets. These are ids of an LVIS file, which run from 1 without gaps: class = id - 1, as that
+    loader converts the ids of objects.
     """
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """Normalise and pad the images; in training, add what is absent from them.
+        """Normalize and pad the images; in training, add their verified negatives.
 
         Raises:
-            ValueError: in training, an input without either, or a class or id out of range.
+            ValueError: in training, an input has no negatives, or a class or id is out of range.
         """
         images = super().preprocess_image(batched_inputs)
         if not self.training:
@@ -205,19 +204,19 @@ def _classes(image: dict[str, Any], num_classes: int) -> Tensor:
         wrong = [c for c in classes if not 0 <= c < num_classes]
         if wrong:
             raise ValueError(
-                f"negative_classes of {name} must lie in [0, {num_classes}), got {wrong[0]}"
+                f"negative_classes of {name} must be in [0, {num_classes}), got {wrong[0]}"
             )
         return torch.tensor(classes, dtype=torch.int64)
     ids = image.get("neg_category_ids")
     if ids is None:
         raise ValueError(
             f"{name} has no neg_category_ids: a federated loss needs data in LVIS format, which "
-            "says what was verified to be absent"
+            "lists the categories that were verified to be absent"
         )
     wrong = [i for i in ids if not 1 <= i <= num_classes]
     if wrong:
         raise ValueError(
-            f"neg_category_ids of {name} must lie in [1, {num_classes}] (category ids run from 1), "
+            f"neg_category_ids of {name} must be in [1, {num_classes}] (category ids run from 1), "
             f"got {wrong[0]}"
         )
     return torch.tensor(ids, dtype=torch.int64) - 1

@@ -1,14 +1,14 @@
-"""Detectron2's heads for semantic segmentation, trained with any loss on pixels.
+"""Detectron2's heads for semantic segmentation with a given pixel loss.
 
-Such a loss is a module called as ``loss(logits, labels)`` with ``(N, C, H, W)`` logits and
-``(N, H, W)`` labels in ``[0, C)`` or the label it ignores. It returns a scalar.
-``torch.nn.CrossEntropyLoss(ignore_index=255)`` is one.
+A pixel loss is a module called as ``loss(logits, labels)`` with ``(N, C, H, W)`` logits and
+``(N, H, W)`` labels in ``[0, C)`` or its ignored label. It returns a scalar. An example is
+``torch.nn.CrossEntropyLoss(ignore_index=255)``.
 
 Shapes in this module:
     N: images
     C: classes
-    H, W: size of the padded images
-    h, w: size of the head's output, smaller by ``common_stride``
+    H, W: height and width of the padded images
+    h, w: height and width of the head's output, smaller by ``common_stride``
 """
 
 from typing import Any
@@ -22,19 +22,19 @@ from torch.nn import functional as F
 
 
 class LossDrivenSemSegFPNHead(SemSegFPNHead):
-    """Detectron2's ``SemSegFPNHead``, the semantic branch of Panoptic FPN, with a loss of its own.
+    """Detectron2's ``SemSegFPNHead``, the semantic branch of Panoptic FPN, with a given loss.
 
-    With ``torch.nn.CrossEntropyLoss`` it is the base class, to the last bit.
+    With ``torch.nn.CrossEntropyLoss`` the results equal those of the base class exactly.
 
     Args:
         input_shape: shapes (channels and stride) of the input features, by name.
-        loss: the loss on pixels; see this module.
+        loss: pixel loss; see this module.
         num_classes: C.
-        ignore_value: the label of pixels that do not count; also pads the images of a batch.
-        head_options: the other arguments of ``SemSegFPNHead``.
+        ignore_value: label of pixels to ignore; also pads the labels of a batch.
+        head_options: other arguments of ``SemSegFPNHead``.
 
     Raises:
-        ValueError: a loss for another number of classes, or that ignores another label.
+        ValueError: the loss has another number of classes or ignored label.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class LossDrivenSemSegFPNHead(SemSegFPNHead):
     ) -> None:
         _check_loss(loss, num_classes, ignore_value)
         super().__init__(
-            # By name: in a LazyConfig it is a DictConfig, and configurable takes the first of these
-            # that it meets by position for a yacs config.
+            # As a keyword: in a LazyConfig it is a DictConfig, which detectron2's configurable
+            # would take for a yacs config if it were positional.
             input_shape=input_shape,
             num_classes=num_classes,
             ignore_value=ignore_value,
@@ -58,29 +58,29 @@ class LossDrivenSemSegFPNHead(SemSegFPNHead):
         self.loss = loss
 
     def losses(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """``{"loss_sem_seg": scalar}`` for ``(N, C, h, w)`` logits and ``(N, H, W)`` labels."""
+        """Compute ``loss_sem_seg`` from ``(N, C, h, w)`` logits and ``(N, H, W)`` labels."""
         loss = _full_size_loss(self.loss, predictions, targets, self.common_stride)
         return {"loss_sem_seg": loss * self.loss_weight}
 
 
 class LossDrivenDeepLabV3PlusHead(DeepLabV3PlusHead):
-    """Detectron2's ``DeepLabV3PlusHead`` with a loss of its own.
+    """Detectron2's ``DeepLabV3PlusHead`` with a given loss.
 
-    With ``torch.nn.CrossEntropyLoss`` it is the base class, to the last bit. Under autocast it is
-    more exact: here the logits are up-sampled in float32.
+    With ``torch.nn.CrossEntropyLoss`` the results equal those of the base class exactly. Under
+    autocast it is more precise, because it upsamples the logits in float32.
 
     Args:
         input_shape: shapes (channels and stride) of the input features, by name.
-        loss: the loss on pixels; see this module. It takes the place of ``loss_type``.
+        loss: pixel loss; see this module. Replaces ``loss_type``.
         num_classes: C.
-        ignore_value: the label of pixels that do not count; also pads the images of a batch.
+        ignore_value: label of pixels to ignore; also pads the labels of a batch.
         train_size: height and width of the training crops, over which the image pooling averages.
             In inference, padded images must then be multiples of the crop. By default it averages
-            over the whole image, of any size.
-        head_options: the other arguments of ``DeepLabV3PlusHead``.
+            over the whole image, whatever its size.
+        head_options: other arguments of ``DeepLabV3PlusHead``.
 
     Raises:
-        ValueError: a loss for another number of classes, or that ignores another label; a
+        ValueError: the loss has another number of classes or ignored label, or there is a
             ``loss_type``.
     """
 
@@ -101,7 +101,7 @@ class LossDrivenDeepLabV3PlusHead(DeepLabV3PlusHead):
                 "itself as loss, such as torch.nn.CrossEntropyLoss(ignore_index=255)"
             )
         super().__init__(
-            input_shape=input_shape,  # by name, as above
+            input_shape=input_shape,  # as a keyword, as above
             num_classes=num_classes,
             ignore_value=ignore_value,
             train_size=train_size,
@@ -110,7 +110,7 @@ class LossDrivenDeepLabV3PlusHead(DeepLabV3PlusHead):
         self.loss = loss
 
     def losses(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """``{"loss_sem_seg": scalar}`` for ``(N, C, h, w)`` logits and ``(N, H, W)`` labels."""
+        """Compute ``loss_sem_seg`` from ``(N, C, h, w)`` logits and ``(N, H, W)`` labels."""
         loss = _full_size_loss(self.loss, predictions, targets, self.common_stride)
         return {"loss_sem_seg": loss * self.loss_weight}
 
@@ -119,7 +119,7 @@ def _check_loss(loss: nn.Module, num_classes: int, ignore_value: int) -> None:
     for of_loss, of_head, expected in (
         ("num_classes", "num_classes", num_classes),
         ("ignore_index", "ignore_value", ignore_value),
-        ("ignore_label", "ignore_value", ignore_value),  # its name in Detectron2's DeepLabCE
+        ("ignore_label", "ignore_value", ignore_value),  # the name in Detectron2's DeepLabCE
     ):
         given = getattr(loss, of_loss, expected)
         if given != expected:
@@ -134,6 +134,6 @@ def _full_size_loss(loss: nn.Module, logits: Tensor, labels: Tensor, stride: int
         logits = F.interpolate(
             logits.float(), scale_factor=stride, mode="bilinear", align_corners=False
         )
-        # Strided convolutions round up. Inference cuts off what they add, and so does training.
+        # Strided convolutions round up. The excess is cropped, as in inference.
         height, width = labels.shape[-2:]
         return loss(logits[..., :height, :width], labels)

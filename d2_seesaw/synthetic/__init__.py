@@ -1,4 +1,4 @@
-"""Generated data: instances and street scenes, of any size, the same on every machine."""
+"""Generators of deterministic datasets: instances and street scenes."""
 
 from d2_seesaw.synthetic.instances import LongTailSpec, generate_longtail_dataset
 from d2_seesaw.synthetic.street import SemanticSpec, generate_semantic_dataset

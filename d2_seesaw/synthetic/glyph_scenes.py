@@ -1,10 +1,10 @@
-"""Scenes of glyphs: where the objects lie, what of them is visible, and the picture.
+"""Scenes of glyphs: layout, visible masks and rendering.
 
-The layout of a scene fixes every mask; drawing it takes its randomness from another generator. So
-annotations are the same whether pictures are drawn or not.
+The layout of a scene determines every mask. Rendering uses another random generator, so that
+annotations do not depend on whether images are drawn.
 
 Shapes in this module:
-    H, W: size of the scene
+    H, W: height and width of the scene
     P: points of an outline
 """
 
@@ -23,24 +23,24 @@ from d2_seesaw.synthetic.glyphs import (
 )
 
 _SUBPIXEL_BITS = 4
-_NOBODY = -1
+_BACKGROUND = -1
 
 
 @dataclass(frozen=True)
 class SceneStyle:
-    """How hard the scenes are.
+    """Difficulty of the scenes.
 
     Attributes:
-        object_sizes: Size ranges, in shares of the shorter side of the image, drawn with equal
+        object_sizes: size ranges as fractions of the shorter side of the image, drawn with equal
             probability: small, medium, large.
-        max_rotation: Degrees either way.
-        max_shear: Shear and change of aspect, 0 for none.
-        max_tilt: Strength of the perspective, 0 for none.
-        min_visible_share: Least visible share of an object, be it occluded or cut by the border.
-        min_visible_pixels: Least visible area of an object.
-        color_jitter: Spread of an object's hue about its category's, in turns of the colour wheel.
+        max_rotation: largest rotation in either direction, in degrees.
+        max_shear: strength of shear and change of aspect ratio, 0 for none.
+        max_tilt: strength of the perspective, 0 for none.
+        min_visible_share: smallest visible fraction of an object after occlusion and truncation.
+        min_visible_pixels: smallest visible area of an object.
+        color_jitter: standard deviation of the hue, in turns of the color wheel.
         background_contrast: 0 for flat backgrounds, 1 for backgrounds as vivid as objects.
-        placement_attempts: Positions tried per object; the size shrinks from one to the next.
+        placement_attempts: positions to try per object; the size shrinks with each attempt.
     """
 
     object_sizes: tuple[tuple[float, float], ...] = ((0.2, 0.3), (0.3, 0.42), (0.42, 0.56))
@@ -56,41 +56,41 @@ class SceneStyle:
 
 @dataclass
 class PlacedObject:
-    """An object and the map from its glyph's square to the image."""
+    """An object and the homography from its glyph's square to the image."""
 
     category: int
     homography: np.ndarray  # (3, 3)
     corners: np.ndarray  # (P, 2) outline in the image, int32, in units of 1 / 16 pixel
     window: tuple[int, int, int, int]  # left, top, right, bottom of the part inside the image
     visible_pixels: int
-    least_pixels: int  # later objects must leave this many visible
+    least_pixels: int  # number of pixels that must stay visible
 
 
 @dataclass
 class Scene:
-    """Objects in painter's order, and which of them is seen where."""
+    """Objects in painter's order, and the visible object of each pixel."""
 
-    owner: np.ndarray  # (H, W) int16 index of the object seen at a pixel, -1 for the background
+    owner: np.ndarray  # (H, W) int16 index of the visible object, -1 for the background
     objects: list[PlacedObject] = field(default_factory=list)
 
     def visible_mask(self, index: int) -> np.ndarray:
-        """``(H, W)`` bool mask of what is visible of an object."""
+        """Return the ``(H, W)`` bool visible mask of an object."""
         return self.owner == index
 
     def visible_in_window(self, index: int) -> np.ndarray:
-        """``(h, w)`` uint8 visible mask inside the object's window."""
+        """Return the ``(h, w)`` uint8 visible mask inside the object's window."""
         left, top, right, bottom = self.objects[index].window
         return (self.owner[top:bottom, left:right] == index).view(np.uint8)
 
     def visible_polygons(self, index: int) -> list[list[int]]:
-        """Exact outlines of the visible mask: rasterising them gives the mask back."""
+        """Return exact outlines of the visible mask: rasterizing them restores the mask."""
         left, top, _, _ = self.objects[index].window
         return _pixel_outlines(self.visible_in_window(index), left, top)
 
 
 def _pixel_outlines(mask: np.ndarray, left: int, top: int) -> list[list[int]]:
-    # cv2 traces centres of border pixels. At twice the resolution these centres lie half a pixel
-    # inside the outline, and rounding up moves them onto the corners between pixels.
+    # cv2 traces centers of border pixels. At twice the resolution, these centers are half a pixel
+    # inside the outline, and rounding up moves them to the corners between pixels.
     height, width = mask.shape
     double = cv2.resize(mask, (2 * width, 2 * height), interpolation=cv2.INTER_NEAREST)
     contours, _ = cv2.findContours(double, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
@@ -106,12 +106,12 @@ def _has_hole(mask: np.ndarray) -> bool:
 def _random_homography(
     rng: np.random.Generator, size: float, shape: tuple[int, int], style: SceneStyle
 ) -> np.ndarray:
-    """Map from the glyph's square to a random place of the image, about ``size`` pixels large."""
+    """Draw a map from the glyph's square to the image, with a size of about ``size`` pixels."""
     x, y, turn, shear, aspect, tilt_x, tilt_y = rng.random(7)
     angle = np.deg2rad(style.max_rotation) * (2 * turn - 1)
     cos, sin = np.cos(angle) * size / 2, np.sin(angle) * size / 2
     stretch = 1 + style.max_shear * (2 * aspect - 1)
-    margin = 0.4 * size  # of the centre from the border, so that most of the object is inside
+    margin = 0.4 * size  # from center to border, so that most of the object is inside
     height, width = shape
     shear = style.max_shear * (2 * shear - 1)
     place = np.array(
@@ -144,7 +144,7 @@ def _window_of(corners: np.ndarray, shape: tuple[int, int]) -> tuple[int, int, i
 
 
 def _fill(corners: np.ndarray, window: tuple[int, int, int, int], line: int) -> np.ndarray:
-    """``(h, w)`` uint8 picture of a filled outline inside ``window``, 255 where it covers."""
+    """Fill an outline inside ``window``: ``(h, w)`` uint8, 255 inside the outline."""
     left, top, right, bottom = window
     picture = np.zeros((bottom - top, right - left), np.uint8)
     shifted = corners - np.array([left, top], np.int32) * 2**_SUBPIXEL_BITS
@@ -153,7 +153,7 @@ def _fill(corners: np.ndarray, window: tuple[int, int, int, int], line: int) -> 
 
 
 def _try_to_place(scene: Scene, category: int, homography: np.ndarray, style: SceneStyle) -> bool:
-    """Add an object on top unless it, or one below it, would show too little or get a hole."""
+    """Add an object on top, unless it or an object below gets too small or a hole."""
     corners = _project(glyph_of(category).outline, homography)
     window = _window_of(corners, scene.owner.shape)
     left, top, right, bottom = window
@@ -173,7 +173,7 @@ def _try_to_place(scene: Scene, category: int, homography: np.ndarray, style: Sc
     before = region.copy()
     region[mask] = len(scene.objects)
     scene.objects.append(PlacedObject(category, homography, corners, window, pixels, least))
-    # Polygons cannot express holes. Sharp concave corners leave some in the object's own mask, too.
+    # Polygons cannot express holes. Sharp concave corners may also leave some in the own mask.
     if any(_has_hole(scene.visible_in_window(i)) for i in (*below, len(scene.objects) - 1)):
         scene.objects.pop()
         region[:] = before
@@ -188,9 +188,9 @@ def layout_scene(
 ) -> Scene:
     """Place one object per entry of ``categories``, the last on top.
 
-    An object for which no place is found is left out, which takes a very crowded image.
+    Objects that do not fit are left out, which happens only in very crowded images.
     """
-    scene = Scene(np.full(shape, _NOBODY, np.int16))
+    scene = Scene(np.full(shape, _BACKGROUND, np.int16))
     for category in categories:
         low, high = style.object_sizes[rng.integers(len(style.object_sizes))]
         size = rng.uniform(low, high) * min(shape)
@@ -202,7 +202,7 @@ def layout_scene(
 
 
 def _surface(rng: np.random.Generator, glyph: Glyph, style: SceneStyle) -> np.ndarray:
-    """``(S, S, 3)`` float32 BGR surface of one object: its category's colours, jittered and lit."""
+    """Draw an ``(S, S, 3)`` float32 BGR surface with the category's colors, jittered and shaded."""
     light = rng.uniform(0.75, 1.15)
 
     def jittered(color: tuple[float, float, float]) -> np.ndarray:
@@ -241,7 +241,7 @@ def _draw_object(
 
 
 def render_scene(rng: np.random.Generator, scene: Scene, style: SceneStyle) -> np.ndarray:
-    """``(H, W, 3)`` uint8 BGR picture of a scene."""
+    """Render a scene as an ``(H, W, 3)`` uint8 BGR image."""
     height, width = scene.owner.shape
     picture = background(rng, height, width, style.background_contrast)
     for placed in scene.objects:

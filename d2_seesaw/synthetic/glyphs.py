@@ -1,14 +1,14 @@
-"""The look of every category: an outline, two colors and a surface pattern, all from its index.
+"""Appearance of categories: an outline, two colors and a surface pattern per category index.
 
-A glyph depends on the category index alone, never on a seed: data sets of different seeds show the
+A glyph depends only on the category index, not on a seed. Datasets of different seeds thus show the
 same categories, and a model trained on one can be evaluated on another. Backgrounds of scenes and
-surfaces of glyphs are procedural pictures without objects.
+surfaces of glyphs are procedural textures.
 
 Outlines are single closed contours without holes in the square [-1, 1] x [-1, 1], y pointing down.
 
 Shapes in this module:
     P: points of an outline
-    H, W: size of a picture
+    H, W: height and width of a texture
     S: side of a surface
 """
 
@@ -31,7 +31,7 @@ SURFACE_SIDE = 48
 
 @dataclass(frozen=True, eq=False)
 class Glyph:
-    """What all objects of one category have in common."""
+    """Appearance of one category."""
 
     name: str
     shape: str
@@ -48,7 +48,7 @@ def _polar(radius: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
 
 
 def _zigzag(radii: tuple[float, ...], repeats: int) -> np.ndarray:
-    """Polygon whose corners lie on circles of ``radii``, taken in turn ``repeats`` times."""
+    """Return a polygon with corners on circles of ``radii`` in turn, ``repeats`` times."""
     r = np.tile(radii, repeats)
     angles = 2 * np.pi * np.arange(len(r)) / len(r) - np.pi / 2
     return r[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -87,7 +87,7 @@ def _half_disk() -> np.ndarray:
     return np.stack([np.cos(t), -1.2 * np.sin(t)], axis=1)
 
 
-# Each family draws member v = 0, 1, 2, ...; the next member differs in corners, depth or flatness.
+# Each family has members v = 0, 1, 2, ..., which differ in corners, depth or flatness.
 _FAMILIES: dict[str, Callable[[int], np.ndarray]] = {
     "star": lambda v: _zigzag((1.0, 0.42 + 0.06 * (v % 3)), 5 + v % 4),
     "cross": lambda v: _corners(
@@ -124,16 +124,16 @@ def _fit_to_unit_square(outline: np.ndarray) -> np.ndarray:
 
 
 def _stretch(outline: np.ndarray, member: int) -> np.ndarray:
-    """Later members of a family are narrower, so that no two categories are the same."""
+    """Make later members of a family narrower, so that all categories differ."""
     return outline / np.array([1 + 0.01 * member, 1.0])
 
 
 @lru_cache(maxsize=4096)
 def glyph_of(category: int) -> Glyph:
-    """The glyph of a 0-based category index; any number of categories, no two with one name.
+    """Return the glyph of a 0-based category index; names are unique for any number of categories.
 
-    Neighbouring indices have different shapes. With 20 categories four shapes appear twice and
-    every hue two or three times, so neither shape nor colour alone tells the categories apart.
+    Neighboring indices have different shapes. With 20 categories, four shapes appear twice and
+    every hue two or three times, so neither shape nor color alone identifies a category.
     """
     member, family = divmod(category, len(_SHAPES))
     shape = _SHAPES[family]
@@ -154,24 +154,24 @@ def glyph_of(category: int) -> Glyph:
 
 
 def to_bgr(hue: float, saturation: float, value: float) -> np.ndarray:
-    """``(3,)`` float32 BGR colour in [0, 255], hue wrapped and the others clipped into [0, 1]."""
+    """Convert HSV to ``(3,)`` float32 BGR in [0, 255]; wrap the hue, clip the others to [0, 1]."""
     rgb = colorsys.hsv_to_rgb(hue % 1.0, min(max(saturation, 0), 1), min(max(value, 0), 1))
     return 255 * np.array(rgb[::-1], dtype=np.float32)
 
 
 def smooth_noise(rng: np.random.Generator, height: int, width: int, octaves: int = 4) -> np.ndarray:
-    """``(H, W)`` smooth noise in [0, 1]: random grids of doubling resolution, halving weight."""
+    """Return ``(H, W)`` noise in [0, 1]: random grids of doubling resolution, halving weight."""
     total = np.zeros((height, width), np.float32)
     for octave in range(octaves):
         cells = 2 ** (octave + 1) + 1
         grid = rng.random((cells, cells), dtype=np.float32) * 0.5**octave
         total += cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
     low, high = float(total.min()), float(total.max())
-    return (total - low) / max(high - low, 1e-6)  # a single pixel is flat
+    return (total - low) / max(high - low, 1e-6)  # a single pixel is constant
 
 
 def _gradient(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """``(H, W)`` linear ramp in [0, 1] in a random direction."""
+    """Return an ``(H, W)`` linear ramp in [0, 1] in a random direction."""
     angle = rng.uniform(0, 2 * np.pi)
     x = np.linspace(-1, 1, width, dtype=np.float32) * np.cos(angle)
     y = np.linspace(-1, 1, height, dtype=np.float32) * np.sin(angle)
@@ -180,19 +180,19 @@ def _gradient(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def _stripes(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """``(H, W)`` soft stripes in [0, 1]."""
+    """Return ``(H, W)`` soft stripes in [0, 1]."""
     periods = rng.uniform(2, 6)
     return 0.5 + 0.5 * np.sin(2 * np.pi * periods * _gradient(rng, height, width))
 
 
 def background(rng: np.random.Generator, height: int, width: int, contrast: float) -> np.ndarray:
-    """``(H, W, 3)`` float32 BGR background in [0, 255]: two muted colours mixed by a texture.
+    """Return an ``(H, W, 3)`` float32 BGR background in [0, 255]: two colors mixed by a texture.
 
     Args:
-        rng: Source of all randomness.
+        rng: source of all random numbers.
         height: H.
         width: W.
-        contrast: 0 gives one flat colour, 1 a background as vivid as the objects.
+        contrast: 0 gives one flat color, 1 a background as vivid as the objects.
     """
     mix = smooth_noise(rng, height, width)
     kind = rng.integers(3)
@@ -210,7 +210,7 @@ def background(rng: np.random.Generator, height: int, width: int, contrast: floa
 
 
 def surface_pattern(pattern: str, period: float, phase: float) -> np.ndarray:
-    """``(S, S)`` float32 share of the accent colour over a glyph's square [-1, 1] x [-1, 1]."""
+    """Return the ``(S, S)`` float32 fraction of the accent color over [-1, 1] x [-1, 1]."""
     axis = np.linspace(-1, 1, SURFACE_SIDE, dtype=np.float32)
     u, v = (axis[None, :] + phase) / period, (axis[:, None] + phase) / period
     wave_u, wave_v = np.cos(2 * np.pi * u), np.cos(2 * np.pi * v)

@@ -1,13 +1,14 @@
-"""Long-tailed instance segmentation data in LVIS v1 format, made on the spot and of any size.
+"""Generator of long-tailed instance segmentation data in LVIS v1 format.
 
     generate_longtail_dataset("datasets/quickstart")
 
-draws the demo's data in seconds. The same specification gives the same bytes everywhere, whatever
-the number of processes: each image has its own random generators, seeded by seed, split and image.
+generates the demo's data in seconds. The same specification gives the same bytes on every machine,
+for any number of processes: each image has its own random generators, seeded by seed, split and
+image.
 
 Shapes in this module:
     K: categories
-    H, W: size of an image
+    H, W: height and width of an image
 """
 
 import json
@@ -42,24 +43,25 @@ from d2_seesaw.synthetic.profile import (
     assign_categories,
     flattened_counts,
 )
+from d2_seesaw.utils.files import atomic_write
 from d2_seesaw.utils.progress import track
 
-_FORMAT_VERSION = 1  # raise it when the same specification gives other data than before
+_FORMAT_VERSION = 1  # increment it if the same specification gives different data
 _PLAN_STREAM, _LAYOUT_STREAM, _DRAWING_STREAM = range(3)
 _JPEG_QUALITY = 92
 
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """What the annotation file says about one image."""
+    """Content of the annotation file for one image."""
 
     image: dict[str, Any]
     category_ids: list[int]  # of the annotations
-    annotations: list[str]  # JSON text without ids, encoded by the workers to spare this process
+    annotations: list[str]  # JSON text without ids, encoded by the workers for speed
 
 
 def _leave_out(rng: np.random.Generator, categories: list[int], probability: float) -> set[int]:
-    """Indices of objects to leave unannotated: some, never all, of one repeated category."""
+    """Draw the indices of objects to leave unannotated: some, but not all, of one category."""
     repeated = sorted(c for c, times in Counter(categories).items() if times > 1)
     if not repeated or rng.random() >= probability:
         return set()
@@ -100,16 +102,17 @@ def annotate_scene(
     negatives: int,
     not_exhaustive_probability: float,
 ) -> ImageRecord:
-    """Describe a scene as LVIS does, its federated fields included.
+    """Annotate a scene in LVIS format, including the federated fields.
 
     Args:
-        rng: Source of all randomness.
-        scene: What the image shows.
-        image_id: Id of the image.
-        path: Of the image below the root: a folder and a file.
-        num_categories: Number of categories, those the scene does not show included.
-        negatives: Absent categories to verify.
-        not_exhaustive_probability: That objects of a repeated category are left unannotated.
+        rng: source of all random numbers.
+        scene: layout of the image.
+        image_id: id of the image.
+        path: path of the image relative to the root: a folder and a file.
+        num_categories: number of all categories.
+        negatives: number of absent categories to verify.
+        not_exhaustive_probability: probability of leaving objects of a repeated category
+            unannotated.
     """
     categories = [placed.category for placed in scene.objects]
     left_out = _leave_out(rng, categories, not_exhaustive_probability)
@@ -121,7 +124,7 @@ def annotate_scene(
         "width": width,
         "height": height,
         "file_name": path,
-        # Loaders of LVIS find an image by the last two parts of its URL.
+        # LVIS loaders find an image by the last two parts of its URL.
         "coco_url": f"http://generated.invalid/{path}",
         "neg_category_ids": [c + 1 for c in absent],
         "not_exhaustive_category_ids": sorted({categories[i] + 1 for i in left_out}),
@@ -134,7 +137,7 @@ def annotate_scene(
 
 
 def category_entries(num_categories: int, records: list[ImageRecord]) -> list[dict[str, Any]]:
-    """LVIS's description of the categories, with the statistics of the training split."""
+    """Return the categories in LVIS format, with the statistics of the training split."""
     instances = Counter(c for record in records for c in record.category_ids)
     images = Counter(c for record in records for c in set(record.category_ids))
     return [
@@ -153,39 +156,42 @@ def category_entries(num_categories: int, records: list[ImageRecord]) -> list[di
 
 
 def write_json(path: Path, categories: list[dict[str, Any]], records: list[ImageRecord]) -> None:
-    """Write a split's annotation file, numbering the annotations."""
-    texts = (text for record in records for text in record.annotations)
+    """Write a split's annotation file and number its annotations."""
+    with atomic_write(path) as file:
+        file.writelines(piece.encode() for piece in _json_pieces(categories, records))
+
+
+def _json_pieces(categories: list[dict[str, Any]], records: list[ImageRecord]) -> Iterator[str]:
     info = {"description": "Generated long-tailed glyph scenes", "version": "v1"}
-    with open(path, "w") as f:
-        f.write(f'{{"info": {json.dumps(info)}, "licenses": [],\n"categories": ')
-        f.write(json.dumps(categories))
-        f.write(',\n"images": ' + json.dumps([record.image for record in records]))
-        f.write(',\n"annotations": [')
-        for annotation_id, text in enumerate(texts, start=1):
-            separator = "" if annotation_id == 1 else ",\n"
-            f.write(f'{separator}{{"id": {annotation_id}, {text[1:]}')
-        f.write("]}\n")
+    yield f'{{"info": {json.dumps(info)}, "licenses": [],\n"categories": {json.dumps(categories)}'
+    yield ',\n"images": ' + json.dumps([record.image for record in records])
+    yield ',\n"annotations": ['
+    texts = (text for record in records for text in record.annotations)
+    for annotation_id, text in enumerate(texts, start=1):
+        separator = "" if annotation_id == 1 else ",\n"
+        yield f'{separator}{{"id": {annotation_id}, {text[1:]}'
+    yield "]}\n"
 
 
 @dataclass(frozen=True)
 class LongTailSpec:
-    """Everything that determines the data, byte by byte.
+    """Specification that determines every byte of the data.
 
     Attributes:
         num_categories: K.
-        num_train_images: Images of the training split, which follows ``profile``.
-        num_val_images: Held-out images, where every category has ground truth.
+        num_train_images: images of the training split, which follows ``profile``.
+        num_val_images: images of the validation split, which contains every category.
         image_size: ``(H, W)``.
-        objects_per_image: Fewest and most objects of an image.
-        seed: Another seed gives other images of the same categories.
-        profile: How many training images show each category.
-        style: How hard the scenes are.
-        val_flatness: 0 for the training split's long tail in validation, too; 1 for no tail.
-        min_val_images: Fewest validation images of a category, if there is room for so many.
-        negatives_per_image: Absent categories that each image is verified not to show.
-        not_exhaustive_probability: That an image that repeats a category leaves some of its objects
-            unannotated and says so.
-        write_images: False writes the same annotations without drawing the pictures.
+        objects_per_image: minimum and maximum number of objects per image.
+        seed: another seed gives other images of the same categories.
+        profile: number of training images per category.
+        style: difficulty of the scenes.
+        val_flatness: 0 keeps the training split's long tail in validation; 1 removes it.
+        min_val_images: minimum validation images per category, if there are enough images.
+        negatives_per_image: number of categories verified to be absent per image.
+        not_exhaustive_probability: probability that an image with a repeated category leaves some
+            of its objects unannotated and marks the category as not exhaustive.
+        write_images: False writes the same annotations without images.
     """
 
     num_categories: int = 20
@@ -230,24 +236,24 @@ class LongTailSpec:
                 raise ValueError(f"{name} must be {expected}, got {getattr(self, name)}")
 
     def parameters(self) -> dict[str, Any]:
-        """All fields as JSON gives them back."""
+        """Return all fields as they are after a round trip through JSON."""
         return json.loads(json.dumps({"format_version": _FORMAT_VERSION, **asdict(self)}))
 
 
 @dataclass(frozen=True)
 class GeneratedDataset:
-    """Where the data lies and what is in it."""
+    """Location and content of a generated dataset."""
 
     root: Path  # the image root: images are in its folders train and val
     train_json: Path
     val_json: Path
     category_names: list[str]
     train_image_counts: list[int]  # per category
-    reused: bool  # it was there already
+    reused: bool  # it existed already
 
     @property
     def group_sizes(self) -> dict[str, int]:
-        """Number of rare, common and frequent categories, by letter."""
+        """Numbers of rare, common and frequent categories, by letter."""
         return group_sizes(self.train_image_counts)
 
 
@@ -263,12 +269,12 @@ def _generator(spec: LongTailSpec, stream: int, split: str, image: int = 0) -> n
 
 
 def _plan(spec: LongTailSpec) -> dict[str, list[_ImageJob]]:
-    """Which categories each image shows."""
+    """Assign categories to each image."""
     ranked = spec.profile.image_counts(spec.num_categories, spec.num_train_images)
     rng = _generator(spec, _PLAN_STREAM, "train")
-    # Permuted, so that ids say nothing about frequency, as in LVIS.
+    # Permuted, so that ids do not depend on frequency, as in LVIS.
     counts = {"train": rng.permutation(ranked)}
-    # Two thirds of the objects, of which there are half the sum; the rest repeats categories.
+    # Two thirds of the expected objects; the rest repeats categories of the image.
     appearances = spec.num_val_images * sum(spec.objects_per_image) // 3
     counts["val"] = flattened_counts(
         counts["train"],
@@ -287,7 +293,7 @@ def _plan(spec: LongTailSpec) -> dict[str, list[_ImageJob]]:
 
 
 def _make_image(spec: LongTailSpec, root: Path, job: _ImageJob) -> ImageRecord:
-    """Lay out, annotate and, if asked, draw one image."""
+    """Lay out, annotate and, with ``write_images``, draw one image."""
     rng = _generator(spec, _LAYOUT_STREAM, job.split, job.image_id)
     scene = layout_scene(rng, job.categories, spec.image_size, spec.style)
     path = image_file(job.split, job.image_id)
@@ -310,7 +316,7 @@ def _make_image(spec: LongTailSpec, root: Path, job: _ImageJob) -> ImageRecord:
 def _make_images(
     spec: LongTailSpec, root: Path, jobs: list[_ImageJob], processes: int
 ) -> Iterator[ImageRecord]:
-    """Records in the order of the jobs, whoever makes them."""
+    """Yield the records in the order of the jobs."""
     make = partial(_make_image, spec, root)
     if processes == 1:
         yield from map(make, jobs)
@@ -341,18 +347,18 @@ def generate_longtail_dataset(
     overwrite: bool = False,
     progress: bool = True,
 ) -> GeneratedDataset:
-    """Write the data set of ``spec`` below ``root``, or find it there.
+    """Generate the dataset of ``spec`` in ``root``, unless it exists there.
 
     Args:
-        root: Gets ``train/``, ``val/``, ``lvis_train.json``, ``lvis_val.json`` and, last of all,
-            ``generator.json``. Files the generator did not write are left alone.
-        spec: What to make; the demo's data by default.
-        processes: Workers, by default one per available core.
-        overwrite: Replace a finished data set of another specification instead of refusing.
-        progress: Show how far it is, see :class:`~d2_seesaw.utils.progress.Progress`.
+        root: folder for ``train/``, ``val/``, ``lvis_train.json``, ``lvis_val.json`` and, written
+            last, ``generator.json``. Other files in it are not changed.
+        spec: specification; the demo's data by default.
+        processes: number of workers; one per available core by default.
+        overwrite: replace a complete dataset of another specification instead of raising.
+        progress: show the progress, see :class:`~d2_seesaw.utils.progress.Progress`.
 
     Raises:
-        ValueError: a specification that cannot be met, or a root with other data in it.
+        ValueError: the specification cannot be met, or ``root`` contains other data.
     """
     spec, root = spec or LongTailSpec(), Path(root).expanduser()
     processes = len(os.sched_getaffinity(0)) if processes is None else processes

@@ -1,4 +1,4 @@
-"""How often each category appears: closed-form long-tailed image counts, and who appears where.
+"""Long-tailed image counts in closed form, and the assignment of categories to images.
 
 Shapes in this module:
     K: categories
@@ -14,17 +14,17 @@ from d2_seesaw.data.frequency import MOST_IMAGES_OF_COMMON, MOST_IMAGES_OF_RARE
 
 @dataclass(frozen=True)
 class LongTailProfile:
-    """Image counts that fall along straight lines on log-log axes, bent at the LVIS bounds.
+    """Image counts that are piecewise linear on log-log axes, with knots at the LVIS bounds.
 
     Attributes:
-        rare: Weight of rare categories (only the ratio of the three weights matters).
-        common: Weight of common categories.
-        frequent: Weight of frequent categories.
-        head_share: Share of the images that show the most frequent category.
-        plateau_share: Share of the categories that are as frequent as the first.
-        tail_images: Images of the rarest category.
-        full_scale_images: Number of images at which the three groups have these weights; with fewer
-            images every count shrinks in proportion, down to 1. None: they have them at any number.
+        rare: weight of rare categories (only the ratio of the three weights matters).
+        common: weight of common categories.
+        frequent: weight of frequent categories.
+        head_share: fraction of the images that show the most frequent category.
+        plateau_share: fraction of the categories that are as frequent as the first.
+        tail_images: images of the rarest category.
+        full_scale_images: number of images at which the three groups have these weights; with fewer
+            images, counts shrink in proportion, down to 1. None: the weights hold at any number.
     """
 
     rare: int
@@ -49,20 +49,20 @@ class LongTailProfile:
         return self.rare + self.common + self.frequent
 
     def image_counts(self, num_categories: int, num_images: int) -> np.ndarray:
-        """``(K,)`` integer number of images that show each category, most frequent first."""
+        """Return the ``(K,)`` integer image counts of the categories, most frequent first."""
         scale = num_images / (self.full_scale_images or num_images)
         full_images = num_images / scale
         frequent = round(num_categories * self.frequent / self._total)
         rare = round(num_categories * self.rare / self._total)
-        knots = [  # (rank, images): half a rank past a group's last, half an image past its bound
+        knots = [  # (rank, images): half a rank after a group's last, half an image above its bound
             (max(1.0, self.plateau_share * num_categories), self.head_share * full_images),
             (frequent + 0.5, MOST_IMAGES_OF_COMMON + 0.5),
             (num_categories - rare + 0.5, MOST_IMAGES_OF_RARE + 0.5),
             (num_categories + 0.5, self.tail_images),
         ]
         ranks, images = np.array(knots).T
-        ranks = np.maximum.accumulate(ranks)  # few categories can leave a group empty
-        images = np.minimum.accumulate(images)  # few images can keep the head below the bounds
+        ranks = np.maximum.accumulate(ranks)  # with few categories, a group may be empty
+        images = np.minimum.accumulate(images)  # with few images, the head may be below the bounds
         ranked = np.arange(1, num_categories + 1)
         counts = np.exp(np.interp(np.log(ranked), np.log(ranks), np.log(images)))
         return np.clip(np.rint(counts * scale), 1, num_images).astype(int)
@@ -70,7 +70,7 @@ class LongTailProfile:
 
 DEMO_PROFILE = LongTailProfile(rare=4, common=7, frequent=9, head_share=0.45, tail_images=3)
 
-# Follows the published counts: 1,977 of 100,170 images for some hundred categories, then the fall.
+# Follows the published counts: 1,977 of 100,170 images for about a hundred categories, then fewer.
 LVIS_V1_PROFILE = LongTailProfile(
     rare=337,
     common=461,
@@ -84,14 +84,14 @@ LVIS_V1_PROFILE = LongTailProfile(
 def flattened_counts(
     counts: np.ndarray, num_images: int, appearances: int, flatness: float, minimum: int
 ) -> np.ndarray:
-    """``(K,)`` counts of a held-out split: order kept, tail lifted so that each category appears.
+    """Return ``(K,)`` counts of a validation split in the same order, with a raised tail.
 
     Args:
         counts: ``(K,)`` image counts of the training split.
-        num_images: Images of the held-out split; no count exceeds it.
-        appearances: About how many appearances to spread over the categories.
+        num_images: images of the validation split; no count exceeds it.
+        appearances: approximate sum of the counts.
         flatness: 0 keeps the long tail, 1 makes all categories equally frequent.
-        minimum: Smallest count, lowered where ``appearances`` do not suffice for it.
+        minimum: smallest count; reduced if ``appearances`` is too small for it.
     """
     weights = counts.astype(float) ** (1 - flatness)
     minimum = max(1, min(minimum, appearances // len(counts), num_images))
@@ -105,15 +105,15 @@ def assign_categories(
     num_images: int,
     objects_per_image: tuple[int, int],
 ) -> list[list[int]]:
-    """Categories of the objects of every image: each category in exactly its count of images.
+    """Assign categories to the objects of every image, so that the image counts are exact.
 
-    Images left with fewer objects than drawn for them repeat categories they already show.
+    Images with fewer objects than drawn for them repeat their categories.
 
     Args:
-        rng: Source of all randomness.
+        rng: source of all random numbers.
         counts: ``(K,)`` images that must show each category.
         num_images: N.
-        objects_per_image: Fewest and most objects of an image.
+        objects_per_image: minimum and maximum number of objects per image.
 
     Returns:
         N lists of 0-based category indices, in random order, with repeats.
@@ -123,14 +123,14 @@ def assign_categories(
     room = np.full(num_images, high)
     shown: list[list[int]] = [[] for _ in range(num_images)]
     for category in np.argsort(-counts, kind="stable"):
-        # The Gumbel trick draws without replacement in proportion to the weights, here the objects
-        # an image still wants; images that are full come last, empty ones first.
+        # The Gumbel trick draws without replacement in proportion to the weights: the number of
+        # objects that an image still needs. Empty images are preferred; full ones come last.
         weights = np.clip(wanted - high + room, 0.02, None) * np.where(room == high, 8.0, 1.0)
         keys = np.where(room > 0, np.log(weights) + rng.gumbel(size=num_images), -np.inf)
         chosen = np.argpartition(-keys, counts[category] - 1)[: counts[category]]
         if not np.isfinite(keys[chosen]).all():
             raise ValueError(
-                f"{num_images} images of at most {high} objects cannot show {counts.sum()} "
+                f"{num_images} images of at most {high} objects cannot contain {counts.sum()} "
                 "appearances of categories: raise objects_per_image or choose another profile"
             )
         room[chosen] -= 1

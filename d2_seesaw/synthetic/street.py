@@ -1,12 +1,12 @@
-"""Long-tailed street scenes for semantic segmentation, made on the spot.
+"""Generator of long-tailed street scenes for semantic segmentation.
 
     generate_semantic_dataset("datasets/semantic_quickstart")
 
-The same specification gives the same pictures and labels everywhere: each image has its own random
-generator, seeded by seed, split and image.
+The same specification gives the same images and labels on every machine: each image has its own
+random generator, seeded by seed, split and image.
 
 Shapes in this module:
-    H, W: size of an image
+    H, W: height and width of an image
 """
 
 import json
@@ -27,6 +27,7 @@ from d2_seesaw.synthetic.folder import (
     start_writing,
 )
 from d2_seesaw.synthetic.street_scenes import EVERYWHERE, IGNORE_LABEL, draw_scene
+from d2_seesaw.utils.files import write_text
 from d2_seesaw.utils.progress import track
 
 CLASSES_FILE = "classes.json"
@@ -40,26 +41,26 @@ TRAIN_IMAGE_SHARES = {
     "taxi": 0.05,
     "animal": 0.03,
 }
-"""Share of the training images that show a class; all show the others."""
+"""Fraction of the training images that show a class; all images show the other classes."""
 
-_FORMAT_VERSION = 1  # raise it when the same specification gives other data than before
+_FORMAT_VERSION = 1  # increment it if the same specification gives different data
 _JPEG_QUALITY = 95
 
 
 @dataclass(frozen=True)
 class SemanticSpec:
-    """Everything that determines the data.
+    """Specification that determines the data.
 
     Attributes:
-        num_train_images: Images of the training split, which shows classes as often as
-            ``TRAIN_IMAGE_SHARES`` says.
-        num_val_images: Held-out images. Validation is flatter than training, so that the recall of
-            rare classes can be measured: a class in a share s of the training images is in
-            ``s ** (1 - val_flatness)`` of these.
+        num_train_images: images of the training split, whose class frequencies are
+            ``TRAIN_IMAGE_SHARES``.
+        num_val_images: images of the validation split. It is flatter than training, so that the
+            recall of rare classes can be measured: a class in a fraction s of the training images
+            is in ``s ** (1 - val_flatness)`` of these.
         image_size: ``(H, W)``.
-        seed: Another seed gives other images of the same classes.
-        val_flatness: 0 for the training split's long tail in validation, too; 1 for no tail.
-        min_val_images: Fewest validation images of a class, if there are so many.
+        seed: another seed gives other images of the same classes.
+        val_flatness: 0 keeps the training split's long tail in validation; 1 removes it.
+        min_val_images: minimum validation images per class, if there are enough images.
     """
 
     num_train_images: int = 300
@@ -86,23 +87,23 @@ class SemanticSpec:
                 raise ValueError(f"{name} must be {expected}, got {getattr(self, name)}")
 
     def parameters(self) -> dict[str, Any]:
-        """All fields as JSON gives them back, and what makes them."""
+        """Return generator, version and all fields as after a round trip through JSON."""
         made_by = {"generator": "semantic", "format_version": _FORMAT_VERSION}
         return json.loads(json.dumps(made_by | asdict(self)))
 
 
 @dataclass(frozen=True)
 class GeneratedSemanticDataset:
-    """Where the data lies: ``images/`` and ``labels/``, each with ``train/`` and ``val/``."""
+    """Location of a generated dataset: ``images/`` and ``labels/`` with ``train/`` and ``val/``."""
 
     root: Path
     classes: tuple[str, ...]
     num_images: dict[str, int]  # by split
-    reused: bool  # it was there already
+    reused: bool  # it existed already
 
 
 def written_files(parameters: dict[str, Any]) -> Iterator[str]:
-    """All files below the root that the generator writes for ``parameters``, its marks aside."""
+    """Yield the paths that the generator writes for ``parameters``, except the markers."""
     yield CLASSES_FILE
     for split in SPLITS:
         for image_id in image_ids(split, parameters):
@@ -119,7 +120,7 @@ def _label_file(split: str, image_id: int) -> str:
 
 
 def _plan(spec: SemanticSpec, split: str, number: int) -> list[set[str]]:
-    """The classes of each image: exactly the planned number of images for every class."""
+    """Assign classes to images, with the exact number of images for every class."""
     rng = np.random.default_rng([spec.seed, SPLITS.index(split)])
     shown: list[set[str]] = [set(EVERYWHERE) for _ in range(number)]
     for name, share in TRAIN_IMAGE_SHARES.items():
@@ -144,19 +145,19 @@ def generate_semantic_dataset(
     overwrite: bool = False,
     progress: bool = True,
 ) -> GeneratedSemanticDataset:
-    """Write the data set of ``spec`` below ``root``, or find it there.
+    """Generate the dataset of ``spec`` in ``root``, unless it exists there.
 
     Args:
-        root: Gets ``images/{train,val}/*.jpg``, ``labels/{train,val}/*.png`` with the index of a
-            class or 255, ``classes.json`` and, last of all, ``generator.json``. Files the generator
-            did not write are left alone.
-        spec: What to make; by default the data registered as ``semantic_quickstart_train`` and
+        root: folder for ``images/{train,val}/*.jpg``, ``labels/{train,val}/*.png`` with class
+            indices or 255, ``classes.json`` and, written last, ``generator.json``. Other files in
+            it are not changed.
+        spec: specification; by default the data registered as ``semantic_quickstart_train`` and
             ``_val``.
-        overwrite: Replace a finished data set of another specification instead of refusing.
-        progress: Show how far it is, see :class:`~d2_seesaw.utils.progress.Progress`.
+        overwrite: replace a complete dataset of another specification instead of raising.
+        progress: show the progress, see :class:`~d2_seesaw.utils.progress.Progress`.
 
     Raises:
-        ValueError: a root with other data in it.
+        ValueError: ``root`` contains other data.
     """
     spec, root = spec or SemanticSpec(), Path(root).expanduser()
     parameters = spec.parameters()
@@ -181,6 +182,6 @@ def generate_semantic_dataset(
             _write(root / _image_file(split, image_id), picture, *quality)
             _write(root / _label_file(split, image_id), labels)
     description = {"classes": CLASSES, "ignore_label": IGNORE_LABEL}
-    (root / CLASSES_FILE).write_text(json.dumps(description, indent=1) + "\n")
+    write_text(root / CLASSES_FILE, json.dumps(description, indent=1) + "\n")
     finish_writing(root)
     return GeneratedSemanticDataset(root, CLASSES, number, reused=False)

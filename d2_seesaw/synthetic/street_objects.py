@@ -1,9 +1,9 @@
-"""The things of a street scene, painted into a picture and its label map at once.
+"""Objects of a street scene, painted into an image and its label map together.
 
-Lengths are in units of which a scene is 128 high, whatever its size in pixels; y points down.
+Lengths are in units of 1/128 of the scene's height; y points down.
 
 Shapes in this module:
-    H, W: size of the scene in pixels
+    H, W: height and width of the scene in pixels
     P: points of an outline
 """
 
@@ -25,10 +25,10 @@ _LAMP_OF_TAXI = to_bgr(0.14, 0.6, 1.0)
 
 
 class Painter:
-    """A picture and its labels, painted over from back to front.
+    """An image and its labels, painted from back to front.
 
     Args:
-        rng: Source of all randomness.
+        rng: source of all random numbers.
         shape: ``(H, W)``.
 
     Attributes:
@@ -46,7 +46,7 @@ class Painter:
     def polygon(
         self, points: np.ndarray, label: int, color: np.ndarray, *, grain: float = 0
     ) -> None:
-        """Paint a ``(P, 2)`` outline and its inside; ``grain`` is the contrast of its texture."""
+        """Paint a filled ``(P, 2)`` outline; ``grain`` is the contrast of its texture."""
         pixels = points * self.scale - 0.5
         first = np.maximum(np.floor(pixels.min(axis=0)).astype(int), 0)
         last = np.ceil(pixels.max(axis=0)).astype(int) + 1
@@ -89,7 +89,7 @@ class Painter:
         *,
         grain: float = 0,
     ) -> None:
-        """Paint an ellipse with axes along the picture's."""
+        """Paint an axis-aligned ellipse."""
         angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
         circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
         self.polygon(circle * radii + center, label, color, grain=grain)
@@ -100,7 +100,7 @@ class Painter:
         value: tuple[float, float],
         hue: tuple[float, float] = (0, 1),
     ) -> np.ndarray:
-        """``(3,)`` random BGR colour from ranges of hue, saturation and value."""
+        """Draw a ``(3,)`` BGR color from ranges of hue, saturation and value."""
         return to_bgr(*(self.rng.uniform(*bounds) for bounds in (hue, saturation, value)))
 
 
@@ -109,7 +109,7 @@ def _label(name: str) -> int:
 
 
 def paint_tree(painter: Painter, x: float, base: float) -> None:
-    """A trunk and a crown of a few overlapping bushes of leaves, standing on ``base``."""
+    """Paint a trunk on ``base`` and a crown of a few overlapping ellipses."""
     rng, label = painter.rng, _label("tree")
     trunk, radius = rng.uniform(9, 18), rng.uniform(6, 12)
     bark = painter.color((0.3, 0.5), (0.25, 0.45), (0.05, 0.1))
@@ -122,14 +122,14 @@ def paint_tree(painter: Painter, x: float, base: float) -> None:
 
 
 def paint_pole(painter: Painter, x: float, base: float, top: float) -> None:
-    """A thin grey pole, as grey as many a building."""
+    """Paint a thin pole, as gray as many buildings."""
     half = painter.rng.uniform(0.7, 1.1)
     gray = painter.color((0.0, 0.12), (0.3, 0.65))
     painter.box(x - half, top, x + half, base, _label("pole"), gray)
 
 
 def paint_sign(painter: Painter, x: float, top: float) -> None:
-    """A bright plate with a pale middle: a disk, a triangle or a square."""
+    """Paint a bright plate with a pale center: a disk, a triangle or a square."""
     label, radius = _label("sign"), painter.rng.uniform(2.6, 3.8)
     hue = _SIGN_HUES[painter.rng.integers(len(_SIGN_HUES))]
     bright = painter.color((0.7, 0.9), (0.75, 0.95), (hue - 0.02, hue + 0.02))
@@ -147,7 +147,7 @@ def paint_sign(painter: Painter, x: float, top: float) -> None:
 
 
 def paint_light(painter: Painter, x: float, top: float) -> None:
-    """A dark box with three lamps, one of which shines."""
+    """Paint a dark box with three lamps, one of them lit."""
     rng, label = painter.rng, _label("light")
     half, height = rng.uniform(1.6, 2.2), rng.uniform(7, 9.5)
     painter.box(x - half, top, x + half, top + height, label, _DARK)
@@ -159,7 +159,7 @@ def paint_light(painter: Painter, x: float, top: float) -> None:
 
 
 def paint_person(painter: Painter, x: float, base: float) -> None:
-    """Legs, a coat and a head."""
+    """Paint legs, a coat and a head."""
     rng, label = painter.rng, _label("person")
     size = rng.uniform(0.8, 1.2)
     trousers, coat = (painter.color((0.1, 0.6), (0.15, 0.7)) for _ in range(2))
@@ -175,7 +175,7 @@ def paint_person(painter: Painter, x: float, base: float) -> None:
 
 
 def _paint_vehicle(painter: Painter, x: float, base: float, label: int) -> tuple[float, float]:
-    """A body, a cabin with windows and two wheels; returns its size and half its length."""
+    """Paint body, cabin, windows and wheels; return the vehicle's size and half its length."""
     rng = painter.rng
     size = rng.uniform(0.85, 1.25)
     half = rng.uniform(11, 14) * size
@@ -197,12 +197,12 @@ def _paint_vehicle(painter: Painter, x: float, base: float, label: int) -> tuple
 
 
 def paint_car(painter: Painter, x: float, base: float) -> None:
-    """A car of any colour."""
+    """Paint a car of a random color."""
     _paint_vehicle(painter, x, base, _label("car"))
 
 
 def paint_taxi(painter: Painter, x: float, base: float) -> None:
-    """A car of any colour, but for a lamp on its roof and a chequered band."""
+    """Paint a car of a random color with a roof lamp and a checkered band."""
     label = _label("taxi")
     size, half = _paint_vehicle(painter, x, base, label)
     roof, waist = base - 11 * size, base - 6.2 * size
@@ -215,7 +215,7 @@ def paint_taxi(painter: Painter, x: float, base: float) -> None:
 
 
 def paint_animal(painter: Painter, x: float, base: float) -> None:
-    """Four legs, a body, a head and a tail, looking either way."""
+    """Paint four legs, a body, a head and a tail, facing left or right."""
     rng, label = painter.rng, _label("animal")
     size, way = rng.uniform(0.9, 1.3), rng.choice([-1, 1])
     fur = painter.color((0.1, 0.5), (0.2, 0.8), (0.03, 0.12))

@@ -1,11 +1,11 @@
-"""Street scenes for semantic segmentation: few huge classes, and a tail of small and rare ones.
+"""Street scenes for semantic segmentation: few large classes, and a tail of small and rare ones.
 
-Sky, road and buildings fill most of a scene; signs, lights and animals are some pixels of it. Rare
-classes resemble frequent ones: a taxi is a car with a lamp and a chequered band, signs are as
-bright as the plates on shops, which are buildings, and poles as grey as these.
+Sky, road and buildings fill most of a scene; signs, lights and animals cover a few pixels. Rare
+classes resemble frequent ones: a taxi is a car with a lamp and a checkered band, signs are as
+bright as shop signs, which belong to buildings, and poles are as gray as buildings.
 
 Shapes in this module:
-    H, W: size of the scene in pixels
+    H, W: height and width of the scene in pixels
 """
 
 from collections.abc import Collection
@@ -24,13 +24,13 @@ from d2_seesaw.synthetic.street_objects import (
 
 IGNORE_LABEL = 255
 EVERYWHERE = ("sky", "road", "building", "sidewalk")
-"""Classes that every scene shows."""
+"""Classes in every scene."""
 
-# Most objects of a class in a scene that shows it.
+# Maximum number of objects of a class in a scene that shows it.
 _MOST_OBJECTS = {"tree": 4, "car": 4, "person": 4, "pole": 3, "sign": 2, "light": 2, "animal": 2}
-_BORDER = 5  # units at the sides and at the bottom where rare objects must not lie
-_BONNET = 10  # units of the bottom that the observing car may cover
-_IGNORED_SIDES, _IGNORED_BOTTOM = 0.3, 0.4  # probabilities of such borders
+_BORDER = 5  # units at the sides without rare objects
+_HOOD = 10  # units at the bottom that the observing car may cover
+_IGNORED_SIDES, _IGNORED_BOTTOM = 0.3, 0.4  # probabilities of ignored borders
 
 _SKY, _ROAD, _BUILDING, _SIDEWALK = map(CLASSES.index, EVERYWHERE)
 
@@ -38,18 +38,18 @@ _SKY, _ROAD, _BUILDING, _SIDEWALK = map(CLASSES.index, EVERYWHERE)
 def draw_scene(
     rng: np.random.Generator, shown: Collection[str], shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a scene that shows the given classes, those of ``EVERYWHERE``, and no others.
+    """Draw a scene that shows exactly the given classes and those of ``EVERYWHERE``.
 
-    Signs and lights hang on poles, so they bring some.
+    Signs and lights are mounted on poles, so they add poles.
 
     Args:
-        rng: Source of all randomness.
-        shown: Names of classes.
+        rng: source of all random numbers.
+        shown: class names.
         shape: ``(H, W)``.
 
     Returns:
-        ``(H, W, 3)`` uint8 BGR picture and ``(H, W)`` uint8 labels: indices of ``CLASSES``, or
-        ``IGNORE_LABEL`` where a lens or the observing car covers the scene.
+        ``(H, W, 3)`` uint8 BGR image and ``(H, W)`` uint8 labels: indices of ``CLASSES``, or
+        ``IGNORE_LABEL`` where the lens or the observing car covers the scene.
     """
     painter = Painter(rng, shape)
     horizon = rng.uniform(50, 64)
@@ -61,18 +61,18 @@ def draw_scene(
         PAINT_ON_GROUND["tree"](painter, x, rng.uniform(horizon + 1, curb - 1))
     _paint_poles(painter, number, curb)
     number["taxi"] = int("taxi" in shown)
-    # Rare classes last: nothing covers them.
+    # Rare classes last, so that they are not occluded.
     for name, low, high in (
         ("car", curb + 9, 112),
         ("person", horizon + 5, curb + 12),
-        ("taxi", curb + 12, UNITS_HIGH - _BONNET - 2),
-        ("animal", horizon + 6, UNITS_HIGH - _BONNET - 2),
+        ("taxi", curb + 12, UNITS_HIGH - _HOOD - 2),
+        ("animal", horizon + 6, UNITS_HIGH - _HOOD - 2),
     ):
-        bases = np.sort(rng.uniform(low, high, number[name]))  # nearer ones cover farther ones
+        bases = np.sort(rng.uniform(low, high, number[name]))  # near objects occlude far ones
         for x, base in zip(_places(rng, len(bases), painter.units_wide), bases, strict=True):
             PAINT_ON_GROUND[name](painter, x, base)
     _ignore_borders(painter)
-    return _developed(painter), painter.labels
+    return _camera_image(painter), painter.labels
 
 
 def _number_of(rng: np.random.Generator, name: str) -> int:
@@ -82,7 +82,7 @@ def _number_of(rng: np.random.Generator, name: str) -> int:
 def _places(
     rng: np.random.Generator, number: int, units_wide: float, margin: float = _BORDER + 9
 ) -> np.ndarray:
-    """Positions along the street, one in each of ``number`` equal slots, in any order."""
+    """Draw positions along the street, one in each of ``number`` equal slots, in random order."""
     slots = (rng.permutation(number) + rng.uniform(0.15, 0.85, number)) / max(number, 1)
     return margin + slots * (units_wide - 2 * margin)
 
@@ -97,7 +97,7 @@ def _paint_background(painter: Painter, horizon: float, curb: float) -> None:
         if painter.rng.random() < 0.85:
             _paint_building(painter, x, right, horizon)
         x = right
-    _paint_building(painter, 0.3 * wide, 0.5 * wide, horizon)  # one at least
+    _paint_building(painter, 0.3 * wide, 0.5 * wide, horizon)  # at least one
     pavement = painter.color((0.0, 0.12), (0.5, 0.7), (0.05, 0.12))
     painter.box(-1, horizon, wide + 1, curb, _SIDEWALK, pavement, grain=0.12)
     asphalt = painter.color((0.0, 0.1), (0.28, 0.5))
@@ -124,7 +124,7 @@ def _paint_building(painter: Painter, left: float, right: float, base: float) ->
 
 
 def _paint_poles(painter: Painter, number: dict[str, int], curb: float) -> None:
-    """Poles at the curb, with signs and lights on top of the first of them."""
+    """Paint poles at the curb, the first of them with signs and lights on top."""
     rng = painter.rng
     hung = [name for name in PAINT_ON_POLE for _ in range(number[name])]
     poles = max(number["pole"], len(hung))
@@ -137,7 +137,7 @@ def _paint_poles(painter: Painter, number: dict[str, int], curb: float) -> None:
 
 
 def _ignore_borders(painter: Painter) -> None:
-    """Cover some borders, as a lens and the bonnet of the observing car do, without a class."""
+    """Cover some borders by the ignored label, like a lens and the hood of the observing car."""
     rng, wide = painter.rng, painter.units_wide
     black = np.zeros(3, np.float32)
     if rng.random() < _IGNORED_SIDES:
@@ -146,12 +146,12 @@ def _ignore_borders(painter: Painter) -> None:
         painter.box(wide - side, -1, wide + 1, UNITS_HIGH + 1, IGNORE_LABEL, black)
     if rng.random() < _IGNORED_BOTTOM:
         paint = painter.color((0.0, 0.3), (0.1, 0.4))
-        radii = (wide * rng.uniform(0.4, 0.6), rng.uniform(0.5, 1) * _BONNET)
+        radii = (wide * rng.uniform(0.4, 0.6), rng.uniform(0.5, 1) * _HOOD)
         painter.ellipse((wide / 2, UNITS_HIGH), radii, IGNORE_LABEL, paint, grain=0.2)
 
 
-def _developed(painter: Painter) -> np.ndarray:
-    """The picture as a camera gives it: soft, noisy and lit in its own way."""
+def _camera_image(painter: Painter) -> np.ndarray:
+    """Blur the image, add noise and scale its brightness, like a camera."""
     blurred = cv2.GaussianBlur(painter.picture, (0, 0), 0.5 * painter.scale)
     light = painter.rng.uniform(0.75, 1.15)
     noise = painter.rng.normal(0, 4, blurred.shape)

@@ -1,1 +1,1 @@
-"""Progress, files and ranks: helpers that know nothing of models and import no torch."""
+"""Helpers for progress, files, ranks and error messages. Importing them does not import torch."""

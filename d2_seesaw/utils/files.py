@@ -1,4 +1,4 @@
-"""Files: atomic writes, the cache folder and the keys of what is kept there."""
+"""Files: atomic writes, cache folder and cache keys."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def file_state(path: str | Path) -> list[int]:
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a binary file that appears as ``path`` when the block ends.
 
-    If the block raises, ``path`` keeps its earlier content. Readers see the whole file or none of
-    it, and several processes may write the same path. Missing folders are created. Paths of other
-    kinds that Detectron2's ``PathManager`` can write, such as ``s3://``, are written directly.
+    If the block raises, ``path`` keeps its earlier content. Readers never see a partial file, and
+    several processes may write the same path. Missing folders are created. URLs that Detectron2's
+    ``PathManager`` can write, such as ``s3://``, are written directly.
     """
     if "://" in os.fspath(path):
         from detectron2.utils.file_io import PathManager

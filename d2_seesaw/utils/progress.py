@@ -1,8 +1,8 @@
-"""How far long work has come: a bar in a terminal, plain lines in a log file.
+"""Progress of long-running work: a bar in a terminal, log messages elsewhere.
 
-A terminal is one if standard error is. Elsewhere the lines are log messages of this module at level
-INFO, one every ten seconds and one at the end; work of less than ten seconds has none. Ranks other
-than the first show nothing.
+The bar is shown if standard error is a terminal. Otherwise this module logs a message at level INFO
+every ten seconds and one at the end; work of less than ten seconds logs nothing. Ranks other than
+the first show nothing.
 """
 
 import logging
@@ -16,19 +16,19 @@ from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
-_SECONDS_BEFORE_A_BAR = 0.5  # what is over sooner needs none
+_SECONDS_BEFORE_A_BAR = 0.5  # no bar for shorter work
 _SECONDS_BETWEEN_LINES = 10.0
 
 Item = TypeVar("Item")
 
 
 class Progress:
-    """The progress of the work inside a ``with`` block.
+    """Progress display of the work inside a ``with`` block.
 
     Args:
-        description: of the work, such as "reading images".
-        total: amount of work; None if nobody knows.
-        unit: of the amount, in the singular; "B" for bytes.
+        description: description of the work, such as "reading images".
+        total: amount of work; None if unknown.
+        unit: unit of the amount, in the singular; "B" for bytes.
         shown: False shows nothing.
     """
 
@@ -67,7 +67,7 @@ class Progress:
             logger.info("%s: %s in %s", self.description, self._amount(self.done), took)
 
     def update(self, amount: int = 1) -> None:
-        """So much more is done."""
+        """Add ``amount`` to the finished work."""
         self.done += amount
         if self.is_bar:
             self._bar.update(amount)
@@ -75,7 +75,7 @@ class Progress:
             self._log_line()
 
     def detail(self, text: str) -> None:
-        """Show at the end of the bar, if there is one, what is being worked on."""
+        """Show a text, such as the current item, at the end of the bar, if there is one."""
         self._bar.set_postfix_str(text)
 
     def write(self, text: str) -> None:
@@ -108,13 +108,13 @@ def track(
     unit: str = "item",
     shown: bool = True,
 ) -> Iterator[Item]:
-    """The ``items``, with the progress of what is done with them.
+    """Yield ``items`` and show the progress of the loop over them.
 
     Args:
-        items: what is worked on, one after the other.
+        items: items to yield.
         description: see :class:`Progress`.
-        total: number of the items; by default their length, if they have one.
-        unit: what one of them is called.
+        total: number of items; by default their length, if they have one.
+        unit: name of one item.
         shown: False shows nothing.
     """
     if total is None and isinstance(items, Sized):

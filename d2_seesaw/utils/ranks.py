@@ -1,4 +1,4 @@
-"""Lets all ranks of a distributed run fail together."""
+"""Error handling in distributed runs: all ranks fail together."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from contextlib import contextmanager
 def raise_on_all_ranks(distributed: bool = True) -> Iterator[None]:
     """Raise on every rank if the ``with`` block raised on any of them.
 
-    Without it, the ranks that are fine go on and wait for the one that failed until a timeout,
-    which hides the error. Every rank must enter the block.
+    Without it, the other ranks continue and wait for the failed rank until a timeout, which hides
+    the error. Every rank must enter the block.
 
     Args:
-        distributed: False if this process runs alone, whatever the process group.
+        distributed: False ignores the process group and treats this process as the only one.
+
+    Raises:
+        RuntimeError: another rank raised; the message gives its error.
     """
     from detectron2.utils import comm
 
@@ -29,4 +32,4 @@ def raise_on_all_ranks(distributed: bool = True) -> Iterator[None]:
         raise own_error
     failed = [f"rank {rank}: {text}" for rank, text in enumerate(reports) if text]
     if failed:
-        raise RuntimeError(f"Another rank failed, so all stop. {'; '.join(failed)}")
+        raise RuntimeError(f"Another rank failed, so all ranks stop. {'; '.join(failed)}")

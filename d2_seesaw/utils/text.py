@@ -16,8 +16,8 @@ def did_you_mean(
     Args:
         name: the unknown name.
         choices: the known names.
-        shown: what to suggest for each choice, if not the choice itself.
-        cutoff: the least similarity, from 0 (any) to 1 (equal).
+        shown: text to suggest for each choice, by default the choice itself.
+        cutoff: minimum similarity, from 0 (any) to 1 (equal).
     """
     near = difflib.get_close_matches(str(name), [str(choice) for choice in choices], 1, cutoff)
     return f"; did you mean {(shown or {}).get(near[0], near[0])!r}?" if near else ""

@@ -276,11 +276,11 @@ def test_is_built_from_yacs_too():
 
 
 def test_what_would_be_left_behind_is_refused(square):
-    with pytest.raises(ValueError, match="proposals do not follow"):
+    with pytest.raises(ValueError, match="not support precomputed proposals"):
         make(instance_augmentation=MOVING, precomputed_proposal_topk=10)
     make(precomputed_proposal_topk=10)
     record = {**square, "sem_seg_file_name": square["file_name"]}
-    with pytest.raises(ValueError, match="semantic labels do not follow"):
+    with pytest.raises(ValueError, match="not support semantic labels"):
         make(instance_augmentation=MOVING)(record)
     assert "sem_seg" in make()(record)
 

@@ -76,8 +76,8 @@ def test_the_log_has_one_line_whatever_the_number_of_categories(caplog):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threshold": 0}, r"threshold must lie in \(0, 1\], got 0"),
-        ({"threshold": 2}, r"threshold must lie in \(0, 1\], got 2"),
+        ({"threshold": 0}, r"threshold must be in \(0, 1\], got 0"),
+        ({"threshold": 2}, r"threshold must be in \(0, 1\], got 2"),
         ({"rounding": "floor"}, r"must be one of \('stochastic', 'ceil'\), got 'floor'"),
     ],
 )

@@ -107,7 +107,7 @@ def test_instances_are_left_out(record):
 
 
 def test_labels_that_are_no_classes_or_of_another_size_are_refused(record, tmp_path):
-    with pytest.raises(ValueError, match=r"labels\.png holds 9; expected classes in \[0, 8\]"):
+    with pytest.raises(ValueError, match=r"labels\.png contains 9; expected classes in \[0, 8\]"):
         mapper(num_classes=9)(record)
     cv2.imwrite(str(tmp_path / "labels.png"), np.zeros((64, 95), np.uint8))
     del record["height"], record["width"]

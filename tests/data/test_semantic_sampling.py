@@ -123,7 +123,7 @@ def test_the_loader_takes_it_from_a_config(dataset, options):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"threshold": 0}, r"threshold must lie in \(0, 1\], got 0"),
+        ({"threshold": 0}, r"threshold must be in \(0, 1\], got 0"),
         ({"frequency": "object"}, r"must be one of \('image', 'pixel'\), got 'object'"),
         ({"rounding": "floor"}, r"must be one of \('stochastic', 'ceil'\), got 'floor'"),
     ],
@@ -135,5 +135,5 @@ def test_options_out_of_range_are_named(wrong, message):
 
 def test_labels_that_are_no_classes_are_refused(dataset, options):
     sampling = SemanticRepeatFactorSampling(0.5, **{**options, "num_classes": 2})
-    with pytest.raises(ValueError, match=r"3\.png holds 2; expected classes in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"3\.png contains 2; expected classes in \[0, 1\]"):
         sampling.repeat_factors(dataset)

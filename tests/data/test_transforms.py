@@ -58,7 +58,7 @@ def test_the_inverse_restores_the_size_of_an_image():
 
 
 def test_an_image_of_another_size_is_refused():
-    with pytest.raises(ValueError, match="for images of 40 x 60, got one of 60 x 40"):
+    with pytest.raises(ValueError, match="for images of 40 x 60, got 60 x 40"):
         OpenCVResizeTransform(40, 60, 80, 120).apply_image(np.zeros((60, 40, 3), np.uint8))
 
 

@@ -106,8 +106,7 @@ def step_of_a_mask_head(rank):
         conv_norm=sync_batch_norm(),
     )
     x = torch.randn(3, 8, 14, 14)
-    image = parts.target([2, 0, 1])
-    image.proposal_boxes = image.gt_boxes
+    (image,) = parts.positives([2, 0, 1])
     with EventStorage(0):
         head(x[:0] if rank else x, [image[:0] if rank else image])["loss_mask"].backward()
     gradients = [parameter.grad for parameter in head.parameters()]

@@ -14,33 +14,19 @@ from torch.testing import assert_close
 from d2_seesaw import losses
 from d2_seesaw.losses import DenseLoss, InverseFrequencyLoss, RecallLoss, SeesawCrossEntropyLoss
 from d2_seesaw.losses.dense import sum_in_chunks
+from tests.support.dense import flat, gradient_of
 from tests.support.operators import OperatorLog
 
 C = 5
-LOSSES = {
-    "seesaw": SeesawCrossEntropyLoss,
+EXPORTED = [kind for kind in map(vars(losses).get, losses.__all__) if isinstance(kind, type)]
+CLASSES = {k.__name__: k for k in EXPORTED if issubclass(k, DenseLoss) and k is not DenseLoss}
+LOSSES = CLASSES | {
     "sampled seesaw": partial(SeesawCrossEntropyLoss, sample_size=11),
-    "recall": RecallLoss,
     "running recall": partial(RecallLoss, momentum=0.9),
     "weighted recall": partial(RecallLoss, reduction="weighted_mean"),
-    "inverse frequency": InverseFrequencyLoss,
 }
 every_loss = pytest.mark.parametrize("kind", LOSSES.values(), ids=LOSSES)
-CLASSES = {getattr(kind, "func", kind) for kind in LOSSES.values()}
-every_class = pytest.mark.parametrize("kind", sorted(CLASSES, key=lambda kind: kind.__name__))
-
-
-@pytest.fixture
-def batch():
-    """Float64 logits (2, C, 4, 5) and labels with all classes and three ignored pixels."""
-    labels = torch.arange(40).remainder(11).clamp(max=C - 1).view(2, 4, 5)
-    labels[0, 0, :2] = labels[1, 3, 4] = 255
-    return 2 * torch.randn(2, C, 4, 5, dtype=torch.float64), labels
-
-
-def flat(logits, labels):
-    """The batch as ``(M, C)`` and ``(M,)``."""
-    return logits.movedim(1, -1).flatten(0, -2), labels.flatten()
+every_class = pytest.mark.parametrize("kind", CLASSES.values(), ids=CLASSES)
 
 
 def seeded(loss, logits, labels):
@@ -49,14 +35,8 @@ def seeded(loss, logits, labels):
     return loss(logits, labels)
 
 
-def gradient_of(loss, logits):
-    return torch.autograd.grad(loss, logits)[0]
-
-
-def test_every_dense_loss_is_tested_here():
-    exported = [vars(losses)[name] for name in losses.__all__]
-    modules = {m for m in exported if isinstance(m, type) and issubclass(m, DenseLoss)}
-    assert modules - {DenseLoss} == CLASSES
+def test_the_dense_losses_are_among_the_exported_ones():
+    assert {SeesawCrossEntropyLoss, RecallLoss, InverseFrequencyLoss} <= set(CLASSES.values())
 
 
 # --- the base class ---

@@ -6,7 +6,6 @@ Shapes: N images, C classes, M pixels of the whole batch.
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from torch.testing import assert_close
 
 from d2_seesaw.losses import (
@@ -16,25 +15,9 @@ from d2_seesaw.losses import (
     seesaw_cross_entropy,
 )
 from tests.reference import seesaw as reference
+from tests.support.dense import flat, gradient_of
 
 C = 5
-
-
-@pytest.fixture
-def batch() -> tuple[Tensor, Tensor]:
-    """Float64 logits (2, C, 4, 5) and labels with all classes and some pixels to ignore."""
-    labels = torch.arange(40).remainder(11).clamp(max=C - 1).view(2, 4, 5)
-    labels[0, 0, :2] = labels[1, 3, 4] = 255
-    return 2 * torch.randn(2, C, 4, 5, dtype=torch.float64), labels
-
-
-def flat(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The batch as ``(M, C)`` and ``(M,)``."""
-    return logits.movedim(1, -1).flatten(0, -2), labels.flatten()
-
-
-def gradient_of(loss: Tensor, logits: Tensor) -> Tensor:
-    return torch.autograd.grad(loss, logits)[0]
 
 
 # --- the equations ---

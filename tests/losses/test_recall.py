@@ -16,6 +16,7 @@ from torch.testing import assert_close
 from d2_seesaw.losses import RecallLoss, recall_cross_entropy
 from d2_seesaw.losses.recall import LOWEST_WEIGHT, REDUCTIONS
 from tests.reference import recall as reference
+from tests.support.dense import flat, gradient_of
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "recall_loss_reference.json"
 # (N, C, H, W); some hold fewer pixels than classes.
@@ -43,15 +44,6 @@ def batch() -> tuple[Tensor, Tensor]:
     logits[0, 4, 0, :3], logits[:, 3] = 50, -50
     labels[1, 2:4, 1] = 255
     return logits, labels
-
-
-def flat(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The batch as ``(M, C)`` and ``(M,)``."""
-    return logits.movedim(1, -1).flatten(0, -2), labels.flatten()
-
-
-def gradient_of(loss: Tensor, logits: Tensor) -> Tensor:
-    return torch.autograd.grad(loss, logits)[0]
 
 
 # --- the equation ---

@@ -5,7 +5,6 @@ import torch
 import torch.distributed as dist
 from detectron2.solver.build import get_default_optimizer_params
 from detectron2.structures import Boxes
-from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -15,13 +14,8 @@ from tests.modeling.roi_heads import dual_parts
 from tests.modeling.roi_heads.dual_parts import KINDS, follow, images, model, trained
 from tests.modeling.roi_heads.parts import C
 
+pytestmark = pytest.mark.usefixtures("storage")
 every_kind = pytest.mark.parametrize("kind", KINDS)
-
-
-@pytest.fixture(autouse=True)
-def storage():
-    with EventStorage(0) as storage:
-        yield storage
 
 
 def everything(module):
@@ -96,7 +90,7 @@ def test_training_moves_every_new_tensor_and_no_old_one(kind, init):
         moved = not torch.equal(tensor, start[name])
         assert moved == (name in added), name
         new_parameters += name in added
-    per_stage = 2 + 1 + 1  # fc1, classifier (normalised: no bias), counts
+    per_stage = 2 + 1 + 1  # fc1, classifier (normalized: no bias), counts
     assert new_parameters == len(added) >= per_stage * len(stages(after))
     assert {n for n, p in after.named_parameters() if p.requires_grad} < added
 
@@ -296,7 +290,7 @@ def test_objects_need_no_masks_and_are_left_as_they_were():
     assert fields == [set(given["instances"].get_fields()) for given in inputs]
 
 
-def test_the_optimiser_gets_the_new_parameters_alone():
+def test_the_optimizer_gets_the_new_parameters_alone():
     after = model("tsd_htc_lite", dual=True)
     groups = get_default_optimizer_params(after)
     given = {id(p) for group in groups for p in group["params"]}

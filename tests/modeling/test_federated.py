@@ -89,7 +89,7 @@ def test_inputs_without_negatives_are_refused(model):
 
 @pytest.mark.parametrize("wrong", [0, C + 1])
 def test_ids_out_of_range_are_refused(model, wrong):
-    with pytest.raises(ValueError, match=rf"of 1.png must lie in \[1, 9\] .* got {wrong}"):
+    with pytest.raises(ValueError, match=rf"of 1.png must be in \[1, 9\] .* got {wrong}"):
         model.preprocess_image(inputs([3], [2, wrong]))
 
 

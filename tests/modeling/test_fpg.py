@@ -103,7 +103,7 @@ def set_identity(conv, scale):
     conv.weight.data *= scale
 
 
-# What each kind of transition contributes when its convolution copies the centre pixel.
+# What each kind of transition contributes when its convolution copies the center pixel.
 SHARES = {"across_lateral": 1.0, "across_skip": 10.0, "same_up": 100.0, "across_down": 1000.0}
 
 

@@ -1,9 +1,32 @@
+from dataclasses import replace
+from functools import partial
+
 import pytest
 
+from d2_seesaw.synthetic import instances, street
 from d2_seesaw.synthetic.folder import finish_writing, holds_complete, start_writing, written_files
 
 PARAMETERS = {"num_train_images": 3, "num_val_images": 2, "write_images": True, "seed": 0}
 SMALLER = PARAMETERS | {"num_train_images": 1}
+
+
+LONGTAIL = instances.LongTailSpec(
+    num_categories=3, num_train_images=20, num_val_images=10, image_size=(64, 64)
+)
+STREET = street.SemanticSpec(num_train_images=8, num_val_images=4, image_size=(64, 96))
+every_generator = pytest.mark.parametrize(
+    ("module", "draw", "generate", "spec"),
+    [
+        (
+            instances,
+            "_make_image",
+            partial(instances.generate_longtail_dataset, processes=1),
+            LONGTAIL,
+        ),
+        (street, "draw_scene", street.generate_semantic_dataset, STREET),
+    ],
+    ids=["instances", "street"],
+)
 
 
 def write_all(root, parameters):
@@ -38,7 +61,7 @@ def test_is_not_complete_when_an_image_is_gone(tmp_path):
 
 def test_other_parameters_are_refused_by_name(tmp_path):
     generate(tmp_path, PARAMETERS)
-    with pytest.raises(ValueError, match="seed is 0, asked for 7"):
+    with pytest.raises(ValueError, match="seed is 0, requested 7"):
         start_writing(tmp_path, PARAMETERS | {"seed": 7}, overwrite=False)
     assert holds_complete(tmp_path, PARAMETERS)
 
@@ -102,3 +125,34 @@ def test_images_of_an_earlier_run_leave_no_empty_folders(tmp_path):
     generate(tmp_path, PARAMETERS)
     generate(tmp_path, PARAMETERS | {"write_images": False}, overwrite=True)
     assert not (tmp_path / "train").exists()
+
+
+# --- both generators ---
+
+
+@every_generator
+def test_a_complete_dataset_is_reused_and_an_interrupted_one_generated_again(
+    tmp_path, monkeypatch, module, draw, generate, spec
+):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "finish_writing", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            generate(tmp_path, spec)
+    assert not generate(tmp_path, spec).reused
+    monkeypatch.setattr(module, draw, None)  # nothing may be drawn again
+    assert generate(tmp_path, spec).reused
+
+
+@every_generator
+def test_other_parameters_need_overwrite(tmp_path, module, draw, generate, spec):
+    generate(tmp_path, spec)
+    fewer = replace(spec, num_train_images=2)
+    with pytest.raises(
+        ValueError, match=rf"num_train_images is {spec.num_train_images}, requested 2"
+    ):
+        generate(tmp_path, fewer)
+    assert not generate(tmp_path, fewer, overwrite=True).reused
+    assert len(list(tmp_path.rglob("train/*.jpg"))) == 2

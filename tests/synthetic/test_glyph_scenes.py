@@ -14,7 +14,7 @@ def crowded_scene(seed, style=None):
     return layout_scene(rng, categories, SHAPE, style or SceneStyle())
 
 
-def rasterised(polygons):
+def rasterized(polygons):
     encoded = mask_utils.merge(mask_utils.frPyObjects(polygons, *SHAPE))
     return mask_utils.decode(encoded).astype(bool)
 
@@ -28,12 +28,12 @@ def test_polygons_are_the_visible_masks_to_the_pixel(scenes):
     for scene in scenes:
         for index in range(len(scene.objects)):
             mask = scene.visible_mask(index)
-            np.testing.assert_array_equal(rasterised(scene.visible_polygons(index)), mask)
+            np.testing.assert_array_equal(rasterized(scene.visible_polygons(index)), mask)
 
 
 def test_no_two_polygons_overlap(scenes):
     for scene in scenes:
-        masks = [rasterised(scene.visible_polygons(i)) for i in range(len(scene.objects))]
+        masks = [rasterized(scene.visible_polygons(i)) for i in range(len(scene.objects))]
         assert np.sum(masks, axis=0).max() == 1
 
 
@@ -69,7 +69,7 @@ def test_object_sizes_follow_the_style():
 
 def test_pictures_show_objects_where_the_masks_are():
     style = SceneStyle(object_sizes=((0.5, 0.6),), background_contrast=0.0)
-    scene = layout_scene(np.random.default_rng(0), [0], SHAPE, style)  # a red star on grey
+    scene = layout_scene(np.random.default_rng(0), [0], SHAPE, style)  # a red star on gray
     picture = render_scene(np.random.default_rng(1), scene, style).astype(int)
     redness = picture[:, :, 2] - picture[:, :, 0]
     mask = scene.visible_mask(0)

@@ -149,33 +149,6 @@ def test_annotations_alone_are_those_of_the_drawn_data(tmp_path, dataset):
     assert not list(tmp_path.rglob("*.jpg"))
 
 
-def test_a_complete_data_set_is_reused(tmp_path, monkeypatch):
-    first = generate_longtail_dataset(tmp_path, TINY, processes=1)
-    monkeypatch.setattr(instances, "_make_image", None)  # nothing may be made again
-    second = generate_longtail_dataset(tmp_path, TINY, processes=1)
-    assert (first.reused, second.reused) == (False, True)
-    assert first.train_image_counts == second.train_image_counts
-
-
-def test_an_interrupted_generation_is_done_again(tmp_path, monkeypatch):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(instances, "finish_writing", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            generate_longtail_dataset(tmp_path, TINY, processes=1)
-    assert not generate_longtail_dataset(tmp_path, TINY, processes=1).reused
-
-
-def test_other_parameters_are_refused_unless_told_to_overwrite(tmp_path):
-    generate_longtail_dataset(tmp_path, TINY, processes=1)
-    other = replace(TINY, image_size=(64, 64))
-    with pytest.raises(ValueError, match=r"image_size is \[96, 128\], asked for \[64, 64\]"):
-        generate_longtail_dataset(tmp_path, other, processes=1)
-    assert not generate_longtail_dataset(tmp_path, other, processes=1, overwrite=True).reused
-
-
 def test_1203_categories_keep_their_tail_and_all_are_evaluated(tmp_path):
     spec = LongTailSpec(
         num_categories=1203,

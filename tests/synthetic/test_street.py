@@ -103,40 +103,6 @@ def test_equal_specifications_give_equal_bytes_and_other_seeds_do_not(tmp_path):
     assert same == {"classes.json"}
 
 
-def test_a_complete_data_set_is_reused(tmp_path, monkeypatch):
-    assert not generate_semantic_dataset(tmp_path, SMALL).reused
-    monkeypatch.setattr(street, "draw_scene", None)  # nothing may be drawn again
-    assert generate_semantic_dataset(tmp_path, SMALL).reused
-
-
-def test_an_interrupted_generation_is_done_again(tmp_path, monkeypatch):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(street, "finish_writing", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            generate_semantic_dataset(tmp_path, SMALL)
-    assert not generate_semantic_dataset(tmp_path, SMALL).reused
-
-
-def test_other_parameters_are_refused_unless_told_to_overwrite(tmp_path):
-    generate_semantic_dataset(tmp_path, SMALL)
-    fewer = replace(SMALL, num_train_images=2)
-    with pytest.raises(ValueError, match="num_train_images is 8, asked for 2"):
-        generate_semantic_dataset(tmp_path, fewer)
-    assert not generate_semantic_dataset(tmp_path, fewer, overwrite=True).reused
-    assert len(list((tmp_path / "images" / "train").iterdir())) == 2
-    assert len(list((tmp_path / "labels" / "train").iterdir())) == 2
-
-
-def test_somebodys_files_are_never_overwritten(tmp_path):
-    (tmp_path / "classes.json").write_text("somebody's")
-    with pytest.raises(ValueError, match=r"did not write, such as classes\.json"):
-        generate_semantic_dataset(tmp_path, SMALL, overwrite=True)
-    assert contents(tmp_path) == {"classes.json": b"somebody's"}
-
-
 def test_what_is_registered_is_what_is_written(dataset):
     from detectron2.data import DatasetCatalog, MetadataCatalog
 

@@ -43,7 +43,7 @@ def test_things_stand_on_their_base(name):
 
 
 def test_a_shape_covers_the_pixels_it_holds_and_at_most_the_next_ones():
-    y, x = np.mgrid[:128, :192] + 0.5  # centres of pixels
+    y, x = np.mgrid[:128, :192] + 0.5  # centers of pixels
     painter = canvas()
     painter.box(10, 20, 15, 22, 3, GRAY)
     covered = painter.labels == 3

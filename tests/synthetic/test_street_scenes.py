@@ -45,7 +45,7 @@ def test_some_scenes_have_borders_without_class():
     assert 15 < len(with_borders) < 55
     for ignored in with_borders:
         assert ignored.mean() < 0.15
-        inside = ignored[: -10 - 1, 5 + 1 : -5 - 1]  # what neither the lens nor the bonnet covers
+        inside = ignored[: -10 - 1, 5 + 1 : -5 - 1]  # what neither the lens nor the hood covers
         assert not inside.any()
     assert any(m[:100, 0].all() for m in maps)
     assert any(m[-1].any() and not m[:100].any() for m in maps)

@@ -1,7 +1,7 @@
-"""InstaBoost: instances jump a little within their own picture (Fang et al., ICCV 2019).
+"""InstaBoost: copy-paste augmentation that jitters instances in their image (ICCV 2019).
 
-https://arxiv.org/abs/1908.07801, as the winning entry of the LVIS Challenge 2020 used it (appendix
-D of the Seesaw Loss paper): random jittering, without the appearance heat map.
+Fang et al., https://arxiv.org/abs/1908.07801, as used by the winning entry of the LVIS Challenge
+2020 (appendix D of the Seesaw Loss paper): random jittering, without the appearance heat map.
 """
 
 from collections.abc import Sequence
@@ -22,32 +22,32 @@ from d2_seesaw.data.instaboost.pixels import inpaint, jitter_colors, paste
 
 
 class InstaBoost:
-    """Move, scale and turn the instances of a picture in front of an in-painted background.
+    """Augmentation that moves, scales and rotates instances over an inpainted background.
 
-    Instances whose boxes overlap form a group and move as one, so that what covers what does not
-    change within it. All instances that move are in-painted away; then the groups are pasted with
-    a binary mask, in the order of their first members. An instance that another group has moved
-    onto keeps its whole mask, as in the released code; one of which no pixel is left in the picture
-    is dropped.
+    Instances with overlapping boxes form a group and move together, so that occlusion within a
+    group does not change. All moving instances are removed by inpainting. Then the groups are
+    pasted with a binary mask, in the order of their first members. An instance that is covered by
+    another group keeps its whole mask, as in the released code. An instance without any pixel in
+    the image is dropped.
 
-    A crowd annotation stands for many things at once, none of which has a mask of its own, so it
-    stays where it is: pixels and annotation. A group with a mask that overlaps a crowd's stays,
-    too, because removing it would leave either a hole in the crowd or its own picture behind.
+    A crowd annotation covers several objects without their own masks, so its pixels and annotation
+    do not change. A group whose mask overlaps a crowd does not move either, because removing it
+    would leave a hole in the crowd or a copy of the group.
 
     Args:
-        probability: that a picture is changed at all.
-        scale: smallest and largest factor of a group's size.
-        shift: largest movement along an axis, as a share of the group's size along it.
-        angle: largest rotation, in whole degrees, either way.
-        color_probability: that the colours of a changed picture are jittered, too.
-        border: groups closer than this to an edge, in pixels, only grow, only move outwards across
-            that edge, and do not turn: they may be cut off there.
-        inpaint_margin: pixels around each instance that are in-painted with it. At 0, as in the
-            released code, what an inexact mask leaves of an instance is smeared over its old place.
-        image_format: ``"BGR"`` or ``"RGB"``; matters for the colours only.
+        probability: probability of changing an image.
+        scale: range of the factor of a group's size.
+        shift: largest shift along an axis, as a fraction of the group's size along it.
+        angle: largest rotation in either direction, in whole degrees.
+        color_probability: probability of jittering the colors of a changed image.
+        border: distance to an edge, in pixels. Closer groups may be cut off there, so they only
+            grow, only move outward across that edge, and do not rotate.
+        inpaint_margin: pixels around each instance that are also inpainted. With 0, as in the
+            released code, remains of an instance outside an inexact mask are smeared.
+        image_format: ``"BGR"`` or ``"RGB"``; used for colors only.
 
     Raises:
-        ValueError: an argument out of range.
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -88,19 +88,19 @@ class InstaBoost:
     def __call__(
         self, image: np.ndarray, annotations: Sequence[Annotation], rng: np.random.Generator
     ) -> tuple[np.ndarray, list[Annotation]]:
-        """Draw anew for one picture; what is given is not changed.
+        """Augment one image; the arguments are not changed.
 
         Args:
             image: ``(H, W, 3)`` uint8.
-            annotations: in Detectron2's format, with a ``segmentation`` of polygons or RLE.
+            annotations: in Detectron2's format, with polygons or RLE as ``segmentation``.
             rng: source of all random numbers.
 
         Returns:
-            The picture, and the annotations that are still in it, in their order. Polygons come
-            back as polygons, RLE as compressed RLE, boxes in their mode.
+            The new image, and the annotations that are still in it, in the given order. Polygons
+            are returned as polygons, RLE as compressed RLE, boxes in their mode.
 
         Raises:
-            ValueError: an image of another kind, or an annotation without a mask.
+            ValueError: the image has another shape or dtype, or an annotation has no mask.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(
@@ -147,7 +147,7 @@ class InstaBoost:
 
 
 def _drawn(windows: list[MaskWindow], size: tuple[int, int]) -> np.ndarray:
-    """``(H, W)`` bool, the union of the masks."""
+    """Return the union of the masks, ``(H, W)`` bool."""
     canvas = np.zeros(size, bool)
     for window in windows:
         window.part_of(canvas)[window.mask.view(bool)] = True
@@ -157,7 +157,7 @@ def _drawn(windows: list[MaskWindow], size: tuple[int, int]) -> np.ndarray:
 def _groups_that_move(
     annotations: Sequence[Annotation], masks: list[MaskWindow], size: tuple[int, int]
 ) -> list[tuple[list[int], np.ndarray]]:
-    """Indices and surrounding box of each group that does not lie on a crowd."""
+    """Return indices and bounding box of each group that does not overlap a crowd."""
     is_crowd = [bool(annotation.get("iscrowd", 0)) for annotation in annotations]
     crowd = _drawn([w for w, c in zip(masks, is_crowd, strict=True) if c], size)
     movable = [i for i, w in enumerate(masks) if not is_crowd[i] and w.mask.any()]

@@ -1,7 +1,7 @@
-"""Annotations of instances that move: masks cut to a window, and boxes, polygons and RLEs moved.
+"""Annotations of moving instances: masks cropped to windows; moved boxes, polygons and RLEs.
 
-A mask is held as the part of the image that it needs: with hundreds of instances in an image, whole
-canvases would be most of the work.
+Masks are cropped to the window they need, because whole canvases would dominate the run time with
+hundreds of instances.
 """
 
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from pycocotools import mask as mask_utils
 from d2_seesaw.data.instaboost.geometry import transform_points, warp_window
 
 Annotation = dict[str, Any]
-"""An instance in Detectron2's format: ``bbox``, ``bbox_mode``, ``segmentation`` and more."""
+"""An annotation in Detectron2's format: ``bbox``, ``bbox_mode``, ``segmentation`` and more."""
 
-_rle: Any = mask_utils  # its type hints know neither polygons nor RLEs from JSON
+_rle: Any = mask_utils  # its type hints lack polygons and RLEs from JSON
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class MaskWindow:
     """A mask inside a window of an image.
 
     Attributes:
-        x: of the window's first column in the image.
-        y: of its first row.
-        mask: ``(h, w)`` uint8, 0 or 1. There is none outside the window.
+        x: column of the window's left edge in the image.
+        y: row of its top edge.
+        mask: ``(h, w)`` uint8, 0 or 1; 0 outside the window.
     """
 
     x: int
@@ -37,17 +37,17 @@ class MaskWindow:
 
     @property
     def bounds(self) -> tuple[int, int, int, int]:
-        """x0, y0, x1, y1 of the window."""
+        """Corners x0, y0, x1, y1 of the window."""
         h, w = self.mask.shape
         return self.x, self.y, self.x + w, self.y + h
 
     def part_of(self, canvas: np.ndarray) -> np.ndarray:
-        """View of the window in an ``(H, W, ...)`` canvas."""
+        """Return a view of the window in an ``(H, W, ...)`` canvas."""
         x0, y0, x1, y1 = self.bounds
         return canvas[y0:y1, x0:x1]
 
     def tight_box(self) -> list[float]:
-        """x0, y0, x1, y1 of the pixels in the mask."""
+        """Return the tight box x0, y0, x1, y1 of the mask."""
         columns, rows = np.flatnonzero(self.mask.any(0)), np.flatnonzero(self.mask.any(1))
         corners = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
         return [float(c + o) for c, o in zip(corners, (self.x, self.y) * 2, strict=True)]
@@ -58,7 +58,7 @@ _Moved = tuple[Any, list[float], MaskWindow]
 
 
 def union_window(windows: list[MaskWindow]) -> MaskWindow:
-    """One window with all of the masks."""
+    """Merge the masks into one window."""
     bounds = np.array([window.bounds for window in windows])
     (x0, y0), (x1, y1) = bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)
     union = np.zeros((y1 - y0, x1 - x0), np.uint8)
@@ -69,20 +69,20 @@ def union_window(windows: list[MaskWindow]) -> MaskWindow:
 
 
 def annotation_box(annotation: Annotation) -> list[float]:
-    """x0, y0, x1, y1, whatever the annotation's ``bbox_mode``."""
+    """Return the box as x0, y0, x1, y1, for any ``bbox_mode``."""
     box: Any = BoxMode.convert(list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS)
     return box
 
 
 def mask_of(annotation: Annotation, image_size: tuple[int, int]) -> MaskWindow:
-    """The instance's mask.
+    """Return the instance's mask.
 
     Args:
-        annotation: with a ``segmentation`` of polygons, or of RLE, compressed or not.
+        annotation: with polygons or an RLE, compressed or not, as ``segmentation``.
         image_size: height and width.
 
     Raises:
-        ValueError: no segmentation, one of another kind, or one of an image of another size.
+        ValueError: the segmentation is missing, has another type, or is for another image size.
     """
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, list):
@@ -94,7 +94,7 @@ def mask_of(annotation: Annotation, image_size: tuple[int, int]) -> MaskWindow:
         )
     if tuple(segmentation["size"]) != tuple(image_size):
         raise ValueError(
-            f"the RLE is of an image of {tuple(segmentation['size'])}, this one is {image_size}"
+            f"the RLE has size {tuple(segmentation['size'])}, but its image has {image_size}"
         )
     if isinstance(segmentation["counts"], list):
         segmentation = _rle.frPyObjects(segmentation, *image_size)
@@ -105,21 +105,21 @@ def mask_of(annotation: Annotation, image_size: tuple[int, int]) -> MaskWindow:
 def move_annotation(
     annotation: Annotation, window: MaskWindow, matrix: np.ndarray, image_size: tuple[int, int]
 ) -> tuple[Annotation, MaskWindow] | None:
-    """The annotation after a move of its instance.
+    """Transform an annotation.
 
-    The corners of polygons are moved, and what then lies outside the image is cut off; RLEs are
-    moved pixel by pixel to the nearest one. The box becomes the tight one of the polygons or of the
-    mask. Key points are moved. All else is kept.
+    Polygon vertices are transformed, and polygons are clipped to the image. RLEs are warped with
+    nearest-neighbor interpolation. The new box is the tight box of the polygons or of the mask.
+    Keypoints are transformed. All other fields are kept.
 
     Args:
-        annotation: left as it is.
+        annotation: not changed.
         window: its mask.
-        matrix: ``(2, 3)``, as ``Similarity.matrix`` gives it.
+        matrix: ``(2, 3)``, from ``Similarity.matrix``.
         image_size: height and width.
 
     Returns:
-        The new annotation, in the same formats (RLE compressed), and its mask; None if not a pixel
-        of it is left in the image.
+        The new annotation, in the same formats (RLE compressed), and its mask; None if no pixel of
+        it is inside the image.
     """
     segmentation = annotation["segmentation"]
     if isinstance(segmentation, list):
@@ -143,7 +143,7 @@ def _as_points(polygons: list[Any]) -> list[np.ndarray]:
 
 
 def _pixels_around(points: np.ndarray, image_size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """x0, y0, x1, y1 of the whole pixels of the image around ``(P, 2)`` points."""
+    """Return the integer bounding box x0, y0, x1, y1 of ``(P, 2)`` points, clipped to the image."""
     limits = np.array(image_size[::-1])
     low = np.clip(np.floor(points.min(axis=0)).astype(int), 0, limits)
     high = np.clip(np.ceil(points.max(axis=0)).astype(int), low, limits)
@@ -152,9 +152,8 @@ def _pixels_around(points: np.ndarray, image_size: tuple[int, int]) -> tuple[int
 
 def _draw_polygons(polygons: list[np.ndarray], image_size: tuple[int, int]) -> MaskWindow:
     x0, y0, x1, y1 = _pixels_around(np.concatenate(polygons), image_size)
-    # COCO's rasteriser works in fifths of a pixel. Moving by whole pixels rounds a coordinate that
-    # lies between two of them either way, so there a pixel of the edge may differ from that of the
-    # whole canvas.
+    # COCO rasterizes on a grid of 1/5 pixel. A shift by whole pixels may round a coordinate between
+    # two grid points differently, so that pixels at the edge may differ from a whole canvas.
     h, w = y1 - y0, x1 - x0
     if h * w == 0:
         return MaskWindow(x0, y0, np.zeros((h, w), np.uint8))
@@ -200,6 +199,6 @@ def _move_rle(rle: Annotation, window: MaskWindow, matrix: np.ndarray, image_siz
     canvas = np.zeros(image_size, np.uint8, order="F")
     moved.part_of(canvas)[:] = mask
     new = _rle.encode(canvas)
-    if isinstance(rle["counts"], str):  # as it is in JSON
+    if isinstance(rle["counts"], str):  # as in JSON
         new["counts"] = new["counts"].decode("ascii")
     return new, moved.tight_box(), moved

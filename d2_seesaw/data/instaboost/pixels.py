@@ -1,7 +1,7 @@
-"""Pixels of InstaBoost: the background behind instances, their new place, colours.
+"""Pixel operations of InstaBoost: inpainting, pasting and color jitter.
 
 Shapes in this module:
-    H, W: size of the image
+    H, W: height and width of the image
 """
 
 import cv2
@@ -11,24 +11,24 @@ from PIL import Image, ImageEnhance
 from d2_seesaw.data.instaboost.geometry import warp_window
 from d2_seesaw.data.instaboost.instances import MaskWindow
 
-_RADIUS = 5  # of the known pixels around each unknown one, as in InstaBoost's released code
+_RADIUS = 5  # inpainting radius, as in InstaBoost's released code
 _COARSENESS = 4  # the hidden background is estimated at a quarter of the resolution
 _COARSE_RADIUS = 2
-_CUBIC_MARGIN = 3  # pixels around a group that cubic interpolation may look at
+_CUBIC_MARGIN = 3  # pixels around a group that cubic interpolation may read
 
 
 def inpaint(image: np.ndarray, removed: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """Estimate the background where instances were (Navier-Stokes in-painting of OpenCV).
+    """Inpaint the background of removed instances (OpenCV's Navier-Stokes method).
 
-    Its time is proportional to the area, and most of the area is covered again by the instances
-    in their new places. So what will be seen is in-painted in full; what will be hidden only gets
-    an estimate at a quarter of the resolution, as the surroundings of what is seen. No pixel of
-    the instances has an influence on the result.
+    The time is proportional to the area, and most of it is covered again by the moved instances.
+    Visible pixels are therefore inpainted at full resolution. Hidden pixels only serve as their
+    surroundings and are estimated at a quarter of the resolution. Pixels of the instances do not
+    influence the result.
 
     Args:
         image: ``(H, W, 3)`` uint8.
         removed: ``(H, W)`` bool, pixels of the instances.
-        visible: ``(H, W)`` bool, those of them that will be seen.
+        visible: ``(H, W)`` bool, the removed pixels that will be visible.
 
     Returns:
         A new image, equal to ``image`` outside ``removed``.
@@ -58,14 +58,14 @@ def paste(
     target: MaskWindow,
     matrix: np.ndarray,
 ) -> None:
-    """Draw a group of instances in its new place, with cubic interpolation.
+    """Paste a group of instances at its new position, with cubic interpolation.
 
     Args:
-        canvas: ``(H, W, 3)`` uint8, changed in place where ``target`` says.
-        image: ``(H, W, 3)`` uint8, the picture they are taken from.
-        source: where they were.
-        target: where they go.
-        matrix: ``(2, 3)``, as ``Similarity.matrix`` gives it.
+        canvas: ``(H, W, 3)`` uint8, changed in place inside the mask of ``target``.
+        image: ``(H, W, 3)`` uint8, the original image.
+        source: original mask of the group.
+        target: transformed mask of the group.
+        matrix: ``(2, 3)``, from ``Similarity.matrix``.
     """
     x0, y0, x1, y1 = source.bounds
     x0, y0 = max(x0 - _CUBIC_MARGIN, 0), max(y0 - _CUBIC_MARGIN, 0)
@@ -77,10 +77,10 @@ def paste(
 def jitter_colors(
     image: np.ndarray, rng: np.random.Generator, *, image_format: str = "BGR"
 ) -> np.ndarray:
-    """Change saturation, brightness, contrast and sharpness of a picture.
+    """Change saturation, brightness, contrast and sharpness of an image by random factors.
 
-    Each by a factor in tenths, as in InstaBoost's released code: saturation and sharpness between
-    0 and 3, brightness and contrast between 1 and 2; 1 leaves the picture as it is.
+    Factors are multiples of 0.1, as in InstaBoost's released code: 0 to 3 for saturation and
+    sharpness, 1 to 2 for brightness and contrast. A factor of 1 changes nothing.
 
     Args:
         image: ``(H, W, 3)`` uint8.

@@ -1,1 +1,1 @@
-"""Semantic segmentation: folders of images and label maps, SYNTHIA, counts of pixels."""
+"""Semantic segmentation: folders of images and label maps, SYNTHIA, pixel counts."""

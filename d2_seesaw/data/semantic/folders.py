@@ -1,4 +1,4 @@
-"""Semantic segmentation from folders: images in one, label maps of the same names in another."""
+"""Semantic segmentation datasets from a folder of images and a folder of label maps."""
 
 import itertools
 import os
@@ -14,23 +14,23 @@ from PIL import Image
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 _EXIF_ORIENTATION = 0x0112
-_TURNED_ORIENTATIONS = (5, 6, 7, 8)  # height and width change places when the image is read
+_TURNED_ORIENTATIONS = (5, 6, 7, 8)  # height and width are swapped when the image is read
 _NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class FrameSplit:
-    """A part of a folder that has no published split, the same on every machine.
+    """Deterministic split of a video dataset that has no published split.
 
-    The frames, in the order of their names, are cut into stretches of equal length, and each
-    stretch into contiguous blocks, one per part. So neighbouring frames of a video, which look
-    alike, are in one part, and every part sees all of the sequence. Frames of one name in several
-    folders, such as those of several cameras, belong together.
+    Frames are sorted by name and divided into stretches of equal length. Each stretch is divided
+    into contiguous blocks, one per part. Neighboring frames, which look alike, are thus in the same
+    part, and every part covers the whole sequence. Frames with the same name in several folders,
+    such as those of several cameras, are in the same part.
 
     Attributes:
-        part: One of ``percentages``.
-        percentages: Of the frames of each stretch, in this order; their sum is 100.
-        stretches: Number of stretches.
+        part: name of the part, one of ``percentages``.
+        percentages: share of the frames of each stretch by part, in this order; the sum is 100.
+        stretches: number of stretches.
     """
 
     part: str
@@ -47,7 +47,7 @@ class FrameSplit:
             raise ValueError(f"stretches must be at least 1, got {self.stretches}")
 
     def choose(self, frames: Iterable[str]) -> set[str]:
-        """The names, of all given, that belong to this part."""
+        """Return the names that belong to this part."""
         ordered = sorted(set(frames))
         bounds = [len(ordered) * i // self.stretches for i in range(self.stretches + 1)]
         chosen: set[str] = set()
@@ -74,32 +74,32 @@ def register_semantic_folder(
     subfolders: Sequence[str] = (),
     split: FrameSplit | None = None,
 ) -> None:
-    """Register images and label maps that lie in two folders, nested or not, under equal names.
+    """Register images and label maps in two folders, nested or not, with the same names.
 
-    Nothing is read until the data set is loaded; then all names must pair up, and the size of
-    each image is read from its header. Registering the same thing again changes nothing.
+    No file is read until the dataset is loaded. Then all names must match, and image sizes are read
+    from the headers. Registering the same dataset again changes nothing.
 
     Args:
-        name: of the data set, in Detectron2's catalogs.
+        name: name of the dataset in Detectron2's catalogs.
         image_root: folder of the images: jpg, jpeg, png, bmp, tif, tiff or webp.
         label_root: folder of the label maps, see :func:`~d2_seesaw.data.read_labels`.
         classes: names of the C classes.
-        label_ids: class in ``[0, C)`` of each id in the label maps; the other ids are ignored. By
-            default the label maps hold the classes themselves.
-        ignore_label: stands for pixels without a class.
-        image_suffix: end of an image's name before its extension that its label map does not have,
-            such as ``"_leftImg8bit"``; other images are left out.
-        label_suffix: the same of the label maps, such as ``"_labelTrainIds"``.
-        subfolders: of both folders, where only some are meant.
-        split: the part of the images that is meant; all by default.
+        label_ids: class in ``[0, C)`` of each id in the label maps; other ids are ignored. By
+            default the label maps contain classes.
+        ignore_label: label of pixels without a class.
+        image_suffix: suffix of image names before the extension that label maps do not have, such
+            as ``"_leftImg8bit"``; other images are skipped.
+        label_suffix: the same for label maps, such as ``"_labelTrainIds"``.
+        subfolders: subfolders of both folders to use; all by default.
+        split: part of the images to use; all by default.
 
     Raises:
-        ValueError: ``name`` already stands for something else; classes that are repeated, reach
-            ``ignore_label``, or are not those of ``label_ids``. On loading, images without label
-            map or the reverse, two images of one name, or no images.
+        ValueError: ``name`` is registered with other arguments, or classes are repeated, reach
+            ``ignore_label``, or do not match ``label_ids``. On loading: an image has no label map
+            or the reverse, two images have the same name, or there are no images.
     """
     _check_classes(classes, label_ids, ignore_label)
-    # What identifies the data set; as plain values, for they are kept in Detectron2's metadata.
+    # The identity of the dataset; plain values, because they are stored in Detectron2's metadata.
     place: dict[str, Any] = {
         "image_root": str(image_root),
         "sem_seg_root": str(label_root),
@@ -116,7 +116,7 @@ def register_semantic_folder(
         other = {key: known.get(key) for key in place if known.get(key) != place[key]}
         if other:
             given = {key: place[key] for key in other}
-            raise ValueError(f"data set {name!r} is already registered with {other}, not {given}")
+            raise ValueError(f"dataset {name!r} is already registered with {other}, not {given}")
         return
 
     def load() -> list[dict[str, Any]]:
@@ -127,7 +127,7 @@ def register_semantic_folder(
             chosen = split.choose(os.path.basename(key) for key in keys)
             keys = [key for key in keys if os.path.basename(key) in chosen]
         if not keys:
-            raise ValueError(f"data set {name!r} has no images in {image_root}{_of(split)}")
+            raise ValueError(f"dataset {name!r} has no images in {image_root}{_of(split)}")
         return [_record(images[key], labels[key], label_ids) for key in keys]
 
     DatasetCatalog.register(name, load)
@@ -139,23 +139,23 @@ def _check_classes(
 ) -> None:
     repeated = [c for c, times in Counter(classes).items() if times > 1]
     if repeated or not classes:
-        raise ValueError(f"classes must be given once each, got {repeated or 'none'} repeatedly")
+        raise ValueError(f"classes must not be empty or repeated, got {repeated or 'no classes'}")
     if not len(classes) <= ignore_label <= 255:
         raise ValueError(
-            f"ignore_label must lie in [{len(classes)}, 255] for {len(classes)} classes, "
+            f"ignore_label must be in [{len(classes)}, 255] for {len(classes)} classes, "
             f"got {ignore_label}"
         )
     wrong = {i: c for i, c in (label_ids or {}).items() if i < 0 or not 0 <= c < len(classes)}
     if wrong:
         raise ValueError(
-            f"label_ids must map ids from 0 to classes in [0, {len(classes) - 1}], got {wrong}"
+            f"label_ids must map ids >= 0 to classes in [0, {len(classes) - 1}], got {wrong}"
         )
 
 
 def _files_below(
     root: str | Path, subfolders: Sequence[str], extensions: tuple[str, ...], suffix: str
 ) -> dict[str, str]:
-    """Paths by their part below ``root`` without suffix and extension, in the order of the keys."""
+    """Return paths by their name relative to ``root``, without suffix and extension, sorted."""
     found: dict[str, str] = {}
     for path in _walk(root, subfolders):
         stem, extension = os.path.splitext(path)
@@ -163,7 +163,7 @@ def _files_below(
             continue
         key = os.path.relpath(stem.removesuffix(suffix), root)
         if key in found:
-            raise ValueError(f"{found[key]} and {path} have one name; which of them is meant?")
+            raise ValueError(f"{found[key]} and {path} have the same name; remove one of them")
         found[key] = path
     return dict(sorted(found.items()))
 
@@ -175,7 +175,7 @@ def _walk(root: str | Path, subfolders: Sequence[str]) -> Iterator[str]:
 
 
 def _paired(name: str, images: Mapping[str, str], labels: Mapping[str, str]) -> list[str]:
-    """The names that images and labels share, which must be all of them."""
+    """Return the names of images and labels, which must be the same."""
     complaints = []
     for kind, other, here, there in (
         ("images", "label map", images, labels),
@@ -186,7 +186,7 @@ def _paired(name: str, images: Mapping[str, str], labels: Mapping[str, str]) -> 
             shown = ", ".join(alone[:_NAMES_SHOWN]) + (", ..." if alone[_NAMES_SHOWN:] else "")
             complaints.append(f"{len(alone)} of {len(here)} {kind} have no {other}: {shown}")
     if complaints:
-        raise ValueError(f"data set {name!r}: " + "; ".join(complaints))
+        raise ValueError(f"dataset {name!r}: " + "; ".join(complaints))
     return list(images)
 
 
@@ -206,7 +206,7 @@ def _record(image: str, labels: str, label_ids: Mapping[int, int] | None) -> dic
 
 
 def _size(path: str) -> tuple[int, int]:
-    """Width and height of an image as Detectron2 reads it: turned as its EXIF data say."""
+    """Return width and height of an image, rotated by its EXIF data as in Detectron2."""
     try:
         with Image.open(path) as image:
             turned = image.getexif().get(_EXIF_ORIENTATION) in _TURNED_ORIENTATIONS

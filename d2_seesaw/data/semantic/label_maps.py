@@ -1,11 +1,11 @@
-"""Label maps of semantic segmentation: one way to read them, whoever needs them.
+"""Reading of label maps for semantic segmentation.
 
 A record is a dict in Detectron2's format with ``sem_seg_file_name``, the path of a PNG with one
-class id per pixel. Its optional ``sem_seg_label_ids`` maps the ids in the file to classes; ids that
-it leaves out are ignored. Without it the file holds the classes themselves.
+class id per pixel. Its optional ``sem_seg_label_ids`` maps the ids in the file to classes; other
+ids are ignored. Without it, the file contains classes.
 
 Shapes in this module:
-    H, W: size of the image
+    H, W: height and width of the image
     C: classes
 """
 
@@ -18,20 +18,20 @@ import numpy as np
 from PIL import Image
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_HEADER_BYTES = 26  # the signature, and the first chunk up to the kind of colours
+_HEADER_BYTES = 26  # the signature, and the first chunk up to the color type
 _GRAY, _RGB, _PALETTE = 0, 2, 3
 
 
 def label_file(record: Mapping[str, Any]) -> str:
-    """The path of a record's label map.
+    """Return the path of a record's label map.
 
     Raises:
         ValueError: the record has none.
     """
     if "sem_seg_file_name" not in record:
         raise ValueError(
-            f"the record of {record.get('file_name', 'an image')} has no sem_seg_file_name, as "
-            f"semantic segmentation needs; it has {', '.join(sorted(record)) or 'nothing'}"
+            f"the record of {record.get('file_name', 'an image')} has no sem_seg_file_name, which "
+            f"semantic segmentation needs; it has {', '.join(sorted(record)) or 'no fields'}"
         )
     return str(record["sem_seg_file_name"])
 
@@ -41,21 +41,21 @@ def read_labels(
 ) -> np.ndarray:
     """Read the classes of a record's pixels.
 
-    The file is a PNG with 8 or 16 bits of grey, a palette (whose indices count, not its colours),
-    or three channels of 16 bits with the id in the red one, as SYNTHIA's.
+    The file is a PNG in 8- or 16-bit grayscale, with a palette (whose indices are the ids), or with
+    three channels of 16 bits and the id in the red one, as in SYNTHIA.
 
     Args:
-        record: see the top of this module; its ``height`` and ``width``, where it has them, must be
-            those of the file.
-        ignore_label: stands for pixels without a class.
-        num_classes: C; ids of it and above are then refused.
+        record: see the top of this module; its ``height`` and ``width``, if it has them, must match
+            the file.
+        ignore_label: label of pixels without a class.
+        num_classes: C; if given, larger ids raise an error.
 
     Returns:
         ``(H, W)`` uint8 classes in ``[0, C)``, or ``ignore_label``.
 
     Raises:
-        ValueError: a file that is missing, damaged, of another kind or size, or with ids that are
-            not classes. The message names the file.
+        ValueError: the file is missing, damaged, of another format or size, or contains ids that
+            are not classes. The message names the file.
     """
     path = label_file(record)
     ids = _read_ids(path)
@@ -77,30 +77,29 @@ def read_labels(
 
 
 def _read_ids(path: str) -> np.ndarray:
-    """``(H, W)`` uint8 or uint16 ids as they stand in the file."""
+    """Read the ``(H, W)`` uint8 or uint16 ids of a file."""
     bits, colors = _png_kind(path)
     if (bits, colors) == (16, _RGB):
         picture = cv2.imread(path, cv2.IMREAD_UNCHANGED)  # Pillow keeps 8 of its 16 bits
         if picture is None:
             raise ValueError(f"label map {path} cannot be read: the file is damaged")
         return picture[:, :, 2]
-    # Readers stretch greys of fewer bits over the range of 8: id 1 would become 85 or 255.
+    # Readers scale grayscale of fewer bits to 8 bits: id 1 would become 85 or 255.
     if colors == _PALETTE or (colors == _GRAY and bits >= 8):
         try:
             with Image.open(path) as picture:
-                return np.array(picture)  # of a palette, OpenCV gives the colours
+                return np.array(picture)  # OpenCV would return the palette's colors
         except (OSError, SyntaxError) as error:
             raise ValueError(f"label map {path} cannot be read: {error}") from error
-    kinds = {_GRAY: "grey", _RGB: "RGB", 4: "grey with transparency", 6: "RGB with transparency"}
+    kinds = {_GRAY: "grayscale", _RGB: "RGB", 4: "grayscale with alpha", 6: "RGB with alpha"}
     raise ValueError(
-        f"label map {path} is a PNG with {bits} bits of {kinds.get(colors, 'unknown colours')}; "
-        "expected class ids in 8 or 16 bits of grey, a palette, or the red one of three channels "
-        "of 16 bits"
+        f"label map {path} is a PNG in {bits}-bit {kinds.get(colors, f'color type {colors}')}; "
+        "expected class ids in 8- or 16-bit grayscale, a palette, or the red channel of 16-bit RGB"
     )
 
 
 def _png_kind(path: str) -> tuple[int, int]:
-    """Bits per channel, and the number by which PNG names the kind of colours."""
+    """Return the bits per channel and the PNG color type."""
     try:
         with open(path, "rb") as file:
             header = file.read(_HEADER_BYTES)
@@ -119,6 +118,6 @@ def _check_classes(ids: np.ndarray, path: str, ignore_label: int, num_classes: i
         found = np.unique(ids[wrong])
         shown = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")
         raise ValueError(
-            f"label map {path} holds {shown}; expected classes in [0, {limit - 1}] or "
+            f"label map {path} contains {shown}; expected classes in [0, {limit - 1}] or "
             f"{ignore_label} for ignored pixels"
         )

@@ -1,4 +1,4 @@
-"""How many pixels of each class every label map of a data set holds, counted once and kept.
+"""Cached pixel counts per class of the label maps of a dataset.
 
 Shapes in this module:
     C: classes
@@ -24,7 +24,7 @@ from d2_seesaw.utils.progress import track
 
 logger = logging.getLogger(__name__)
 
-_MOST_THREADS = 8  # decoding and counting leave Python's lock only in part
+_MOST_THREADS = 8  # decoding and counting release the GIL only in part
 
 
 def class_pixel_counts(
@@ -38,27 +38,26 @@ def class_pixel_counts(
 ) -> np.ndarray:
     """Count the pixels of each class in each label map.
 
-    The counts are kept in a file and read from there as long as no label map changes its size or
-    its time of modification.
+    The counts are cached in a file until the size or modification time of a label map changes.
 
     Args:
         dataset: N records with label maps, see :func:`~d2_seesaw.data.read_labels`.
         num_classes: C.
-        ignore_label: stands for pixels without a class, which are not counted.
-        cache_folder: where counts are kept; ``~/.cache/d2_seesaw`` by default.
-        progress: show how far it is, see :class:`~d2_seesaw.utils.progress.Progress`.
-        synchronize: on several ranks, all of which must then call this, let the main one count and
-            the others read what it has kept.
+        ignore_label: label of pixels without a class, which are not counted.
+        cache_folder: folder of the cache; ``~/.cache/d2_seesaw`` by default.
+        progress: show the progress, see :class:`~d2_seesaw.utils.progress.Progress`.
+        synchronize: with several ranks, count on the main rank and let the others read the cache.
+            All ranks must then call this.
 
     Returns:
         ``(N, C)`` int64 counts.
 
     Raises:
-        ValueError: label maps that cannot be read or hold other classes.
+        ValueError: a label map cannot be read or contains other classes.
     """
     if not 1 <= num_classes <= ignore_label:
         raise ValueError(
-            f"num_classes must lie in [1, {ignore_label}] with ignore_label {ignore_label}, "
+            f"num_classes must be in [1, {ignore_label}] with ignore_label {ignore_label}, "
             f"got {num_classes}"
         )
     folder = default_cache_folder() if cache_folder is None else Path(cache_folder)
@@ -71,7 +70,7 @@ def class_pixel_counts(
         if comm.is_main_process():
             counts = _counted(dataset, path, shape, ignore_label, progress)
         comm.synchronize()
-    # Where the ranks share no folder, each machine counts for itself.
+    # Without a shared folder, the ranks of each machine count again.
     return _counted(dataset, path, shape, ignore_label, progress) if counts is None else counts
 
 
@@ -82,7 +81,7 @@ def _counted(
     ignore_label: int,
     progress: bool,
 ) -> np.ndarray:
-    """Counts from the file, or else counted and kept in it."""
+    """Return the counts from the cache; count and cache them if they are missing."""
     state = digest([_state(label_file(record)) for record in dataset])
     counts = _read(path, state, shape)
     if counts is None:
@@ -110,7 +109,7 @@ def _count(
         try:
             return np.array(list(rows), dtype=np.int64).reshape(shape)
         except ValueError:
-            pool.shutdown(wait=True, cancel_futures=True)  # not after thousands of other maps
+            pool.shutdown(wait=True, cancel_futures=True)  # skip the remaining label maps
             raise
 
 
@@ -120,9 +119,9 @@ def _count_one(record: Mapping[str, Any], *, num_classes: int, ignore_label: int
 
 
 def _identity(record: Mapping[str, Any]) -> list[Any]:
-    """What of a record decides its counts, the contents of the file aside."""
+    """Return the fields of a record that its counts depend on (part of the cache key)."""
     label_ids = record.get("sem_seg_label_ids")
-    # JSON has neither integer keys nor an order of them.
+    # JSON has no integer keys, and objects are unordered.
     pairs = None if label_ids is None else sorted(label_ids.items())
     path = os.path.abspath(label_file(record))
     return [path, record.get("height"), record.get("width"), pairs]
@@ -132,11 +131,11 @@ def _state(path: str) -> list[int] | None:
     try:
         return file_state(path)
     except OSError:
-        return None  # reading it gives the error
+        return None  # reading the file raises the error
 
 
 def _read(path: Path, state: str, shape: tuple[int, int]) -> np.ndarray | None:
-    """The counts kept for this state of the files, if there are such."""
+    """Return the cached counts for this state of the files, or None."""
     try:
         with np.load(path, allow_pickle=False) as kept:
             if str(kept["state"]) != state:
@@ -145,7 +144,7 @@ def _read(path: Path, state: str, shape: tuple[int, int]) -> np.ndarray | None:
     except FileNotFoundError:
         return None
     except Exception as error:  # a damaged archive raises errors of many kinds
-        logger.warning("counts kept in %s cannot be read (%s): counting again", path, error)
+        logger.warning("cached counts in %s cannot be read (%s): counting again", path, error)
         return None
     return counts if counts.shape == shape and counts.dtype == np.int64 else None
 
@@ -155,43 +154,43 @@ def _write(path: Path, state: str, counts: np.ndarray) -> None:
         with atomic_write(path) as file:
             np.savez_compressed(file, state=state, counts=counts)
     except OSError as error:
-        logger.warning("counts of pixels could not be kept in %s: %s", path, error)
+        logger.warning("pixel counts could not be cached in %s: %s", path, error)
 
 
 class LabelReader:
-    """:func:`~d2_seesaw.data.read_labels` as an object: maps a record to its ``(H, W)`` labels.
+    """Callable that maps a record to its ``(H, W)`` labels, for use in configs.
 
     Args:
-        ignore_label: stands for pixels without a class.
+        ignore_label: label of pixels without a class.
     """
 
     def __init__(self, ignore_label: int = 255) -> None:
         self.ignore_label = ignore_label
 
     def __call__(self, record: Mapping[str, Any]) -> np.ndarray:
-        """The labels of one record; see ``read_labels`` for what it refuses."""
+        """Read the labels of one record; see :func:`~d2_seesaw.data.read_labels`."""
         return read_labels(record, self.ignore_label)
 
 
 class ClassPixels:
-    """Pixels of each class in registered data sets, counted when first asked for and then cached.
+    """Callable that counts the pixels of each class in registered datasets, with a cache.
 
     Args:
-        names: one or several registered names, usually of the training split.
+        names: one or several registered names, usually the training split.
     """
 
     def __init__(self, names: str | Sequence[str]) -> None:
         self.names = names
 
     def __call__(self) -> np.ndarray:
-        """Count.
+        """Count the pixels.
 
         Returns:
-            ``(C,)`` int64 pixels, C as in the metadata of the (first) data set.
+            ``(C,)`` int64 pixels, C as in the metadata of the (first) dataset.
 
         Raises:
-            ValueError: label maps that cannot be read.
-            FileNotFoundError: the data are not there, with every place that is expected.
+            ValueError: a label map cannot be read.
+            FileNotFoundError: the data are missing; the message lists all expected paths.
         """
         first = self.names if isinstance(self.names, str) else self.names[0]
         dataset = load_dataset(self.names, filter_empty=False)
@@ -200,6 +199,6 @@ class ClassPixels:
             dataset,
             len(metadata.stuff_classes),
             metadata.ignore_label,
-            synchronize=False,  # the evaluator asks on its main rank alone
+            synchronize=False,  # the evaluator calls this only on the main rank
         )
         return counts.sum(axis=0)

@@ -1,12 +1,12 @@
 """SYNTHIA (Ros et al., CVPR 2016) in its published folders, for semantic segmentation.
 
-The labels are PNGs of three channels of 16 bits, with the class id in the red one. There is no
-published split; see :class:`~d2_seesaw.data.FrameSplit` for ours. The authors of Recall Loss (Tian
-et al., https://arxiv.org/abs/2106.14917) drew 70 % of the frames of each camera for training, 10 %
-for validation and 20 % for testing at random, so that most validation frames had a neighbour in
-training. Ours has their percentages, but holds out contiguous blocks. They trained 16 classes, with
-void and two reserved ids as ordinary ones; here these three are ignored, which leaves 13. Their
-numbers and ours can therefore not be compared.
+The labels are PNGs with three channels of 16 bits and the class id in the red one. There is no
+published split; ours is :class:`~d2_seesaw.data.FrameSplit`. The authors of Recall Loss (Tian et
+al., https://arxiv.org/abs/2106.14917) drew 70 % of the frames of each camera for training, 10 % for
+validation and 20 % for testing at random, so that most validation frames have a neighbor in
+training. Our split has the same percentages in contiguous blocks. They trained 16 classes,
+including void and two reserved ids; here these three are ignored, which leaves 13. Their numbers
+and ours are therefore not comparable.
 """
 
 from collections.abc import Sequence
@@ -37,8 +37,8 @@ SEQS_IDS = {
     15: "traffic light",
 }
 
-# The 16 classes it shares with Cityscapes, in the order of Cityscapes. The ids left out: void 0,
-# parking slot 13, road work 14, terrain 16, truck 18, train 20, lane marking 22.
+# The 16 classes it shares with Cityscapes, in the order of Cityscapes. Ignored ids: void 0, parking
+# slot 13, road work 14, terrain 16, truck 18, train 20, lane marking 22.
 RAND_CITYSCAPES_IDS = {
     3: "road",
     4: "sidewalk",
@@ -69,10 +69,10 @@ def register_synthia_seqs(
     """Register a video sequence, such as ``SYNTHIA-SEQS-05-SUMMER``.
 
     Args:
-        name: of the data set, in Detectron2's catalogs.
+        name: name of the dataset in Detectron2's catalogs.
         sequence_root: folder with ``RGB`` and ``GT/LABELS``.
-        split: the part of the frames that is meant; all by default.
-        cameras: folders below ``RGB``; by default all eight, as the authors of Recall Loss used.
+        split: part of the frames to use; all by default.
+        cameras: folders under ``RGB``; all eight by default, as in the Recall Loss paper.
 
     Raises:
         ValueError: as :func:`~d2_seesaw.data.register_semantic_folder`.
@@ -83,12 +83,12 @@ def register_synthia_seqs(
 def register_synthia_rand_cityscapes(
     name: str, root: str | Path, *, split: FrameSplit | None = None
 ) -> None:
-    """Register ``RAND_CITYSCAPES``, single frames, with the 16 classes of Cityscapes that it has.
+    """Register ``RAND_CITYSCAPES``, single frames with 16 classes of Cityscapes.
 
     Args:
-        name: of the data set, in Detectron2's catalogs.
+        name: name of the dataset in Detectron2's catalogs.
         root: folder with ``RGB`` and ``GT/LABELS``.
-        split: the part of the frames that is meant; all by default.
+        split: part of the frames to use; all by default.
 
     Raises:
         ValueError: as :func:`~d2_seesaw.data.register_semantic_folder`.

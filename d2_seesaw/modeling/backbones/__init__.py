@@ -1,4 +1,4 @@
-"""Backbones beyond Detectron2's: dilated ResNets, and timm's models behind its interface."""
+"""Additional backbones for Detectron2: dilated ResNets and the models of timm."""
 
 from d2_seesaw.modeling.backbones.dilated_resnet import DilatedBasicBlock, dilated_resnet_stages
 from d2_seesaw.modeling.backbones.timm import TimmBackbone

@@ -1,8 +1,8 @@
-"""Stages of a ResNet that keep their resolution: dilation instead of stride (DeepLab).
+"""ResNet stages with dilation instead of stride, which keep their resolution (DeepLab).
 
 Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", section 3.1,
-https://arxiv.org/abs/1706.05587. Names and shapes of the weights are those of the ResNet with
-strides, so weights trained on ImageNet fit.
+https://arxiv.org/abs/1706.05587. Names and shapes of the weights do not change, so weights
+pretrained on ImageNet can be loaded.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ _BLOCKS = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
-# Of res2 to res5, by output stride.
+# Dilations of res2 to res5, by output stride.
 _DILATIONS = {32: (1, 1, 1, 1), 16: (1, 1, 1, 2), 8: (1, 1, 2, 4)}
 
 
@@ -28,9 +28,9 @@ class DilatedBasicBlock(BasicBlock):
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        stride: of the first convolution and the shortcut.
+        stride: stride of the first convolution and the shortcut.
         norm: as in ``detectron2.layers.get_norm``.
-        dilation: of both convolutions.
+        dilation: dilation of both convolutions.
     """
 
     def __init__(
@@ -50,19 +50,19 @@ class DilatedBasicBlock(BasicBlock):
 def dilated_resnet_stages(
     depth: int, *, output_stride: int = 16, norm: Any = "BN"
 ) -> list[list[CNNBlockBase]]:
-    """The stages res2 to res5 of ``detectron2.modeling.backbone.ResNet``, for a 64-channel stem.
+    """Build the stages res2 to res5 of Detectron2's ``ResNet``, for a stem with 64 channels.
 
-    A stage that would go beyond ``output_stride`` keeps the resolution, and each of its 3 x 3
-    convolutions is dilated instead. Blocks of three convolutions have their stride in the 3 x 3
-    one, as torchvision's weights do.
+    A stage that would exceed ``output_stride`` keeps the resolution, and its 3 x 3 convolutions are
+    dilated instead. Bottleneck blocks have their stride in the 3 x 3 convolution, as torchvision's
+    weights require.
 
     Args:
         depth: 18, 34, 50, 101 or 152.
-        output_stride: 8, 16 or 32 pixels of the image for one of res5.
+        output_stride: stride of res5: 8, 16 or 32.
         norm: as in ``detectron2.layers.get_norm``.
 
     Raises:
-        ValueError: another depth or output stride.
+        ValueError: depth or output stride is not one of these.
     """
     if depth not in _BLOCKS:
         raise ValueError(f"depth must be one of {list(_BLOCKS)}, got {depth}")

@@ -1,4 +1,4 @@
-"""Any model of timm that has feature maps, behind Detectron2's backbone interface.
+"""Backbone for Detectron2 from any timm model that has feature maps.
 
 Shapes in this module:
     N: images
@@ -25,29 +25,29 @@ KINDS = ("BN", "FrozenBN", "SyncBN")
 
 
 def replace_batch_norms(model: nn.Module, kind: str) -> None:
-    """Turn every batch norm inside timm's ``model`` into the given kind, in place.
+    """Replace every batch norm inside timm's ``model``, in place.
 
-    The names of the weights stay. Layers that timm fuses with their activation become those of
-    timm's that are: synchronised, they are ``nn.SyncBatchNorm``, which on several ranks needs GPUs.
+    The names of the weights do not change. Layers that timm fuses with their activation become
+    timm's own types; with ``SyncBN`` these are ``nn.SyncBatchNorm``, which needs GPUs.
 
     Args:
-        model: what holds the batch norms.
-        kind: ``BN`` leaves them as they are; ``FrozenBN`` fixes statistics, scale and shift;
-            ``SyncBN`` takes the statistics over all ranks.
+        model: model whose batch norms are replaced.
+        kind: ``BN`` keeps them; ``FrozenBN`` freezes statistics, scale and shift; ``SyncBN``
+            computes the statistics over all ranks.
 
     Raises:
-        ValueError: another kind, or a model without batch norms.
+        ValueError: ``kind`` is unknown, or the model has no batch norms.
     """
     if kind not in KINDS:
         raise ValueError(f"norm must be one of {', '.join(KINDS)}, got {kind!r}")
     if kind == "BN":
         return
     if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
-        raise ValueError(f"there is no batch norm that norm={kind!r} could replace; leave it 'BN'")
+        raise ValueError(f"the model has no batch norm to replace by {kind!r}; use norm='BN'")
     from timm.layers.norm_act import convert_sync_batchnorm, freeze_batch_norm_2d
 
     if kind == "FrozenBN":
-        # torchvision's, which timm takes, would turn half-precision features into float32.
+        # torchvision's, which timm uses, converts half-precision features to float32.
         _replace(model, FrozenBatchNorm2d.convert_frozen_batchnorm, freeze_batch_norm_2d)
     else:
         _replace(model, _synchronized, convert_sync_batchnorm)
@@ -73,35 +73,36 @@ def _synchronized(norm: nn.Module) -> nn.Module:
 
 
 class TimmBackbone(Backbone):
-    """A model of timm as a backbone, its feature maps named after their strides.
+    """A timm model as a backbone, with feature maps named by stride.
 
-    ``res2`` has stride 4, ``res3`` stride 8 and so on, as in Detectron2's ResNet; of several maps
-    of one stride it is the last. ``resnest50d``, ``resnest101e`` and ``resnest200e`` are the models
-    of the ResNeSt paper, https://arxiv.org/abs/2004.08955. Needs ``pip install timm``.
+    ``res2`` has stride 4, ``res3`` stride 8 and so on, as in Detectron2's ResNet. If several maps
+    have the same stride, it is the last one. ``resnest50d``, ``resnest101e`` and ``resnest200e``
+    are the models of the ResNeSt paper, https://arxiv.org/abs/2004.08955. Needs
+    ``pip install timm``.
 
-    The weights are below ``body`` under the names that timm gives them in a model for features.
+    The weights are under ``body``, with the names of timm's ``features_only`` models.
 
     Args:
-        name: of the model in timm, such as ``resnest50d``.
-        pretrained: timm's own weights, which it downloads, or the path of a file with a state dict
-            of the whole model under timm's names, where a classifier does not matter. A checkpoint
-            that is loaded later replaces them.
-        out_features: names of the maps that are wanted.
+        name: timm's name of the model, such as ``resnest50d``.
+        pretrained: True downloads timm's weights. A path loads a state dict of the whole model with
+            timm's names; a classifier in it is ignored. A checkpoint that is loaded later replaces
+            them.
+        out_features: names of the maps to return.
         norm: ``BN`` as timm builds it, ``FrozenBN`` or ``SyncBN``, which here also runs on CPUs.
-        freeze_at: 0 trains everything, 1 freezes what comes before the first stage, 2 the first
-            stage too, as in Detectron2's ResNet. Frozen parts are in evaluation mode for good:
-            neither their weights nor the statistics of their norms move.
-        dcn_stages: maps whose stages get deformable 3 x 3 convolutions (DCNv2) for plain ones, in
-            timm's ResNet and ResNeSt, with the same weights; in the papers ``res3`` to ``res5``.
-        dcn_options: ``deform_groups``, ``mask_gain`` and ``per_image`` of ``DeformConv2d``. With a
-            ``mask_gain`` of 2 pretrained features stay what they were, with 1 they do not.
-        checkpoint: compute the activations of each block again in the backward pass.
-        drop_path_rate: probability of leaving out the last block, growing linearly from 0.
+        freeze_at: 0 trains everything, 1 freezes the layers before the first stage, 2 also the
+            first stage, as in Detectron2's ResNet. Frozen parts stay in evaluation mode, so that
+            their weights and norm statistics do not change.
+        dcn_stages: maps whose stages use deformable 3 x 3 convolutions (DCNv2) with the weights of
+            the plain ones. For timm's ResNet and ResNeSt; ``res3`` to ``res5`` in the papers.
+        dcn_options: ``deform_groups``, ``mask_gain`` and ``per_image`` of ``DeformConv2d``. A
+            ``mask_gain`` of 2 preserves pretrained features, 1 does not.
+        checkpoint: recompute the activations of each block in the backward pass.
+        drop_path_rate: probability of skipping the last block; it grows linearly from 0.
         model_options: other arguments of ``timm.create_model``, such as ``img_size``.
 
     Raises:
-        ValueError: timm has no such model, it has no map of a wanted stride, or an option does not
-            fit it.
+        ValueError: timm has no such model, the model has no map of a requested stride, or it does
+            not support an option.
         ImportError: timm is not installed.
     """
 
@@ -138,15 +139,15 @@ class TimmBackbone(Backbone):
         for part in self._frozen:
             part.requires_grad_(False)
         if checkpoint and not _checkpoint_blocks(self.body):
-            raise ValueError(f"{name} has no rows of blocks, so checkpoint=True is of no use")
+            raise ValueError(f"{name} has no sequence of blocks, so checkpoint=True has no effect")
         self.train()
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        """Feature maps ``(N, channels, H / stride, W / stride)`` by name, for ``(N, 3, H, W)``.
+        """Map ``(N, 3, H, W)`` to ``(N, channels, H / stride, W / stride)`` feature maps by name.
 
         Raises:
-            ValueError: a batch norm in training mode has one value per channel, as those inside
-                ResNeSt's split attention for one image.
+            ValueError: a batch norm in training mode has one value per channel, as in ResNeSt's
+                split attention with one image.
         """
         try:
             maps = self.body(x)
@@ -154,9 +155,9 @@ class TimmBackbone(Backbone):
             if "more than 1 value per channel" not in str(error):
                 raise
             raise ValueError(
-                f"{self.name} normalises features of 1 x 1 pixel, which in training takes more "
-                f"than one image, got {len(x)} on this process: give each process two, or the "
-                "backbone norm='SyncBN' on several processes, or norm='FrozenBN'"
+                f"{self.name} normalizes features of 1 x 1 pixel, which in training needs more "
+                f"than one image per process, got {len(x)}: use two images per process, "
+                "norm='FrozenBN', or norm='SyncBN' with several processes"
             ) from error
         positions = {index: at for at, index in enumerate(self.body.feature_info.out_indices)}
         channels_last = getattr(self.body, "output_fmt", "NCHW") == "NHWC"
@@ -167,27 +168,27 @@ class TimmBackbone(Backbone):
         return features
 
     def train(self, mode: bool = True) -> "TimmBackbone":
-        """Set the mode of all parts but the frozen ones."""
+        """Set the mode of all parts except the frozen ones."""
         super().train(mode)
         for part in self._frozen:
             part.eval()
         return self
 
     def _part_of(self, feature: str) -> str:
-        """Name of the part of ``body`` that ends with a feature map."""
+        """Return the name of the part of ``body`` that ends with a feature map."""
         parts = [name for name, _ in self.body.named_children()]
-        # timm joins the names of nested parts when it puts them into a row.
+        # timm joins the names of nested parts when it flattens them.
         ends = {f: stage.module.replace(".", "_") for f, stage in self._stages.items()}
         if ends.get(feature) not in parts:
             reached = sorted(f for f, end in ends.items() if end in parts)
             raise ValueError(
-                f"{self.name} has no part of its own that ends with {feature!r}, only for "
-                f"{reached}: freeze_at and dcn_stages need one"
+                f"{self.name} has no separate part that ends with {feature!r}, only with "
+                f"{reached}; freeze_at and dcn_stages need one"
             )
         return ends[feature]
 
     def _parts_up_to(self, freeze_at: int) -> list[nn.Module]:
-        """The parts that ``freeze_at`` freezes, in the order in which they run."""
+        """Return the parts that ``freeze_at`` freezes, in execution order."""
         if freeze_at == 0:
             return []
         parts = dict(self.body.named_children())
@@ -197,7 +198,7 @@ class TimmBackbone(Backbone):
 
 @dataclass(frozen=True)
 class _Stage:
-    """A feature map of a timm model: the last of its stride, made by the part named ``module``."""
+    """The last feature map of a stride in a timm model; ``module`` computes it."""
 
     index: int
     stride: int
@@ -217,14 +218,14 @@ def _pretrained(source: bool | str) -> dict[str, Any]:
     if isinstance(source, bool):
         return {"pretrained": source}
     if not Path(source).is_file():
-        raise ValueError(f"pretrained must be True, False or a file, there is no file {source!r}")
+        raise ValueError(f"pretrained must be True, False or a file, but {source!r} does not exist")
     return {"pretrained": True, "pretrained_cfg_overlay": {"file": source}}
 
 
 def _build(
     name: str, out_features: Sequence[str], options: dict[str, Any]
 ) -> tuple[Any, dict[str, _Stage]]:
-    """The model without what follows the last wanted map, and all the maps it has."""
+    """Build the model up to the last requested map; also return all maps the full model has."""
     timm = _timm()
     if ":" not in name and not timm.is_model(name):
         hint = did_you_mean(name, timm.list_models())
@@ -243,7 +244,7 @@ def _build(
     wanted = sorted(stages[feature].index for feature in out_features)
     built = body.feature_info.out_indices
     if not set(wanted) <= set(built) or max(built) != wanted[-1]:
-        # Without the rest: DDP waits for the gradients of all weights.
+        # Without unused layers: DDP waits for the gradients of all weights.
         body = timm.create_model(name, features_only=True, out_indices=wanted, **options)
     return body, stages
 
@@ -253,13 +254,13 @@ def _check_drop_path(name: str, body: nn.Module) -> None:
 
     if any(isinstance(module, ResNestBottleneck) for module in body.modules()):
         raise ValueError(
-            f"drop_path_rate must be 0 for {name}: timm drops the shortcuts of ResNeSt's blocks, "
-            "and only where they have weights, instead of the blocks"
+            f"drop_path_rate must be 0 for {name}: for ResNeSt, timm drops shortcuts with weights "
+            "instead of blocks"
         )
 
 
 def _checkpoint_blocks(module: nn.Module) -> int:
-    """Wrap the members of all rows of blocks; how many there are."""
+    """Wrap each block of all sequences of blocks; return the number of blocks."""
     count = 0
     for name, child in module.named_children():
         is_block = isinstance(module, nn.Sequential | nn.ModuleList) and any(child.children())

@@ -1,4 +1,4 @@
-"""ROI heads for Detectron2 that take their classifier, loss and mask predictor as objects."""
+"""ROI heads for Detectron2 with exchangeable classifiers, losses and mask predictors."""
 
 from d2_seesaw.modeling.roi_heads.cascade import LossDrivenCascadeROIHeads
 from d2_seesaw.modeling.roi_heads.dual_head import (

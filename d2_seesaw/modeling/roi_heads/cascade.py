@@ -1,4 +1,4 @@
-"""Cascade ROI heads with a loss object per stage, trained as Detectron2 or as mmdet trains them.
+"""Cascade ROI heads with one loss object per stage, trained as in Detectron2 or as in mmdet.
 
 Shapes in this module:
     K: stages
@@ -28,7 +28,7 @@ MASK_ROIS = ("first", "last", "refined")
 
 
 class Stage(NamedTuple):
-    """What one stage saw and said: logits first, then what its predictor decodes boxes from."""
+    """Proposals and predictions of one stage: logits, then the input of the box decoding."""
 
     predictor: FastRCNNOutputLayers
     predictions: Predictions
@@ -36,10 +36,10 @@ class Stage(NamedTuple):
 
 
 def refined_boxes(stage: Stage, num_classes: int) -> list[Tensor]:
-    """Per image, the ``(Ri, 4)`` box that each RoI of ``stage`` has become.
+    """Return the ``(Ri, 4)`` refined boxes of each image's RoIs.
 
-    Of class-specific boxes it is that of the RoI's true class if it has one, which is the case in
-    training alone, and else that of its best-scored class; as in mmdet's ``refine_bboxes``.
+    If boxes are class-specific, use the box of the ground-truth class (training, foreground RoIs),
+    otherwise that of the highest-scoring class, as in mmdet's ``refine_bboxes``.
     """
     predictor, predictions, proposals = stage
     boxes = list(predictor.predict_boxes(predictions, proposals))
@@ -59,12 +59,11 @@ def refined_boxes(stage: Stage, num_classes: int) -> list[Tensor]:
 def without_objects(
     boxes: list[Tensor], proposals: list[Instances], num_classes: int
 ) -> list[Tensor]:
-    """Leave out the boxes of RoIs that are a ground-truth box themselves, appended by sampling.
+    """Drop the boxes of RoIs that are ground-truth boxes appended by sampling.
 
     Args:
-        boxes: per image ``(Ri, 4)``, what the RoIs have become.
-        proposals: per image, the RoIs with their ``gt_classes`` and, where there are objects,
-            ``gt_boxes``.
+        boxes: per image, ``(Ri, 4)`` refined boxes.
+        proposals: per image, the RoIs with ``gt_classes`` and, if there are objects, ``gt_boxes``.
         num_classes: C.
     """
     kept = []
@@ -77,22 +76,22 @@ def without_objects(
 
 
 def fuse(stages: list[Stage], how: str) -> tuple[list[Tensor], list[Tensor]]:
-    """Per image, the last stage's boxes and the fused scores of all stages.
+    """Return the last stage's boxes and the fused scores of all stages.
 
     Args:
-        stages: of one cascade in inference, so all with the same number of RoIs.
-        how: ``"logits"``: the last predictor scores the mean logits. Which one does not matter:
-            scores depend on the kind of loss, not on the counts that each loss holds.
-            ``"probabilities"``: the mean of the stages' scores.
+        stages: stages of a cascade in inference, all with the same number of RoIs.
+        how: ``"logits"``: scores of the mean logits, by the last predictor. Scores do not depend on
+            class counts, so all predictors give the same. ``"probabilities"``: mean of the stages'
+            scores.
 
     Returns:
-        ``(Ri, 4)`` or ``(Ri, 4 C)`` boxes and ``(Ri, C + 1)`` scores, background last.
+        Per image, ``(Ri, 4)`` or ``(Ri, 4 C)`` boxes and ``(Ri, C + 1)`` scores, background last.
     """
     predictor, predictions, proposals = stages[-1]
     boxes = list(predictor.predict_boxes(predictions, proposals))
     if how == "logits":
         logits = torch.stack([s.predictions[0] for s in stages])
-        # Under autocast they are half-precision, which scores do not have to be.
+        # Under autocast the logits are in half precision; their mean is not.
         precise = torch.promote_types(logits.dtype, torch.float32)
         logits = logits.mean(dim=0, dtype=precise)
         return boxes, list(predictor.predict_probs((logits, *predictions[1:]), proposals))
@@ -106,41 +105,40 @@ def _is_foreground(proposals: Instances, num_classes: int) -> Tensor:
 
 
 class LossDrivenCascadeROIHeads(CascadeROIHeads):
-    """Detectron2's Cascade R-CNN whose box predictors are driven by their losses.
+    """Detectron2's Cascade R-CNN with box predictors that take their losses as objects.
 
-    With the defaults it trains as Detectron2's: the RoIs sampled for the first stage go through all
-    stages, every stage's loss counts alike, and the gradient that each sends into the features is
-    divided by their number. With ``resample=True, stage_loss_weights=[1, 0.5, 0.25]`` and a mask
-    head per stage it trains as mmdet's, whose settings the published Seesaw models have.
+    The defaults train as Detectron2 does: the RoIs sampled for the first stage pass through all
+    stages, all stages have the same loss weight, and the gradient of each into the features is
+    divided by K. With ``resample=True, stage_loss_weights=[1, 0.5, 0.25]`` and a mask head per
+    stage, it trains as mmdet does, with the settings of the published Seesaw models.
 
-    Losses are named as Detectron2 names them, ``loss_cls_classes_stage0`` and so on; statistics go
-    to the event storage below ``stage0/``. Detectron2's base class wants class-agnostic boxes; here
-    class-specific ones work too: the box that goes on to the next stage is that of the RoI's true
-    class in training, and of its best-scored class where it has none and in inference, as in mmdet.
+    Losses are named as in Detectron2, ``loss_cls_classes_stage0`` and so on; statistics are written
+    to the event storage under ``stage0/``. Detectron2's base class requires class-agnostic boxes;
+    here class-specific boxes work, too (see :func:`refined_boxes`).
 
     Args:
         box_heads: K modules from pooled RoIs to features, or that pool RoIs themselves, such as
             :class:`TSDBoxHead`.
-        box_predictors: K predictors, such as :class:`LossDrivenOutputLayers`: each has a classifier
-            and a loss (so class counts) of its own.
-        proposal_matchers: K matchers, which decide what is foreground in each stage.
-        mask_head: one module, or K in a list: then head k is trained on the positives of stage k,
-            its loss times the stage's weight, and in inference the sigmoids of all heads are
-            averaged on the final boxes.
+        box_predictors: K predictors, such as :class:`LossDrivenOutputLayers`, each with its own
+            classifier and loss, and thus class counts.
+        proposal_matchers: K matchers, which define the foreground of each stage.
+        mask_head: one module or a list of K. In a list, head k is trained on the positives of stage
+            k, with the stage's loss weight, and in inference the sigmoids of all heads are averaged
+            on the final boxes.
         score_fusion: ``"logits"`` averages the K stages' logits and scores the mean (mmdet);
             ``"probabilities"`` averages their scores (Detectron2).
-        resample: match, sample and append ground-truth boxes anew in each stage (mmdet), rather
-            than relabel the first stage's RoIs (Detectron2). The refined versions of the
-            ground-truth boxes appended in the stage before are then left out, as in mmdet.
-        stage_loss_weights: K factors on the stages' losses. None is Detectron2's scheme instead:
-            factors of 1, and gradients into the feature maps divided by K.
-        mask_rois: where a single mask head is trained: on the RoIs of the ``"first"`` stage
-            (Detectron2), of the ``"last"``, or ``"refined"``, which are the boxes the last stage
-            predicts, matched and labelled once more as in that stage.
-        options: the other arguments of ``CascadeROIHeads``.
+        resample: match, sample and append ground-truth boxes again in each stage (mmdet) instead of
+            relabeling the first stage's RoIs (Detectron2). The refined versions of ground-truth
+            boxes that the previous stage appended are then dropped, as in mmdet.
+        stage_loss_weights: K factors on the stages' losses. None is Detectron2's scheme: factors of
+            1, and gradients into the feature maps divided by K.
+        mask_rois: RoIs that a single mask head is trained on: those of the ``"first"`` stage
+            (Detectron2), of the ``"last"``, or ``"refined"``: the boxes that the last stage
+            predicts, matched and labeled once more as in that stage.
+        options: other arguments of ``CascadeROIHeads``.
 
     Raises:
-        ValueError: an unknown option, or lists whose lengths do not fit each other.
+        ValueError: an option is unknown, or list lengths differ.
     """
 
     box_predictor: nn.ModuleList
@@ -169,7 +167,7 @@ class LossDrivenCascadeROIHeads(CascadeROIHeads):
         _check_choice("mask_rois", mask_rois, MASK_ROIS)
         if isinstance(mask_head, AveragedMaskHeads) and mask_rois != "first":
             raise ValueError(
-                f"mask_rois={mask_rois!r} is for a single mask head, but mask_head is a list of "
+                f"mask_rois={mask_rois!r} needs a single mask head, but mask_head is a list of "
                 f"{len(mask_head)}: head k is trained on the RoIs of stage k"
             )
         super().__init__(
@@ -182,7 +180,7 @@ class LossDrivenCascadeROIHeads(CascadeROIHeads):
         check_pooler(self.box_head, self.box_pooler)
         if score_fusion == "logits":
             _check_widths(self.box_predictor)
-        # One more: the boxes after the last stage are matched as those before it.
+        # One more, because the boxes after the last stage are matched as in the last stage.
         self.proposal_matchers = [*proposal_matchers, proposal_matchers[-1]]
         self.score_fusion = score_fusion
         self.resample = resample
@@ -196,7 +194,7 @@ class LossDrivenCascadeROIHeads(CascadeROIHeads):
         proposals: list[Instances],
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """Losses in training, detections in inference; see ``ROIHeads.forward``."""
+        """Return losses in training, detections in inference; see ``ROIHeads.forward``."""
         if not self.training:
             return super().forward(images, features, proposals)
         if targets is None:
@@ -211,15 +209,15 @@ class LossDrivenCascadeROIHeads(CascadeROIHeads):
     def box_predictions(
         self, features: dict[str, Tensor], proposals: list[Instances]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Boxes and scores for given proposals, before any threshold or suppression.
+        """Return boxes and scores of given proposals, before any threshold or NMS.
 
         Args:
-            features: by name, as the backbone returns them.
+            features: feature maps by name, as the backbone returns them.
             proposals: per image, with ``proposal_boxes``.
 
         Returns:
             Per image, ``(Ri, 4)`` or ``(Ri, 4 C)`` boxes of the last stage, and ``(Ri, C + 1)``
-            scores of all stages, background last; in the order of the proposals.
+            fused scores, background last; in the order of the proposals.
         """
         return fuse(self._run_stages(features, proposals), self.score_fusion)
 
@@ -269,7 +267,7 @@ class LossDrivenCascadeROIHeads(CascadeROIHeads):
     def _next_proposals(
         self, stages: list[Stage], targets: list[Instances] | None
     ) -> list[Instances]:
-        """What the last of ``stages`` predicts, as RoIs; labelled where there are targets."""
+        """Convert the predictions of the last stage to RoIs, labeled if there are targets."""
         seen = stages[-1].proposals
         boxes = refined_boxes(stages[-1], self.num_classes)
         if targets is not None and self.resample:
@@ -285,7 +283,7 @@ class LossDrivenCascadeROIHeads(CascadeROIHeads):
     ) -> list[Instances]:
         if self.resample:
             for p in proposals:
-                # Only there because the sampler's appended ground truth has it.
+                # Required because the ground truth that the sampler appends has it.
                 p.objectness_logits = p.proposal_boxes.tensor.new_zeros(len(p))
             with self._matching_as(stage), get_event_storage().name_scope(f"stage{stage}"):
                 return self.label_and_sample_proposals(proposals, targets)
@@ -300,7 +298,7 @@ class LossDrivenCascadeROIHeads(CascadeROIHeads):
 
     @contextmanager
     def _matching_as(self, stage: int) -> Iterator[None]:
-        """Let the inherited sampling use the matcher of ``stage``."""
+        """Let the inherited sampling use the matcher of ``stage`` temporarily."""
         matcher = self.proposal_matcher
         self.proposal_matcher = self.proposal_matchers[stage]
         try:
@@ -311,7 +309,7 @@ class LossDrivenCascadeROIHeads(CascadeROIHeads):
     def _copy_targets(
         self, proposals: list[Instances], stage: int, targets: list[Instances]
     ) -> None:
-        """Add what the host's relabelling leaves out: masks and other fields of the matched."""
+        """Add the masks and other fields that Detectron2's relabeling does not copy."""
         for p, t in zip(proposals, targets, strict=True):
             if len(t) == 0:
                 continue
@@ -367,6 +365,6 @@ def _check_widths(predictors: nn.ModuleList) -> None:
     widths = [getattr(p.cls_score, "out_features", None) for p in predictors]
     if len(set(widths)) > 1:
         raise ValueError(
-            f"the stages have {widths} logits, which cannot be averaged: give all stages losses of "
-            "one kind, or score_fusion='probabilities'"
+            f"the stages have {widths} logits, which cannot be averaged: use the same kind of loss "
+            "in all stages, or score_fusion='probabilities'"
         )

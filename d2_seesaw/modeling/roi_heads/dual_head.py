@@ -1,10 +1,10 @@
-"""A second classification branch beside a trained one: the dual head of the LVIS 2020 entry.
+"""Dual head of the LVIS 2020 entry: a second classification branch beside a trained one.
 
 Appendix D of the Seesaw Loss paper (arXiv 2008.10032), after SimCal (arXiv 2007.11978): the trained
 detector is frozen, one new classification branch per stage is trained with repeat factor sampling,
-and the scores of the old and the new branch are averaged. The parts here have both branches;
-:class:`~d2_seesaw.modeling.DualHeadRCNN` freezes and trains. What is new is a submodule ``new`` of
-its part; everything else has the names it has without it, so that checkpoints fit.
+and the scores of the old and the new branch are averaged. The modules here have both branches;
+:class:`~d2_seesaw.modeling.DualHeadRCNN` freezes and trains them. The new layers are in submodules
+named ``new``. All other names are unchanged, so that checkpoints can be loaded.
 
 Shapes in this module:
     R: RoIs of all images
@@ -33,7 +33,7 @@ from d2_seesaw.modeling.roi_heads.tsd import TSDBoxHead, TSDFeatures, TSDOutputL
 
 
 class DualFeatures(NamedTuple):
-    """What two branches make of R RoIs."""
+    """Features of R RoIs from two branches."""
 
     old: Tensor
     """``(R, F)``."""
@@ -42,9 +42,9 @@ class DualFeatures(NamedTuple):
 
 
 class DualBoxHead(FastRCNNConvFCHead):
-    """Detectron2's box head with its layers a second time, ``new``, on the same pooled RoIs.
+    """Detectron2's box head with a second copy of its layers, ``new``, on the same pooled RoIs.
 
-    The arguments are those of ``FastRCNNConvFCHead``. Its box predictor has to be
+    The arguments are those of ``FastRCNNConvFCHead``. Its box predictor must be
     :class:`DualOutputLayers`.
     """
 
@@ -53,7 +53,7 @@ class DualBoxHead(FastRCNNConvFCHead):
         self.new = FastRCNNConvFCHead(input_shape, **options)
 
     def forward(self, x: Tensor) -> Any:
-        """:class:`DualFeatures` of pooled RoIs."""
+        """Compute :class:`DualFeatures` of pooled RoIs."""
         *layers, new = self
         old = x
         for layer in layers:
@@ -61,8 +61,8 @@ class DualBoxHead(FastRCNNConvFCHead):
         return DualFeatures(old, new(x))
 
     def start_new(self, *, copy_weights: bool, copy_counts: bool) -> None:
-        """Give the new layers the values of the old ones, if ``copy_weights``."""
-        del copy_counts  # there are none here
+        """Copy the old layers' weights to the new ones if ``copy_weights``."""
+        del copy_counts  # box heads have no counts
         if copy_weights:
             *layers, _ = self
             for layer, twin in zip(layers, self.new, strict=True):
@@ -72,8 +72,8 @@ class DualBoxHead(FastRCNNConvFCHead):
 class DualTSDBoxHead(TSDBoxHead):
     """:class:`TSDBoxHead` with a second classification branch on the same moved bins.
 
-    That is its ``classification.new``. The arguments are those of :class:`TSDBoxHead`; its box
-    predictor has to be :class:`DualTSDOutputLayers`.
+    The second branch is ``classification.new``. The arguments are those of :class:`TSDBoxHead`. Its
+    box predictor must be :class:`DualTSDOutputLayers`.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class DualTSDBoxHead(TSDBoxHead):
 
 
 class ClassifierAndLoss(nn.Module):
-    """The end of a classification branch."""
+    """Classifier and loss of a classification branch."""
 
     def __init__(self, cls_score: nn.Module, cls_loss: ClassificationLoss) -> None:
         super().__init__()
@@ -101,30 +101,30 @@ class ClassifierAndLoss(nn.Module):
 
 
 class DualOutputLayers(LossDrivenOutputLayers):
-    """Box predictor with two classifiers, whose scores are averaged; only the new one learns.
+    """Box predictor with two classifiers whose scores are averaged; only the new one is trained.
 
-    Its logits are those of both branches, the old one's first. Scores are the mean of what the two
-    losses make of them, activated one by one (``0.5 * (old + new)``). A cascade that fuses logits
-    over its stages averages each branch's logits first, so also there the mean of the branches is
-    one of probabilities, and a new branch that equals the old one changes nothing. Where boxes are
-    class-specific, it is the averaged scores that choose those which go on to the next stage.
+    The logits are those of both branches, old ones first. Each loss converts its logits to scores,
+    and the scores are averaged (``0.5 * (old + new)``). A cascade that fuses logits over its stages
+    averages the logits of each branch first, so the branches are still averaged as probabilities,
+    and a new branch that equals the old one changes nothing. If boxes are class-specific, the
+    averaged scores select the boxes of the next stage.
 
-    Losses are those of ``new_cls_loss`` alone, with ``_new`` after their names; none of boxes.
+    The only losses are those of ``new_cls_loss``, with the suffix ``_new``.
 
-    With a :class:`DualBoxHead` the new branch has layers of its own before its classifier; with
-    any other box head it is a new classifier on the old features, which is cheaper and can do less.
+    With a :class:`DualBoxHead`, the new branch has its own layers before the classifier. With any
+    other box head it is a new classifier on the old features, which is cheaper but less expressive.
 
     Args:
-        input_shape: shape of one RoI's feature, of each branch.
+        input_shape: shape of one RoI's feature, for each branch.
         cls_score: the old classifier; see :class:`LossDrivenOutputLayers`.
-        cls_loss: the old branch's loss, from here on only asked for scores.
+        cls_loss: the old branch's loss, used for scores only.
         new_cls_score: the new classifier.
-        new_cls_loss: its loss: another object, because losses may count.
-        options: the other arguments of the base class.
+        new_cls_loss: its loss; a separate object, because losses may hold counts.
+        options: other arguments of the base class.
 
     Raises:
-        ValueError: one loss object given twice, losses of different numbers of classes, or what the
-            base class refuses.
+        ValueError: both losses are the same object, the losses differ in the number of classes, or
+            the base class raises it.
     """
 
     def __init__(
@@ -141,18 +141,18 @@ class DualOutputLayers(LossDrivenOutputLayers):
         if new_cls_loss is cls_loss:
             raise ValueError(
                 f"cls_loss and new_cls_loss are the same {type(cls_loss).__name__}: the new branch "
-                "starts to count anew, so give two objects"
+                "needs its own counts, so pass two objects"
             )
         if new_cls_loss.num_classes != cls_loss.num_classes:
             raise ValueError(
-                f"num_classes of new_cls_loss is {new_cls_loss.num_classes}, that of cls_loss is "
-                f"{cls_loss.num_classes}: they must be equal"
+                f"num_classes is {new_cls_loss.num_classes} in new_cls_loss and "
+                f"{cls_loss.num_classes} in cls_loss: they must be equal"
             )
         classifier = classifier_for(new_cls_loss, new_cls_score, self.bbox_pred.in_features)
         self.new = ClassifierAndLoss(classifier, new_cls_loss)
 
     def forward(self, x: Any) -> Any:
-        """``(R, L + L')`` logits and the box deltas, from :class:`DualFeatures` or ``(R, F)``."""
+        """Map :class:`DualFeatures` or ``(R, F)`` to ``(R, L + L')`` logits and box deltas."""
         of_old, of_new = _of_branches(x)
         logits, deltas = super().forward(of_old)
         return self._with_new(logits, of_new), deltas
@@ -166,7 +166,7 @@ class DualOutputLayers(LossDrivenOutputLayers):
         return of_old, of_new
 
     def predict_probs(self, predictions: Predictions, proposals: list[Instances]) -> list[Tensor]:
-        """Per image, ``(Ri, C + 1)`` mean probabilities of the branches, background last."""
+        """Return ``(Ri, C + 1)`` mean probabilities of the branches per image, background last."""
         of_old, of_new = self._of_old_and_new(predictions[0])
         scores = (self.cls_loss.scores(of_old) + self.new.cls_loss.scores(of_new)) / 2
         return list(scores.split([len(p) for p in proposals]))
@@ -174,12 +174,12 @@ class DualOutputLayers(LossDrivenOutputLayers):
     def losses(
         self, predictions: Any, proposals: list[Instances], *, log_as: str = "fast_rcnn"
     ) -> dict[str, Tensor]:
-        """The new branch's classification losses.
+        """Compute the classification losses of the new branch.
 
         Args:
-            predictions: what ``forward`` returned for all RoIs.
+            predictions: output of ``forward`` for all RoIs.
             proposals: as in :class:`LossDrivenOutputLayers`.
-            log_as: what the new branch's accuracies are stored below, with ``_new``.
+            log_as: prefix of the accuracies in the event storage; ``_new`` is appended.
         """
         labels, _, _ = targets_of(proposals, predictions[0])
         _, of_new = self._of_old_and_new(predictions[0])
@@ -187,10 +187,10 @@ class DualOutputLayers(LossDrivenOutputLayers):
         return {f"{name}_new": loss for name, loss in losses.items()}
 
     def start_new(self, *, copy_weights: bool, copy_counts: bool) -> None:
-        """Give the new branch's classifier and its loss's state the values of the old ones.
+        """Copy the old classifier's weights and the old loss's counts to the new branch.
 
         Raises:
-            ValueError: a classifier or loss of another kind.
+            ValueError: the new classifier or loss differs in kind.
         """
         if copy_weights:
             _copy("cls_score", self.cls_score, self.new.cls_score)
@@ -201,11 +201,11 @@ class DualOutputLayers(LossDrivenOutputLayers):
 class DualTSDOutputLayers(DualOutputLayers, TSDOutputLayers):
     """:class:`TSDOutputLayers` with two classifiers, as :class:`DualOutputLayers`.
 
-    The arguments are those of both. The sibling stays what it was, without any use.
+    The arguments are those of both. The sibling is kept but not used.
     """
 
     def forward(self, x: TSDFeatures) -> Any:
-        """:class:`TSDPredictions` with ``(R, L + L')`` logits."""
+        """Compute :class:`TSDPredictions` with ``(R, L + L')`` logits."""
         of_old, of_new = _of_branches(x.classification)
         predictions = TSDOutputLayers.forward(self, x._replace(classification=of_old))
         return predictions._replace(logits=self._with_new(predictions.logits, of_new))
@@ -220,8 +220,8 @@ def _copy(name: str, old: Any, new: Any) -> None:
     if shapes[0] != shapes[1]:
         raise ValueError(
             f"new_{name} cannot start as a copy of {name}: a {type(new).__name__} with "
-            f"{_listed(shapes[1])} is not a {type(old).__name__} with {_listed(shapes[0])}. Give "
-            "equal ones, or init='random' and fresh_counts=True"
+            f"{_listed(shapes[1])} differs from a {type(old).__name__} with {_listed(shapes[0])}. "
+            "Use equal ones, or init='random' and fresh_counts=True"
         )
     new.load_state_dict(old.state_dict())
 

@@ -1,10 +1,10 @@
-"""Box predictor whose classifier and classification loss are given rather than chosen by flags.
+"""Box predictor that takes its classifier and classification loss as objects.
 
 Shapes in this module:
     N: images in the batch
-    R: RoIs of all images, Ri those of image i
+    R: RoIs of all images; Ri RoIs of image i
     C: foreground classes
-    L: logits per RoI, as many as the loss asks for
+    L: logits per RoI, as the loss defines
 """
 
 from typing import Any
@@ -24,28 +24,28 @@ Predictions = tuple[Tensor, Tensor]
 
 _REFUSED = {
     "use_sigmoid_ce": "the classification loss is the object given as cls_loss",
-    "use_fed_loss": "Seesaw Loss and softmax are normalised over all classes, so classes cannot be "
-    "sampled; give a federated loss as cls_loss instead",
+    "use_fed_loss": "Seesaw Loss and softmax normalize over all classes, so classes cannot be "
+    "sampled; pass a federated loss as cls_loss instead",
 }
 
 
 class LossDrivenOutputLayers(FastRCNNOutputLayers):
-    """Fast R-CNN predictor driven by its loss: any classifier with any classification loss.
+    """Fast R-CNN predictor for any classifier and any classification loss.
 
-    The loss says how many logits it needs, what they score and what they cost; everything about
-    boxes and inference is Detectron2's.
+    The loss defines the number of logits, the scores and the losses. Boxes and inference are
+    Detectron2's.
 
     Args:
         input_shape: shape of one RoI's feature.
-        cls_score: the classifier: a module of the right width, or a function that builds one from
-            its numbers of inputs and outputs, such as ``normed_linear_classifier()``.
-        cls_loss: the classification loss; its losses enter the dictionary under their own names.
-        box_options: the other arguments of ``FastRCNNOutputLayers``. ``loss_weight`` scales a loss
-            by its name; ``loss_cls`` in it scales all losses of ``cls_loss`` not named there.
+        cls_score: a module with matching width, or a function that builds one from the numbers of
+            inputs and outputs, such as ``normed_linear_classifier()``.
+        cls_loss: classification loss; its losses are returned under their own names.
+        box_options: other arguments of ``FastRCNNOutputLayers``. ``loss_weight`` scales losses by
+            name; its ``loss_cls`` scales all losses of ``cls_loss`` that it does not name.
 
     Raises:
-        ValueError: sigmoid or federated flags, or a classifier, loss and ``num_classes`` that do
-            not fit each other.
+        ValueError: a sigmoid or federated flag is set, or classifier, loss and ``num_classes`` do
+            not match.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class LossDrivenOutputLayers(FastRCNNOutputLayers):
     ) -> None:
         for flag, reason in _REFUSED.items():
             if box_options.pop(flag, False):
-                raise ValueError(f"{flag}=True does not go with LossDrivenOutputLayers: {reason}")
+                raise ValueError(f"LossDrivenOutputLayers does not support {flag}=True: {reason}")
         num_classes = box_options.setdefault("num_classes", cls_loss.num_classes)
         if num_classes != cls_loss.num_classes:
             raise ValueError(
-                f"num_classes of the box predictor is {num_classes}, "
-                f"that of its cls_loss is {cls_loss.num_classes}: they must be equal"
+                f"num_classes is {num_classes} in the box predictor and "
+                f"{cls_loss.num_classes} in its cls_loss: they must be equal"
             )
         super().__init__(input_shape, **box_options)
         # Replaces the (C + 1)-way linear layer of the base class.
@@ -77,16 +77,16 @@ class LossDrivenOutputLayers(FastRCNNOutputLayers):
         *,
         log_as: str = "fast_rcnn",
     ) -> dict[str, Tensor]:
-        """Classification losses by the loss's own names, and ``loss_box_reg``.
+        """Compute the classification losses, under the loss's own names, and ``loss_box_reg``.
 
-        Accuracies go to the event storage as in Detectron2, computed from the scores, in which
-        background is a class like any other, and over the RoIs that are not ignored.
+        Accuracies are written to the event storage as in Detectron2. They are computed from the
+        scores, including background, over the RoIs that are not ignored.
 
         Args:
-            predictions: what ``forward`` returned for all RoIs.
+            predictions: output of ``forward`` for all RoIs.
             proposals: per image, with ``proposal_boxes``, ``gt_classes`` (``(Ri,)``, C for
-                background, -1 to ignore) and, where there are objects, ``gt_boxes``.
-            log_as: what the accuracies are stored below.
+                background, -1 to ignore) and, if there are objects, ``gt_boxes``.
+            log_as: prefix of the accuracies in the event storage.
         """
         logits, deltas = predictions
         labels, boxes, matched = targets_of(proposals, logits)
@@ -110,17 +110,17 @@ class LossDrivenOutputLayers(FastRCNNOutputLayers):
         return weights.get(name, weights.get(general, 1.0))
 
     def predict_probs(self, predictions: Predictions, proposals: list[Instances]) -> list[Tensor]:
-        """Per image, ``(Ri, C + 1)`` probabilities with background last."""
+        """Return ``(Ri, C + 1)`` probabilities per image, background last."""
         return list(self.cls_loss.scores(predictions[0]).split([len(p) for p in proposals]))
 
 
 def classifier_for(
     loss: ClassificationLoss, classifier: nn.Module | LayerFactory, in_features: int
 ) -> nn.Module:
-    """The classifier, built if a function is given, with as many logits as ``loss`` needs.
+    """Return the classifier for ``loss``; build it if ``classifier`` is a function.
 
     Raises:
-        ValueError: a module of another width.
+        ValueError: a module has another number of inputs or outputs.
     """
     if not isinstance(classifier, nn.Module):
         classifier = classifier(in_features, loss.num_logits)
@@ -136,31 +136,31 @@ def classifier_for(
 
 
 def targets_of(proposals: list[Instances], logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Labels ``(R,)``, proposal boxes ``(R, 4)`` and the boxes ``(R, 4)`` they should become."""
+    """Return labels ``(R,)``, proposal boxes ``(R, 4)`` and their target boxes ``(R, 4)``."""
     if not proposals:
         no_boxes = logits.new_zeros((0, 4))
         return torch.zeros(0, dtype=torch.int64, device=logits.device), no_boxes, no_boxes
     labels = cat([p.gt_classes for p in proposals])
     boxes = Boxes.cat([p.proposal_boxes for p in proposals]).tensor
-    # An image without objects has no gt_boxes; its proposals are all background, whose targets
-    # are never read.
+    # An image without objects has no gt_boxes. Its proposals are background, whose targets are
+    # never read.
     matched = [p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes for p in proposals]
     return labels, boxes, Boxes.cat(matched).tensor
 
 
 class TwoSidedBox2BoxTransform(Box2BoxTransform):
-    """Detectron2's box deltas, with the change of size limited both ways.
+    """Detectron2's box deltas with the change of size limited in both directions.
 
-    Detectron2 keeps a box from growing by more than a factor of 1000 / 16; mmdet also keeps it from
-    shrinking by more (``DeltaXYWHBBoxCoder``, ``wh_ratio_clip``). Only for weights trained there.
+    Detectron2 limits growth to a factor of 1000 / 16. mmdet limits shrinking, too
+    (``DeltaXYWHBBoxCoder``, ``wh_ratio_clip``). For weights that were trained with mmdet.
 
     Args:
         weights: factors of dx, dy, dw and dh: the inverse of mmdet's ``target_stds``.
-        scale_clamp: limit of the sizes of dw and dh, after division by the weights.
+        scale_clamp: limit of the absolute values of dw and dh, after division by the weights.
     """
 
     def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
-        """Apply ``(R, 4 k)`` deltas to ``(R, 4)`` boxes; returns ``(R, 4 k)`` boxes."""
+        """Apply ``(R, 4 k)`` deltas to ``(R, 4)`` boxes; return ``(R, 4 k)`` boxes."""
         deltas = deltas.float()
         smallest = deltas.new_full((4,), -torch.inf)
         smallest[2:] = -self.scale_clamp * smallest.new_tensor(self.weights[2:])

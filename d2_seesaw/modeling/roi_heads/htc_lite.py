@@ -1,10 +1,10 @@
-"""HTC-Lite: a cascade with one mask head, whose RoI features know the whole image.
+"""HTC-Lite: a cascade with one mask head and a global context encoder.
 
-From appendix D.1 of the Seesaw Loss paper (arXiv 2008.10032), which has a context encoder in place
-of HTC's semantic branch: convolutions and a global average pooling on a feature map, an auxiliary
+From appendix D.1 of the Seesaw Loss paper (arXiv 2008.10032), which replaces HTC's semantic branch
+by a context encoder: convolutions and a global average pooling on a feature map, an auxiliary
 linear layer with a multi-label binary cross-entropy, and the pooled vector added to the RoI
-features. No code of it was published. What the paper leaves open is an argument here, chosen mostly
-as in SCNet's ``GlobalContextHead`` (mmdet).
+features. Its code was not published. Details that the paper leaves open are arguments here; most
+defaults are as in SCNet's ``GlobalContextHead`` (mmdet).
 
 Shapes in this module:
     N: images in the batch
@@ -29,7 +29,7 @@ CONTEXT = "context"
 
 
 class _Residual(nn.Module):
-    """``x + conv(relu(conv(x)))``, with no ReLU after the sum: SCNet's ``SimplifiedBasicBlock``."""
+    """``x + conv(relu(conv(x)))`` without ReLU after the sum: SCNet's ``SimplifiedBasicBlock``."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -54,26 +54,24 @@ def _layers(channels: int, num_convs: int, *, residual: bool) -> nn.Sequential:
 
 
 class GlobalContextEncoder(nn.Module):
-    """Context vectors of images, and the multi-label loss that teaches them what is in there.
+    """Encoder of images into context vectors, with a multi-label classification loss.
 
     Args:
         num_classes: C.
-        channels: D. The vector is added to RoI features, so D is theirs.
+        channels: D, equal to that of the RoI features, which the vector is added to.
         in_feature: the feature map to encode; P6, the coarsest of an FPN, in SCNet.
-        num_convs: 3 x 3 convolutions before the pooling.
-        residual: group them in pairs with a sum around each, as SCNet's configs do, rather than
-            have a ReLU after each.
+        num_convs: number of 3 x 3 convolutions before the pooling.
+        residual: group them in residual pairs, as SCNet's configs do, instead of a ReLU after each.
         loss_weight: factor on the loss; 3 in SCNet, for 80 classes.
-        federated: of the classes that are not annotated in an image, take only those that were
-            verified to be absent as negatives, and ignore the others. For data like LVIS, where
-            "not annotated" does not mean "absent". Needs a model that hands the verified negatives
-            over: :class:`FederatedRCNN`. The paper says nothing of it, so all classes count by
-            default.
-        masked_mean: pool over the image alone, without the padding of its batch. Off in SCNet.
-        stride: of ``in_feature``, which ``masked_mean`` needs to know.
+        federated: treat only classes that were verified to be absent as negatives, and ignore all
+            other classes that are not annotated. For data like LVIS, where "not annotated" does not
+            mean "absent". Needs :class:`FederatedRCNN`, which passes the verified negatives. Not in
+            the paper, so by default all classes count.
+        masked_mean: pool over the image without its padding. Off in SCNet.
+        stride: stride of ``in_feature``; used by ``masked_mean``.
 
     Raises:
-        ValueError: residual pairs of an odd number of convolutions.
+        ValueError: ``residual`` with an odd number of convolutions.
     """
 
     def __init__(
@@ -91,7 +89,7 @@ class GlobalContextEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if residual and num_convs % 2:
-            raise ValueError(f"residual=True groups convolutions in pairs, got {num_convs} of them")
+            raise ValueError(f"residual=True needs an even number of convolutions, got {num_convs}")
         self.num_classes = num_classes
         self.in_feature = in_feature
         self.loss_weight = loss_weight
@@ -109,14 +107,14 @@ class GlobalContextEncoder(nn.Module):
         """Encode the images of a batch.
 
         Args:
-            features: by name, as the backbone returns them.
+            features: feature maps by name, as the backbone returns them.
             image_sizes: height and width of each image before padding.
 
         Returns:
             ``(N, D, 1, 1)`` context vectors.
 
         Raises:
-            ValueError: there is no ``in_feature``, or its ``stride`` cannot be right.
+            ValueError: ``in_feature`` is missing, or ``stride`` does not match its size.
         """
         if self.in_feature not in features:
             raise ValueError(f"in_feature {self.in_feature!r} is not one of {sorted(features)}")
@@ -128,17 +126,17 @@ class GlobalContextEncoder(nn.Module):
         )
 
     def _unpadded(self, x: Tensor, image_size: tuple[int, int]) -> Tensor:
-        """``(D, 1, 1)`` mean of ``(D, H, W)`` over the part that shows the image."""
+        """Return the ``(D, 1, 1)`` mean of ``(D, H, W)`` over the unpadded image."""
         height, width = (math.ceil(side / self.stride) for side in image_size)
         if height > x.shape[1] or width > x.shape[2]:
             raise ValueError(
-                f"an image of {tuple(image_size)} cannot have a {self.in_feature} of "
-                f"{tuple(x.shape[1:])} at stride {self.stride}"
+                f"{self.in_feature} of shape {tuple(x.shape[1:])} is too small for an image of "
+                f"{tuple(image_size)} at stride {self.stride}"
             )
         return x[:, :height, :width].mean(dim=(1, 2), keepdim=True)
 
     def logits(self, context: Tensor) -> Tensor:
-        """``(N, C)`` logits of each class being in the image, from ``(N, D, 1, 1)`` vectors."""
+        """Map ``(N, D, 1, 1)`` vectors to ``(N, C)`` logits of each class being in the image."""
         return self.classifier(context.flatten(1))
 
     def losses(
@@ -147,13 +145,13 @@ class GlobalContextEncoder(nn.Module):
         targets: Sequence[Instances],
         negatives: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """``loss_context``: binary cross-entropy, mean over all images and (known) classes.
+        """Compute ``loss_context``: mean binary cross-entropy over images and (known) classes.
 
         Args:
-            context: ``(N, D, 1, 1)``, what ``forward`` returned.
+            context: ``(N, D, 1, 1)`` output of ``forward``.
             targets: per image, with ``gt_classes`` in ``[0, C)``, in any number and order.
-            negatives: per image, classes in ``[0, C)`` verified to be absent. Read only if
-                ``federated``. A class that is annotated as well counts as present.
+            negatives: per image, classes in ``[0, C)`` verified to be absent. Used only if
+                ``federated``. A class that is also annotated counts as present.
 
         Raises:
             ValueError: ``federated`` without ``negatives``.
@@ -164,8 +162,8 @@ class GlobalContextEncoder(nn.Module):
         if self.federated:
             if negatives is None:
                 raise ValueError(
-                    "federated=True needs the classes verified to be absent from each image: make "
-                    "d2_seesaw.modeling.FederatedRCNN the model"
+                    "federated=True needs the classes verified to be absent from each image: use "
+                    "d2_seesaw.modeling.FederatedRCNN as the model"
                 )
             known = self._multi_hot(negatives, logits).maximum(present)
         total = F.binary_cross_entropy_with_logits(logits, present, weight=known, reduction="sum")
@@ -179,13 +177,13 @@ class GlobalContextEncoder(nn.Module):
 
 
 class ContextPooler(nn.Module):
-    """Features of RoIs with the context vector of their image added to every pixel.
+    """Pooler that adds the context vector of the image to every pixel of its RoI features.
 
-    Takes the place of the pooler it wraps; the context vectors come as one more feature map, so
-    they reach whatever pools RoI features, in training and in inference, without any state.
+    Replaces the pooler it wraps. The context vectors are passed as one more feature map, so that
+    they reach all users of the pooler without any state.
 
     Args:
-        pooler: pools the feature maps, such as Detectron2's ``ROIPooler``.
+        pooler: pooler of the feature maps, such as Detectron2's ``ROIPooler``.
     """
 
     def __init__(self, pooler: nn.Module) -> None:
@@ -197,8 +195,8 @@ class ContextPooler(nn.Module):
 
         Args:
             x: the pooler's feature maps, then ``(N, D, 1, 1)`` context vectors of the N images.
-            box_lists: of each image, its Ri boxes.
-            options: more arguments of the pooler, such as the offsets of an OffsetROIPooler.
+            box_lists: Ri boxes per image.
+            options: other arguments of the pooler, such as the offsets of an OffsetROIPooler.
 
         Returns:
             ``(sum of Ri, D, H, W)`` features, in the order of the boxes.
@@ -214,21 +212,19 @@ class HTCLiteROIHeads(LossDrivenCascadeROIHeads):
     """Cascade ROI heads with a global context encoder and one mask head.
 
     The context vector of an image is added to the RoI features of all its boxes, in every box stage
-    and before the mask head, and the encoder is trained by its own ``loss_context`` as well as
-    through both uses.
+    and before the mask head. The encoder is trained by its ``loss_context`` and through both uses.
 
     Args:
-        context_encoder: encodes one of the backbone's feature maps; its number of channels is that
-            of the RoI features.
-        mask_rois: where the mask head is trained: the RoIs sampled for the ``"last"`` stage, as in
-            SCNet, or ``"refined"``: the boxes that the last stage predicts, matched, labelled and,
-            if ``resample``, sampled once more. Figure 5 of the paper can be read either way. Its
-            loss is not scaled: it is the only supervision of the masks.
-        cascade_options: the other arguments of :class:`LossDrivenCascadeROIHeads`.
+        context_encoder: encoder of one of the backbone's feature maps, with as many channels as the
+            RoI features.
+        mask_rois: RoIs that the mask head is trained on: those sampled for the ``"last"`` stage, as
+            in SCNet, or ``"refined"``: the boxes that the last stage predicts, matched, labeled
+            and, with ``resample``, sampled once more. Figure 5 of the paper allows both readings.
+            The mask loss is not scaled, because it is the only supervision of the masks.
+        cascade_options: other arguments of :class:`LossDrivenCascadeROIHeads`.
 
     Raises:
-        ValueError: encoder and heads of different numbers of classes, or options that the cascade
-            refuses.
+        ValueError: encoder and heads differ in the number of classes, or the base class raises it.
     """
 
     def __init__(
@@ -241,8 +237,8 @@ class HTCLiteROIHeads(LossDrivenCascadeROIHeads):
         super().__init__(mask_rois=mask_rois, **cascade_options)
         if context_encoder.num_classes != self.num_classes:
             raise ValueError(
-                f"num_classes of the context encoder is {context_encoder.num_classes}, that of the "
-                f"ROI heads is {self.num_classes}: they must be equal"
+                f"num_classes is {context_encoder.num_classes} in the context encoder and "
+                f"{self.num_classes} in the ROI heads: they must be equal"
             )
         self.context_encoder = context_encoder
         self.box_pooler = ContextPooler(self.box_pooler)
@@ -258,9 +254,9 @@ class HTCLiteROIHeads(LossDrivenCascadeROIHeads):
         proposals: list[Instances],
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """Losses in training, detections in inference; see ``ROIHeads.forward``.
+        """Return losses in training, detections in inference; see ``ROIHeads.forward``.
 
-        If the encoder is federated, ``images`` carries ``negative_classes``; see
+        If the encoder is federated, ``images`` must have ``negative_classes``; see
         :class:`FederatedRCNN`.
         """
         features = self._with_context(features, proposals)
@@ -273,13 +269,13 @@ class HTCLiteROIHeads(LossDrivenCascadeROIHeads):
     def box_predictions(
         self, features: dict[str, Tensor], proposals: list[Instances]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Boxes and scores for given proposals, before any threshold or suppression."""
+        """Return boxes and scores of given proposals, before any threshold or NMS."""
         return super().box_predictions(self._with_context(features, proposals), proposals)
 
     def forward_with_given_boxes(
         self, features: dict[str, Tensor], instances: list[Instances]
     ) -> list[Instances]:
-        """Add masks to ``instances``, whose boxes and classes are given."""
+        """Predict masks for the boxes and classes of ``instances``."""
         return super().forward_with_given_boxes(self._with_context(features, instances), instances)
 
     def _forward_box(
@@ -293,7 +289,7 @@ class HTCLiteROIHeads(LossDrivenCascadeROIHeads):
     def _with_context(
         self, features: dict[str, Tensor], instances: list[Instances]
     ) -> dict[str, Tensor]:
-        if CONTEXT in features:  # inference comes by here twice
+        if CONTEXT in features:  # inference calls this twice
             return features
         context = self.context_encoder(features, [i.image_size for i in instances])
         return {**features, CONTEXT: context}

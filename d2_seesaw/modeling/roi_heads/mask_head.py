@@ -1,4 +1,4 @@
-"""Mask heads whose last layer is given rather than fixed, and several of them as one.
+"""Mask heads with an exchangeable last layer, and the average of several mask heads.
 
 Shapes in this module:
     B: RoIs of all images
@@ -24,28 +24,28 @@ from d2_seesaw.layers.predictors import conv1x1_channel, is_pointwise
 
 
 class MaskHeadWithPredictor(MaskRCNNConvUpsampleHead):
-    """Detectron2's convolution and up-sampling mask head with a predictor of one's own.
+    """Detectron2's convolutional mask head with a given predictor.
 
     With ``normed_mask_predictor()`` it is the "Norm Mask" of the Seesaw Loss paper (section 4.3).
-    The names and shapes of the weights are those of the base class whatever the predictor, so a
-    checkpoint does not tell which one it was trained with: the config does.
+    Names and shapes of the weights are those of the base class for any predictor, so a checkpoint
+    does not show which predictor it was trained with; the config does.
 
-    Only one mask per RoI is ever used: that of its class, the true one in training and the
-    predicted one in inference. So of a 1 x 1 convolution, plain or normalised, only that channel is
-    computed: results and gradients are the same, without the ``(B, C, H, W)`` logits, which at 128
-    RoIs and 1203 classes are 483 MB and as much again for their gradient. Predictors of other kinds
-    compute all channels; so does ``layers``.
+    Only one mask per RoI is used: that of its true class in training and of its predicted class in
+    inference. A plain or normalized 1 x 1 convolution therefore computes only that channel. Results
+    and gradients are the same, without the ``(B, C, H, W)`` logits, which take 483 MB at 128 RoIs
+    and 1203 classes, and as much again for their gradient. Other predictors, and the inherited
+    ``layers``, compute all channels.
 
     Args:
         input_shape: shape of one RoI's feature.
         predictor: a module from ``conv_dims[-1]`` channels to ``num_classes``, or a function that
             builds one from these two numbers.
         num_classes: foreground classes, 1 for class-agnostic masks.
-        conv_dims: channels of the convolutions and, last, of the up-sampling layer.
-        head_options: the other arguments of ``MaskRCNNConvUpsampleHead``.
+        conv_dims: channels of the convolutions and, last, of the upsampling layer.
+        head_options: other arguments of ``MaskRCNNConvUpsampleHead``.
 
     Raises:
-        ValueError: a predictor whose channels do not fit.
+        ValueError: the predictor's channels do not match.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class MaskHeadWithPredictor(MaskRCNNConvUpsampleHead):
         self.predictor = predictor
 
     def forward(self, x: Tensor, instances: list[Instances]) -> Any:
-        """Losses in training, ``instances`` with ``pred_masks`` in inference.
+        """Return losses in training, ``instances`` with ``pred_masks`` in inference.
 
         Args:
             x: ``(B, channels, H, W)`` features of all RoIs.
@@ -79,8 +79,8 @@ class MaskHeadWithPredictor(MaskRCNNConvUpsampleHead):
         return self.results(self.class_logits(x, instances), instances)
 
     def results(self, logits: Tensor, instances: list[Instances]) -> Any:
-        """What :meth:`forward` returns, from the ``(B, 1, H', W')`` of :meth:`class_logits`."""
-        # One channel is what Detectron2 takes for class-agnostic masks: it looks for no class.
+        """Convert the ``(B, 1, H', W')`` output of :meth:`class_logits` to that of ``forward``."""
+        # Detectron2 treats one channel as class-agnostic and does not select a class.
         if self.training:
             return {
                 "loss_mask": mask_rcnn_loss(logits, instances, self.vis_period) * self.loss_weight
@@ -89,7 +89,7 @@ class MaskHeadWithPredictor(MaskRCNNConvUpsampleHead):
         return instances
 
     def class_logits(self, x: Tensor, instances: list[Instances]) -> Tensor:
-        """``(B, 1, H', W')``: for each RoI the logits of its class, true or predicted."""
+        """Compute the ``(B, 1, H', W')`` logits of each RoI's class, true or predicted."""
         *layers, _ = self
         for layer in layers:
             x = layer(x)
@@ -106,19 +106,19 @@ class MaskHeadWithPredictor(MaskRCNNConvUpsampleHead):
 class AveragedMaskHeads(nn.ModuleList):
     """Mask heads of a cascade: trained one by one, averaged in inference.
 
-    Called in inference as a single head is: ``pred_masks`` of the instances become the mean of what
-    the heads predict, that is of their sigmoids, as in mmdet. So do ``mask_scores``, where the
-    heads are :class:`~d2_seesaw.modeling.roi_heads.ScoredMaskHead`.
+    In inference it is called like a single head. ``pred_masks`` are the mean of the heads'
+    sigmoids, as in mmdet, and so are ``mask_scores`` if the heads are
+    :class:`~d2_seesaw.modeling.roi_heads.ScoredMaskHead`.
     """
 
     def forward(self, x: Any, instances: list[Instances]) -> list[Instances]:
-        """Set what the heads predict for ``instances`` from ``x``, the features of their RoIs.
+        """Set the mean predictions of ``instances`` from ``x``, the features of their RoIs.
 
         Raises:
-            RuntimeError: in training, where each head has RoIs and a loss of its own.
+            RuntimeError: in training, where each head has its own RoIs and loss.
         """
         if self.training:
-            raise RuntimeError("AveragedMaskHeads are trained one by one: call its items")
+            raise RuntimeError("the heads of AveragedMaskHeads are trained one by one: call them")
         predicted = [[i.get_fields().copy() for i in head(x, instances)] for head in self]
         for i, of_heads in zip(instances, zip(*predicted, strict=True), strict=True):
             for name in {"pred_masks", "mask_scores"} & of_heads[0].keys():
@@ -127,22 +127,22 @@ class AveragedMaskHeads(nn.ModuleList):
 
 
 class CarafeMaskHead(MaskHeadWithPredictor):
-    """A mask head with CARAFE in place of the transposed convolution and its ReLU.
+    """Mask head with CARAFE instead of the transposed convolution and its ReLU.
 
-    The mask head of the CARAFE paper (https://arxiv.org/abs/1905.02188, section 4.2), and of the
-    winner of the LVIS challenge 2020: convolutions, ``upsample``, predictor, with nothing between
-    the last two. All else is as in :class:`MaskHeadWithPredictor`. Weights have the names of its
-    own but for ``upsample.*``, which stands where ``deconv.*`` was.
+    The mask head of the CARAFE paper (https://arxiv.org/abs/1905.02188, section 4.2) and of the
+    winner of the LVIS challenge 2020: convolutions, ``upsample``, predictor. Everything else is as
+    in :class:`MaskHeadWithPredictor`, including the names of weights, except that ``upsample.*``
+    replaces ``deconv.*``.
 
     Args:
         input_shape: shape of one RoI's feature.
-        conv_dims: channels of the convolutions and, last, of the up-sampling layer. As CARAFE keeps
-            the number of channels, the last two are equal.
+        conv_dims: channels of the convolutions and, last, of the upsampling layer. The last two
+            must be equal, because CARAFE keeps the number of channels.
         upsample: a module that keeps the number of channels, or a function that builds one from it.
-        head_options: the other arguments of :class:`MaskHeadWithPredictor`.
+        head_options: other arguments of :class:`MaskHeadWithPredictor`.
 
     Raises:
-        ValueError: channels that do not fit.
+        ValueError: the channels do not match.
     """
 
     def __init__(
@@ -157,15 +157,15 @@ class CarafeMaskHead(MaskHeadWithPredictor):
         *_, channels, upsampled = [cast("int", input_shape.channels), *conv_dims]
         if upsampled != channels:
             raise ValueError(
-                f"CARAFE keeps the {channels} channels it is given, but conv_dims wants "
-                f"{upsampled} after it: make the last two of {conv_dims} equal"
+                f"CARAFE keeps its {channels} channels, but conv_dims has {upsampled} after it: "
+                f"make the last two of {conv_dims} equal"
             )
         if not isinstance(upsample, nn.Module):
             upsample = upsample(channels)
         given = getattr(upsample, "in_channels", channels)
         if given != channels:
-            raise ValueError(f"upsample takes {given} channels, but is given {channels}")
-        # The layers of a mask head run in the order in which they were added.
+            raise ValueError(f"upsample has {given} input channels, but its input has {channels}")
+        # The layers of a mask head run in the order of registration.
         predictor = self.predictor
         del self.deconv, self.deconv_relu, self.predictor
         self.upsample = upsample

@@ -1,15 +1,15 @@
 """Mask Scoring R-CNN (Huang et al., CVPR 2019, https://arxiv.org/abs/1903.00241).
 
-A mask-IoU head learns how well predicted masks fit the whole of their objects (section 3.3). A mask
-is predicted inside its box alone; that the box misses part of the object counts against it.
+A mask-IoU head predicts the IoU of predicted masks with their whole objects (section 3.3). Parts of
+the object outside the box lower the IoU, because a mask is predicted only inside its box.
 
 Shapes in this module:
     B: RoIs of all images
-    D: channels of a RoI's feature, which has H x W pixels
+    D: channels of a RoI's feature of H x W pixels
     C: foreground classes
-    M: edge of a mask on its box
+    M: side of a mask on its box
     N: RoIs or detections of an image
-    K: objects, of h x w pixels
+    K: objects of h x w pixels
 """
 
 from collections.abc import Sequence
@@ -27,30 +27,29 @@ from torch.nn import functional as F
 
 from d2_seesaw.modeling.roi_heads.mask_head import MaskHeadWithPredictor
 
-# Of full-size masks that are double precision at one time: 100 MB at 1280 x 1280.
+# Full-size masks in double precision at a time: 100 MB at 1280 x 1280.
 _CHUNK = 8
 
 
 def mask_iou_targets(
     logits: Tensor, instances: list[Instances], *, threshold: float = 0.0
 ) -> Tensor:
-    """IoU of each predicted mask, binarised, with the whole of its RoI's object.
+    """Compute the IoU of each binarized mask with the whole object of its RoI.
 
     In cells of the mask's grid,
 
         inter / (pred_area + gt_area_in_box / inside - inter)
 
-    where ``inside`` is the part of the object that is in the box (:func:`part_inside`). It is 0
-    where the two do not meet and for an object without a pixel, never ``nan``. It is as exact as
-    the grid: ``gt_area_in_box`` and ``inter`` are counted on the crop that the mask loss has as its
-    target, of which Detectron2 says ``crop_and_resize``.
+    where ``inside`` is the fraction of the object inside the box (:func:`part_inside`). The IoU is
+    0, not ``nan``, if the masks do not intersect or the object has no pixels. ``gt_area_in_box``
+    and ``inter`` have the resolution of the grid: they are counted on the target of the mask loss,
+    Detectron2's ``crop_and_resize``.
 
     Args:
-        logits: ``(B, 1, M, M)`` of the RoIs' own classes.
-        instances: per image, RoIs with ``proposal_boxes`` and, where there are any, ``gt_masks``,
-            the objects they are matched with.
-        threshold: logits above it are mask: 0 in the paper's code, where mmdet compares logits
-            with 0.5.
+        logits: ``(B, 1, M, M)`` of the RoIs' classes.
+        instances: per image, RoIs with ``proposal_boxes`` and, if there are any, the ``gt_masks``
+            of their matched objects.
+        threshold: logits above it are mask. 0 in the paper's code; mmdet compares logits with 0.5.
 
     Returns:
         ``(B,)`` float32, in [0, 1].
@@ -67,26 +66,26 @@ def mask_iou_targets(
     crop, predicted = torch.cat(crops), logits[:, 0] > threshold
     inter, pred_area, gt_area = (m.sum(dim=(1, 2)) for m in (crop & predicted, predicted, crop))
     iou = inter / (pred_area + gt_area / torch.cat(parts) - inter)
-    return torch.where(inter > 0, iou, 0.0).float()  # 0 / 0 is an object that the box misses
+    return torch.where(inter > 0, iou, 0.0).float()  # 0 / 0 if the box misses the object
 
 
 def part_inside(masks: BitMasks | PolygonMasks, boxes: Tensor) -> Tensor:
-    """The part of each mask's area that is inside its box.
+    """Compute the fraction of each mask's area that is inside its box.
 
-    A pixel on the edge of a box counts by the area of it that is inside, so of :class:`BitMasks`
-    this is exact for any box. Polygons become such masks first, at the size of the image and by
-    COCO's rules, so parts of an object that overlap count once; pixels beyond the right and bottom
-    edges of the image, which a polygon may have, count too.
+    A pixel on the edge of a box counts by its area inside, so the result is exact for
+    :class:`BitMasks` and any box. Polygons are rasterized first, at the size of the image and by
+    COCO's rules. Overlapping parts of an object thus count once. Pixels of a polygon beyond the
+    right and bottom edges of the image count, too.
 
     Args:
-        masks: of N objects, which may repeat.
-        boxes: ``(N, 4)`` corners in pixels, fractions and places outside the image included.
+        masks: masks of N objects, which may repeat.
+        boxes: ``(N, 4)`` corners in pixels, possibly fractional or outside the image.
 
     Returns:
-        ``(N,)`` float64, in [0, 1]; 0 for a mask without a pixel.
+        ``(N,)`` float64, in [0, 1]; 0 for a mask without pixels.
 
     Raises:
-        ValueError: masks of another kind.
+        ValueError: the masks are of another type.
     """
     if isinstance(masks, BitMasks):
         bits = masks.tensor
@@ -99,32 +98,32 @@ def part_inside(masks: BitMasks | PolygonMasks, boxes: Tensor) -> Tensor:
 
 
 def _part_of_polygons(objects: list[list[np.ndarray]], boxes: Tensor) -> Tensor:
-    """Each object is rasterised once, however many boxes it has: indexing copies polygons."""
+    """Rasterize each object once and compare it with all its boxes: indexing copies polygons."""
     places: dict[tuple[bytes, ...], list[int]] = {}
     for place, polygons in enumerate(objects):
         places.setdefault(tuple(p.tobytes() for p in polygons), []).append(place)
     parts = boxes.new_zeros(len(boxes))
     for same in places.values():
-        bits, corner = _rasterised(objects[same[0]])
+        bits, corner = _rasterized(objects[same[0]])
         parts[same] = _part_inside(bits[None], (boxes[same] - corner.repeat(2))[None])[0]
     return parts
 
 
-def _rasterised(polygons: list[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """An object's own ``(h, w)`` pixels, and the x and y of their upper left corner."""
-    if not polygons:  # an augmentation may have cut it off
+def _rasterized(polygons: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Return the ``(h, w)`` pixels of an object's extent, and x and y of its upper left corner."""
+    if not polygons:  # an augmentation may have cropped the object
         return torch.zeros(1, 1, dtype=torch.bool), torch.zeros(2)
     points = np.concatenate([p.reshape(-1, 2) for p in polygons])
     left, top = np.floor(points.min(0)).clip(min=0).astype(int)
     width, height = np.ceil(points.max(0)).clip(min=1).astype(int)
-    # Not moved to the corner before, as that could round a pixel of the edge to the other side.
+    # Not shifted before rasterization, which could round pixels at the edge differently.
     bits = polygons_to_bitmask(polygons, int(height), int(width))[top:, left:]
     return torch.from_numpy(bits), torch.tensor([left, top])
 
 
 def _part_inside(bits: Tensor, boxes: Tensor) -> Tensor:
-    """``(K, n)``: the part of each of ``(K, h, w)`` masks in each of its ``(K, n, 4)`` boxes."""
-    # Double precision is exact, and out of reach of autocast and TF32.
+    """Compute the ``(K, n)`` fractions of ``(K, h, w)`` masks in their ``(K, n, 4)`` boxes."""
+    # Double precision is exact, and not affected by autocast and TF32.
     pixels = bits.double()
     x0, y0, x1, y1 = boxes.unbind(-1)
     rows, columns = _covered(y0, y1, bits.shape[1]), _covered(x0, x1, bits.shape[2])
@@ -133,32 +132,32 @@ def _part_inside(bits: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _covered(start: Tensor, end: Tensor, size: int) -> Tensor:
-    """``(..., size)``: how much of each pixel's unit of length lies between start and end."""
+    """Return ``(..., size)``: the length of each pixel's overlap with start to end."""
     pixel: Any = torch.arange(size, dtype=start.dtype, device=start.device)
     covered = torch.minimum(end[..., None], pixel + 1) - torch.maximum(start[..., None], pixel)
     return covered.clamp(min=0)
 
 
 class MaskIoUHead(nn.Module):
-    """Predicts, from a RoI's feature and its predicted mask, how well the mask fits its object.
+    """Head that predicts the IoU of a predicted mask with its object (section 3.3).
 
-    The mask, as probabilities and max-pooled to the size of the feature, is one more channel of it.
-    3 x 3 convolutions follow, of which the last has stride 2, then fully connected layers and one
-    output per class; only that of the RoI's class is used. Section 3.3 of the paper; initialised,
-    and its weights named below this module, as in mmdet.
+    The input is the RoI's feature with the mask's probabilities, max-pooled to the same size, as
+    one more channel. 3 x 3 convolutions follow, the last with stride 2, then fully connected layers
+    and one output per class, of which only that of the RoI's class is used. Initialization and
+    weight names are as in mmdet.
 
     Args:
         input_shape: shape of one RoI's feature, the mask head's input: D, H and W.
-        num_classes: C, or 1 for one output whatever the class.
+        num_classes: C, or 1 for one class-agnostic output.
         conv_dims: output channels of the convolutions.
         fc_dims: outputs of the fully connected layers before the last.
-        loss_weight: factor on the loss. 1 is the paper's; mmdet has the half of :meth:`loss`
-            written as a weight of 0.5.
-        detach_mask: whether the loss stops at the predicted mask. By default it does not, as in the
-            paper's code and mmdet: it trains the mask head too.
+        loss_weight: factor on the loss, 1 in the paper. The factor of 0.5 in :meth:`loss` is the
+            loss weight in mmdet.
+        detach_mask: stop the gradient of the loss at the predicted mask. By default it also trains
+            the mask head, as in the paper's code and mmdet.
 
     Raises:
-        ValueError: an ``input_shape`` without channels, height or width.
+        ValueError: ``input_shape`` lacks channels, height or width.
     """
 
     def __init__(
@@ -175,13 +174,13 @@ class MaskIoUHead(nn.Module):
         channels, height, width = input_shape.channels, input_shape.height, input_shape.width
         if not channels or not height or not width:
             raise ValueError(f"input_shape needs channels, height and width, got {input_shape}")
-        dims = [channels + 1, *conv_dims]  # one more: the mask
+        dims = [channels + 1, *conv_dims]  # + 1 for the mask
         strides = [1] * (len(conv_dims) - 1) + [2]
         self.convs = nn.ModuleList(
             nn.Conv2d(d, e, 3, stride=s, padding=1)
             for (d, e), s in zip(pairwise(dims), strides, strict=True)
         )
-        # The same rounding as that of a convolution with stride 2.
+        # Rounded like a convolution with stride 2.
         widths = [dims[-1] * ((height + 1) // 2) * ((width + 1) // 2), *fc_dims]
         self.fcs = nn.ModuleList(nn.Linear(d, e) for d, e in pairwise(widths))
         self.fc_mask_iou = nn.Linear(widths[-1], num_classes)
@@ -196,16 +195,16 @@ class MaskIoUHead(nn.Module):
         nn.init.zeros_(self.fc_mask_iou.bias)
 
     def forward(self, x: Tensor, logits: Tensor, classes: Tensor | None = None) -> Tensor:
-        """Predicted IoUs, without bounds: 0 to 1 is what they are trained for.
+        """Predict IoUs, which are not clipped to [0, 1].
 
         Args:
             x: ``(B, D, H, W)`` features of the RoIs.
             logits: ``(B, 1, 2 H, 2 W)`` mask logits of the RoIs' classes.
-            classes: ``(B,)`` indices in ``[0, C)``; of any value if ``num_classes`` is 1.
+            classes: ``(B,)`` indices in ``[0, C)``, or any if ``num_classes`` is 1.
 
         Returns:
-            ``(B,)`` IoU of the given class, float32 also under autocast; without ``classes``,
-            ``(B, C)`` of all.
+            ``(B,)`` IoUs of the given classes, float32 also under autocast. Without ``classes``,
+            ``(B, C)`` IoUs of all classes.
         """
         mask = logits.detach() if self.detach_mask else logits
         x = torch.cat([x, F.max_pool2d(mask.sigmoid(), 2)], dim=1)
@@ -216,20 +215,20 @@ class MaskIoUHead(nn.Module):
             x = F.relu(fc(x))
         if classes is None:
             return self.fc_mask_iou(x)
-        # The one row of the last layer that is needed: LVIS has 1203.
+        # Only the row of the last layer that is needed: LVIS has 1203.
         rows = classes if self.num_classes > 1 else torch.zeros_like(classes)
         weight, bias = self.fc_mask_iou.weight[rows], self.fc_mask_iou.bias[rows]
         return (x.float() * weight.float()).sum(dim=1) + bias.float()
 
     def loss(self, predicted: Tensor, targets: Tensor) -> Tensor:
-        """Half the squared error, averaged over the RoIs whose target is above 0.
+        """Compute half the squared error, averaged over the RoIs with a target above 0.
 
         Args:
             predicted: ``(B,)`` IoUs of the RoIs' true classes.
-            targets: ``(B,)``, of :func:`mask_iou_targets`.
+            targets: ``(B,)`` output of :func:`mask_iou_targets`.
 
         Returns:
-            A scalar; 0, with a graph, where there are none.
+            A scalar; 0 with a graph if there are no such RoIs.
         """
         counted = targets > 0
         error = torch.where(counted, predicted.float() - targets, 0.0).square().sum()
@@ -237,23 +236,23 @@ class MaskIoUHead(nn.Module):
 
 
 class ScoredMaskHead(nn.Module):
-    """A mask head with a mask-IoU head, as the mask head of any of Detectron2's ROI heads.
+    """A mask head with a mask-IoU head, for use as mask head in any of Detectron2's ROI heads.
 
-    In training there is one more loss, ``loss_mask_iou``. In inference detections get a second
-    score, ``mask_scores``: their score times the IoU predicted for their masks. ``scores`` stay
-    what they are, those of boxes; the evaluators of this project rank masks by ``mask_scores``.
+    Adds the loss ``loss_mask_iou`` in training. In inference it adds ``mask_scores``, the score of
+    each detection times the predicted IoU of its mask. ``scores`` do not change and rank boxes; the
+    evaluators of this project rank masks by ``mask_scores``.
 
     In :class:`~d2_seesaw.modeling.LossDrivenCascadeROIHeads` with one mask head, the IoU head is
-    trained where the mask head is, on ``mask_rois``. With one per stage each has an IoU head of its
-    own, and mask scores are averaged as the masks are.
+    trained on the same ``mask_rois``. With one mask head per stage, each has its own IoU head, and
+    mask scores are averaged like the masks.
 
     Args:
-        mask_head: predicts the masks.
-        iou_head: predicts their IoUs from the same features.
-        mask_threshold: what mask logits must exceed to be mask in the targets of ``iou_head``.
+        mask_head: predictor of the masks.
+        iou_head: predictor of their IoUs from the same features.
+        mask_threshold: mask logits above it are mask in the targets of ``iou_head``.
 
     Raises:
-        ValueError: another kind of mask head, or heads of different numbers of classes.
+        ValueError: the mask head is of another type, or the heads differ in the number of classes.
     """
 
     def __init__(
@@ -263,25 +262,25 @@ class ScoredMaskHead(nn.Module):
         if not isinstance(mask_head, MaskHeadWithPredictor):
             raise ValueError(
                 "mask_head must be a MaskHeadWithPredictor, which has the logits of one class; got "
-                f"{type(mask_head).__name__}. Of several mask heads each is wrapped by itself"
+                f"{type(mask_head).__name__}. Wrap each of several mask heads separately"
             )
         classes = [getattr(mask_head.predictor, "out_channels", None), iou_head.num_classes]
         if len(set(classes) - {None, 1}) > 1:
             raise ValueError(
-                f"num_classes of the mask head is {classes[0]}, that of the mask-IoU head is "
-                f"{classes[1]}: they must be equal, or one of them 1"
+                f"num_classes is {classes[0]} in the mask head and {classes[1]} in the mask-IoU "
+                "head: they must be equal, or one of them 1"
             )
         self.mask_head = mask_head
         self.iou_head = iou_head
         self.mask_threshold = mask_threshold
 
     def forward(self, x: Tensor, instances: list[Instances]) -> Any:
-        """Losses in training, ``instances`` with masks and their scores in inference.
+        """Return losses in training, ``instances`` with masks and their scores in inference.
 
         Args:
             x: ``(B, channels, H, W)`` features of all RoIs.
             instances: per image, with ``proposal_boxes``, ``gt_classes`` and ``gt_masks``, or with
-                ``pred_classes``. Without ``scores`` they get ``pred_masks`` alone.
+                ``pred_classes``. Without ``scores`` they get no ``mask_scores``.
         """
         logits = self.mask_head.class_logits(x, instances)
         results = self.mask_head.results(logits, instances)

@@ -1,10 +1,10 @@
-"""Detectron2's pooler over the levels of a pyramid, able to pool somewhere near the boxes.
+"""Detectron2's pooler over pyramid levels, extended by offsets of boxes or bins.
 
-A head that moves RoIs has to pool twice, so it needs the pooler, and has ``needs_pooler = True``.
+A head that moves RoIs pools twice. It therefore gets the pooler, and has ``needs_pooler = True``.
 
 Shapes in this module:
     R: boxes of all images
-    B: bins of a RoI per side
+    B: bins per side of a RoI
 """
 
 from collections.abc import Iterable
@@ -24,21 +24,21 @@ from d2_seesaw.layers import roi_align_with_offsets
 
 
 class OffsetROIPooler(ROIPooler):
-    """Pools boxes as ``ROIPooler`` does or, given offsets, with every bin or whole boxes moved.
+    """``ROIPooler`` that can move boxes or their bins by offsets.
 
-    A box is pooled from the same level of the pyramid wherever it is moved to. Only what is pooled
-    with offsets has a gradient to them.
+    The pyramid level of a box does not depend on its offset. Pooling with offsets is differentiable
+    with respect to them.
 
     Args:
         output_size: B, the same for height and width.
-        scales: of the feature maps, the inverse of their strides.
-        sampling_ratio: samples per bin and side without offsets; 0 adapts it to the box.
-        pooler_type: ``"ROIAlignV2"``, the only one whose bins are where those with offsets are.
-        offset_sampling_ratio: samples per bin and side with offsets, at least 1.
-        pooler_options: the other arguments of ``ROIPooler``.
+        scales: inverse strides of the feature maps.
+        sampling_ratio: samples per side of a bin without offsets; 0 adapts it to the box.
+        pooler_type: ``"ROIAlignV2"``, the only type whose bins match those with offsets.
+        offset_sampling_ratio: samples per side of a bin with offsets, at least 1.
+        pooler_options: other arguments of ``ROIPooler``.
 
     Raises:
-        ValueError: another ``pooler_type``, or an output that is not square.
+        ValueError: the ``pooler_type`` is another one, or the output is not square.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class OffsetROIPooler(ROIPooler):
         **pooler_options: Any,
     ) -> None:
         if pooler_type != "ROIAlignV2":
-            raise ValueError(f"pooler_type must be 'ROIAlignV2' with offsets, got {pooler_type!r}")
+            raise ValueError(f"offsets need pooler_type 'ROIAlignV2', got {pooler_type!r}")
         super().__init__(output_size, scales, sampling_ratio, pooler_type, **pooler_options)
         height, width = self.output_size
         if height != width:
-            raise ValueError(f"output_size must be one number with offsets, got {output_size}")
+            raise ValueError(f"offsets need a square output_size, got {output_size}")
         self.offset_sampling_ratio = offset_sampling_ratio
         self.scales = list(scales)
 
@@ -66,10 +66,9 @@ class OffsetROIPooler(ROIPooler):
         """Pool boxes.
 
         Args:
-            x: feature maps, ``(N, D, H, W)`` of each scale.
-            box_lists: per image, its boxes; R in all.
-            offsets: x and y in pixels of the image, ``(R, 2)`` of the boxes or ``(R, 2, B, B)`` of
-                their bins.
+            x: ``(N, D, H, W)`` feature maps, one per scale.
+            box_lists: boxes per image, R in total.
+            offsets: x and y in pixels of the image, ``(R, 2)`` per box or ``(R, 2, B, B)`` per bin.
 
         Returns:
             ``(R, D, B, B)`` features, in the order of the boxes.
@@ -104,16 +103,16 @@ def pool_and_encode(
     *,
     gradient_scale: float = 1.0,
 ) -> Any:
-    """What a box head makes of RoIs.
+    """Pool RoIs and encode them by a box head.
 
     Args:
-        head: a module from pooled RoIs; or, if its ``needs_pooler`` is true, from a function that
-            pools the RoIs, moved by its argument ``offsets``, and from their boxes.
-        pooler: pools boxes from feature maps.
-        maps: the feature maps.
-        box_lists: per image, the boxes of its RoIs.
-        gradient_scale: factor on the gradient that the maps get. What is learned on the way, such
-            as offsets, has its own gradient unscaled.
+        head: a module called with pooled RoIs. If its ``needs_pooler`` is true, it is called with a
+            function that pools the RoIs, moved by its argument ``offsets``, and with their boxes.
+        pooler: pooler of boxes from feature maps.
+        maps: feature maps.
+        box_lists: boxes of the RoIs per image.
+        gradient_scale: factor on the gradient of the maps. Other gradients, such as those of
+            offsets, are not scaled.
     """
     if gradient_scale != 1:
         maps = [_ScaleGradient.apply(m, gradient_scale) for m in maps]
@@ -122,16 +121,16 @@ def pool_and_encode(
 
 
 def check_pooler(heads: Iterable[nn.Module], pooler: Any) -> None:
-    """Refuse a pooler without offsets for heads that need them.
+    """Check that the pooler supports offsets if a head needs them.
 
     Raises:
-        ValueError: naming both and the pooler to take.
+        ValueError: it does not.
     """
     for head in heads:
         if _needs_pooler(head) and not isinstance(pooler, OffsetROIPooler):
             raise ValueError(
-                f"{type(head).__name__} moves the RoIs it pools, which a {type(pooler).__name__} "
-                "cannot: give an OffsetROIPooler as box_pooler"
+                f"{type(head).__name__} pools RoIs with offsets, which {type(pooler).__name__} "
+                "does not support: use an OffsetROIPooler as box_pooler"
             )
 
 

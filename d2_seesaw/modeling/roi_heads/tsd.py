@@ -1,15 +1,15 @@
-"""Box head and predictor of TSD: one feature to tell what a RoI is, another where its object is.
+"""Box head and predictor of TSD: separate features for classification and for localization.
 
-Task-aware Spatial Disentanglement (Song et al., CVPR 2020, arXiv 2003.07540). From the pooled RoI
-the head predicts how each bin should be moved to classify it, and how the box should be moved to
-locate the object, and pools both. A branch on the RoI as it is, the sibling, learns beside them.
+Task-aware Spatial Disentanglement (Song et al., CVPR 2020, arXiv 2003.07540). From the pooled RoI,
+the head predicts offsets of each bin for classification and of the box for localization, and pools
+both. The sibling, a branch on the RoI without offsets, is trained beside them.
 
 Shapes in this module:
     R: RoIs of all images
     L: logits per RoI
     C: foreground classes
     D: channels of a feature map
-    B: bins of a RoI per side
+    B: bins per side of a RoI
     F: features of a branch
 """
 
@@ -28,44 +28,44 @@ from d2_seesaw.losses import ClassificationLoss, progressive_constraint
 from d2_seesaw.modeling.roi_heads.fast_rcnn import LossDrivenOutputLayers, Predictions, targets_of
 
 PoolRoIs = Callable[..., Tensor]
-"""Pools the RoIs of a batch; ``offsets=`` are those of :class:`OffsetROIPooler`."""
+"""Pools the RoIs of a batch, with the ``offsets=`` of :class:`OffsetROIPooler`."""
 
 
 class TSDFeatures(NamedTuple):
-    """What the head makes of R RoIs."""
+    """Features of R RoIs."""
 
     classification: Any
-    """``(R, F)`` features of the moved bins; of :class:`DualTSDBoxHead`, those of two branches."""
-    localisation: Tensor
+    """``(R, F)`` features of the moved bins; :class:`DualFeatures` from a dual head."""
+    localization: Tensor
     """``(R, F)`` features of the moved boxes."""
     boxes: Tensor
-    """``(R, 4)`` moved boxes, which are what the regression starts from."""
+    """``(R, 4)`` moved boxes, the reference of the box deltas."""
     sibling: Tensor | None
-    """``(R, F)`` features of the RoIs as they are; None in inference, which has no use for them."""
+    """``(R, F)`` features of the original RoIs; None in inference, which does not need them."""
 
 
 class TSDBoxHead(nn.Module):
-    """Predicts offsets for classification and for localisation, pools with both, and encodes.
+    """Box head that pools with predicted offsets for classification and for localization.
 
-    One stage of a cascade. Its heads have to pool with an :class:`OffsetROIPooler`, and its box
-    predictor has to be :class:`TSDOutputLayers`. The branches are modules of their own, from pooled
-    RoIs to features: ``classification``, ``localisation`` and ``sibling``.
+    For one stage of a cascade with an :class:`OffsetROIPooler`, and with :class:`TSDOutputLayers`
+    as box predictor. The branches ``classification``, ``localization`` and ``sibling`` are modules
+    from pooled RoIs to features.
 
     Args:
         input_shape: shape of one pooled RoI, square.
         fc_dims: outputs of the linear layers of each branch.
         conv_dims: channels of the convolutions before them.
-        conv_norm: normalisation of the convolutions.
+        conv_norm: normalization of the convolutions.
         offset_dim: width of the two hidden layers that predict offsets.
         offset_scale: an offset of 1 moves a bin or box by this fraction of the box's width or
             height.
 
     Raises:
-        ValueError: RoIs that are not square.
+        ValueError: the RoIs are not square.
     """
 
     needs_pooler = True
-    """The heads call it with a pooler, rather than with what was pooled."""
+    """The ROI heads call it with a pooler instead of pooled features."""
 
     def __init__(
         self,
@@ -81,8 +81,7 @@ class TSDBoxHead(nn.Module):
         bins, channels = input_shape.height, input_shape.channels
         if bins is None or channels is None or bins != input_shape.width:
             raise ValueError(
-                f"input_shape must have channels and as many bins in height as in width, got "
-                f"{input_shape}"
+                f"input_shape must have channels and equal height and width, got {input_shape}"
             )
         self.bins = bins
         self.offset_scale = offset_scale
@@ -100,7 +99,7 @@ class TSDBoxHead(nn.Module):
             )
 
         self.classification = branch()
-        self.localisation = branch()
+        self.localization = branch()
         self.sibling = branch()
 
     @property
@@ -109,24 +108,25 @@ class TSDBoxHead(nn.Module):
         return self.sibling.output_shape
 
     def forward(self, pool: PoolRoIs, box_lists: list[Boxes]) -> TSDFeatures:
-        """Features of RoIs.
+        """Pool and encode RoIs.
 
         Args:
-            pool: returns ``(R, D, B, B)`` features of the RoIs, moved by ``offsets`` if given.
-            box_lists: per image, the boxes of its RoIs.
+            pool: function that returns ``(R, D, B, B)`` features of the RoIs, moved by ``offsets``
+                if given.
+            box_lists: boxes of the RoIs per image.
         """
         x = pool()
         boxes = Boxes.cat(box_lists).tensor
         of_bins, of_box = self.offsets(x, boxes)
         return TSDFeatures(
             classification=self.classification(pool(offsets=of_bins)),
-            localisation=self.localisation(pool(offsets=of_box)),
+            localization=self.localization(pool(offsets=of_box)),
             boxes=boxes + of_box.repeat(1, 2),
             sibling=self.sibling(x) if self.training else None,
         )
 
     def offsets(self, x: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Where to classify and where to locate, in pixels and in float32.
+        """Predict the offsets for classification and localization, in pixels and in float32.
 
         Args:
             x: ``(R, D, B, B)`` pooled RoIs.
@@ -147,49 +147,49 @@ def _offsets(width: int, number: int) -> nn.Sequential:
 
 
 class TSDPredictions(NamedTuple):
-    """What :class:`TSDOutputLayers` says of R RoIs."""
+    """Outputs of :class:`TSDOutputLayers` for R RoIs."""
 
     logits: Tensor
     """``(R, L)``."""
     deltas: Tensor
-    """``(R, 4)`` or ``(R, 4 C)`` box deltas, from ``boxes``."""
+    """``(R, 4)`` or ``(R, 4 C)`` box deltas relative to ``boxes``."""
     boxes: Tensor
-    """``(R, 4)`` boxes the RoIs were moved to."""
+    """``(R, 4)`` moved boxes of the RoIs."""
     sibling: Predictions | None
-    """Logits and deltas of the RoIs as they are; None in inference."""
+    """Logits and deltas of the original RoIs; None in inference."""
 
 
 class TSDOutputLayers(LossDrivenOutputLayers):
-    """Predictor of a :class:`TSDBoxHead`: one stage's scores, boxes and losses.
+    """Predictor of a :class:`TSDBoxHead`: scores, boxes and losses of one stage.
 
-    In training there is a sibling, which scores and regresses the RoIs as they are; it shares all
-    options but its classifier and its classification loss. Its losses enter the dictionary with
-    ``_sibling`` after their names. ``loss_pc_cls`` and ``loss_pc_loc`` ask the TSD branches to do
-    better than it: to give the true class more probability, and to overlap more with the true box
-    (:func:`progressive_constraint`), over all RoIs and over those of objects.
+    In training, the sibling scores and regresses the original RoIs. It has its own classifier and
+    classification loss and shares all other options. Its losses have the suffix ``_sibling``.
+    ``loss_pc_cls`` and ``loss_pc_loc`` require the TSD branches to exceed the sibling: in the
+    probability of the true class over all RoIs, and in the IoU with the true box over the
+    foreground RoIs (:func:`progressive_constraint`).
 
-    The regression starts from the boxes that the head moved. So its targets depend on how it moved
-    them and, as in the authors' code, the gradient of its loss flows there too.
+    Box deltas are relative to the moved boxes. The regression targets therefore depend on the
+    offsets and, as in the authors' code, the gradient of the box loss flows into them.
 
     Args:
         input_shape: shape of the features of each branch.
         cls_score: classifier of the TSD branch; see :class:`LossDrivenOutputLayers`.
         cls_loss: its loss.
         sibling_cls_score: classifier of the sibling.
-        sibling_cls_loss: the sibling's loss: another object, because losses may count.
-        pc_cls: whether there is ``loss_pc_cls``. It compares softmax probabilities of C + 1
-            classes, so losses with other logits do not have it, such as Seesaw Loss; the Seesaw
-            Loss paper drops it (appendix D).
-        pc_loc: whether there is ``loss_pc_loc``.
-        pc_margin: what better means, in ``[0, 1]``.
-        detach_targets: whether the moved boxes are constants in the targets of the regression. The
-            head then learns to move them from what is pooled there and from ``loss_pc_loc``.
-        box_options: the other arguments of ``FastRCNNOutputLayers``; boxes are class-agnostic
-            unless ``cls_agnostic_bbox_reg=False``. ``loss_weight`` may name the losses above.
+        sibling_cls_loss: the sibling's loss; a separate object, because losses may hold counts.
+        pc_cls: use ``loss_pc_cls``. It compares softmax probabilities of C + 1 classes, so it does
+            not support losses with other logits, such as Seesaw Loss. The Seesaw Loss paper drops
+            it (appendix D).
+        pc_loc: use ``loss_pc_loc``.
+        pc_margin: margin of both losses, in ``[0, 1]``.
+        detach_targets: treat the moved boxes as constants in the regression targets. Offsets are
+            then learned through the pooled features and ``loss_pc_loc``.
+        box_options: other arguments of ``FastRCNNOutputLayers``; boxes are class-agnostic unless
+            ``cls_agnostic_bbox_reg=False``. ``loss_weight`` may name the losses above.
 
     Raises:
-        ValueError: one loss object given twice, ``pc_cls`` with losses that do not have it, or what
-            :class:`LossDrivenOutputLayers` refuses.
+        ValueError: both losses are the same object, ``pc_cls`` does not support a loss, or
+            :class:`LossDrivenOutputLayers` raises it.
     """
 
     def __init__(
@@ -218,32 +218,31 @@ class TSDOutputLayers(LossDrivenOutputLayers):
         self.detach_targets = detach_targets
 
     def forward(self, x: TSDFeatures) -> Any:
-        """:class:`TSDPredictions` from features, of the sibling too where there are any for it."""
+        """Compute :class:`TSDPredictions`; those of the sibling only in training."""
         return TSDPredictions(
             logits=self.cls_score(x.classification),
-            deltas=self.bbox_pred(x.localisation),
+            deltas=self.bbox_pred(x.localization),
             boxes=x.boxes,
             sibling=None if x.sibling is None else self.sibling(x.sibling),
         )
 
     def predict_boxes(self, predictions: Any, proposals: list[Instances]) -> Any:
-        """Per image, ``(Ri, 4)`` or ``(Ri, 4 C)`` boxes from :class:`TSDPredictions`."""
+        """Return ``(Ri, 4)`` or ``(Ri, 4 C)`` boxes per image from :class:`TSDPredictions`."""
         moved = _moved(proposals, predictions.boxes)
         return super().predict_boxes(predictions[:2], moved)
 
     def losses(
         self, predictions: Any, proposals: list[Instances], *, log_as: str = "fast_rcnn"
     ) -> dict[str, Tensor]:
-        """Losses of the TSD branches, of the sibling, and of the two compared.
+        """Compute the losses of the TSD branches and of the sibling, and those that compare them.
 
         Args:
             predictions: :class:`TSDPredictions` of training.
-            proposals: as in :class:`LossDrivenOutputLayers`; their boxes are those of the RoIs as
-                they are.
-            log_as: what the accuracies are stored below, those of the sibling with ``_sibling``.
+            proposals: as in :class:`LossDrivenOutputLayers`, with the original boxes of the RoIs.
+            log_as: prefix of the accuracies in the event storage; the sibling's has ``_sibling``.
 
         Raises:
-            ValueError: predictions of inference, which have no sibling.
+            ValueError: the predictions are from inference, without sibling.
         """
         if predictions.sibling is None:
             raise ValueError("losses need the sibling's predictions: the head was in eval mode")
@@ -281,7 +280,7 @@ class TSDOutputLayers(LossDrivenOutputLayers):
         return losses
 
     def _decode(self, deltas: Tensor, start: Tensor, labels: Tensor) -> Tensor:
-        """``(R, 4)`` boxes of the RoIs' classes."""
+        """Decode the ``(R, 4)`` boxes of the RoIs' classes."""
         boxes = self.box2box_transform.apply_deltas(deltas, start)
         if boxes.shape[1] == 4:
             return boxes
@@ -294,20 +293,20 @@ def _check_losses(
 ) -> None:
     if cls_loss is sibling_cls_loss:
         raise ValueError(
-            f"cls_loss and sibling_cls_loss are the same {type(cls_loss).__name__}: a loss that "
-            "counts would count twice, so give two objects"
+            f"cls_loss and sibling_cls_loss are the same {type(cls_loss).__name__}: it would count "
+            "each batch twice, so pass two objects"
         )
     for name, loss in (("cls_loss", cls_loss), ("sibling_cls_loss", sibling_cls_loss)):
         if pc_cls and loss.num_logits != loss.num_classes + 1:
             raise ValueError(
                 f"pc_cls=True compares softmax probabilities of {loss.num_classes + 1} classes, "
-                f"but {name} is a {type(loss).__name__} of {loss.num_logits} logits: give "
+                f"but {name} is a {type(loss).__name__} with {loss.num_logits} logits: use "
                 "pc_cls=False"
             )
 
 
 def _moved(proposals: list[Instances], boxes: Tensor) -> list[Instances]:
-    """The proposals with other boxes, ``(R, 4)`` of all images."""
+    """Replace the boxes of proposals by the ``(R, 4)`` boxes of all images."""
     per_image = boxes.split([len(p) for p in proposals])
     return [
         Instances(p.image_size, **p.get_fields() | {"proposal_boxes": Boxes(b)})
@@ -316,6 +315,6 @@ def _moved(proposals: list[Instances], boxes: Tensor) -> list[Instances]:
 
 
 def _of_label(scores: Tensor, labels: Tensor) -> Tensor:
-    """Scores of the true classes, of the RoIs that are not ignored."""
+    """Return the scores of the true classes of the RoIs that are not ignored."""
     counted = (labels >= 0).nonzero().squeeze(1)
     return scores[counted, labels[counted]]

@@ -65,7 +65,7 @@ def grown(mask, by):
 
 
 def moving(**options):
-    """InstaBoost that always moves and keeps the colours; no margin unless a test is about it."""
+    """InstaBoost that always moves and keeps the colors; no margin unless a test is about it."""
     standard = {"probability": 1, "color_probability": 0, "inpaint_margin": 0}
     return InstaBoost(**{**standard, **options})
 
@@ -105,7 +105,7 @@ def test_what_changes_are_the_masks_before_and_after(seed):
 
 
 def test_instances_take_their_own_pixels_along():
-    # Every instance is of one colour, which says which one it is.
+    # Every instance is of one color, which says which one it is.
     annotations = scene()
     image = np.full((*SIZE, 3), 128, np.uint8)
     for i, annotation in enumerate(annotations):

@@ -199,7 +199,7 @@ def test_other_fields_stay_and_the_annotation_given_is_not_changed():
     [
         (None, "list of polygons or an RLE dict, got NoneType"),
         (np.zeros(SIZE), "got ndarray"),
-        ({"size": [60, 81], "counts": [10, 20]}, r"image of \(60, 81\), this one is \(60, 80\)"),
+        ({"size": [60, 81], "counts": [10, 20]}, r"size \(60, 81\), but its image has \(60, 80\)"),
     ],
 )
 def test_what_is_no_mask_is_refused(segmentation, message):

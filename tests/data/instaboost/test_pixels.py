@@ -74,7 +74,7 @@ def test_interpolation_is_cubic_and_sees_the_surroundings():
     target = MaskWindow(27, 37, np.ones((26, 26), np.uint8))
     canvas = image.copy()
     paste(canvas, image, source, target, matrix)
-    # OpenCV's own convention is that of indices: the centre of pixel i lies at i.
+    # OpenCV's own convention is that of indices: the center of pixel i lies at i.
     indices = np.column_stack([matrix[:, :2], matrix @ [0.5, 0.5, 1] - 0.5])
     cubic = cv2.warpAffine(image, indices, (160, 120), flags=cv2.INTER_CUBIC)
     linear = cv2.warpAffine(image, indices, (160, 120), flags=cv2.INTER_LINEAR)

@@ -44,13 +44,13 @@ def test_pixels_of_each_class_are_counted(name, as_list):
     assert ClassPixels([name] if as_list else name)().tolist() == [3, 6, 1]
 
 
-def test_several_data_sets_add_up(name):
+def test_several_datasets_add_up(name):
     assert ClassPixels([name, name])().tolist() == [6, 12, 2]
 
 
 def test_a_main_rank_alone_may_ask(name, monkeypatch):
     def no_other_rank():
-        raise AssertionError("nobody else is here to synchronise with")
+        raise AssertionError("nobody else is here to synchronize with")
 
     monkeypatch.setattr("d2_seesaw.data.semantic.pixel_counts.comm.synchronize", no_other_rank)
     ClassPixels(name)()

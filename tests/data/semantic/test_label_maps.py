@@ -94,13 +94,13 @@ def test_another_ignore_label_stands_for_what_is_not_mapped(tmp_path):
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_grays_that_readers_would_stretch_are_refused(tmp_path, bits):
     write_by_hand(tmp_path / "labels.png", [b"\x01"], 8 // bits, bits, 0)
-    with pytest.raises(ValueError, match=rf"labels\.png is a PNG with {bits} bits of grey; exp"):
+    with pytest.raises(ValueError, match=rf"labels\.png is a PNG in {bits}-bit grayscale; exp"):
         read_labels(record(tmp_path / "labels.png"))
 
 
 def test_colors_are_not_taken_for_labels(tmp_path):
     Image.fromarray(np.stack([LABELS] * 3, axis=2)).save(tmp_path / "labels.png")
-    with pytest.raises(ValueError, match=r"labels\.png is a PNG with 8 bits of RGB; expected"):
+    with pytest.raises(ValueError, match=r"labels\.png is a PNG in 8-bit RGB; expected"):
         read_labels(record(tmp_path / "labels.png"))
 
 
@@ -135,16 +135,16 @@ def test_another_size_than_the_images_is_refused(tmp_path, size):
 def test_ids_that_are_not_classes_are_listed(tmp_path):
     write_gray_8(tmp_path / "labels.png", np.arange(12, dtype=np.uint8)[None])
     read_labels(record(tmp_path / "labels.png"), num_classes=12)
-    message = r"labels\.png holds 3, 4, 5, 6, 7, \.\.\.; expected classes in \[0, 2\] or 255"
+    message = r"labels\.png contains 3, 4, 5, 6, 7, \.\.\.; expected classes in \[0, 2\] or 255"
     with pytest.raises(ValueError, match=message):
         read_labels(record(tmp_path / "labels.png"), num_classes=3)
-    with pytest.raises(ValueError, match=r"holds 11; expected"):
+    with pytest.raises(ValueError, match=r"contains 11; expected"):
         read_labels(record(tmp_path / "labels.png"), num_classes=11)
 
 
 def test_ids_that_would_not_fit_are_never_cut_to_eight_bits(tmp_path):
     cv2.imwrite(str(tmp_path / "labels.png"), np.array([[1, 256]], np.uint16))
-    with pytest.raises(ValueError, match=r"holds 256; expected classes in \[0, 255\]"):
+    with pytest.raises(ValueError, match=r"contains 256; expected classes in \[0, 255\]"):
         read_labels(record(tmp_path / "labels.png"))
 
 

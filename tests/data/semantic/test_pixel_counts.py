@@ -169,7 +169,7 @@ def test_counts_that_cannot_be_kept_are_given_all_the_same(dataset, maps, tmp_pa
     with caplog.at_level(logging.WARNING):
         counts = class_pixel_counts(dataset, C, cache_folder=tmp_path / "file")
     np.testing.assert_array_equal(counts, expected(maps))
-    assert "could not be kept" in caplog.text
+    assert "could not be cached" in caplog.text
 
 
 def test_an_interrupted_write_leaves_the_earlier_counts(dataset, maps, cache, monkeypatch):
@@ -200,7 +200,7 @@ def test_the_default_folder_follows_the_platforms_rule(dataset, tmp_path, monkey
 
 
 def test_maps_with_other_classes_are_named(dataset, cache):
-    with pytest.raises(ValueError, match=r"\.png holds 4; expected classes in \[0, 3\]"):
+    with pytest.raises(ValueError, match=r"\.png contains 4; expected classes in \[0, 3\]"):
         class_pixel_counts(dataset, 4, cache_folder=cache)
     assert not cache.exists()
 
@@ -213,7 +213,7 @@ def test_missing_maps_are_named(dataset, cache):
 
 @pytest.mark.parametrize("num_classes", [0, 256])
 def test_a_number_of_classes_out_of_range_is_named(dataset, num_classes):
-    with pytest.raises(ValueError, match=rf"must lie in \[1, 255\] .* got {num_classes}"):
+    with pytest.raises(ValueError, match=rf"must be in \[1, 255\] .* got {num_classes}"):
         class_pixel_counts(dataset, num_classes)
 
 

@@ -29,14 +29,6 @@ IGNORED = {"void", "-", "parking", "work", "terrain", "truck", "train"}
 SHORT = {"traffic sign": "sign", "traffic light": "light", "lane marking": "lane"}
 
 
-@pytest.fixture(autouse=True)
-def unregistered():
-    yield
-    if NAME in DatasetCatalog.list():
-        DatasetCatalog.remove(NAME)
-        MetadataCatalog.remove(NAME)
-
-
 def write_frame(root, name, number_of_ids):
     """A picture, and labels with every id once: 16 bits, three channels, the id in the red one."""
     ids = np.arange(number_of_ids, dtype=np.uint16)[None]

@@ -81,7 +81,7 @@ def test_models_on_the_meta_device_are_converted():
 
 @pytest.mark.parametrize("kind", ["FrozenBN", "SyncBN"])
 def test_a_model_without_batch_norms_is_named(kind):
-    with pytest.raises(ValueError, match=f"no batch norm that norm='{kind}'"):
+    with pytest.raises(ValueError, match=f"no batch norm to replace by '{kind}'"):
         replace_batch_norms(nn.Sequential(nn.LayerNorm(4)), kind)
 
 

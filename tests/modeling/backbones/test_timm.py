@@ -240,7 +240,7 @@ def test_weights_of_the_whole_model_are_read_from_a_file(tmp_path):
 
 
 def test_one_image_in_training_is_explained():
-    with pytest.raises(ValueError, match=r"resnest14d normalises .* got 1 on this process.*SyncBN"):
+    with pytest.raises(ValueError, match=r"resnest14d normalizes .* got 1: .*SyncBN"):
         TimmBackbone(RESNEST)(image(1))
     TimmBackbone(RESNEST, norm="FrozenBN")(image(1))
 
@@ -251,14 +251,14 @@ def test_one_image_in_training_is_explained():
         ("resnest50", {}, r"no model 'resnest50'; did you mean 'resnest50d'"),
         ("vit_tiny_patch16_224", {}, r"no features \['res2', 'res3', 'res5'\]; it has res4"),
         (RESNEST, {"norm": "GN"}, "norm must be one of BN, FrozenBN, SyncBN, got 'GN'"),
-        ("convnext_atto", {"norm": "SyncBN"}, "no batch norm that norm='SyncBN' could replace"),
-        (RESNEST, {"freeze_at": 6}, r"no part of its own that ends with 'res6'.*'res2', 'res3'"),
-        ("mobilenetv3_small_050", {"freeze_at": 2}, "no part of its own that ends with 'res2'"),
-        (RESNEST, {"dcn_stages": ("layer2",)}, "no part of its own that ends with 'layer2'"),
+        ("convnext_atto", {"norm": "SyncBN"}, "no batch norm to replace by 'SyncBN'"),
+        (RESNEST, {"freeze_at": 6}, r"no separate part that ends with 'res6'.*'res2', 'res3'"),
+        ("mobilenetv3_small_050", {"freeze_at": 2}, "no separate part that ends with 'res2'"),
+        (RESNEST, {"dcn_stages": ("layer2",)}, "no separate part that ends with 'layer2'"),
         ("convnext_atto", {"dcn_stages": ("res5",)}, "no convolution"),
-        ("vgg11", {"checkpoint": True}, "vgg11 has no rows of blocks"),
+        ("vgg11", {"checkpoint": True}, "vgg11 has no sequence of blocks"),
         (RESNEST, {"drop_path_rate": 0.1}, "drop_path_rate must be 0 for resnest14d"),
-        (RESNEST, {"pretrained": "no.pth"}, "there is no file 'no.pth'"),
+        (RESNEST, {"pretrained": "no.pth"}, "'no.pth' does not exist"),
     ],
 )
 def test_what_does_not_fit_is_named(name, options, message):

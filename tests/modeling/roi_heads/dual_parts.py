@@ -127,7 +127,7 @@ def roi_heads(kind, dual, *, encoder=True, predictors=None, heads=None, **option
         box_heads=[box_head(kind, dual_head, **heads or {}) for _ in range(3)],
         box_predictors=[box_predictor(kind, dual, k, **predictors) for k in range(3)],
         mask_head=scored_mask_head(),
-        **{"resample": True, "stage_loss_weights": [1, 0.5, 0.25]} | options,
+        **parts.MMDET | options,
     )
     if not kind.endswith("htc_lite"):
         return LossDrivenCascadeROIHeads(**given)

@@ -52,7 +52,7 @@ def inputs() -> Case:
 
 
 def _crop(mask: np.ndarray, x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
-    """The pixels at the centres of the cells."""
+    """The pixels at the centers of the cells."""
     centers = (np.arange(M) + 0.5) / M
     rows = (y0 + (y1 - y0) * centers).astype(int)
     columns = (x0 + (x1 - x0) * centers).astype(int)

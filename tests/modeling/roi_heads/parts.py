@@ -1,5 +1,7 @@
 """Small ROI heads and their inputs: two feature levels, few classes, images of 64 x 64."""
 
+import copy
+
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
@@ -19,6 +21,7 @@ WIDTH = 16
 STDS = ((0.1, 0.2), (0.05, 0.1), (0.033, 0.067))
 IOUS = (0.5, 0.6, 0.7)
 LEVELS = ("p2", "p3")
+MMDET = {"resample": True, "stage_loss_weights": [1, 0.5, 0.25]}
 
 
 def pooler(output_size):
@@ -119,6 +122,14 @@ def target(labels):
     return objects
 
 
+def positives(*labels_of_images):
+    """RoIs that are their objects' boxes."""
+    images = [target(list(labels)) for labels in labels_of_images]
+    for image in images:
+        image.proposal_boxes = image.gt_boxes
+    return images
+
+
 def proposals_for(objects, number=40):
     """Random boxes, half of them near an object."""
     near = objects.gt_boxes.tensor.repeat(number, 1)[: number // 2 if len(objects) else 0]
@@ -140,3 +151,12 @@ def no_proposals():
 def batch(labels=((0, 2, 2), (4,))):
     targets = [target(list(of_image)) for of_image in labels]
     return features(len(labels)), [proposals_for(t) for t in targets], targets
+
+
+def losses_of(heads, batch, **image_fields):
+    """The losses of a batch, with the same RoIs sampled in each call."""
+    torch.manual_seed(0)
+    features, proposals, targets = batch
+    given = images(len(targets), **image_fields)
+    _, losses = heads(given, features, copy.deepcopy(proposals), targets)
+    return losses

@@ -6,23 +6,16 @@ import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads.mask_head import mask_rcnn_loss
 from detectron2.structures import Instances
-from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.testing import assert_close
 
 from d2_seesaw.layers import CarafeUpsample, mask_predictor, normed_mask_predictor
-from d2_seesaw.modeling.roi_heads import AveragedMaskHeads, CarafeMaskHead, MaskHeadWithPredictor
-from tests.modeling.roi_heads import parts
+from d2_seesaw.modeling.roi_heads import CarafeMaskHead, MaskHeadWithPredictor
+from tests.modeling.roi_heads.parts import positives
 
 SHAPE = ShapeSpec(channels=8, width=14, height=14)
 C = 3
 small_carafe = partial(CarafeUpsample, compressed_channels=4, kernel_size=3)
-
-
-@pytest.fixture
-def storage():
-    with EventStorage(0) as storage:
-        yield storage
 
 
 def mask_head(**options):
@@ -33,13 +26,6 @@ def mask_head(**options):
         "upsample": small_carafe,
     }
     return CarafeMaskHead(SHAPE, **defaults | options)
-
-
-def positives(*labels_of_images):
-    images = [parts.target(list(labels)) for labels in labels_of_images]
-    for image in images:
-        image.proposal_boxes = image.gt_boxes
-    return images
 
 
 @pytest.mark.parametrize("predictor", [mask_predictor(std=0.5), normed_mask_predictor()])
@@ -96,13 +82,6 @@ def test_losses_and_predictions_are_of_the_rois_class(storage):
     assert_close(found.pred_masks[:, 0], expected)
 
 
-def test_several_can_be_averaged():
-    heads = AveragedMaskHeads([mask_head(), mask_head()]).eval()
-    found = Instances((64, 64), pred_classes=torch.tensor([2, 0]))
-    heads(torch.randn(2, 8, 14, 14), [found])
-    assert found.pred_masks.shape == (2, 1, 28, 28)
-
-
 @pytest.mark.parametrize("norm", ["", "BN", lambda channels: nn.GroupNorm(2, channels)])
 def test_no_positives_give_zero_loss_and_zero_gradients(storage, norm):
     head = mask_head(conv_norm=norm)
@@ -124,9 +103,9 @@ def test_the_convolutions_take_a_norm(storage):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"conv_dims": [6, 6, 4]}, r"keeps the 6 channels .* wants 4 .* two of \[6, 6, 4\] equal"),
-        ({"conv_dims": [6]}, r"keeps the 8 channels"),
-        ({"upsample": CarafeUpsample(9)}, "upsample takes 9 channels, but is given 6"),
+        ({"conv_dims": [6, 6, 4]}, r"keeps its 6 channels.* has 4 .* two of \[6, 6, 4\] equal"),
+        ({"conv_dims": [6]}, r"keeps its 8 channels"),
+        ({"upsample": CarafeUpsample(9)}, "upsample has 9 input channels, but its input has 6"),
         ({"predictor": nn.Conv2d(6, 9, 1)}, "needs 6 channels to 3 classes"),
     ],
 )

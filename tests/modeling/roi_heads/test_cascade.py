@@ -5,30 +5,14 @@ from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.roi_heads import CascadeROIHeads
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances, pairwise_iou
-from detectron2.utils.events import EventStorage
 
 from d2_seesaw.modeling.roi_heads import AveragedMaskHeads, LossDrivenCascadeROIHeads
 from tests.modeling.roi_heads import parts
-from tests.modeling.roi_heads.parts import SIZE, C
-
-MMDET = {"resample": True, "stage_loss_weights": [1, 0.5, 0.25]}
-
-
-@pytest.fixture
-def storage():
-    with EventStorage(0) as storage:
-        yield storage
+from tests.modeling.roi_heads.parts import MMDET, SIZE, C, losses_of
 
 
 def cascade(**options):
     return LossDrivenCascadeROIHeads(**parts.cascade_options(**options))
-
-
-def losses_of(heads, batch, seed=0):
-    torch.manual_seed(seed)  # of the sampling
-    features, proposals, targets = batch
-    _, losses = heads(parts.images(len(targets)), features, proposals, targets)
-    return losses
 
 
 def detectron2s(ours):
@@ -270,15 +254,6 @@ def test_weights_are_named_by_head_and_stage():
     assert "mask_head.predictor.weight" in cascade(masks="one").state_dict()
 
 
-def test_class_specific_boxes_train_and_detect(storage):
-    heads = cascade(agnostic=False, **MMDET)
-    features, proposals, targets = parts.batch()
-    losses = losses_of(heads, (features, proposals, targets))
-    assert all(torch.isfinite(loss) for loss in losses.values())
-    found, _ = heads.eval()(None, features, proposals)
-    assert all(f.pred_boxes.tensor.shape == (len(f), 4) for f in found)
-
-
 EMPTY = {
     "no objects": ((), ()),
     "one image without objects": ((0, 2), ()),
@@ -371,7 +346,7 @@ def test_masks_for_given_boxes_are_those_of_the_detections():
         ({"stage_loss_weights": [1, 1]}, r"3 stages, .* \{'stage_loss_weights': 2\}"),
         ({"box_predictors": []}, r"3 stages, .* \{'box_predictors': 0\}"),
         ({"mask_head": [parts.mask_head()]}, r"3 stages, .* \{'mask_head': 1\}"),
-        ({"masks": "three", "mask_rois": "last"}, r"is for a single mask head, .* list of 3"),
+        ({"masks": "three", "mask_rois": "last"}, r"needs a single mask head, .* list of 3"),
     ],
 )
 def test_what_does_not_fit_is_named(options, message):

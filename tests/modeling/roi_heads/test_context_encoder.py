@@ -74,7 +74,9 @@ def test_the_masked_mean_leaves_the_padding_out(level, stride, rows):
 
 
 def test_a_stride_that_is_too_small_is_named():
-    with pytest.raises(ValueError, match=r"image of \(320, 256\) .* \(5, 4\) at stride 32"):
+    with pytest.raises(
+        ValueError, match=r"\(5, 4\) is too small .* image of \(320, 256\) at stride 32"
+    ):
         encoder(masked_mean=True, stride=32)(features(), SIZES)
 
 
@@ -84,7 +86,7 @@ def test_a_feature_that_is_not_there_is_named():
 
 
 def test_pairs_need_an_even_number():
-    with pytest.raises(ValueError, match="pairs, got 3"):
+    with pytest.raises(ValueError, match="even number of convolutions, got 3"):
         encoder(residual=True, num_convs=3)
 
 
@@ -147,7 +149,7 @@ def test_nothing_known_is_a_loss_of_zero_with_gradients():
 
 
 def test_a_federated_loss_without_negatives_says_what_is_missing():
-    with pytest.raises(ValueError, match="FederatedRCNN the model"):
+    with pytest.raises(ValueError, match="FederatedRCNN as the model"):
         encoder(federated=True).losses(torch.randn(1, D, 1, 1), targets([0]))
 
 

@@ -8,7 +8,6 @@ from detectron2.modeling.roi_heads.mask_head import (
     mask_rcnn_loss,
 )
 from detectron2.structures import Instances
-from detectron2.utils.events import EventStorage
 from torch import nn
 
 from d2_seesaw.layers import (
@@ -18,7 +17,7 @@ from d2_seesaw.layers import (
     sync_batch_norm,
 )
 from d2_seesaw.modeling.roi_heads import AveragedMaskHeads, MaskHeadWithPredictor
-from tests.modeling.roi_heads import parts
+from tests.modeling.roi_heads.parts import positives
 from tests.support.operators import OperatorLog
 
 SHAPE = ShapeSpec(channels=8, width=14, height=14)
@@ -58,24 +57,10 @@ def test_a_predictor_that_does_not_fit_is_named():
 
 PREDICTORS = {
     "plain": mask_predictor(std=0.5),
-    "normalised": normed_mask_predictor(),
+    "normalized": normed_mask_predictor(),
     "the host's layer": HostConv2d(6, 3, 1),
 }
 every_predictor = pytest.mark.parametrize("predictor", PREDICTORS.values(), ids=PREDICTORS.keys())
-
-
-@pytest.fixture
-def storage():
-    with EventStorage(0) as storage:
-        yield storage
-
-
-def positives(*labels_of_images):
-    """RoIs that are their objects' boxes."""
-    images = [parts.target(list(labels)) for labels in labels_of_images]
-    for image in images:
-        image.proposal_boxes = image.gt_boxes
-    return images
 
 
 @every_predictor
@@ -129,20 +114,12 @@ def test_class_agnostic_masks_need_no_class(storage, predictor):
     torch.testing.assert_close(found.pred_masks, head.layers(x).sigmoid())
 
 
-@every_predictor
-def test_no_positives_give_zero_loss_and_zero_gradients(storage, predictor):
-    head = MaskHeadWithPredictor(SHAPE, predictor=predictor, **OPTIONS)
+@pytest.mark.parametrize(
+    "options", [*({"predictor": p} for p in PREDICTORS.values()), {"conv_norm": sync_batch_norm()}]
+)
+def test_no_positives_give_zero_loss_and_gradients_and_no_masks(storage, options):
+    head = MaskHeadWithPredictor(SHAPE, **{"predictor": mask_predictor()} | OPTIONS | options)
     head.zero_grad()
-    loss = head(torch.zeros(0, 8, 14, 14), positives([], []))["loss_mask"]
-    loss.backward()
-    assert loss == 0
-    assert all((p.grad == 0).all() for p in head.parameters())
-
-
-def test_a_head_with_synchronized_norm_takes_no_positives(storage):
-    head = MaskHeadWithPredictor(
-        SHAPE, predictor=mask_predictor(), conv_norm=sync_batch_norm(), **OPTIONS
-    )
     loss = head(torch.zeros(0, 8, 14, 14), positives([], []))["loss_mask"]
     loss.backward()
     assert loss == 0

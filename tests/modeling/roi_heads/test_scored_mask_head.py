@@ -6,7 +6,6 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import StandardROIHeads
 from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from detectron2.structures import Instances, PolygonMasks
-from detectron2.utils.events import EventStorage
 
 from d2_seesaw.layers import mask_predictor
 from d2_seesaw.modeling.roi_heads import (
@@ -20,15 +19,9 @@ from d2_seesaw.modeling.roi_heads import (
 )
 from d2_seesaw.modeling.roi_heads.mask_scoring import mask_iou_targets
 from tests.modeling.roi_heads import parts
-from tests.modeling.roi_heads.parts import CHANNELS, SIZE, C
+from tests.modeling.roi_heads.parts import CHANNELS, SIZE, C, losses_of
 
 SHAPE = ShapeSpec(channels=CHANNELS, width=14, height=14)
-
-
-@pytest.fixture
-def storage():
-    with EventStorage(0) as storage:
-        yield storage
 
 
 def iou_head(num_classes=C, **options):
@@ -82,13 +75,6 @@ def htc_lite(mask_head):
 
 BUILDERS = [standard, cascade, averaging_cascade, htc_lite]
 every_heads = pytest.mark.parametrize("build", BUILDERS, ids=lambda b: b.__name__)
-
-
-def losses_of(heads, batch):
-    torch.manual_seed(0)  # of the sampling
-    features, proposals, targets = batch
-    _, losses = heads(parts.images(len(targets)), features, copy.deepcopy(proposals), targets)
-    return losses
 
 
 def with_polygons(batch):
@@ -270,7 +256,7 @@ def test_class_agnostic_masks_may_have_scores_by_class():
     ("mask_head", "message"),
     [
         (MaskRCNNConvUpsampleHead(SHAPE, num_classes=C, conv_dims=[4, 4]), "got MaskRCNNConvUps"),
-        (AveragedMaskHeads([]), r"got AveragedMaskHeads.*each is wrapped by itself"),
+        (AveragedMaskHeads([]), r"got AveragedMaskHeads.*Wrap each of several"),
     ],
 )
 def test_other_mask_heads_are_named(mask_head, message):
@@ -279,5 +265,5 @@ def test_other_mask_heads_are_named(mask_head, message):
 
 
 def test_unequal_numbers_of_classes_are_named():
-    with pytest.raises(ValueError, match=r"mask head is 5, .* mask-IoU head is 7: .* equal"):
+    with pytest.raises(ValueError, match="is 5 in the mask head and 7 in the mask-IoU head"):
         ScoredMaskHead(parts.mask_head(), iou_head=iou_head(7))

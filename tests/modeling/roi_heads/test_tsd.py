@@ -3,7 +3,6 @@ from functools import partial
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.structures import Boxes
 from torch import nn
 
 from d2_seesaw.modeling.roi_heads import TSDBoxHead
@@ -73,44 +72,10 @@ def test_classifies_moved_bins_and_locates_moved_boxes(head_that_says, rois):
     found = head(pool, boxes)
     of_bins, of_box = head.offsets(pool(), tensor)
     torch.testing.assert_close(found.classification, head.classification(pool(of_bins)))
-    torch.testing.assert_close(found.localisation, head.localisation(pool(of_box)))
+    torch.testing.assert_close(found.localization, head.localization(pool(of_box)))
     torch.testing.assert_close(found.sibling, head.sibling(pool()))
     dx, dy = of_box.unbind(1)
     torch.testing.assert_close(found.boxes, tensor + torch.stack([dx, dy, dx, dy], dim=1))
-
-
-def test_of_a_mirrored_image_with_mirrored_offsets_everything_is_mirrored(head_that_says):
-    features, proposals, _ = parts.batch()
-    boxes = [p.proposal_boxes for p in proposals]
-
-    def seen(maps, boxes):
-        """The moved boxes, then what was pooled."""
-        pooled = []
-        pool = partial(tsd_parts.pooler(), maps, boxes)
-
-        def pool_and_note(**options):
-            pooled.append(pool(**options))
-            return pooled[-1]
-
-        found = head_that_says(pool_and_note, boxes)
-        return [found.boxes, *pooled]
-
-    moved, *expected = seen(list(features.values()), boxes)
-    head_that_says.delta_r.output.data[:, 0] *= -1
-    of_bins = head_that_says.delta_c.output.data.view(80, 2, 7, 7)
-    of_bins.copy_(of_bins.flip(3))
-    of_bins[:, 0] *= -1
-    mirrored = [Boxes(_mirrored(b.tensor)) for b in boxes]
-    moved_too, *found = seen([f.flip(3) for f in features.values()], mirrored)
-    torch.testing.assert_close(_mirrored(moved_too), moved, atol=1e-4, rtol=1e-4)
-    assert len(found) == 3
-    for f, e in zip(found, expected, strict=True):
-        torch.testing.assert_close(f.flip(3), e, atol=1e-4, rtol=1e-4)
-
-
-def _mirrored(boxes):
-    x0, y0, x1, y1 = boxes.unbind(1)
-    return torch.stack([parts.SIZE - x1, y0, parts.SIZE - x0, y1], dim=1)
 
 
 def test_in_place_with_equal_weights_the_three_branches_agree(rois):
@@ -119,7 +84,7 @@ def test_in_place_with_equal_weights_the_three_branches_agree(rois):
     found = head(*rois)
     assert found.sibling.abs().max() > 0.1
     torch.testing.assert_close(found.classification, found.sibling, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found.localisation, found.sibling, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.localization, found.sibling, atol=1e-5, rtol=1e-5)
 
 
 def test_there_is_no_sibling_in_inference(rois):
@@ -136,10 +101,10 @@ def test_each_branch_teaches_its_own_offsets(rois):
     of_bins, of_box = torch.autograd.grad(found.classification.sum(), own, **options)
     assert of_bins.any()
     assert of_box is None
-    of_bins, of_box = torch.autograd.grad(found.localisation.sum(), own, **options)
+    of_bins, of_box = torch.autograd.grad(found.localization.sum(), own, **options)
     assert of_bins is None
     assert of_box.any()
-    for branch in (found.classification, found.localisation):
+    for branch in (found.classification, found.localization):
         (shared,) = torch.autograd.grad(branch.sum(), head.shared_fc[0].weight, retain_graph=True)
         assert shared.any()
     of_bins, of_box = torch.autograd.grad(found.boxes.square().sum(), own, allow_unused=True)
@@ -182,5 +147,5 @@ def test_has_the_shape_of_its_branches():
 
 
 def test_oblong_rois_are_refused():
-    with pytest.raises(ValueError, match="as many bins in height as in width, got ShapeSpec"):
+    with pytest.raises(ValueError, match="equal height and width, got ShapeSpec"):
         TSDBoxHead(ShapeSpec(channels=8, height=7, width=5), fc_dims=[8])

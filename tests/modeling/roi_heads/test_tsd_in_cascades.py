@@ -5,7 +5,6 @@ from itertools import pairwise
 import pytest
 import torch
 from detectron2.structures import Boxes
-from detectron2.utils.events import EventStorage
 
 from d2_seesaw.inference.tta.merging import box_predictions
 from d2_seesaw.modeling.roi_heads import (
@@ -14,16 +13,11 @@ from d2_seesaw.modeling.roi_heads import (
     LossDrivenCascadeROIHeads,
 )
 from tests.modeling.roi_heads import parts, tsd_parts
-from tests.modeling.roi_heads.parts import SIZE, C
+from tests.modeling.roi_heads.parts import MMDET, SIZE, C, losses_of
 
-MMDET = {"resample": True, "stage_loss_weights": [1, 0.5, 0.25]}
+pytestmark = pytest.mark.usefixtures("storage")
+
 KINDS = ("cascade", "htc_lite")
-
-
-@pytest.fixture(autouse=True)
-def storage():
-    with EventStorage(0) as storage:
-        yield storage
 
 
 def build(kind, options):
@@ -35,13 +29,6 @@ def build(kind, options):
 
 def tsd(kind, **options):
     return build(kind, tsd_parts.cascade_options(**options))
-
-
-def losses_of(heads, batch):
-    torch.manual_seed(0)  # of the sampling
-    features, proposals, targets = batch
-    _, losses = heads(parts.images(len(targets)), features, proposals, targets)
-    return losses
 
 
 def in_place_and_plain(kind, **options):
@@ -295,7 +282,7 @@ def test_weights_are_saved_and_loaded(kind):
         "box_head.2.delta_c.2.bias",
         "box_head.2.delta_r.0.weight",
         "box_head.2.classification.fc1.weight",
-        "box_head.2.localisation.fc1.weight",
+        "box_head.2.localization.fc1.weight",
         "box_head.2.sibling.fc1.weight",
         "box_predictor.2.cls_loss.class_counts",
         "box_predictor.2.sibling.cls_loss.class_counts",
@@ -319,5 +306,5 @@ def test_bfloat16_autocast_is_close_to_full_precision(kind):
 
 
 def test_a_pooler_without_offsets_is_refused():
-    with pytest.raises(ValueError, match="TSDBoxHead moves the RoIs it pools, which a ROIPooler"):
+    with pytest.raises(ValueError, match="TSDBoxHead pools RoIs with offsets, which ROIPooler"):
         tsd("cascade", box_pooler=parts.pooler(7))

@@ -1,18 +1,13 @@
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
-from detectron2.utils.events import EventStorage
 
 from d2_seesaw.losses import SoftmaxLoss
 from d2_seesaw.modeling.roi_heads.tsd import TSDFeatures, TSDPredictions
 from tests.modeling.roi_heads import parts, tsd_parts
 from tests.modeling.roi_heads.parts import SIZE, WIDTH, C
 
-
-@pytest.fixture(autouse=True)
-def storage():
-    with EventStorage(0) as storage:
-        yield storage
+pytestmark = pytest.mark.usefixtures("storage")
 
 
 def rois(labels=(1, C, 3)):
@@ -109,7 +104,7 @@ def boxes_at(*left):
 
 
 @pytest.mark.parametrize("agnostic", [True, False])
-def test_localisation_is_asked_for_overlap_with_the_objects(agnostic):
+def test_localization_is_asked_for_overlap_with_the_objects(agnostic):
     predictor = tsd_parts.predictor(cls_agnostic_bbox_reg=agnostic)
     image = rois()
     image.gt_boxes = Boxes(boxes_at(20, 20, 20))
@@ -237,8 +232,11 @@ def test_predictions_of_inference_have_no_losses():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seesaw": True}, "of 6 classes, but cls_loss is a SeesawLoss of 7 logits.*pc_cls=False"),
-        ({"sibling_seesaw": True}, "but sibling_cls_loss is a SeesawLoss of 7 logits"),
+        (
+            {"seesaw": True},
+            "of 6 classes, but cls_loss is a SeesawLoss with 7 logits.*pc_cls=False",
+        ),
+        ({"sibling_seesaw": True}, "but sibling_cls_loss is a SeesawLoss with 7 logits"),
     ],
 )
 def test_probabilities_that_are_not_softmax_are_not_compared(options, message):

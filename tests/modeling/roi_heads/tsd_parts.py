@@ -68,5 +68,5 @@ def stay_in_place(head):
         for offsets in (head.delta_c, head.delta_r):
             offsets[-1].weight.zero_()
             offsets[-1].bias.zero_()
-    for branch in (head.classification, head.localisation):
+    for branch in (head.classification, head.localization):
         branch.load_state_dict(head.sibling.state_dict())
