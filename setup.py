@@ -45,7 +45,16 @@ setup(
         "yacs",
     ],
     extras_require={
-        "dev": ["pyright", "pytest", "pytest-xdist", "ruff"],
+        "dev": [
+            "codespell",
+            "nbmake",
+            "pre-commit",
+            "pyright",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+        ],
+        "docs": ["latex2mathml", "mkdocs-material", "mkdocstrings[python]"],
         "mlflow": ["mlflow"],
         "timm": ["timm>=1.0"],
         "wandb": ["wandb"],
