@@ -65,3 +65,12 @@ types: $(READY)  ## check types
 clean:  ## remove .venv and caches
 	@test ! -e "$(VENV)" -o -e "$(VENV)/pyvenv.cfg" || { echo "$(VENV) is not a virtual environment"; exit 1; }
 	rm -rf "$(VENV)" .pytest_cache .ruff_cache
+
+# The extra `docs` is installed when it is first needed.
+.PHONY: docs api
+docs: $(READY)  ## build the documentation in site/, offline, and check its links
+	@$(PY) -c "import latex2mathml, material, mkdocstrings_handlers.python" 2>/dev/null || $(PY) -m pip install --quiet -e ".[docs]"
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
+api: $(READY)  ## record the public names and signatures in tests/api_surface.json
+	$(PY) -m tests.support.api_surface
