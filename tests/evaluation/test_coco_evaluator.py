@@ -11,12 +11,13 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Instances
+from detectron2.utils import comm
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from d2_seesaw.evaluation import MaskScoringCOCOEvaluator
 from tests.evaluation.lvis_data import ImageDetections, random_data
-from tests.support.ranks import on_ranks
+from tests.support.ranks import run_on_ranks
 
 TASKS = ["bbox", "segm"]
 METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
@@ -179,12 +180,12 @@ def test_files_hold_both_scores_and_those_of_masks_alone(case, tmp_path):
     assert all("bbox" not in d for d in masks)
 
 
-def evaluate_part(rank, world_size, folder, mapping, json_file, outputs):
+def evaluate_part(folder, mapping, json_file, outputs):
     name = "coco_evaluator_test_ranks"
     MetadataCatalog.get(name).set(json_file=json_file, thing_dataset_id_to_contiguous_id=mapping)
     try:
         evaluator = MaskScoringCOCOEvaluator(name, output_dir=str(folder / "out"))
-        part = slice(0, 5) if rank == 0 else slice(5, None)
+        part = slice(0, 5) if comm.get_rank() == 0 else slice(5, None)
         return process(evaluator, outputs[part])
     finally:
         MetadataCatalog.remove(name)
@@ -200,7 +201,7 @@ def test_ranks_give_the_results_and_files_of_one_process(case, tmp_path):
     expected = process(alone, outputs)
     mapping = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
     arguments = (tmp_path, mapping, str(json_file), outputs)
-    found = on_ranks(evaluate_part, (2,), tmp_path, *arguments)[2]
+    found = run_on_ranks(evaluate_part, *arguments, world_size=2)
     assert repr(found[0]) == repr(expected)
     assert found[1] == {}
     assert files(tmp_path / "out") == files(tmp_path / "alone")

@@ -1,13 +1,13 @@
 import re
 
 import pytest
+from tests.report.svg.drawing import circles
 
 from d2_seesaw.evaluation.analysis.comparison import compare
 from d2_seesaw.report.comparison_page import comparison_page
 from d2_seesaw.report.evaluation_page import FEWEST_OBJECTS
 from tests.evaluation.analysis_data import NAN, analysis, calibration, category, lvis_like
 from tests.evaluation.html_text import cards, cells, section
-from tests.report.svg.drawing import circles
 
 GROUPS = ("r", "r", "c", "f")
 
