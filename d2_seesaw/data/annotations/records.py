@@ -16,8 +16,7 @@ from d2_seesaw.utils.progress import track
 if TYPE_CHECKING:
     from d2_seesaw.data.annotations.table import AnnotationTable
 
-_STEPS = 100  # to a pixel: most files have coordinates with two decimals
-_MOST_PIXELS = 10_000
+_STEPS, _MOST_PIXELS = 100, 10_000  # steps of a pixel: most coordinates have two decimals
 
 
 class Records(Sequence[dict[str, Any]]):
@@ -72,10 +71,8 @@ class Records(Sequence[dict[str, Any]]):
 
     def with_objects(self) -> Records:
         """Return the images with at least one annotation that is not a crowd."""
-        rows = self._table.usable & ~self._table.crowd
-        has_objects = np.zeros(len(self._table.images), bool)
-        has_objects[self._table.image[rows]] = True
-        return self._changed(_images=self._images[has_objects[self._images]])
+        with_objects = self._table.image[self._table.usable & ~self._table.crowd]
+        return self._changed(_images=self._images[np.isin(self._images, with_objects)])
 
     def without_masks(self) -> Records:
         """Return the images without ``segmentation``, which are built many times faster."""

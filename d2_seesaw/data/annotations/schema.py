@@ -76,8 +76,8 @@ class Problem(NamedTuple):
         return self.kind not in ("missing_area", "missing_name")
 
     def __str__(self) -> str:
-        known = self.annotation_id is not None
-        return f"annotation {self.annotation_id!r}: {self.message}" if known else self.message
+        name = "" if self.annotation_id is None else f"annotation {self.annotation_id!r}: "
+        return name + self.message
 
 
 def is_id(value: Any) -> bool:
