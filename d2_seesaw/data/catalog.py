@@ -331,9 +331,9 @@ def load_dataset(
             the annotations name and that is missing.
     """
     check_dataset_files(names)
-    single = names if isinstance(names, str) else names[0] if len(names) == 1 else None
-    metadata = None if single is None else MetadataCatalog.get(single)
-    if isinstance(metadata, FileMetadata):
+    single = [names] if isinstance(names, str) else names
+    metadata = MetadataCatalog.get(single[0])
+    if len(single) == 1 and isinstance(metadata, FileMetadata):
         dataset: Any = _load_records(metadata, filter_empty)
         files = dataset.file_names()
     else:

@@ -16,8 +16,7 @@ from d2_seesaw.utils.progress import track
 if TYPE_CHECKING:
     from d2_seesaw.data.annotations.table import AnnotationTable
 
-_STEPS = 100  # to a pixel: most files have coordinates with two decimals
-_MOST_PIXELS = 10_000
+_STEPS, _MOST_PIXELS = 100, 10_000  # steps of a pixel: most coordinates have two decimals
 
 
 class Records(Sequence[dict[str, Any]]):
@@ -61,10 +60,10 @@ class Records(Sequence[dict[str, Any]]):
 
     def to_list(self) -> list[dict[str, Any]]:
         """Return all dicts. Equal coordinates share one object, which saves most of the memory."""
-        as_list = _SharedFloats(self._table.coordinates)
+        share = _SharedFloats(self._table.coordinates)
         images = track(self._images.tolist(), "making records", unit="image")
         with _collection_paused():
-            return [self._record(image, as_list) for image in images]
+            return [self._record(image, share) for image in images]
 
     def file_names(self) -> list[str]:
         """Return the files of the images."""
@@ -72,10 +71,8 @@ class Records(Sequence[dict[str, Any]]):
 
     def with_objects(self) -> Records:
         """Return the images with at least one annotation that is not a crowd."""
-        rows = self._table.usable & ~self._table.crowd
-        has_objects = np.zeros(len(self._table.images), bool)
-        has_objects[self._table.image[rows]] = True
-        return self._changed(_images=self._images[has_objects[self._images]])
+        with_objects = self._table.image[self._table.usable & ~self._table.crowd]
+        return self._changed(_images=self._images[np.isin(self._images, with_objects)])
 
     def without_masks(self) -> Records:
         """Return the images without ``segmentation``, which are built many times faster."""
@@ -87,11 +84,11 @@ class Records(Sequence[dict[str, Any]]):
         return changed
 
     def _record(
-        self, index: int, as_list: Callable[[np.ndarray], list[float]] = np.ndarray.tolist
+        self, index: int, share: Callable[[np.ndarray], np.ndarray] = np.asarray
     ) -> dict[str, Any]:
         image = self._table.images[index]
         rows = self._rows[self._bounds[index] : self._bounds[index + 1]]
-        masks: dict[str, Any] = {"with_masks": self._with_masks, "as_list": as_list}
+        masks: dict[str, Any] = {"with_masks": self._with_masks, "share": share}
         record = {
             "file_name": self._paths[index],
             "height": image["height"],
@@ -119,15 +116,15 @@ def _collection_paused() -> Iterator[None]:
 
 
 class _SharedFloats:
-    """Makes lists in which equal numbers of two decimals are one object."""
+    """Arrays of objects in which equal numbers of two decimals are one object."""
 
     def __init__(self, numbers: np.ndarray) -> None:
         steps = int(min(numbers.max(initial=0), _MOST_PIXELS)) * _STEPS + _STEPS
         self._values = np.arange(steps) / _STEPS
         self._objects = self._values.astype(object)
 
-    def __call__(self, numbers: np.ndarray) -> list[float]:
+    def __call__(self, numbers: np.ndarray) -> np.ndarray:
         nearest = np.rint(np.clip(numbers, 0, self._values[-1]) * _STEPS).astype(np.intp)
         if np.array_equal(self._values[nearest], numbers):
-            return self._objects[nearest].tolist()
-        return numbers.tolist()
+            return self._objects[nearest]
+        return numbers

@@ -76,8 +76,8 @@ class Problem(NamedTuple):
         return self.kind not in ("missing_area", "missing_name")
 
     def __str__(self) -> str:
-        known = self.annotation_id is not None
-        return f"annotation {self.annotation_id!r}: {self.message}" if known else self.message
+        name = "" if self.annotation_id is None else f"annotation {self.annotation_id!r}: "
+        return name + self.message
 
 
 def is_id(value: Any) -> bool:
@@ -98,7 +98,7 @@ def image_problems(image: Mapping[str, Any], place: str) -> Iterator[tuple[str, 
     """Yield kind, field and message for each value of an image that is missing or unusable."""
     for key in ("height", "width"):
         value = image.get(key)
-        if not _is_number(value) or not 1 <= value < _LARGE or value % 1:
+        if not isinstance(value, (int, float)) or not 1 <= value < _LARGE or value % 1:
             yield (
                 "missing_field",
                 key,
@@ -164,7 +164,7 @@ def unknown_id(value: Any, what: str) -> tuple[str, None, str]:
 def _area_problem(area: Any) -> tuple[str, str] | None:
     if area is None or _are_finite([area]):  # a missing one is seen in the table
         return None
-    return "not_finite" if _is_number(area) else "missing_area", f"the area is {area!r}"
+    return "not_finite" if isinstance(area, float) else "missing_area", f"the area is {area!r}"
 
 
 def _crowd_problem(crowd: Any) -> tuple[str, str] | None:
@@ -202,8 +202,4 @@ def _segmentation_problem(segmentation: Any) -> tuple[str, str] | None:
 
 def _are_finite(numbers: Sequence[Any]) -> bool:
     # Whole numbers in JSON can be larger than any float.
-    return all(_is_number(n) and abs(n) < _LARGE for n in numbers)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float))
+    return all(isinstance(n, (int, float)) and abs(n) < _LARGE for n in numbers)

@@ -113,41 +113,40 @@ class AnnotationTable:
         rows: np.ndarray,
         *,
         with_masks: bool = True,
-        as_list: Callable[[np.ndarray], list[float]] = np.ndarray.tolist,
+        share: Callable[[np.ndarray], np.ndarray] = np.asarray,
     ) -> list[dict[str, Any]]:
         """Return annotations in Detectron2's format.
 
         Args:
             rows: the annotations.
             with_masks: add their ``segmentation``, without polygons of fewer than three points.
-            as_list: makes a list of coordinates.
+            share: replaces equal numbers by one object.
         """
-        boxes, made = as_list(self.box[rows].reshape(-1)), []
-        columns = zip(self.category[rows].tolist(), self.crowd[rows].tolist(), strict=True)
-        for start, (category, crowd) in zip(range(0, len(boxes), 4), columns, strict=True):
-            box = boxes[start : start + 4]
+        columns = (share(self.box[rows]), self.category[rows], self.crowd[rows])
+        made = []
+        for box, category, crowd in zip(*(column.tolist() for column in columns), strict=True):
             annotation = {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": category}
             if crowd:
                 annotation["iscrowd"] = 1
             made.append(annotation)
         if with_masks and made:
-            masks = self._training_segmentations(rows, as_list)
+            masks = self._training_segmentations(rows, share)
             for annotation, segmentation in zip(made, masks, strict=True):
                 if segmentation:
                     annotation["segmentation"] = segmentation
         return made
 
     def _training_segmentations(
-        self, rows: np.ndarray, as_list: Callable[[np.ndarray], list[float]]
+        self, rows: np.ndarray, share: Callable[[np.ndarray], np.ndarray]
     ) -> Iterator[Any]:
         ends = (self.polygon_offsets[rows].tolist(), (self.polygon_offsets[rows + 1] + 1).tolist())
         bounds = [self.coordinate_offsets[a:b].tolist() for a, b in zip(*ends, strict=True)]
         # One call for all annotations, because each costs more than the numbers of a polygon.
-        numbers = as_list(np.concatenate([self.coordinates[b[0] : b[-1]] for b in bounds]))
+        numbers = share(np.concatenate([self.coordinates[b[0] : b[-1]] for b in bounds]))
         end = 0
         for row, of_row in zip(rows.tolist(), bounds, strict=True):
             shift, end = end - of_row[0], end + of_row[-1] - of_row[0]
-            polygons = [numbers[a + shift : b + shift] for a, b in pairwise(of_row)]
+            polygons = [numbers[a + shift : b + shift].tolist() for a, b in pairwise(of_row)]
             valid = [polygon for polygon in polygons if is_valid_polygon(len(polygon))]
             yield valid if polygons else self.segmentation(row)
 

@@ -27,16 +27,10 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "zero_area_box": (ERROR, "a box without width or height"),
     "box_outside_image": (ERROR, "a box entirely outside of the image"),
     "box_beyond_image": (WARNING, "a box that reaches more than a pixel beyond the image"),
-    "invalid_polygon": (
-        ERROR,
-        "a polygon with fewer than three points, or an odd number of coordinates",
-    ),
+    "invalid_polygon": (ERROR, "a polygon with fewer than three points, or an odd length"),
     "empty_segmentation": (ERROR, "no segmentation, while other annotations have one"),
     "invalid_rle": (ERROR, "a run-length encoding that cannot be read or has another size"),
-    "crowd": (
-        INFORMATION,
-        "a crowd: skipped in training; detections inside are not false positives",
-    ),
+    "crowd": (INFORMATION, "a crowd: not trained on, detections in it are not false"),
     "shared_file": (WARNING, "two images in the annotations with the same file"),
     "category_without_images": (WARNING, "a category that no image shows"),
     "image_without_annotations": (INFORMATION, "an image without annotations: not trained on"),

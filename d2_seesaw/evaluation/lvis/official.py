@@ -73,10 +73,9 @@ def lvis_from_table(table: AnnotationTable) -> LVIS:
         "ignore": table.ignored.astype(int).tolist(),
         "segmentation": [table.segmentation(row) for row in range(len(table.image))],
     }
-    rows = zip(*columns.values(), strict=True)
-    annotations = [dict(zip(columns, row, strict=True)) for row in rows]
-    dataset = {"images": table.images, "categories": table.categories}
-    return lvis_from_dict({**dataset, "annotations": annotations})
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    sections = {"images": table.images, "categories": table.categories, "annotations": rows}
+    return lvis_from_dict(sections)
 
 
 def lvis_from_dict(dataset: dict[str, Any]) -> LVIS:
