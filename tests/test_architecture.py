@@ -151,6 +151,7 @@ def test_configs_hold_no_lambda(path):
         ("d2_seesaw.losses, d2_seesaw.layers", "detectron2"),
         ("d2_seesaw.utils.progress, d2_seesaw.utils.files, d2_seesaw.utils.ranks", "torch"),
         ("d2_seesaw.modeling", "detectron2.projects.deeplab"),
+        ("d2_seesaw.report", "matplotlib"),
     ],
 )
 def test_importing_is_cheap(imported, absent):

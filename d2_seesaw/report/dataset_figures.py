@@ -77,7 +77,8 @@ def _draw_ranks(
     top = 10
     while top < max(values, default=1):
         top *= 10
-    ticks = [10**d for d in range(len(str(top)))]
+    multiples = (1, 2, 5) if top == 10 else (1,)
+    ticks = [m * 10**d for d in range(len(str(top))) for m in multiples if m * 10**d <= top]
     if has_zero := any(value < 1 for value in values):
         ticks = [0, *ticks]
     axes.set_yscale("symlog", linthresh=1, linscale=0.5) if has_zero else axes.set_yscale("log")
@@ -85,6 +86,7 @@ def _draw_ranks(
     axes.set_yticks([], minor=True)
     axes.set_ylim(0 if has_zero else 0.9, top)
     axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlim(0, len(categories) + 1)
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])

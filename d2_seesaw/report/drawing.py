@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -55,6 +56,7 @@ _PAGE_STYLE = _STYLE | {
     ),
     **dict.fromkeys((f"axes.spines.{side}" for side in ("left", "right", "top", "bottom")), False),
     **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 0),
+    **dict.fromkeys(("xtick.major.pad", "ytick.major.pad"), 8),
     "axes.grid": True,
     "grid.color": _GRID,
     "grid.linewidth": 1,
@@ -205,17 +207,26 @@ def _drawn(chart: Chart, *, is_page: bool) -> Iterator[tuple[Figure, Canvas]]:
         chart.draw(canvas)
         if canvas.legend:
             handles, labels = zip(*canvas.legend, strict=True)
-            longest = _CHARACTER * max(map(len, labels)) + _KEY
             figure.legend(
                 handles,
                 labels,
                 loc="outside upper center",
-                ncols=max(1, int(_PIXELS * size[0] / (matplotlib.rcParams["font.size"] * longest))),
+                ncols=_legend_columns(labels, _PIXELS * size[0] / matplotlib.rcParams["font.size"]),
                 handlelength=1.6,
                 handletextpad=0.4,
                 columnspacing=1.0,
             )
         yield figure, canvas
+
+
+def _legend_columns(labels: Sequence[str], width: float) -> int:
+    """Return the most columns of a legend that fit into a width in font sizes."""
+    for columns in range(len(labels), 1, -1):
+        rows = math.ceil(len(labels) / columns)
+        longest = [max(map(len, labels[i : i + rows])) for i in range(0, len(labels), rows)]
+        if sum(_CHARACTER * length + _KEY for length in longest) <= width:
+            return columns
+    return 1
 
 
 def _local(name: str) -> str:

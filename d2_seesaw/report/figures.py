@@ -32,7 +32,7 @@ _PAPER_OUTCOMES = {RIGHT: "correct", MISSED: "missed"}
 _HATCHES = {RIGHT: "", "r": "////", "c": "....", "f": "\\\\\\\\", "n/a": "xxxx", MISSED: ""}
 _LONGEST_RUN = 12  # characters of the name of a run in a paper
 _LONGEST_NAME = 36  # the same on a page
-_LEAST_SHARE = 4.5  # percent of a bar that has room for its number
+_LEAST_SHARE = 3.5  # percent of a bar that has room for its number
 
 
 class Line(NamedTuple):

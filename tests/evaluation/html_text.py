@@ -17,6 +17,16 @@ def cells(html):
     ]
 
 
+def tables(html):
+    """The rows of each table, header first."""
+    return [cells(table) for table in re.findall(r"<table>.*?</table>", html, re.DOTALL)]
+
+
+def tooltips(html):
+    """The tooltips of all charts."""
+    return re.findall(r"<title>(.*?)</title>", html.partition("<body>")[2])
+
+
 def cards(page):
     """The numbers on cards, by what is written below."""
     found = re.findall(r'<div class="card"><b>(.*?)</b><span>(.*?)</span>', page)

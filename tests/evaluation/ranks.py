@@ -11,6 +11,7 @@ from detectron2.structures import Boxes, Instances
 from d2_seesaw.evaluation import LongTailLVISEvaluator, lvis_evaluator
 from d2_seesaw.evaluation.predictions import limits
 from d2_seesaw.evaluation.predictions.gather import DetectionLog
+from d2_seesaw.report import write_evaluation_report
 from tests.evaluation.lvis_data import ImageDetections, random_data, write_images, write_json
 from tests.support.ranks import no_objects_between_ranks, run_on_ranks
 
@@ -98,6 +99,7 @@ def _evaluate(case, folder, place, outputs, *, distributed):
                 distributed=distributed,
                 output_dir=str(folder / case / place),
                 fixed_ap=case == "fixed AP",
+                report=write_evaluation_report,
             )
             for image_id, output in [pair for of_rank in outputs for pair in of_rank]:
                 evaluator.process([{"image_id": image_id}], [output])

@@ -9,8 +9,9 @@ from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.lvis.metrics import LVISScores
 from d2_seesaw.evaluation.tables import (
     category_results,
-    category_table,
     group_counts,
+    most_frequent_first,
+    row_table,
     write_category_results,
 )
 from tests.evaluation.lvis_data import add_object, dataset
@@ -111,7 +112,13 @@ def test_json_is_strict_and_says_the_same_as_the_csv(rows, tmp_path):
     assert as_text == table
 
 
+def test_the_table_has_the_columns_that_are_logged(rows):
+    header = [cell.strip() for cell in row_table(rows).splitlines()[0].strip("|").split("|")]
+    shown = ["category", "group", "training images", "evaluated objects", "AP", "AP50", "AR"]
+    assert header == shown
+
+
 def test_table_starts_with_the_most_frequent_category(rows):
-    lines = category_table(rows).splitlines()[2:]
+    lines = row_table(most_frequent_first(rows)).splitlines()[2:]
     assert [line.split("|")[1].strip() for line in lines] == ["class3", "class2", "class1"]
     assert [line.split("|")[5].strip() for line in lines] == ["40.000", "n/a", "0.333"]

@@ -33,6 +33,7 @@ from d2_seesaw.data.annotations import reader
 from d2_seesaw.evaluation import LongTailLVISEvaluator, drop_absent
 from d2_seesaw.evaluation.lvis.rules import METRICS
 from d2_seesaw.evaluation.predictions.files import read_results
+from d2_seesaw.report import write_evaluation_report
 from tests.evaluation.lvis_data import (
     SIZE,
     ImageDetections,
@@ -198,7 +199,8 @@ def test_a_test_split_is_not_scored_but_saved(evaluator_of, tmp_path):
 
 def test_writes_detectron2s_files_and_ours_only_below_output_dir(evaluator_of, tmp_path):
     data = one_object_per_group("rcf")
-    run_evaluator(evaluator_of(data, output_dir=str(tmp_path / "out")), perfect_detections(data))
+    written = {"output_dir": str(tmp_path / "out"), "report": write_evaluation_report}
+    run_evaluator(evaluator_of(data, **written), perfect_detections(data))
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         *("instances_predictions.npz", "lvis_instances_results.json"),
         *(f"per_category_{t}.{e}" for t in ("bbox", "segm") for e in ("csv", "json")),
@@ -209,8 +211,7 @@ def test_writes_detectron2s_files_and_ours_only_below_output_dir(evaluator_of, t
 
 def test_the_report_has_masks_before_boxes(evaluator_of, tmp_path):
     data = one_object_per_group("rcf")
-    run_evaluator(evaluator_of(data, output_dir=str(tmp_path)), perfect_detections(data))
-    page = (tmp_path / "longtail.html").read_text()
+    page = report_of(evaluator_of, data, perfect_detections(data), tmp_path)
     assert 0 < page.index("Masks: metrics") < page.index("Boxes: metrics")
 
 
@@ -297,7 +298,8 @@ def swallowing(tmp_path):
 
 
 def report_of(evaluator_of, data, detections, folder, **metadata):
-    run_evaluator(evaluator_of(data, metadata, output_dir=str(folder)), detections)
+    written = {"output_dir": str(folder), "report": write_evaluation_report}
+    run_evaluator(evaluator_of(data, metadata, **written), detections)
     return (folder / "longtail.html").read_text(encoding="utf-8")
 
 
@@ -305,7 +307,7 @@ def test_the_report_has_pictures_where_the_images_are_known(swallowing, evaluato
     data, detections, images = swallowing
     text = report_of(evaluator_of, data, detections, tmp_path / "a", image_root=str(images))
     assert text.count("data:image/jpeg") == 2  # a mask and a box
-    assert re.search(r"class1 .*rare.* taken for class3 .*frequent.* 0\.90", text)
+    assert re.search(r"class1 .*rare.* labeled as class3 .*frequent.* 0\.90", text)
     examples = json.loads((tmp_path / "a" / "longtail_segm.json").read_text())["examples"]
     assert [(e["image_id"], e["box"]) for e in examples] == [(1, [0, 40, 35, 35])]
 

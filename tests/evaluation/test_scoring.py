@@ -6,8 +6,12 @@ import pytest
 
 from d2_seesaw.evaluation import DetectionLimits, LVISScoring, evaluate_results_file
 from d2_seesaw.evaluation.analysis import analysis_path, read_analysis
+from d2_seesaw.evaluation.lvis.official import lvis_from_dict
 from d2_seesaw.evaluation.lvis.rules import METRICS
+from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.scoring import check_tasks
+from d2_seesaw.report import write_evaluation_report
+from tests.evaluation.federated_cases import federated_case
 from tests.evaluation.lvis_data import (
     official_evaluation,
     official_metrics,
@@ -74,6 +78,46 @@ def test_the_analysis_of_each_task_is_written(saved, tmp_path):
 def test_no_analysis_is_written_if_all_categories_are_one(saved, tmp_path):
     annotations, results, _ = saved
     scoring = LVISScoring(class_agnostic=True)
-    out = tmp_path / "out"
-    evaluate_results_file(results, annotations, scoring=scoring, output_dir=str(out))
-    assert list(out.iterdir()) == []
+    out, written = tmp_path / "out", []
+    evaluate_results_file(
+        results,
+        annotations,
+        scoring=scoring,
+        output_dir=str(out),
+        report=lambda *given, **options: written.append(given),
+    )
+    assert not out.exists()
+    assert not written
+
+
+def test_a_writer_gets_the_analyses_masks_first_with_the_images(tmp_path):
+    data, results = federated_case(3)
+    scoring, written = LVISScoring(), []
+    result = scoring.score(
+        lvis_from_dict(data), Detections.from_results(results), ("segm", "bbox"), train_images={}
+    )
+    result.write(
+        str(tmp_path),
+        report=lambda *given, **options: written.append((given, options)),
+        image_root="images",
+    )
+    ((path, analyses), options) = written[0]
+    assert path == str(tmp_path / "longtail.html")
+    assert [analysis.task for analysis in analyses] == ["segm", "bbox"]
+    assert options == {"images": data["images"], "image_root": "images"}
+    assert analyses[1].metrics == result.metrics["bbox"]
+    assert analyses[1].categories == result.categories["bbox"]
+    assert not (tmp_path / "longtail.html").exists()
+
+
+def test_the_official_writer_is_a_writer(saved, tmp_path):
+    annotations, results, _ = saved
+    out = str(tmp_path / "out")
+    evaluate_results_file(results, annotations, output_dir=out, report=write_evaluation_report)
+    assert "Boxes: metrics" in (tmp_path / "out" / "longtail.html").read_text()
+
+
+def test_analyses_are_computed_on_request():
+    data, results = federated_case(3)
+    given = (lvis_from_dict(data), Detections.from_results(results), ("bbox",))
+    assert LVISScoring().score(*given, train_images={}, analyze=False).analyses == []

@@ -7,9 +7,10 @@ from d2_seesaw.evaluation.semantic_scores import (
     SegmentationScores,
     boundary_metrics,
     class_results,
-    class_table,
     group_metrics,
+    most_pixels_first,
 )
+from d2_seesaw.evaluation.tables import row_table
 
 NAMES = ["road", "car", "train", "rider", "dog"]
 NAN = math.nan
@@ -74,18 +75,18 @@ def test_boundary_iou_has_a_mean_and_detectron2s_names(rows):
     assert math.isnan(metrics["min(IoU, B-Iou)-dog"])
 
 
+def table_of(rows):
+    text = row_table(most_pixels_first(rows))
+    return [[c.strip() for c in line.strip("|").split("|")] for line in text.split("\n")]
+
+
 def test_the_table_starts_with_the_class_of_most_training_pixels(scores):
-    rows = class_results(NAMES, scores, np.array([1, 9, 50, 10, 30]), (0.05, 0.3))
-    lines = [
-        [c.strip() for c in line.strip("|").split("|")] for line in class_table(rows).split("\n")
-    ]
+    lines = table_of(class_results(NAMES, scores, np.array([1, 9, 50, 10, 30]), (0.05, 0.3)))
     assert [line[0] for line in lines[2:]] == ["train", "dog", "rider", "car", "road"]
     assert lines[2] == ["train", "f", "50", "20", "0.333", "10.000", "n/a"]
 
 
 def test_the_table_goes_by_the_ground_truth_if_there_is_nothing_else(rows):
-    lines = [
-        [c.strip() for c in line.strip("|").split("|")] for line in class_table(rows).split("\n")
-    ]
+    lines = table_of(rows)
     assert [line[0] for line in lines[2:]] == ["road", "car", "rider", "train", "dog"]
     assert lines[2][2] == "n/a"

@@ -1,13 +1,12 @@
 import re
 
 import pytest
-from tests.report.svg.drawing import circles
 
 from d2_seesaw.evaluation.analysis.comparison import compare
 from d2_seesaw.report.comparison_page import comparison_page
 from d2_seesaw.report.evaluation_page import FEWEST_OBJECTS
 from tests.evaluation.analysis_data import NAN, analysis, calibration, category, lvis_like
-from tests.evaluation.html_text import cards, cells, section
+from tests.evaluation.html_text import cards, cells, section, tooltips
 
 GROUPS = ("r", "r", "c", "f")
 
@@ -69,14 +68,16 @@ def test_the_page_says_what_the_intervals_do_not_cover(page):
 
 
 def test_differences_are_drawn_by_training_images(page):
-    svg = re.search("<svg.*?</svg>", section(page, "difference of AP and training images"))[0]
-    found = circles(svg)
-    assert "<i>x</i>: difference of AP +5.0, 10 training images, 50 objects here" in found
-    assert "class2: difference of AP -2.0, 100 training images, 50 objects here" in found
+    found = tooltips(
+        section(page, "difference of AP and training images").replace("<h2>", "<body>")
+    )
+    name = "&lt;i&gt;x&lt;/i&gt;"
+    assert f"{name}: difference of AP +5.0, 10 training images, 50 evaluated objects" in found
+    assert "class2: difference of AP -2.0, 100 training images, 50 evaluated objects" in found
 
 
 def test_outcomes_stand_side_by_side(page):
-    rows = cells(section(page, "what becomes of objects"))
+    rows = cells(section(page, "outcome per object"))
     assert rows[1:4] == [
         ["rare, &lt;a&gt;", "3", "0", "0", "6", "0"],
         ["rare, b", "7", "0", "0", "4", "0"],
@@ -85,7 +86,7 @@ def test_outcomes_stand_side_by_side(page):
 
 
 def test_pairs_are_listed_in_both_directions(page):
-    found = section(page, "what swallows the tail")
+    found = section(page, "confusion with more frequent categories")
     less, more = (cells(part)[1:] for part in found.split("<h3>")[1:])
     rare = ["rare", "10", "class4", "frequent", "10,000"]
     assert less == [["&lt;i&gt;x&lt;/i&gt;", *rare, "5", "1", "-4", "8"]]
@@ -97,7 +98,9 @@ def test_pairs_of_frequent_categories_are_folded():
     rows = [category(1, "f", 200, 1.0), category(2, "f", 300, 1.0), category(3, "r", 3, 1.0)]
     first = analysis(rows, [(1, 2, 90)])
     second = analysis(rows, [(3, 2, 1)])
-    less, more = section(text_of(first, second), "what swallows the tail").split("<h3>")[1:]
+    less, more = section(text_of(first, second), "confusion with more frequent categories").split(
+        "<h3>"
+    )[1:]
     assert "No pair of rare or common categories." in less
     assert less.index("<details>") < less.index("-90")
     assert "<details>" not in more
@@ -108,7 +111,9 @@ def test_fifteen_pairs_of_each_group_are_listed():
     rows = [category(i, group, 10 * i, 1.0) for i, group in enumerate(names, start=1)]
     rows.append(category(99, "f", 9999, 1.0))
     second = analysis(rows, [(i, 99, 100 + i) for i in range(1, 61)])
-    found = section(text_of(analysis(rows), second), "what swallows the tail").split("<h3>")[2]
+    found = section(
+        text_of(analysis(rows), second), "confusion with more frequent categories"
+    ).split("<h3>")[2]
     tail, frequent = (cells(part)[1:] for part in found.split("<details>"))
     assert [row[1] for row in tail] == ["rare"] * 15 + ["common"] * 15
     assert [row[8] for row in frequent] == [f"+{100 + i}" for i in range(60, 45, -1)]
@@ -123,19 +128,19 @@ def test_calibration_errors_stand_side_by_side(page):
 
 
 def test_gains_and_losses_are_of_categories_with_enough_objects(page):
-    found = section(page, "categories")
+    found = section(page, ": categories")
     gains, losses = (cells(part.split("<details>")[0])[1:] for part in found.split("<h3>")[1:])
     assert gains == [["&lt;i&gt;x&lt;/i&gt;", "rare", "10", "50", "10.0", "15.0", "+5.0"]]
     assert losses == [["class2", "rare", "100", "50", "20.0", "18.0", "-2.0"]]
     few = {"objects": FEWEST_OBJECTS - 1}
-    scarce = section(text_of(run([1, 2, 3, 4], **few), run([5, 1, 3, 4], **few)), "categories")
+    scarce = section(text_of(run([1, 2, 3, 4], **few), run([5, 1, 3, 4], **few)), ": categories")
     assert scarce.count("No category.") == 2
     assert "All 4 with an AP in both" in scarce
 
 
 def test_losses_start_with_the_greatest():
     text = text_of(run([40, 40, 40, 40]), run([30, 10, 20, 40]))
-    losses = cells(section(text, "categories").split("<h3>")[2].split("<details>")[0])[1:]
+    losses = cells(section(text, ": categories").split("<h3>")[2].split("<details>")[0])[1:]
     assert [row[-1] for row in losses] == ["-30.0", "-20.0", "-10.0"]
 
 

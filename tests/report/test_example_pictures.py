@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from d2_seesaw.evaluation.analysis import ConfusionExample
-from d2_seesaw.report import GROUP_COLORS
 from d2_seesaw.report.pictures import LONG_SIDE, ExamplePictures, draw_example, window
+from d2_seesaw.report.series import GROUP_COLORS
 
 GROUPS = {1: "r", 2: "c", 3: "f", 4: "r"}
 RED, ORANGE, BLUE = (GROUP_COLORS[g] for g in "rcf")

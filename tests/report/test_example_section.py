@@ -3,9 +3,10 @@ import re
 import pytest
 
 from d2_seesaw.evaluation.analysis import ConfusionExample
-from d2_seesaw.report import GROUP_COLORS
-from d2_seesaw.report.evaluation_page import example_section
+from d2_seesaw.report.evaluation_page import evaluation_page
+from d2_seesaw.report.series import GROUP_COLORS
 from tests.evaluation.analysis_data import analysis, category
+from tests.evaluation.html_text import section
 
 ROWS = [
     category(1, "r", 2, name="<b>mug</b>"),
@@ -15,7 +16,7 @@ ROWS = [
 BOX = [0.0, 0.0, 9.0, 9.0]
 
 
-def swallowed_by(category_id, by, image_id=1, score=0.876):
+def labeled(category_id, by, image_id=1, score=0.876):
     return ConfusionExample(category_id, by, image_id, BOX, BOX, score)
 
 
@@ -34,10 +35,11 @@ class FakePictures:
         return b"jpeg" if example.image_id >= 0 else None
 
 
-def section_of(*examples):
+def section_of(*examples, pictures=None):
     data = analysis(ROWS)
     data.examples.extend(examples)
-    return example_section(data, "Masks", FakePictures())
+    page = evaluation_page([data], pictures=pictures or FakePictures())
+    return section(page, "pictures of .*?")
 
 
 def captions(html):
@@ -49,20 +51,19 @@ def tag(group, name):
 
 
 def test_captions_have_names_groups_and_the_score_and_are_escaped():
-    text = section_of(swallowed_by(1, 3), swallowed_by(2, 3, score=None), missed(1))
+    text = section_of(labeled(1, 3), labeled(2, 3, score=None), missed(1))
     mug = "&lt;b&gt;mug&lt;/b&gt; " + tag("r", "rare")
     bowl = "bowl " + tag("f", "frequent")
     assert captions(text) == [
-        f"{mug} taken for {bowl} 0.88",
-        f"cup &amp; saucer {tag('c', 'common')} taken for {bowl}",
+        f"{mug} labeled as {bowl} 0.88",
+        f"cup &amp; saucer {tag('c', 'common')} labeled as {bowl}",
         f"{mug} missed",
     ]
-    assert 'alt="&lt;b&gt;mug&lt;/b&gt; rare taken for bowl frequent 0.88"' in text
-    assert "<h2>Masks: " in text
+    assert 'alt="&lt;b&gt;mug&lt;/b&gt; rare labeled as bowl frequent 0.88"' in text
 
 
 def test_each_group_has_its_heading_and_missed_objects_are_last():
-    text = section_of(swallowed_by(1, 2), swallowed_by(2, 3), missed(1))
+    text = section_of(labeled(1, 2), labeled(2, 3), missed(1))
     assert re.findall("<h3>(.*?)</h3>", text) == [
         "Objects of rare categories",
         "Objects of common categories",
@@ -72,18 +73,18 @@ def test_each_group_has_its_heading_and_missed_objects_are_last():
 
 @pytest.mark.parametrize(("number", "hidden"), [(12, 0), (13, 1), (48, 36)])
 def test_three_rows_are_open(number, hidden):
-    text = section_of(*[swallowed_by(1, 3)] * number)
+    text = section_of(*[labeled(1, 3)] * number)
     assert len(captions(text)) == number
     assert len(captions(text.partition("<details>")[2])) == hidden
     assert (f"<summary>{hidden} more</summary>" in text) == bool(hidden)
 
 
 def test_images_that_are_not_there_are_counted_in_one_sentence():
-    text = section_of(swallowed_by(1, 3), swallowed_by(1, 3, -1), missed(1, -1))
+    text = section_of(labeled(1, 3), labeled(1, 3, -1), missed(1, -1))
     assert "<p>2 of 3 images could not be read or drawn.</p>" in text
     assert len(captions(text)) == 1
     assert "Missed objects" not in text
-    assert "could not" not in section_of(swallowed_by(1, 3))
+    assert "could not" not in section_of(labeled(1, 3))
     assert "<p>1 of 1 images could not" in section_of(missed(1, -1))
 
 
@@ -95,12 +96,11 @@ def test_without_examples_the_section_says_so():
 
 
 def test_the_pictures_know_the_groups():
-    data, pictures = analysis(ROWS), FakePictures()
-    data.examples.append(missed(1))
-    example_section(data, "Masks", pictures)
+    pictures = FakePictures()
+    section_of(missed(1), pictures=pictures)
     assert pictures.groups == [{1: "r", 2: "c", 3: "f"}]
 
 
-def test_the_text_says_that_both_names_may_be_right():
-    text = section_of(missed(1))
-    assert "an object that is named otherwise may be right as well" in text
+def test_the_text_says_that_a_confusion_may_be_correct():
+    text = " ".join(section_of(missed(1)).split())
+    assert "an apparent confusion may be correct" in text

@@ -189,7 +189,7 @@ def test_scores_that_are_no_probabilities_have_no_calibration(score, caplog):
     data, results = scene([0.5, score], [True, True])
     with caplog.at_level(logging.WARNING):
         found = calibration_of(data, results)
-    assert "are no probabilities, so there is no calibration" in caplog.text
+    assert "are not probabilities, so there is no calibration" in caplog.text
     for calibration in found.values():
         assert calibration.detections == [0] * CALIBRATION_BINS
         assert math.isnan(calibration.error)

@@ -107,7 +107,7 @@ def test_pairs_that_changed_say_how():
     first = run(1, 2, 3, 4, confusions=[(1, 4, 5), (1, 3, 2), (2, 4, 1), (1, 1, 3)])
     second = run(1, 2, 3, 4, confusions=[(1, 4, 1), (1, 3, 2), (3, 4, 9), (1, 1, 7), (4, 1, 5)])
     changes = [
-        (p.pair.category.category_id, p.pair.by.category_id, p.first, p.second, p.difference)
+        (p.pair.category.category_id, p.pair.predicted.category_id, p.first, p.second, p.difference)
         for p in compare(first, second).pairs
     ]
     assert changes == [(3, 4, 0, 9, 9), (1, 4, 5, 1, -4), (2, 4, 1, 0, -1)]

@@ -80,7 +80,7 @@ def test_equals_a_loop_over_all_objects(fields, task, score, compared, tied):
         analysis = analysis_of(data, given, task, limit=30)
         groups = {c["id"]: c["frequency"] for c in data["categories"]}
         pairs = [
-            (p.category.category_id, p.by.category_id)
+            (p.category.category_id, p.predicted.category_id)
             for p in confusions_with_more_frequent(analysis)
         ]
         pairs = [p for group in "rc" for p in pairs if groups[p[0]] == group]

@@ -32,7 +32,7 @@ def analysis(confusions, categories=CATEGORIES, task="bbox"):
 
 
 def as_ids(pairs):
-    return [(p.category.category_id, p.by.category_id, p.objects, p.of) for p in pairs]
+    return [(p.category.category_id, p.predicted.category_id, p.objects, p.total) for p in pairs]
 
 
 def test_outcomes_count_the_objects_of_each_group():
