@@ -8,6 +8,7 @@ neither PyTorch nor Detectron2.
 import argparse
 import importlib
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -82,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         parser.error(f"unknown command {arguments[0]!r}{did_you_mean(arguments[0], COMMANDS)}")
     command = parser.parse_args(arguments[:1]).command  # the rest belongs to the command
+    # Detectron2 uses torch.jit.script, which is deprecated.
+    warnings.filterwarnings("ignore", r".*torch\.jit\.script", FutureWarning)
     try:
         if command != "env":
             importlib.import_module("d2_seesaw._requires_detectron2")

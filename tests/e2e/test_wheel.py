@@ -85,8 +85,8 @@ def test_the_installed_commands_generate_train_evaluate_check_and_predict(instal
     where = run("-c", "import d2_seesaw; print(d2_seesaw.__file__)", program=[installed.python])
     assert Path(where.strip()).is_relative_to(installed.site_packages)
     assert "detectron2" in run("env")
-    sizes = ("--train-images", 60, "--val-images", 8, "--root", "quickstart")
-    run("generate", "instances", *sizes)
+    sizes = ("--train-images", 60, "--val-images", 8, "--objects", 6, 9)
+    run("generate", "instances", *sizes, "--root", "quickstart")
     annotations = folder / "quickstart/lvis_val.json"
     run("check", annotations, folder / "quickstart", "--report", "check.html")
     options = [*QUICK, "train.max_iter=3", "lr_multiplier.warmup_iters=1"]
