@@ -199,25 +199,6 @@ def test_folders_of_one_name_are_told_apart(tmp_path):
     assert tool.run_names(None, [tmp_path / "x.json"]) == [tmp_path.name]
 
 
-def test_the_guide_compares_as_it_says(folders, tmp_path, monkeypatch, capsys):
-    blocks = re.findall(r"```python\n(.*?)```", Path("docs/evaluation.md").read_text(), re.DOTALL)
-    (block,) = [b for b in blocks if "compare(" in b]
-    (tmp_path / "output").mkdir()
-    for folder in folders:
-        folder.parent.rename(tmp_path / "output" / folder.parent.name)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(block, "docs/evaluation.md", "exec"), {})
-    assert "MeanDifference(mean=" in capsys.readouterr().out
-
-
-def test_the_guides_commands_are_understood():
-    lines = Path("docs/evaluation.md").read_text().splitlines()
-    commands = [line.split()[2:] for line in lines if line.startswith("    python tools/report.py")]
-    assert len(commands) == 4
-    for arguments in commands:
-        assert str(tool.argument_parser().parse_args(arguments).output).endswith(".html")
-
-
 def test_errors_are_one_line(folders, run, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "other.json").write_text("{}")
