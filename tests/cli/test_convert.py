@@ -1,7 +1,6 @@
 """`d2-seesaw convert` on files of mmdet's layout; each tensor is one stored number, to be small."""
 
 import os
-import re
 from pathlib import Path
 
 import pytest
@@ -129,11 +128,3 @@ def test_every_recipe_names_a_config_that_is_there_and_fits(cascade, depth, sees
 def test_published_models_need_no_overrides():
     assert recipe_for(MmdetModel(101, True, 1203, True), True).overrides == []
     assert recipe_for(MmdetModel(50, False, 1203, True), False).overrides == []
-
-
-def test_the_readmes_files_belong_to_the_configs_beside_them():
-    rows = re.findall(r"^\| `(\S+\.pth)` \| \[\S+\]\((\S+)\)", Path("README.md").read_text(), re.M)
-    assert len(rows) == 12
-    for name, config in rows:
-        model = MmdetModel(101 if "_r101_" in name else 50, "cascade" in name, 1203, seesaw=True)
-        assert recipe_for(model, is_norm_mask(None, "", name)).config == config

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -210,17 +209,6 @@ def test_folders_of_one_name_are_told_apart(tmp_path):
         folder.mkdir(parents=True)
     assert report.run_names(None, folders) == [str(folder) for folder in folders]
     assert report.run_names(None, [tmp_path / "x.json"]) == [tmp_path.name]
-
-
-def test_the_guide_compares_as_it_says(folders, tmp_path, monkeypatch, capsys):
-    blocks = re.findall(r"```python\n(.*?)```", Path("docs/evaluation.md").read_text(), re.DOTALL)
-    (block,) = [b for b in blocks if "compare(" in b]
-    (tmp_path / "output").mkdir()
-    for folder in folders:
-        folder.parent.rename(tmp_path / "output" / folder.parent.name)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(block, "docs/evaluation.md", "exec"), {})
-    assert "MeanDifference(mean=" in capsys.readouterr().out
 
 
 def test_errors_are_one_line(folders, run, tmp_path):
