@@ -66,7 +66,7 @@ def test_prints_the_files_and_groups_of_instances(tmp_path, capsys):
 
 def test_data_with_other_parameters_are_replaced_only_on_request(tmp_path):
     main(small("semantic", tmp_path))
-    with pytest.raises(SystemExit, match=r"d2-seesaw generate semantic: .* seed is 0, asked for 1"):
+    with pytest.raises(SystemExit, match=r"d2-seesaw generate semantic: .* seed is 0, requested 1"):
         main(small("semantic", tmp_path, "--seed", 1))
     main(small("semantic", tmp_path, "--seed", 1, "--overwrite"))
 
