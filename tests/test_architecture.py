@@ -178,5 +178,5 @@ def test_every_module_can_be_the_first_that_is_imported():
 
 def test_the_version_is_written_once():
     (version,) = re.findall(r'__version__ = "(.+)"', (PACKAGE / "__init__.py").read_text())
-    assert f"## {version}" in Path("CHANGELOG.md").read_text()
+    assert f"## [{version}]" in Path("CHANGELOG.md").read_text()
     assert version not in Path("setup.py").read_text() + Path("pyproject.toml").read_text()
