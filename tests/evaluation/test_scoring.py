@@ -6,7 +6,7 @@ import pytest
 
 from d2_seesaw.evaluation import DetectionLimits, LVISScoring, evaluate_results_file
 from d2_seesaw.evaluation.analysis import analysis_path, read_analysis
-from d2_seesaw.evaluation.lvis.official import lvis_from_dict
+from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.lvis.rules import METRICS
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.scoring import check_tasks
@@ -94,7 +94,10 @@ def test_a_writer_gets_the_analyses_masks_first_with_the_images(tmp_path):
     data, results = federated_case(3)
     scoring, written = LVISScoring(), []
     result = scoring.score(
-        lvis_from_dict(data), Detections.from_results(results), ("segm", "bbox"), train_images={}
+        GroundTruthColumns.from_dataset(data),
+        Detections.from_results(results),
+        ("segm", "bbox"),
+        train_images={},
     )
     result.write(
         str(tmp_path),
@@ -119,5 +122,5 @@ def test_the_official_writer_is_a_writer(saved, tmp_path):
 
 def test_analyses_are_computed_on_request():
     data, results = federated_case(3)
-    given = (lvis_from_dict(data), Detections.from_results(results), ("bbox",))
+    given = (GroundTruthColumns.from_dataset(data), Detections.from_results(results), ("bbox",))
     assert LVISScoring().score(*given, train_images={}, analyze=False).analyses == []
