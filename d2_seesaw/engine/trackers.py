@@ -118,8 +118,8 @@ class TrackingWriter(EventWriter):
         self._sent: dict[str, int] = {}  # the last iteration of each scalar
         self.known_run: str | None = None
         if resume and self._run_file.is_file():
-            self.known_run, *sent = self._run_file.read_text().splitlines()
-            self._sent = json.loads(sent[0]) if sent else {}
+            self.known_run, sent = self._run_file.read_text().splitlines()
+            self._sent = json.loads(sent)
 
     def remember(self, run: str) -> None:
         """Record the identifier of the run, for a resumed training."""

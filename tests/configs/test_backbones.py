@@ -7,14 +7,13 @@ import pytest
 import torch
 from detectron2.config import LazyCall as L
 from detectron2.config import LazyConfig, instantiate
-from detectron2.structures import BitMasks, Boxes, Instances
-from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
 
 from d2_seesaw.engine import apply_overrides, check_config
 from d2_seesaw.layers import SyncBatchNorm2d, sync_batch_norm
 from d2_seesaw.losses import SeesawLoss
 from tests.support.configs import CONFIGS, LEAVES, RealNumbers, changed, each, model_in, read
+from tests.support.training import assert_complete, picture, step_of
 
 # Parts, and the million parameters of the published model of that name without its classifier.
 PARTS = {
@@ -52,7 +51,6 @@ HEADS = [
     "model.roi_heads.box_predictor.test_topk_per_image=4",
     "model.proposal_generator.post_nms_topk=[20,10]",
 ]
-HEIGHT, WIDTH = 96, 128
 
 
 def with_part(family, name, overrides=()):
@@ -119,20 +117,11 @@ def model(request):
 
 
 def image():
-    objects = Instances((HEIGHT, WIDTH))
-    objects.gt_boxes = Boxes(torch.tensor([[10.0, 8.0, 60.0, 70.0], [50.0, 20.0, 120.0, 90.0]]))
-    objects.gt_classes = torch.tensor([2, 5])
-    objects.gt_masks = BitMasks(torch.rand(2, HEIGHT, WIDTH) > 0.5)
-    return {"image": 255 * torch.rand(3, HEIGHT, WIDTH), "instances": objects}
+    return picture(2, size=(96, 128), num_classes=7)
 
 
 def test_trains_every_parameter_that_is_not_frozen(model):
-    with EventStorage(0):
-        losses = model.train()([image(), image()])
-    assert all(torch.isfinite(loss) for loss in losses.values())
-    sum(losses.values()).backward()
-    for name, parameter in model.named_parameters():
-        assert (parameter.grad is not None) == parameter.requires_grad, name
+    assert_complete(model, step_of(model, [2, 2], size=(96, 128), num_classes=7))
 
 
 @torch.no_grad()
@@ -148,7 +137,7 @@ def test_maps_of_a_padded_image_have_their_strides(model):
 
 @torch.no_grad()
 def test_an_image_goes_through(model):
-    (found,) = model.eval()([{"image": image()["image"], "height": 48, "width": 64}])
+    (found,) = model.eval()([image() | {"height": 48, "width": 64}])
     assert found["instances"].image_size == (48, 64)
     assert len(found["instances"]) == 4
     assert found["instances"].pred_masks.shape == (4, 48, 64)

@@ -6,8 +6,6 @@ import pytest
 import torch
 from detectron2.config import instantiate
 from detectron2.data.transforms import RandomCrop, ResizeScale
-from detectron2.structures import BitMasks, Boxes, Instances
-from detectron2.utils.events import EventStorage
 from torch import nn
 
 from d2_seesaw.checkpoint import StrictCheckpointer
@@ -29,6 +27,7 @@ from tests.support.configs import (
     through_yaml,
     without_download,
 )
+from tests.support.training import assert_complete, picture, step_of
 
 STEPS = [p for p in LEAVES if p.parent.name == "challenge"]
 every_step = each(STEPS)
@@ -52,13 +51,6 @@ def test_every_row_of_the_table_has_its_config():
 @every_step
 def test_builds_at_lvis_size(path):
     assert model_in(path).roi_heads.num_classes == 1203
-
-
-@every_step
-def test_imports_the_step_before_it(path):
-    if number(path) > 0:
-        before = STEPS[number(path) - 1].stem
-        assert f"from .{before} import" in path.read_text()
 
 
 PARTS = {
@@ -171,44 +163,6 @@ SMALL = [path for path in STEPS if number(path) not in (6, 11)]
 @pytest.mark.parametrize("step", [6, 11])
 def test_a_step_that_changes_no_layer_has_the_model_of_the_step_before(step):
     assert plain(small(STEPS[step]).model) == plain(small(STEPS[step - 1]).model)
-
-
-def picture(objects, seed):
-    """Draw a training image with that many objects."""
-    generator = torch.Generator().manual_seed(seed)
-    corners = torch.randint(0, 90, (objects, 2), generator=generator)
-    sizes = torch.randint(20, 50, (objects, 2), generator=generator)
-    boxes = torch.cat([corners, corners + sizes], dim=1).float()
-    masks = torch.zeros(objects, 144, 144, dtype=torch.bool)
-    for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist(), strict=True):
-        mask[y1:y2, x1:x2] = True
-    instances = Instances(
-        (144, 144),
-        gt_boxes=Boxes(boxes),
-        gt_classes=torch.randint(20, (objects,), generator=generator),
-        gt_masks=BitMasks(masks),
-    )
-    image = torch.randint(0, 256, (3, 144, 144), generator=generator, dtype=torch.uint8)
-    return {"image": image, "instances": instances, "height": 144, "width": 144}
-
-
-def step_of(model, objects):
-    """Return the losses of one training step, with their gradients in the model."""
-    batch = [picture(number, seed) for seed, number in enumerate(objects)]
-    model.train().zero_grad()
-    with EventStorage():
-        losses = model(batch)
-    sum(losses.values()).backward()
-    return losses
-
-
-def assert_complete(model, losses):
-    """Check that losses and the gradient of every trained parameter are there and finite."""
-    assert all(loss.isfinite() for loss in losses.values()), losses
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            assert parameter.grad is not None, name
-            assert parameter.grad.isfinite().all(), name
 
 
 @cache

@@ -1,7 +1,5 @@
 """The parts in configs/common/heads/dual.py, laid over models as their text says."""
 
-from functools import cache
-
 import pytest
 from detectron2.config import LazyConfig, instantiate
 
@@ -16,7 +14,7 @@ from d2_seesaw.modeling.roi_heads import (
     DualTSDOutputLayers,
     TSDOutputLayers,
 )
-from tests.support.configs import CONFIGS, all_of, build_model, through_yaml, with_seesaw
+from tests.support.configs import CONFIGS, add_tsd, all_of, build_model, through_yaml, with_seesaw
 
 NAMES = {
     "plain": "lvis_v1/mask_rcnn_r50_fpn_seesaw_rfs_2x",
@@ -25,26 +23,15 @@ NAMES = {
 }
 
 
-@cache
-def part(name):
-    return LazyConfig.load(f"configs/common/heads/{name}.py")
-
-
 def before(kind, name):
     cfg = with_seesaw(CONFIGS / f"{name}.py")
-    heads = cfg.model.roi_heads
     if kind == "tsd":
-        tsd = part("tsd")
-        heads.box_pooler.update(tsd.box_pooler)
-        for box_head, predictor in zip(heads.box_heads, heads.box_predictors, strict=True):
-            box_head.update(tsd.box_head)
-            predictor.update(tsd.box_predictor)
-            predictor.update(tsd.seesaw)
+        add_tsd(cfg, seesaw=True)
     return cfg
 
 
 def with_dual_heads(kind, name, *, new_layers=True):
-    cfg, dual = before(kind, name), part("dual")
+    cfg, dual = before(kind, name), LazyConfig.load("configs/common/heads/dual.py")
     cfg.model.update(dual.model)
     heads = cfg.model.roi_heads
     several = "box_heads" in heads

@@ -2,30 +2,22 @@
 
 import pytest
 import torch
-from detectron2.config import LazyConfig, instantiate
-from detectron2.structures import BitMasks, Boxes, Instances
-from detectron2.utils.events import EventStorage
+from detectron2.config import instantiate
 
 from d2_seesaw.engine import check_config
 from d2_seesaw.inference import MeanOverSharedProposals, MultiViewInference, UnionOfDetections
 from d2_seesaw.losses import SeesawLoss, SoftmaxLoss
 from d2_seesaw.modeling.roi_heads import TSDBoxHead, TSDOutputLayers
 from tests.inference.models import picture
-from tests.support.configs import CONFIGS, build_model, changed, through_yaml
+from tests.support.configs import CONFIGS, add_tsd, build_model, changed, through_yaml
+from tests.support.training import assert_complete, step_of
 
 QUICKSTARTS = ("quickstart/cascade", "quickstart/htc_lite")
 
 
 def with_tsd(name, *, seesaw=True):
     cfg = changed(CONFIGS / f"{name}.py")
-    tsd = LazyConfig.load("configs/common/heads/tsd.py")
-    heads = cfg.model.roi_heads
-    heads.box_pooler.update(tsd.box_pooler)
-    for box_head, predictor in zip(heads.box_heads, heads.box_predictors, strict=True):
-        box_head.update(tsd.box_head)
-        predictor.update(tsd.box_predictor)
-        if seesaw:
-            predictor.update(tsd.seesaw)
+    add_tsd(cfg, seesaw=seesaw)
     check_config(cfg)
     return cfg
 
@@ -85,18 +77,7 @@ def test_detects_in_several_views(name, merge, record):
 @pytest.mark.parametrize("name", QUICKSTARTS)
 def test_learns_in_one_step(name):
     model = instantiate(with_tsd(name).model)
-    objects = Instances((96, 128))
-    objects.gt_boxes = Boxes(torch.tensor([[10.0, 20, 60, 70], [50, 10, 120, 90]]))
-    objects.gt_classes = torch.tensor([3, 11])
-    objects.gt_masks = BitMasks(torch.ones(2, 96, 128, dtype=torch.bool))
-    batch = [{"image": torch.rand(3, 96, 128) * 255, "instances": objects}] * 2
-    with EventStorage(0):
-        losses = model(batch)
-        sum(losses.values()).backward()
-    assert all(torch.isfinite(loss) for loss in losses.values())
-    for parameter_name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            assert parameter.grad is not None, parameter_name
+    assert_complete(model, step_of(model, [2, 2], size=(96, 128)))
     for head in model.roi_heads.box_head:
         assert head.delta_c[-1].weight.grad.any()
         assert head.delta_r[-1].weight.grad.any()

@@ -145,13 +145,6 @@ def test_no_scalar_is_sent_again_by_a_resumed_training(tmp_path, wandb, start):
     assert values[9]["bbox/APr"] == 99.0
 
 
-def test_a_run_that_an_earlier_version_started_goes_on(tmp_path, wandb):
-    (tmp_path / "wandb_run.txt").write_text("earlier\n")
-    train(tracking_writers(config(tmp_path, "train.wandb.enabled=True"), resume=True), range(2, 4))
-    assert wandb.inits[0]["id"] == "earlier"
-    assert sent(wandb.runs[0])[-1] == ("bbox/APr", 4)
-
-
 def test_mlflow_gets_scalars_parameters_and_the_config_file(tmp_path, mlflow):
     options = ["enabled=True", "tracking_uri=sqlite:///x.db", "experiment=e", "name=n"]
     cfg = config(tmp_path, *(f"train.mlflow.{o}" for o in options))

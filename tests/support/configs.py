@@ -120,3 +120,15 @@ def with_seesaw(path):
     for predictor in predictors_of(cfg):
         predictor.update(part)
     return cfg
+
+
+def add_tsd(cfg, *, seesaw):
+    """Put the parts of TSD into the config of a cascade."""
+    tsd = LazyConfig.load("configs/common/heads/tsd.py")
+    heads = cfg.model.roi_heads
+    heads.box_pooler.update(tsd.box_pooler)
+    for box_head, predictor in zip(heads.box_heads, heads.box_predictors, strict=True):
+        box_head.update(tsd.box_head)
+        predictor.update(tsd.box_predictor)
+        if seesaw:
+            predictor.update(tsd.seesaw)
