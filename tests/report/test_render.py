@@ -20,7 +20,8 @@ BAD = "<i>&\"'"
 PARTS = (
     '{% from "parts.html.j2" import cards, table, number, picture_grid %}'
     "{{ cards({bad: bad}) }}"
-    '{% call(row) table([bad, "#" ~ bad, "#"], [bad]) %}<td>{{ row }}</td>{{ number(row) }}{% endcall %}'
+    '{% call(row) table([bad, "#" ~ bad, "#"], [bad]) %}'
+    "<td>{{ row }}</td>{{ number(row) }}{% endcall %}"
     "{% call(picture) picture_grid([(jpeg, bad)]) %}{{ picture[1] }} {{ picture[1] | tag(bad) }}"
     "{% endcall %}"
 )
