@@ -46,7 +46,7 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "hatch.linewidth": 0.4,
 }
-_PAGE_STYLE = _STYLE | {
+_PAGE_STYLE: dict[Any, Any] = _STYLE | {
     "font.size": 12,
     **dict.fromkeys(("axes.labelsize", "xtick.labelsize", "ytick.labelsize"), 12),
     "legend.fontsize": 12,
@@ -60,7 +60,7 @@ _PAGE_STYLE = _STYLE | {
     "grid.color": _GRID,
     "grid.linewidth": 1,
 }
-_PAPER_STYLE = _STYLE | {
+_PAPER_STYLE: dict[Any, Any] = _STYLE | {
     "figure.facecolor": "white",
     "font.size": 8,
     **dict.fromkeys(("axes.labelsize", "xtick.labelsize", "ytick.labelsize"), 8),
