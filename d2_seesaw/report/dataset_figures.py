@@ -85,7 +85,7 @@ def _draw_ranks(
     axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.set_yticks([], minor=True)
     axes.set_ylim(0 if has_zero else 0.9, top)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlim(0, len(categories) + 1)
     axes.set_xlabel(labels[0])

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
+import itertools
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -47,7 +46,7 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "hatch.linewidth": 0.4,
 }
-_PAGE_STYLE = _STYLE | {
+_PAGE_STYLE: dict[Any, Any] = _STYLE | {
     "font.size": 12,
     **dict.fromkeys(("axes.labelsize", "xtick.labelsize", "ytick.labelsize"), 12),
     "legend.fontsize": 12,
@@ -61,7 +60,7 @@ _PAGE_STYLE = _STYLE | {
     "grid.color": _GRID,
     "grid.linewidth": 1,
 }
-_PAPER_STYLE = _STYLE | {
+_PAPER_STYLE: dict[Any, Any] = _STYLE | {
     "figure.facecolor": "white",
     "font.size": 8,
     **dict.fromkeys(("axes.labelsize", "xtick.labelsize", "ytick.labelsize"), 8),
@@ -222,8 +221,9 @@ def _drawn(chart: Chart, *, is_page: bool) -> Iterator[tuple[Figure, Canvas]]:
 def _legend_columns(labels: Sequence[str], width: float) -> int:
     """Return the most columns of a legend that fit into a width in font sizes."""
     for columns in range(len(labels), 1, -1):
-        rows = math.ceil(len(labels) / columns)
-        longest = [max(map(len, labels[i : i + rows])) for i in range(0, len(labels), rows)]
+        rows, longer = divmod(len(labels), columns)  # the first columns have one row more
+        starts = [i * rows + min(i, longer) for i in range(columns + 1)]
+        longest = [max(map(len, labels[a:b])) for a, b in itertools.pairwise(starts)]
         if sum(_CHARACTER * length + _KEY for length in longest) <= width:
             return columns
     return 1
@@ -251,7 +251,9 @@ def _isolate(root: ElementTree.Element, prefix: str) -> None:
     for element in root.iter():
         name = element.attrib.pop("id", "")
         for attribute, value in element.items():
-            value = re.sub(r"^#|(?<=url\(#)", lambda start: start[0] + prefix, value)
+            value = value.replace("url(#", f"url(#{prefix}")
+            if attribute == "href":
+                value = f"#{prefix}{value[1:]}"
             for color, css in _CSS_COLORS.items():
                 value = value.replace(color, css)
             element.set(attribute, value)

@@ -24,7 +24,7 @@ def tables(html):
 
 def tooltips(html):
     """The tooltips of all charts."""
-    return re.findall(r"<title>(.*?)</title>", html.partition("<body>")[2])
+    return re.findall(r"<title>(.*?)</title>(?!<style>|\s*<style>)", html)
 
 
 def cards(page):

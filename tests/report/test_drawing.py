@@ -56,7 +56,7 @@ def test_every_point_has_its_tooltip_in_order():
         < float(places["#2471a3 0"]["y"])
         < float(places["#c0392b 0"]["y"])
     )
-    assert titles(root)[-1] == "patch"
+    assert "patch" in titles(root)
 
 
 def test_a_tooltip_too_few_is_an_error():
@@ -80,7 +80,7 @@ def test_charts_of_one_page_share_no_id_and_find_their_own():
     ids = [e.get("id") for e in ElementTree.fromstring(f"<p>{page}</p>").iter() if e.get("id")]
     assert len(ids) == len(set(ids)) > 4
     assert {i[:2] for i in ids} == {"a-", "b-"}
-    used = re.findall(r'(?:="#|"url\(#|: url\(#)([^")]*)', page)
+    used = re.findall(r'(?:href="#|="url\(#|: url\(#)([^")]*)', page)
     assert set(used) <= set(ids)
 
 
@@ -88,7 +88,7 @@ def test_a_chart_scales_and_changes_nothing_outside():
     text = render_svg(CHART, "a-")
     root = ElementTree.fromstring(text)
     assert root.get("viewBox") == "0 0 1000 400"
-    assert not {"width", "height"} & root.keys()
+    assert not {"width", "height"} & root.attrib.keys()
     assert "<style" not in text
     assert "http" not in text
 
@@ -137,7 +137,8 @@ def test_neither_backend_nor_style_of_the_process_is_touched(tmp_path, monkeypat
 def test_a_legend_has_as_many_columns_as_fit():
     labels = ["a" * 10] * 4
     assert _legend_columns(labels, 1000) == 4
-    assert _legend_columns(labels, 20) == 2
+    assert _legend_columns(labels, 25) == 3
+    assert _legend_columns(["a" * 30, *labels], 28) == 2
     assert _legend_columns(labels, 1) == 1
 
 

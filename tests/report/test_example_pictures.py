@@ -198,8 +198,8 @@ def test_texts_and_numbers_name_images(folder):
         ({"id": 7, "file_name": 3}, [0, 0, 9, 9], "image 7: TypeError"),
         ({"id": 7}, [0, 0, 9, 9], "image 7: StopIteration"),
         ({"id": 8, "file_name": "broken.png"}, [0, 0, 9, 9], "image 7: KeyError"),
-        ({"id": 7, "file_name": "val2017/7.png"}, [200, 0, 9, 9], "outside of the image of 80 x"),
-        ({"id": 7, "file_name": "val2017/7.png"}, [0, 99, 9, 9], "outside of the image of 80 x 60"),
+        ({"id": 7, "file_name": "val2017/7.png"}, [200, 0, 9, 9], "outside the image of 80 x"),
+        ({"id": 7, "file_name": "val2017/7.png"}, [0, 99, 9, 9], "outside the image of 80 x 60"),
         ({"id": 7, "file_name": "val2017/7.png"}, [0, 0, math.nan, 9], "must be finite numbers"),
     ],
 )

@@ -73,15 +73,6 @@ def test_the_file_is_strict_json_with_null_for_what_is_not_known(tmp_path):
     }
 
 
-def test_a_file_of_an_earlier_version_has_no_examples(tmp_path):
-    data = ANALYSIS.to_json()
-    del data["examples"]
-    path = tmp_path / "longtail_segm.json"
-    path.write_text(json.dumps(data))
-    expected = dataclasses.replace(ANALYSIS, examples=[])
-    assert comparable(read_analysis(path)) == comparable(expected)
-
-
 @pytest.mark.parametrize("data", [[], "text", None, {}, {"version": 2}, {"version": None}])
 def test_other_data_and_other_versions_are_refused(data):
     if isinstance(data, dict) and "version" in data:
