@@ -2,7 +2,6 @@ import copy
 import json
 import logging
 
-import numpy as np
 import pytest
 import torch
 from detectron2.data import (
@@ -365,11 +364,3 @@ def test_what_no_mask_head_could_use_is_left_out_with_a_word(tmp_path, data, cap
     assert sum(len(r["annotations"]) for r in records) == 5
     assert "1 annotations without a segmentation are left out" in caplog.text
     assert "1 annotations whose polygons have fewer than three points" in caplog.text
-
-
-def test_boxes_alone_are_a_data_set(tmp_path, data):
-    for annotation in data["annotations"]:
-        del annotation["segmentation"]
-    records = load_longtail_json(own_data.write(tmp_path, data), tmp_path / "images")
-    assert sum(len(r["annotations"]) for r in records) == 7
-    np.testing.assert_array_equal(records[0]["annotations"][1]["bbox"], [16, 4, 8, 8])

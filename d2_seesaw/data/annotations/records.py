@@ -120,11 +120,11 @@ class _SharedFloats:
 
     def __init__(self, numbers: np.ndarray) -> None:
         steps = int(min(numbers.max(initial=0), _MOST_PIXELS)) * _STEPS + _STEPS
-        self._values = np.arange(steps) / _STEPS
-        self._objects = self._values.astype(object)
+        self._objects = (np.arange(steps) / _STEPS).astype(object)
 
     def __call__(self, numbers: np.ndarray) -> np.ndarray:
-        nearest = np.rint(np.clip(numbers, 0, self._values[-1]) * _STEPS).astype(np.intp)
-        if np.array_equal(self._values[nearest], numbers):
-            return self._objects[nearest]
+        steps = np.rint(numbers * _STEPS)
+        in_table = steps.min(initial=0) >= 0 and steps.max(initial=0) < len(self._objects)
+        if in_table and (steps / _STEPS == numbers).all():
+            return self._objects.take(steps.astype(np.intp))
         return numbers

@@ -10,7 +10,7 @@ import torch
 from detectron2.data import DatasetFromList
 from torch.utils.data import DataLoader
 
-from d2_seesaw.data import RepeatFactorSampling, build_train_loader
+from d2_seesaw.data import RandomSampling, RepeatFactorSampling, build_train_loader
 from tests.data import own_data
 
 
@@ -136,6 +136,17 @@ def test_they_survive_pickling_and_detectron2s_lists(records):
     for serialize in (True, False):
         dataset = DatasetFromList(records, serialize=serialize)
         assert [dataset[i] for i in range(len(dataset))] == expected
+
+
+def test_samplers_get_records_without_masks(records, monkeypatch):
+    seen = []
+    sampling = RandomSampling()
+    for method in ("sampler", "images_per_epoch"):
+        original = getattr(sampling, method)
+        monkeypatch.setattr(sampling, method, lambda d, f=original: seen.append(d) or f(d))
+    build_train_loader(records, mapper=dict, sampling=sampling, total_batch_size=1, num_workers=0)
+    assert len(seen) == 2
+    assert not any("segmentation" in a for d in seen for r in d for a in r["annotations"])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
