@@ -26,6 +26,7 @@ from lvis_metrics import HEIGHT, WIDTH, detect, generate
 from mask_rle import draw
 
 from d2_seesaw.evaluation import LongTailLVISEvaluator
+from d2_seesaw.report import write_evaluation_report
 
 NAME = "lvis_evaluation_benchmark"
 
@@ -47,7 +48,9 @@ def measure(folder: Path, images: int, detections: int) -> None:
     """Evaluate in this process, which should be a new one, and print."""
     start = time.perf_counter()
     MetadataCatalog.get(NAME).set(json_file=str(folder / "annotations.json"))
-    evaluator = LongTailLVISEvaluator(NAME, distributed=False, output_dir=str(folder / "out"))
+    evaluator = LongTailLVISEvaluator(
+        NAME, distributed=False, output_dir=str(folder / "out"), report=write_evaluation_report
+    )
     report("construct", time.perf_counter() - start)
 
     rng = np.random.default_rng(1)

@@ -107,7 +107,7 @@ def drop_absent(results: Mapping[str, Mapping[str, float]]) -> dict[str, dict[st
 
 @dataclass(frozen=True)
 class Column:
-    """How one field of a result row is shown in logs and on pages.
+    """Presentation of one field of a result row in logs and on pages.
 
     Attributes:
         title: Heading of the column.

@@ -1,4 +1,4 @@
-"""The report that compares two evaluations."""
+"""Report that compares two evaluations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report on a dataset: issues, the long tail, object sizes and pictures."""
+"""Report on a dataset: issues, the long tail, object sizes and pictures."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ COLUMN_WIDTH, DPI = 3.3, 300
 """Width of a figure in a two-column paper, in inches, and its resolution."""
 
 _PIXELS = 72.0  # per inch: units of matplotlib's SVG
-_CHARACTER, _KEY = 0.55, 2.6  # mean widths of a character and of a legend key, in font sizes
+_CHARACTER, _KEY = 0.55, 3.0  # mean widths of a character and of a legend key, in font sizes
 # Stand-ins that the SVG of a page replaces, so that it follows the color scheme of the reader.
 _INK, _GRID, _SURFACE = "#1c2833", "#e1e5e8", "#fdfdfd"
 _CSS_COLORS = {_INK: "currentColor", _GRID: "var(--line)", _SURFACE: "var(--surface)"}
@@ -111,7 +111,7 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart that can be drawn for a page or for a paper.
+    """Chart that can be drawn for a page or for a paper.
 
     Attributes:
         label: Description for readers who cannot see the chart.

@@ -1,4 +1,4 @@
-"""The report on one evaluation."""
+"""Report on one evaluation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 class Picture(NamedTuple):
-    """A picture of an example.
+    """Picture of an example.
 
     Attributes:
         jpeg: The file.

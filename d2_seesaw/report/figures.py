@@ -36,7 +36,7 @@ _LEAST_SHARE = 3.5  # percent of a bar that has room for its number
 
 
 class Line(NamedTuple):
-    """A line of a reliability diagram.
+    """Line of a reliability diagram.
 
     Attributes:
         label: Name in the legend.

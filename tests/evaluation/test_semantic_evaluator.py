@@ -182,7 +182,7 @@ def test_predictions_are_written_on_demand_as_detectron2_does(name, data, tmp_pa
     assert {p["file_name"] for p in ours} == {picture.name for picture in data}
 
 
-def test_predictions_that_nobody_wants_are_not_even_encoded(name, data, monkeypatch):
+def test_predictions_that_are_not_saved_are_not_encoded(name, data, monkeypatch):
     monkeypatch.setattr(
         SemSegEvaluator, "encode_json_sem_seg", lambda *_: pytest.fail("costs time and memory")
     )

@@ -137,8 +137,8 @@ def test_neither_backend_nor_style_of_the_process_is_touched(tmp_path, monkeypat
 def test_a_legend_has_as_many_columns_as_fit():
     labels = ["a" * 10] * 4
     assert _legend_columns(labels, 1000) == 4
-    assert _legend_columns(labels, 25) == 3
-    assert _legend_columns(["a" * 30, *labels], 28) == 2
+    assert _legend_columns(labels, 26) == 3
+    assert _legend_columns(["a" * 30, *labels], 29) == 2
     assert _legend_columns(labels, 1) == 1
 
 

@@ -1,4 +1,4 @@
-"""Boxes are where they are in the image, and a picture that cannot be drawn is no error."""
+"""Boxes keep their place in the image, and a picture that cannot be drawn is not an error."""
 
 import math
 import re
@@ -28,17 +28,17 @@ def decoded(jpeg):
 
 
 def is_color(pixels, color):
-    """Whether pixels have about the colour: JPEG blurs thin lines."""
+    """Return whether pixels have about the color: JPEG blurs thin lines."""
     rgb = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
     return (abs(pixels - np.array(rgb)) < 50).all(axis=-1)
 
 
 def share_of_frame(picture, color, edges):
-    """On each side of a box in a picture, the share of points on the line in the colour."""
+    """Return the share of points in the color on each side of a box in a picture."""
     left, top, right, bottom = (round(edge) for edge in edges)
     on = is_color(picture, color)
     xs, ys = slice(left + 4, right - 4), slice(top + 4, bottom - 4)
-    # The line's middle is at the edge, between two pixels or on one: either has the colour.
+    # The middle of the line is at the edge, between two pixels or on one: either has the color.
     sides = [(on[ys, left - 1 : left + 1], 1), (on[ys, right - 1 : right + 1], 1)]
     sides += [(on[top - 1 : top + 1, xs], 0), (on[bottom - 1 : bottom + 1, xs], 0)]
     return [side.any(axis=axis).mean() for side, axis in sides]
@@ -92,7 +92,7 @@ def test_boxes_are_drawn_where_they_are(box, predicted, shape):
     assert all(share > 0.85 for share in plain), (
         plain
     )  # where the dashed line crosses, it is hidden
-    # Nothing is in the colours elsewhere.
+    # Nothing else has the colors.
     height, width = picture.shape[:2]
     ys, xs = np.mgrid[:height, :width] + 0.5
     near = np.zeros((height, width), bool)

@@ -10,7 +10,7 @@ from tests.data import own_data
 
 @pytest.fixture
 def gray(tmp_path):
-    """Columns of the small data set, whose images are all grey."""
+    """Columns of the small dataset, whose images are all gray."""
     data = own_data.content()
     own_data.write(tmp_path, data)
     for image in data["images"]:

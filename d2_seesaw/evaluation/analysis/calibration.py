@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 def reliability_by_group(
     ground_truth: GroundTruthColumns, matched: MatchedDetections
 ) -> list[ReliabilityCurve]:
-    """Compute the curves of all detections and of those of the groups "r", "c" and "f".
+    """Compute the curves of all detections and of the groups "r", "c" and "f".
 
     The rules are those of LVIS at IoU 0.5, for objects of any size. A detection is correct if it
     matches an object. It does not count if it matches an ignored object, or no object although its

@@ -66,7 +66,7 @@ def label_objects(
     A detection belongs to the object with which it has the highest IoU, if that is at least 0.5, so
     the detection of a neighbor does not label an object. Among equal IoUs, an object of the
     detection's own category is preferred, then the last by category and position in the file. A
-    detection that belongs to an ignored object labels nothing. IoUs are those of boxes if the
+    detection that belongs to an ignored object labels nothing. IoUs are box IoUs if the
     detections have boxes, also for "segm", because there are many more pairs than LVIS compares.
 
     Args:

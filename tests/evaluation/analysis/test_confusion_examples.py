@@ -73,7 +73,7 @@ def examples_one_by_one(data, names, pairs, score):
     ],
 )
 def test_equals_a_loop_over_all_objects(fields, task, score, compared, tied):
-    swallowed_and_missed = [0, 0]
+    confused_and_missed = [0, 0]
     for seed in range(14):
         data, results = confused_case(seed, "other area field", *tied)
         given = results if fields == "both" else of_task(results, fields)
@@ -100,8 +100,8 @@ def test_equals_a_loop_over_all_objects(fields, task, score, compared, tied):
                 assert ours.predicted_box == [left, top, right - left, bottom - top]
             else:
                 assert ours.predicted_box == pytest.approx(theirs.predicted_box)
-            swallowed_and_missed[ours.predicted_id is None] += 1
-    assert min(swallowed_and_missed) > 5, swallowed_and_missed
+            confused_and_missed[ours.predicted_id is None] += 1
+    assert min(confused_and_missed) > 5, confused_and_missed
 
 
 def rows_of_objects(groups, numbers, taken_for):

@@ -53,7 +53,7 @@ def test_categories_of_unknown_frequency_are_a_group_of_their_own():
     assert counts["n/a"] == {"right": 3, "r": 1, "c": 0, "f": 0, "n/a": 0, "missed": 0}
 
 
-def test_only_a_more_frequent_category_swallows():
+def test_only_confusions_with_a_more_frequent_category_are_listed():
     everything = list(itertools.product(range(1, 5), [1, 2, 3, 4, None], [1]))
     pairs = as_ids(confusions_with_more_frequent(analysis(everything)))
     assert {(k, j) for k, j, *_ in pairs} == {(1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4)}

@@ -1,4 +1,4 @@
-"""What objects are taken for: against a loop over images, detections and objects."""
+"""Labels of objects against a loop over images, detections and objects."""
 
 from collections import Counter
 
@@ -94,7 +94,7 @@ ONE_TENTH_LESS = [10, 10, 40, 36]
 
 
 def test_the_highest_score_decides_even_if_the_right_one_fits_better():
-    # Nobody looked for category 3 in the image: LVIS does not score its detection.
+    # Category 3 was not verified in the image: LVIS does not score its detection.
     data = scene((1, BOX))
     results = [detection(1, BOX, 0.6), detection(3, ONE_TENTH_LESS, 0.7)]
     assert confusions(data, results) == [Confusion(1, 3, 1)]
