@@ -231,6 +231,9 @@ class _TailAxis:
     def apply(self, canvas: Canvas) -> None:
         """Set scale, limits and ticks."""
         axes = canvas.axes
+        margin = 1 + 0.03 * math.log(self._high / self._low)
+        low = -0.1 if self._has_zero else self._low / margin
+        axes.set_xlim(low, (self._beside(1.5) if self._has_unknown else self._high) * margin)
         if self._has_zero:
             axes.set_xscale("symlog", linthresh=1, linscale=0.35)
         else:
@@ -247,9 +250,6 @@ class _TailAxis:
             ticks[self._beside(1.0)] = "unknown"
         axes.set_xticks(list(ticks), list(ticks.values()))
         axes.set_xticks([], minor=True)
-        margin = 1 + 0.03 * math.log(self._high / self._low)
-        low = -0.1 if self._has_zero else self._low / margin
-        axes.set_xlim(low, (self._beside(1.5) if self._has_unknown else self._high) * margin)
 
 
 class _Bar(NamedTuple):

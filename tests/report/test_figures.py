@@ -244,7 +244,8 @@ def test_nothing_to_draw_says_so(rows, tmp_path, recwarn):
     assert not [w for w in recwarn if "matplotlib" in str(w.filename)]
 
 
-@pytest.mark.parametrize("images", [1, 0, None])
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize("images", [1, 10, 1000, 0, None])
 def test_one_point_is_inside_the_axes(images):
     axes = drawn(ap_by_training_images(analysis([category(1, "n/a", images, 4.0)]))).axes
     ((x, y),) = axes.collections[0].get_offsets().tolist()
