@@ -80,7 +80,7 @@ def make_steps(size: tuple[int, int], instances: int, coverage: float) -> dict[s
     def canvas(rng: np.random.Generator) -> object:
         return canvas_per_instance(image, instances, rng)
 
-    return {"ours": ours, "its colours, if drawn": colors, "canvas per instance": canvas}
+    return {"ours": ours, "its colors, if drawn": colors, "canvas per instance": canvas}
 
 
 def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:

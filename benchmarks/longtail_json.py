@@ -1,4 +1,4 @@
-"""Writes an annotation file of the size of LVIS v1, to time the loading of data sets.
+"""Write an annotation file of the size of LVIS v1, to time the loading of datasets.
 
     python benchmarks/longtail_json.py lvis_size.json
     python benchmarks/longtail_json.py small.json --annotations 20000

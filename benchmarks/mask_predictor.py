@@ -50,7 +50,7 @@ def step_of(name: str, options: argparse.Namespace, kind: str) -> Step:
     """A training step: predictor and loss, forward and backward."""
     predict = CANDIDATES[name]
     torch.manual_seed(0)
-    layer = NormedConv2d if kind == "normalised" else nn.Conv2d
+    layer = NormedConv2d if kind == "normalized" else nn.Conv2d
     conv = layer(256, options.classes, 1).to(options.device)
     x = torch.rand(options.rois, 256, 28, 28, device=options.device)
     target = (torch.rand(options.rois, 28, 28, device=options.device) > 0.5).float()
@@ -89,7 +89,7 @@ def main() -> None:
     add_device_options(parser)
     options = parser.parse_args()
     rows: list[Row] = []
-    for kind in ("plain", "normalised"):
+    for kind in ("plain", "normalized"):
         rows += rows_of(kind, options)
     for row in rows:
         memory = f"  {row['memory MB']:8.0f} MB" if "memory MB" in row else ""

@@ -211,7 +211,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--most-images", type=int, default=300, help="training images of the most frequent class")
     add("--imbalance", type=float, default=100, help="most frequent class over rarest class")
     add("--test-images", type=int, default=100, help="of each class")
-    add("--normed", action="store_true", help="normalised linear classifier, for all losses")
+    add("--normed", action="store_true", help="normalized linear classifier, for all losses")
     default_device = "cuda" if torch.cuda.is_available() else "cpu"
     add("--device", choices=["cpu", "cuda"], default=default_device)
     add("--output", type=Path, default=Path("output/longtail_classification.json"))

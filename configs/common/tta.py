@@ -35,7 +35,7 @@ challenge = L(MultiViewInference)(
     merge=L(UnionOfDetections)(),
 )
 
-# For images of 144 x 144. Larger views help small objects; smaller ones cost box AP (README).
+# For images of 144 x 144. Larger views help small objects; smaller ones cost box AP (model zoo).
 quickstart = L(MultiViewInference)(
     scales=[[144, 144], [168, 168], [192, 192]],
     flip=True,

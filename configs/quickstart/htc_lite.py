@@ -4,7 +4,7 @@
     python train_net.py --config-file configs/quickstart/htc_lite.py
 
 It is configs/quickstart/cascade.py with a context encoder and one mask head.
-No published number: the data are generated here. README.md has measured ones.
+No published number: the data are generated here. docs/model_zoo.md has measured ones.
 """
 
 from ..common.models.htc_lite_r50_fpn import model as _htc_lite

@@ -257,7 +257,7 @@ def _check_same(name: str, given: Mapping[str, Any]) -> None:
 
 
 def datasets_root() -> Path:
-    """The folder of all datasets, as Detectron2 finds it: ``$DETECTRON2_DATASETS``."""
+    """Return the folder of all datasets, ``$DETECTRON2_DATASETS``, as Detectron2 does."""
     return Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
 
 

@@ -47,23 +47,22 @@ _LVIS_LIMIT = 300
 
 
 class LongTailLVISEvaluator(LVISEvaluator):
-    """Detectron2's ``LVISEvaluator`` at the size of LVIS, which reports metrics it cannot measure.
+    """Detectron2's ``LVISEvaluator`` for data of the size of LVIS, with long-tail results.
 
     Beyond its base class:
 
     - Annotations are read once, by the reader of the training data and from its kept copy.
-    - Predictions are kept, gathered and saved as arrays, never as objects of all ranks in one
-      process, and scored without a loop over all pairs of images and categories: in seconds, and
-      with the numbers of the official package.
-    - Annotations may be in COCO's format too, with any category ids: every category then counts as
-      looked for in every image. See ``complete_coco_fields`` for crowds and frequency groups.
+    - Predictions are kept, gathered and saved as arrays, and scored without a loop over all pairs
+      of images and categories: in seconds, and with the numbers of the official package.
+    - Annotations may be in COCO's format too, with any category ids. Every category then counts as
+      verified in every image. See ``complete_coco_fields`` for crowds and frequency groups.
     - A dataset or installation that cannot be evaluated is refused on construction, on all ranks.
     - A metric without ground truth is ``nan``, shown as ``n/a``, instead of -100.
-    - No predictions at all score 0 instead of ``nan``.
-    - Masks are ranked, and limited in number, by their own scores where the model has
-      ``mask_scores``. ``lvis_instances_results.json``, in which "score" is the box's, then holds
-      them as "mask_score", and ``lvis_instances_results_segm.json`` is for an evaluation of masks
-      by others: there "score" is the mask's.
+    - A model without any prediction scores 0 instead of ``nan``.
+    - Masks are ranked, and limited in number, by ``mask_scores`` if the model has them.
+      ``lvis_instances_results.json`` then has the score of the box as "score", and "mask_score".
+      ``lvis_instances_results_segm.json`` is for evaluating masks with other tools: its "score" is
+      the score of the mask.
     - ``per_category_<task>.csv`` and ``.json`` in ``output_dir`` hold AP, AP50 and recall of every
       category. ``instances_predictions.npz`` holds all predictions, with category ids of the file.
     - ``longtail_<task>.json`` holds a ``LongTailAnalysis``: confusions, calibration and examples.
@@ -80,11 +79,11 @@ class LongTailLVISEvaluator(LVISEvaluator):
         output_dir: Folder for everything it writes; nothing is written if None.
         max_dets_per_image: Detections that count per image; LVIS's own limit is 300.
         engine: "sparse", or "lvis" for the official package, which at LVIS's size takes about ten
-            minutes per task, and 17 GB and more, where the other takes seconds. They differ for an
+            minutes and 17 GB or more per task, while "sparse" takes seconds. They differ for an
             annotation with id 0, which the package never counts as found.
         fixed_ap: Whether to measure AP-fixed (Dave et al. 2021): 10,000 detections of each category
             over all images count, and no limit per image. The model's own limit per image should
-            then be far above 300. What does not count is forgotten, and not in the files either.
+            then be far above 300. Other detections are dropped, also from the files.
         class_agnostic: Whether a detection may match an object of any category. There are then no
             groups and no scores of categories.
         train_image_counts: Training images by category id, or the path of the training annotations
@@ -206,7 +205,7 @@ class LongTailLVISEvaluator(LVISEvaluator):
             )
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """Metrics by task on the main process, ``{}`` on the others."""
+        """Return metrics by task on the main process, ``{}`` on the others."""
         num_images, saw_masks = self._num_images, self._saw_masks
         proposals, found = self._proposals.columns(), self._found.columns()
         if self._distributed:

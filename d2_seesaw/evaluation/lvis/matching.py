@@ -1,17 +1,17 @@
-"""The detections that LVIS scores, the objects each of them overlaps, and their greedy matching.
+"""Selection of the detections that LVIS scores, their IoUs with objects, and greedy matching.
 
-An image and a category make a pair, and only pairs with detections and objects exist here: of the
-24 million pairs of LVIS v1's validation set, 99 % have neither.
+A pair is an image and a category. Only pairs with detections and objects are represented: of the 24
+million pairs of LVIS v1's validation set, 99 % have neither.
 
-In each pair the detections choose in order of their score, and each takes the best object that is
-left. Pairs do not depend on each other, so the first of all pairs choose together, then the second,
-and so on; and so do the IoU thresholds and area ranges, which are axes of the arrays.
+The detections of a pair are matched in order of their scores, each with the best unmatched object.
+Pairs are independent, so the first detections of all pairs are matched together, then the second
+ones, and so on. The IoU thresholds and area ranges are axes of the arrays.
 
 Shapes in this module:
-    N: detections, all of them
-    D: detections that are scored; in the matching, those that have an edge
+    N: all detections
+    D: detections that are scored; in the matching, detections with an edge
     G: objects
-    E: edges, a detection and an object of its pair with an IoU of at least 0.5
+    E: edges: a detection and an object of its pair with an IoU of at least 0.5
     T: IoU thresholds
     A: area ranges
 """
@@ -37,14 +37,14 @@ _CANDIDATES_PER_BLOCK = 200_000
 
 @dataclass(frozen=True)
 class ScoredDetections:
-    """Detections sorted by pair, and within a pair from the highest score on.
+    """Detections that are scored, sorted by pair and then by descending score.
 
     Attributes:
-        rows: ``(D,)`` rows in the columns they come from.
-        pairs: ``(D,)`` keys of their pairs, ascending; the image's index if there is one category.
-        scores: ``(D,)``.
-        areas: ``(D,)`` pixels of the box or the mask.
-        in_open_pair: ``(D,)`` whether more objects of the category may be there than are annotated.
+        rows: ``(D,)`` rows in the ``Detections``.
+        pairs: ``(D,)`` keys of the pairs, ascending; the image index if categories are ignored.
+        scores: ``(D,)`` scores.
+        areas: ``(D,)`` areas of the boxes or masks in pixels.
+        in_open_pair: ``(D,)`` whether the category is not annotated exhaustively in the image.
     """
 
     rows: np.ndarray
@@ -63,19 +63,19 @@ def scored_detections(
     class_agnostic: bool,
     verified_only: bool = True,
 ) -> ScoredDetections:
-    """Those within the limits, with an area, of a category whose presence was verified.
+    """Keep the detections within the limits that have a positive area and a verified category.
 
     Args:
         ground_truth: The annotations.
-        detections: Of its images.
+        detections: Detections in images of the annotations.
         task: "bbox" or "segm".
-        limits: Detections that count.
-        class_agnostic: Whether an image is one pair, of all categories.
-        verified_only: Whether to drop detections of categories that nobody looked for in the image.
-            Those of categories that the ground truth does not know are dropped in any case.
+        limits: Limits on the number of detections.
+        class_agnostic: Whether all categories of an image are one pair.
+        verified_only: Whether to drop detections of categories that were not verified in the image.
+            Detections of categories that the annotations do not list are always dropped.
 
     Raises:
-        ValueError: a detection is of an image that the ground truth lacks.
+        ValueError: the annotations do not list the image of a detection.
     """
     rows = limits.rows(detections, task)
     images = index_of(detections.image_ids[rows], ground_truth.image_ids)
@@ -100,7 +100,7 @@ def scored_detections(
     in_open_pair = np.isin(pairs, ground_truth.open_pairs)
     if class_agnostic:
         pairs = images
-    # Stable: of equal scores the lower category is first, then what came first. So lvis has it.
+    # Stable, as in lvis: equal scores are sorted by category, then by position.
     order = np.lexsort((categories, -scores, pairs))
     return ScoredDetections(
         *(x[order] for x in (rows, pairs, scores, areas, in_open_pair)),
@@ -134,14 +134,14 @@ def _boxes(detections: Detections, rows: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Edges:
-    """Which objects each detection overlaps, from the worst to the best for it.
+    """Overlaps of detections and objects, sorted by detection, then IoU, then object.
 
-    Sorted by detection, then IoU, then object: of equal IoUs the later object is better.
+    The last edge of a detection is its best one: of equal IoUs, the later object is preferred.
 
     Attributes:
-        detections: ``(E,)`` places among the scored detections.
+        detections: ``(E,)`` indices of the scored detections.
         objects: ``(E,)`` rows of the ground truth.
-        ious: ``(E,)``.
+        ious: ``(E,)`` IoUs, at least 0.5.
     """
 
     detections: np.ndarray
@@ -157,7 +157,7 @@ def overlaps(
     *,
     class_agnostic: bool,
 ) -> Edges:
-    """All edges. Crowds are objects like others, as in ``lvis``."""
+    """Compute all edges. Crowds are treated like other objects, as in ``lvis``."""
     pairs = ground_truth.images.astype(np.int64)
     if class_agnostic:
         order = np.lexsort((ground_truth.categories, pairs))
@@ -183,7 +183,7 @@ def overlaps(
 
 
 def _candidates(first: np.ndarray, number: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Detections and objects of the same pair in blocks, objects of one detection together."""
+    """Yield detections and objects of the same pair, in blocks that do not split a detection."""
     with_objects = np.flatnonzero(number)
     ends = np.cumsum(number[with_objects])
     start = 0
@@ -203,7 +203,7 @@ def _box_ious(
     rows: np.ndarray,
     objects: np.ndarray,
 ) -> np.ndarray:
-    """Bit for bit those of pycocotools."""
+    """Compute box IoUs that equal those of pycocotools bit for bit."""
     found, there = _boxes(detections, rows).T, ground_truth.boxes[objects].T
     width, height = (
         np.minimum(found[i + 2] + found[i], there[i + 2] + there[i])
@@ -242,12 +242,12 @@ def _mask_ious(
 
 @dataclass(frozen=True)
 class Matches:
-    """What became of the detections that overlap an object. Others match nothing.
+    """Matches of the detections that have an edge. Other detections match nothing.
 
     Attributes:
-        detections: ``(D,)`` their places among the scored detections, ascending.
-        found: ``(D, T, A)`` whether it took an object that counts.
-        ignored: ``(D, T, A)`` whether it took one that does not.
+        detections: ``(D,)`` indices of the scored detections, ascending.
+        found: ``(D, T, A)`` whether a detection matches an object that counts.
+        ignored: ``(D, T, A)`` whether a detection matches an object that does not count.
     """
 
     detections: np.ndarray
@@ -256,16 +256,15 @@ class Matches:
 
 
 def match(edges: Edges, pairs: np.ndarray, ignored: np.ndarray) -> Matches:
-    """Let the detections choose.
+    """Match detections with objects greedily.
 
-    An object that counts goes before one that does not, then the IoU decides, and of equal IoUs the
-    later object.
+    Objects that count are preferred to objects that do not, then higher IoUs, then later objects.
 
     Args:
-        edges: sorted as ``Edges`` says.
-        pairs: key of the pair of each scored detection, sorted so that those of one pair stand
-            together, the highest score first.
-        ignored: ``(G, A)`` whether the object does not count for the area range.
+        edges: Edges of the scored detections.
+        pairs: Keys of the pairs of all scored detections. The detections of a pair are consecutive
+            and sorted by descending score.
+        ignored: ``(G, A)`` whether an object does not count for an area range.
     """
     first = np.flatnonzero(rank_in_runs(edges.detections) == 0)
     detections = edges.detections[first]
@@ -275,7 +274,7 @@ def match(edges: Edges, pairs: np.ndarray, ignored: np.ndarray) -> Matches:
     matches = Matches(detections, np.zeros((D, T, A), bool), np.zeros((D, T, A), bool))
     taken = np.zeros((G, T, A), dtype=bool)
 
-    # Rank by rank, so that the edges of those who choose together are a slice.
+    # Sorted by rank, so that the edges of detections that are matched together are a slice.
     by_rank = np.argsort(rank_of_detection, kind="stable")
     edge_order = np.argsort(np.repeat(rank_of_detection, number_of_edges), kind="stable")
     numbers = number_of_edges[by_rank]
@@ -299,11 +298,11 @@ def match(edges: Edges, pairs: np.ndarray, ignored: np.ndarray) -> Matches:
 def _choose(
     ious: np.ndarray, taken: np.ndarray, ignored: np.ndarray, first_edge: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The choice of detections that do not compete, from ``E`` edges of theirs.
+    """Choose an edge for each of D detections of different pairs, which have ``E`` edges.
 
     Returns:
-        Three ``(D, T, A)`` arrays: whether an object that counts was chosen, whether one that does
-        not, and the edge of the one chosen, which means nothing if none was.
+        Three ``(D, T, A)`` arrays: whether an object that counts was chosen, whether an object that
+        does not count was chosen, and the edge of the object, undefined if none was chosen.
     """
     E = len(ious)
     possible = (ious[:, None] >= IOU_THRESHOLDS)[..., None] & ~taken

@@ -1,14 +1,14 @@
-"""LVIS metrics from arrays: what ``lvis`` 0.5.3 computes, without its loop over empty pairs.
+"""LVIS metrics of arrays: the metrics of ``lvis`` 0.5.3, without its loop over empty pairs.
 
-The curves equal those of ``lvis`` bit for bit, with one difference on purpose. ``lvis`` stores the
-id of the matched object and reads 0 as "no match", so there a correct detection of annotation 0 is
+The curves equal those of ``lvis`` bit for bit, with one intended difference. ``lvis`` stores the id
+of the matched object and reads 0 as "no match", so it counts a correct detection of annotation 0 as
 wrong. Here it is correct.
 
 Shapes in this module:
     D: detections that are scored
     T: IoU thresholds
     R: recall thresholds
-    K: categories, in order of their id; 1 if they are not told apart
+    K: categories, in order of their id; 1 if they are not distinguished
     A: area ranges
 """
 
@@ -35,11 +35,11 @@ from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 
 @dataclass(frozen=True)
 class LVISScores:
-    """What one evaluation yields, in percent; ``nan`` where there is no ground truth to score.
+    """Scores of one evaluation, in percent; ``nan`` without ground truth.
 
     Attributes:
         metrics: One value for each of ``METRICS``.
-        category_ids: K category ids, ascending; none if categories were not told apart.
+        category_ids: K category ids, ascending; empty if categories are not distinguished.
         category_ap: ``(K,)`` AP of each category.
         category_ap50: ``(K,)`` AP at IoU 0.5 of each category.
         category_ar: ``(K,)`` recall of each category, averaged over the IoU thresholds.
@@ -58,12 +58,12 @@ def scores_of_curves(
     category_ids: Sequence[int],
     groups: Mapping[str, np.ndarray],
 ) -> LVISScores:
-    """Means of the curves.
+    """Average the curves.
 
     Args:
         precision: ``(T, R, K, A)``, in [0, 1]; -1 without ground truth.
-        recall: ``(T, K, A)``, in the same way.
-        category_ids: K ids, or none if all categories were scored as one, for K = 1.
+        recall: ``(T, K, A)``, likewise.
+        category_ids: K ids; empty if all categories were scored as one, so that K = 1.
         groups: Indices of the categories of each frequency group "r", "c" and "f".
     """
     every_area = precision[..., 0]
@@ -94,22 +94,22 @@ def _percent(values: np.ndarray) -> float:
 
 
 def _by_category(curves: np.ndarray) -> np.ndarray:
-    """``(K,)`` percent of ``(T, R, K)`` curves, for a category all or none of them -1."""
+    """Return the ``(K,)`` means in percent of ``(T, R, K)`` curves; ``nan`` where they are -1."""
     absent = (curves < 0).any(axis=(0, 1))
     return np.where(absent, np.nan, 100 * curves.mean(axis=(0, 1)))
 
 
 @dataclass(frozen=True)
 class MatchedDetections:
-    """The detections that are scored, and what is known of each.
+    """Scored detections and their matches.
 
     Attributes:
-        scored: Their places, pairs, scores and areas.
-        categories: ``(D,)`` indices of their categories, ascending; all 0 if there is one.
-        matches: What those that overlap an object take.
-        never_wrong: ``(D, A)`` whether a detection that takes nothing does not count, since nobody
-            knows if it is wrong or its area is not asked for.
-        objects: ``(K, A)`` numbers of the objects that count.
+        scored: Rows, pairs, scores and areas of the detections.
+        categories: ``(D,)`` category indices, ascending; all 0 if categories are not distinguished.
+        matches: Matches of the detections that overlap an object.
+        never_wrong: ``(D, A)`` whether a detection without a match is not counted as wrong, because
+            its category is not annotated exhaustively or its area is outside the range.
+        objects: ``(K, A)`` numbers of objects that count.
     """
 
     scored: ScoredDetections
@@ -127,19 +127,19 @@ def match_detections(
     limits: DetectionLimits,
     class_agnostic: bool = False,
 ) -> MatchedDetections:
-    """Find out which detections are right, by LVIS's rules.
+    """Match detections with objects by LVIS's rules.
 
     Args:
         ground_truth: The annotations, federated sets included.
-        detections: With the category ids of ``ground_truth``; those of others are not scored. None
-            at all are legal: what has ground truth scores 0.
+        detections: Detections with the category ids of ``ground_truth``; other categories are not
+            scored. May be empty: categories with ground truth then score 0.
         task: "bbox" or "segm".
-        limits: Detections that count.
+        limits: Limits on the number of detections.
         class_agnostic: Whether a detection may match an object of any category.
 
     Raises:
-        ValueError: a detection is of an image that the ground truth lacks, or without what the task
-            needs.
+        ValueError: the annotations do not list the image of a detection, or the detections have no
+            boxes or masks for the task.
     """
     scored = scored_detections(
         ground_truth, detections, task, limits=limits, class_agnostic=class_agnostic
@@ -160,26 +160,26 @@ def match_detections(
 
 
 def ignored_objects(ground_truth: GroundTruthColumns) -> np.ndarray:
-    """``(G, A)`` whether each of the G objects does not count for an area range."""
+    """Return ``(G, A)`` whether each of the G objects does not count for an area range."""
     return ground_truth.ignored[:, None] | _is_outside(ground_truth.areas)
 
 
 def scores_of_matches(
     ground_truth: GroundTruthColumns, matched: MatchedDetections, *, class_agnostic: bool = False
 ) -> LVISScores:
-    """The scores of detections that were matched in the same way."""
+    """Compute the scores of matched detections, with the same ``class_agnostic``."""
     ids = [] if class_agnostic else ground_truth.category_ids.tolist()
     groups = {} if class_agnostic else ground_truth.groups
     return scores_of_curves(*precision_and_recall(matched), ids, groups)
 
 
 def _is_outside(areas: np.ndarray) -> np.ndarray:
-    """``(N, A)`` whether each of N areas is outside of the ranges."""
+    """Return ``(N, A)`` whether each of N areas is outside of the ranges."""
     return (areas[:, None] < AREA_RANGES[:, 0]) | (areas[:, None] > AREA_RANGES[:, 1])
 
 
 def precision_and_recall(matched: MatchedDetections) -> tuple[np.ndarray, np.ndarray]:
-    """``(T, R, K, A)`` precision and ``(T, K, A)`` recall, -1 without ground truth."""
+    """Return ``(T, R, K, A)`` precision and ``(T, K, A)`` recall, -1 without ground truth."""
     scored, matches, objects = matched.scored, matched.matches, matched.objects
     (K, A), T = objects.shape, len(IOU_THRESHOLDS)
     precision = np.full((T, len(RECALL_THRESHOLDS), K, A), -1.0)
@@ -188,7 +188,7 @@ def precision_and_recall(matched: MatchedDetections) -> tuple[np.ndarray, np.nda
     match_bounds = np.searchsorted(matches.detections, bounds)
     for k in np.flatnonzero(objects.any(axis=1)):
         here = slice(bounds[k], bounds[k + 1])
-        # Stable: of equal scores the earlier image is first.
+        # Stable: equal scores are sorted by image.
         order = np.argsort(-scored.scores[here], kind="stable")
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
@@ -205,7 +205,7 @@ def precision_and_recall(matched: MatchedDetections) -> tuple[np.ndarray, np.nda
 
 
 def _curves(right: np.ndarray, wrong: np.ndarray, objects: int) -> tuple[np.ndarray, np.ndarray]:
-    """``(T, R)`` precision and ``(T,)`` recall of ``(T, D)`` detections, highest score first."""
+    """Return ``(T, R)`` precision and ``(T,)`` recall of ``(T, D)`` detections by score."""
     counted = (right | wrong).any(axis=0)
     right, wrong = right[:, counted], wrong[:, counted]
     precision = np.zeros((len(right), len(RECALL_THRESHOLDS)))

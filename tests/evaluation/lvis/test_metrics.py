@@ -74,7 +74,7 @@ def test_equals_lvis_if_categories_are_one(seed, task):
 
 
 def slow_cases(kind):
-    """40 random data sets of a kind, with their traits; no two kinds have a seed in common."""
+    """40 random datasets of a kind, with their traits; no two kinds have a seed in common."""
     first = 1000 + 40 * KINDS.index(kind)
     for seed in range(first, first + 40):
         traits = {"some": some_traits(seed), "all": ALL_AT_ONCE}.get(kind, [kind])
