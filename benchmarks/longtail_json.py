@@ -1,4 +1,4 @@
-"""Write an annotation file of the size of LVIS v1, to time the loading of datasets.
+"""Generator of an annotation file of the size of LVIS v1, to time the loading of datasets.
 
     python benchmarks/longtail_json.py lvis_size.json
     python benchmarks/longtail_json.py small.json --annotations 20000
