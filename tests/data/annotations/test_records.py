@@ -55,6 +55,19 @@ def test_many_annotations_of_an_image_keep_the_order_of_the_file():
         assert [a["bbox"][0] for a in record["annotations"]] == expected
 
 
+@pytest.mark.parametrize(
+    "number", [1 / 3, 0.005, 2.675, np.nextafter(1.25, 2), 1e-9, -2.5, 9999.99, 10_000.01, 2e4]
+)
+def test_coordinates_are_those_of_the_file_whatever_their_decimals_and_range(number):
+    data = own_data.content()
+    polygon, box = [1.25, 1, 5, number, 5, 5], [1.5, 1, float(number), 4]
+    data["annotations"][0] |= {"segmentation": [polygon], "bbox": box}
+    records = own_data.table(data).records(str)
+    for made in (records[0], records.to_list()[0]):
+        assert made["annotations"][0]["segmentation"] == [polygon]
+        assert made["annotations"][0]["bbox"] == box
+
+
 def test_they_are_a_sequence(records):
     assert len(records) == 5
     assert records[-1] == records[4] == records[np.int64(4)]
