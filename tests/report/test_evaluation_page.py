@@ -48,6 +48,7 @@ def test_nothing_is_nan_and_names_are_escaped(text):
 def test_the_chart_says_which_categories_it_leaves_out(text):
     found = " ".join(section(text, "AP and training images").split())
     assert "1 of 4 categories have no object" in found
+    assert "not drawn" not in evaluation_page([analysis([ROWS[0], *ROWS[2:]])])
 
 
 def test_outcomes_are_counted_by_group(text):
