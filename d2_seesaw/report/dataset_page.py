@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from d2_seesaw.data.annotations.rules import ERROR, INFORMATION, RULES, WARNING
 from d2_seesaw.data.annotations.table import AnnotationTable
 from d2_seesaw.data.catalog import image_paths
 from d2_seesaw.data.check import DatasetCheck
-from d2_seesaw.data.check.issues import ERROR, INFORMATION, KINDS, WARNING, Issue
+from d2_seesaw.data.check.issues import Issue
 from d2_seesaw.data.check.overview import DatasetOverview
 from d2_seesaw.data.frequency import MOST_IMAGES_OF_COMMON, MOST_IMAGES_OF_RARE
 from d2_seesaw.report import dataset_figures
@@ -87,7 +88,7 @@ def dataset_page(
         numbers={name: count_text(number) for name, number in numbers.items()},
         issues=by_kind,
         issues_shown=_ISSUES_SHOWN,
-        kinds=KINDS,
+        rules=RULES,
         severity_colors=_SEVERITY_COLORS,
         overview=overview,
         pictures=pictures or {},

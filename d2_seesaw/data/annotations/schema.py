@@ -53,7 +53,7 @@ class Problem(NamedTuple):
     """A rule of the format that an entry breaks.
 
     Attributes:
-        kind: One of ``d2_seesaw.data.check.issues.KINDS``.
+        kind: The name of a rule in ``RULES``.
         message: A description that names what was found.
         field: The field with a missing or unusable value, if this is the problem.
         image_id: The image, if the problem concerns one.

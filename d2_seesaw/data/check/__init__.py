@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from d2_seesaw.data.annotations.coco import parse_file
+from d2_seesaw.data.annotations.rules import ERROR, RULES, SEVERITIES
 from d2_seesaw.data.catalog import image_paths
 from d2_seesaw.data.check.annotations import check_annotations
 from d2_seesaw.data.check.images import ImageFile, check_images
-from d2_seesaw.data.check.issues import ERROR, KINDS, SEVERITIES, Issue, number_by_kind
+from d2_seesaw.data.check.issues import Issue, number_by_kind
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class DatasetCheck:
         image_root: The folder of the images.
         numbers: Numbers of images, annotations and categories in the file.
         images_read: Whether the images were read.
-        issues: All issues, in the order of the kinds.
+        issues: All issues, in the order of the rules.
         missing_folders: Number of images in each folder that does not exist.
     """
 
@@ -65,8 +66,8 @@ class DatasetCheck:
         for issue in self.issues:
             by_kind[issue.kind].append(issue)
         for kind, issues in by_kind.items():
-            severity, description = KINDS[kind]
-            lines.append(f"  {severity}: {len(issues):,} x {description} ({kind})")
+            rule = RULES[kind]
+            lines.append(f"  {rule.severity}: {len(issues):,} x {rule.description} ({kind})")
             lines += [f"    {issue}" for issue in issues[:limit]]
             if issues[limit:]:
                 lines.append(f"    ... and {len(issues) - limit:,} more")
@@ -106,7 +107,7 @@ def check_dataset(
     else:
         issues += [_missing(file) for file in files if not os.path.isfile(file.path)]
     folders = Counter(os.path.dirname(file.path) for file in files)
-    rank = {kind: position for position, kind in enumerate(KINDS)}
+    rank = {kind: position for position, kind in enumerate(RULES)}
     return DatasetCheck(
         json_file=str(json_file),
         image_root=str(image_root),

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from d2_seesaw.data import check_dataset
-from d2_seesaw.data.check.issues import KINDS
+from d2_seesaw.data.annotations.rules import RULES
 from tests.data import own_data
 from tests.data.own_data import H, W, annotation
 
@@ -104,7 +104,7 @@ def test_issues_come_in_the_order_of_the_kinds_with_all_that_fit_the_limit(tmp_p
     json_file, _ = planted(tmp_path, TWELVE)
     found = check(json_file)
     kinds = [issue.kind for issue in found.issues]
-    assert kinds == sorted(kinds, key=list(KINDS).index)
+    assert kinds == sorted(kinds, key=list(RULES).index)
     assert len(set(kinds)) == 12
     data = own_data.content()
     data["annotations"] = [annotation(i, 3, 8) for i in range(1, 5)]
