@@ -1,3 +1,5 @@
+from functools import cache
+
 import pytest
 import timm
 import torch
@@ -11,7 +13,9 @@ from d2_seesaw.modeling.backbones import TimmBackbone
 STEM = {"conv1.0": "0", "conv1.1": "1", "conv1.3": "3", "conv1.4": "4", "conv1.6": "6", "bn1": "7"}
 
 
+@cache
 def weights():
+    """Return the weights of a small ResNeSt. Tests share them and must not change them."""
     torch.manual_seed(0)
     return timm.create_model("resnest14d").state_dict()
 
@@ -40,8 +44,14 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("options", [{}, {"norm": "FrozenBN"}, {"checkpoint": True}])
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("timm's", {}),
+        ("mmdet's", {"norm": "FrozenBN"}),
+        ("mmdet's, in a checkpoint", {"checkpoint": True}),
+    ],
+)
 def test_a_file_with_a_resnest_starts_a_training(tmp_path, form, options):
     torch.save(FORMS[form](weights()), tmp_path / "resnest.pth")
     model = detector(**options)

@@ -97,14 +97,28 @@ def test_the_config_of_own_label_maps_trains(reader):
     instantiate(cfg.dataloader.evaluator)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/own_data.md"])
-def test_the_config_of_own_data_trains(page, reader):
+def own_config(page):
+    """Return the config of own data on a page, with the counts of its training split."""
     run(page)
     cfg = load_config("my_config.py", OVERRIDES)
     assert cfg.train.output_dir == "output/mine"
     metadata = MetadataCatalog.get("my_val")
     assert metadata.evaluator_type == "lvis"
     assert [c["image_count"] for c in metadata.class_image_count] == [3, 2, 1]
+    return cfg
+
+
+def test_the_config_of_own_data_in_the_readme_has_its_classes_and_splits(reader):
+    cfg = own_config("README.md")
+    assert cfg.model.roi_heads.num_classes == cfg.model.roi_heads.box_predictor.num_classes == 3
+    assert cfg.dataloader.train.dataset.names == "my_train"
+    assert cfg.dataloader.test.dataset.names == "my_val"
+
+
+def test_the_config_of_own_data_trains(reader):
+    cfg = own_config("docs/own_data.md")
+    cfg.model.roi_heads.batch_size_per_image = 16  # fewer RoIs: a full-size model on a CPU
+    cfg.model.proposal_generator.post_nms_topk = [50, 20]
     cfg.dataloader.train.total_batch_size = 1
     loader = instantiate(cfg.dataloader.train)
     model = instantiate(cfg.model)

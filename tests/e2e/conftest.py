@@ -49,15 +49,25 @@ def train_net(datasets):
     """Return a function that runs train_net.py and returns its output and metrics.
 
     In this process, which has imported everything, unless ``launcher`` or several ranks need
-    processes of their own, or ``apart`` asks for one.
+    processes of their own, or ``apart`` asks for one. Drawing the HTML report takes longer than a
+    small evaluation, so only ``report`` has it drawn.
     """
 
-    def run(output, *arguments, config=QUICKSTART, launcher=(), apart=False, fails=False):
+    def run(
+        output,
+        *arguments,
+        config=QUICKSTART,
+        launcher=(),
+        apart=False,
+        fails=False,
+        report=False,
+    ):
         flags = [a for a in arguments if a.startswith("--")]
         options = [a for a in arguments if not a.startswith("--")]
         command = [
             *("--config-file", config, *flags),
             *(f"train.output_dir={output}", *QUICK, *options),
+            *([] if report or "semantic" in config else ["dataloader.evaluator.report=null"]),
         ]
         apart = apart or launcher or any(flag.startswith("--num-gpus") for flag in flags)
         call = _call_apart if apart else _call_here

@@ -108,6 +108,7 @@ def test_every_loss_trains_with_any_sampling(loss, train_semantic, tmp_path):
         assert "Repeat factor sampling" in run.text
 
 
+@pytest.mark.slow  # the losses, the evaluator and the launch have tests on ranks of their own
 def test_two_ranks_train_and_score_as_one(train_semantic, tmp_path):
     run = train_semantic("recall", tmp_path, "--num-gpus=2", "train.max_iter=3")
     assert any("sem_seg/mIoU" in m for m in run.metrics)

@@ -5,13 +5,14 @@ import torch
 
 from d2_seesaw.cli.train import argument_parser, read_config
 
-STEPS = 60
+STEPS = 24
 
 
 @pytest.fixture(scope="module")
 def trained(train_net, tmp_path_factory):
     output = tmp_path_factory.mktemp("trained")
-    run = train_net(output, f"train.max_iter={STEPS}", "lr_multiplier.warmup_iters=4")
+    options = [f"train.max_iter={STEPS}", "lr_multiplier.warmup_iters=4"]
+    run = train_net(output, *options, report=True)
     run.output = output
     return run
 
@@ -48,6 +49,7 @@ def test_model_config_and_results_are_saved(trained):
         "log.txt",
         "inference/lvis_instances_results.json",
         "inference/per_category_segm.csv",
+        "inference/longtail.html",
     ):
         assert (trained.output / name).is_file(), name
 
@@ -188,7 +190,9 @@ def test_scaling_prints_values_before_and_after(train_net, tmp_path):
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("launcher", ["--num-gpus", "torchrun"])
+@pytest.mark.parametrize(
+    "launcher", ["--num-gpus", pytest.param("torchrun", marks=pytest.mark.slow)]
+)
 def test_two_cpu_ranks_train_and_agree_on_the_counts(train_net, tmp_path, launcher):
     steps, arguments = 3, ["train.max_iter=3"]
     if launcher == "torchrun":

@@ -1,8 +1,15 @@
+import argparse
+import json
+import os
+import socket
+
 import pytest
 import torch
+from detectron2.utils import comm
 
 from d2_seesaw.cli.train import argument_parser
 from d2_seesaw.engine.launch import launch_training
+from tests.support.ranks import start_processes
 
 
 def parse(*arguments):
@@ -33,3 +40,27 @@ def test_more_gpus_than_there_are_is_an_error(monkeypatch):
 def test_several_machines_need_an_address():
     with pytest.raises(ValueError, match="--num-machines needs --dist-url"):
         launch_training(print, parse("--num-machines", "2"))
+
+
+def _sum_of_ranks(args):
+    ranks = torch.tensor(comm.get_rank() + 1)
+    torch.distributed.all_reduce(ranks)
+    found = [comm.get_world_size(), comm.get_local_rank(), ranks.item()]
+    (args.folder / f"{comm.get_rank()}.json").write_text(json.dumps(found))
+
+
+def _as_torchrun_starts_a_rank(rank, port, folder):
+    os.environ |= {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    launch_training(_sum_of_ranks, argparse.Namespace(folder=folder))
+
+
+@pytest.mark.dist
+def test_ranks_that_torchrun_started_form_one_group_and_leave_it(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    start_processes(_as_torchrun_starts_a_rank, (port, tmp_path), world_size=2)
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert found == [[2, 0, 3], [2, 1, 3]]

@@ -99,7 +99,7 @@ def _evaluate(case, folder, place, outputs, *, distributed):
                 distributed=distributed,
                 output_dir=str(folder / case / place),
                 fixed_ap=case == "fixed AP",
-                report=write_evaluation_report,
+                report=write_evaluation_report if case == "uneven" else None,
             )
             for image_id, output in [pair for of_rank in outputs for pair in of_rank]:
                 evaluator.process([{"image_id": image_id}], [output])

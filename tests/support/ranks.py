@@ -37,27 +37,37 @@ def run_on_ranks(
         TimeoutError: the ranks were not done in ``timeout`` seconds and have been killed.
     """
     with TemporaryDirectory() as folder:
-        context = mp.start_processes(
-            _run_rank,
-            args=(world_size, Path(folder), fn, args),
-            nprocs=world_size,
-            join=False,
-            start_method="forkserver",
-        )
-        deadline = time.monotonic() + timeout
+        ranks = (world_size, Path(folder), fn, args)
         try:
-            while not context.join(timeout=1.0):
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"{world_size} ranks were not done in {timeout} s")
+            start_processes(_run_rank, ranks, world_size=world_size, timeout=timeout)
         except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
             raise RuntimeError(_first_error(Path(folder)) or str(error)) from error
-        finally:
-            for process in context.processes:
-                if process.is_alive():
-                    process.kill()
-                process.join()
         # Our own files, which may hold any type that the function returns.
         return [torch.load(_result(Path(folder), r), weights_only=False) for r in range(world_size)]
+
+
+def start_processes(
+    fn: Callable[..., Any], args: tuple[Any, ...], *, world_size: int, timeout: float = 120.0
+) -> None:
+    """Run ``fn(rank, *args)`` in processes that are forked from the server, until all have ended.
+
+    Raises:
+        ProcessRaisedException, ProcessExitedException: a process failed.
+        TimeoutError: the processes were not done in ``timeout`` seconds and have been killed.
+    """
+    context = mp.start_processes(
+        fn, args=args, nprocs=world_size, join=False, start_method="forkserver"
+    )
+    deadline = time.monotonic() + timeout
+    try:
+        while not context.join(timeout=1.0):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{world_size} ranks were not done in {timeout} s")
+    finally:
+        for process in context.processes:
+            if process.is_alive():
+                process.kill()
+            process.join()
 
 
 def _result(folder: Path, rank: int) -> Path:
