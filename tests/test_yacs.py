@@ -144,12 +144,12 @@ def test_importing_again_does_not_register_twice():
         (("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True), "use_sigmoid_ce=True"),
     ],
 )
-def test_what_does_not_fit_is_named(change, message):
+def test_what_does_not_fit_is_reported(change, message):
     with pytest.raises(ValueError, match=message):
         build_model(config("SeesawROIHeads", MASK_RCNN, *change))
 
 
-def test_an_unknown_context_feature_is_named():
+def test_an_unknown_context_feature_is_reported():
     cfg = config("SeesawHTCLiteROIHeads", CASCADE, "MODEL.CONTEXT.IN_FEATURE", "p9")
     with pytest.raises(ValueError, match=r"IN_FEATURE 'p9' is not one of .*'p6'"):
         build_model(cfg)

@@ -81,7 +81,7 @@ def test_semantic_segmentation_has_the_classes_of_stuff_from_zero(segmentor):
         (None, [1, 2]),
     ],
 )
-def test_category_ids_are_those_of_the_data_set_numbers_or_text(detector, mapping, expected):
+def test_category_ids_match_the_data_set_numbers_or_text(detector, mapping, expected):
     metadata = MetadataCatalog.get("tests_class_names").set(thing_classes=["a", "b"])
     try:
         if mapping:

@@ -141,7 +141,7 @@ def test_all_that_is_wrong_is_one_error(mask_rcnn):
     ]
 
 
-def test_another_number_of_classes_is_named(mask_rcnn):
+def test_another_number_of_classes_is_reported(mask_rcnn):
     with pytest.raises(
         ValueError, match=r"cls_score.bias: \(39,\) in the file, \(7,\) in the model"
     ):

@@ -65,7 +65,7 @@ def test_does_what_its_name_says(path):
 
 
 @every_config
-def test_classes_are_those_of_the_data(path):
+def test_classes_match_the_data(path):
     cfg = read(path)
     for split in ("train", "test"):
         metadata = MetadataCatalog.get(cfg.dataloader[split].dataset.names)

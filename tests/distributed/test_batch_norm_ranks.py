@@ -137,7 +137,7 @@ def together(step, name):
 
 
 @every_step
-def test_output_and_input_gradient_are_those_of_one_process(step):
+def test_output_and_input_gradient_match_one_process(step):
     expected = alone(step)
     for name in ("output", "input grad"):
         assert_close(together(step, name), expected[name], rtol=1e-12, atol=1e-12)
@@ -152,7 +152,7 @@ def test_parameter_gradients_add_up_to_those_of_one_process(step):
 
 
 @every_step
-def test_running_statistics_are_those_of_one_process_on_every_rank(step):
+def test_running_statistics_match_one_process_on_every_rank(step):
     expected = alone(step)
     for rank in on_two_ranks():
         for name in ("running_mean", "running_var", "num_batches_tracked"):
@@ -196,7 +196,7 @@ def test_evaluation_asks_no_other_rank():
         assert_close(rank["evaluated"]["output"], expected)
 
 
-def test_detectron2s_precise_statistics_are_those_of_all_ranks():
+def test_detectron2s_precise_statistics_match_all_ranks():
     whole = torch.cat([batch("unequal numbers", rank)[0] for rank in (0, 1)])
     for rank in on_two_ranks():
         assert_close(rank["precise"]["running_mean"], whole.mean((0, 2, 3)))

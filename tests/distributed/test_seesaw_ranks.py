@@ -98,7 +98,7 @@ every_step = pytest.mark.parametrize("step", range(len(STEPS)), ids=STEPS.keys()
 
 
 @every_step
-def test_synced_counts_are_those_of_one_process(step):
+def test_synced_counts_match_one_process(step):
     for rank in on_two_ranks():
         assert rank["synced"][2][step].tolist() == alone()[2][step].tolist()
 
@@ -111,7 +111,7 @@ def test_the_mean_of_the_losses_is_that_of_one_process(step):
 
 
 @every_step
-def test_averaged_gradients_are_those_of_one_process(step):
+def test_averaged_gradients_match_one_process(step):
     for rank in on_two_ranks():
         assert_close(rank["synced"][1][step], alone()[1][step])
 

@@ -106,7 +106,7 @@ def test_paths_need_no_quoting(override, expected):
     assert apply_overrides(small_config(), [override]).train.output_dir == expected
 
 
-def test_list_entries_are_reached_by_index_and_misses_are_named():
+def test_list_entries_are_reached_by_index_and_misses_are_reported():
     cfg = load_config("configs/lvis_v1_seesaw.py")
     key = "dataloader.train.mapper.augmentations"
     apply_overrides(cfg, [f"{key}.0.max_size=999"])
@@ -150,7 +150,7 @@ def test_a_group_of_train_options_must_be_a_group():
         check_config(cfg)
 
 
-def test_a_target_that_cannot_be_imported_is_named():
+def test_a_target_that_cannot_be_imported_is_reported():
     cfg = small_config()
     cfg.model._target_ = "d2_seesaw.no_such.Thing"
     with pytest.raises(ValueError, match=r"'d2_seesaw.no_such.Thing' cannot be imported"):
@@ -305,6 +305,6 @@ def test_every_call_gives_fresh_options():
     assert train_options()["amp"]["enabled"] is False
 
 
-def test_an_unknown_option_is_named():
+def test_an_unknown_option_is_reported():
     with pytest.raises(TypeError, match=r"unknown train options \['epoch'\]"):
         train_options(epoch=3)

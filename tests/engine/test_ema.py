@@ -193,6 +193,6 @@ def test_the_averaged_model_is_for_evaluation(tmp_path):
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
-def test_a_decay_out_of_range_is_named(tmp_path, decay):
+def test_a_decay_out_of_range_is_reported(tmp_path, decay):
     with pytest.raises(ValueError, match=rf"train.ema.decay must be in \[0, 1\), got {decay}"):
         EMAHook(Net(), str(tmp_path), decay=decay)

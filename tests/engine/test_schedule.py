@@ -57,7 +57,7 @@ def test_no_length_is_an_error(max_iter):
 
 
 @pytest.mark.parametrize("milestones", [[22, 16, 24], [16, 16, 24]])
-def test_milestones_that_do_not_increase_are_named(milestones):
+def test_milestones_that_do_not_increase_are_reported(milestones):
     with pytest.raises(ValueError, match=r"milestones must increase, got \["):
         multi_step_with_warmup(milestones=milestones, max_iter=STEPS)
 
@@ -98,7 +98,7 @@ def test_the_reference_itself_changes_nothing():
     assert cfg.optimizer.lr == 0.02
 
 
-def test_a_batch_that_cannot_be_split_is_named():
+def test_a_batch_that_cannot_be_split_is_reported():
     with pytest.raises(ValueError, match="a total batch of 16 for 32 GPUs"):
         scale_to_world_size(config("train.reference_world_size=32"), 3)
     with pytest.raises(ValueError, match=r"reference_world_size must be at least 1, got 0"):

@@ -145,7 +145,7 @@ def test_a_checkpoint_of_full_precision_training_starts_a_new_loss_scale():
         ({"accumulate_steps": 0}, "accumulate_steps must be at least 1, got 0"),
     ],
 )
-def test_options_out_of_range_are_named(options, message):
+def test_options_out_of_range_are_reported(options, message):
     model = Regression()
     with pytest.raises(ValueError, match=message):
         Trainer(model, [], torch.optim.SGD(model.parameters(), lr=0.1), **options)

@@ -1,4 +1,4 @@
-"""On one process; ``tests/distributed/test_batch_norm_ranks.py`` has two."""
+"""Tests of norms in one process; ``tests/distributed/test_batch_norm_ranks.py`` uses two."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from d2_seesaw.layers import SyncBatchNorm2d, layer_norm, sync_batch_norm
 
 
 def step(norm, x):
-    """What a training step gives, with other gradients for every value."""
+    """Run a training step with distinct upstream gradients; return all that it computes."""
     x = x.clone().requires_grad_()
     output = norm(x)
     output.backward(torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view_as(x))
@@ -38,7 +38,7 @@ def test_weights_have_the_names_of_batch_norm():
     nn.BatchNorm2d(6).load_state_dict(SyncBatchNorm2d(6).state_dict())
 
 
-def test_the_functions_pass_their_arguments_on():
+def test_the_factories_pass_their_arguments_on():
     norm = sync_batch_norm(eps=1e-3, momentum=0.2)(6)
     assert (norm.num_features, norm.eps, norm.momentum) == (6, 1e-3, 0.2)
     assert layer_norm()(6).eps == 1e-6

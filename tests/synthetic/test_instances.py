@@ -64,7 +64,7 @@ def test_the_lvis_package_reads_masks_of_the_stated_area_and_box(dataset):
         assert mask_utils.toBbox(encoded).tolist() == annotation["bbox"]
 
 
-def test_counts_are_those_of_the_training_split_in_both_files(dataset, train, val):
+def test_counts_match_the_training_split_in_both_files(dataset, train, val):
     objects = Counter(a["category_id"] for a in train["annotations"])
     images = Counter(c for s in shown_categories(train["annotations"]).values() for c in s)
     for category in train["categories"]:
@@ -142,7 +142,7 @@ def test_another_seed_gives_other_data(tmp_path):
     assert not set(first.values()) & set(second.values())
 
 
-def test_annotations_alone_are_those_of_the_drawn_data(tmp_path, dataset):
+def test_annotations_alone_match_the_drawn_data(tmp_path, dataset):
     spec = replace(SPEC, write_images=False)
     alone = generate_longtail_dataset(tmp_path, spec, processes=1)
     assert alone.train_json.read_bytes() == dataset.train_json.read_bytes()
