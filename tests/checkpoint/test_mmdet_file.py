@@ -25,7 +25,7 @@ class Runs:
 
 @pytest.fixture
 def mmengine():
-    """Return a class that pickles like mmengine's history of a loss."""
+    """Yield a class that pickles like mmengine's history of a loss."""
     module = types.ModuleType("mmengine.logging.history_buffer")
 
     class HistoryBuffer:

@@ -22,7 +22,7 @@ def model(request):
     cfg.model.roi_heads.batch_size_per_image = 16
     cfg.model.proposal_generator.post_nms_topk = [50, 20]
     for predictor in predictors_of(cfg):
-        # An untrained model scores each of 1,203 classes about 4e-4, below the usual threshold.
+        # An untrained model scores each of 1,203 classes about 4e-4, above the usual threshold.
         predictor.update(test_score_thresh=5e-4, test_topk_per_image=20)
     torch.manual_seed(0)
     return instantiate(cfg.model)

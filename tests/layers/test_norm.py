@@ -18,7 +18,7 @@ def step(norm, x):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_on_one_process_it_is_batch_norm(dtype):
+def test_in_one_process_it_equals_batch_norm(dtype):
     x = (3 * torch.randn(3, 6, 5, 4) + 7).to(dtype)
     kind = torch.float64 if dtype == torch.float64 else torch.float32
     ours = step(SyncBatchNorm2d(6).to(kind), x)
@@ -26,7 +26,7 @@ def test_on_one_process_it_is_batch_norm(dtype):
     assert ours[0].dtype == dtype
 
 
-def test_on_one_process_an_empty_batch_changes_no_statistics():
+def test_in_one_process_an_empty_batch_changes_no_statistics():
     output, _, gradients, buffers = step(SyncBatchNorm2d(6), torch.zeros(0, 6, 5, 4))
     assert output.shape == (0, 6, 5, 4)
     assert not any(gradient.any() for gradient in gradients)

@@ -50,5 +50,5 @@ class SavedForBackward(torch.autograd.graph.saved_tensors_hooks):
         return tensor
 
     def nbytes(self) -> int:
-        """Total bytes of all storages; a storage that views share counts once."""
+        """Return the bytes of all saved storages; a storage shared by views counts once."""
         return sum(storage.nbytes() for storage in self._storages.values())

@@ -184,7 +184,7 @@ def test_a_classifier_of_the_wrong_width_is_reported():
         )
 
 
-def test_a_ready_made_classifier_is_used_as_it_is():
+def test_a_given_classifier_is_used_unchanged():
     classifier = nn.Linear(D, C + 2)
     predictor = LossDrivenOutputLayers(
         ShapeSpec(channels=D), cls_score=classifier, cls_loss=SeesawLoss(C), **BOX_OPTIONS

@@ -145,7 +145,7 @@ def test_zero_rois_give_every_parameter_a_gradient():
         assert parameter.grad is not None, name
 
 
-def test_output_shape_is_the_branches():
+def test_output_shape_matches_the_branches():
     assert tsd_parts.box_head().output_shape == ShapeSpec(channels=parts.WIDTH)
 
 
