@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CHECK_SECONDS, BENCHMARK_SECONDS, REHEARSAL_SECONDS = 285.0, 585.0, 3600.0
 PRECISIONS = ("float32", "float16", "bfloat16")
 LOSS_TOLERANCE = 0.01
-"""How far the first step's loss may be from float32's: the RoIs are the same."""
+"""Relative tolerance of the first step's loss compared to float32, on the same RoIs."""
 
 # Required modules, with their package names in gpu_wheels.py.
 NEEDED = {

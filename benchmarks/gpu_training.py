@@ -40,11 +40,11 @@ CONFIG = Path(__file__).resolve().parents[1] / "configs/quickstart/seesaw.py"
 TASKS = ("bbox", "segm")
 PRECISIONS = ("float32", "float16", "bfloat16")
 WARM_UP = 5
-"""Steps that are not timed."""
+"""Number of untimed warm-up steps."""
 LEARNS_IN = 20
-"""Steps after which the loss must have fallen by a tenth."""
+"""Number of steps after which the loss must have decreased by 10 %."""
 AP_TOLERANCE = 0.5
-"""Points of AP that a device may differ from the CPU: order changes where scores are close."""
+"""Tolerance in points of AP between device and CPU: close scores may change their order."""
 
 build: Any = instantiate
 

@@ -18,7 +18,7 @@ FLOAT32 = 1e-4
 """Largest difference in float32, relative to the largest value of the same tensor."""
 
 AUTOCAST = {torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""The same for mixed precision compared with float32: float16 keeps 11 bits, bfloat16 keeps 8."""
+"""Largest difference between mixed precision and float32: float16 has 11 bits, bfloat16 8."""
 
 Outcome = dict[str, Tensor]
 
