@@ -1,15 +1,15 @@
-"""What each step of the winning LVIS 2020 entry costs: parameters, GFLOPs, seconds of a small one.
+"""Cost of each step of the winning LVIS 2020 entry: parameters, GFLOPs and seconds per image.
 
     python benchmarks/challenge_cost.py
     python benchmarks/challenge_cost.py --steps 0 9
 
-Parameters and GFLOPs are those of configs/challenge at 1,203 classes. A FLOP is half a
-multiply-add. They are counted for an image of 1280 x 1280 that goes through backbone, neck and RPN
-head, 1,000 proposals through the box stages and 300 detections through the mask head. Convolutions,
-including deformable ones, and matrix products count; reassembly (CARAFE), pooling and activations
-do not. Backbone and RPN are counted on torch's meta device, without computing anything. With
-test-time augmentation each view goes through the backbone twice, for boxes and then for masks, and
-once through each head; views are taken as squares.
+Parameters and GFLOPs are counted for configs/challenge with 1,203 classes. A FLOP is half a
+multiply-add. An image of 1280 x 1280 goes through backbone, neck and RPN head, 1,000 proposals go
+through the box stages and 300 detections through the mask head. Convolutions, including deformable
+ones, and matrix products count; reassembly (CARAFE), pooling and activations do not. Backbone and
+RPN are counted on torch's meta device, without computing anything. With test-time augmentation each
+view goes through the backbone twice, for boxes and then for masks, and once through each head.
+Views are assumed to be square.
 
 Seconds are measured on small versions (d2_seesaw.engine.shrink) on one CPU thread: the median time
 of inference on an image of 144 x 144 with random weights. The steps take turns within each round.
@@ -35,7 +35,7 @@ SIZE = 1280
 
 @register_flop_formula(torch.ops.torchvision.deform_conv2d)
 def deform_conv_flop(x_shape, w_shape, *_args, out_shape=None, **_kwargs) -> int:
-    """FLOPs of the convolution behind the sampling; its offsets are a convolution of their own."""
+    """Count the FLOPs of a deformable convolution, without the one that predicts its offsets."""
     batch, _, height, width = out_shape
     out_channels, in_channels, *kernel = w_shape
     return 2 * batch * height * width * out_channels * in_channels * kernel[0] * kernel[1]
@@ -49,7 +49,7 @@ def model_of(cfg: DictConfig) -> nn.Module:
 
 
 def with_views(step: str, cfg: DictConfig) -> nn.Module:
-    """Build the model of a step, in test-time augmentation if the step has it."""
+    """Build the model of a step, wrapped in test-time augmentation if the step has it."""
     model = model_of(cfg)
     if not view_sizes(step, cfg):
         return model
@@ -59,7 +59,7 @@ def with_views(step: str, cfg: DictConfig) -> nn.Module:
 
 @torch.no_grad()
 def gflops(step: str, cfg: DictConfig) -> tuple[float, float]:
-    """Count backbone, neck and RPN head, and the ROI heads, in 1e9 FLOPs."""
+    """Count GFLOPs of backbone, neck and RPN head together, and of the ROI heads."""
     with torch.device("meta"):
         model = model_of(cfg)
         images = torch.zeros(1, 3, SIZE, SIZE)
@@ -92,7 +92,7 @@ def run_heads(heads: nn.Module, features: dict[str, torch.Tensor]) -> None:
     """Run 1,000 proposals through the box stages and 300 detections through the mask head."""
     predictors = heads.box_predictor
     for predictor in predictors if isinstance(predictors, nn.ModuleList) else [predictors]:
-        predictor.test_score_thresh = 2.0  # no detections of its own
+        predictor.test_score_thresh = 2.0  # suppresses the model's own detections
     images = ImageList(torch.zeros(1, 3, SIZE, SIZE), [(SIZE, SIZE)])
     heads(images, features, [instances(1000, "proposal_boxes")])
     given = instances(300, "pred_boxes")
@@ -129,7 +129,7 @@ def seconds(steps: dict[str, DictConfig], rounds: int) -> dict[str, float]:
 def main() -> None:
     """Print one line per step."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, nargs="+", help="all by default")
+    parser.add_argument("--steps", type=int, nargs="+", help="steps to measure (default: all)")
     parser.add_argument("--rounds", type=int, default=20)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,11 +1,11 @@
-"""Generator of an annotation file of the size of LVIS v1, to time the loading of datasets.
+"""Generator of an annotation file with the size of LVIS v1, to time dataset loading.
 
     python benchmarks/longtail_json.py lvis_size.json
     python benchmarks/longtail_json.py small.json --annotations 20000
 
 Real LVIS v1 has 1,270,141 training annotations in 100,170 images and 1,203 categories, in a file of
-1.1 GB. This one has the same numbers, a long tail of categories and polygons of 8 to 128 points
-with two decimals; the polygons are drawn from 4,096 different ones. There are no images.
+1.1 GB. The generated file has the same numbers, a long tail of categories and polygons of 8 to 128
+points with two decimals, drawn from 4,096 different ones. There are no images.
 """
 
 import argparse
@@ -19,7 +19,7 @@ _POLYGONS = 4096
 
 
 def _polygons(rng: np.random.Generator) -> list[str]:
-    """``segmentation``, ``area`` and ``bbox`` of ellipses, as JSON text."""
+    """Return ``segmentation``, ``area`` and ``bbox`` of ellipses as JSON text."""
     texts = []
     for points in np.exp(rng.uniform(np.log(8), np.log(128), _POLYGONS)).astype(int):
         angles = np.linspace(0, 2 * np.pi, points, endpoint=False)
@@ -41,7 +41,7 @@ def _polygons(rng: np.random.Generator) -> list[str]:
 
 
 def write_longtail_json(path: Path, annotations: int, *, seed: int = 0) -> None:
-    """Write annotations in LVIS format, with as many images and categories as fit their number."""
+    """Write annotations in LVIS format, with proportional numbers of images and categories."""
     rng = np.random.default_rng(seed)
     images = max(1, round(annotations * IMAGES / ANNOTATIONS))
     share = 1 / np.arange(1, CATEGORIES + 1) ** 1.3

@@ -1,16 +1,16 @@
-"""Time of a training step's classification loss: ours, plain cross-entropy, and the C x C formula.
+"""Time of the classification loss: this project's, cross-entropy, and the C x C formula.
 
     python benchmarks/seesaw_loss.py
     python benchmarks/seesaw_loss.py --classes 8142 --rounds 15
     python benchmarks/seesaw_loss.py --device cuda --rois 1024
 
-All of them run forward and backward on the same foreground RoIs, and both Seesaw losses count the
-classes of the batch as well. They take turns within each round, so that another load on the machine
-hits all of them, and what is printed is the median over the rounds of the ratio within a round,
-with its quartiles.
+All losses run forward and backward on the same foreground RoIs, and both Seesaw losses also count
+the classes of the batch. They take turns within each round, so that other load on the machine
+affects all of them. The output is the median over the rounds of the ratio within a round, with its
+quartiles.
 
-Freed memory stays with the process unless --system-malloc is given: else most of what is measured
-is how often the C library returned memory that the next step has to ask for, page by page.
+Freed memory stays with the process unless --system-malloc is given. Otherwise the times would be
+dominated by page faults, because the C library returns memory that the next step allocates again.
 
 Shapes: R foreground RoIs, C classes.
 """
@@ -45,9 +45,9 @@ def square_formula(
     q: float = 2.0,
     eps: float = 1e-2,
 ) -> Tensor:
-    """Seesaw as its equations are written: a ratio for every pair of classes, in linear space.
+    """Compute Seesaw Loss literally: a ratio for every pair of classes, in linear space.
 
-    As usual in such code, the counts are updated one class at a time.
+    As usual in such implementations, counts are updated one class at a time.
     """
     for label in labels.unique():
         counts[label] += (labels == label).sum()
@@ -69,13 +69,13 @@ def square_formula(
 
 
 def ours(logits: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
-    """The package's loss, with the counting that its module does."""
+    """Compute this project's loss, including the counting that its module does."""
     counts.scatter_add_(0, labels, torch.ones_like(labels))
     return seesaw_cross_entropy(logits, labels, counts)
 
 
 def make_steps(rois: int, classes: int, device: str) -> dict[str, Step]:
-    """One forward and backward pass of each candidate, by its name."""
+    """Return one forward and backward pass of each candidate, by name."""
     generator = torch.Generator().manual_seed(0)
     logits = (2 * torch.randn(rois, classes, generator=generator)).to(device)
     uniform = torch.rand(rois, generator=generator)
@@ -136,8 +136,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rois", type=int, default=512, help="foreground RoIs per step")
     parser.add_argument("--classes", type=int, nargs="+", default=[1203, 8142])
     parser.add_argument("--rounds", type=int, default=15, help="at least 2")
-    parser.add_argument("--threads", type=int, default=1, help="more need a quiet machine")
-    parser.add_argument("--system-malloc", action="store_true", help="leave malloc as it is")
+    parser.add_argument("--threads", type=int, default=1, help="more than 1 needs an idle machine")
+    parser.add_argument(
+        "--system-malloc", action="store_true", help="do not change malloc's settings"
+    )
     add_device_options(parser)
     return parser.parse_args()
 

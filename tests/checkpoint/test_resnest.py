@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from d2_seesaw.checkpoint import StrictCheckpointer, convert_resnest
 from d2_seesaw.modeling.backbones import TimmBackbone
 
-# mmdet's names of the stem, in the order of timm's: convolution and norm in turn.
+# Stem names in timm, mapped to mmdet's; convolutions and norms alternate.
 STEM = {"conv1.0": "0", "conv1.1": "1", "conv1.3": "3", "conv1.4": "4", "conv1.6": "6", "bn1": "7"}
 
 
@@ -32,7 +32,7 @@ def under_mmdets_names(state):
 
 
 def detector(**options):
-    """Return a backbone at its place in a detector."""
+    """Return a backbone under the name it has in a detector."""
     bottom_up = TimmBackbone("resnest14d", **options)
     return nn.ModuleDict({"backbone": nn.ModuleDict({"bottom_up": bottom_up})})
 
@@ -52,7 +52,7 @@ FORMS = {
         ("mmdet's, in a checkpoint", {"checkpoint": True}),
     ],
 )
-def test_a_file_with_a_resnest_starts_a_training(tmp_path, form, options):
+def test_a_resnest_file_can_initialize_a_training(tmp_path, form, options):
     torch.save(FORMS[form](weights()), tmp_path / "resnest.pth")
     model = detector(**options)
     StrictCheckpointer(model).load(str(tmp_path / "resnest.pth"))

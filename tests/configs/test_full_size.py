@@ -1,4 +1,4 @@
-"""One training step at LVIS v1's 1,203 classes on a CPU: full heads, small images, few RoIs."""
+"""Tests of a training step with 1,203 classes on a CPU: full heads, small images, few RoIs."""
 
 import pytest
 import torch

@@ -39,7 +39,7 @@ def datasets(tmp_path_factory):
     """Generate a small quickstart dataset; return the folder for DETECTRON2_DATASETS."""
     folder = tmp_path_factory.mktemp("datasets")
     tail = replace(DEMO_PROFILE, full_scale_images=1000)  # a tenth of the demo's counts
-    spec = LongTailSpec(num_train_images=120, num_val_images=24, min_val_images=2, profile=tail)
+    spec = LongTailSpec(num_train_images=120, num_val_images=12, min_val_images=2, profile=tail)
     generate_longtail_dataset(folder / "quickstart", spec, progress=False)
     return folder
 

@@ -5,7 +5,7 @@ import torch
 
 from d2_seesaw.cli.train import argument_parser, read_config
 
-STEPS = 24
+STEPS = 48
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def test_the_loss_falls(trained):
     losses = [m["total_loss"] for m in trained.metrics if "total_loss" in m]
     assert len(losses) >= STEPS - 1
     # Detectron2 writes the median of the last 20 steps.
-    assert losses[-1] < 0.85 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
 
 
 def test_losses_and_accuracies_are_logged_by_name(trained):
@@ -130,7 +130,7 @@ def test_epochs_become_steps_from_the_repeated_images(train_net, tmp_path):
     assert f"max_iter: {steps}" in (tmp_path / "config.yaml").read_text()
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", [pytest.param("bfloat16", marks=pytest.mark.slow), "float16"])
 def test_mixed_precision_accumulation_and_clipping_train(train_net, tmp_path, dtype):
     run = train_net(
         tmp_path,

@@ -16,7 +16,7 @@ def parse(*arguments):
     return argument_parser().parse_args(["--config-file", "x.py", *arguments])
 
 
-def test_flags_are_detectron2s_with_their_meanings():
+def test_flags_are_detectron2s_with_the_same_meaning():
     args = parse("--num-gpus", "2", "--resume", "--eval-only", "train.seed=1", "model.x=2")
     assert (args.num_gpus, args.num_machines, args.machine_rank) == (2, 1, 0)
     assert args.resume
@@ -37,7 +37,7 @@ def test_more_gpus_than_there_are_is_an_error(monkeypatch):
         launch_training(print, parse("--num-gpus", "8"))
 
 
-def test_several_machines_need_an_address():
+def test_several_machines_need_a_dist_url():
     with pytest.raises(ValueError, match="--num-machines needs --dist-url"):
         launch_training(print, parse("--num-machines", "2"))
 

@@ -28,7 +28,7 @@ def test_is_torchs_weighted_cross_entropy(batch, power):
     assert loss.class_counts.tolist() == COUNTS
 
 
-def test_counts_the_training_steps_by_default(batch):
+def test_counts_labels_of_training_steps_by_default(batch):
     loss = InverseFrequencyLoss(4)
     for _ in range(2):
         value = loss(*batch)
@@ -52,6 +52,6 @@ def test_counts_of_a_trillion_pixels_keep_their_ratio(batch):
         ({"num_classes": 2, "class_counts": [1, -1]}, r"must be 2 numbers.* got \[1, -1\]"),
     ],
 )
-def test_a_hyper_parameter_out_of_range_is_named(options, message):
+def test_a_hyper_parameter_out_of_range_is_reported(options, message):
     with pytest.raises(ValueError, match=message):
         InverseFrequencyLoss(**options)

@@ -1,4 +1,4 @@
-"""Whole models: what is trained, what stays, and what comes out."""
+"""Tests of complete dual-head models: trained parameters, frozen state and outputs."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def everything(module):
-    """Parameters and all buffers, those included that are not saved."""
+    """Return all parameters and buffers, including non-persistent ones."""
     return {n: t.clone() for n, t in [*module.named_parameters(), *module.named_buffers()]}
 
 
@@ -58,7 +58,7 @@ EQUAL += [("plain", {"predictors": {"cls_agnostic_bbox_reg": False, "seesaw": Fa
 
 @pytest.mark.parametrize(("kind", "options"), EQUAL)
 @torch.no_grad()
-def test_a_new_branch_that_equals_the_old_one_changes_nothing(kind, options):
+def test_a_new_branch_equal_to_the_old_one_changes_no_detection(kind, options):
     old_options = {k: v for k, v in options.items() if k != "encoder"}
     before = trained(kind, **old_options)
     after = follow(before, kind, **options).eval()
@@ -78,7 +78,7 @@ def test_a_new_branch_that_equals_the_old_one_changes_nothing(kind, options):
 
 @pytest.mark.parametrize("init", ["copy", "random"])
 @every_kind
-def test_training_moves_every_new_tensor_and_no_old_one(kind, init):
+def test_training_changes_every_new_tensor_and_no_old_one(kind, init):
     before = trained(kind)
     after = follow(before, kind, model_options={"init": init})
     start = everything(after)
@@ -146,7 +146,7 @@ NAMES = {False: ["loss_cls_new"], True: ["loss_cls_classes_new", "loss_cls_objec
 
 @pytest.mark.parametrize("seesaw", [True, False])
 @every_kind
-def test_losses_are_the_new_branches_alone(kind, seesaw):
+def test_only_the_new_branches_have_losses(kind, seesaw):
     after = model(kind, dual=True, predictors={"seesaw": seesaw})
     losses = after(images())
     suffixes = [""] if kind == "plain" else [f"_stage{k}" for k in range(3)]
@@ -155,7 +155,7 @@ def test_losses_are_the_new_branches_alone(kind, seesaw):
 
 
 @every_kind
-def test_what_only_other_losses_need_is_not_run(kind):
+def test_modules_needed_only_by_other_losses_are_not_run(kind):
     after = follow(trained(kind), kind)
     heads = after.roi_heads
     unused = [heads.mask_head, heads.mask_pooler]
@@ -179,7 +179,7 @@ def test_what_only_other_losses_need_is_not_run(kind):
     assert not any(f.requires_grad for f in features)
 
 
-def test_the_weights_of_the_stages_are_the_cascades():
+def test_stage_weights_scale_the_losses():
     one, other = (
         model("cascade", dual=True, stage_loss_weights=weights)
         for weights in ([1, 1, 1], [1, 2, 4])
@@ -188,29 +188,29 @@ def test_the_weights_of_the_stages_are_the_cascades():
     inputs = images()
     losses = []
     for module in (one, other):
-        torch.manual_seed(1)  # of the sampling
+        torch.manual_seed(1)  # same sampling
         losses.append(module(inputs))
     for name, loss in losses[1].items():
         torch.testing.assert_close(loss, [1, 2, 4][int(name[-1])] * losses[0][name])
 
 
 @every_kind
-def test_rois_are_sampled_as_in_training_from_as_many_proposals(kind):
+def test_rois_are_sampled_from_as_many_proposals_as_in_plain_training(kind):
     before = trained(kind)
     after = follow(before, kind)
     seen = {"before": [], "after": []}
     for name, module in (("before", before), ("after", after)):
         sample = module.roi_heads.label_and_sample_proposals
 
-        def noting(proposals, targets, sample=sample, name=name):
+        def record(proposals, targets, sample=sample, name=name):
             sampled = sample(proposals, targets)
             seen[name].append(([len(p) for p in proposals], [len(p) for p in sampled]))
             return sampled
 
-        module.roi_heads.label_and_sample_proposals = noting
+        module.roi_heads.label_and_sample_proposals = record
     inputs = images(((0, 2, 2), ()))
     for module in before.modules():
-        # As it trains, with the statistics it has: so both see the same features.
+        # Training mode, but with fixed statistics, so that both models see the same features.
         module.training = not isinstance(module, nn.BatchNorm2d)
     for module in (before, after):
         module(inputs)
@@ -220,7 +220,7 @@ def test_rois_are_sampled_as_in_training_from_as_many_proposals(kind):
     assert len(seen["before"]) == len(seen["after"]) == (1 if kind == "plain" else 3)
 
 
-def test_the_limits_of_proposals_are_put_back_whatever_happens():
+def test_proposal_limits_are_restored_after_an_error():
     after = model("plain", dual=True)
     limits = (after.proposal_generator.pre_nms_topk, after.proposal_generator.post_nms_topk)
 
@@ -265,21 +265,21 @@ def test_trains_with_any_number_of_objects(kind, labels):
 
 
 @every_kind
-def test_masks_of_objects_are_not_copied_for_every_roi(kind):
+def test_object_masks_are_not_copied_for_every_roi(kind):
     after = model(kind, dual=True)
     sample, fields = after.roi_heads.label_and_sample_proposals, []
 
-    def noting(*given):
+    def record(*given):
         sampled = sample(*given)
         fields.extend(name for p in sampled for name in p.get_fields())
         return sampled
 
-    after.roi_heads.label_and_sample_proposals = noting
+    after.roi_heads.label_and_sample_proposals = record
     after(images())
     assert {name for name in fields if name.startswith("gt_")} == {"gt_boxes", "gt_classes"}
 
 
-def test_objects_need_no_masks_and_are_left_as_they_were():
+def test_objects_need_no_masks_and_are_not_modified():
     after = model("cascade", dual=True)
     inputs = images()
     for given in inputs:
@@ -290,7 +290,7 @@ def test_objects_need_no_masks_and_are_left_as_they_were():
     assert fields == [set(given["instances"].get_fields()) for given in inputs]
 
 
-def test_the_optimizer_gets_the_new_parameters_alone():
+def test_the_optimizer_gets_only_the_new_parameters():
     after = model("tsd_htc_lite", dual=True)
     groups = get_default_optimizer_params(after)
     given = {id(p) for group in groups for p in group["params"]}
@@ -313,7 +313,7 @@ def test_ddp_finds_no_unused_parameter(kind, tmp_path):
         dist.destroy_process_group()
 
 
-def test_a_copy_is_made_of_loaded_weights_but_never_over_loaded_new_ones():
+def test_loaded_weights_are_copied_unless_new_ones_were_loaded():
     before = trained("tsd")
     copied = follow(before, "tsd")
     for name, tensor in copied.state_dict().items():
@@ -327,7 +327,7 @@ def test_a_copy_is_made_of_loaded_weights_but_never_over_loaded_new_ones():
     assert all(torch.equal(again.state_dict()[n], t) for n, t in copied.state_dict().items())
 
 
-def test_random_branches_are_not_those_of_before_and_counts_go_on_if_asked():
+def test_random_branches_are_no_copies_and_counts_continue_on_request():
     before = trained("cascade")
     after = follow(before, "cascade", model_options={"init": "random", "fresh_counts": False})
     for predictor, old in zip(stages(after), stages(before), strict=True):
@@ -336,12 +336,12 @@ def test_random_branches_are_not_those_of_before_and_counts_go_on_if_asked():
         assert old.cls_loss.class_counts.sum() > 0
 
 
-def test_a_state_without_the_new_branches_is_not_complete():
+def test_a_state_without_the_new_branches_is_reported_as_incomplete():
     with pytest.raises(RuntimeError, match=r"Missing key.*box_predictor\.new\.cls_score\.weight"):
         model("plain", dual=True).load_state_dict(trained("plain").state_dict())
 
 
-def test_added_keys_are_what_the_model_before_does_not_have():
+def test_added_keys_are_the_keys_that_the_previous_model_lacks():
     for kind in KINDS:
         after = model(kind, dual=True)
         assert after.added_keys == after.state_dict().keys() - trained(kind).state_dict().keys()
@@ -355,7 +355,7 @@ def test_bfloat16_autocast_is_close_to_full_precision(kind):
     sampled, replayed = [], []
 
     def same(*given):
-        # Proposals a rounding apart would be other RoIs.
+        # Rounding changes proposals and thus the sampled RoIs, so both runs use the same RoIs.
         if len(sampled) < 3:
             sampled.append(sample(*given))
             return sampled[-1]
@@ -378,7 +378,7 @@ def test_bfloat16_autocast_is_close_to_full_precision(kind):
     assert all(f["instances"].scores.dtype == torch.float32 for f in found)
 
 
-def test_what_cannot_work_is_refused():
+def test_invalid_options_are_rejected():
     with pytest.raises(ValueError, match=r"init must be one of \['copy', 'random'\], got 'zero'"):
         model("plain", dual=True, model_options={"init": "zero"})
     with pytest.raises(ValueError, match="new_cls_score cannot start as a copy of cls_score"):
@@ -396,7 +396,7 @@ def test_what_cannot_work_is_refused():
         model("plain", dual=True)([{"image": torch.rand(3, 64, 64)}])
 
 
-def test_the_new_branches_of_other_losses_are_trained_from_random():
+def test_new_branches_with_another_loss_can_start_from_random_weights():
     options = {"predictors": {"seesaw": False, "new_seesaw": True}}
     after = model("tsd", dual=True, model_options={"init": "random"}, **options)
     losses = steps(after, 1)
@@ -406,7 +406,7 @@ def test_the_new_branches_of_other_losses_are_trained_from_random():
     assert all(torch.isfinite(s).all() and len(s) == 10 for s in scores)
 
 
-def test_batch_norm_of_a_new_branch_learns_and_that_of_the_old_one_does_not():
+def test_only_the_new_branchs_batch_norm_is_trained():
     norm = {"conv_dims": [8], "conv_norm": "BN"}
     head = dual_parts.box_head("plain", True, **norm)
     names = [n for n, _ in head.named_buffers() if n.endswith("running_mean")]

@@ -1,4 +1,4 @@
-"""Runs a function on several gloo ranks, forked from a server that has done the imports."""
+"""Runner of a function on several gloo ranks, forked from a server with preloaded modules."""
 
 import gc
 import multiprocessing
@@ -16,8 +16,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
-# Importing takes most of the time of a rank, so it happens once per test session. No module of
-# these may initialize CUDA, which does not survive a fork.
+# Imports take most of a rank's time, so they run once per test session. None of these modules may
+# initialize CUDA, because a forked process cannot use it then.
 multiprocessing.set_forkserver_preload(
     ["pytest", "fvcore.nn.precise_bn", "d2_seesaw.engine", "d2_seesaw.evaluation"]
 )
@@ -29,12 +29,12 @@ def run_on_ranks(
     """Run ``fn(*args)`` on every rank of a gloo process group; return the results in rank order.
 
     ``fn`` gets its rank from ``torch.distributed``. It and its arguments are pickled, so it must be
-    a top-level function. The ranks meet in a file, so that no port can be in use already.
+    a top-level function. The ranks meet through a file, so no port is needed.
 
     Raises:
-        RuntimeError: a rank raised; with the traceback of the first that did, because the others
-            then only report a lost connection.
-        TimeoutError: the ranks were not done in ``timeout`` seconds and have been killed.
+        RuntimeError: a rank raised. The message has the traceback of the first one, because the
+            others then only report a lost connection.
+        TimeoutError: the ranks did not finish within ``timeout`` seconds and were killed.
     """
     with TemporaryDirectory() as folder:
         ranks = (world_size, Path(folder), fn, args)
@@ -42,7 +42,7 @@ def run_on_ranks(
             start_processes(_run_rank, ranks, world_size=world_size, timeout=timeout)
         except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
             raise RuntimeError(_first_error(Path(folder)) or str(error)) from error
-        # Our own files, which may hold any type that the function returns.
+        # These files are our own. The function may return any type, hence weights_only=False.
         return [torch.load(_result(Path(folder), r), weights_only=False) for r in range(world_size)]
 
 
@@ -53,7 +53,7 @@ def start_processes(
 
     Raises:
         ProcessRaisedException, ProcessExitedException: a process failed.
-        TimeoutError: the processes were not done in ``timeout`` seconds and have been killed.
+        TimeoutError: the processes did not finish within ``timeout`` seconds and were killed.
     """
     context = mp.start_processes(
         fn, args=args, nprocs=world_size, join=False, start_method="forkserver"
@@ -92,8 +92,8 @@ def _run_rank(
             first_error.write(f"rank {rank} failed:\n{traceback.format_exc()}")
         raise
     finally:
-        # A group that is still referenced when Python exits sometimes aborts the process.
-        # Detectron2 keeps it in a cache, trainers and DDP in reference cycles.
+        # A process group that is still referenced at exit sometimes aborts the process. Detectron2
+        # holds it in a cache, trainers and DDP in reference cycles.
         comm._get_global_gloo_group.cache_clear()
         gc.collect()
         dist.destroy_process_group()
