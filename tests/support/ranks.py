@@ -13,8 +13,8 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from detectron2.utils import comm
+from torch.multiprocessing.spawn import ProcessException, start_processes
 
 # Importing takes most of the time of a rank, so it happens once per test session. No module of
 # these may initialize CUDA, which does not survive a fork.
@@ -37,7 +37,7 @@ def run_on_ranks(
         TimeoutError: the ranks were not done in ``timeout`` seconds and have been killed.
     """
     with TemporaryDirectory() as folder:
-        context = mp.start_processes(
+        context = start_processes(
             _run_rank,
             args=(world_size, Path(folder), fn, args),
             nprocs=world_size,
@@ -49,7 +49,7 @@ def run_on_ranks(
             while not context.join(timeout=1.0):
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"{world_size} ranks were not done in {timeout} s")
-        except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
+        except ProcessException as error:
             raise RuntimeError(_first_error(Path(folder)) or str(error)) from error
         finally:
             for process in context.processes:
@@ -73,8 +73,9 @@ def _run_rank(
     rank: int, world_size: int, folder: Path, fn: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
     torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), world_size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size
+    )
     try:
         torch.save(fn(*args), _result(folder, rank))
     except Exception:
