@@ -62,7 +62,7 @@ def measure(folder: Path, images: int, detections: int) -> None:
         known = np.concatenate([np.unique(categories), objects["absent"][image]])
         found = detect(rng, image + 1, known, categories, boxes, detections, masks=False)
         instances = Instances((HEIGHT, WIDTH), scores=torch.from_numpy(found.scores))
-        corners = torch.from_numpy(found.boxes.copy())
+        corners = torch.tensor(found.boxes)
         corners[:, 2:] += corners[:, :2]
         instances.pred_boxes = Boxes(corners)
         instances.pred_classes = torch.from_numpy(found.category_ids) - 1

@@ -84,7 +84,7 @@ def make_steps(rois: int, classes: int, device: str) -> dict[str, Step]:
     float_counts = counts.float()
 
     def step_of(losses_of: Callable[[Tensor], Tensor]) -> Step:
-        def step() -> Tensor:
+        def step() -> Tensor | None:
             leaf = logits.detach().requires_grad_()
             losses_of(leaf).mean().backward()
             return leaf.grad

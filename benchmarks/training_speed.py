@@ -17,9 +17,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import SimpleTrainer
+from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from fixed_proposals import FixedProposals
@@ -51,7 +53,7 @@ def random_image(options: argparse.Namespace) -> dict[str, Any]:
     extents = 16 + torch.rand(options.objects, 2) * torch.tensor([width, height]) * 0.25
     angles = torch.arange(8) * math.pi / 4
     octagon = 0.5 + 0.5 * torch.stack([angles.cos(), angles.sin()], dim=1)
-    polygons = [
+    polygons: list[list[Tensor | np.ndarray]] = [
         [(corner + extent * octagon).flatten().double().numpy()]
         for corner, extent in zip(corners, extents, strict=True)
     ]
@@ -129,7 +131,7 @@ class Endless:
 
 
 @torch.no_grad()
-def tame(model: nn.Module) -> None:
+def tame(model: GeneralizedRCNN) -> None:
     """Rescale random weights to keep activations near one: frozen norms do not normalize them."""
     for name, buffer in model.backbone.named_buffers():
         if name.endswith("conv3.norm.weight"):

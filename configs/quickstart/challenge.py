@@ -10,12 +10,15 @@ train.init_checkpoint=output/quickstart/challenge/model_final.pth. No published 
 generated here.
 """
 
+from typing import cast
+
 from detectron2.config import LazyConfig
+from omegaconf import DictConfig
 
 from d2_seesaw.engine.shrink import shrink
 
-_step = LazyConfig.load_rel("../challenge/step09_seesaw.py")
-_small = shrink(_step, LazyConfig.load_rel("seesaw.py"))
+_step = cast(DictConfig, LazyConfig.load_rel("../challenge/step09_seesaw.py"))
+_small = shrink(_step, cast(DictConfig, LazyConfig.load_rel("seesaw.py")))
 
 dataloader = _small.dataloader
 lr_multiplier = _small.lr_multiplier

@@ -29,7 +29,7 @@ def model(num_classes=4):
 @pytest.fixture
 def saved(tmp_path):
     source = model()
-    source["box_predictor"].cls_loss.class_counts += torch.tensor([5, 0, 2**40, 1, 9])
+    source["box_predictor"].cls_loss.class_counts.add_(torch.tensor([5, 0, 2**40, 1, 9]))
     StrictCheckpointer(source, str(tmp_path)).save("model")
     return source, str(tmp_path / "model.pth")
 

@@ -33,7 +33,7 @@ def test_versions_outside_of_the_tested_ones_are_warned_of(version, fits, monkey
     monkeypatch.setitem(env.TESTED, "torch", ("2.9", "2.14"))
     warning = env.untested("torch", version)
     assert (warning is None) == fits
-    assert fits or f"torch {version} is not among the tested versions, 2.9 to 2.14" in warning
+    assert fits or f"torch {version} is not among the tested versions, 2.9 to 2.14" in str(warning)
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_augmentation_and_schedule_length_change_at_step_6(path):
     if augmented:
         mapper = cfg.dataloader.train.mapper
         assert isinstance(instantiate(mapper.instance_augmentation), InstaBoost)
-        resize, crop, _ = instantiate(mapper.augmentations)
+        resize, crop, _ = map(instantiate, mapper.augmentations)
         assert isinstance(resize, ResizeScale)
         assert isinstance(crop, RandomCrop)
         assert tuple(crop.crop_size) == (1280, 1280)

@@ -136,11 +136,11 @@ def test_follows_the_published_recipe(path):
     assert cfg.model.pixel_mean == [123.675, 116.28, 103.53]
     assert cfg.model.pixel_std == [58.395, 57.12, 57.375]
     assert not cfg.model.backbone.bottom_up.stages.stride_in_1x1
-    resize, flip = instantiate(cfg.dataloader.train.mapper.augmentations)
+    resize, flip = map(instantiate, cfg.dataloader.train.mapper.augmentations)
     assert list(resize.short_edge_length) == [640, 672, 704, 736, 768, 800]
     assert (resize.max_size, resize.is_range) == (1333, False)
     assert flip.horizontal
-    (test_resize,) = instantiate(cfg.dataloader.test.mapper.augmentations)
+    (test_resize,) = map(instantiate, cfg.dataloader.test.mapper.augmentations)
     assert (list(test_resize.short_edge_length), test_resize.max_size) == ([800, 800], 1333)
 
 
@@ -225,7 +225,7 @@ def test_the_plain_htc_lite_only_lacks_the_context():
 def test_configs_for_mmdets_weights_differ_only_in_testing(path):
     cfg, base = changed(path), read(CONFIGS / "lvis_v1" / f"{path.stem}_rfs_2x.py")
     assert str(cfg.train.init_checkpoint) == ""
-    (resize,) = instantiate(cfg.dataloader.test.mapper.augmentations)
+    (resize,) = map(instantiate, cfg.dataloader.test.mapper.augmentations)
     assert isinstance(resize, OpenCVResizeShortestEdge)
     assert (resize.short_edge_length, resize.max_size) == (800, 1333)
     cfg.dataloader.test.mapper.augmentations = base.dataloader.test.mapper.augmentations

@@ -120,7 +120,7 @@ class CropAt(T.Augmentation):
     def __init__(self, *corners):
         self.corners, self.taken = corners, 0
 
-    def get_transform(self, image):
+    def get_transform(self, image):  # pyright: ignore[reportIncompatibleMethodOverride]
         x, y = self.corners[min(self.taken, len(self.corners) - 1)]
         self.taken += 1
         return T.CropTransform(x, y, 12, 12)

@@ -4,6 +4,7 @@ Shapes: R sampled RoIs over all ranks, C = 4 classes, 4 is background.
 """
 
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -66,7 +67,7 @@ def batches_of(rank: int | None) -> list[tuple[Tensor, Tensor]]:
     return batches
 
 
-def train_on_this_rank() -> dict[str, Result]:
+def train_on_this_rank() -> dict[str, Any]:
     batches = batches_of(dist.get_rank())
     return {
         "synced": train(batches, sync=True, wrap=DistributedDataParallel),
@@ -85,7 +86,7 @@ def evaluate_on_one_rank_only() -> dict[str, float] | None:
 
 
 @cache
-def on_two_ranks() -> list[dict[str, Result]]:
+def on_two_ranks() -> list[dict[str, Any]]:
     return run_on_ranks(train_on_this_rank, world_size=2)
 
 

@@ -14,10 +14,10 @@ class Backbone(nn.Sequential):
         super().__init__(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
         self.runs_in_python = 0
 
-    def forward(self, x):
+    def forward(self, input):
         if not torch.compiler.is_compiling():
             self.runs_in_python += 1
-        return super().forward(x)
+        return super().forward(input)
 
 
 class Model(nn.Module):

@@ -142,9 +142,8 @@ def test_counts_and_losses_in_a_process_group_of_the_gpu(device, tmp_path: Path)
     batch = [tensor.to(device) for tensor in sampled_rois(C + 2)]
     alone = SeesawLoss(C).to(device)
     expected = alone(*batch)
-    store = dist.FileStore(str(tmp_path / "store"), 1)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    dist.init_process_group(backend, init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         assert_close(loss(*batch), expected)
     finally:

@@ -158,7 +158,7 @@ class Oracle(GeneralizedRCNN):
 
 
 class _Seeing(Backbone):
-    def forward(self, images):
+    def forward(self, images):  # pyright: ignore[reportIncompatibleMethodOverride]
         return {"image": images}
 
     def output_shape(self):

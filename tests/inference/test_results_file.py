@@ -55,7 +55,7 @@ def test_pycocotools_reads_both_files_and_finds_the_pictures_and_names(tmp_path)
         results.add_instances(results.add_image("clip.mp4", (6, 8), frame=1), detections())
     coco = COCO(str(tmp_path / "images.json"))
     assert coco.imgs[1] == {"id": 1, "file_name": "a.jpg", "height": 6, "width": 8}
-    clip = [(coco.imgs[i]["file_name"], coco.imgs[i]["frame"]) for i in (2, 3)]
+    clip = [(coco.imgs[i]["file_name"], coco.imgs[i].get("frame")) for i in (2, 3)]
     assert clip == [("clip.mp4", 0), ("clip.mp4", 1)]
     assert {i: c["name"] for i, c in coco.cats.items()} == {7: "cat", 90: "dog", 3: "owl"}
     loaded = coco.loadRes(str(tmp_path / "results.json"))

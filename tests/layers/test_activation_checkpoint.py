@@ -2,7 +2,7 @@ from functools import partial
 
 import pytest
 import torch
-from timm.layers import BatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 from torch.testing import assert_close
 

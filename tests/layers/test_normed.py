@@ -68,7 +68,7 @@ def test_linear_ignores_the_length_of_features_and_weights():
     x = torch.randn(4, 5)
     expected = layer(x)
     with torch.no_grad():
-        layer.weight *= torch.tensor([[0.5], [3.0], [40.0]])
+        layer.weight.mul_(torch.tensor([[0.5], [3.0], [40.0]]))
     assert_close(layer(x * torch.tensor([[0.5], [1.0], [7.0], [90.0]])), expected)
 
 

@@ -30,8 +30,7 @@ def test_is_torchs_weighted_cross_entropy(batch, power):
 
 def test_counts_labels_of_training_steps_by_default(batch):
     loss = InverseFrequencyLoss(4)
-    for _ in range(2):
-        value = loss(*batch)
+    _, value = [loss(*batch) for _ in range(2)]
     assert loss.class_counts.tolist() == [4, 2, 2, 2]
     weights = torch.tensor([0.5, 1, 1, 1], dtype=torch.float64)
     assert_close(value, F.cross_entropy(*batch, weights, ignore_index=255))

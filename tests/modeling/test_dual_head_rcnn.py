@@ -32,6 +32,7 @@ def steps(module, number=3, inputs=None):
     parameters = get_default_optimizer_params(getattr(module, "module", module))
     optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=1e-4)
     module.train()
+    losses = {}
     for _ in range(number):
         losses = module(inputs or images())
         optimizer.zero_grad()
@@ -301,8 +302,7 @@ def test_the_optimizer_gets_only_the_new_parameters():
 
 @every_kind
 def test_ddp_finds_no_unused_parameter(kind, tmp_path):
-    store = dist.FileStore(str(tmp_path / "store"), 1)
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         after = follow(trained(kind), kind)
         wrapped = DistributedDataParallel(after, broadcast_buffers=False)

@@ -32,13 +32,12 @@ class Features(Backbone):
         self._out_feature_channels = dict(zip(FEATURES, channels, strict=True))
         self._out_feature_strides = dict(zip(FEATURES, (4, 8, 16, 32), strict=True))
 
-    def forward(self, x):
+    def forward(self, x):  # pyright: ignore[reportIncompatibleMethodOverride]
         if self.features is not None:
             return self.features
         return {
-            name: spec.channels
-            * F.avg_pool2d(x, spec.stride).repeat(1, 2, 1, 1)[:, : spec.channels]
-            for name, spec in self.output_shape().items()
+            name: c * F.avg_pool2d(x, self._out_feature_strides[name]).repeat(1, 2, 1, 1)[:, :c]
+            for name, c in self._out_feature_channels.items()
         }
 
 
@@ -94,7 +93,7 @@ def test_the_full_size_has_35_cells_and_41_6_million_parameters():
         model = FPG(Features((256, 512, 1024, 2048)), FEATURES, 256)
     assert sum(len(pathway) for pathway in model.pathways) == 35
     assert sum(p.numel() for p in model.parameters()) == 41_616_640  # counted in mmdet
-    active = [[name for name in LEVELS if name in pathway] for pathway in model.pathways]
+    active = [[name for name in LEVELS if hasattr(pathway, name)] for pathway in model.pathways]
     assert active == [LEVELS[max(0, 4 - s) :] for s in range(9)]
 
 

@@ -56,7 +56,7 @@ PAIRS = {
 def features_for(head, height=64, width=96):
     shape = FPN_SHAPE if isinstance(head, SemSegFPNHead) else DEEPLAB_SHAPE
     return {
-        name: torch.randn(2, s.channels, -(-height // s.stride), -(-width // s.stride))
+        name: torch.randn(2, s.channels, *(-(-side // (s.stride or 1)) for side in (height, width)))
         for name, s in shape.items()
     }
 

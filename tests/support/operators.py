@@ -36,7 +36,7 @@ class SavedForBackward(torch.autograd.graph.saved_tensors_hooks):
         self._storages: dict[int, torch.UntypedStorage] = {}
         super().__init__(self._note, self._give_back)
 
-    def __enter__(self) -> "SavedForBackward":
+    def __enter__(self) -> "SavedForBackward":  # pyright: ignore[reportIncompatibleMethodOverride]
         super().__enter__()
         return self
 

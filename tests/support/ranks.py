@@ -13,8 +13,9 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+import torch.multiprocessing.spawn as mp_spawn
 from detectron2.utils import comm
+from torch.multiprocessing.spawn import ProcessException
 
 # Imports take most of a rank's time, so they run once per test session. None of these modules may
 # initialize CUDA, because a forked process cannot use it then.
@@ -40,7 +41,7 @@ def run_on_ranks(
         ranks = (world_size, Path(folder), fn, args)
         try:
             start_processes(_run_rank, ranks, world_size=world_size, timeout=timeout)
-        except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
+        except ProcessException as error:
             raise RuntimeError(_first_error(Path(folder)) or str(error)) from error
         # These files are our own. The function may return any type, hence weights_only=False.
         return [torch.load(_result(Path(folder), r), weights_only=False) for r in range(world_size)]
@@ -52,10 +53,10 @@ def start_processes(
     """Run ``fn(rank, *args)`` in processes that are forked from the server, until all have ended.
 
     Raises:
-        ProcessRaisedException, ProcessExitedException: a process failed.
+        ProcessException: a process failed.
         TimeoutError: the processes did not finish within ``timeout`` seconds and were killed.
     """
-    context = mp.start_processes(
+    context = mp_spawn.start_processes(
         fn, args=args, nprocs=world_size, join=False, start_method="forkserver"
     )
     deadline = time.monotonic() + timeout
@@ -83,8 +84,9 @@ def _run_rank(
     rank: int, world_size: int, folder: Path, fn: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
     torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), world_size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size
+    )
     try:
         torch.save(fn(*args), _result(folder, rank))
     except Exception:

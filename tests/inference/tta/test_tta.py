@@ -338,8 +338,7 @@ def test_mixed_precision_runs_the_model_in_it_and_merges_in_float32(record, merg
 
 
 def test_a_model_in_ddp_is_taken_out_of_it(record, tmp_path):
-    store = dist.FileStore(str(tmp_path / "store"), 1)
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         views = MultiViewInference(DistributedDataParallel(shared_model()), scales=SCALES[:1])
         assert views.model is shared_model()

@@ -2,7 +2,7 @@ import pytest
 import timm
 import torch
 from detectron2.layers import FrozenBatchNorm2d
-from timm.layers import BatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 from torch.testing import assert_close
 

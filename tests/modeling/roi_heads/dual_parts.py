@@ -40,7 +40,7 @@ class TinyBackbone(Backbone):
         )
         self.p3 = nn.Sequential(nn.Conv2d(CHANNELS, CHANNELS, 3, 2, 1), nn.BatchNorm2d(CHANNELS))
 
-    def forward(self, x):
+    def forward(self, x):  # pyright: ignore[reportIncompatibleMethodOverride]
         p2 = self.p2(x)
         return {"p2": p2, "p3": self.p3(p2)}
 

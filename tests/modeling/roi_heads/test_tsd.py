@@ -119,7 +119,7 @@ def test_initial_offsets_are_nonzero_without_bias():
     head = TSDBoxHead(ShapeSpec(channels=32, height=7, width=7), fc_dims=[8])
     for layer in (head.shared_fc[0], head.delta_c[0], head.delta_c[2], head.delta_r[0]):
         assert not layer.bias.any()
-        assert layer.weight.std().item() == pytest.approx(layer.in_features**-0.5, rel=0.05)
+        assert layer.weight.std().item() == pytest.approx(int(layer.in_features) ** -0.5, rel=0.05)
     assert head.delta_r[2].weight.any()
 
 
