@@ -24,7 +24,7 @@ def text_of(first, second, names=("<a>", "b")):
     return comparison_page([compare(first, second, names=names)])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page():
     first = run(
         [10.0, 20.0, 30.0, NAN],
