@@ -4,7 +4,7 @@ import pytest
 from d2_seesaw.data.frequency import check_group_bounds, check_pixel_counts, pixel_frequency_groups
 
 
-def test_groups_go_by_the_share_of_pixels_and_bounds_belong_to_the_upper_group():
+def test_groups_follow_the_share_of_pixels_and_bounds_belong_to_the_upper_group():
     pixels = np.array([500, 100, 99, 10, 9, 0, 282])
     assert pixel_frequency_groups(pixels, (0.01, 0.1)) == list("ffccrrf")
 

@@ -48,7 +48,7 @@ def mapper(*augmentations, is_train=True, **options):
         ([T.FixedSizeCrop((80, 110), pad_value=255), T.RandomFlip()], (80, 110)),
     ],
 )
-def test_labels_stay_with_their_pixels_whatever_is_done_to_the_image(record, augmentations, size):
+def test_labels_stay_with_their_pixels_under_all_augmentations(record, augmentations, size):
     map_record = mapper(*augmentations)
     for _ in range(10):
         mapped = map_record(record)

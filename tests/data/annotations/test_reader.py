@@ -171,10 +171,7 @@ def test_unusable_annotations_are_one_error_with_the_command_that_lists_all(tmp_
     [
         ("{", "is not valid JSON"),
         ("\xff", "is not valid JSON"),
-        (
-            "\xef\xbb\xbf{}",
-            "is not valid JSON: Unexpected UTF-8 BOM",
-        ),  # as for lvis, pycocotools
+        ("\xef\xbb\xbf{}", "is not valid JSON: Unexpected UTF-8 BOM"),  # as in lvis and pycocotools
         ("[]", "must hold an object .* got a list"),
         ('{"images": [], "annotations": []}', "cannot be used .*the file has no list of 'categor"),
     ],

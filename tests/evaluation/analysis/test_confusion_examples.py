@@ -159,7 +159,7 @@ def test_the_largest_missed_objects_of_rare_categories_are_shown_last():
     assert [e.image_id for e in found[1:]] == [51, 53, 55, 57, 59, 61, 50, 52]
 
 
-def test_an_ignored_object_is_no_example():
+def test_an_ignored_object_is_not_an_example():
     data, results = rows_of_objects("rf", [1, 0], taken_for=2)
     data["annotations"][0]["ignore"] = 1
     assert analysis_of(data, results).examples == []

@@ -137,7 +137,7 @@ def test_more_than_300_detections_with_ties_at_the_cut_are_cut_as_by_lvis(task):
 
 
 @pytest.mark.parametrize("engine_id", [0, 5])
-def test_an_object_is_found_whatever_the_id_of_its_annotation(engine_id):
+def test_an_object_is_found_with_any_annotation_id(engine_id):
     # The only intended difference: lvis treats a match with the id 0 as no match.
     data = dataset("f")
     add_object(data, 1, 1, [0, 0, 40, 40])["id"] = engine_id
