@@ -1,6 +1,6 @@
 """Mask R-CNN with timm's ResNeSt-50, Seesaw Loss, repeat factor sampling, LVIS v1, 24 epochs.
 
-Needs `pip install timm`. Any other backbone of timm: model.backbone.bottom_up.name=NAME.
+Needs `pip install timm`. Any other timm backbone: model.backbone.bottom_up.name=NAME.
 No published number: the recipe is our own.
 """
 

@@ -14,7 +14,7 @@ from ..lvis_v1.mask_rcnn_r50_fpn_seesaw_norm_mask_rfs_2x import (
 )
 
 model.backbone.update(_swin_tiny)
-# Swin's authors do not decay the tables of relative positions.
+# Swin's authors apply no weight decay to the relative position bias tables.
 optimizer.params.overrides = dict(relative_position_bias_table=dict(weight_decay=0.0))
 optimizer.lr = 1e-4
 train.amp.enabled = True

@@ -3,7 +3,7 @@
     d2-seesaw generate instances
     python train_net.py --config-file configs/quickstart/htc_lite.py
 
-It is configs/quickstart/cascade.py with a context encoder and one mask head.
+This is configs/quickstart/cascade.py with a context encoder and one mask head.
 No published number: the data are generated here. docs/model_zoo.md has measured ones.
 """
 

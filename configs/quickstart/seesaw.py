@@ -38,7 +38,7 @@ def _stage(in_channels, out_channels, num_blocks=1, first_stride=2):
     )
 
 
-# Trained from scratch: a narrow ResNet whose batch norm learns, and 64 channels from the FPN on.
+# For training from scratch: a narrow ResNet with trainable batch norm, and an FPN of 64 channels.
 model.backbone.bottom_up.stem.update(out_channels=32, norm="BN")
 model.backbone.bottom_up.stages = [
     _stage(32, 32, first_stride=1),

@@ -11,7 +11,7 @@ NAME = "tests_datasets_tiny"
 
 @pytest.fixture
 def tiny(tmp_path):
-    """Two images, one of them empty, and the categories out of order."""
+    """Register two images, one of them empty, with unordered categories."""
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "1.jpg").touch()
     size = {"width": 8, "height": 8, "neg_category_ids": [2], "not_exhaustive_category_ids": []}
@@ -48,7 +48,7 @@ def test_images_without_objects_are_kept_for_evaluation(tiny):
     assert len(load_dataset(NAME, filter_empty=False)) == 2
 
 
-def test_missing_files_are_listed_beside_those_that_are_there(tiny):
+def test_missing_files_are_listed_beside_existing_ones(tiny):
     (tiny / "lvis.json").unlink()
     with pytest.raises(FileNotFoundError) as error:
         load_dataset(NAME)
@@ -88,7 +88,7 @@ CITYSCAPES = "cityscapes_fine_sem_seg_val"
 
 @pytest.fixture
 def cityscapes(tmp_path, monkeypatch):
-    """The folders of Cityscapes as Detectron2's metadata name them, without trainId labels."""
+    """Create the folders of Cityscapes that Detectron2 expects, without trainId labels."""
     folders = {"image_dir": "leftImg8bit/val", "gt_dir": "gtFine/val"}
     places = {key: str(tmp_path / "cityscapes" / folder) for key, folder in folders.items()}
     for key, place in places.items():
@@ -108,7 +108,7 @@ def test_cityscapes_without_data_names_its_folders_and_their_source(cityscapes):
     assert "https://www.cityscapes-dataset.com" in str(error.value)
 
 
-def test_cityscapes_labels_that_have_yet_to_be_made_come_with_the_command(cityscapes):
+def test_missing_cityscapes_train_ids_are_reported_with_the_command_that_creates_them(cityscapes):
     with pytest.raises(FileNotFoundError, match=r"has no \*_labelTrainIds\.png") as error:
         check_dataset_files(CITYSCAPES)
     assert f"CITYSCAPES_DATASET={cityscapes} csCreateTrainIdLabelImgs" in str(error.value)

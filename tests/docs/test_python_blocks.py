@@ -1,4 +1,4 @@
-"""The Python blocks of all pages run as they are, and give what the text says."""
+"""Python blocks of all pages, run as they are, and their documented results."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from d2_seesaw.losses import RecallLoss, SeesawLoss
 from tests.support.markdown import PAGES, ROOT, code_blocks, name_of
 from tests.test_yacs import training_step
 
-# Excerpts of a file that is run by a test of its own.
+# Excerpts of a file that another test runs.
 EXCERPTS = {"examples/README.md"}
 WITH_PYTHON = [
     name_of(page) for page in PAGES if code_blocks(page, "python") and name_of(page) not in EXCERPTS

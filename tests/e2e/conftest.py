@@ -48,9 +48,9 @@ def datasets(tmp_path_factory):
 def train_net(datasets):
     """Return a function that runs train_net.py and returns its output and metrics.
 
-    In this process, which has imported everything, unless ``launcher`` or several ranks need
-    processes of their own, or ``apart`` asks for one. Drawing the HTML report takes longer than a
-    small evaluation, so only ``report`` has it drawn.
+    It runs in this process, which has imported everything, unless ``launcher``, several ranks or
+    ``apart`` require processes of their own. Drawing the HTML report takes longer than a small
+    evaluation, so it is drawn only with ``report``.
     """
 
     def run(
@@ -79,7 +79,7 @@ def train_net(datasets):
 
 
 def _call_apart(command, datasets, launcher):
-    # One thread: where other processes hold the cores, more of them only wait for each other.
+    # One thread, because more threads only wait for each other while the cores are busy.
     variables = os.environ | {"DETECTRON2_DATASETS": str(datasets), "OMP_NUM_THREADS": "1"}
     process = subprocess.run(
         [sys.executable, *launcher, "train_net.py", *command],
@@ -93,7 +93,7 @@ def _call_apart(command, datasets, launcher):
 
 
 def _call_here(command, datasets, launcher):
-    """Call train_net.py as its own process would, and leave this process as it was."""
+    """Run train_net.py in this process, and restore the state of the process."""
     output = io.StringIO()
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -117,7 +117,7 @@ def _call_here(command, datasets, launcher):
 
 
 def _register_again():
-    """Register the generated datasets where the environment variable now says."""
+    """Register the generated datasets in the folder that the environment now names."""
     for name in [n for n in DatasetCatalog.list() if "quickstart_" in n]:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
@@ -127,7 +127,7 @@ def _register_again():
 
 @contextlib.contextmanager
 def _loggers_kept():
-    """Give Detectron2's loggers back the handlers that they had: each run adds its own."""
+    """Restore the handlers of Detectron2's loggers, because each run adds its own."""
     loggers = [logging.getLogger(name) for name in (None, "detectron2", "fvcore", "d2_seesaw")]
     kept = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
     for logger in loggers[1:]:

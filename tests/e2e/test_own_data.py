@@ -100,7 +100,7 @@ def call(capsys):
     return call
 
 
-def test_numbers_for_names_and_any_ids_go_from_the_check_to_the_report(
+def test_numeric_names_and_any_ids_work_from_the_check_to_the_report(
     own_data, train_net, call, tmp_path
 ):
     report = own_data / "train.html"
@@ -145,6 +145,6 @@ def test_another_number_of_classes_is_refused_with_the_config(own_data, number):
         read(own_data, f"model.roi_heads.num_classes={number}")
 
 
-def test_a_checkpoint_that_is_not_there_is_refused_with_the_config(own_data):
+def test_a_missing_checkpoint_is_refused_with_the_config(own_data):
     with pytest.raises(FileNotFoundError, match=r"init_checkpoint 'missing.pth' does not exist"):
         read(own_data, "--eval-only", "train.init_checkpoint=missing.pth")

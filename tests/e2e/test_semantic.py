@@ -79,7 +79,7 @@ def test_evaluating_again_gives_the_same_numbers(trained, train_semantic, tmp_pa
     assert rows[0] == rows[1]
 
 
-def test_a_resumed_training_goes_on_counting(trained, train_semantic):
+def test_a_resumed_training_continues_counting(trained, train_semantic):
     more = f"train.max_iter={STEPS + 4}"
     before = torch.load(trained.output / "model_final.pth")["model"]
     train_semantic("seesaw", trained.output, "--resume", more)

@@ -1,4 +1,4 @@
-"""What a chart draws: its axes, tooltips and SVG."""
+"""Access to the axes, tooltips and SVG of a drawn chart."""
 
 from xml.etree import ElementTree
 
@@ -6,13 +6,13 @@ from d2_seesaw.report import drawing
 
 
 def drawn(chart, *, is_page=True):
-    """The canvas on which a chart was drawn."""
+    """Return the canvas on which a chart was drawn."""
     with drawing._drawn(chart, is_page=is_page) as (_, canvas):
         return canvas
 
 
 def points(chart):
-    """Place of each point of collections and lines in the data, by its tooltip, in order."""
+    """Return the data coordinates of points in collections and lines, by tooltip, in order."""
     canvas, found = drawn(chart), {}
     for artist in [*canvas.axes.collections, *canvas.axes.lines]:
         if artist.get_gid() in canvas.tooltips:
@@ -29,7 +29,7 @@ def legend(chart, **options):
 
 
 def texts(chart, **options):
-    """What is written into the axes."""
+    """Return the texts in the axes."""
     return [text.get_text() for text in drawn(chart, **options).axes.texts]
 
 

@@ -19,7 +19,7 @@ INSIDE = np.array([200.0, 150.0, 350.0, 240.0])  # 150 x 90
 
 
 def groups_by_merging(boxes):
-    """Every instance alone, then two groups become one as long as any of their boxes overlap."""
+    """Start with one group per instance and merge groups while any of their boxes overlap."""
     groups = [{i} for i in range(len(boxes))]
     merged = True
     while merged:
@@ -66,7 +66,7 @@ def test_no_boxes_give_no_groups():
     assert overlapping_groups(np.zeros((0, 4))) == []
 
 
-def test_a_similarity_turns_and_scales_about_its_center_then_shifts():
+def test_a_similarity_rotates_and_scales_about_its_center_then_shifts():
     matrix = Similarity((10.0, 20.0), scale=2.0, angle=90.0, shift=(1.0, -3.0)).matrix()
     points = np.array([[10.0, 20.0], [11.0, 20.0], [10.0, 21.0]])
     expected = [[11, 17], [11, 19], [9, 17]]  # y points down: +x turns to +y
@@ -116,7 +116,7 @@ def test_at_a_border_groups_only_grow_and_only_move_outwards(box, x_signs, y_sig
 
 
 @pytest.mark.parametrize("box", [(10, 10, 160, 110), (480, 370, 630, 470)])
-def test_ten_pixels_from_the_border_all_is_free(box):
+def test_groups_ten_pixels_from_the_border_move_freely(box):
     drawn = draws(box)
     assert min(s.scale for s in drawn) < 0.81
     assert {np.sign(s.shift[0]) for s in drawn} == {-1, 0, 1}
@@ -159,7 +159,7 @@ def test_pixels_go_where_points_go():
         expected[y, x] = x0 < x + 0.5 < x1 and y0 < y + 0.5 < y1
     difference = warped != expected
     rows, columns = np.flatnonzero(expected.any(1)), np.flatnonzero(expected.any(0))
-    difference[[rows[0], rows[-1]]] = False  # edges at exactly half a pixel may fall either way
+    difference[[rows[0], rows[-1]]] = False  # edges at half a pixel may round either way
     difference[:, [columns[0] - 1, columns[0], columns[-1], columns[-1] + 1]] = False
     difference[[rows[0] - 1, rows[-1] + 1]] = False
     assert not difference.any()

@@ -39,16 +39,16 @@ ANALYSIS = LongTailAnalysis(
 )
 
 
-def comparable(analysis):
-    """nan is not equal to itself, and its text is."""
+def as_text(analysis):
+    """Represent an analysis as text, because nan does not equal itself."""
     return repr(dataclasses.asdict(analysis))
 
 
-def test_a_file_gives_back_what_was_written(tmp_path):
+def test_an_analysis_survives_its_file(tmp_path):
     write_analysis(tmp_path, ANALYSIS)
     assert [p.name for p in tmp_path.iterdir()] == ["longtail_segm.json"]
     again = read_analysis(analysis_path(tmp_path, "segm"))
-    assert comparable(again) == comparable(ANALYSIS)
+    assert as_text(again) == as_text(ANALYSIS)
     assert again.confusions == ANALYSIS.confusions
     assert again.examples == ANALYSIS.examples
     assert math.isnan(again.metrics["APr"])
@@ -57,7 +57,7 @@ def test_a_file_gives_back_what_was_written(tmp_path):
     assert again.categories[1].train_images is None
 
 
-def test_the_file_is_strict_json_with_null_for_what_is_not_known(tmp_path):
+def test_the_file_is_strict_json_with_null_for_unknown_values(tmp_path):
     write_analysis(tmp_path, ANALYSIS)
 
     def refuse(constant):
