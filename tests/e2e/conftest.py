@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import logging
 import os
 import re
 import subprocess
@@ -16,12 +15,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.utils.logger import _cached_log_stream, setup_logger
 
 from d2_seesaw.cli import main
 from d2_seesaw.data.quickstart import register_quickstart, register_semantic_quickstart
 from d2_seesaw.synthetic.instances import LongTailSpec, generate_longtail_dataset
 from d2_seesaw.synthetic.profile import DEMO_PROFILE
+from tests.support.loggers import loggers_kept
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = "configs/quickstart/seesaw.py"
@@ -97,7 +96,7 @@ def _call_here(command, datasets, launcher):
     output = io.StringIO()
     with (
         pytest.MonkeyPatch.context() as patch,
-        _loggers_kept(),
+        loggers_kept(),
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(output),
     ):
@@ -123,26 +122,6 @@ def _register_again():
         MetadataCatalog.remove(name)
     register_quickstart()
     register_semantic_quickstart()
-
-
-@contextlib.contextmanager
-def _loggers_kept():
-    """Restore the handlers of Detectron2's loggers, because each run adds its own."""
-    loggers = [logging.getLogger(name) for name in (None, "detectron2", "fvcore", "d2_seesaw")]
-    kept = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
-    for logger in loggers[1:]:
-        logger.handlers[:] = []
-    setup_logger.cache_clear()
-    try:
-        yield
-    finally:
-        for logger, handlers, level, propagate in kept:
-            for handler in set(logger.handlers) - set(handlers):
-                handler.close()
-            logger.handlers[:], logger.propagate = handlers, propagate
-            logger.setLevel(level)
-        setup_logger.cache_clear()
-        _cached_log_stream.cache_clear()
 
 
 def _metrics(path):
