@@ -179,7 +179,7 @@ def trained(path):
 @each(SMALL)
 def test_a_step_has_finite_losses_and_a_gradient_for_every_parameter(path):
     model = trained(path)  # on many objects; below on none and on one
-    for objects in ([0], [1]):
+    for objects in ([0, 0], [1, 0]):
         assert_complete(model, step_of(model, objects))
 
 

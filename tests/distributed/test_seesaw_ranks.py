@@ -157,5 +157,5 @@ def _wait_on_rank_0() -> None:
 
 
 def test_run_on_ranks_ends_ranks_that_hang():
-    with pytest.raises(TimeoutError, match=r"1 ranks were not done in 0\.5 s"):
+    with pytest.raises(TimeoutError, match=r"1 ranks did not finish within 0\.5 s"):
         run_on_ranks(_wait_on_rank_0, world_size=1, timeout=0.5)

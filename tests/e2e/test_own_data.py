@@ -110,6 +110,9 @@ def test_numeric_names_and_any_ids_work_from_the_check_to_the_report(
 
     config = str(own_data / "own.py")
     run = train_net(tmp_path, f"train.max_iter={STEPS}", config=config, report=True)
+    losses = [m["total_loss"] for m in run.metrics if "total_loss" in m]
+    assert len(losses) >= STEPS - 1
+    assert losses[-1] < 0.9 * losses[0]  # each is the median of the last 20 steps
     found = tmp_path / "inference"
     rows = json.loads((found / "per_category_segm.json").read_text())
     assert [(r["category_id"], r["name"], r["frequency"], r["train_images"]) for r in rows] == [

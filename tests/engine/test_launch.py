@@ -9,7 +9,7 @@ from detectron2.utils import comm
 
 from d2_seesaw.cli.train import argument_parser
 from d2_seesaw.engine.launch import launch_training
-from tests.support.ranks import start_processes
+from tests.support.ranks import run_processes
 
 
 def parse(*arguments):
@@ -61,6 +61,6 @@ def test_ranks_that_torchrun_started_form_one_group_and_leave_it(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    start_processes(_as_torchrun_starts_a_rank, (port, tmp_path), world_size=2)
+    run_processes(_as_torchrun_starts_a_rank, (port, tmp_path), world_size=2)
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     assert found == [[2, 0, 3], [2, 1, 3]]

@@ -13,9 +13,8 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing.spawn as mp_spawn
 from detectron2.utils import comm
-from torch.multiprocessing.spawn import ProcessException
+from torch.multiprocessing.spawn import ProcessException, start_processes
 
 # Imports take most of a rank's time, so they run once per test session. None of these modules may
 # initialize CUDA, because a forked process cannot use it then.
@@ -40,14 +39,14 @@ def run_on_ranks(
     with TemporaryDirectory() as folder:
         ranks = (world_size, Path(folder), fn, args)
         try:
-            start_processes(_run_rank, ranks, world_size=world_size, timeout=timeout)
+            run_processes(_run_rank, ranks, world_size=world_size, timeout=timeout)
         except ProcessException as error:
             raise RuntimeError(_first_error(Path(folder)) or str(error)) from error
         # These files are our own. The function may return any type, hence weights_only=False.
         return [torch.load(_result(Path(folder), r), weights_only=False) for r in range(world_size)]
 
 
-def start_processes(
+def run_processes(
     fn: Callable[..., Any], args: tuple[Any, ...], *, world_size: int, timeout: float = 120.0
 ) -> None:
     """Run ``fn(rank, *args)`` in processes that are forked from the server, until all have ended.
@@ -56,14 +55,14 @@ def start_processes(
         ProcessException: a process failed.
         TimeoutError: the processes did not finish within ``timeout`` seconds and were killed.
     """
-    context = mp_spawn.start_processes(
+    context = start_processes(
         fn, args=args, nprocs=world_size, join=False, start_method="forkserver"
     )
     deadline = time.monotonic() + timeout
     try:
         while not context.join(timeout=1.0):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{world_size} ranks were not done in {timeout} s")
+                raise TimeoutError(f"{world_size} ranks did not finish within {timeout} s")
     finally:
         for process in context.processes:
             if process.is_alive():

@@ -120,6 +120,7 @@ def test_mismatched_versions_are_reported_in_one_line(set_up, monkeypatch):
         set_up.check_imports()
 
 
+@pytest.mark.slow  # set-up itself runs it before any other test
 def test_the_installed_packages_work_together(set_up):
     set_up.check_imports()
 
