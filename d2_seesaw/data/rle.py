@@ -321,9 +321,9 @@ class _Windows:
         """Return the positions at which the scan of window ``i`` enters or leaves the mask."""
         if not (self.x.length[i] and self.y.length[i]):
             return np.zeros(0, np.int64)
-        of_x = self.x.weights[self.x.offset[i] : self.x.offset[i + 1]]
-        of_y = self.y.weights[self.y.offset[i] : self.y.offset[i + 1]]
-        values = of_x @ (self.masks[i].T @ of_y.T)  # (w + 1, h + 1)
+        x_weights = self.x.weights[self.x.offset[i] : self.x.offset[i + 1]]
+        y_weights = self.y.weights[self.y.offset[i] : self.y.offset[i + 1]]
+        values = x_weights @ (self.masks[i].T @ y_weights.T)  # (w + 1, h + 1)
         tolerance = self.tolerance[i]
         inside = (values >= np.float32(threshold) + tolerance).ravel()
         possible = (values >= np.float32(threshold) - tolerance).ravel()

@@ -87,7 +87,7 @@ class EMAHook(HookBase):
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the average towards the current weights."""
+        """Move the average toward the current weights."""
         self.steps += 1
         decay = min(self.decay, self.steps / (self.steps + 9)) if self.warmup else self.decay
         averages, weights = [], []

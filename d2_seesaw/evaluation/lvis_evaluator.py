@@ -210,8 +210,8 @@ class LongTailLVISEvaluator(LVISEvaluator):
         proposals, found = self._proposals.columns(), self._found.columns()
         if self._distributed:
             comm.synchronize()
-            of_ranks = all_gather_json([num_images, saw_masks])
-            num_images, saw_masks = sum(n for n, _ in of_ranks), any(saw for _, saw in of_ranks)
+            gathered = all_gather_json([num_images, saw_masks])
+            num_images, saw_masks = sum(n for n, _ in gathered), any(saw for _, saw in gathered)
             proposals = ProposalColumns.from_arrays(gather_columns(proposals.arrays()))
             # All ranks together may have more of a category than counts.
             log = self._new_log()
