@@ -169,7 +169,7 @@ def compressed_rle(segmentation: Mapping[str, Any]) -> dict[str, Any]:
 def _run_lengths(counts: str) -> list[int]:
     """Decompress counts: five bits per character, differences from the third number on.
 
-    A difference is that of a run to the run before the last one.
+    Each difference is relative to the run two positions earlier.
     """
     bits = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - _FIRST_CHARACTER
     last = bits < 32  # of a number

@@ -168,7 +168,7 @@ class LongTailLVISEvaluator(LVISEvaluator):
         return DetectionLog(per_category=self._scoring.limits.per_category)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Collect predictions; what could not be evaluated in the end is refused at once.
+        """Collect predictions, and refuse at once any that could not be evaluated.
 
         Args:
             inputs: One dict per image, with its "image_id".
