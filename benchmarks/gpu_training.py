@@ -119,7 +119,7 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def measured(record: Record, class_counts: list[int], device: torch.device) -> dict[str, Any]:
-    """Summarize a training.
+    """Summarize a training run.
 
     Raises:
         RuntimeError: the counts differ from the labels, or the loss did not decrease.
@@ -132,7 +132,7 @@ def measured(record: Record, class_counts: list[int], device: torch.device) -> d
     last = {name: statistics.mean(values[-5:]) for name, values in record.losses.items()}
     steps = len(record.seconds)
     if steps >= LEARNS_IN and not last["total_loss"] < 0.9 * first["total_loss"]:
-        raise RuntimeError(f"the loss did not fall: {first} in the beginning, {last} in the end")
+        raise RuntimeError(f"the loss did not fall: {first} at the beginning, {last} at the end")
     is_cuda = device.type == "cuda"
     return {
         "steps": steps,

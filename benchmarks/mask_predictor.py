@@ -73,9 +73,14 @@ def rows_of(kind: str, options: argparse.Namespace) -> list[Row]:
         memory = peak_megabytes(step_of, (name, options, kind), options.device)
         row = {"case": kind, "what": name, "unit": "ms", "memory MB": memory}
         rows.append(row | quartiles(values))
-    of, to = CANDIDATES
+    numerator, denominator = CANDIDATES
     rows.append(
-        {"case": kind, "what": f"{of} / {to}", "unit": "ratio", **quartiles(ratios(times, of, to))}
+        {
+            "case": kind,
+            "what": f"{numerator} / {denominator}",
+            "unit": "ratio",
+            **quartiles(ratios(times, numerator, denominator)),
+        }
     )
     return rows
 

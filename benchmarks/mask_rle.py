@@ -104,12 +104,12 @@ def main() -> None:
     rows: list[Row] = []
     for size in SIZES:
         for edges in EDGES:
-            of_case = rows_of(size, edges, options)
-            rows += of_case
-            theirs, paste, ours, ratio = map(text, of_case)
+            case_rows = rows_of(size, edges, options)
+            rows += case_rows
+            theirs, paste, ours, ratio = map(text, case_rows)
             print(
-                f"{of_case[0]['case']}:  Detectron2 {theirs} ms, of it paste {paste}  "
-                f"ours {ours} ms  ratio {ratio}  {of_case[0]['masks that differ']} differ"
+                f"{case_rows[0]['case']}:  Detectron2 {theirs} ms, of it paste {paste}  "
+                f"ours {ours} ms  ratio {ratio}  {case_rows[0]['masks that differ']} differ"
             )
     write_json(options.json, "mask_rle", options.device, rows)
 

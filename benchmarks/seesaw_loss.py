@@ -1,4 +1,4 @@
-"""Time of the classification loss: this project's, cross-entropy, and the C x C formula.
+"""Benchmark of this project's Seesaw Loss against cross-entropy and the C x C formula.
 
     python benchmarks/seesaw_loss.py
     python benchmarks/seesaw_loss.py --classes 8142 --rounds 15
@@ -9,8 +9,8 @@ the classes of the batch. They take turns within each round, so that other load 
 affects all of them. The output is the median over the rounds of the ratio within a round, with its
 quartiles.
 
-Freed memory stays with the process unless --system-malloc is given. Otherwise the times would be
-dominated by page faults, because the C library returns memory that the next step allocates again.
+The process keeps freed memory unless --system-malloc is given. With that option, page faults
+dominate the times, because the C library returns memory that the next step allocates again.
 
 Shapes: R foreground RoIs, C classes.
 """
@@ -75,7 +75,7 @@ def ours(logits: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
 
 
 def make_steps(rois: int, classes: int, device: str) -> dict[str, Step]:
-    """Return one forward and backward pass of each candidate, by name."""
+    """Return a function per candidate that runs one forward and backward pass."""
     generator = torch.Generator().manual_seed(0)
     logits = (2 * torch.randn(rois, classes, generator=generator)).to(device)
     uniform = torch.rand(rois, generator=generator)
@@ -99,8 +99,8 @@ def make_steps(rois: int, classes: int, device: str) -> dict[str, Step]:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc reuse memory instead of returning it; without effect on other C libraries."""
-    trim_threshold, mmap_max = -1, -4  # names of the parameters in malloc.h
+    """Make glibc keep freed memory for reuse. Other C libraries are not affected."""
+    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX in malloc.h
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(trim_threshold, 2**31 - 1)
@@ -114,9 +114,9 @@ def rows_of(case: str, times: Times) -> list[Row]:
         for name, values in times.items()
     ]
     pairs = (("C x C formula", "ours"), ("ours", "cross-entropy"))
-    for of, to in pairs:
-        row = {"case": case, "what": f"{of} / {to}", "unit": "ratio"}
-        rows.append(row | quartiles(ratios(times, of, to)))
+    for numerator, denominator in pairs:
+        row = {"case": case, "what": f"{numerator} / {denominator}", "unit": "ratio"}
+        rows.append(row | quartiles(ratios(times, numerator, denominator)))
     return rows
 
 
@@ -157,10 +157,10 @@ def main() -> None:
     for classes in arguments.classes:
         case = f"{arguments.rois} x {classes}"
         steps = make_steps(arguments.rois, classes, arguments.device)
-        of_case = rows_of(case, measure(steps, arguments.rounds, arguments.device))
+        case_rows = rows_of(case, measure(steps, arguments.rounds, arguments.device))
         print(case)
-        report(of_case)
-        rows += of_case
+        report(case_rows)
+        rows += case_rows
     write_json(arguments.json, "seesaw_loss", arguments.device, rows)
 
 

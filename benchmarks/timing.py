@@ -73,9 +73,9 @@ def measure(steps: dict[str, Step], rounds: int, device: str, *, budget: float =
     return times
 
 
-def ratios(times: Times, of: str, to: str) -> list[float]:
+def ratios(times: Times, numerator: str, denominator: str) -> list[float]:
     """Divide the times of two candidates round by round."""
-    return [a / b for a, b in zip(times[of], times[to], strict=True)]
+    return [a / b for a, b in zip(times[numerator], times[denominator], strict=True)]
 
 
 def quartiles(values: Iterable[float]) -> dict[str, float]:

@@ -149,8 +149,8 @@ def rows_of(precision: str, options: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
     for name, training in trainings.items():
         step = quartiles(times[name])
-        of_loss = measure({name: training.loss_step()}, options.rounds, options.device)[name]
-        loss = quartiles(of_loss)
+        loss_times = measure({name: training.loss_step()}, options.rounds, options.device)[name]
+        loss = quartiles(loss_times)
         labels = training.given[1]
         rows.append(
             {
@@ -208,9 +208,9 @@ def main() -> None:
     print(f"torch {torch.__version__}, {device_name(options.device)}, {options.rounds} rounds")
     rows: list[Row] = []
     for precision in options.precisions:
-        of_precision = rows_of(precision, options)
-        report(of_precision)
-        rows += of_precision
+        precision_rows = rows_of(precision, options)
+        report(precision_rows)
+        rows += precision_rows
         write_json(options.json, "training_speed", options.device, rows)
         if options.device == "cuda":
             torch.cuda.empty_cache()

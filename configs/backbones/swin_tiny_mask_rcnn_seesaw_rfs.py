@@ -1,6 +1,6 @@
 """Mask R-CNN with Detectron2's Swin-T, Seesaw Loss, repeat factor sampling, LVIS v1, 24 epochs.
 
-No published number: the recipe is our own.
+No published results: the recipe is our own.
 """
 
 from ..common.backbones.swin import swin_tiny as _swin_tiny

@@ -17,6 +17,6 @@ from .step00_baseline import dataloader, lr_multiplier, model, optimizer, train,
 
 model.backbone.bottom_up.stem.norm = "SyncBN"
 model.backbone.bottom_up.stages.norm = "SyncBN"
-# Unlike "SyncBN", it accepts GPUs without a positive RoI.
+# Unlike "SyncBN", this layer accepts GPUs without a positive RoI.
 model.roi_heads.mask_head.conv_norm = L(sync_batch_norm)()
 optimizer.params.weight_decay_norm = 0.0

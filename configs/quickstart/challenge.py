@@ -6,8 +6,8 @@
 This is step 9 of configs/challenge/, the last one that trains a whole model, for a CPU. Needs `pip
 install timm`. Other steps can be shrunk in the same way, in a config of your own. Step 10, the dual
 head, starts from the model of this config:
-train.init_checkpoint=output/quickstart/challenge/model_final.pth. No published number: the data are
-generated here.
+train.init_checkpoint=output/quickstart/challenge/model_final.pth.
+No published results: the data are generated.
 """
 
 from typing import cast

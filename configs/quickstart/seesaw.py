@@ -4,7 +4,7 @@
     python train_net.py --config-file configs/quickstart/seesaw.py
 
 The parts are the same as in configs/lvis_v1_seesaw.py; only sizes, schedule and data differ.
-No published number: the data are generated here. docs/model_zoo.md has measured ones.
+No published results: the data are generated. docs/model_zoo.md lists measured results.
 """
 
 import detectron2.data.transforms as T

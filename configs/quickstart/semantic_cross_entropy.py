@@ -4,7 +4,7 @@
     python train_net.py --config-file configs/quickstart/semantic_cross_entropy.py
 
 The parts are the same as in configs/semantic/; only sizes, schedule and data differ.
-No published number: the data are generated here. docs/semantic.md has measured ones.
+No published results: the data are generated. docs/semantic.md lists measured results.
 """
 
 import detectron2.data.transforms as T

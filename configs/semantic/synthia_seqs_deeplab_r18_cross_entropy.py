@@ -1,6 +1,6 @@
 """DeepLab v3+ on ResNet-18, SYNTHIA sequence 5 in summer, cross-entropy.
 
-The training settings follow Recall Loss's authors. No published number: the paper's abstract
+The training settings follow Recall Loss's authors. No published results: the paper's abstract
 only gives the relative gain over it.
 """
 

@@ -217,7 +217,7 @@ def test_wheels_are_unpacked_only_where_their_modules_are_missing(tmp_path, monk
     assert not (packages / "json").exists()
 
 
-def test_packages_neither_installed_nor_carried_are_named(tmp_path, monkeypatch):
+def test_packages_neither_installed_nor_carried_are_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_check, "NEEDED", {"absent_here": "absent-here"})
     options = argparse.Namespace(
         wheels=None, device="cpu", benchmarks=False, output=tmp_path / "gpu_check.json"

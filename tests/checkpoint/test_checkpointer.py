@@ -42,7 +42,7 @@ def test_weights_and_class_counts_are_restored_exactly(saved):
         assert torch.equal(tensor, again.state_dict()[name]), name
 
 
-def test_the_file_equals_detectron2s(saved, tmp_path):
+def test_the_file_equals_that_of_detectron2(saved, tmp_path):
     source, path = saved
     optimizer = torch.optim.SGD(source.parameters(), lr=0.25)
     (tmp_path / "theirs").mkdir()

@@ -49,10 +49,10 @@ def with_dual_heads(kind, name, *, new_layers=True):
 
 @pytest.mark.parametrize(("kind", "name"), NAMES.items())
 def test_saves_reloads_and_builds_at_full_size(kind, name):
-    cfg, of_before = with_dual_heads(kind, name), before(kind, name)
-    for changed in (cfg, of_before):
+    cfg, previous = with_dual_heads(kind, name), before(kind, name)
+    for changed in (cfg, previous):
         changed.model.roi_heads.num_classes = 37
-    model, trained = build_model(through_yaml(cfg)), build_model(of_before)
+    model, trained = build_model(through_yaml(cfg)), build_model(previous)
     assert type(model) is DualHeadRCNN
     assert (model.init, model.fresh_counts) == ("copy", True)
     shapes = {n: t.shape for n, t in model.state_dict().items()}

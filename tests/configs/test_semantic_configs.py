@@ -1,4 +1,4 @@
-"""Tests that semantic segmentation configs match their names and differ in nothing else."""
+"""Tests that semantic segmentation configs differ only as their file names say."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ LOSSES = {
 every_config = each(SEMANTIC)
 
 
-def loss_named(path):
+def loss_name(path):
     """Return the loss named at the end of the file name."""
     return next(name for name in LOSSES if path.stem.endswith(name))
 
@@ -54,13 +54,13 @@ def test_number_of_classes_and_ignored_label_are_set_in_one_place(path):
 @every_config
 def test_settings_match_the_file_name(path):
     cfg = read(path)
-    name = loss_named(path)
+    name = loss_name(path)
     assert type(model_in(path).sem_seg_head.loss) is LOSSES[name]
-    first = path.with_name(path.name.replace(name, "cross_entropy"))
-    expected = changed(first)
+    reference = path.with_name(path.name.replace(name, "cross_entropy"))
+    expected = changed(reference)
     expected.model.sem_seg_head.loss = cfg.model.sem_seg_head.loss
     expected.train.output_dir = cfg.train.output_dir
-    # Compared configs differ only in the loss.
+    # Only the loss and the output folder may differ.
     assert plain(expected) == plain(cfg)
 
 

@@ -204,8 +204,8 @@ def test_polygons_and_both_encodings_are_equal_masks(tmp_path):
     masks = {}
     for record in load_dataset(TRAIN):
         instances = mapper(record)["instances"]
-        of_kerb = instances.gt_masks.tensor[instances.gt_classes == 0]
-        masks[record["image_id"]] = of_kerb[:1]
+        kerb_masks = instances.gt_masks.tensor[instances.gt_classes == 0]
+        masks[record["image_id"]] = kerb_masks[:1]
     expected = torch.from_numpy(own_data.mask_of(4, 4, 8)).bool()[None]
     for image_id in (3, 5, 12):
         torch.testing.assert_close(masks[image_id], expected)

@@ -56,7 +56,7 @@ def test_missing_files_are_listed_beside_existing_ones(tiny):
     assert f"found    {tiny}" in str(error.value)
 
 
-def test_a_missing_folder_of_images_is_named(tiny):
+def test_a_missing_folder_of_images_is_reported(tiny):
     (tiny / "train" / "1.jpg").unlink()
     (tiny / "train").rmdir()
     with pytest.raises(FileNotFoundError, match=f"do not exist: \\['{tiny / 'train'}'\\]"):
@@ -64,7 +64,7 @@ def test_a_missing_folder_of_images_is_named(tiny):
 
 
 @pytest.mark.skipif(
-    os.path.exists(MetadataCatalog.get("lvis_v1_train").json_file), reason="LVIS v1 is there"
+    os.path.exists(MetadataCatalog.get("lvis_v1_train").json_file), reason="LVIS v1 is installed"
 )
 def test_lvis_without_data_lists_every_file_once():
     with pytest.raises(FileNotFoundError) as error:
@@ -76,7 +76,7 @@ def test_lvis_without_data_lists_every_file_once():
     assert "lvisdataset.org" in message
 
 
-def test_an_unknown_name_is_named_with_the_nearest():
+def test_an_unknown_name_is_reported_with_the_closest_one():
     with pytest.raises(
         ValueError, match="'lvis_v1_trian' is not registered; did you mean 'lvis_v1_t"
     ):
@@ -149,7 +149,7 @@ def test_missing_cityscapes_train_ids_are_reported_with_the_command_that_creates
 def test_missing_semantic_data_name_every_folder_and_how_to_get_them(name, places, source):
     metadata = MetadataCatalog.get(name)
     if os.path.exists(metadata.sem_seg_root):
-        pytest.skip(f"{name} is there")
+        pytest.skip(f"{name} is installed")
     with pytest.raises(FileNotFoundError) as error:
         check_dataset_files(name)
     message = str(error.value)

@@ -255,7 +255,7 @@ def test_an_instance_augmentation_takes_mixed_masks(mixed):
     torch.testing.assert_close(found.gt_masks.tensor, expected.gt_masks.tensor)
 
 
-def test_the_test_mapper_equals_detectron2s(records):
+def test_the_test_mapper_matches_detectron2(records):
     calls = []
     mapper = InstanceAugmentationDatasetMapper(
         False, augmentations=[], image_format="BGR", instance_augmentation=calls.append

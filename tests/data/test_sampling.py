@@ -81,6 +81,6 @@ def test_the_log_has_one_line_for_any_number_of_categories(caplog):
         ({"rounding": "floor"}, r"must be one of \('stochastic', 'ceil'\), got 'floor'"),
     ],
 )
-def test_options_out_of_range_are_named(options, message):
+def test_options_out_of_range_are_reported(options, message):
     with pytest.raises(ValueError, match=message):
         RepeatFactorSampling(**options)

@@ -128,7 +128,7 @@ def test_the_loader_accepts_the_sampling_from_a_config(dataset, options):
         ({"rounding": "floor"}, r"must be one of \('stochastic', 'ceil'\), got 'floor'"),
     ],
 )
-def test_options_out_of_range_are_named(wrong, message):
+def test_options_out_of_range_are_reported(wrong, message):
     with pytest.raises(ValueError, match=message):
         SemanticRepeatFactorSampling(**{"threshold": 0.5, "num_classes": C, **wrong})
 

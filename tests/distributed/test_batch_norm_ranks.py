@@ -130,7 +130,7 @@ def in_one_process(step, dtype=torch.float64, norm=nn.BatchNorm2d):
     return one_step(new(norm).to(dtype), *(row.to(dtype) for row in rows))
 
 
-def of_both_ranks(step, name):
+def from_both_ranks(step, name):
     """Concatenate a map of both ranks to one row of pixels."""
     maps = [rank[step][name].double() for rank in on_two_ranks()]
     return torch.cat([m.movedim(1, 0).flatten(1) for m in maps], 1)[None, :, None]
@@ -140,7 +140,7 @@ def of_both_ranks(step, name):
 def test_output_and_input_gradient_match_one_process(step):
     expected = in_one_process(step)
     for name in ("output", "input grad"):
-        assert_close(of_both_ranks(step, name), expected[name], rtol=1e-12, atol=1e-12)
+        assert_close(from_both_ranks(step, name), expected[name], rtol=1e-12, atol=1e-12)
 
 
 @every_step

@@ -250,7 +250,7 @@ def test_a_checkpoint_of_another_number_of_classes_is_one_clear_error(trained, t
     ("flags", "missing"),
     [([], "lr_multiplier, optimizer"), (["--eval-only", "train.init_checkpoint={}"], None)],
 )
-def test_missing_parts_of_a_config_are_named(flags, missing, tmp_path):
+def test_missing_parts_of_a_config_are_reported(flags, missing, tmp_path):
     (tmp_path / "c.py").write_text("model = {}\ndataloader = {}\ntrain = {'max_iter': 1}\n")
     flags = [flag.format(tmp_path / "c.py") for flag in flags]  # an existing file
     arguments = argument_parser().parse_args(["--config-file", str(tmp_path / "c.py"), *flags])

@@ -227,7 +227,7 @@ def test_a_saved_config_passes_the_same_checks(tmp_path):
         (b"", "is empty"),
     ],
 )
-def test_a_yaml_file_that_cannot_be_read_is_named_in_one_line(tmp_path, content, message):
+def test_a_yaml_file_that_cannot_be_read_is_reported_in_one_line(tmp_path, content, message):
     (tmp_path / "c.yaml").write_bytes(content)
     with pytest.raises(ConfigError, match=rf"c\.yaml' {message}") as error:
         load_config(str(tmp_path / "c.yaml"))

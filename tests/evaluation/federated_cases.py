@@ -206,7 +206,7 @@ def area(result, task):
     return float(mask_utils.area(shape(result, task))[0])
 
 
-def of_task(results, task):
+def results_of_task(results, task):
     """Copy results with the shape of the task only: given both, lvis uses the area of the box."""
     other = "segmentation" if task == "bbox" else "bbox"
     return [{k: v for k, v in r.items() if k != other} for r in copy.deepcopy(results)]
@@ -223,9 +223,9 @@ class _OfficialEvaluation(LVISEval):
 
 def official_evaluation(data, results, task, max_dets=300, *, class_agnostic=False):
     """Return the accumulated ``LVISEval`` of lvis, with the ``np.float`` that it lacks."""
-    results = of_task(results, task)
+    results = results_of_task(results, task)
     if not results:  # lvis would raise an IndexError; it drops unknown categories
-        results = of_task(
+        results = results_of_task(
             [
                 {"image_id": data["images"][0]["id"], "category_id": -1, "score": 0.0}
                 | {"bbox": [0, 0, 1, 1], "segmentation": box_rle([0, 0, 1, 1])}

@@ -1,4 +1,4 @@
-"""Readers of the text on an HTML page."""
+"""Text extraction from HTML report pages."""
 
 import re
 
@@ -9,7 +9,7 @@ def section(page, title):
 
 
 def cells(html):
-    """Return the cell texts of each row of all tables."""
+    """Return the text of each table cell, row by row."""
     rows = re.findall(r"<tr>(.*?)</tr>", html, re.DOTALL)
     return [
         [re.sub("<[^>]*>", "", cell) for cell in re.findall(r"<t[dh].*?</t[dh]>", row)]
@@ -28,6 +28,6 @@ def tooltips(html):
 
 
 def cards(page):
-    """Return the numbers on the cards by their captions."""
+    """Map the caption of each card to its number."""
     found = re.findall(r'<div class="card"><b>(.*?)</b><span>(.*?)</span>', page)
     return {name: value for value, name in found}

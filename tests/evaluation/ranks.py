@@ -101,7 +101,7 @@ def _evaluate(case, folder, place, outputs, *, distributed):
                 fixed_ap=case == "fixed AP",
                 report=write_evaluation_report if case == "uneven" else None,
             )
-            for image_id, output in [pair for of_rank in outputs for pair in of_rank]:
+            for image_id, output in [pair for rank_pairs in outputs for pair in rank_pairs]:
                 evaluator.process([{"image_id": image_id}], [output])
             with no_objects_between_ranks():
                 results = evaluator.evaluate()

@@ -122,7 +122,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", [lambda output: None, *CHANGES])
-def test_without_mask_scores_the_results_equal_detectron2s(case, tmp_path, change):
+def test_without_mask_scores_the_results_match_detectron2(case, tmp_path, change):
     name, _, detections, _ = case
     results = []
     for kind in (MaskScoringCOCOEvaluator, COCOEvaluator):

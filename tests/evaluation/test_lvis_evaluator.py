@@ -461,7 +461,7 @@ def test_the_annotations_are_read_once(register, monkeypatch):
     assert len(parsed) == 1
 
 
-def test_a_file_that_is_not_json_is_named(register, tmp_path):
+def test_a_file_that_is_not_json_is_reported(register, tmp_path):
     name = register({})
     (tmp_path / f"{name}.json").write_text("<html>")
     with pytest.raises(ValueError, match=rf"{name}\.json is not valid JSON: Expecting value"):
@@ -635,18 +635,18 @@ def ranks(tmp_path_factory):
 @pytest.mark.dist
 @pytest.mark.parametrize("case", ["halves", "uneven", "mask scores", "fixed AP"])
 def test_ranks_agree_with_one_process(case, ranks):
-    folder, alone, of_ranks = ranks
+    folder, alone, from_ranks = ranks
     assert alone[case].keys() >= {"bbox", "segm"}
     assert ("box_proposals" in alone[case]) == (case == "uneven")
-    assert of_ranks[case][0].keys() == alone[case].keys()
+    assert from_ranks[case][0].keys() == alone[case].keys()
     for task, scores in alone[case].items():
-        assert of_ranks[case][0][task] == pytest.approx(scores, rel=0, abs=0, nan_ok=True)
-    written, of_ranks = (written_files(folder / case / which) for which in ("alone", "ranks"))
+        assert from_ranks[case][0][task] == pytest.approx(scores, rel=0, abs=0, nan_ok=True)
+    written, from_ranks = (written_files(folder / case / which) for which in ("alone", "ranks"))
     if case == "uneven":
         assert b"data:image/jpeg" in written["longtail.html"]
         assert b"could not be read" not in written["longtail.html"]
     assert len(written) == 8 + 2 * (case == "uneven") + (case == "mask scores")
-    assert of_ranks == written
+    assert from_ranks == written
 
 
 @pytest.mark.dist
@@ -665,9 +665,9 @@ def test_masks_on_some_ranks_are_refused_by_all_of_them(ranks):
 def test_fixed_ap_saves_only_the_detections_that_count(ranks):
     saved = read_results(ranks[0] / "fixed AP" / "ranks" / "instances_predictions.npz")
     _, everything = random_data(seed=40)
-    of_category = collections.Counter(k for d in everything for k in d.category_ids)
-    assert max(of_category.values()) > 9
-    expected = {category: min(n, 9) for category, n in of_category.items()}
+    detection_counts = collections.Counter(k for d in everything for k in d.category_ids)
+    assert max(detection_counts.values()) > 9
+    expected = {category: min(n, 9) for category, n in detection_counts.items()}
     assert collections.Counter(saved.category_ids.tolist()) == expected
 
 

@@ -41,17 +41,17 @@ def test_saved_results_score_as_with_the_official_package(saved, engine, monkeyp
         assert metrics[name] == pytest.approx(value, abs=1e-9, nan_ok=True)
 
 
-def test_an_unknown_engine_is_named():
+def test_an_unknown_engine_is_reported():
     with pytest.raises(ValueError, match=r"engine must be among .*, got 'fast'"):
         LVISScoring(engine="fast")
 
 
-def test_a_limit_below_one_is_named():
+def test_a_limit_below_one_is_reported():
     with pytest.raises(ValueError, match="must be at least 1, got 0"):
         LVISScoring(limits=DetectionLimits(per_image=0))
 
 
-def test_an_unknown_task_is_named():
+def test_an_unknown_task_is_reported():
     check_tasks(("bbox", "segm"))
     with pytest.raises(ValueError, match=r"tasks must be among .*'boxes'"):
         check_tasks(("boxes",))

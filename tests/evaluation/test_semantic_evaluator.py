@@ -70,14 +70,14 @@ def labels_in_file(file_name, dtype):
     return np.asarray(Image.open(file_name), dtype=dtype)
 
 
-def detectron2s_evaluator(name, **options):
+def detectron2_evaluator(name, **options):
     """Return Detectron2's evaluator with a label reader that works with NumPy 2."""
     return SemSegEvaluator(name, distributed=False, sem_seg_loading_fn=labels_in_file, **options)
 
 
-def test_metrics_equal_detectron2s(name, data):
+def test_metrics_match_detectron2(name, data):
     found = results_of(name, data)
-    expected = run(detectron2s_evaluator(name), data)["sem_seg"]
+    expected = run(detectron2_evaluator(name), data)["sem_seg"]
     shared = {k: v for k, v in expected.items() if "B-Iou" not in k and "Boundary" not in k}
     assert len(shared) == 4 + 2 * len(NAMES)
     assert {k: found[k] for k in shared} == pytest.approx(shared, nan_ok=True)
@@ -173,7 +173,7 @@ def test_per_class_files_have_empty_values_for_unknown_scores(name, data, tmp_pa
 
 def test_predictions_are_written_on_demand_as_detectron2_does(name, data, tmp_path):
     results_of(name, data, output_dir=str(tmp_path / "ours"), save_predictions=True)
-    run(detectron2s_evaluator(name, output_dir=str(tmp_path / "theirs")), data)
+    run(detectron2_evaluator(name, output_dir=str(tmp_path / "theirs")), data)
     ours, theirs = (
         json.loads((tmp_path / folder / "sem_seg_predictions.json").read_text())
         for folder in ("ours", "theirs")

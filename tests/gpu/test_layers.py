@@ -93,10 +93,10 @@ def rois_in_and_across_borders(number: int) -> Tensor:
     return torch.cat([torch.arange(float(number))[:, None] % 2, boxes], dim=1)
 
 
-@pytest.mark.parametrize("of_bins", [False, True])
-def test_pooling_with_offsets(of_bins, device):
+@pytest.mark.parametrize("per_bin", [False, True])
+def test_pooling_with_offsets(per_bin, device):
     rois = rois_in_and_across_borders(30)
-    offsets = 8 * (torch.randn(30, 2, 5, 5) if of_bins else torch.randn(30, 2))
+    offsets = 8 * (torch.randn(30, 2, 5, 5) if per_bin else torch.randn(30, 2))
 
     def pool(features: Tensor, offsets: Tensor) -> Tensor:
         return roi_align_with_offsets(

@@ -25,11 +25,11 @@ def torchvision_roi_align(x, rois, size=B, sampling_ratio=2):
     return roi_align(x, rois, size, SCALE, sampling_ratio, aligned=True)
 
 
-@pytest.mark.parametrize("of_bins", [False, True])
+@pytest.mark.parametrize("per_bin", [False, True])
 @pytest.mark.parametrize("sampling_ratio", [1, 2, 3])
-def test_zero_offsets_match_torchvisions_roi_align_and_its_gradient(of_bins, sampling_ratio):
+def test_zero_offsets_match_torchvisions_roi_align_and_its_gradient(per_bin, sampling_ratio):
     x, rois = feature_map().requires_grad_(), random_rois()
-    offsets = torch.zeros(40, 2, B, B) if of_bins else torch.zeros(40, 2)
+    offsets = torch.zeros(40, 2, B, B) if per_bin else torch.zeros(40, 2)
     pooled = roi_align_with_offsets(
         x, rois, offsets, B, spatial_scale=SCALE, sampling_ratio=sampling_ratio
     )
@@ -94,9 +94,9 @@ def test_zero_rois_give_zero_gradients():
     x, offsets = feature_map().requires_grad_(), torch.zeros(0, 2, B, B, requires_grad=True)
     pooled = roi_align_with_offsets(x, torch.zeros(0, 5), offsets, B)
     assert pooled.shape == (0, 5, B, B)
-    of_x, of_offsets = torch.autograd.grad(pooled.sum(), (x, offsets))
-    assert not of_x.any()
-    assert of_offsets.shape == offsets.shape
+    x_gradient, offset_gradient = torch.autograd.grad(pooled.sum(), (x, offsets))
+    assert not x_gradient.any()
+    assert offset_gradient.shape == offsets.shape
 
 
 def test_offsets_of_the_wrong_shape_are_reported():

@@ -1,4 +1,4 @@
-"""Properties of every dense loss, and chunked sums against unchunked ones.
+"""Tests of all dense losses, and of sums in chunks.
 
 Shapes: N images, C classes.
 """
@@ -51,7 +51,7 @@ class FixedWeights(DenseLoss):
 
 @pytest.mark.parametrize("chunk_size", [None, 7])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_a_loss_with_fixed_class_weights_is_torchs_weighted_cross_entropy(batch, chunk_size, dtype):
+def test_fixed_class_weights_give_torchs_weighted_cross_entropy(batch, chunk_size, dtype):
     logits, labels = batch[0].to(dtype).requires_grad_(), batch[1]
     value = FixedWeights(C, chunk_size=chunk_size)(logits, labels)
     expected = F.cross_entropy(logits, labels, FixedWeights.weights.to(dtype), ignore_index=255)
@@ -62,16 +62,16 @@ def test_a_loss_with_fixed_class_weights_is_torchs_weighted_cross_entropy(batch,
 @every_class
 @pytest.mark.parametrize("size", [(), (3, 2)], ids=["samples", "images"])
 def test_has_the_call_signature_of_torchs_cross_entropy(kind, size):
-    loss, of_torch = kind(4, ignore_index=9), nn.CrossEntropyLoss(ignore_index=9)
+    loss, reference = kind(4, ignore_index=9), nn.CrossEntropyLoss(ignore_index=9)
     logits = torch.randn(5, 4, *size, requires_grad=True)
     labels = torch.randint(4, (5, *size))
     labels[0] = 9
     value = loss(logits, labels)
-    assert value.shape == of_torch(logits, labels).shape
+    assert value.shape == reference(logits, labels).shape
     gradient = gradient_of(value, logits)
     assert gradient[0].abs().sum() == 0
     assert gradient[1:].abs().sum() > 0
-    assert loss.ignore_index == of_torch.ignore_index
+    assert loss.ignore_index == reference.ignore_index
 
 
 @every_loss
@@ -89,7 +89,7 @@ def test_neither_chunks_nor_layout_change_value_gradient_or_state(batch, kind, c
 
 
 @every_loss
-def test_loss_weight_scales(batch, kind):
+def test_loss_weight_scales_the_loss(batch, kind):
     expected = 2.5 * seeded(kind(C), *batch)
     assert_close(seeded(kind(C, loss_weight=2.5), *batch), expected)
 
@@ -211,7 +211,7 @@ def test_chunked_value_and_gradient_equal_the_unchunked_ones(shape, chunk_size):
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_any_memory_format(memory_format):
+def test_any_memory_format_is_accepted(memory_format):
     logits, labels = random_batch((2, 4, 3, 5))
     logits = logits.detach().contiguous(memory_format=memory_format).requires_grad_()
     total = sum_in_chunks(cross_entropy, logits, labels, 4)
@@ -224,13 +224,13 @@ def test_any_memory_format(memory_format):
 def test_no_chunk_exceeds_the_requested_size(chunk_size):
     sizes = []
 
-    def note(logits, labels):
+    def record(logits, labels):
         assert logits.shape[::2] == labels.shape
         sizes.append(labels.numel())
         return logits.sum()
 
     logits, labels = random_batch((2, 4, 3, 5))
-    sum_in_chunks(note, logits, labels, chunk_size)
+    sum_in_chunks(record, logits, labels, chunk_size)
     assert sum(sizes) == 30
     assert max(sizes) == chunk_size
 

@@ -17,7 +17,7 @@ def batch():
 
 
 @pytest.mark.parametrize("power", [1.0, 0.5, 0.0])
-def test_is_torchs_weighted_cross_entropy(batch, power):
+def test_equals_torchs_weighted_cross_entropy(batch, power):
     weights = torch.tensor([n**-power for n in (4000, 20, 1, 1)], dtype=torch.float64)
     expected = F.cross_entropy(*batch, weights, ignore_index=255)
     loss = InverseFrequencyLoss(4, class_counts=COUNTS, power=power)

@@ -71,9 +71,9 @@ def test_matches_the_authors_code_where_it_runs(seed):
         return
     # The authors' weights are float32.
     assert_close(loss.item(), recorded["loss"], rtol=1e-6, atol=0)
-    of_first_pixel = gradient_of(loss, logits).flatten(2)[0, :, 0]
+    first_pixel_gradient = gradient_of(loss, logits).flatten(2)[0, :, 0]
     expected = torch.tensor(recorded["gradient_of_first_pixel"], dtype=torch.float64)
-    assert_close(of_first_pixel, expected, rtol=1e-6, atol=1e-9)
+    assert_close(first_pixel_gradient, expected, rtol=1e-6, atol=1e-9)
 
 
 def test_is_cross_entropy_where_every_class_is_missed():

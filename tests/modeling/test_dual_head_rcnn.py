@@ -18,8 +18,8 @@ pytestmark = pytest.mark.usefixtures("storage")
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def everything(module):
-    """Return all parameters and buffers, including non-persistent ones."""
+def clone_tensors(module):
+    """Clone all parameters and buffers, including non-persistent ones."""
     return {n: t.clone() for n, t in [*module.named_parameters(), *module.named_buffers()]}
 
 
@@ -69,12 +69,12 @@ def test_a_new_branch_equal_to_the_old_one_changes_no_detection(kind, options):
     assert_equal(after(inputs), expected)
     features = before.backbone(before.preprocess_image(inputs).tensor)
     proposals, _ = before.proposal_generator(before.preprocess_image(inputs), features)
-    for found, of_before in zip(
+    for found, reference in zip(
         box_predictions(after.roi_heads, features, proposals),
         box_predictions(before.roi_heads, features, proposals),
         strict=True,
     ):
-        assert all(torch.equal(f, b) for f, b in zip(found, of_before, strict=True))
+        assert all(torch.equal(f, b) for f, b in zip(found, reference, strict=True))
 
 
 @pytest.mark.parametrize("init", ["copy", "random"])
@@ -82,12 +82,12 @@ def test_a_new_branch_equal_to_the_old_one_changes_no_detection(kind, options):
 def test_training_changes_every_new_tensor_and_no_old_one(kind, init):
     before = trained(kind)
     after = follow(before, kind, model_options={"init": init})
-    start = everything(after)
-    assert all(torch.equal(start[n], t) for n, t in everything(before).items())
+    start = clone_tensors(after)
+    assert all(torch.equal(start[n], t) for n, t in clone_tensors(before).items())
     steps(after)
     added = after.added_keys
     new_parameters = 0
-    for name, tensor in everything(after).items():
+    for name, tensor in clone_tensors(after).items():
         moved = not torch.equal(tensor, start[name])
         assert moved == (name in added), name
         new_parameters += name in added
@@ -119,21 +119,21 @@ def test_branches_are_fused_over_stages_and_then_averaged(kind, fusion):
     for predictor in stages(after):
         predictor.new.cls_score.weight.normal_(std=1.0)
     after.eval()
-    of_stages = []
+    stage_logits = []
     for predictor in stages(after):
-        predictor.register_forward_hook(lambda *a: of_stages.append(a[2][0]))
+        predictor.register_forward_hook(lambda *a: stage_logits.append(a[2][0]))
     given = after.preprocess_image(images())
     features = after.backbone(given.tensor)
     proposals, _ = after.proposal_generator(given, features)
     _, scores = box_predictions(after.roi_heads, features, proposals)
-    assert len(of_stages) == 3
+    assert len(stage_logits) == 3
 
     def literal(logits):
         objectness = logits[:, C:].softmax(dim=1)
         classes = logits[:, :C].softmax(dim=1) * objectness[:, :1]
         return torch.cat([classes, objectness[:, 1:]], dim=1)
 
-    branches = [[z[:, : C + 2] for z in of_stages], [z[:, C + 2 :] for z in of_stages]]
+    branches = [[z[:, : C + 2] for z in stage_logits], [z[:, C + 2 :] for z in stage_logits]]
     if fusion == "logits":
         expected = sum(literal(sum(logits) / 3) for logits in branches) / 2
     else:
@@ -327,7 +327,7 @@ def test_loaded_weights_are_copied_unless_new_ones_were_loaded():
     assert all(torch.equal(again.state_dict()[n], t) for n, t in copied.state_dict().items())
 
 
-def test_random_branches_are_no_copies_and_counts_continue_on_request():
+def test_random_branches_are_not_copies_and_counts_continue_on_request():
     before = trained("cascade")
     after = follow(before, "cascade", model_options={"init": "random", "fresh_counts": False})
     for predictor, old in zip(stages(after), stages(before), strict=True):
@@ -354,7 +354,7 @@ def test_bfloat16_autocast_is_close_to_full_precision(kind):
     sample = after.roi_heads.label_and_sample_proposals
     sampled, replayed = [], []
 
-    def same(*given):
+    def replay(*given):
         # Rounding changes proposals and thus the sampled RoIs, so both runs use the same RoIs.
         if len(sampled) < 3:
             sampled.append(sample(*given))
@@ -362,7 +362,7 @@ def test_bfloat16_autocast_is_close_to_full_precision(kind):
         replayed.append(sampled[len(replayed)])
         return replayed[-1]
 
-    after.roi_heads.label_and_sample_proposals = same
+    after.roi_heads.label_and_sample_proposals = replay
     expected = after(inputs)
     with torch.autocast("cpu", torch.bfloat16):
         losses = after(inputs)
@@ -406,13 +406,13 @@ def test_new_branches_with_another_loss_can_start_from_random_weights():
     assert all(torch.isfinite(s).all() and len(s) == 10 for s in scores)
 
 
-def test_only_the_new_branchs_batch_norm_is_trained():
+def test_only_the_batch_norm_of_the_new_branch_is_trained():
     norm = {"conv_dims": [8], "conv_norm": "BN"}
     head = dual_parts.box_head("plain", True, **norm)
     names = [n for n, _ in head.named_buffers() if n.endswith("running_mean")]
     assert names == ["conv1.norm.running_mean", "new.conv1.norm.running_mean"]
     after = model("plain", dual=True, heads=norm | {"fc_dims": [dual_parts.WIDTH]})
-    start = everything(after)
+    start = clone_tensors(after)
     steps(after)
-    moved = {n for n, t in everything(after).items() if not torch.equal(t, start[n])}
+    moved = {n for n, t in clone_tensors(after).items() if not torch.equal(t, start[n])}
     assert moved == after.added_keys

@@ -16,8 +16,8 @@ def points(chart):
     canvas, found = drawn(chart), {}
     for artist in [*canvas.axes.collections, *canvas.axes.lines]:
         if artist.get_gid() in canvas.tooltips:
-            of_line = hasattr(artist, "get_xydata")
-            places = (artist.get_xydata() if of_line else artist.get_offsets()).tolist()
+            is_line = hasattr(artist, "get_xydata")
+            places = (artist.get_xydata() if is_line else artist.get_offsets()).tolist()
             known = [tuple(place) for place in places if place == place]  # without nan
             known = [place for place in known if place[0] == place[0]]
             found |= dict(zip(canvas.tooltips[artist.get_gid()], known, strict=True))

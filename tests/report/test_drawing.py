@@ -120,7 +120,7 @@ def test_a_figure_of_a_paper_is_a_column_wide(tmp_path):
     assert b"/MediaBox [ 0 0 237.6 172.8 ]" in (tmp_path / "a.pdf").read_bytes()
 
 
-def test_an_unknown_format_is_named_and_leaves_no_file(tmp_path):
+def test_an_unknown_format_is_reported_and_leaves_no_file(tmp_path):
     with pytest.raises(ValueError, match="'xyz' is not supported"):
         save_chart(CHART, tmp_path / "a.xyz")
     assert not list(tmp_path.iterdir())

@@ -188,7 +188,7 @@ def test_bars_of_two_runs_are_grouped_with_the_rare_ones_on_top():
     assert steps[1] > steps[0]
 
 
-def test_unknown_groups_are_named():
+def test_unknown_groups_are_reported():
     rows = [category(1, "n/a", None, 10.0), category(2, "n/a", None, 40.0)]
     chart = outcomes({"": analysis(rows, [(1, 2, 3)])})
     assert legend(chart, is_page=False) == ["correct", "as unknown", "missed"]

@@ -6,6 +6,6 @@ from d2_seesaw.data import RandomSampling, RepeatFactorSampling
 
 random = L(RandomSampling)()
 
-# mmdet, and with it the published numbers, round up. Detectron2 uses "stochastic" rounding, which
-# repeats images less often.
+# mmdet, which produced the published results, rounds repeat factors up. Detectron2 rounds them
+# stochastically and thus repeats images less often.
 repeat_factor = L(RepeatFactorSampling)(threshold=1e-3, rounding="ceil")

@@ -1,4 +1,4 @@
-"""Checks of annotation files, one fault at a time; test_images.py covers image files."""
+"""Tests of check_annotations, one fault at a time. test_images.py covers image files."""
 
 import pytest
 
@@ -67,7 +67,7 @@ def test_valid_annotations_have_no_issues(data):
          "crowd", "run-length"),
     ],
 )  # fmt: skip
-def test_a_fault_is_named_with_file_image_and_annotation(data, change, kind, words):
+def test_a_fault_is_reported_with_file_image_and_annotation(data, change, kind, words):
     data["annotations"][0].update(change)
     (issue,) = found(data)
     assert (issue.kind, issue.annotation_id) == (kind, 1)
@@ -98,7 +98,7 @@ def test_files_with_boxes_only_need_no_segmentation(data):
     assert found(data) == []
 
 
-def test_repeated_ids_and_names_are_named(data):
+def test_repeated_ids_and_names_are_reported(data):
     data["images"].append(dict(data["images"][0]))
     data["annotations"].append(dict(data["annotations"][0]))
     data["categories"].append(dict(data["categories"][0]))
@@ -113,7 +113,7 @@ def test_repeated_ids_and_names_are_named(data):
     ]
 
 
-def test_categories_without_images_and_images_without_annotations_are_named(data):
+def test_categories_without_images_and_images_without_annotations_are_reported(data):
     del data["annotations"][-1]
     issues = found(data)
     assert [(i.kind, i.severity, i.category_id, i.image_id) for i in issues] == [
@@ -147,7 +147,7 @@ def test_crowd_flags_are_0_or_1(data):
 
 
 @pytest.mark.parametrize("section", ["images", "annotations", "categories"])
-def test_empty_sections_are_named(data, section):
+def test_empty_sections_are_reported(data, section):
     data[section] = []
     issues = found(data)
     assert f"the file lists no {section}" in [i.message for i in issues if i.severity == "error"]

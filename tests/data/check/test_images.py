@@ -1,4 +1,4 @@
-"""Checks of image files, one fault at a time."""
+"""Tests of check_images, one fault at a time."""
 
 import io
 import re
@@ -75,13 +75,13 @@ def issues_of(tmp_path, content, name="a.jpg", **options):
         "html",
         "size",
         "cmyk",
-        "grey16",
+        "gray16",
         "rgb16",
         "int32",
         "float32",
     ],
 )
-def test_a_fault_is_named_with_file_and_image(tmp_path, content, kind, words):
+def test_a_fault_is_reported_with_file_and_image(tmp_path, content, kind, words):
     (issue,) = issues_of(tmp_path, content)
     assert (issue.kind, issue.file_name, issue.image_id) == (kind, "a.jpg", 7)
     assert re.search(words, issue.message)
@@ -102,7 +102,7 @@ def test_intact_images_have_no_issues(tmp_path, content):
     assert issues_of(tmp_path, content) == []
 
 
-def test_a_png_with_a_broken_chunk_is_cut_short(tmp_path):
+def test_a_png_with_a_broken_chunk_is_reported_as_truncated(tmp_path):
     """Cover the SyntaxError that Pillow raises here instead of an OSError."""
     pixels = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
     content = encoded(Image.fromarray(pixels), "PNG")
@@ -112,7 +112,7 @@ def test_a_png_with_a_broken_chunk_is_cut_short(tmp_path):
     assert (issue.kind, "broken PNG" in issue.message) == ("truncated_image", True)
 
 
-def test_a_folder_and_a_picture_that_is_far_too_large_are_named(tmp_path, monkeypatch):
+def test_a_folder_and_an_image_that_is_far_too_large_are_reported(tmp_path, monkeypatch):
     (tmp_path / "b.jpg").mkdir()
     (issue,) = issues_of(tmp_path, None, "b.jpg")
     assert issue.kind == "missing_image"
@@ -122,14 +122,14 @@ def test_a_folder_and_a_picture_that_is_far_too_large_are_named(tmp_path, monkey
     assert "decompression bomb" in issue.message
 
 
-def test_an_image_without_an_annotated_size_has_no_wrong_size(tmp_path):
+def test_an_image_without_an_annotated_size_is_not_reported_as_wrong_size(tmp_path):
     (tmp_path / "a.png").write_bytes(intact("PNG"))
     image = ImageFile(str(tmp_path / "a.png"), "a.png", 7, None, W)
     assert check_images([image], progress=False) == []
 
 
 def test_a_broken_exif_block_does_not_stop_the_check(tmp_path):
-    """Break single bytes of an EXIF block that Pillow cannot write again."""
+    """Break single bytes of an EXIF block that Pillow cannot rewrite."""
     exif = Image.Exif()
     exif[0x0112], exif[0x829A] = 6, (1, 3)
     content = encoded(Image.fromarray(PIXELS.transpose(1, 0, 2)), "JPEG", exif=exif)

@@ -12,7 +12,7 @@ def overview_of(data, **options):
 
 
 def random_data():
-    """Generate 30 images, some empty or with crowds only, and a long tail of categories."""
+    """Generate 30 images, some of them empty or with crowds only, and long-tailed categories."""
     rng = np.random.default_rng(1)
     data = own_data.content()
     data["images"] = [
@@ -30,7 +30,7 @@ def random_data():
     ]
     for i in range(24, 27):
         data["annotations"].append(annotation(100 + i, i, 40) | {"iscrowd": 1})
-    for i in range(5):  # crowds beside objects, which the sampler counts
+    for i in range(5):  # The sampler counts crowds in images that also have objects.
         data["annotations"].append(annotation(200 + i, i, 1000) | {"iscrowd": 1})
     return data
 
@@ -100,6 +100,6 @@ def test_a_dataset_without_annotations_has_an_overview():
 
 
 @pytest.mark.parametrize("threshold", [2, 0, -1])
-def test_a_threshold_out_of_range_is_named(threshold):
+def test_a_threshold_out_of_range_is_reported(threshold):
     with pytest.raises(ValueError, match=rf"in \(0, 1\], got {threshold}"):
         overview_of(own_data.content(), threshold=threshold)

@@ -317,7 +317,7 @@ def test_a_mask_without_pixels_is_left_alone():
         ({"image_format": "L"}, "image_format must be 'BGR' or 'RGB', got 'L'"),
     ],
 )
-def test_bad_arguments_are_named(options, message):
+def test_bad_arguments_are_reported(options, message):
     with pytest.raises(ValueError, match=message):
         InstaBoost(**options)
 

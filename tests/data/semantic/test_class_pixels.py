@@ -56,6 +56,6 @@ def test_counting_does_not_synchronize_the_ranks(name, monkeypatch):
     ClassPixels(name)()
 
 
-def test_an_unregistered_dataset_is_named():
+def test_an_unregistered_dataset_is_reported():
     with pytest.raises(ValueError, match="'semantic_quickstart_trian' is not registered; did you"):
         ClassPixels("semantic_quickstart_trian")()

@@ -143,7 +143,7 @@ def test_sizes_are_those_of_the_decoded_image(tmp_path):
     assert [r["height"] for r in records] == [8] * 4 + [12] * 4
 
 
-def test_images_and_labels_without_partner_are_counted_and_the_first_named(folder):
+def test_images_and_labels_without_partner_are_counted_and_the_first_is_reported(folder):
     root, _ = folder
     for number in range(7):
         Image.new("RGB", (4, 4)).save(root / "images" / f"z{number}.jpg")
@@ -165,7 +165,7 @@ def test_two_images_of_one_name_are_refused(folder):
         load_dataset(NAME)
 
 
-def test_an_empty_folder_is_named(tmp_path):
+def test_an_empty_folder_is_reported(tmp_path):
     for part in ("images", "labels"):
         (tmp_path / part).mkdir()
     register(tmp_path)
@@ -173,7 +173,7 @@ def test_an_empty_folder_is_named(tmp_path):
         load_dataset(NAME)
 
 
-def test_an_image_that_cannot_be_read_is_named(folder):
+def test_an_image_that_cannot_be_read_is_reported(folder):
     root, _ = folder
     (root / "images" / "a.jpg").write_bytes(b"nothing")
     register(root)
@@ -261,7 +261,7 @@ def test_frames_of_one_name_in_several_folders_are_in_one_part(tmp_path):
     assert names(load_dataset(NAME), tmp_path) == expected
 
 
-def test_a_part_without_images_is_named(folder):
+def test_a_part_without_images_is_reported(folder):
     register(folder[0], split=FrameSplit("val", stretches=6))
     with pytest.raises(ValueError, match=r"has no images in .* for the part 'val'"):
         load_dataset(NAME)

@@ -110,13 +110,13 @@ def test_another_format_is_refused(tmp_path):
         read_labels(record(tmp_path / "labels.jpg"))
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(ValueError, match=r"gone\.png cannot be read: No such file"):
         read_labels(record(tmp_path / "gone.png"))
 
 
 @pytest.mark.parametrize("write", KINDS)
-def test_a_damaged_file_is_named(tmp_path, write):
+def test_a_damaged_file_is_reported(tmp_path, write):
     path = tmp_path / "labels.png"
     write(path, np.random.default_rng(0).integers(0, 9, (64, 64)).astype(np.uint8))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

@@ -199,20 +199,20 @@ def test_the_default_folder_follows_the_platform_convention(dataset, tmp_path, m
     assert pixel_counts.default_cache_folder() == tmp_path / "home" / ".cache" / "d2_seesaw"
 
 
-def test_maps_with_other_classes_are_named(dataset, cache):
+def test_maps_with_other_classes_are_reported(dataset, cache):
     with pytest.raises(ValueError, match=r"\.png contains 4; expected classes in \[0, 3\]"):
         class_pixel_counts(dataset, 4, cache_folder=cache)
     assert not cache.exists()
 
 
-def test_missing_maps_are_named(dataset, cache):
+def test_missing_maps_are_reported(dataset, cache):
     os.unlink(dataset[5]["sem_seg_file_name"])
     with pytest.raises(ValueError, match=r"5\.png cannot be read: No such file"):
         class_pixel_counts(dataset, C, cache_folder=cache)
 
 
 @pytest.mark.parametrize("num_classes", [0, 256])
-def test_a_number_of_classes_out_of_range_is_named(dataset, num_classes):
+def test_a_number_of_classes_out_of_range_is_reported(dataset, num_classes):
     with pytest.raises(ValueError, match=rf"must be in \[1, 255\] .* got {num_classes}"):
         class_pixel_counts(dataset, num_classes)
 

@@ -85,7 +85,7 @@ REQUIRED = [f.name for f in dataclasses.fields(LongTailAnalysis) if f.name != "e
 
 
 @pytest.mark.parametrize("field", REQUIRED)
-def test_a_missing_field_is_named(field):
+def test_a_missing_field_is_reported(field):
     data = ANALYSIS.to_json()
     del data[field]
     with pytest.raises(ValueError, match=f"is damaged: .*'{field}'"):
@@ -115,13 +115,13 @@ def test_damaged_parts_are_one_clear_error(field, value):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 1}'])
-def test_a_file_of_another_kind_is_named(text, tmp_path):
+def test_a_file_of_another_kind_is_reported(text, tmp_path):
     path = tmp_path / "longtail_bbox.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"longtail_bbox\.json: "):
         read_analysis(path)
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"longtail_bbox\.json"):
         read_analysis(analysis_path(tmp_path, "bbox"))

@@ -13,7 +13,7 @@ from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from d2_seesaw.evaluation.scoring import TaskEvaluation
 from d2_seesaw.evaluation.tables import category_results
-from tests.evaluation.federated_cases import of_task
+from tests.evaluation.federated_cases import results_of_task
 from tests.evaluation.labeled_objects import confused_case, label_one_by_one
 from tests.evaluation.lvis_data import SIZE, add_object, dataset
 
@@ -42,13 +42,13 @@ def examples_one_by_one(data, names, pairs, score):
     named = [(a, names[a["id"]]) for a in data["annotations"] if names.get(a["id"])]
     examples = []
     for category, by in pairs:
-        of_pair = [
+        pair_matches = [
             (a, r) for a, r in named if (a["category_id"], r["category_id"]) == (category, by)
         ]
-        of_pair.sort(key=lambda m: -m[1][score])
+        pair_matches.sort(key=lambda m: -m[1][score])
         examples += [
             ConfusionExample(category, by, a["image_id"], a["bbox"], r["bbox"], r[score])
-            for a, r in of_pair[:2]
+            for a, r in pair_matches[:2]
         ]
     rare = {c["id"] for c in data["categories"] if c["frequency"] == "r"}
     missed = [
@@ -76,7 +76,7 @@ def test_equals_a_loop_over_all_objects(fields, task, score, compared, tied):
     confused_and_missed = [0, 0]
     for seed in range(14):
         data, results = confused_case(seed, "other area field", *tied)
-        given = results if fields == "both" else of_task(results, fields)
+        given = results if fields == "both" else results_of_task(results, fields)
         analysis = analysis_of(data, given, task, limit=30)
         groups = {c["id"]: c["frequency"] for c in data["categories"]}
         pairs = [

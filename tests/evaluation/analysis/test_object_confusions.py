@@ -10,7 +10,7 @@ from d2_seesaw.evaluation.analysis.confusion import label_objects, object_confus
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
-from tests.evaluation.federated_cases import box_rle, of_task
+from tests.evaluation.federated_cases import box_rle, results_of_task
 from tests.evaluation.labeled_objects import confused_case, label_one_by_one
 from tests.evaluation.lvis_data import add_object, dataset
 
@@ -44,7 +44,7 @@ def test_equals_a_loop_over_images_detections_and_objects(
     outcomes = Counter()
     for seed in range(5):
         data, results = confused_case(seed, *tied)
-        given = results if fields == "both" else of_task(results, fields)
+        given = results if fields == "both" else results_of_task(results, fields)
         names = label_one_by_one(data, results, score, compared, limit)
         expected = Counter(
             (a["category_id"], (names[a["id"]] or {}).get("category_id"))

@@ -36,7 +36,7 @@ def test_asking_for_an_unknown_dataset_does_not_register_it():
     assert "no_such_dataset" not in MetadataCatalog.list()
 
 
-def test_a_missing_file_is_named(register, data, tmp_path):
+def test_a_missing_file_is_reported(register, data, tmp_path):
     name = register(data)
     (tmp_path / f"{name}.json").unlink()
     with pytest.raises(FileNotFoundError, match=rf"no annotations at .*{name}\.json"):
@@ -123,7 +123,7 @@ def refused(data, tmp_path, message, **options):
         ({"area": "large"}, "1 of 2 annotations have no 'area'"),
     ],
 )
-def test_values_that_cannot_be_scored_are_named(data, tmp_path, change, message):
+def test_values_that_cannot_be_scored_are_reported(data, tmp_path, change, message):
     data["annotations"][0].update(change)
     refused(data, tmp_path, message, with_masks=False)
 

@@ -35,10 +35,10 @@ def as_table(matches, number):
 def choose_one_by_one(ious, ignored, threshold):
     """Match one pair by lvis-api's rule: +1 found, -1 ignored, 0 unmatched."""
     free, outcome = set(range(ious.shape[1])), []
-    for of_detection in ious:
-        possible = [g for g in free if of_detection[g] >= threshold]
+    for row in ious:
+        possible = [g for g in free if row[g] >= threshold]
         counting = [g for g in possible if not ignored[g]]
-        best = max(counting or possible, key=lambda g: (of_detection[g], g), default=None)
+        best = max(counting or possible, key=lambda g: (row[g], g), default=None)
         free.discard(best)
         outcome.append(0 if best is None else -1 if ignored[best] else 1)
     return np.array(outcome)

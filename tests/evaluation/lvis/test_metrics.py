@@ -104,9 +104,9 @@ def test_the_trait_more_than_300_exceeds_300_with_a_tie_at_the_cut(seed):
     scores = defaultdict(list)
     for result in results:
         scores[result["image_id"]].append(result["score"])
-    of_many = [sorted(s, reverse=True) for s in scores.values() if len(s) > 300]
-    assert of_many
-    assert all(s[299] == s[300] for s in of_many)
+    crowded = [sorted(s, reverse=True) for s in scores.values() if len(s) > 300]
+    assert crowded
+    assert all(s[299] == s[300] for s in crowded)
 
 
 @both_tasks

@@ -59,9 +59,11 @@ def test_a_category_averages_its_own_official_precision(task, tmp_path, monkeypa
     precision = official_evaluation(json_file, detections, task, monkeypatch).eval["precision"]
     scores = evaluate(data, detections, task)
     for k in range(len(scores.category_ids)):
-        of_category = precision[:, :, k, 0]
-        assert scores.category_ap[k] == pytest.approx(100 * of_category.mean(), abs=1e-9)
-        assert scores.category_ap50[k] == pytest.approx(100 * of_category[0].mean(), abs=1e-9)
+        category_precision = precision[:, :, k, 0]
+        assert scores.category_ap[k] == pytest.approx(100 * category_precision.mean(), abs=1e-9)
+        assert scores.category_ap50[k] == pytest.approx(
+            100 * category_precision[0].mean(), abs=1e-9
+        )
 
 
 def test_a_limit_on_detections_per_image_is_the_official_one(tmp_path, monkeypatch):

@@ -119,8 +119,8 @@ def test_edges_are_sorted_by_detection_then_iou_then_object():
         zip(edges.detections.tolist(), edges.ious.tolist(), edges.objects.tolist(), strict=True)
     )
     # Class-agnostic objects of an image are ordered by category, then as in the file.
-    of_object = [a["category_id"] for a in data["annotations"]]
-    order = [(d, iou, of_object[g], g) for d, iou, g in rows]
+    object_categories = [a["category_id"] for a in data["annotations"]]
+    order = [(d, iou, object_categories[g], g) for d, iou, g in rows]
     assert order == sorted(order)
     ties = [a[:2] == b[:2] for a, b in itertools.pairwise(rows)]
     assert any(ties), "the case must have equal IoUs"

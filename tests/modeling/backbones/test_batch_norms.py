@@ -48,7 +48,7 @@ def test_frozen_norms_behave_in_training_as_in_evaluation():
     assert list(frozen.parameters()) == []
 
 
-def test_frozen_norms_are_detectron2s_which_keep_half_precision():
+def test_frozen_norms_are_those_of_detectron2_and_keep_half_precision():
     frozen = replaced("FrozenBN")
     assert isinstance(frozen[0], FrozenBatchNorm2d)
     half = image(torch.bfloat16).requires_grad_()

@@ -94,7 +94,7 @@ def test_a_dilated_block_is_the_plain_block_on_every_other_pixel():
 
 
 @torch.no_grad()
-def test_without_dilation_a_block_equals_detectron2s():
+def test_without_dilation_a_block_matches_detectron2():
     plain = randomized(BasicBlock(8, 12, stride=2))
     block = DilatedBasicBlock(8, 12, stride=2).eval()
     block.load_state_dict(plain.state_dict())

@@ -179,6 +179,11 @@ def images(labels=((0, 2, 2), (4,))):
     size = (SIZE, SIZE)
     pixels = [torch.rand(3, *size) * 255 for _ in labels]
     return [
-        {"image": image, "instances": parts.target(list(of_image)), "height": SIZE, "width": SIZE}
-        for image, of_image in zip(pixels, labels, strict=True)
+        {
+            "image": image,
+            "instances": parts.target(list(image_labels)),
+            "height": SIZE,
+            "width": SIZE,
+        }
+        for image, image_labels in zip(pixels, labels, strict=True)
     ]

@@ -149,7 +149,7 @@ def no_proposals():
 
 
 def batch(labels=((0, 2, 2), (4,))):
-    targets = [target(list(of_image)) for of_image in labels]
+    targets = [target(list(image_labels)) for image_labels in labels]
     return features(len(labels)), [proposals_for(t) for t in targets], targets
 
 

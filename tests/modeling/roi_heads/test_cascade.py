@@ -99,10 +99,10 @@ def test_stage_weights_replace_the_gradient_scaling(storage):
     plain.load_state_dict(scaled.state_dict())
     batch = parts.batch()
     maps = list(batch[0].values())
-    of_scaled, of_plain = losses_of(scaled, batch), losses_of(plain, batch)
-    torch.testing.assert_close(of_scaled, of_plain)
-    gradients = torch.autograd.grad(sum(of_scaled.values()), maps)
-    expected = [g / 3 for g in torch.autograd.grad(sum(of_plain.values()), maps)]
+    scaled_losses, plain_losses = losses_of(scaled, batch), losses_of(plain, batch)
+    torch.testing.assert_close(scaled_losses, plain_losses)
+    gradients = torch.autograd.grad(sum(scaled_losses.values()), maps)
+    expected = [g / 3 for g in torch.autograd.grad(sum(plain_losses.values()), maps)]
     torch.testing.assert_close(list(gradients), expected)
 
 

@@ -21,8 +21,8 @@ SIZES = [(320, 256), (130, 256)]  # 5 x 4 and 3 x 4 at stride 64
 
 def targets(*labels):
     return [
-        Instances((64, 64), gt_classes=torch.tensor(of_image, dtype=torch.int64))
-        for of_image in labels
+        Instances((64, 64), gt_classes=torch.tensor(image_labels, dtype=torch.int64))
+        for image_labels in labels
     ]
 
 

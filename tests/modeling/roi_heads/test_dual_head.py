@@ -90,8 +90,8 @@ LOSSES = [(True, True), (False, False), (False, True)]
 def test_scores_are_the_mean_of_both_branches_scores(old, new):
     predict, x = predictor(seesaw=old, new_seesaw=new), features()
     predictions = predict(x)
-    of_old, of_new = predict.cls_score(x.old), predict.new.cls_score(x.new)
-    expected = 0.5 * (literal_scores(of_old, old) + literal_scores(of_new, new))
+    old_logits, new_logits = predict.cls_score(x.old), predict.new.cls_score(x.new)
+    expected = 0.5 * (literal_scores(old_logits, old) + literal_scores(new_logits, new))
     scores = predict.predict_probs(predictions, [rois(3), rois(0), rois(4)])
     assert [len(s) for s in scores] == [3, 0, 4]
     torch.testing.assert_close(torch.cat(scores), expected)
@@ -166,8 +166,8 @@ def test_averaged_scores_select_the_class_specific_box():
     predictions = predict(features())
     (scores,) = predict.predict_probs(predictions, [image])
     best = scores[:, :C].argmax(dim=1)
-    of_old = predictions[0][:, :C].argmax(dim=1)
-    assert (best != of_old).any()
+    old_logits = predictions[0][:, :C].argmax(dim=1)
+    assert (best != old_logits).any()
     boxes = predict.box2box_transform.apply_deltas(predictions[1], image.proposal_boxes.tensor)
     expected = boxes.view(R, C, 4)[torch.arange(R), best]
     (found,) = refined_boxes(Stage(predict, predictions, [image]), C)
@@ -181,8 +181,8 @@ def test_a_new_branch_starts_as_a_copy_but_without_its_counts():
         part.start_new(copy_weights=True, copy_counts=False)
     both = head(torch.randn(3, parts.CHANNELS, 7, 7))
     assert torch.equal(both.old, both.new)
-    of_old, of_new = predict(both)[0].chunk(2, dim=1)
-    assert torch.equal(of_old, of_new)
+    old_logits, new_logits = predict(both)[0].chunk(2, dim=1)
+    assert torch.equal(old_logits, new_logits)
     assert predict.new.cls_loss.class_counts.sum() == 0
 
 

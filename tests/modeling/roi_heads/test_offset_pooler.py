@@ -19,10 +19,10 @@ def maps():
 def boxes():
     """Return boxes of three images, one of them empty; small and large boxes alternate."""
     lists = [torch.rand(6, 4) * 20, torch.zeros(0, 4), torch.rand(4, 4) * 20]
-    for of_image in lists:
-        of_image[:, 2:] += of_image[:, :2] + 4
-        of_image[::2, 2:] += 30
-    return [Boxes(of_image) for of_image in lists]
+    for image_boxes in lists:
+        image_boxes[:, 2:] += image_boxes[:, :2] + 4
+        image_boxes[::2, 2:] += 30
+    return [Boxes(image_boxes) for image_boxes in lists]
 
 
 def detectron2_pooler():
@@ -107,10 +107,12 @@ def test_only_the_gradient_of_the_feature_maps_is_scaled(inputs):
     scaled = pool_and_encode(head, pooler, *inputs, gradient_scale=0.25)
     assert torch.equal(whole, scaled)
     wanted = [*inputs[0], head.offset]
-    *of_maps, of_offset = torch.autograd.grad(whole.square().sum(), wanted)
-    *of_scaled_maps, of_scaled_offset = torch.autograd.grad(scaled.square().sum(), wanted)
-    torch.testing.assert_close(of_scaled_maps, [g / 4 for g in of_maps])
-    torch.testing.assert_close(of_scaled_offset, of_offset)
+    *map_gradients, offset_gradient = torch.autograd.grad(whole.square().sum(), wanted)
+    *scaled_map_gradients, scaled_offset_gradient = torch.autograd.grad(
+        scaled.square().sum(), wanted
+    )
+    torch.testing.assert_close(scaled_map_gradients, [g / 4 for g in map_gradients])
+    torch.testing.assert_close(scaled_offset_gradient, offset_gradient)
 
 
 def test_pooling_heads_need_a_pooler_with_offsets():

@@ -102,7 +102,7 @@ def test_half_precision_logits_are_averaged_in_float32(three_stages):
 
 def test_probabilities_are_averaged_after_scoring(three_stages):
     _, scores = fuse(three_stages, "probabilities")
-    of_stages = [s.predictor.cls_loss.scores(s.predictions[0]) for s in three_stages]
-    torch.testing.assert_close(torch.cat(scores), sum(of_stages) / 3)
+    stage_scores = [s.predictor.cls_loss.scores(s.predictions[0]) for s in three_stages]
+    torch.testing.assert_close(torch.cat(scores), sum(stage_scores) / 3)
     _, other = fuse(three_stages, "logits")
     assert (torch.cat(scores) - torch.cat(other)).abs().max() > 0.05

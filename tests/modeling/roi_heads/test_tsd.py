@@ -40,7 +40,7 @@ def head_with_fixed_offsets():
 def test_offsets_are_in_tenths_of_the_box_size_x_first(head_with_fixed_offsets, rois):
     pool, boxes = rois
     tensor = torch.cat([b.tensor for b in boxes])
-    of_bins, of_box = head_with_fixed_offsets.offsets(pool(), tensor)
+    bin_offsets, box_offsets = head_with_fixed_offsets.offsets(pool(), tensor)
     delta_c, delta_r = (
         head_with_fixed_offsets.delta_c.output,
         head_with_fixed_offsets.delta_r.output,
@@ -48,10 +48,10 @@ def test_offsets_are_in_tenths_of_the_box_size_x_first(head_with_fixed_offsets, 
     for r in (0, 33, 79):
         x0, y0, x1, y1 = tensor[r].tolist()
         for row, column in ((0, 0), (2, 5), (6, 1)):
-            dx, dy = of_bins[r, :, row, column].tolist()
+            dx, dy = bin_offsets[r, :, row, column].tolist()
             assert dx == pytest.approx(0.1 * delta_c[r, 7 * row + column].item() * (x1 - x0))
             assert dy == pytest.approx(0.1 * delta_c[r, 49 + 7 * row + column].item() * (y1 - y0))
-        dx, dy = of_box[r].tolist()
+        dx, dy = box_offsets[r].tolist()
         assert dx == pytest.approx(0.1 * delta_r[r, 0].item() * (x1 - x0))
         assert dy == pytest.approx(0.1 * delta_r[r, 1].item() * (y1 - y0))
 
@@ -73,11 +73,11 @@ def test_classification_uses_moved_bins_and_regression_moved_boxes(head_with_fix
     tensor = torch.cat([b.tensor for b in boxes])
     head = head_with_fixed_offsets
     found = head(pool, boxes)
-    of_bins, of_box = head.offsets(pool(), tensor)
-    torch.testing.assert_close(found.classification, head.classification(pool(of_bins)))
-    torch.testing.assert_close(found.localization, head.localization(pool(of_box)))
+    bin_offsets, box_offsets = head.offsets(pool(), tensor)
+    torch.testing.assert_close(found.classification, head.classification(pool(bin_offsets)))
+    torch.testing.assert_close(found.localization, head.localization(pool(box_offsets)))
     torch.testing.assert_close(found.sibling, head.sibling(pool()))
-    dx, dy = of_box.unbind(1)
+    dx, dy = box_offsets.unbind(1)
     torch.testing.assert_close(found.boxes, tensor + torch.stack([dx, dy, dx, dy], dim=1))
 
 
@@ -101,18 +101,20 @@ def test_each_branch_trains_its_own_offsets(rois):
     found = head(*rois)
     own = [head.delta_c[-1].weight, head.delta_r[-1].weight]
     options = {"retain_graph": True, "allow_unused": True}
-    of_bins, of_box = torch.autograd.grad(found.classification.sum(), own, **options)
-    assert of_bins.any()
-    assert of_box is None
-    of_bins, of_box = torch.autograd.grad(found.localization.sum(), own, **options)
-    assert of_bins is None
-    assert of_box.any()
+    bin_offsets, box_offsets = torch.autograd.grad(found.classification.sum(), own, **options)
+    assert bin_offsets.any()
+    assert box_offsets is None
+    bin_offsets, box_offsets = torch.autograd.grad(found.localization.sum(), own, **options)
+    assert bin_offsets is None
+    assert box_offsets.any()
     for branch in (found.classification, found.localization):
         (shared,) = torch.autograd.grad(branch.sum(), head.shared_fc[0].weight, retain_graph=True)
         assert shared.any()
-    of_bins, of_box = torch.autograd.grad(found.boxes.square().sum(), own, allow_unused=True)
-    assert of_bins is None
-    assert of_box.any()
+    bin_offsets, box_offsets = torch.autograd.grad(
+        found.boxes.square().sum(), own, allow_unused=True
+    )
+    assert bin_offsets is None
+    assert box_offsets.any()
 
 
 def test_initial_offsets_are_nonzero_without_bias():
@@ -128,9 +130,9 @@ def test_offsets_are_float32_under_autocast(rois):
     head = tsd_parts.box_head()
     with torch.autocast("cpu", torch.bfloat16):
         x = pool().bfloat16()
-        of_bins, of_box = head.offsets(x, torch.cat([b.tensor for b in boxes]))
+        bin_offsets, box_offsets = head.offsets(x, torch.cat([b.tensor for b in boxes]))
         found = head(pool, boxes)
-    assert {of_bins.dtype, of_box.dtype, found.boxes.dtype} == {torch.float32}
+    assert {bin_offsets.dtype, box_offsets.dtype, found.boxes.dtype} == {torch.float32}
     assert found.classification.dtype == torch.bfloat16
 
 

@@ -37,7 +37,7 @@ def zero_offset_and_plain_heads(kind, **options):
     plain = build(
         kind, parts.cascade_options(masks="none", box_pooler=tsd_parts.pooler(), **options)
     )
-    of_plain = plain.state_dict()
+    plain_state = plain.state_dict()
     for k in range(3):
         tsd_parts.stay_in_place(heads.box_head[k])
         predictor = heads.box_predictor[k]
@@ -46,9 +46,9 @@ def zero_offset_and_plain_heads(kind, **options):
             weights = getattr(predictor, name).state_dict()
             getattr(predictor.sibling, name).load_state_dict(weights)
     state = heads.state_dict()
-    for name in of_plain:
-        of_plain[name] = state[name.replace("fc1", "sibling.fc1")]
-    plain.load_state_dict(of_plain)
+    for name in plain_state:
+        plain_state[name] = state[name.replace("fc1", "sibling.fc1")]
+    plain.load_state_dict(plain_state)
     return heads, plain
 
 
@@ -62,8 +62,8 @@ def test_zero_offsets_and_the_siblings_weights_equal_the_cascade_without_tsd(kin
     for name, loss in expected.items():
         torch.testing.assert_close(losses[name], loss, atol=1e-4, rtol=1e-4)
         if name != "loss_context":
-            of_sibling = losses[name.replace("_stage", "_sibling_stage")]
-            torch.testing.assert_close(of_sibling, loss, atol=1e-4, rtol=1e-4)
+            sibling_loss = losses[name.replace("_stage", "_sibling_stage")]
+            torch.testing.assert_close(sibling_loss, loss, atol=1e-4, rtol=1e-4)
     features, proposals, _ = batch
     with torch.no_grad():
         found = heads.eval().box_predictions(features, proposals)
@@ -109,16 +109,16 @@ def test_losses_are_named_and_weighted_and_counts_kept_per_stage(kind, seesaw):
     if not seesaw:
         names[1:] = ["loss_cls"]
     names += [f"{n}_sibling" for n in names] + ["loss_pc_loc"] + ([] if seesaw else ["loss_pc_cls"])
-    of_boxes = {f"{n}_stage{k}" for n in names for k in range(3)}
-    assert of_boxes == {name for name in losses if "_stage" in name}
-    for name in of_boxes:
+    expected = {f"{n}_stage{k}" for n in names for k in range(3)}
+    assert expected == {name for name in losses if "_stage" in name}
+    for name in expected:
         factor = [1, 2, 4][int(name[-1])]
         torch.testing.assert_close(losses[name], factor * unweighted[name])
     if seesaw:
         stages = [(p.cls_loss, p.sibling.cls_loss) for p in heads.box_predictor]
-        for of_tsd, of_sibling in stages:
-            assert of_tsd.class_counts.sum() == 48  # the RoIs of two images, each counted once
-            assert torch.equal(of_tsd.class_counts, of_sibling.class_counts)
+        for tsd_loss, sibling_loss in stages:
+            assert tsd_loss.class_counts.sum() == 48  # the RoIs of two images, each counted once
+            assert torch.equal(tsd_loss.class_counts, sibling_loss.class_counts)
         assert not torch.equal(stages[0][0].class_counts, stages[2][0].class_counts)
 
 
@@ -138,10 +138,10 @@ def test_stage_gradients_are_scaled_for_feature_maps_but_not_for_offsets():
         ]
         return torch.autograd.grad(sum(losses_of(heads, batch).values()), wanted)
 
-    *of_maps, of_bins, of_boxes = gradients(whole)
+    *map_gradients, bin_gradients, box_gradients = gradients(whole)
     torch.testing.assert_close(
         list(gradients(scaled)),
-        [*(g / 3 for g in of_maps), of_bins, of_boxes],
+        [*(g / 3 for g in map_gradients), bin_gradients, box_gradients],
         atol=1e-5,
         rtol=1e-4,
     )

@@ -83,9 +83,9 @@ def test_the_classification_constraint_covers_the_true_class_of_valid_rois():
     tsd = torch.tensor([0.6, 0.4, 0.9, 0.5])
     classes = [1, C, 3, 0]
 
-    def logits(of_true_class):
-        p = ((1 - of_true_class) / C)[:, None].repeat(1, C + 1)
-        p[range(4), classes] = of_true_class
+    def logits(true_class_probs):
+        p = ((1 - true_class_probs) / C)[:, None].repeat(1, C + 1)
+        p[range(4), classes] = true_class_probs
         return p.log() + 3.0
 
     found = TSDPredictions(
@@ -113,12 +113,12 @@ def test_the_localization_constraint_compares_ious_with_the_objects(agnostic):
     start = boxes_at(15, 0, 23)
 
     logits = torch.zeros(3, C + 1)
-    of_sibling = torch.zeros(3, 4 if agnostic else 4 * C)
-    deltas = of_sibling.clone()
+    sibling_deltas = torch.zeros(3, 4 if agnostic else 4 * C)
+    deltas = sibling_deltas.clone()
     if not agnostic:
         # The box of class c moves by c pixels: dx has weight 10 and the width is 10.
         deltas[:, ::4] = torch.arange(float(C))
-    found = TSDPredictions(logits, deltas, start, (logits, of_sibling))
+    found = TSDPredictions(logits, deltas, start, (logits, sibling_deltas))
     shifts = (5, 3) if agnostic else (-5 + 1, 3 + 3)
     loss = 0
     for shift, reference in zip(shifts, (1 / 3, 9 / 11), strict=True):
