@@ -1,15 +1,15 @@
-"""What each step of the winning LVIS 2020 entry costs: parameters, GFLOPs, seconds of a small one.
+"""Cost of each step of the winning LVIS 2020 entry: parameters, GFLOPs and seconds per image.
 
     python benchmarks/challenge_cost.py
     python benchmarks/challenge_cost.py --steps 0 9
 
-Parameters and GFLOPs are those of configs/challenge at 1,203 classes. A FLOP is half a
-multiply-add. They are counted for an image of 1280 x 1280 that goes through backbone, neck and RPN
-head, 1,000 proposals through the box stages and 300 detections through the mask head. Convolutions,
-including deformable ones, and matrix products count; reassembly (CARAFE), pooling and activations
-do not. Backbone and RPN are counted on torch's meta device, without computing anything. With
-test-time augmentation each view goes through the backbone twice, for boxes and then for masks, and
-once through each head; views are taken as squares.
+Parameters and GFLOPs are counted for configs/challenge with 1,203 classes. A FLOP is half a
+multiply-add. An image of 1280 x 1280 goes through backbone, neck and RPN head, 1,000 proposals go
+through the box stages and 300 detections through the mask head. Convolutions, including deformable
+ones, and matrix products count; reassembly (CARAFE), pooling and activations do not. Backbone and
+RPN are counted on torch's meta device, without computing anything. With test-time augmentation each
+view goes through the backbone twice, for boxes and then for masks, and once through each head.
+Views are assumed to be square.
 
 Seconds are measured on small versions (d2_seesaw.engine.shrink) on one CPU thread: the median time
 of inference on an image of 144 x 144 with random weights. The steps take turns within each round.
@@ -19,9 +19,13 @@ import argparse
 import statistics
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from detectron2.config import instantiate
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.roi_heads import FastRCNNOutputLayers, StandardROIHeads
 from detectron2.structures import Boxes, ImageList, Instances
 from omegaconf import DictConfig
 from torch import nn
@@ -32,42 +36,44 @@ from d2_seesaw.engine.shrink import shrink
 
 SIZE = 1280
 
+build: Any = instantiate
+
 
 @register_flop_formula(torch.ops.torchvision.deform_conv2d)
-def deform_conv_flop(x_shape, w_shape, *_args, out_shape=None, **_kwargs) -> int:
-    """FLOPs of the convolution behind the sampling; its offsets are a convolution of their own."""
+def deform_conv_flop(x_shape, w_shape, *_args, out_shape, **_kwargs) -> int:
+    """Count the FLOPs of a deformable convolution, without the one that predicts its offsets."""
     batch, _, height, width = out_shape
     out_channels, in_channels, *kernel = w_shape
     return 2 * batch * height * width * out_channels * in_channels * kernel[0] * kernel[1]
 
 
-def model_of(cfg: DictConfig) -> nn.Module:
+def model_of(cfg: DictConfig) -> GeneralizedRCNN:
     """Build the model of a config, with random weights."""
     if "pretrained" in cfg.model.backbone.bottom_up:
         cfg.model.backbone.bottom_up.pretrained = False
-    return instantiate(cfg.model).eval()
+    return build(cfg.model).eval()
 
 
 def with_views(step: str, cfg: DictConfig) -> nn.Module:
-    """Build the model of a step, in test-time augmentation if the step has it."""
+    """Build the model of a step, wrapped in test-time augmentation if the step has it."""
     model = model_of(cfg)
     if not view_sizes(step, cfg):
         return model
     cfg.tta.model = model
-    return instantiate(cfg.tta)
+    return build(cfg.tta)
 
 
 @torch.no_grad()
 def gflops(step: str, cfg: DictConfig) -> tuple[float, float]:
-    """Count backbone, neck and RPN head, and the ROI heads, in 1e9 FLOPs."""
+    """Count GFLOPs of backbone, neck and RPN head together, and of the ROI heads."""
     with torch.device("meta"):
         model = model_of(cfg)
         images = torch.zeros(1, 3, SIZE, SIZE)
         with FlopCounterMode(display=False) as dense:
             features = model.backbone(images)
-            rpn = model.proposal_generator
+            rpn = cast(RPN, model.proposal_generator)
             rpn.rpn_head([features[name] for name in rpn.in_features])
-    heads = model.roi_heads.to_empty(device="cpu")
+    heads = cast(StandardROIHeads, model.roi_heads).to_empty(device="cpu")
     for parameter in heads.parameters():
         nn.init.normal_(parameter, std=1e-3)
     for buffer in heads.buffers():
@@ -88,11 +94,11 @@ def view_sizes(step: str, cfg: DictConfig) -> list[int]:
     return [long for _, long in cfg.tta.scales for _ in range(2)] if "tta" in step else []
 
 
-def run_heads(heads: nn.Module, features: dict[str, torch.Tensor]) -> None:
+def run_heads(heads: StandardROIHeads, features: dict[str, torch.Tensor]) -> None:
     """Run 1,000 proposals through the box stages and 300 detections through the mask head."""
-    predictors = heads.box_predictor
-    for predictor in predictors if isinstance(predictors, nn.ModuleList) else [predictors]:
-        predictor.test_score_thresh = 2.0  # no detections of its own
+    for predictor in heads.modules():
+        if isinstance(predictor, FastRCNNOutputLayers):
+            predictor.test_score_thresh = 2.0  # suppresses the model's own detections
     images = ImageList(torch.zeros(1, 3, SIZE, SIZE), [(SIZE, SIZE)])
     heads(images, features, [instances(1000, "proposal_boxes")])
     given = instances(300, "pred_boxes")
@@ -129,7 +135,7 @@ def seconds(steps: dict[str, DictConfig], rounds: int) -> dict[str, float]:
 def main() -> None:
     """Print one line per step."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, nargs="+", help="all by default")
+    parser.add_argument("--steps", type=int, nargs="+", help="steps to measure (default: all)")
     parser.add_argument("--rounds", type=int, default=20)
     options = parser.parse_args()
     torch.set_num_threads(1)

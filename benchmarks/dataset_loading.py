@@ -1,16 +1,16 @@
-"""Time and memory of loading annotations: ours, first and second start, and Detectron2's.
+"""Time and memory of loading annotations: this project's first and second start, and Detectron2.
 
     python benchmarks/dataset_loading.py
     python benchmarks/dataset_loading.py --annotations 1270141 --rounds 1
 
-The file is that of longtail_json.py, written into a temporary folder together with the kept copy.
-Every load has a process of its own; in each round they take turns. Our records are built when they
-are read, so each load has three stages: *load* returns the records, *walk* reads each of them
-once, and *hold* makes a list of dicts and puts it into Detectron2's ``DatasetFromList``, which
-pickles them. Our training loader needs the first stage, Detectron2's the first and the last.
-Seconds are processor time of all stages up to this one, the median over the rounds; memory is the
-peak of the process up to this stage, less what it had before. *First start* parses the JSON and
-keeps the table, *second start* reads the kept copy.
+The file is written by longtail_json.py into a temporary folder, together with the cached copy.
+Every load runs in its own process; the candidates take turns within each round. This project builds
+records when they are read, so each load has three stages: *load* returns the records, *walk* reads
+each of them once, and *hold* makes a list of dicts and puts it into Detectron2's
+``DatasetFromList``, which pickles them. The training loader of this project needs the first stage,
+Detectron2's the first and the last. Seconds are the processor time of all stages up to this one,
+the median over the rounds. Memory is the growth of the process's peak up to this stage. *First
+start* parses the JSON and caches the table, *second start* reads the cached copy.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def load(which: str, path: str) -> dict[str, float]:
     from d2_seesaw.data import load_longtail_json
     from d2_seesaw.data.annotations import reader
 
-    reader._LEAST_BYTES_KEPT = 0  # small files, too, are kept here
+    reader._LEAST_BYTES_KEPT = 0  # also cache small files
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.process_time()
     found: dict[str, float] = {}
@@ -61,7 +61,7 @@ def load(which: str, path: str) -> dict[str, float]:
 
 
 def load_apart(which: str, path: Path, cache: Path) -> dict[str, float]:
-    """Load in a process of its own."""
+    """Load in a separate process."""
     if which == "first start":
         for kept in cache.glob("*/annotations_*.npz"):
             kept.unlink()

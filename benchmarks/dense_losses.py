@@ -1,12 +1,12 @@
-"""Time and peak memory of the dense losses' training step, as ratios to cross-entropy.
+"""Time and peak memory of a training step of the dense losses, relative to cross-entropy.
 
     python benchmarks/dense_losses.py
     python benchmarks/dense_losses.py --device cuda
 
 Every loss runs forward and backward on the same logits, 2 images of 1024 x 2048 pixels and 19
-classes by default. They take turns within each round; what is printed is the median over the rounds
-of the ratio within a round. Memory is the peak of one step beyond the logits and labels, with the
-logits' gradient (319 MB) included, on the CPU in a process of its own.
+classes by default. They take turns within each round. The output is the median over the rounds of
+the ratio within a round. Memory is the peak of one step beyond the logits and labels, including the
+gradient of the logits (319 MB). On the CPU it is measured in a separate process.
 """
 
 import argparse
@@ -46,7 +46,7 @@ LOSSES: dict[str, Callable[[int], nn.Module]] = {
 
 
 def step_of(name: str, options: argparse.Namespace) -> Step:
-    """A training step of the loss, forward and backward."""
+    """Return a training step of the loss, forward and backward."""
     generator = torch.Generator(options.device).manual_seed(0)
     random = {"generator": generator, "device": options.device}
     logits = torch.randn(options.images, options.classes, *options.size, **random).requires_grad_()

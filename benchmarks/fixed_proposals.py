@@ -1,7 +1,7 @@
-"""Proposals that do not depend on what an RPN has learned, for measurements of training.
+"""Proposals that do not depend on the weights of an RPN, for measurements of training.
 
-Which RoIs are sampled decides what the heads cost and which classes the loss counts. Proposals of
-an RPN depend on every rounding error, and those of an untrained one hit almost no object.
+The sampled RoIs determine the cost of the heads and the class counts of the loss. Proposals from an
+RPN depend on rounding errors, and an untrained RPN finds almost no object.
 """
 
 from typing import Any
@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 
 class FixedProposals(nn.Module):
-    """An RPN that is trained as usual, but hands on boxes near the ground truth and anywhere.
+    """RPN that is trained as usual, but returns random boxes, part of them near the ground truth.
 
-    The boxes are drawn on the CPU, so they are equal on all devices and in all precisions, as long
-    as the images come in the same order.
+    The boxes are drawn on the CPU, so they are equal on all devices and in all precisions if the
+    images come in the same order.
 
     Args:
-        rpn: Detectron2's; it alone answers in evaluation mode.
-        per_object: boxes near each object, of which about half overlap it by 0.5 or more.
-        elsewhere: boxes anywhere in each image.
-        seed: of the drawing.
+        rpn: Detectron2's RPN. In evaluation mode its proposals are returned.
+        per_object: number of boxes near each object; about half have an IoU of 0.5 or more.
+        elsewhere: number of boxes anywhere in each image.
+        seed: seed of the random boxes.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class FixedProposals(nn.Module):
     def forward(
         self, images: Any, features: dict[str, Tensor], targets: list[Instances] | None = None
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """As the RPN, with other proposals in training mode."""
+        """Run the RPN; in training mode, replace its proposals."""
         proposals, losses = self.rpn(images, features, targets)
         if self.training and targets is not None:
             proposals = [self._draw(target) for target in targets]

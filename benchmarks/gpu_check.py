@@ -1,19 +1,19 @@
-"""Check the project on a machine with a GPU, offline and within five minutes, into one JSON file.
+"""Check of the project on a machine with a GPU, offline, within five minutes, into a JSON file.
 
     python benchmarks/gpu_check.py wheels
     python benchmarks/gpu_check.py wheels --benchmarks --output gpu_benchmarks.json
 
-Needs Python and torch with CUDA, and nothing else. What else is missing comes from the folder of
-wheels that gpu_wheels.py collects elsewhere: it is unpacked into a temporary folder, so nothing is
-installed, and packages that the machine has are used as they are.
+Needs only Python and torch with CUDA. Other missing packages come from a folder of wheels that
+gpu_wheels.py collects elsewhere. They are unpacked into a temporary folder, so nothing is
+installed. Packages that the machine has are used as they are.
 
-It runs the tests marked gpu, trains 50 steps in float32, float16 and bfloat16, compares the class
-counts of the three, evaluates on the GPU and on the CPU, runs train_net.py, and times what has a
-row for GPUs in the README. With --benchmarks it only times, at length: up to ten minutes. Each
-part has a time limit, and one that fails does not stop the others: the exit status is 1 then.
+It runs the tests marked gpu, trains 50 steps in float32, float16 and bfloat16, compares their class
+counts, evaluates on the GPU and on the CPU, runs train_net.py, and runs the benchmarks that have
+GPU results in the README. With --benchmarks it only runs longer benchmarks, for up to ten minutes.
+Each part has a time limit. If a part fails, the others still run and the exit status is 1.
 
-Without CUDA it says so and ends with 0. --device cpu rehearses everything on the CPU, in fewer
-steps and at smaller sizes.
+Without CUDA it prints a message and exits with 0. --device cpu runs everything on the CPU, with
+fewer steps and smaller sizes.
 """
 
 import argparse
@@ -38,9 +38,9 @@ ROOT = Path(__file__).resolve().parents[1]
 CHECK_SECONDS, BENCHMARK_SECONDS, REHEARSAL_SECONDS = 285.0, 585.0, 3600.0
 PRECISIONS = ("float32", "float16", "bfloat16")
 LOSS_TOLERANCE = 0.01
-"""How far the first step's loss may be from float32's: the RoIs are the same."""
+"""Relative tolerance of the first step's loss compared to float32, on the same RoIs."""
 
-# Modules that everything needs, with the name by which gpu_wheels.py collects them.
+# Required modules, with their package names in gpu_wheels.py.
 NEEDED = {
     "cv2": "opencv-python-headless",
     "detectron2": "detectron2",
@@ -109,7 +109,7 @@ print(json.dumps({"python": platform.python_version(), **{k: v for k, v in found
 
 
 class CheckError(Exception):
-    """Something without which nothing can be checked; the message is one line."""
+    """Error that makes all checks impossible; the message is one line."""
 
 
 # --- packages ---
@@ -118,7 +118,7 @@ class CheckError(Exception):
 def modules_of(wheel: Path) -> set[str]:
     """Return the names under which the packages of a wheel are imported.
 
-    Of a namespace package, such as ``google`` of protobuf, these are the packages in it.
+    For a namespace package, such as ``google`` of protobuf, return the packages in it.
     """
     with zipfile.ZipFile(wheel) as archive:
         paths = [PurePosixPath(name) for name in archive.namelist()]
@@ -140,7 +140,7 @@ def fits(wheel: Path) -> bool:
 
 
 def unpack(wheel: Path, folder: Path) -> None:
-    """Unpack the modules of a wheel; its scripts are left out."""
+    """Unpack the modules of a wheel, without its scripts."""
     with zipfile.ZipFile(wheel) as archive:
         for member in archive.infolist():
             parts = PurePosixPath(member.filename).parts
@@ -157,15 +157,15 @@ def unpack(wheel: Path, folder: Path) -> None:
 
 
 def present(modules: Iterable[str], env: dict[str, str]) -> dict[str, bool]:
-    """Return which modules Python finds."""
-    return json.loads(ask(FIND, env, json.dumps(sorted(modules))))
+    """Return for each module name whether Python finds it."""
+    return json.loads(run_python(FIND, env, json.dumps(sorted(modules))))
 
 
 def unpack_what_is_missing(wheels: Path | None, folder: Path, env: dict[str, str]) -> list[str]:
-    """Unpack those wheels whose modules this Python lacks; return their names.
+    """Unpack the wheels whose modules this Python lacks; return their names.
 
     Raises:
-        CheckError: something is missing and not among the wheels, or its wheel does not fit.
+        CheckError: a module is missing and has no wheel, or its wheel does not fit this machine.
     """
     files = sorted(wheels.glob("*.whl")) if wheels else []
     if wheels and not files:
@@ -187,11 +187,11 @@ def unpack_what_is_missing(wheels: Path | None, folder: Path, env: dict[str, str
     return [wheel.name for wheel in lacking]
 
 
-# --- what is asked of this machine ---
+# --- information about this machine ---
 
 
-def ask(code: str, env: dict[str, str], *arguments: str) -> str:
-    """Run a few lines of Python in a process of its own; return what it prints last."""
+def run_python(code: str, env: dict[str, str], *arguments: str) -> str:
+    """Run Python code in a separate process; return the last line of its output."""
     command = [sys.executable, "-c", code, *arguments]
     finished = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     if finished.returncode:
@@ -201,7 +201,7 @@ def ask(code: str, env: dict[str, str], *arguments: str) -> str:
 
 
 def driver_version() -> str | None:
-    """Return the version of the driver as nvidia-smi says it."""
+    """Return the driver version from nvidia-smi, or None."""
     if shutil.which("nvidia-smi") is None:
         return None
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -211,7 +211,7 @@ def driver_version() -> str | None:
 
 
 def commit() -> str | None:
-    """Return the commit that is checked, if git knows it."""
+    """Return the checked-out commit, or None without git."""
     if shutil.which("git") is None:
         return None
     command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
@@ -227,10 +227,10 @@ class Part:
     """One process of the check.
 
     Attributes:
-        name: in the result.
-        command: of this Python.
-        limit: seconds after which it is killed.
-        result: file that it writes.
+        name: name in the result.
+        command: arguments of the Python interpreter.
+        limit: seconds after which the process is killed.
+        result: file that the process writes.
     """
 
     name: str
@@ -254,7 +254,7 @@ def run_part(part: Part, work: Path, env: dict[str, str], seconds_left: float) -
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # so that its children end with it
+            start_new_session=True,  # so that its child processes can be killed with it
         )
         timed_out = False
         try:
@@ -269,7 +269,7 @@ def run_part(part: Part, work: Path, env: dict[str, str], seconds_left: float) -
     if timed_out:
         status, reason = "timed out", f"more than its {limit:.0f} s"
     elif process.returncode == 0:
-        reason = what_lacks(figures)
+        reason = missing_evidence(figures)
         if reason is None:
             return found | {"status": "passed", "figures": figures}
     last_lines = log.read_text(errors="replace").splitlines()[-40:]
@@ -278,14 +278,14 @@ def run_part(part: Part, work: Path, env: dict[str, str], seconds_left: float) -
 
 
 def end_group(process: subprocess.Popen) -> None:
-    """Kill a process if it still runs, and what it has started."""
+    """Kill a process, if it still runs, and its child processes."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
-def what_lacks(figures: dict[str, Any] | None) -> str | None:
-    """Return why the figures of a part that succeeded prove nothing; None if they do."""
+def missing_evidence(figures: dict[str, Any] | None) -> str | None:
+    """Return why the figures of a successful part prove nothing; None if they are sufficient."""
     if figures is None:
         return "it wrote no result"
     if figures.get("passed") == 0:
@@ -294,9 +294,9 @@ def what_lacks(figures: dict[str, Any] | None) -> str | None:
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
-    """Read what a part has written; None if there is nothing to read.
+    """Read the result of a part; None if there is none.
 
-    That is JSON, one object per line in the metrics of a training, or pytest's XML.
+    It is JSON (for training metrics, one object per line) or pytest's XML.
     """
     try:
         if path.suffix == ".xml":
@@ -312,7 +312,7 @@ def read_result(path: Path) -> dict[str, Any] | None:
 
 
 def tests_of(path: Path) -> dict[str, Any]:
-    """Count the tests in pytest's XML file, and say which failed and why."""
+    """Count the tests in pytest's XML file and list failures with their reasons."""
     cases = list(ElementTree.parse(path).getroot().iter("testcase"))
     failed = {
         f"{case.get('classname')}::{case.get('name')}": problem.get("message", "")[:500]
@@ -331,10 +331,10 @@ def tests_of(path: Path) -> dict[str, Any]:
 
 
 def check_parts(work: Path, device: str) -> list[Part]:
-    """List the parts of the check, the most telling ones first."""
+    """List the parts of the check, the most important ones first."""
     steps = "3" if device == "cpu" else "50"
     tests = work / "tests.xml"
-    longer = patience(device)
+    longer = limit_factor(device)
     pytest = ["-m", "pytest", "tests/gpu", "-m", "gpu", "-q", "-p", "no:cacheprovider"]
     parts = [Part("tests", [*pytest, f"--junitxml={tests}"], 110 * longer, tests)]
     script = str(ROOT / "benchmarks/gpu_training.py")
@@ -355,13 +355,13 @@ def check_parts(work: Path, device: str) -> list[Part]:
     return parts + benchmark_parts(work, device, short=True)
 
 
-def patience(device: str) -> float:
-    """Return what limits are multiplied by: half precision on a CPU takes seconds per step."""
+def limit_factor(device: str) -> float:
+    """Return the factor of all time limits: half precision on a CPU takes seconds per step."""
     return 4.0 if device == "cpu" else 1.0
 
 
 def command_part(work: Path, device: str, limit: float) -> Part:
-    """Return the command that users run: a short training with checkpoint, log and evaluation."""
+    """Return a short run of train_net.py, with checkpoint, log and evaluation."""
     output = work / "train_net"
     steps = 2 if device == "cpu" else 20
     precision = "bfloat16" if device == "cpu" else "float16"
@@ -372,7 +372,7 @@ def command_part(work: Path, device: str, limit: float) -> Part:
 
 
 def benchmark_parts(work: Path, device: str, *, short: bool) -> list[Part]:
-    """List the benchmarks that have a row for GPUs."""
+    """List the benchmarks that support GPUs."""
     rounds = ["--rounds", "3" if short else "31"]
     arguments = {
         "seesaw_loss": ["--rois", "1024", *rounds],
@@ -394,14 +394,14 @@ def benchmark_parts(work: Path, device: str, *, short: bool) -> list[Part]:
         result = work / f"{name}.json"
         command = [str(ROOT / f"benchmarks/{name}.py"), *given, "--device", device]
         limit = 400.0 if name == "training_speed" else (45.0 if short else 120.0)
-        limit *= patience(device)
+        limit *= limit_factor(device)
         part = Part(f"benchmark {name}", [*command, "--json", str(result)], limit, result)
         parts.append(part)
     return parts
 
 
 def compare_trainings(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Compare class counts, labels and the first loss of the three precisions."""
+    """Compare class counts, labels and first losses between the three precisions."""
     trained = {
         part["figures"]["precision"]: part["figures"]
         for part in found
@@ -433,16 +433,16 @@ def compare_trainings(found: list[dict[str, Any]]) -> dict[str, Any]:
 def run_parts(
     parts: list[Part], work: Path, env: dict[str, str], deadline: float
 ) -> Iterator[dict[str, Any]]:
-    """Run all parts until ``deadline`` on the monotonic clock; yield the results as they come."""
+    """Run all parts until ``deadline`` on the monotonic clock; yield each result."""
     for part in parts:
         yield run_part(part, work, env, deadline - time.monotonic())
 
 
-# --- the whole ---
+# --- the complete check ---
 
 
 def environment(work: Path, device: str) -> dict[str, str]:
-    """Return the environment variables of the parts: what they write goes into ``work``."""
+    """Return the environment variables of the parts, which write into ``work``."""
     paths = [str(work / "packages"), str(ROOT), os.environ.get("PYTHONPATH", "")]
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
@@ -456,7 +456,7 @@ def environment(work: Path, device: str) -> dict[str, str]:
 
 
 def write(result: dict[str, Any], path: Path, *, finished: bool) -> None:
-    """Write the result, whole or not at all: a check that is stopped leaves what it has found."""
+    """Write the result atomically, so that an interrupted check leaves its earlier results."""
     result["status"] = "passed" if finished else "unfinished"
     if any(part["status"] != "passed" for part in result["parts"]):
         result["status"] = "failed"
@@ -471,15 +471,15 @@ def check(
     """Run all parts; write and return the result.
 
     Args:
-        options: of the command line.
-        device: what is known of the GPU, for the result.
+        options: command-line options.
+        device: properties of the GPU, for the result.
         work: an empty folder.
-        start: when the check began, on the monotonic clock.
+        start: start of the check on the monotonic clock.
     """
     env = environment(work, options.device)
     result: dict[str, Any] = {"device": device, "commit": commit(), "parts": []}
     can_run = add(result, packages_part(options.wheels, work, env))
-    parts = planned(options, work) if can_run else []
+    parts = requested_parts(options, work) if can_run else []
     for found in run_parts(parts, work, env, start + seconds_of(options)):
         add(result, found)
         if found["part"] == f"training {PRECISIONS[-1]}":
@@ -490,27 +490,27 @@ def check(
     return result
 
 
-def planned(options: argparse.Namespace, work: Path) -> list[Part]:
-    """List what the command line asks for."""
+def requested_parts(options: argparse.Namespace, work: Path) -> list[Part]:
+    """List the parts that the command line requests."""
     if options.benchmarks:
         return benchmark_parts(work, options.device, short=False)
     return check_parts(work, options.device)
 
 
 def seconds_of(options: argparse.Namespace) -> float:
-    """Return how long everything may take."""
+    """Return the time limit of the whole check in seconds."""
     if options.device == "cpu":
         return REHEARSAL_SECONDS
     return BENCHMARK_SECONDS if options.benchmarks else CHECK_SECONDS
 
 
 def packages_part(wheels: Path | None, work: Path, env: dict[str, str]) -> dict[str, Any]:
-    """Unpack what is missing; return the status, and the versions of what is used."""
+    """Unpack missing packages; return the status and the versions of all packages used."""
     start = time.monotonic()
     found: dict[str, Any] = {"part": "packages"}
     try:
         unpacked = unpack_what_is_missing(wheels, work / "packages", env)
-        versions = json.loads(ask(FIND_VERSIONS, env, json.dumps(VERSIONS)))
+        versions = json.loads(run_python(FIND_VERSIONS, env, json.dumps(VERSIONS)))
     except CheckError as error:
         return found | {"status": "failed", "reason": str(error)}
     return found | {
@@ -521,7 +521,7 @@ def packages_part(wheels: Path | None, work: Path, env: dict[str, str]) -> dict[
 
 
 def add(result: dict[str, Any], found: dict[str, Any]) -> bool:
-    """Add what a part has found, and say so; return whether it passed."""
+    """Add and print the result of a part; return whether it passed."""
     result["parts"].append(found)
     seconds = f"{found['seconds']:6.1f} s" if "seconds" in found else " " * 8
     print(
@@ -537,21 +537,23 @@ def parse_arguments() -> argparse.Namespace:
     add_argument = parser.add_argument
     add_argument("wheels", type=Path, nargs="?", help="folder from gpu_wheels.py")
     add_argument("--output", type=Path, default=Path("gpu_check.json"))
-    add_argument("--benchmarks", action="store_true", help="only benchmarks, at length")
-    add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: a rehearsal")
+    add_argument("--benchmarks", action="store_true", help="run only the benchmarks, longer")
+    add_argument(
+        "--device", choices=["cuda", "cpu"], default="cuda", help="cpu: dry run without a GPU"
+    )
     add_argument("--work", type=Path, help="keep data, logs and packages in this new folder")
     return parser.parse_args()
 
 
 def main() -> int:
-    """Check, and return the exit status."""
+    """Run the check; return the exit status."""
     start = time.monotonic()
     options = parse_arguments()
     options.output = options.output.absolute()
     with tempfile.TemporaryDirectory() as temporary:
         work = (options.work or Path(temporary) / "work").absolute()
         try:
-            device = json.loads(ask(PROBE, dict(os.environ)))
+            device = json.loads(run_python(PROBE, dict(os.environ)))
             if options.device == "cuda" and "reason" in device:
                 print(f"gpu_check: no CUDA here, {device['reason']}: nothing was checked")
                 return 0

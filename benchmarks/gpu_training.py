@@ -3,13 +3,13 @@
     python benchmarks/gpu_training.py train --precision float16 --json float16.json
     python benchmarks/gpu_training.py evaluate --checkpoint model.pth --json evaluation.json
 
-Data are generated in the folder quickstart of $DETECTRON2_DATASETS, once.
+The data are generated once, in the folder quickstart of $DETECTRON2_DATASETS.
 
 The class counts of the three precisions are comparable because the sampled RoIs do not depend on
-the precision: images, their order and the initial weights follow from the seed, the random numbers
-that sample RoIs are consumed alike, and proposals are drawn near the ground truth instead of being
-predicted (fixed_proposals.py). All else is trained as usual, the RPN included. The counts of the
-loss are compared with a recount of the labels that it was given.
+the precision. Images, their order and the initial weights follow from the seed; sampling RoIs
+consumes the same random numbers; and proposals are drawn near the ground truth instead of being
+predicted (fixed_proposals.py). Everything else, including the RPN, is trained as usual. The counts
+of the loss are compared with a recount of the labels that it received.
 """
 
 import argparse
@@ -40,17 +40,17 @@ CONFIG = Path(__file__).resolve().parents[1] / "configs/quickstart/seesaw.py"
 TASKS = ("bbox", "segm")
 PRECISIONS = ("float32", "float16", "bfloat16")
 WARM_UP = 5
-"""Steps that are not timed."""
+"""Number of untimed warm-up steps."""
 LEARNS_IN = 20
-"""Steps after which the loss must have fallen by a tenth."""
+"""Number of steps after which the loss must have decreased by 10 %."""
 AP_TOLERANCE = 0.5
-"""Points of AP that a device may differ from the CPU: order changes where scores are close."""
+"""Tolerance in points of AP between device and CPU: close scores may change their order."""
 
 build: Any = instantiate
 
 
 class Record(HookBase):
-    """Times, losses, and the labels that the classification loss was given."""
+    """Hook that records times, losses and the labels passed to the classification loss."""
 
     def __init__(self, cls_loss: nn.Module, device: torch.device) -> None:
         self.device = device
@@ -65,7 +65,7 @@ class Record(HookBase):
         self._start = time.perf_counter()
 
     def after_step(self) -> None:
-        """Stop it."""
+        """Stop the clock and record the step."""
         synchronize(self.device)
         self.seconds.append(time.perf_counter() - self._start)
         for name, (value, _) in self.trainer.storage.latest().items():
@@ -80,14 +80,14 @@ def synchronize(device: torch.device) -> None:
 
 
 def generate_data() -> None:
-    """Write the data, unless they are there."""
+    """Generate the data, unless they exist."""
     tail = LongTailProfile(rare=4, common=7, frequent=9, head_share=0.45, full_scale_images=1000)
     spec = LongTailSpec(num_train_images=160, num_val_images=32, min_val_images=2, profile=tail)
     generate_longtail_dataset(datasets_root() / "quickstart", spec)
 
 
 def train(options: argparse.Namespace) -> dict[str, Any]:
-    """Train, check the counts, save the model; return what was measured."""
+    """Train, check the counts and save the model; return the measurements."""
     device = torch.device(options.device)
     steps = [f"train.max_iter={options.steps}", "lr_multiplier.warmup_iters=5"]
     cfg = load_config(str(CONFIG), steps)
@@ -119,10 +119,10 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def measured(record: Record, class_counts: list[int], device: torch.device) -> dict[str, Any]:
-    """Summarize a training.
+    """Summarize a training run.
 
     Raises:
-        RuntimeError: the loss counted something else than it was given, or did not fall.
+        RuntimeError: the counts differ from the labels, or the loss did not decrease.
     """
     labels = torch.cat(record.labels)
     recount = labels[labels >= 0].bincount(minlength=len(class_counts)).tolist()
@@ -132,14 +132,14 @@ def measured(record: Record, class_counts: list[int], device: torch.device) -> d
     last = {name: statistics.mean(values[-5:]) for name, values in record.losses.items()}
     steps = len(record.seconds)
     if steps >= LEARNS_IN and not last["total_loss"] < 0.9 * first["total_loss"]:
-        raise RuntimeError(f"the loss did not fall: {first} in the beginning, {last} in the end")
+        raise RuntimeError(f"the loss did not fall: {first} at the beginning, {last} at the end")
     is_cuda = device.type == "cuda"
     return {
         "steps": steps,
         "class_counts": class_counts,
         "sampled_rois": sum(class_counts),
         "foreground_rois": sum(class_counts[:-1]),
-        # Equal counts could hide other labels in another order.
+        # Equal counts alone would not show that the labels came in the same order.
         "labels_sha256": hashlib.sha256(labels.numpy().tobytes()).hexdigest(),
         "loss_of_first_step": record.losses["total_loss"][0],
         "mean_of_first_5_steps": first,
@@ -193,10 +193,10 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run one of both and write what it returns."""
+    """Train or evaluate, and write the result."""
     options = parse_arguments()
     generate_data()
-    # What is compared is our arithmetic: TF32 would differ from the CPU by 1e-3.
+    # Compare in full float32: TF32 would differ from the CPU by 1e-3.
     torch.backends.cudnn.allow_tf32 = False
     result = train(options) if options.what == "train" else evaluate(options)
     options.json.write_text(json.dumps(result, indent=1) + "\n")

@@ -1,12 +1,12 @@
-"""Collect what a machine with torch and a GPU may lack, for gpu_check.py to run there offline.
+"""Collection of wheels with which gpu_check.py runs offline on a machine with torch and a GPU.
 
     python benchmarks/gpu_wheels.py --python 3.12 --output wheels
 
-Needs pip, the package wheel and a package index. The folder holds one wheel per package and stays
-below 60 MB: packages that exist as source only are built, the copy of Detectron2 comes without its
-compiled part, and if all are too large together, the largest wheels are compressed with LZMA
-instead of deflate. torch, torchvision, NumPy and Pillow are expected on the machine. Packages that
-it has besides need not be carried there: --without NAME.
+Needs pip, the package wheel and a package index. The folder contains one wheel per package and
+stays below 60 MB. Packages that exist only as source are built, and the copy of Detectron2 has no
+compiled part. If the total is too large, the largest wheels are compressed with LZMA instead of
+deflate. torch, torchvision, NumPy and Pillow must be installed on the machine. --without NAME
+leaves out packages that the machine has as well.
 """
 
 import argparse
@@ -37,8 +37,8 @@ PACKAGES = (
     "markupsafe",  # jinja2
     "matplotlib",
     "msgspec",
-    "omegaconf<2.4",  # later ones want another antlr4
-    "opencv-python-headless<4.12",  # later ones are larger
+    "omegaconf<2.4",  # later releases need another antlr4
+    "opencv-python-headless<4.12",  # later releases are larger
     "packaging",
     "pluggy",  # pytest
     "portalocker",
@@ -61,11 +61,11 @@ PACKAGES = (
 )
 DETECTRON2 = "detectron2"
 PURE = {"fonttools"}
-"""Packages whose plain Python does what is needed, in a fifth of the size."""
+"""Packages used without their compiled part, which makes them about five times smaller."""
 
 
 def pip(*arguments: str | Path) -> str:
-    """Run pip; return the last line of its errors, empty if it succeeded."""
+    """Run pip; return the last line of its error output, or an empty string on success."""
     command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     finished = subprocess.run([*command, *arguments], capture_output=True, text=True)
     if finished.returncode == 0:
@@ -75,10 +75,10 @@ def pip(*arguments: str | Path) -> str:
 
 
 def collect(requirement: str, python: str, machine: str, folder: Path) -> None:
-    """Download a wheel for the other Python, or build one from source.
+    """Download a wheel for the target Python, or build one from source.
 
     Raises:
-        SystemExit: there is none, or what was built depends on this machine.
+        SystemExit: there is no wheel, or the built one depends on this machine.
     """
     platforms = [f"manylinux{version}_{machine}" for version in ("2014", "_2_17", "_2_28")]
     is_pure = name_of(requirement) in PURE
@@ -95,7 +95,7 @@ def collect(requirement: str, python: str, machine: str, folder: Path) -> None:
         if reason or not wheels:
             sys.exit(f"gpu_wheels: cannot get {requirement} ({reason})")
         (wheel,) = wheels
-        # What was built here runs there only if it is plain Python.
+        # A wheel built here runs on the target machine only if it is plain Python.
         if "linux_" in wheel.name and "manylinux" not in wheel.name:
             sys.exit(f"gpu_wheels: {wheel.name} was built for this machine, not for {machine}")
         (folder / wheel.name).write_bytes(wheel.read_bytes())
@@ -103,7 +103,7 @@ def collect(requirement: str, python: str, machine: str, folder: Path) -> None:
 
 def collect_detectron2(folder: Path) -> None:
     """Put the copy of Detectron2 into the folder, as plain Python."""
-    sys.path.insert(0, str(ROOT))  # this script may run where nothing is installed
+    sys.path.insert(0, str(ROOT))  # the project may not be installed here
     from d2_seesaw.install_detectron2 import download_copy
 
     with tempfile.TemporaryDirectory() as here:
@@ -112,12 +112,12 @@ def collect_detectron2(folder: Path) -> None:
 
 
 def size_of(folder: Path) -> int:
-    """Return the bytes of all wheels together."""
+    """Return the total size of all wheels in bytes."""
     return sum(wheel.stat().st_size for wheel in folder.glob("*.whl"))
 
 
 def recompress(wheel: Path) -> None:
-    """Write a wheel again with LZMA, which Python's zipfile, and so pip, can read."""
+    """Recompress a wheel with LZMA, which Python's zipfile, and thus pip, can read."""
     smaller = wheel.with_suffix(".partial")
     with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(smaller, "w", zipfile.ZIP_LZMA) as new:
         for member in old.infolist():
@@ -129,7 +129,7 @@ def fit(folder: Path, limit: int) -> None:
     """Recompress the largest wheels until all fit.
 
     Raises:
-        SystemExit: they do not fit even so.
+        SystemExit: the wheels are still too large.
     """
     largest_first = sorted(folder.glob("*.whl"), key=lambda w: w.stat().st_size, reverse=True)
     for wheel in largest_first[:3]:
@@ -146,7 +146,7 @@ def fit(folder: Path, limit: int) -> None:
 
 
 def name_of(requirement: str) -> str:
-    """Return the name of a package, without the versions that are asked for."""
+    """Return the package name in a requirement."""
     return requirement.replace("=", "<").split("<")[0]
 
 
@@ -155,15 +155,17 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--python", default="3.12", help="version of Python on the machine with the GPU")
-    add("--machine", default="x86_64", help="its architecture")
+    add("--python", default="3.12", help="Python version of the GPU machine")
+    add("--machine", default="x86_64", help="architecture of the GPU machine")
     add("--output", type=Path, default=Path("wheels"), help="a folder without wheels")
-    add("--without", nargs="+", default=[], metavar="NAME", help="packages that it has")
+    add(
+        "--without", nargs="+", default=[], metavar="NAME", help="packages that the GPU machine has"
+    )
     return parser.parse_args()
 
 
 def main() -> None:
-    """Collect, compress if needed, and say how much it is."""
+    """Collect the wheels, compress them if needed and print their total size."""
     options = parse_arguments()
     if importlib.util.find_spec("wheel") is None:
         sys.exit(f"gpu_wheels: the package wheel is missing: {sys.executable} -m pip install wheel")

@@ -1,14 +1,14 @@
-"""Time of InstaBoost on a picture: ours, and warping the whole canvas once per instance.
+"""Time of InstaBoost on an image: this project's, and warping the whole canvas per instance.
 
     python benchmarks/instaboost.py
     python benchmarks/instaboost.py --instances 300 --coverage 0.3
 
-The pictures are noise with elliptical instances, so in-painting has real work to do. The candidates
-take turns within each round, so that another load on the machine hits all of them; what is printed
-is processor time of one thread, the median over the rounds with its quartiles.
+The images are noise with elliptical instances, so inpainting has realistic work. The candidates
+take turns within each round, so that other load on the machine affects all of them. The output is
+processor time of one thread, the median over the rounds with its quartiles.
 
-*Canvas per instance* is one cubic ``cv2.warpAffine`` of the picture and its mask per instance, and
-nothing else: neither in-painting nor annotations.
+*Canvas per instance* is only one cubic ``cv2.warpAffine`` of the image and its mask per instance,
+without inpainting or annotations.
 """
 
 import argparse
@@ -30,7 +30,7 @@ Step = Callable[[np.random.Generator], object]
 def make_picture(
     size: tuple[int, int], instances: int, coverage: float
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """A picture of noise and ellipses of many sizes that would cover a share of it if apart."""
+    """Make a noise image with ellipses whose total area is a share of the image."""
     rng = np.random.default_rng(0)
     image = cv2.GaussianBlur(rng.integers(0, 256, (*size, 3), dtype=np.uint8), (0, 0), 2)
     areas = rng.pareto(1.5, instances) + 0.3
@@ -56,7 +56,7 @@ def make_picture(
 def canvas_per_instance(
     image: np.ndarray, instances: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """The picture and a mask, warped whole for each instance."""
+    """Warp the whole image and a mask once per instance."""
     H, W = image.shape[:2]
     four = np.dstack([image, image[:, :, 0]])
     warped = []
@@ -67,7 +67,7 @@ def canvas_per_instance(
 
 
 def make_steps(size: tuple[int, int], instances: int, coverage: float) -> dict[str, Step]:
-    """What is timed, by its name."""
+    """Return the timed steps by name."""
     image, annotations = make_picture(size, instances, coverage)
     boost = InstaBoost(probability=1, color_probability=0)
 
@@ -84,19 +84,19 @@ def make_steps(size: tuple[int, int], instances: int, coverage: float) -> dict[s
 
 
 def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each candidate in each round; all see the same random numbers."""
+    """Return milliseconds of each candidate in each round, with the same random numbers."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for seed in range(-1, rounds):
         for name, step in steps.items():
             start = time.process_time()
             step(np.random.default_rng(abs(seed)))
-            if seed >= 0:  # the one before warms up
+            if seed >= 0:  # seed -1 is the warm-up
                 times[name].append(1e3 * (time.process_time() - start))
     return times
 
 
 def summary(values: list[float]) -> str:
-    """The median, and the quartiles between which half of the rounds lie."""
+    """Format median and quartiles."""
     low, median, high = statistics.quantiles(values, n=4)
     return f"{median:8.2f}  ({low:.2f} to {high:.2f})"
 
@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--size", type=int, nargs=2, default=(480, 640), metavar=("H", "W"))
     parser.add_argument("--instances", type=int, default=10)
-    parser.add_argument("--coverage", type=float, default=0.25, help="share of the picture")
+    parser.add_argument("--coverage", type=float, default=0.25, help="share of the image area")
     parser.add_argument("--rounds", type=int, default=30, help="at least 2")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)

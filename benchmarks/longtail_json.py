@@ -1,11 +1,11 @@
-"""Generator of an annotation file of the size of LVIS v1, to time the loading of datasets.
+"""Generator of an annotation file with the size of LVIS v1, to time dataset loading.
 
     python benchmarks/longtail_json.py lvis_size.json
     python benchmarks/longtail_json.py small.json --annotations 20000
 
-Real LVIS v1 has 1,270,141 training annotations in 100,170 images and 1,203 categories, in a file of
-1.1 GB. This one has the same numbers, a long tail of categories and polygons of 8 to 128 points
-with two decimals; the polygons are drawn from 4,096 different ones. There are no images.
+Real LVIS v1 has 1,270,141 training annotations in 100,170 images and 1,203 categories, in a
+1.1 GB file. The generated file has the same numbers, a long tail of categories and polygons of 8 to
+128 points with two decimals, drawn from a pool of 4,096. No images are generated.
 """
 
 import argparse
@@ -19,7 +19,7 @@ _POLYGONS = 4096
 
 
 def _polygons(rng: np.random.Generator) -> list[str]:
-    """``segmentation``, ``area`` and ``bbox`` of ellipses, as JSON text."""
+    """Return ``segmentation``, ``area`` and ``bbox`` of ellipses as JSON text."""
     texts = []
     for points in np.exp(rng.uniform(np.log(8), np.log(128), _POLYGONS)).astype(int):
         angles = np.linspace(0, 2 * np.pi, points, endpoint=False)
@@ -41,7 +41,7 @@ def _polygons(rng: np.random.Generator) -> list[str]:
 
 
 def write_longtail_json(path: Path, annotations: int, *, seed: int = 0) -> None:
-    """Write annotations in LVIS format, with as many images and categories as fit their number."""
+    """Write annotations in LVIS format, with a proportional number of images and all categories."""
     rng = np.random.default_rng(seed)
     images = max(1, round(annotations * IMAGES / ANNOTATIONS))
     share = 1 / np.arange(1, CATEGORIES + 1) ** 1.3
@@ -49,8 +49,8 @@ def write_longtail_json(path: Path, annotations: int, *, seed: int = 0) -> None:
     image = rng.integers(1, images + 1, annotations)
     polygon = rng.integers(_POLYGONS, size=annotations)
     texts = _polygons(rng)
-    of_categories = [{"id": i + 1, "name": f"category {i + 1}"} for i in range(CATEGORIES)]
-    of_images = [
+    category_records = [{"id": i + 1, "name": f"category {i + 1}"} for i in range(CATEGORIES)]
+    image_records = [
         {
             "id": i + 1,
             "width": 640,
@@ -62,8 +62,8 @@ def write_longtail_json(path: Path, annotations: int, *, seed: int = 0) -> None:
         for i in range(images)
     ]
     with open(path, "w") as file:
-        file.write(f'{{"categories": {json.dumps(of_categories)},\n')
-        file.write(f'"images": {json.dumps(of_images)},\n"annotations": [')
+        file.write(f'{{"categories": {json.dumps(category_records)},\n')
+        file.write(f'"images": {json.dumps(image_records)},\n"annotations": [')
         for i in range(annotations):
             file.write(
                 f'{"," if i else ""}\n{{"id": {i + 1}, "image_id": {image[i]}, '

@@ -1,13 +1,12 @@
-"""Time, memory and files of a whole evaluation with LongTailLVISEvaluator, on generated data.
+"""Time, memory and file sizes of a complete LongTailLVISEvaluator run, on generated data.
 
     python benchmarks/lvis_evaluation.py
     python benchmarks/lvis_evaluation.py --images 19809
 
-The annotations are those of ``lvis_metrics.py``: 1,203 categories in LVIS v1's shape. Every image
-has 300 detections, with boxes and with masks of 28 x 28 on them, as a model gives them. One new
-process gives them to ``process``, image by image, and calls ``evaluate`` once, with both tasks and
-all files. Its peak of memory is that of the whole process, with what Python, torch and the
-annotations take; it is printed after each step, and never falls.
+The annotations come from ``lvis_metrics.py``: 1,203 categories with LVIS v1's statistics. Every
+image has 300 detections with boxes and 28 x 28 masks, as a model returns them. A new process passes
+them to ``process``, image by image, and calls ``evaluate`` once, with both tasks and all files. The
+reported memory is the peak of the whole process so far, including Python, torch and annotations.
 """
 
 import argparse
@@ -32,7 +31,7 @@ NAME = "lvis_evaluation_benchmark"
 
 
 def write_annotations(folder: Path, images: int) -> None:
-    """The annotation file, and the objects as arrays, which detections are drawn near to."""
+    """Write the annotation file, and the objects as arrays from which detections are drawn."""
     data, _ = generate(images, 0, masks=False)
     (folder / "annotations.json").write_text(json.dumps(data))
     objects = data["annotations"]
@@ -45,7 +44,7 @@ def write_annotations(folder: Path, images: int) -> None:
 
 
 def measure(folder: Path, images: int, detections: int) -> None:
-    """Evaluate in this process, which should be a new one, and print."""
+    """Evaluate in this process, which must be a new one, and print time and memory."""
     start = time.perf_counter()
     MetadataCatalog.get(NAME).set(json_file=str(folder / "annotations.json"))
     evaluator = LongTailLVISEvaluator(
@@ -63,7 +62,7 @@ def measure(folder: Path, images: int, detections: int) -> None:
         known = np.concatenate([np.unique(categories), objects["absent"][image]])
         found = detect(rng, image + 1, known, categories, boxes, detections, masks=False)
         instances = Instances((HEIGHT, WIDTH), scores=torch.from_numpy(found.scores))
-        corners = torch.from_numpy(found.boxes.copy())
+        corners = torch.tensor(found.boxes)
         corners[:, 2:] += corners[:, :2]
         instances.pred_boxes = Boxes(corners)
         instances.pred_classes = torch.from_numpy(found.category_ids) - 1
@@ -91,7 +90,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", type=int, default=2000, help="19,809 is all of LVIS v1 val")
-    parser.add_argument("--detections", type=int, default=300, help="of each image")
+    parser.add_argument("--detections", type=int, default=300, help="per image")
     args = parser.parse_args()
     processes = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:

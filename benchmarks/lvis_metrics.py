@@ -1,15 +1,15 @@
-"""Time and memory of LVIS metrics: our engine and lvis-api, on generated data in LVIS v1's shape.
+"""Time and memory of LVIS metrics: this project's engine and lvis-api, on generated data.
 
     python benchmarks/lvis_metrics.py
     python benchmarks/lvis_metrics.py --images 19809 --reference-parts 6
 
-1,203 categories of falling frequency; positive, negative and non-exhaustive sets of each image;
-and 300 detections an image. Every engine runs in a process of its own and gets the same
-detections, ours as arrays and the other as dicts. Printed are its seconds, and the peak of memory
-above what the process held before, with the annotations and detections loaded.
+The data have LVIS v1's statistics: 1,203 categories of decreasing frequency; positive, negative and
+non-exhaustive sets of each image; and 300 detections per image. Each engine runs in its own process
+and gets the same detections, this project's as arrays and lvis-api as dicts. The output is the time
+in seconds and the growth of peak memory after annotations and detections were loaded.
 
-lvis-api needs some 20 GB for all of LVIS. ``--reference-parts`` runs it on a part of the categories
-after the other: their scores and times add up to the same, the memory is that of one part.
+lvis-api needs about 20 GB for all of LVIS. ``--reference-parts`` runs it on one part of the
+categories after the other. Scores and total time stay the same; the memory is that of one part.
 """
 
 import argparse
@@ -38,7 +38,7 @@ K, HEIGHT, WIDTH = 1203, 480, 640
 
 
 def generate(images: int, detections: int, masks: bool) -> tuple[dict[str, Any], Detections]:
-    """An annotation file and detections, half of them near an object."""
+    """Generate an annotation file and detections, half of them near an object."""
     rng = np.random.default_rng(0)
     weight = 1 / np.arange(1, K + 1) ** 1.1
     categories = [{"id": k, "frequency": "fcr"[(k > 405) + (k > 866)]} for k in range(1, K + 1)]
@@ -65,7 +65,7 @@ def generate(images: int, detections: int, masks: bool) -> tuple[dict[str, Any],
 
 
 def random_boxes(rng: np.random.Generator, number: int) -> np.ndarray:
-    """Left, top, width, height of whole pixels, from small to large."""
+    """Draw boxes (left, top, width, height) in whole pixels, from small to large."""
     size = np.exp(rng.uniform(np.log(8), np.log(300), (number, 2))).round()
     return np.column_stack([(rng.random((number, 2)) * ((WIDTH, HEIGHT) - size)).round(), size])
 
@@ -79,7 +79,7 @@ def detect(
     number: int,
     masks: bool,
 ) -> Detections:
-    """Detections of an image: near its objects, of its known categories, and of any category."""
+    """Draw detections of an image: near objects, of its known categories and of any category."""
     near = rng.integers(0, len(objects), number // 5)
     moved = boxes[near]
     moved[:, :2] = (moved[:, :2] + rng.normal(0, 0.1, (len(near), 2)) * moved[:, 2:]).clip(0)
@@ -101,7 +101,7 @@ def detect(
 
 
 class Cost(NamedTuple):
-    """What one run took: seconds, GB added at the peak, and AP of each category by its id."""
+    """Cost and result of a run: seconds, growth of peak memory in GB, and AP by category id."""
 
     seconds: float
     gigabytes: float
@@ -109,7 +109,7 @@ class Cost(NamedTuple):
 
 
 def measured(score: Callable[[], LVISScores]) -> Cost:
-    """Run ``score``, in a process that has not done so before."""
+    """Run ``score`` and measure it; call this once per process."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
     scores = score()
@@ -120,7 +120,7 @@ def measured(score: Callable[[], LVISScores]) -> Cost:
 
 
 def sparse_cost(data: dict[str, Any], detections: Detections, task: str) -> Cost:
-    """Of our engine."""
+    """Measure this project's engine."""
     ground_truth = GroundTruthColumns.from_dataset(data)
     return measured(lambda: LVISScoring().score_task(ground_truth, detections, task))
 
@@ -128,7 +128,7 @@ def sparse_cost(data: dict[str, Any], detections: Detections, task: str) -> Cost
 def reference_cost(
     data: dict[str, Any], detections: Detections, task: str, part: int, parts: int
 ) -> Cost:
-    """Of lvis-api on every ``parts``-th category from the one at ``part`` on."""
+    """Measure lvis-api on every ``parts``-th category, starting at index ``part``."""
     ids = {c["id"] for c in data["categories"][part::parts]}
     chosen = {
         "images": data["images"],
@@ -142,7 +142,7 @@ def reference_cost(
 
 
 def reference_scores(ground_truth: LVIS, results: list[dict[str, Any]], task: str) -> LVISScores:
-    """What lvis-api computes, with nothing of ours around it but a NumPy that has ``float``."""
+    """Return lvis-api's scores. The only change is a NumPy that still has ``float``."""
     with working_lvis():
         evaluation = LVISEval(ground_truth, LVISResults(ground_truth, results), task)
         evaluation.run()
@@ -151,8 +151,8 @@ def reference_scores(ground_truth: LVIS, results: list[dict[str, Any]], task: st
 
 
 def in_new_process(function: Callable[[], Cost]) -> Cost:
-    """A fork has the generated data without a copy, and a peak of memory of its own."""
-    # What was freed on the way here would otherwise be taken again without being counted.
+    """Run a function in a fork, which shares the data and has its own peak memory."""
+    # Otherwise the fork could reuse memory that was freed before, without it being counted.
     ctypes.CDLL(None).malloc_trim(0)
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -167,7 +167,7 @@ def in_new_process(function: Callable[[], Cost]) -> Cost:
 
 
 def compare(data: dict[str, Any], detections: Detections, task: str, parts: int) -> None:
-    """Print a row of each engine, and of their ratio."""
+    """Print one row per engine and their ratio."""
     images = len(data["images"])
     ours = in_new_process(functools.partial(sparse_cost, data, detections, task))
     print_row(task, "sparse", images, ours)
@@ -196,20 +196,20 @@ def compare(data: dict[str, Any], detections: Detections, task: str, parts: int)
 
 
 def print_row(task: str, engine: str, images: int, cost: Cost) -> None:
-    """A row of the table, with the mean AP."""
+    """Print a row of the table, with the mean AP."""
     ap = np.nanmean(list(cost.category_ap.values()))
     row = f"{images:,} | {cost.seconds:.2f} | {cost.gigabytes:.2f} | {ap:.6f}"
     print(f"| {task} | {engine} | {row} |", flush=True)
 
 
 def main() -> None:
-    """Generate, measure and print."""
+    """Generate data, measure both engines and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--images", type=int, default=2000, help="19,809 is all of LVIS v1 val")
-    add("--detections", type=int, default=300, help="of each image")
+    add("--detections", type=int, default=300, help="per image")
     add("--tasks", nargs="+", choices=TASKS, default=TASKS)
     add("--reference-parts", type=int, default=1, help="0: do not run lvis-api")
     args = parser.parse_args()

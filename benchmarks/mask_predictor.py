@@ -1,12 +1,12 @@
-"""Time and memory of a mask predictor's training step: all channels, and the one that is needed.
+"""Time and memory of a mask predictor's training step: all channels, and only the needed one.
 
     python benchmarks/mask_predictor.py
     python benchmarks/mask_predictor.py --rois 512 --device cuda
 
-Both run the predictor and the loss forward and backward on the features that the up-sampling layer
-makes, and take turns; what is printed is the median over the rounds, and the peak of one step
-beyond the features (their gradient included: 103 MB for 128 RoIs), on the CPU in a process of its
-own.
+Both run the predictor and the loss forward and backward on the output of the upsampling layer, and
+take turns. The output is the median over the rounds and the peak memory of one step beyond the
+features (including their gradient, 103 MB for 128 RoIs). On the CPU, memory is measured in a
+separate process.
 """
 
 import argparse
@@ -31,12 +31,12 @@ from d2_seesaw.layers.predictors import conv1x1_channel
 
 
 def all_channels(conv: nn.Conv2d, x: Tensor, classes: Tensor) -> Tensor:
-    """As Detectron2: every class's mask, then the one that is needed."""
+    """Compute the masks of all classes, then select the needed one, as Detectron2 does."""
     return conv(x)[torch.arange(len(x), device=x.device), classes]
 
 
 def needed_channel(conv: nn.Conv2d, x: Tensor, classes: Tensor) -> Tensor:
-    """The package's way."""
+    """Compute only the needed mask, as this project does."""
     return conv1x1_channel(conv, x, classes)[:, 0]
 
 
@@ -47,7 +47,7 @@ CANDIDATES: dict[str, Callable[..., Tensor]] = {
 
 
 def step_of(name: str, options: argparse.Namespace, kind: str) -> Step:
-    """A training step: predictor and loss, forward and backward."""
+    """Return a training step: predictor and loss, forward and backward."""
     predict = CANDIDATES[name]
     torch.manual_seed(0)
     layer = NormedConv2d if kind == "normalized" else nn.Conv2d
@@ -73,9 +73,14 @@ def rows_of(kind: str, options: argparse.Namespace) -> list[Row]:
         memory = peak_megabytes(step_of, (name, options, kind), options.device)
         row = {"case": kind, "what": name, "unit": "ms", "memory MB": memory}
         rows.append(row | quartiles(values))
-    of, to = CANDIDATES
+    numerator, denominator = CANDIDATES
     rows.append(
-        {"case": kind, "what": f"{of} / {to}", "unit": "ratio", **quartiles(ratios(times, of, to))}
+        {
+            "case": kind,
+            "what": f"{numerator} / {denominator}",
+            "unit": "ratio",
+            **quartiles(ratios(times, numerator, denominator)),
+        }
     )
     return rows
 

@@ -1,17 +1,17 @@
-"""Time of the masks of one image's detections as RLE: ours, and Detectron2's paste and encode.
+"""Time of encoding the masks of one image as RLE: this project's, and Detectron2's.
 
     python benchmarks/mask_rle.py
     python benchmarks/mask_rle.py --detections 100 --rounds 31
     python benchmarks/mask_rle.py --device cuda
 
-Masks are smooth blobs of 28 x 28, boxes are drawn evenly. Both take turns within each round, so
-that another load on the machine hits both. On the CPU they must give the same bytes; what is
-printed is processor time of one thread, the median over the rounds with its quartiles, and for
-Detectron2 which part of it is pasting.
+Masks are smooth blobs of 28 x 28, boxes are uniformly distributed. Both take turns within each
+round, so that other load on the machine affects both. On the CPU they must give the same bytes. The
+output is processor time of one thread, the median over the rounds with its quartiles, and for
+Detectron2 the share of pasting.
 
-On a GPU, where masks and boxes are in its memory, Detectron2 pastes there and copies the images to
-the host, ours copies the masks; both encode on the host. What is printed is wall time. Rounding
-differs between a GPU and a CPU, so a few masks may differ in single pixels: how many is printed.
+On a GPU, masks and boxes are in its memory. Detectron2 pastes there and copies the pasted images to
+the host, this project copies the masks; both encode on the host. The output is wall time. Rounding
+differs between GPU and CPU, so a few masks may differ in single pixels; their number is printed.
 """
 
 import argparse
@@ -33,7 +33,7 @@ PASTE, THEIRS, OURS, RATIO = "of it paste", "Detectron2", "ours", "Detectron2 / 
 
 
 def draw(n: int, size: tuple[int, int], edges: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Masks ``(n, 1, 28, 28)`` and boxes ``(n, 4)`` inside an image of ``size``."""
+    """Draw masks ``(n, 1, 28, 28)`` and boxes ``(n, 4)`` inside an image of ``size``."""
     noise = F.interpolate(torch.randn(n, 1, 4, 4) + 1, (28, 28), mode="bicubic")
     extent = torch.rand(n, 2) * (edges[1] - edges[0]) + edges[0]
     corner = torch.rand(n, 2) * (torch.tensor([size[1], size[0]]) - extent)
@@ -51,14 +51,12 @@ def now(device: torch.device) -> float:
 def one_round(
     masks: Tensor, boxes: Tensor, size: tuple[int, int]
 ) -> tuple[float, float, float, int]:
-    """Return seconds of pasting, of pasting and encoding, and of ours; the masks that differ."""
+    """Return seconds of pasting, of pasting and encoding, of this project, and differing masks."""
     device = masks.device
     start = now(device)
     pasted = paste_masks_in_image(masks[:, 0], boxes, size)
     after_paste = now(device)
-    theirs = [
-        coco_mask.encode(np.array(m[:, :, None], order="F", dtype="uint8"))[0] for m in pasted.cpu()
-    ]
+    theirs = [coco_mask.encode(np.array(m, order="F", dtype="uint8")) for m in pasted.cpu()]
     after_theirs = now(device)
     ours = encode_masks(masks, boxes, size)
     after_ours = now(device)
@@ -69,7 +67,7 @@ def one_round(
 
 
 def rows_of(size: tuple[int, int], edges: str, options: argparse.Namespace) -> list[Row]:
-    """Measure the times of both, and their ratio."""
+    """Measure both times and their ratio."""
     masks, boxes = (t.to(options.device) for t in draw(options.detections, size, EDGES[edges]))
     one_round(masks, boxes, size)
     rounds = [one_round(masks, boxes, size) for _ in range(options.rounds)]
@@ -106,12 +104,12 @@ def main() -> None:
     rows: list[Row] = []
     for size in SIZES:
         for edges in EDGES:
-            of_case = rows_of(size, edges, options)
-            rows += of_case
-            theirs, paste, ours, ratio = map(text, of_case)
+            case_rows = rows_of(size, edges, options)
+            rows += case_rows
+            theirs, paste, ours, ratio = map(text, case_rows)
             print(
-                f"{of_case[0]['case']}:  Detectron2 {theirs} ms, of it paste {paste}  "
-                f"ours {ours} ms  ratio {ratio}  {of_case[0]['masks that differ']} differ"
+                f"{case_rows[0]['case']}:  Detectron2 {theirs} ms, of it paste {paste}  "
+                f"ours {ours} ms  ratio {ratio}  {case_rows[0]['masks that differ']} differ"
             )
     write_json(options.json, "mask_rle", options.device, rows)
 

@@ -1,16 +1,16 @@
-"""Time of a training step's classification loss: ours, plain cross-entropy, and the C x C formula.
+"""Benchmark of this project's Seesaw Loss against cross-entropy and the C x C formula.
 
     python benchmarks/seesaw_loss.py
     python benchmarks/seesaw_loss.py --classes 8142 --rounds 15
     python benchmarks/seesaw_loss.py --device cuda --rois 1024
 
-All of them run forward and backward on the same foreground RoIs, and both Seesaw losses count the
-classes of the batch as well. They take turns within each round, so that another load on the machine
-hits all of them, and what is printed is the median over the rounds of the ratio within a round,
-with its quartiles.
+All losses run forward and backward on the same foreground RoIs, and both Seesaw losses also count
+the classes of the batch. They take turns within each round, so that other load on the machine
+affects all of them. The output is the median over the rounds of the ratio within a round, with its
+quartiles.
 
-Freed memory stays with the process unless --system-malloc is given: else most of what is measured
-is how often the C library returned memory that the next step has to ask for, page by page.
+The process keeps freed memory unless --system-malloc is given. With that option, page faults
+dominate the times, because the C library returns memory that the next step allocates again.
 
 Shapes: R foreground RoIs, C classes.
 """
@@ -45,9 +45,9 @@ def square_formula(
     q: float = 2.0,
     eps: float = 1e-2,
 ) -> Tensor:
-    """Seesaw as its equations are written: a ratio for every pair of classes, in linear space.
+    """Compute Seesaw Loss literally: a ratio for every pair of classes, in linear space.
 
-    As usual in such code, the counts are updated one class at a time.
+    As usual in such implementations, counts are updated one class at a time.
     """
     for label in labels.unique():
         counts[label] += (labels == label).sum()
@@ -69,13 +69,13 @@ def square_formula(
 
 
 def ours(logits: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
-    """The package's loss, with the counting that its module does."""
+    """Compute this project's loss, including the counting that its module does."""
     counts.scatter_add_(0, labels, torch.ones_like(labels))
     return seesaw_cross_entropy(logits, labels, counts)
 
 
 def make_steps(rois: int, classes: int, device: str) -> dict[str, Step]:
-    """One forward and backward pass of each candidate, by its name."""
+    """Return a function per candidate that runs one forward and backward pass."""
     generator = torch.Generator().manual_seed(0)
     logits = (2 * torch.randn(rois, classes, generator=generator)).to(device)
     uniform = torch.rand(rois, generator=generator)
@@ -84,7 +84,7 @@ def make_steps(rois: int, classes: int, device: str) -> dict[str, Step]:
     float_counts = counts.float()
 
     def step_of(losses_of: Callable[[Tensor], Tensor]) -> Step:
-        def step() -> Tensor:
+        def step() -> Tensor | None:
             leaf = logits.detach().requires_grad_()
             losses_of(leaf).mean().backward()
             return leaf.grad
@@ -99,8 +99,8 @@ def make_steps(rois: int, classes: int, device: str) -> dict[str, Step]:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc reuse memory instead of returning it; without effect on other C libraries."""
-    trim_threshold, mmap_max = -1, -4  # names of the parameters in malloc.h
+    """Make glibc keep freed memory for reuse. Other C libraries are not affected."""
+    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX in malloc.h
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(trim_threshold, 2**31 - 1)
@@ -114,9 +114,9 @@ def rows_of(case: str, times: Times) -> list[Row]:
         for name, values in times.items()
     ]
     pairs = (("C x C formula", "ours"), ("ours", "cross-entropy"))
-    for of, to in pairs:
-        row = {"case": case, "what": f"{of} / {to}", "unit": "ratio"}
-        rows.append(row | quartiles(ratios(times, of, to)))
+    for numerator, denominator in pairs:
+        row = {"case": case, "what": f"{numerator} / {denominator}", "unit": "ratio"}
+        rows.append(row | quartiles(ratios(times, numerator, denominator)))
     return rows
 
 
@@ -136,8 +136,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rois", type=int, default=512, help="foreground RoIs per step")
     parser.add_argument("--classes", type=int, nargs="+", default=[1203, 8142])
     parser.add_argument("--rounds", type=int, default=15, help="at least 2")
-    parser.add_argument("--threads", type=int, default=1, help="more need a quiet machine")
-    parser.add_argument("--system-malloc", action="store_true", help="leave malloc as it is")
+    parser.add_argument("--threads", type=int, default=1, help="more than 1 needs an idle machine")
+    parser.add_argument(
+        "--system-malloc", action="store_true", help="do not change malloc's settings"
+    )
     add_device_options(parser)
     return parser.parse_args()
 
@@ -155,10 +157,10 @@ def main() -> None:
     for classes in arguments.classes:
         case = f"{arguments.rois} x {classes}"
         steps = make_steps(arguments.rois, classes, arguments.device)
-        of_case = rows_of(case, measure(steps, arguments.rounds, arguments.device))
+        case_rows = rows_of(case, measure(steps, arguments.rounds, arguments.device))
         print(case)
-        report(of_case)
-        rows += of_case
+        report(case_rows)
+        rows += case_rows
     write_json(arguments.json, "seesaw_loss", arguments.device, rows)
 
 

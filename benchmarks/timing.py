@@ -1,8 +1,8 @@
-"""Time and memory of a step on the CPU or a GPU, and results as JSON: what the benchmarks share.
+"""Shared functions of the benchmarks: time and memory of a step, and results as JSON.
 
-A GPU works on while the host goes ahead, so its steps are timed by events in its own stream.
-Candidates take turns within each round, so that another load on the machine hits all of them; a
-ratio is that within a round.
+A GPU runs asynchronously, so its steps are timed by events in its stream. Candidates take turns
+within each round, so that other load on the machine affects all of them. Ratios are computed within
+a round.
 """
 
 import argparse
@@ -58,9 +58,9 @@ def measure(steps: dict[str, Step], rounds: int, device: str, *, budget: float =
 
     Args:
         steps: candidates by name.
-        rounds: how often each has its turn, after a warm-up that is not counted.
-        device: where they run.
-        budget: milliseconds of one turn, which a short step fills with repetitions.
+        rounds: number of turns of each candidate, after an uncounted warm-up.
+        device: device of the steps.
+        budget: milliseconds of one turn; shorter steps are repeated to fill it.
     """
     repeats = {}
     for name, step in steps.items():
@@ -73,27 +73,27 @@ def measure(steps: dict[str, Step], rounds: int, device: str, *, budget: float =
     return times
 
 
-def ratios(times: Times, of: str, to: str) -> list[float]:
+def ratios(times: Times, numerator: str, denominator: str) -> list[float]:
     """Divide the times of two candidates round by round."""
-    return [a / b for a, b in zip(times[of], times[to], strict=True)]
+    return [a / b for a, b in zip(times[numerator], times[denominator], strict=True)]
 
 
 def quartiles(values: Iterable[float]) -> dict[str, float]:
-    """Return the median, and the quartiles between which half of the rounds lie."""
+    """Return the median and both quartiles."""
     low, median, high = statistics.quantiles(values, n=4)
     return {"median": median, "low": low, "high": high}
 
 
 def peak_megabytes(new_step: Callable[..., Step], arguments: tuple[Any, ...], device: str) -> float:
-    """Measure the peak of one step beyond the memory that was there before it.
+    """Measure the growth of peak memory during one step.
 
     Args:
-        new_step: makes the step and its data; a function at the top of a module.
-        arguments: of ``new_step``.
-        device: where the step runs. The memory of a CPU is measured in a process of its own.
+        new_step: top-level function that makes the step and its data.
+        arguments: arguments of ``new_step``.
+        device: device of the step. On the CPU, memory is measured in a separate process.
     """
     if torch.device(device).type == "cuda":
-        new_step(*arguments)()  # libraries allocate their workspaces once
+        new_step(*arguments)()  # warm-up: libraries allocate their workspaces
         step = new_step(*arguments)
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -115,7 +115,7 @@ def _answer_peak(
 ) -> None:
     torch.set_num_threads(threads)
     step = new_step(*arguments)
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of making the data
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak, which includes making the data
     before = _resident_kilobytes("VmRSS")
     step()
     answer.put((_resident_kilobytes("VmHWM") - before) * 1024 / 1e6)
@@ -128,7 +128,7 @@ def _resident_kilobytes(field: str) -> int:
 
 
 def write_json(path: Path | None, benchmark: str, device: str, rows: list[Row]) -> None:
-    """Write the results of a benchmark, if a file is given."""
+    """Write the results of a benchmark if a path is given."""
     if path is None:
         return
     result = {

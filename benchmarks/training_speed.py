@@ -1,15 +1,15 @@
-"""Images per second of training Mask R-CNN R-50 on LVIS, and the share of its classification loss.
+"""Training speed of Mask R-CNN R-50 on LVIS, and the share of its classification loss.
 
     python benchmarks/training_speed.py --device cuda
     python benchmarks/training_speed.py --device cuda --images 4 --precisions float16
 
 The models of configs/lvis_v1_seesaw.py and of its softmax counterpart train on random images of
-800 x 1067, 8 per step, with 12 objects each, in each precision; they take turns. Loading data is
-left out. The network starts from random weights, and proposals near the objects stand in for those
-of a trained RPN (fixed_proposals.py), so that the heads see as many foreground RoIs as they would.
+800 x 1067, 8 per step, with 12 objects each, in each precision; they take turns. Data loading is
+excluded. The network starts from random weights. Proposals near the objects replace those of a
+trained RPN (fixed_proposals.py), so that the heads get a realistic number of foreground RoIs.
 
-The loss is timed alone, forward and backward, on the logits and labels that it was given in the
-last step. float32 is what torch makes of it by default: convolutions on a GPU use TF32.
+The loss is timed separately, forward and backward, on its logits and labels of the last step.
+float32 follows torch's default: convolutions on a GPU use TF32.
 """
 
 import argparse
@@ -17,9 +17,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import SimpleTrainer
+from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from fixed_proposals import FixedProposals
@@ -45,13 +47,13 @@ build: Any = instantiate
 
 
 def random_image(options: argparse.Namespace) -> dict[str, Any]:
-    """Draw an image of noise with octagons for objects, as a mapper would give it."""
+    """Draw a noise image with octagons as objects, in the format of a dataset mapper."""
     height, width = options.size
     corners = torch.rand(options.objects, 2) * torch.tensor([width * 0.7, height * 0.7])
     extents = 16 + torch.rand(options.objects, 2) * torch.tensor([width, height]) * 0.25
     angles = torch.arange(8) * math.pi / 4
     octagon = 0.5 + 0.5 * torch.stack([angles.cos(), angles.sin()], dim=1)
-    polygons = [
+    polygons: list[list[Tensor | np.ndarray]] = [
         [(corner + extent * octagon).flatten().double().numpy()]
         for corner, extent in zip(corners, extents, strict=True)
     ]
@@ -66,10 +68,10 @@ def random_image(options: argparse.Namespace) -> dict[str, Any]:
 
 
 class Training:
-    """A model in training, one step at a time.
+    """Training of a model, one step at a time.
 
     Attributes:
-        given: logits and labels of the last call of the classification loss.
+        given: logits and labels of the last call to the classification loss.
     """
 
     def __init__(self, name: str, precision: str, options: argparse.Namespace) -> None:
@@ -88,7 +90,7 @@ class Training:
         self.given: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
         self.amp_dtype = None if precision == "float32" else precision
         cfg.optimizer.params.model = model
-        cfg.optimizer.lr = 1e-4  # from random weights
+        cfg.optimizer.lr = 1e-4  # low, because training starts from random weights
         batch = [random_image(options) for _ in range(options.images)]
         self.trainer: SimpleTrainer = Trainer(
             model, Endless(batch), build(cfg.optimizer), amp_dtype=self.amp_dtype
@@ -118,7 +120,7 @@ class Training:
 
 
 class Endless:
-    """A loader of one batch, again and again."""
+    """Loader that repeats one batch endlessly."""
 
     def __init__(self, batch: list[dict[str, Any]]) -> None:
         self.batch = batch
@@ -129,8 +131,8 @@ class Endless:
 
 
 @torch.no_grad()
-def tame(model: nn.Module) -> None:
-    """Keep the activations of random weights near one: the frozen norms do not normalize them."""
+def tame(model: GeneralizedRCNN) -> None:
+    """Rescale random weights to keep activations near one: frozen norms do not normalize them."""
     for name, buffer in model.backbone.named_buffers():
         if name.endswith("conv3.norm.weight"):
             buffer.fill_(0.2)
@@ -147,8 +149,8 @@ def rows_of(precision: str, options: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
     for name, training in trainings.items():
         step = quartiles(times[name])
-        of_loss = measure({name: training.loss_step()}, options.rounds, options.device)[name]
-        loss = quartiles(of_loss)
+        loss_times = measure({name: training.loss_step()}, options.rounds, options.device)[name]
+        loss = quartiles(loss_times)
         labels = training.given[1]
         rows.append(
             {
@@ -165,7 +167,7 @@ def rows_of(precision: str, options: argparse.Namespace) -> list[Row]:
         )
     ratio = quartiles(ratios(times, "Seesaw", "softmax"))
     rows.append({"case": precision, "what": "Seesaw / softmax", "unit": "ratio", **ratio})
-    if is_cuda:  # of both models together, of which only one is in its step
+    if is_cuda:  # of both models together; only one runs at a time
         rows[-1]["peak memory MB of both"] = torch.cuda.max_memory_allocated() / 1e6
     return rows
 
@@ -206,9 +208,9 @@ def main() -> None:
     print(f"torch {torch.__version__}, {device_name(options.device)}, {options.rounds} rounds")
     rows: list[Row] = []
     for precision in options.precisions:
-        of_precision = rows_of(precision, options)
-        report(of_precision)
-        rows += of_precision
+        precision_rows = rows_of(precision, options)
+        report(precision_rows)
+        rows += precision_rows
         write_json(options.json, "training_speed", options.device, rows)
         if options.device == "cuda":
             torch.cuda.empty_cache()

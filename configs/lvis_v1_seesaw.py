@@ -1,4 +1,4 @@
-"""The flagship: Mask R-CNN R50-FPN with Seesaw Loss and normalized mask predictor on LVIS v1.
+"""Flagship recipe: Mask R-CNN R50-FPN with Seesaw Loss and normalized mask predictor on LVIS v1.
 
     python train_net.py --config-file configs/lvis_v1_seesaw.py --num-gpus 8
 

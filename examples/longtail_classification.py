@@ -97,7 +97,7 @@ class Data:
 
 
 def generate(args: argparse.Namespace, seed: int) -> Data:
-    """Generate data; the seed decides the images and which classes are rare."""
+    """Generate data; the seed determines the images and which classes are rare."""
     counts = training_counts(args.classes, args.most_images, args.imbalance)
     counts = np.random.default_rng(seed).permutation(counts)
     return Data(
@@ -123,7 +123,7 @@ def build_loss(name: str, num_classes: int) -> nn.Module:
     """Build a loss, which takes ``(N, C)`` logits and ``(N,)`` labels."""
     if name == "cross_entropy":
         return nn.CrossEntropyLoss()
-    # No label is ignored. The default of 255, from segmentation, could be a class here.
+    # Ignore no label: the default of 255, from segmentation, could be a class here.
     if name == "recall":
         return RecallLoss(num_classes, ignore_index=-1)
     # p and q of the paper's best classification result (section 4.5).
@@ -131,7 +131,7 @@ def build_loss(name: str, num_classes: int) -> nn.Module:
 
 
 def train(data: Data, loss_name: str, seed: int, args: argparse.Namespace) -> nn.Module:
-    """Train a model by SGD with a cosine schedule; runs of a seed differ in the loss only."""
+    """Train a model by SGD with a cosine schedule; runs with one seed differ only in the loss."""
     device = torch.device(args.device)
     torch.manual_seed(seed)
     model = build_model(len(data.counts), args.normed).to(device)
@@ -191,13 +191,13 @@ def table(runs: list[dict]) -> str:
 
 
 def difference(pairs: list[tuple[dict, dict]], column: str) -> str:
-    """Return the differences of two losses, seed by seed."""
+    """Format the mean difference between two losses, paired by seed."""
     known = [(a[column], b[column]) for a, b in pairs if a[column] is not None]
     return mean_and_deviation([a - b for a, b in known], sign="+")
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Return the parser; the defaults are those of the table in README.md."""
+    """Return the parser; the defaults reproduce the table in README.md."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -205,12 +205,12 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--loss", choices=[*LOSSES, "all"], default="all")
     add("--seeds", type=int, nargs="+", default=[1, 2, 3])
     add("--epochs", type=int, default=10)
-    add("--lr", type=float, default=0.4, help="at the start; falls to 0 along a cosine")
+    add("--lr", type=float, default=0.4, help="initial rate; decays to 0 along a cosine")
     add("--batch-size", type=int, default=64)
     add("--classes", type=int, default=60)
     add("--most-images", type=int, default=300, help="training images of the most frequent class")
-    add("--imbalance", type=float, default=100, help="most frequent class over rarest class")
-    add("--test-images", type=int, default=100, help="of each class")
+    add("--imbalance", type=float, default=100, help="ratio of most frequent to rarest class")
+    add("--test-images", type=int, default=100, help="per class")
     add("--normed", action="store_true", help="normalized linear classifier, for all losses")
     default_device = "cuda" if torch.cuda.is_available() else "cpu"
     add("--device", choices=["cpu", "cuda"], default=default_device)
@@ -222,7 +222,7 @@ def check(args: argparse.Namespace) -> None:
     """Check the options.
 
     Raises:
-        ValueError: naming the option, what was given and what was expected.
+        ValueError: an option is invalid. The message gives its name, its value and the valid range.
     """
     lowest = {"classes": 2, "batch_size": 3, "imbalance": 1}
     lowest |= dict.fromkeys(("epochs", "most_images", "test_images"), 1)

@@ -14,8 +14,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # The tensors here are small: more threads mostly wait for each other, all the more so on a busy
-    # machine, where that made a file of loss tests take 9 s instead of 2.
+    # The tensors are small, so threads would mostly wait for each other. On a busy machine a file
+    # of loss tests took 9 s with several threads, and 2 s with one.
     torch.set_num_threads(1)
     # The same cases in each run. Calls under test have a limit of their own, see tests/fuzz.
     every = {"derandomize": True, "deadline": None, "database": None}
@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     reasons = {}
     if not config.getoption("--runslow"):
         reasons["slow"] = "needs --runslow"
-    # D2_SEESAW_TEST_DEVICE=cpu tests the tests of tests/gpu on a machine without a GPU.
+    # D2_SEESAW_TEST_DEVICE=cpu runs tests/gpu on a machine without a GPU.
     if not torch.cuda.is_available() and os.environ.get("D2_SEESAW_TEST_DEVICE", "cuda") == "cuda":
         reasons["gpu"] = "needs CUDA"
     for item in items:
@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
-    """The same random numbers whichever tests ran before."""
+    """Seed all generators, so that random numbers do not depend on earlier tests."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)

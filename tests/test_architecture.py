@@ -1,4 +1,4 @@
-"""Taste that a machine can hold: who imports whom, how deep, how long and how many things are."""
+"""Architecture rules: allowed imports, and limits of depth, length and number of modules."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path("d2_seesaw")
 MODULES = sorted(PACKAGE.rglob("*.py"))
-# What each subpackage may import of the others.
+# Subpackages that each subpackage may import.
 BASE = {"losses", "layers", "utils"}
 MAY_IMPORT = {
     "losses": {"utils"},
@@ -38,7 +38,7 @@ every_module = pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.rela
 
 
 def imported_names(path, *, at_import=False):
-    """Modules that a file imports; with ``at_import`` those alone that importing it imports."""
+    """Yield the modules that a file imports; with ``at_import``, only at module level."""
     tree = ast.parse(path.read_text())
     for node in tree.body if at_import else ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -50,13 +50,13 @@ def imported_names(path, *, at_import=False):
 
 
 def subpackages(path):
-    """Other subpackages that a module imports."""
+    """Return the subpackages that a module imports."""
     parts = [name.split(".") for name in imported_names(path)]
     return {p[1] for p in parts if p[0] == "d2_seesaw" and p[1:] and p[1] in MAY_IMPORT}
 
 
-def arrows():
-    """Of every module in a subpackage, itself and each other subpackage that it imports."""
+def imports_between_subpackages():
+    """Yield each module of a subpackage together with each other subpackage that it imports."""
     for path in MODULES:
         here = path.relative_to(PACKAGE)
         if len(here.parts) > 1:
@@ -71,11 +71,15 @@ def test_modules_were_found():
 
 
 def test_imports_go_one_way():
-    against = {(str(m), other) for m, other in arrows() if other not in MAY_IMPORT[m.parts[0]]}
+    against = {
+        (str(m), other)
+        for m, other in imports_between_subpackages()
+        if other not in MAY_IMPORT[m.parts[0]]
+    }
     assert against == set()
 
 
-def test_the_direction_has_no_circle():
+def test_allowed_imports_have_no_cycle():
     allowed = {name: set(others) for name, others in MAY_IMPORT.items()}
     while free := {name for name, others in allowed.items() if not others & allowed.keys()}:
         allowed = {name: others for name, others in allowed.items() if name not in free}
@@ -83,7 +87,7 @@ def test_the_direction_has_no_circle():
 
 
 @every_module
-def test_does_not_import_what_uses_the_library(path):
+def test_does_not_import_users_of_the_library(path):
     outside = {"benchmarks", "configs", "examples", "tests", "tools", "train_net"}
     assert not outside & {name.split(".")[0] for name in imported_names(path)}
 
@@ -93,7 +97,7 @@ def test_losses_layers_and_utils_need_no_detectron2(path):
     here = path.relative_to(PACKAGE).parts[0]
     if here not in NO_DETECTRON2:
         return
-    # A helper of ranks may ask for them when it is called.
+    # The functions for ranks in utils may import Detectron2 when they are called.
     names = set(imported_names(path, at_import=here == "utils"))
     assert not {n for n in names if n.split(".")[0] == "detectron2"}
 
@@ -109,7 +113,7 @@ def test_folders_stay_small():
 
 
 def test_every_folder_is_a_package():
-    """Else it would be missing from the wheel."""
+    """Check for ``__init__.py``: a folder without it would be missing from the wheel."""
     assert {p.parent for p in MODULES} == {p.parent for p in MODULES if p.name == "__init__.py"}
 
 
@@ -120,12 +124,12 @@ def test_modules_and_functions_stay_short(path):
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             body = node.body[1:] if ast.get_docstring(node) else node.body
-            length = node.end_lineno - (body[0].lineno if body else node.lineno) + 1
+            length = (node.end_lineno or 0) - (body[0].lineno if body else node.lineno) + 1
             assert length <= LINES_OF_A_FUNCTION, f"{node.name}: {length} lines"
 
 
 @pytest.mark.parametrize("folder", sorted({p.parent for p in MODULES} - {PACKAGE}), ids=str)
-def test_every_folder_has_tests_in_its_mirror(folder):
+def test_every_folder_has_a_corresponding_test_folder(folder):
     mirror = Path("tests") / folder.relative_to(PACKAGE)
     assert list(mirror.glob("test_*.py"))
 
@@ -160,8 +164,8 @@ def test_importing_is_cheap(imported, absent):
 
 
 @pytest.mark.slow
-def test_every_module_can_be_the_first_that_is_imported():
-    """No circle of imports that only works because something else was imported before."""
+def test_every_module_can_be_imported_first():
+    """Check that no import cycle is hidden by an earlier import."""
     names = [".".join(p.with_suffix("").parts).removesuffix(".__init__") for p in MODULES]
     code = (
         "import importlib, sys\n"
@@ -173,7 +177,7 @@ def test_every_module_can_be_the_first_that_is_imported():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_version_is_written_once():
+def test_the_version_is_set_in_one_place():
     (version,) = re.findall(r'__version__ = "(.+)"', (PACKAGE / "__init__.py").read_text())
     assert f"## [{version}]" in Path("CHANGELOG.md").read_text()
     assert version not in Path("setup.py").read_text() + Path("pyproject.toml").read_text()

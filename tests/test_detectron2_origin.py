@@ -1,4 +1,4 @@
-"""Which Detectron2 is installed, from where, and whether all of it."""
+"""Tests of the detection of the installed Detectron2, its origin and its completeness."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from d2_seesaw.detectron2_origin import COMMIT, COPY_LABEL, COPY_NAME, find_inst
 
 
 def put_package(site_packages, name, *, record=True, source=None):
-    """Lay out an installed distribution of the package ``detectron2`` as pip does."""
+    """Write an installed distribution of the package ``detectron2`` as pip does."""
     (site_packages / "detectron2").mkdir(parents=True, exist_ok=True)
     (site_packages / "detectron2" / "__init__.py").touch()
     info = site_packages / f"{name.replace('-', '_')}-{COPY_LABEL}.dist-info"
@@ -25,7 +25,7 @@ def put_package(site_packages, name, *, record=True, source=None):
 
 @pytest.fixture
 def site_packages(tmp_path, monkeypatch):
-    """An empty site-packages folder, the only one that is looked at."""
+    """Return an empty site-packages folder, the only one that is searched."""
     folder = (tmp_path / "site").resolve()
     folder.mkdir()
     monkeypatch.setattr(detectron2_origin, "SITE_PACKAGES", {folder})
@@ -38,7 +38,7 @@ def site_packages(tmp_path, monkeypatch):
 FROM_GIT = {"url": "https://x/detectron2.git", "vcs_info": {"vcs": "git", "commit_id": COMMIT}}
 
 
-def test_the_installed_detectron2_tells_where_it_comes_from(site_packages):
+def test_the_origin_of_the_installed_detectron2_is_found(site_packages):
     assert find_installed() is None
     put_package(site_packages, "detectron2", source=FROM_GIT)
     installed = find_installed()
@@ -57,7 +57,7 @@ def test_a_checkout_is_recognized_by_its_path(site_packages, tmp_path):
     assert str(find_installed()).endswith(f"from {tmp_path.as_uri()}, compiled")
 
 
-def test_an_installation_that_was_interrupted_counts_as_none(site_packages):
+def test_an_interrupted_installation_is_not_counted(site_packages):
     info = put_package(site_packages, COPY_NAME, record=False)
     assert find_installed() is None
     assert list(unfinished(site_packages)) == [info]
@@ -67,7 +67,7 @@ def test_an_installation_that_was_interrupted_counts_as_none(site_packages):
     assert find_installed() is None
 
 
-def test_a_folder_that_python_finds_elsewhere_counts(site_packages, tmp_path, monkeypatch):
+def test_a_checkout_on_the_python_path_is_found(site_packages, tmp_path, monkeypatch):
     checkout = tmp_path / "checkout"
     (checkout / "detectron2").mkdir(parents=True)
     (checkout / "detectron2" / "__init__.py").touch()

@@ -1,4 +1,4 @@
-"""Where Detectron2 comes from: the copy is cut as promised, and what fails costs one line."""
+"""Tests of installing Detectron2: contents of the copy, fallbacks and one-line errors."""
 
 import base64
 import hashlib
@@ -29,7 +29,7 @@ from d2_seesaw.install_detectron2 import (
     pip_reason,
 )
 
-# What the wheel on the index is made of, as small as possible.
+# A minimal version of the wheel on the package index.
 WHEEL_FILES = {
     "detectron2/__init__.py": '__version__ = "0.7.2"\n',
     "detectron2/_C.cpython-310-x86_64-linux-gnu.so": "\x7fELF",
@@ -50,7 +50,7 @@ WHEEL_FILES = {
 
 
 def digest(text):
-    """Return the hash of a file as a wheel lists it."""
+    """Return the hash of a file in the format of a wheel's RECORD."""
     raw = hashlib.sha256(text.encode()).digest()
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
@@ -69,7 +69,7 @@ def write_wheel(folder):
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    """A folder that pip takes for the package index; returns the sha256 of the wheel in it."""
+    """Make pip use a folder as the package index; return the sha256 of the wheel in it."""
     folder = tmp_path / "index"
     folder.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -77,7 +77,7 @@ def index(tmp_path, monkeypatch):
     return write_wheel(folder)
 
 
-def test_the_copy_keeps_the_license_and_loses_what_is_compiled_tools_and_requirements(
+def test_the_copy_has_the_license_but_no_compiled_files_tools_or_requirements(
     index, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(install_detectron2, "COPY_SHA256", index)
@@ -104,7 +104,7 @@ def test_the_copy_keeps_the_license_and_loses_what_is_compiled_tools_and_require
     assert (distribution.name, distribution.version) == (COPY_NAME, COPY_LABEL)
 
 
-def test_a_wheel_with_another_hash_is_refused_in_one_line(index, tmp_path, capfd):
+def test_a_wheel_with_another_hash_is_rejected_in_one_line(index, tmp_path, capfd):
     work = tmp_path / "work"
     work.mkdir()
     with pytest.raises(
@@ -118,9 +118,9 @@ def test_a_wheel_with_another_hash_is_refused_in_one_line(index, tmp_path, capfd
 @pytest.mark.skipif(
     not (find_installed() and find_installed().is_copy), reason="Detectron2 is not the copy here"
 )
-def test_what_was_installed_of_the_copy_has_no_compiled_file_and_no_tools():
+def test_the_installed_copy_has_no_compiled_files_and_no_tools():
     distribution = importlib.metadata.distribution(COPY_NAME)
-    files = [str(file) for file in distribution.files]
+    files = [str(file) for file in distribution.files or ()]
     assert sum(name.startswith("detectron2/") for name in files) > 250
     assert not [name for name in files if name.endswith((".so", ".pyd", ".dylib"))]
     assert not [name for name in files if name.startswith("tools")]
@@ -130,7 +130,7 @@ def test_what_was_installed_of_the_copy_has_no_compiled_file_and_no_tools():
 
 @pytest.fixture
 def recorded(monkeypatch):
-    """An environment without Detectron2; returns what was installed, instead of installing it."""
+    """Simulate an environment without Detectron2; return the list of recorded installations."""
     done = []
 
     def record(name):
@@ -156,7 +156,7 @@ def failing(text):
     return fail
 
 
-def test_without_a_word_the_repository_comes_before_the_copy(recorded):
+def test_by_default_the_repository_is_tried_before_the_copy(recorded):
     install()
     ((name, requirement),) = recorded
     assert name == "built"
@@ -171,14 +171,14 @@ def test_a_build_that_fails_falls_back_to_the_copy_and_says_why(recorded, monkey
     assert line.endswith("(because there is no compiler)")
 
 
-def test_git_said_explicitly_does_not_fall_back(recorded, monkeypatch):
+def test_an_explicit_git_source_does_not_fall_back(recorded, monkeypatch):
     monkeypatch.setattr(install_detectron2, "_install_built", failing("no network"))
     with pytest.raises(InstallationError, match=r"^no network$"):
         install("git")
     assert recorded == []
 
 
-def test_nothing_that_can_be_had_is_one_line_with_both_reasons(recorded, monkeypatch):
+def test_if_both_sources_fail_one_line_gives_both_reasons(recorded, monkeypatch):
     monkeypatch.setattr(install_detectron2, "_install_built", failing("no host"))
     monkeypatch.setattr(install_detectron2, "_install_copy", failing("no index"))
     with pytest.raises(InstallationError, match=r"no host; no index; a checkout or wheel"):
@@ -186,18 +186,18 @@ def test_nothing_that_can_be_had_is_one_line_with_both_reasons(recorded, monkeyp
 
 
 @pytest.mark.parametrize("source", ["nowhere", "tests", "setup.py"])
-def test_a_path_that_is_no_checkout_and_no_wheel_is_refused_by_name(source):
+def test_a_path_that_is_neither_checkout_nor_wheel_is_rejected(source):
     with pytest.raises(InstallationError, match=f"^{source}: .*; give git, index, or"):
         check_source(source)
 
 
-def test_without_a_compiler_there_is_no_build(monkeypatch):
+def test_a_missing_compiler_is_reported(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(InstallationError, match=r"no C\+\+ compiler \(no-such-compiler\)"):
         check_compiler()
 
 
-def test_a_repository_that_does_not_answer_costs_seconds(tmp_path, monkeypatch):
+def test_an_unresponsive_repository_times_out_within_seconds(tmp_path, monkeypatch):
     git = tmp_path / "git"
     git.write_text("#!/bin/sh\nexec sleep 60\n")
     git.chmod(0o755)
@@ -216,13 +216,11 @@ def test_a_repository_that_does_not_answer_costs_seconds(tmp_path, monkeypatch):
         ("", "pip gave no reason"),
     ],
 )
-def test_the_reason_is_one_line_of_pips(output, expected):
+def test_the_reason_is_one_line_of_pips_output(output, expected):
     assert pip_reason(output).startswith(expected)
 
 
-def test_what_is_left_of_the_replaced_distribution_goes_and_shared_files_stay(
-    tmp_path, monkeypatch
-):
+def test_the_replaced_distribution_is_removed_except_for_shared_files(tmp_path, monkeypatch):
     contents = {COPY_NAME: ("__init__.py", "old.py"), "detectron2": ("__init__.py", "new.py")}
     (tmp_path / "detectron2").mkdir()
     for name, files in contents.items():

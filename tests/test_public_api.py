@@ -1,4 +1,4 @@
-"""The names others import. Adding one is a decision; removing one breaks somebody's code."""
+"""Tests of the recorded public API: removing a name breaks the code of users."""
 
 import importlib
 import json
@@ -10,7 +10,7 @@ import d2_seesaw
 from tests.support.api_surface import RECORD, SUBPACKAGES, api_surface
 
 
-def test_public_names_and_signatures_are_those_recorded():
+def test_public_names_and_signatures_match_the_record():
     recorded = json.loads(RECORD.read_text())
     assert api_surface() == recorded, "`make api` records a change that was decided"
 

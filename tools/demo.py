@@ -1,4 +1,4 @@
-"""Demo of the whole workflow on generated data: generate, train, evaluate and draw, on the CPU.
+"""Demo of the complete workflow on generated data: generate, train, evaluate and draw, on the CPU.
 
     python tools/demo.py             instance segmentation with Seesaw Loss
     python tools/demo.py --semantic  semantic segmentation, Recall Loss beside cross-entropy
@@ -42,7 +42,7 @@ def train(config: str) -> tuple[Path, dict[str, float]]:
     """Train and evaluate; return the output folder and the newest value of every metric."""
     folder = Path(load_config(config).train.output_dir)
     metrics_file = folder / "metrics.json"
-    metrics_file.unlink(missing_ok=True)  # training would append to that of an earlier demo
+    metrics_file.unlink(missing_ok=True)  # training would append to the file of an earlier demo
     run("train", "--config-file", config)
     metrics: dict[str, float] = {}
     for line in metrics_file.read_text().splitlines():
@@ -51,7 +51,7 @@ def train(config: str) -> tuple[Path, dict[str, float]]:
 
 
 def row(name: str, metrics: dict[str, float], keys: list[str]) -> list[str]:
-    """Return a row of the table; metrics without ground truth were not written and are n/a."""
+    """Return a row of the table; metrics without ground truth are missing and shown as n/a."""
     return [name, *(f"{metrics[key]:.1f}" if key in metrics else "n/a" for key in keys)]
 
 

@@ -1,8 +1,8 @@
-"""Make a virtual environment that sees the installed packages, and install the missing ones.
+"""Setup of a virtual environment that sees the installed packages and adds the missing ones.
 
 Needs only Python's standard library. Runs first in the calling Python, which makes the environment,
-then in the Python of the environment. After an interruption it continues when it is started again;
-packages whose installation was interrupted are installed again.
+then in the Python of the environment. After an interruption, start it again: it continues, and
+packages whose installation was interrupted are reinstalled.
 """
 
 import argparse
@@ -59,10 +59,10 @@ PACKAGES = {
     "tqdm": "tqdm",
     "yacs": "yacs",
     "yaml": "pyyaml",
-    # To build Detectron2 and to install this project
+    # Needed to build Detectron2 and to install this project
     "ninja": "ninja",
     "wheel": "wheel",
-    # To test and check
+    # Needed for tests and checks
     "codespell_lib": "codespell",
     "nbmake": "nbmake",
     "pre_commit": "pre-commit",
@@ -80,7 +80,7 @@ SAME_MODULE = {
     ),
 }
 
-# Releases of torch and torchvision that do not match fail at import or at first use.
+# Mismatched releases of torch and torchvision fail at import or at first use.
 CHECK = """
 import torch
 from torchvision.ops import nms
@@ -91,12 +91,12 @@ import d2_seesaw.engine
 
 
 def ready_mark() -> Path:
-    """Return the file that marks a finished set-up of this environment."""
+    """Return the file that marks a finished setup of this environment."""
     return Path(sys.prefix) / ".ready"
 
 
 def made_here_mark(folder: Path) -> Path:
-    """Return the file that marks an environment made by set-up."""
+    """Return the file that marks an environment made by this script."""
     return folder / ".made_by_setup"
 
 
@@ -113,15 +113,15 @@ def version_of(package: str) -> str | None:
         return None
 
 
-def is_there(module: str, requirement: str) -> bool:
-    """Return whether ``module`` is completely installed, in a version that is recent enough."""
+def is_installed(module: str, requirement: str) -> bool:
+    """Return whether ``module`` is completely installed in a sufficiently recent version."""
     spec = importlib.util.find_spec(module)
     if spec is None:
         return False
     name = name_of(requirement)
     version = next(filter(None, map(version_of, (name, *SAME_MODULE.get(name, ())))), None)
     if version is None:
-        # Only packages of the operating system may lack metadata.
+        # Only packages from the operating system may lack metadata.
         locations = [spec.origin, *(spec.submodule_search_locations or ())]
         return not any(Path(p).is_relative_to(s) for p in locations if p for s in SITE_PACKAGES)
     _, _, minimum = requirement.partition(">=")
@@ -136,16 +136,16 @@ def numbers(version: str) -> tuple[int, ...]:
 def missing_requirements() -> list[str]:
     """Return the requirements to install; torch and torchvision together if either is missing.
 
-    An installed one of the two is kept, so that pip chooses the release of the other that fits.
+    If one of the two is installed, it is kept, and pip chooses a matching release of the other.
     """
     importlib.invalidate_caches()
-    missing = {m: r for m, r in PACKAGES.items() if not is_there(m, r)}
+    missing = {m: r for m, r in PACKAGES.items() if not is_installed(m, r)}
     pair = ("torch", "torchvision")
     if any(module in missing for module in pair):
         for module in pair:
             kept = f"{module}=={version_of(module)}"
             missing[module] = PACKAGES[module] if module in missing else kept
-    if missing:  # otherwise pip may replace setuptools by a release that is too new
+    if missing:  # otherwise pip may install a too recent setuptools
         missing["pkg_resources"] = PACKAGES["pkg_resources"]
     return list(missing.values())
 
@@ -173,7 +173,7 @@ def make_environment(folder: Path) -> Path:
             link.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     made_here_mark(folder).touch()
-    with contextlib.suppress(subprocess.CalledProcessError):  # of ensurepip
+    with contextlib.suppress(subprocess.CalledProcessError):  # from ensurepip
         venv.create(folder, with_pip=True, system_site_packages=True)
     if not has_pip(python):
         raise InstallationError(
@@ -194,7 +194,7 @@ def has_pip(python: Path) -> bool:
 def remove_unfinished(folder: Path) -> None:
     """Remove unfinished installations from ``folder``, so that pip installs the packages again.
 
-    In an environment that set-up did not make, only packages of this list are removed.
+    In an environment that this script did not make, only packages from ``PACKAGES`` are removed.
     """
     made_here = made_here_mark(Path(sys.prefix)).exists()
     ours = {name_of(requirement) for requirement in PACKAGES.values()}
@@ -203,7 +203,7 @@ def remove_unfinished(folder: Path) -> None:
         if made_here or name in ours:
             print(f"setup: removed the interrupted installation of {name}", flush=True)
             shutil.rmtree(info)
-    for moved_aside in folder.glob("~*") if made_here else ():  # by a pip that was killed
+    for moved_aside in folder.glob("~*") if made_here else ():  # renamed by a pip that was killed
         if moved_aside.is_dir() and not moved_aside.is_symlink():
             shutil.rmtree(moved_aside)
 
@@ -223,7 +223,7 @@ def install_missing(source: str) -> None:
     requirements = missing_requirements()
     installed = find_installed()
     if requirements or installed is None or not installed.comes_from(source):
-        ready_mark().unlink(missing_ok=True)  # an interruption from here on leaves it unfinished
+        ready_mark().unlink(missing_ok=True)  # from here on, an interruption leaves it unfinished
     if requirements:
         large = ", torch among them: that can take minutes" if "torch>=2.6" in requirements else ""
         print(f"setup: installing {len(requirements)} packages{large}", flush=True)
@@ -240,7 +240,7 @@ def install_missing(source: str) -> None:
 
 
 def run_and_wait(command: list[str | Path]) -> int:
-    """Return the exit status of a command, which handles Ctrl-C itself."""
+    """Run a command, which handles Ctrl-C itself; return its exit status."""
     with subprocess.Popen(command) as process:
         while True:
             try:
@@ -266,7 +266,7 @@ def check_imports() -> None:
 
 
 def main() -> None:
-    """Set up the environment, or find it complete."""
+    """Set up the environment unless it is complete."""
     parser = argparse.ArgumentParser(description="Set up a virtual environment for d2_seesaw.")
     parser.add_argument("--venv", default=".venv", type=Path, help="folder of the environment")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)

@@ -1,7 +1,7 @@
 """Mask R-CNN with timm's ResNeSt-50, Seesaw Loss, repeat factor sampling, LVIS v1, 24 epochs.
 
-Needs `pip install timm`. Any other backbone of timm: model.backbone.bottom_up.name=NAME.
-No published number: the recipe is our own.
+Needs `pip install timm`. For another timm backbone, set model.backbone.bottom_up.name=NAME.
+No published results: the recipe is our own.
 """
 
 from ..common.backbones.resnest import resnest_50 as _resnest_50

@@ -1,6 +1,6 @@
 """Mask R-CNN with Detectron2's plain ViT-B (ViTDet), Seesaw Loss, repeat factor sampling, LVIS v1.
 
-Images are padded to squares of 1024. No published number: the recipe is our own.
+Images are padded to 1024 x 1024 pixels. No published results: the recipe is our own.
 """
 
 import detectron2.data.transforms as T

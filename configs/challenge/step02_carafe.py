@@ -1,4 +1,4 @@
-"""Step 2: CARAFE upsamples in the mask head.
+"""Step 2: CARAFE upsampling in the mask head.
 
     python train_net.py --num-gpus 16 --config-file configs/challenge/step02_carafe.py
 

@@ -2,7 +2,7 @@
 
     python train_net.py --num-gpus 16 --config-file configs/challenge/step04_tsd.py
 
-Gradients are clipped as TSD's authors do.
+Gradient clipping follows TSD's authors.
 
 Paper, table 12: mask AP 23.5 (+1.6), APr 2.3, APc 22.3, APf 34.0, box AP 25.5.
 Not yet run with this code.

@@ -2,7 +2,7 @@
 
     python train_net.py --num-gpus 16 --config-file configs/challenge/step08_resnest200_dcn.py
 
-Needs `pip install timm`, whose ImageNet weights it starts from.
+Needs `pip install timm`. Training starts from timm's ImageNet weights.
 
 Paper, table 12: mask AP 29.9 (+2.9), APr 4.2, APc 29.4, APf 41.8, box AP 32.1.
 Not yet run with this code.

@@ -1,4 +1,4 @@
-"""Step 9: Seesaw Loss in the classification branches, without the constraint of TSD on them.
+"""Step 9: Seesaw Loss in the classification branches, without TSD's constraint on them.
 
     python train_net.py --num-gpus 16 --config-file configs/challenge/step09_seesaw.py
 

@@ -1,8 +1,8 @@
-"""Step 10 ("finetune"): frozen but for one new classification branch per stage; 1x, repeat factors.
+"""Step 10 ("finetune"): one new classification branch per stage, all else frozen; 1x, RFS.
 
     python train_net.py --num-gpus 16 --config-file configs/challenge/step10_dual_head.py
 
-Starts from the model of step 9; scores of the old and the new branch are averaged.
+Training starts from the model of step 9. The scores of the old and the new branch are averaged.
 
 Paper, table 12: mask AP 37.3 (+0.5), APr 26.4, APc 36.3, APf 43.1, box AP 40.6.
 Not yet run with this code.

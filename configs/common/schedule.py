@@ -4,7 +4,7 @@ from fvcore.common.param_scheduler import ConstantParamScheduler
 from d2_seesaw.engine import multi_step_with_warmup, polynomial_with_warmup
 
 
-# Milestones are in epochs. Only their ratio to the last one matters, so a training whose length is
+# Milestones are in epochs. Only their ratio to the last one matters, so a run whose length is
 # given in steps can use them too.
 def _multi_step(milestones):
     return L(multi_step_with_warmup)(

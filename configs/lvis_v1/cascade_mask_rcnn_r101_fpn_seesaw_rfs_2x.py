@@ -1,7 +1,7 @@
 """Cascade Mask R-CNN R101-FPN, Seesaw Loss, repeat factor sampling, 2x.
 
 Paper, table 1: mask AP 29.3, APr 21.7, APc 29.2, APf 32.8, box AP 32.8. mmdet's model zoo: mask AP
-29.3, box AP 30.0, which contradicts the paper and looks like a typing error. Not yet run with this
+29.3, box AP 30.0, which contradicts the paper and looks like a typo. Not yet run with this
 code.
 """
 

@@ -1,8 +1,8 @@
 """HTC-Lite R50-FPN, softmax cross-entropy, repeat factor sampling, 1x.
 
 Paper, table 13: mask AP 25.5, APr 15.0, APc 25.4, APf 30.3, box AP 28.0.
-configs/common/models/htc_lite_r50_fpn.py chooses what the paper leaves open. Not yet run with this
-code.
+For settings that the paper does not give, see configs/common/models/htc_lite_r50_fpn.py. Not yet
+run with this code.
 """
 
 from ..common.data.lvis_v1 import dataloader

@@ -3,7 +3,7 @@ r"""mmdet's Seesaw Mask R-CNN R101-FPN, evaluated as mmdet does.
     python train_net.py --num-gpus 8 --eval-only train.init_checkpoint=CONVERTED.pth \
         --config-file configs/mmdet/mask_rcnn_r101_fpn_seesaw.py
 
-For converted weights of both samplings. mmdet's model zoo: mask AP 26.7, box AP 27.4 (random
+For converted weights of either sampling. mmdet's model zoo: mask AP 26.7, box AP 27.4 (random
 sampling); mask AP 27.6, box AP 28.9 (repeat factors). Not yet run with this code.
 """
 

@@ -5,7 +5,7 @@
 
 The heads are the same as in configs/lvis_v1/cascade_mask_rcnn_r101_fpn_seesaw_norm_mask_rfs_2x.py;
 everything else is the same as in configs/quickstart/seesaw.py.
-No published number: the data are generated here.
+No published results: the data are generated.
 """
 
 from ..common.heads.classification import seesaw as _seesaw

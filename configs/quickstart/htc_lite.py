@@ -3,8 +3,8 @@
     d2-seesaw generate instances
     python train_net.py --config-file configs/quickstart/htc_lite.py
 
-It is configs/quickstart/cascade.py with a context encoder and one mask head.
-No published number: the data are generated here. docs/model_zoo.md has measured ones.
+This is configs/quickstart/cascade.py with a context encoder and one mask head.
+No published results: the data are generated. docs/model_zoo.md lists measured results.
 """
 
 from ..common.models.htc_lite_r50_fpn import model as _htc_lite

@@ -1,6 +1,6 @@
 """The baseline of configs/quickstart/htc_lite.py: the same without the context encoder.
 
-No published number: the data are generated here. docs/model_zoo.md has measured ones.
+No published results: the data are generated. docs/model_zoo.md lists measured results.
 """
 
 from detectron2.config import LazyCall as L

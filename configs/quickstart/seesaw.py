@@ -4,7 +4,7 @@
     python train_net.py --config-file configs/quickstart/seesaw.py
 
 The parts are the same as in configs/lvis_v1_seesaw.py; only sizes, schedule and data differ.
-No published number: the data are generated here. docs/model_zoo.md has measured ones.
+No published results: the data are generated. docs/model_zoo.md lists measured results.
 """
 
 import detectron2.data.transforms as T
@@ -38,7 +38,7 @@ def _stage(in_channels, out_channels, num_blocks=1, first_stride=2):
     )
 
 
-# Trained from scratch: a narrow ResNet whose batch norm learns, and 64 channels from the FPN on.
+# For training from scratch: a narrow ResNet with trainable batch norm, and an FPN of 64 channels.
 model.backbone.bottom_up.stem.update(out_channels=32, norm="BN")
 model.backbone.bottom_up.stages = [
     _stage(32, 32, first_stride=1),

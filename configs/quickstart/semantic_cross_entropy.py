@@ -4,7 +4,7 @@
     python train_net.py --config-file configs/quickstart/semantic_cross_entropy.py
 
 The parts are the same as in configs/semantic/; only sizes, schedule and data differ.
-No published number: the data are generated here. docs/semantic.md has measured ones.
+No published results: the data are generated. docs/semantic.md lists measured results.
 """
 
 import detectron2.data.transforms as T
@@ -33,7 +33,7 @@ def _stage(in_channels, out_channels, first_stride=2):
     )
 
 
-# Trained from scratch: a narrow ResNet whose batch norm learns, and 64 channels from the FPN on.
+# For training from scratch: a narrow ResNet with trainable batch norm, and an FPN of 64 channels.
 model.backbone.bottom_up.stem.update(out_channels=32, norm="BN")
 model.backbone.bottom_up.stages = [
     _stage(32, 32, first_stride=1),

@@ -1,6 +1,6 @@
 """configs/quickstart/semantic_cross_entropy.py with Seesaw Loss.
 
-No published number: the data are generated here. docs/semantic.md has measured ones.
+No published results: the data are generated. docs/semantic.md lists measured results.
 """
 
 from ..common.heads.pixel_loss import seesaw as _loss

@@ -1,6 +1,6 @@
 """The baseline of configs/quickstart/seesaw.py: softmax cross-entropy on a linear classifier.
 
-No published number: the data are generated here. docs/model_zoo.md has measured ones.
+No published results: the data are generated. docs/model_zoo.md lists measured results.
 """
 
 from ..common.heads.classification import softmax as _softmax

@@ -1,7 +1,7 @@
 """DeepLab v3+ on ResNet-18, Cityscapes, cross-entropy.
 
-The training settings are those of Recall Loss's authors. No published number: the paper's abstract
-compares SYNTHIA alone.
+The training settings follow Recall Loss's authors. No published results: the paper's abstract
+compares losses on SYNTHIA only.
 """
 
 from ..common.data.cityscapes import dataloader

@@ -1,6 +1,6 @@
 """DeepLab v3+ on ResNet-18, Cityscapes, inverse-frequency weights.
 
-The training settings are those of Recall Loss's authors. No published number for inverse-frequency
+The training settings follow Recall Loss's authors. No published results for inverse-frequency
 weights with them.
 """
 

@@ -1,6 +1,6 @@
 """DeepLab v3+ on ResNet-50, Cityscapes, cross-entropy.
 
-No published number: the recipe is our own.
+No published results: the recipe is our own.
 """
 
 from ..common.models.deeplab_v3_plus_r50 import model

@@ -1,6 +1,6 @@
 """Semantic FPN on ResNet-50, Cityscapes, cross-entropy.
 
-No published number: the recipe is our own.
+No published results: the recipe is our own.
 """
 
 from ..common.models.semantic_fpn_r50 import model

@@ -1,6 +1,6 @@
 """Semantic FPN on ResNet-50, Cityscapes, Recall Loss.
 
-No published number: the recipe is our own.
+No published results: the recipe is our own.
 """
 
 from ..common.heads.pixel_loss import recall as _loss

@@ -1,6 +1,6 @@
 """DeepLab v3+ on ResNet-18, SYNTHIA-RAND-CITYSCAPES, cross-entropy.
 
-No published number: the recipe is our own.
+No published results: the recipe is our own.
 """
 
 from ..common.data.synthia_rand import dataloader

@@ -1,6 +1,6 @@
 """DeepLab v3+ on ResNet-18, SYNTHIA-RAND-CITYSCAPES, inverse-frequency weights.
 
-No published number: the recipe is our own.
+No published results: the recipe is our own.
 """
 
 from ..common.heads.pixel_loss import inverse_frequency as _loss

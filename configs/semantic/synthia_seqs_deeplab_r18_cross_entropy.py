@@ -1,7 +1,7 @@
 """DeepLab v3+ on ResNet-18, SYNTHIA sequence 5 in summer, cross-entropy.
 
-The training settings are those of Recall Loss's authors. No published number: the paper's abstract
-compares with it without giving it.
+The training settings follow Recall Loss's authors. No published results: the paper's abstract
+only gives the relative gain over it.
 """
 
 from ..common.data.synthia_seqs import dataloader

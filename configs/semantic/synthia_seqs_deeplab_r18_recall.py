@@ -1,6 +1,6 @@
 """DeepLab v3+ on ResNet-18, SYNTHIA sequence 5 in summer, Recall Loss.
 
-The training settings are those of Recall Loss's authors. Paper (abstract): 9 % higher mean
+The training settings follow Recall Loss's authors. Paper (abstract): 9 % higher mean
 accuracy, relative, than cross-entropy at a competitive mIoU. Not yet run with this code.
 """
 

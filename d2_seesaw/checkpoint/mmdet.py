@@ -135,7 +135,7 @@ def rename(key: str) -> str | None:
 
 def _wrong_counts(counts: Tensor) -> str | None:
     """Return a message if some of the ``(C + 1,)`` numbers are not counts, else None."""
-    # Float64 is exact for integers up to 2 ** 53, far more than a training samples.
+    # Float64 is exact for integers up to 2 ** 53, far more than training samples.
     wrong = ~((counts >= 0) & (counts < 2**53) & (counts == counts.round()))
     if not wrong.any():
         return None

@@ -107,8 +107,8 @@ def convert(args: argparse.Namespace) -> str:
     with torch.device("meta"):
         ours = instantiate(cfg.model)
     weights = convert_mmdet(file.state, ours.state_dict())
-    of_lvis = model.num_classes == 1203  # of other data the classes are not known
-    metadata = class_metadata(cfg.dataloader.test.dataset.names, ours) if of_lvis else {}
+    is_lvis = model.num_classes == 1203  # The class names of other datasets are unknown.
+    metadata = class_metadata(cfg.dataloader.test.dataset.names, ours) if is_lvis else {}
     save_weights(args.output, weights, metadata, __author__="mmdet, converted by d2_seesaw")
     return report(args.output, model, norm_mask, recipe, len(weights))
 

@@ -1,11 +1,11 @@
 """Run a trained model on images, folders and videos.
 
 By default the config is the one that training saved beside the checkpoint. The class names come
-from the checkpoint. The output folder gets the images and videos with the detections drawn on them,
-results.json in the format of COCO and LVIS, and images.json with the file (and frame) of each
-image id. Detections below --score-threshold are neither drawn nor written; with 0, `d2-seesaw
-evaluate` can score the results. The exit status is 0, 1 if some files could not be read, 2 if
-nothing was done.
+from the checkpoint. The output folder receives the images and videos with the detections drawn on
+them, results.json in the format of COCO and LVIS, and images.json with the file (and frame) of each
+image id. Detections below --score-threshold are neither drawn nor written. Set it to 0 if
+`d2-seesaw evaluate` is to score the results. The exit status is 0, 1 if some files could not be
+read, 2 if nothing was done.
 
 Examples:
   d2-seesaw predict --checkpoint output/quickstart/seesaw/model_final.pth images/ --output out
@@ -29,22 +29,28 @@ def argument_parser() -> argparse.ArgumentParser:
     """Return the parser."""
     parser = command_parser("predict", __doc__)
     add = parser.add_argument
-    add("inputs", nargs="+", metavar="INPUT", help="image, video, or folder of them")
-    add("--checkpoint", required=True, metavar="FILE", help="weights of `d2-seesaw train`")
-    add("--output", required=True, metavar="DIR", help="folder of the results")
+    add("inputs", nargs="+", metavar="INPUT", help="image, video, or folder that contains them")
+    add("--checkpoint", required=True, metavar="FILE", help="checkpoint from `d2-seesaw train`")
+    add("--output", required=True, metavar="DIR", help="folder for the results")
     add("--config-file", metavar="FILE", help="default: config.yaml beside the checkpoint")
     add(
         "--score-threshold",
         type=_score,
         default=0.5,
         metavar="SCORE",
-        help="lowest score that is drawn and written, in [0, 1]; default: 0.5",
+        help="lowest score to draw and write, in [0, 1]; default: 0.5",
     )
-    add("--max-detections", type=_count, metavar="N", help="keep the N best of each image")
+    add("--max-detections", type=_count, metavar="N", help="keep the N best detections per image")
     add("--tta", action="store_true", help="test-time augmentation with the config's tta")
     add("--device", default="auto", help="default: the GPU if there is one, else the CPU")
-    add("--json-only", action="store_true", help="draw nothing")
-    add("--min-side", type=int, default=0, metavar="PIXELS", help="enlarge smaller images")
+    add("--json-only", action="store_true", help="do not write pictures or videos")
+    add(
+        "--min-side",
+        type=int,
+        default=0,
+        metavar="PIXELS",
+        help="enlarge drawings of smaller images",
+    )
     return parser
 
 
@@ -61,7 +67,7 @@ def _count(text: str) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the model on all inputs; return the exit status."""
+    """Run the model on all inputs and return the exit status."""
     parser = argument_parser()
     args = parser.parse_args(arguments)
     setup_logger(name="d2_seesaw")

@@ -208,8 +208,8 @@ def check_same_names(
     """Refuse counts of other categories.
 
     Args:
-        categories: of ``json_file``, with ``id`` and ``name``.
-        counts: of ``source``, as :func:`file_image_counts` says.
+        categories: categories in ``json_file``, with ``id`` and ``name``.
+        counts: image counts in ``source``, see :func:`file_image_counts`.
         json_file: annotations.
         source: annotations of the training split.
 

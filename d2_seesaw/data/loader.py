@@ -55,9 +55,12 @@ def build_train_loader(
     """
     build: Any = build_detection_train_loader  # its decorator hides its signature from checkers
     # Torch refuses these without workers, and not every version of Detectron2 holds them back.
-    of_workers: dict[str, Any] = {}
+    worker_options: dict[str, Any] = {}
     if num_workers > 0:
-        of_workers = {"prefetch_factor": prefetch_factor, "persistent_workers": persistent_workers}
+        worker_options = {
+            "prefetch_factor": prefetch_factor,
+            "persistent_workers": persistent_workers,
+        }
     # Samplers read all records and no mask.
     sampled = dataset.without_masks() if isinstance(dataset, Records) else dataset
     batches = build(
@@ -68,6 +71,6 @@ def build_train_loader(
         num_workers=num_workers,
         aspect_ratio_grouping=aspect_ratio_grouping,
         pin_memory=pin_memory,
-        **of_workers,
+        **worker_options,
     )
     return TrainLoader(batches, sampling.images_per_epoch(sampled), total_batch_size)

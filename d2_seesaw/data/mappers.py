@@ -216,7 +216,7 @@ class SemanticDatasetMapper:
             tensor, and in training ``sem_seg``, an ``(H, W)`` int64 tensor.
 
         Raises:
-            ValueError: as :func:`~d2_seesaw.data.read_labels`.
+            ValueError: see :func:`~d2_seesaw.data.read_labels`.
         """
         record = copy.deepcopy(record)
         for key in ("annotations", "segments_info"):

@@ -169,7 +169,7 @@ def compressed_rle(segmentation: Mapping[str, Any]) -> dict[str, Any]:
 def _run_lengths(counts: str) -> list[int]:
     """Decompress counts: five bits per character, differences from the third number on.
 
-    A difference is that of a run to the run before the last one.
+    Each difference is relative to the run two positions earlier.
     """
     bits = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - _FIRST_CHARACTER
     last = bits < 32  # of a number
@@ -321,9 +321,9 @@ class _Windows:
         """Return the positions at which the scan of window ``i`` enters or leaves the mask."""
         if not (self.x.length[i] and self.y.length[i]):
             return np.zeros(0, np.int64)
-        of_x = self.x.weights[self.x.offset[i] : self.x.offset[i + 1]]
-        of_y = self.y.weights[self.y.offset[i] : self.y.offset[i + 1]]
-        values = of_x @ (self.masks[i].T @ of_y.T)  # (w + 1, h + 1)
+        x_weights = self.x.weights[self.x.offset[i] : self.x.offset[i + 1]]
+        y_weights = self.y.weights[self.y.offset[i] : self.y.offset[i + 1]]
+        values = x_weights @ (self.masks[i].T @ y_weights.T)  # (w + 1, h + 1)
         tolerance = self.tolerance[i]
         inside = (values >= np.float32(threshold) + tolerance).ravel()
         possible = (values >= np.float32(threshold) - tolerance).ravel()

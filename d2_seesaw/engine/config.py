@@ -89,11 +89,11 @@ def load_config(path: str, overrides: list[str] | None = None) -> DictConfig:
     :func:`~d2_seesaw.engine.config_files.config_name`.
 
     Args:
-        path: of a ``.py`` or ``.yaml`` config, or the name of a shipped one, as
-            :func:`~d2_seesaw.engine.config_files.find_config` takes it. Configs are programs: load
-            only those you trust.
-        overrides: in Hydra's grammar; ``key=value`` changes or sets a known key, ``+key=value``
-            adds an unknown one.
+        path: path of a ``.py`` or ``.yaml`` config, or name of a shipped one, see
+            :func:`~d2_seesaw.engine.config_files.find_config`. Configs are programs: load only
+            configs you trust.
+        overrides: overrides in Hydra's grammar: ``key=value`` changes or sets a known key,
+            ``+key=value`` adds an unknown one.
 
     Raises:
         FileNotFoundError: the file does not exist.

@@ -87,7 +87,7 @@ class EMAHook(HookBase):
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the average towards the current weights."""
+        """Move the average toward the current weights."""
         self.steps += 1
         decay = min(self.decay, self.steps / (self.steps + 9)) if self.warmup else self.decay
         averages, weights = [], []
@@ -100,10 +100,10 @@ class EMAHook(HookBase):
         get_ema_multi_avg_fn(decay)(averages, weights, self.steps)
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor, bool]]:
-        """Yield each tensor of the average, that of the model, and whether it is averaged."""
-        to = chain(self.averaged.parameters(), self.averaged.buffers())
-        of = chain(self.model.parameters(), self.model.buffers())
-        for average, weight in zip(to, of, strict=True):
+        """Yield each tensor of the average with the model's tensor and whether it is averaged."""
+        averages = chain(self.averaged.parameters(), self.averaged.buffers())
+        weights = chain(self.model.parameters(), self.model.buffers())
+        for average, weight in zip(averages, weights, strict=True):
             is_frozen = isinstance(weight, nn.Parameter) and not weight.requires_grad
             yield average, weight.detach(), weight.is_floating_point() and not is_frozen
 

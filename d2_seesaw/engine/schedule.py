@@ -34,7 +34,7 @@ def multi_step_with_warmup(
     warmup_iters: int = 500,
     warmup_factor: float = 1e-3,
 ) -> ParamScheduler:
-    """Return a linear warm-up, then a factor of ``gamma`` at each milestone but the last, the end.
+    """Return a linear warm-up, then a factor of ``gamma`` at each milestone except the last.
 
     Args:
         milestones: increasing, in any unit, such as epochs ``[16, 22, 24]``.

@@ -122,7 +122,7 @@ class TrackingWriter(EventWriter):
             self._sent = json.loads(sent)
 
     def remember(self, run: str) -> None:
-        """Record the identifier of the run, for a resumed training."""
+        """Record the identifier of the run, so that training can resume it."""
         self.known_run = run
         write_text(self._run_file, f"{run}\n{json.dumps(self._sent)}\n")
 
@@ -192,7 +192,7 @@ class WandbWriter(TrackingWriter):
         )
         self.remember(self._run.id)
         # wandb drops values of a step that is not later than the last one. That would lose losses
-        # of a resumed training at the step where the first one ended with an evaluation.
+        # of a resumed run at the step where the first one ended with an evaluation.
         self._run.define_metric("iteration")
         self._run.define_metric("*", step_metric="iteration")
 

@@ -1,4 +1,4 @@
-"""Options of a training: the ``train`` dictionary of a config."""
+"""Options of a training run: the ``train`` dictionary of a config."""
 
 from typing import Any
 

@@ -67,8 +67,8 @@ class MaskScoringCOCOEvaluator(COCOEvaluator):
         if self._distributed:
             comm.synchronize()
             self._gathered = gather_detections(self._gathered)
-            of_ranks: Any = comm.gather(images, dst=0)
-            images = list(itertools.chain.from_iterable(of_ranks))
+            gathered: Any = comm.gather(images, dst=0)
+            images = list(itertools.chain.from_iterable(gathered))
             if not comm.is_main_process():
                 return {}
         # The base class evaluates dicts of one process.

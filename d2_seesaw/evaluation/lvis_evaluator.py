@@ -168,7 +168,7 @@ class LongTailLVISEvaluator(LVISEvaluator):
         return DetectionLog(per_category=self._scoring.limits.per_category)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Collect predictions; what could not be evaluated in the end is refused at once.
+        """Collect predictions, and refuse at once any that could not be evaluated.
 
         Args:
             inputs: One dict per image, with its "image_id".
@@ -210,8 +210,8 @@ class LongTailLVISEvaluator(LVISEvaluator):
         proposals, found = self._proposals.columns(), self._found.columns()
         if self._distributed:
             comm.synchronize()
-            of_ranks = all_gather_json([num_images, saw_masks])
-            num_images, saw_masks = sum(n for n, _ in of_ranks), any(saw for _, saw in of_ranks)
+            gathered = all_gather_json([num_images, saw_masks])
+            num_images, saw_masks = sum(n for n, _ in gathered), any(saw for _, saw in gathered)
             proposals = ProposalColumns.from_arrays(gather_columns(proposals.arrays()))
             # All ranks together may have more of a category than counts.
             log = self._new_log()

@@ -175,8 +175,8 @@ def group_metrics(rows: Sequence[ClassResult]) -> dict[str, float]:
     metrics = {}
     for metric, score in (("mIoU", "IoU"), ("mACC", "recall")):
         for group in GROUPS:
-            of_group = [getattr(row, score) for row in rows if row.frequency == group]
-            metrics[f"{metric}{group}"] = _mean(of_group)
+            group_scores = [getattr(row, score) for row in rows if row.frequency == group]
+            metrics[f"{metric}{group}"] = _mean(group_scores)
     return {**metrics, **group_counts(rows, "IoU")}
 
 

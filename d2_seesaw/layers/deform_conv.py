@@ -162,8 +162,8 @@ def deform_convs(module: nn.Module, names: str, **options: Any) -> nn.Module:
 
 def _deformable(name: str, conv: nn.Conv2d, options: dict[str, Any]) -> DeformConv2d:
     # Another subclass of nn.Conv2d may do more than norm and activation.
-    is_detectron2s = type(conv).__module__.startswith("detectron2.layers.")
-    if type(conv) is not nn.Conv2d and not is_detectron2s:
+    is_from_detectron2 = type(conv).__module__.startswith("detectron2.layers.")
+    if type(conv) is not nn.Conv2d and not is_from_detectron2:
         raise ValueError(
             f"{name} is a {type(conv).__name__}; only Conv2d of torch or Detectron2 can be replaced"
         )

@@ -56,10 +56,10 @@ def roi_align_with_offsets(
     points = _points(boxes, offsets.to(precision) * spatial_scale, B, sampling_ratio)
     # Includes images without RoIs, so that the features always get a gradient.
     for n, image in enumerate(features):
-        of_image = (rois[:, 0] == n).nonzero().squeeze(1)
-        sampled = _sample(image.to(precision), points[of_image])
+        image_rois = (rois[:, 0] == n).nonzero().squeeze(1)
+        sampled = _sample(image.to(precision), points[image_rois])
         bins = sampled.unflatten(3, (B, sampling_ratio)).unflatten(2, (B, sampling_ratio))
-        pooled.index_put_((of_image,), bins.mean(dim=(3, 5)).to(pooled.dtype))
+        pooled.index_put_((image_rois,), bins.mean(dim=(3, 5)).to(pooled.dtype))
     return pooled
 
 

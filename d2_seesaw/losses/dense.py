@@ -92,11 +92,11 @@ class DenseLoss(nn.Module):
             labels: ``(N,)`` or ``(N, ...)`` integers in ``[0, C)`` or ``ignore_index``.
 
         Returns:
-            A scalar in float32, or float64 for float64 logits. Zero with a graph if every pixel is
-            ignored.
+            A scalar in float32, or float64 for float64 logits. A differentiable zero if
+            every pixel is ignored.
 
         Raises:
-            ValueError: shapes or labels do not fit.
+            ValueError: shapes or labels are invalid.
         """
         is_valid = self._check_batch(logits, labels)
         labels = labels.long()

@@ -19,7 +19,7 @@ def progressive_constraint(achieved: Tensor, reference: Tensor, *, margin: float
         margin: m; 0.2 in the paper, 0.3 in all configs that its authors published.
 
     Returns:
-        A scalar, zero with a graph if there are no measures.
+        A scalar; a differentiable zero if there are no measures.
 
     Raises:
         ValueError: the measures differ in shape.

@@ -17,15 +17,15 @@ LOWEST_WEIGHT = 1e-3
 def recall_cross_entropy(
     logits: Tensor, labels: Tensor, *, ignore_index: int = 255, reduction: str = "pixel_mean"
 ) -> Tensor:
-    r"""Compute cross-entropy weighted by the share of each class that the batch misses.
+    r"""Compute cross-entropy weighted by the share of each class that the model misses.
 
     .. math::
         L = \frac1Z \sum_n w_{y_n} \cdot -\log p_{n, y_n}, \quad
         w_c = 1 - R_c = \frac{\mathrm{FN}_c}{\mathrm{TP}_c + \mathrm{FN}_c}
 
     with the numerator and the denominator of :math:`w_c` at least 1, as in the authors' code. A
-    class found in all its N pixels thus keeps the weight 1/N. The weights act as constants: no
-    gradient flows through them.
+    class whose N pixels are all predicted correctly thus keeps the weight 1/N. The weights act as
+    constants: no gradient flows through them.
 
     Args:
         logits: ``(N, C)`` or ``(N, C, ...)`` of any floating dtype.
@@ -35,11 +35,11 @@ def recall_cross_entropy(
             pixels, as in the authors' code; ``"weighted_mean"``: the sum of their weights.
 
     Returns:
-        A scalar in float32, or float64 for float64 logits. Zero with a graph if every pixel is
-        ignored.
+        A scalar in float32, or float64 for float64 logits. A differentiable zero if every
+        pixel is ignored.
 
     Raises:
-        ValueError: shapes, labels or the reduction do not fit.
+        ValueError: shapes, labels or the reduction are invalid.
     """
     if logits.dim() < 2:
         raise ValueError(f"logits must have shape (N, C, ...), got {tuple(logits.shape)}")
@@ -65,7 +65,7 @@ class RecallLoss(DenseLoss):
             result; None for all.
         loss_weight: factor on the loss.
         sync: sum counts over the ranks, see :class:`~d2_seesaw.losses.DenseLoss`. The authors' code
-            counts on each rank alone.
+            counts on each rank separately.
 
     Raises:
         ValueError: a hyper-parameter is out of range.
@@ -109,7 +109,7 @@ class RecallLoss(DenseLoss):
         return torch.cat([pixels, hits, pixels.new_tensor([labels.numel()])])
 
     def update(self, counts: Tensor) -> None:
-        """Move the running recall of the classes that occur toward that of the batch."""
+        """Move the running recall of the classes in the batch toward their batch recall."""
         if self.running_recall is None:
             return
         pixels, hits, _ = self._split(counts)

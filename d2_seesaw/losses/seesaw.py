@@ -59,7 +59,7 @@ def seesaw_cross_entropy(
         Losses of the labels' shape in float32, or float64 for float64 logits.
 
     Raises:
-        ValueError: shapes or labels do not fit.
+        ValueError: shapes or labels are invalid.
     """
     check_hyper_parameters(p, q, eps)
     if logits.dim() < 2:
@@ -195,11 +195,11 @@ class SeesawLoss(nn.Module):
             labels: ``(R,)`` integers: a class in ``[0, C)``, C for background, -1 to ignore.
 
         Returns:
-            The scalars ``loss_cls_classes`` and ``loss_cls_objectness``; zero with a graph if no
-            RoI contributes.
+            The scalars ``loss_cls_classes`` and ``loss_cls_objectness``; differentiable zeros if
+            no RoI contributes.
 
         Raises:
-            ValueError: shapes or labels do not fit.
+            ValueError: shapes or labels are invalid.
         """
         C = self.num_classes
         check_logits(logits, labels, self.num_logits, f"{C} classes, object and background")

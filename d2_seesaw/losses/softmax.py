@@ -50,10 +50,10 @@ class SoftmaxLoss(nn.Module):
             labels: ``(R,)`` integers: a class in ``[0, C)``, C for background, -1 to ignore.
 
         Returns:
-            The scalar ``loss_cls``, zero with a graph for an empty batch.
+            The scalar ``loss_cls``; a differentiable zero for an empty batch.
 
         Raises:
-            ValueError: shapes or labels do not fit.
+            ValueError: shapes or labels are invalid.
         """
         C = self.num_classes
         check_logits(logits, labels, self.num_logits, f"{C} classes and background")

@@ -116,15 +116,15 @@ class LossDrivenDeepLabV3PlusHead(DeepLabV3PlusHead):
 
 
 def _check_loss(loss: nn.Module, num_classes: int, ignore_value: int) -> None:
-    for of_loss, of_head, expected in (
+    for loss_name, head_name, expected in (
         ("num_classes", "num_classes", num_classes),
         ("ignore_index", "ignore_value", ignore_value),
         ("ignore_label", "ignore_value", ignore_value),  # the name in Detectron2's DeepLabCE
     ):
-        given = getattr(loss, of_loss, expected)
+        given = getattr(loss, loss_name, expected)
         if given != expected:
             raise ValueError(
-                f"{of_loss} of {type(loss).__name__} is {given}, {of_head} of the head is "
+                f"{loss_name} of {type(loss).__name__} is {given}, {head_name} of the head is "
                 f"{expected}: they must be equal"
             )
 

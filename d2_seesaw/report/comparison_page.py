@@ -75,7 +75,7 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         },
         "curves": {
             group: _calibration_row(curves, group)
-            for group in dict.fromkeys(group for of_run in curves for group in of_run)
+            for group in dict.fromkeys(group for run_curves in curves for group in run_curves)
         },
         "categories": {
             "Greatest gains": [row for row in enough if row[2] > 0],
@@ -107,14 +107,16 @@ def _metric_row(comparison: Comparison, metric: str) -> dict[str, Any]:
 
 
 def _pair_lists(pairs: Sequence[PairChange]) -> tuple[list[PairChange], list[PairChange]]:
-    """Return changes of rare and common categories, and of frequent ones, which have most."""
-    of = {g: [p for p in pairs if p.pair.category.frequency == g] for g in GROUP_NAMES}
-    frequent = of.pop("f")[:_PAIRS_SHOWN]
-    return [pair for of_group in of.values() for pair in of_group[:_PAIRS_SHOWN]], frequent
+    """Return the changes of rare and common categories, and those of frequent ones."""
+    by_group = {g: [p for p in pairs if p.pair.category.frequency == g] for g in GROUP_NAMES}
+    frequent = by_group.pop("f")[:_PAIRS_SHOWN]
+    return [
+        pair for group_pairs in by_group.values() for pair in group_pairs[:_PAIRS_SHOWN]
+    ], frequent
 
 
 def _calibration_row(curves: Sequence[dict[str, Any]], group: str) -> dict[str, Any]:
-    found = [of_run.get(group) for of_run in curves]
+    found = [run_curves.get(group) for run_curves in curves]
     errors = [math.nan if curve is None else curve.error for curve in found]
     return {
         "title": group_title(group),

@@ -153,22 +153,22 @@ def evaluated_text(analysis: LongTailAnalysis, group: str) -> str:
 
 def _metric_cards(analysis: LongTailAnalysis) -> list[dict[str, str]]:
     scores = {metric: score_text(analysis.metrics.get(metric, math.nan)) for metric in METRICS}
-    of_groups = {
+    group_scores = {
         f"AP{g}, of {evaluated_text(analysis, g)} {GROUP_NAMES[g]} categories": scores.pop(f"AP{g}")
         for g in GROUPS
     }
-    return [scores, of_groups]
+    return [scores, group_scores]
 
 
 def _confusion_lists(pairs: Sequence[TailConfusion]) -> list[tuple[str, list, list, int]]:
     """Return by group its name, confusions to show, others to fold, and how many are left out."""
     lists = []
     for group, number in _PAIRS_SHOWN.items():
-        of_group = [pair for pair in pairs if pair.category.frequency == group]
-        if of_group:
-            left_out = max(0, len(of_group) - _PAIRS_LISTED)
-            folded = of_group[number:_PAIRS_LISTED]
-            lists.append((GROUP_NAMES[group], of_group[:number], folded, left_out))
+        group_pairs = [pair for pair in pairs if pair.category.frequency == group]
+        if group_pairs:
+            left_out = max(0, len(group_pairs) - _PAIRS_LISTED)
+            folded = group_pairs[number:_PAIRS_LISTED]
+            lists.append((GROUP_NAMES[group], group_pairs[:number], folded, left_out))
     return lists
 
 

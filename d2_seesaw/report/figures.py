@@ -272,12 +272,14 @@ def _outcome_bars(
     """Return the bars of all groups and runs, from top to bottom."""
     several = len(counts) > 1
     bars, gap = [], 0.35 if several and canvas.is_page else 0.0
-    for index, group in enumerate(dict.fromkeys(g for of_run in counts.values() for g in of_run)):
-        for run, of_run in counts.items():
-            if group in of_run:
+    for index, group in enumerate(
+        dict.fromkeys(g for run_counts in counts.values() for g in run_counts)
+    ):
+        for run, run_counts in counts.items():
+            if group in run_counts:
                 short = elide_middle(run, _LONGEST_NAME if canvas.is_page else _LONGEST_RUN)
                 name = f"{GROUP_NAMES[group]}, {short}" if several else GROUP_NAMES[group]
-                bars.append(_Bar(name, of_run[group], len(bars) + index * gap))
+                bars.append(_Bar(name, run_counts[group], len(bars) + index * gap))
     return bars
 
 

@@ -1,4 +1,4 @@
-"""The check for machines with a GPU: its logic, on machines without one."""
+"""Logic of the check for machines with a GPU, tested without one."""
 
 import argparse
 import ast
@@ -22,7 +22,7 @@ PACKAGE_OF = {
     "hydra": "hydra-core",
     "yaml": "pyyaml",
 }
-# torch's own, optional in our code, or our own.
+# Installed with torch, optional in our code, or our own.
 NOT_CARRIED = {"torch", "torchvision", "numpy", "PIL", "timm", "wandb", "mlflow"}
 OURS = {"d2_seesaw", "train_net", "tests", *(p.stem for p in ROOT.glob("benchmarks/*.py"))}
 
@@ -56,7 +56,7 @@ class cuda:
     ],
     ids=["no GPU", "broken torch"],
 )
-def test_without_cuda_it_says_so_and_does_nothing(torch, reason, tmp_path):
+def test_without_cuda_the_check_says_so_and_does_nothing(torch, reason, tmp_path):
     (tmp_path / "torch.py").write_text(torch)
     output = tmp_path / "result.json"
     command = [sys.executable, "benchmarks/gpu_check.py", str(tmp_path), "--output", str(output)]
@@ -73,7 +73,7 @@ def test_without_cuda_it_says_so_and_does_nothing(torch, reason, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["torch.py"]
 
 
-def test_a_part_that_fails_stops_no_other_and_is_in_the_result(tmp_path, capsys):
+def test_a_failing_part_is_in_the_result_and_does_not_stop_the_others(tmp_path, capsys):
     good = "result.write_text('{\"rows\": [1]}')"
     found = run(
         tmp_path,
@@ -104,7 +104,7 @@ def ends_within(seconds: float, pid: int) -> bool:
     command = Path(f"/proc/{pid}/cmdline")
     for _ in range(int(10 * seconds)):
         try:
-            if not command.read_bytes():  # a zombie that nobody has waited for yet
+            if not command.read_bytes():  # a zombie that has not been waited for yet
                 return True
         except OSError:
             return True
@@ -126,13 +126,13 @@ time.sleep(60)
     assert ends_within(5, found["figures"])
 
 
-def test_a_check_that_is_stopped_leaves_an_unfinished_result(tmp_path):
+def test_an_interrupted_check_leaves_an_unfinished_result(tmp_path):
     path = tmp_path / "gpu_check.json"
     gpu_check.write({"parts": [{"part": "tests", "status": "passed"}]}, path, finished=False)
     assert json.loads(path.read_text())["status"] == "unfinished"
 
 
-def test_parts_for_which_no_time_is_left_are_reported(tmp_path):
+def test_parts_without_time_left_are_reported(tmp_path):
     (found,) = run(tmp_path, part(tmp_path, "late", "pass"), seconds=0.5)
     assert found == {"part": "late", "status": "not run", "reason": "no time was left"}
 
@@ -206,7 +206,7 @@ def test_wheels_are_unpacked_only_where_their_modules_are_missing(tmp_path, monk
     wheels, packages = tmp_path / "wheels", tmp_path / "packages"
     wheels.mkdir()
     wheel(wheels, "json", {"json/__init__.py": "", "json-1.0.dist-info/RECORD": ""})
-    # A namespace package is there only if what is in it is.
+    # A namespace package is present only if its contents are.
     files = {"json_space/part/__init__.py": "", "absent_here.py": "value = 1", "bin/run.py": ""}
     wheel(wheels, "absent", files | {"absent-1.0.data/purelib/other.py": ""})
     env = os.environ | {"PYTHONPATH": str(packages)}
@@ -217,7 +217,7 @@ def test_wheels_are_unpacked_only_where_their_modules_are_missing(tmp_path, monk
     assert not (packages / "json").exists()
 
 
-def test_what_is_neither_there_nor_carried_is_named(tmp_path, monkeypatch):
+def test_packages_neither_installed_nor_carried_are_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_check, "NEEDED", {"absent_here": "absent-here"})
     options = argparse.Namespace(
         wheels=None, device="cpu", benchmarks=False, output=tmp_path / "gpu_check.json"
@@ -245,7 +245,7 @@ def imported(path: Path) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
-def test_all_that_is_imported_on_the_other_machine_is_carried_there():
+def test_everything_imported_on_the_other_machine_is_carried_there():
     files = [ROOT / "train_net.py", *ROOT.glob("d2_seesaw/**/*.py"), *ROOT.glob("tests/gpu/*.py")]
     files += ROOT.glob("benchmarks/gpu_*.py")
     names = set().union(*map(imported, files)) - OURS - NOT_CARRIED - set(sys.stdlib_module_names)
@@ -254,7 +254,7 @@ def test_all_that_is_imported_on_the_other_machine_is_carried_there():
     assert set(filter(None, gpu_check.NEEDED.values())) <= carried
 
 
-def test_tests_marked_gpu_are_where_the_check_looks_for_them():
+def test_tests_marked_gpu_are_in_the_folder_that_the_check_runs():
     marked = {path for path in ROOT.glob("tests/**/*.py") if "mark.gpu" in path.read_text()}
     assert {path.parent for path in marked} - {Path(__file__).parent} == {ROOT / "tests/gpu"}
 

@@ -18,16 +18,17 @@ def recorded_shapes(name: str) -> dict[str, tuple[int, ...]]:
 def mmdet_shapes(
     *, depth: int, num_classes: int = RECORDED_CLASSES, width: int = 1024, stages: int | None = None
 ) -> dict[str, tuple[int, ...]]:
-    """Return the list of another size. ``width`` counts the box features; a cascade has 3 stages.
+    """Return the shapes of a model of another size.
 
-    A ResNet 50 is a 101 without the later blocks of its third layer, and backwards.
+    A ResNet-50 is a ResNet-101 without the later blocks of its third layer. ``width`` is the number
+    of box features; a cascade has 3 ``stages``.
     """
-    of_backbone = recorded_shapes(
+    backbone_shapes = recorded_shapes(
         "mask_rcnn_r50_fpn" if depth == 50 else "cascade_mask_rcnn_r101_fpn"
     )
-    of_heads = recorded_shapes("cascade_mask_rcnn_r101_fpn" if stages else "mask_rcnn_r50_fpn")
-    shapes = {k: v for k, v in of_backbone.items() if k.startswith("backbone.")}
-    shapes |= {k: v for k, v in of_heads.items() if not k.startswith("backbone.")}
+    head_shapes = recorded_shapes("cascade_mask_rcnn_r101_fpn" if stages else "mask_rcnn_r50_fpn")
+    shapes = {k: v for k, v in backbone_shapes.items() if k.startswith("backbone.")}
+    shapes |= {k: v for k, v in head_shapes.items() if not k.startswith("backbone.")}
     sizes = {RECORDED_CLASSES + offset: num_classes + offset for offset in (0, 1, 2)} | {
         4 * RECORDED_CLASSES: 4 * num_classes,
         1024: width,

@@ -1,9 +1,9 @@
-"""Weights that a formula gives, so that no file of weights is needed to repeat a recorded result.
+"""Weights computed by a formula, so that recorded results need no weight file.
 
 Entry i (row-major) of the tensor mmdet calls ``key`` starts from the unsigned 32-bit integer
-``crc32(key) + i * 0x9E3779B9``, mixed by the finaliser of MurmurHash3; its upper 24 bits are a
-number u in [-1, 1). ``_value`` makes a weight of it, going by the key. All of it is exact but for
-the products with a scale, which are one rounding each.
+``crc32(key) + i * 0x9E3779B9``, mixed by the finalizer of MurmurHash3; its upper 24 bits are a
+number u in [-1, 1). ``_value`` turns u into a weight, depending on the key. Everything is exact
+except the products with a scale, which round once.
 """
 
 import math
@@ -15,7 +15,7 @@ import torch
 
 
 def uniform(key: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Numbers in [-1, 1), as float32, that depend on the key and their place only."""
+    """Return float32 numbers in [-1, 1) that depend only on the key and their index."""
     x = np.arange(math.prod(shape), dtype=np.uint32)
     x *= np.uint32(0x9E3779B9)
     x += np.uint32(zlib.crc32(key.encode()))
@@ -30,18 +30,18 @@ def uniform(key: str, shape: tuple[int, ...]) -> np.ndarray:
     return u.reshape(shape)
 
 
-# The first pattern found in the key gives offset + scale * u; where the last entry is true, scale
-# is in units of sqrt(6 / fan in), which keeps the size of features from layer to layer.
+# The first pattern that matches the key gives the weight offset + scale * u. If the last entry is
+# true, scale is in units of sqrt(6 / fan in), which keeps the magnitude of features constant.
 _SCALES = (
     (r"running_mean$", 0.0, 0.1, False),
     (r"running_var$", 1.0, 0.5, False),
-    (r"bn3\.weight$", 0.2, 0.1, False),  # the residuals add up
+    (r"bn3\.weight$", 0.2, 0.1, False),  # residuals add up, so their scale is small
     (r"downsample\.1\.weight$", 0.7, 0.2, False),
     (r"bn\d\.weight$", 1.0, 0.2, False),
     (r"lateral_convs\.\d\.conv\.weight$", 0.0, 0.5, True),
     (r"shared_fcs\.\d\.bias$", -1.0, 0.3, False),  # few active units, so that RoIs differ
     (r"fc_cls\.bias$", 0.0, 0.2, False),
-    (r"rpn_cls\.weight$", 0.0, 0.3, True),  # sigmoids far from 1, where float32 has ties
+    (r"rpn_cls\.weight$", 0.0, 0.3, True),  # keeps sigmoids away from 1, where float32 has ties
     (r"rpn_reg\.weight$", 0.0, 0.1, True),
     (r"bias$", 0.0, 0.1, False),
     (r"weight$", 0.0, 1.0, True),
@@ -49,12 +49,12 @@ _SCALES = (
 
 
 def mmdet_state(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
-    """Return a state dict of mmdet with these names and shapes."""
+    """Return an mmdet state dict with the given names and shapes."""
     return {key: _value(key, tuple(shape)) for key, shape in shapes.items()}
 
 
 def picture(name: str, height: int, width: int) -> torch.Tensor:
-    """Return an RGB uint8 image ``(3, height, width)``: colored 16 x 16 blocks and some noise."""
+    """Return an RGB uint8 image ``(3, height, width)``: colored 16 x 16 blocks and noise."""
     blocks = uniform(name, (3, -(-height // 16), -(-width // 16)))
     blocks = blocks.repeat(16, axis=1).repeat(16, axis=2)[:, :height, :width]
     noise = uniform(name + " noise", (3, height, width))

@@ -29,12 +29,12 @@ def model(num_classes=4):
 @pytest.fixture
 def saved(tmp_path):
     source = model()
-    source["box_predictor"].cls_loss.class_counts += torch.tensor([5, 0, 2**40, 1, 9])
+    source["box_predictor"].cls_loss.class_counts.add_(torch.tensor([5, 0, 2**40, 1, 9]))
     StrictCheckpointer(source, str(tmp_path)).save("model")
     return source, str(tmp_path / "model.pth")
 
 
-def test_weights_and_class_counts_come_back_exactly(saved):
+def test_weights_and_class_counts_are_restored_exactly(saved):
     source, path = saved
     again = model()
     StrictCheckpointer(again, require_all=True).load(path)
@@ -42,7 +42,7 @@ def test_weights_and_class_counts_come_back_exactly(saved):
         assert torch.equal(tensor, again.state_dict()[name]), name
 
 
-def test_the_file_is_that_of_detectron2(saved, tmp_path):
+def test_the_file_equals_that_of_detectron2(saved, tmp_path):
     source, path = saved
     optimizer = torch.optim.SGD(source.parameters(), lr=0.25)
     (tmp_path / "theirs").mkdir()
@@ -59,7 +59,7 @@ def test_the_file_is_that_of_detectron2(saved, tmp_path):
         assert (folder / "last_checkpoint").read_text() == "model.pth"
 
 
-def test_a_save_that_fails_leaves_the_earlier_checkpoint(saved, tmp_path, monkeypatch):
+def test_a_failed_save_keeps_the_earlier_checkpoint(saved, tmp_path, monkeypatch):
     source, path = saved
     with open(path, "rb") as file:
         before = file.read()
@@ -93,7 +93,7 @@ def test_a_converter_is_added_by_one_entry(monkeypatch):
     assert convert_pretrained(other, ["a"]) is other
 
 
-def test_a_checkpoint_of_another_number_of_classes_is_one_clear_error(saved):
+def test_another_number_of_classes_gives_one_clear_error(saved):
     _, path = saved
     with pytest.raises(ValueError, match="trained with 4 classes, the model has 7") as error:
         StrictCheckpointer(model(7)).load(path)
@@ -104,7 +104,7 @@ def test_a_checkpoint_of_another_number_of_classes_is_one_clear_error(saved):
     assert "train.allow_partial_checkpoint=True" in message
 
 
-def test_what_fits_can_be_loaded_on_request(saved):
+def test_matching_weights_alone_can_be_loaded_on_request(saved):
     _, path = saved
     other = model(7)
     other["extra"] = nn.Linear(2, 2)
@@ -112,7 +112,7 @@ def test_what_fits_can_be_loaded_on_request(saved):
     assert other["box_predictor"].cls_loss.class_counts.sum() == 0
 
 
-def test_weights_missing_in_the_checkpoint_are_an_error_for_evaluation_only(saved):
+def test_missing_weights_are_an_error_only_in_evaluation(saved):
     _, path = saved
     larger = model()
     larger["extra"] = nn.Linear(2, 2)
@@ -121,7 +121,7 @@ def test_weights_missing_in_the_checkpoint_are_an_error_for_evaluation_only(save
         StrictCheckpointer(larger, require_all=True).load(path)
 
 
-def test_torchvision_files_are_converted_on_the_way(tmp_path):
+def test_torchvision_files_are_converted_when_loaded(tmp_path):
     source = torchvision.models.resnet18()
     torch.save(source.state_dict(), tmp_path / "resnet18.pth")
     backbone = ResNet(BasicStem(3, 64), ResNet.make_default_stages(18))
@@ -142,7 +142,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
 
 @pytest.fixture
 def before(tmp_path):
-    """A model to which a dual head is added, and its checkpoint."""
+    """Return a model to be extended with a dual head, and its checkpoint."""
     source = dual_parts.trained("tsd")
     StrictCheckpointer(source, str(tmp_path)).save("before")
     return source, str(tmp_path / "before.pth")
@@ -153,7 +153,7 @@ def dual_model():
     return dual_parts.model("tsd", dual=True)
 
 
-def test_a_dual_head_starts_from_the_step_before(before, dual_model):
+def test_a_dual_head_starts_from_the_previous_step(before, dual_model):
     source, path = before
     StrictCheckpointer(dual_model).resume_or_load(path, resume=False)
     state = dual_model.state_dict()
@@ -164,7 +164,7 @@ def test_a_dual_head_starts_from_the_step_before(before, dual_model):
             assert torch.equal(state[name], state[name.replace("new.", "")]), name
 
 
-def test_a_new_training_takes_the_weights_alone_and_a_resumed_one_all(tmp_path):
+def test_new_trainings_load_only_weights_and_resumed_ones_everything(tmp_path):
     source = torch.optim.SGD([torch.zeros(1)], lr=0.25)
     StrictCheckpointer(model(), str(tmp_path), optimizer=source).save("model")
     for resume, rate in ((False, 1.0), (True, 0.25)):
@@ -186,7 +186,7 @@ def without(path, *keys, then):
 OLD = ("backbone.p2.1.running_var", "roi_heads.box_predictor.1.cls_loss.class_counts")
 
 
-def test_a_dual_head_forgives_nothing_else(before, dual_model, tmp_path):
+def test_a_dual_head_tolerates_no_other_missing_weights(before, dual_model, tmp_path):
     path = without(before[1], *OLD, then=tmp_path / "partial.pth")
     with pytest.raises(ValueError, match="missing in the checkpoint") as error:
         StrictCheckpointer(dual_model).load(path)
@@ -195,7 +195,7 @@ def test_a_dual_head_forgives_nothing_else(before, dual_model, tmp_path):
     StrictCheckpointer(dual_model, allow_partial=True).load(path)
 
 
-def test_a_dual_head_does_not_start_from_a_part_of_its_new_branches(dual_model, tmp_path):
+def test_a_dual_head_does_not_start_from_incomplete_new_branches(dual_model, tmp_path):
     StrictCheckpointer(dual_model, str(tmp_path)).save("after")
     key = "roi_heads.box_predictor.2.new.cls_score.weight"
     path = without(tmp_path / "after.pth", key, then=tmp_path / "partial.pth")
@@ -203,7 +203,7 @@ def test_a_dual_head_does_not_start_from_a_part_of_its_new_branches(dual_model, 
         StrictCheckpointer(dual_model).load(path)
 
 
-def test_evaluating_or_resuming_a_dual_head_needs_all_of_it(before, dual_model):
+def test_evaluating_or_resuming_a_dual_head_needs_all_weights(before, dual_model):
     with pytest.raises(ValueError, match="missing in the checkpoint") as error:
         StrictCheckpointer(dual_model, require_all=True).load(before[1])
     missing = {line.split(":")[0].strip() for line in str(error.value).splitlines()[1:-1]}
@@ -211,7 +211,7 @@ def test_evaluating_or_resuming_a_dual_head_needs_all_of_it(before, dual_model):
 
 
 @pytest.mark.parametrize("require_all", [False, True])
-def test_a_dual_heads_own_checkpoint_comes_back_exactly(dual_model, tmp_path, require_all):
+def test_a_dual_heads_own_checkpoint_is_restored_exactly(dual_model, tmp_path, require_all):
     with EventStorage(0):
         losses = dual_model(dual_parts.images())
         sum(losses.values()).backward()
@@ -224,8 +224,8 @@ def test_a_dual_heads_own_checkpoint_comes_back_exactly(dual_model, tmp_path, re
     assert again.roi_heads.box_predictor[0].new.cls_loss.class_counts.sum() == 48
 
 
-def test_a_dual_head_of_nothing_is_refused(dual_model, tmp_path):
+def test_a_dual_head_without_an_initial_checkpoint_is_rejected(dual_model, tmp_path):
     checkpointer = StrictCheckpointer(dual_model, str(tmp_path))
     with pytest.raises(ValueError, match=r"DualHeadRCNN extends .* train\.init_checkpoint="):
         checkpointer.resume_or_load("", resume=True)
-    StrictCheckpointer(model()).load("")  # others may start from nothing
+    StrictCheckpointer(model()).load("")  # other models need no checkpoint

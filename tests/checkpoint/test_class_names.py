@@ -35,11 +35,11 @@ def segmentor():
 
 
 @pytest.mark.parametrize("config", ["quickstart/cascade", "quickstart/htc_lite"])
-def test_cascades_say_how_many_classes_they_have(config):
+def test_cascades_report_their_number_of_classes(config):
     assert number_of_classes(meta_model(config)) == 20
 
 
-def test_the_number_of_classes_is_that_of_the_head(detector, segmentor):
+def test_the_number_of_classes_is_read_from_the_head(detector, segmentor):
     assert (number_of_classes(detector), number_of_classes(segmentor)) == (20, 12)
     deeplab = meta_model("semantic/cityscapes_deeplab_r18_recall")
     assert number_of_classes(deeplab) == 19
@@ -57,15 +57,15 @@ def test_coco_has_its_own_category_ids_and_colors(detector):
     assert found["class_colors"][0] == [220, 20, 60]
 
 
-def test_lvis_counts_from_one(detector):
+def test_lvis_category_ids_start_at_one(detector):
     found = class_metadata(["lvis_v1_train", "lvis_v1_val"], detector)
     assert found["dataset"] == ["lvis_v1_train", "lvis_v1_val"]
     assert found["class_names"][:2] == ["aerosol_can", "air_conditioner"]
     assert found["category_ids"] == list(range(1, 1204))
 
 
-def test_semantic_segmentation_has_the_classes_of_stuff_from_zero(segmentor):
-    """Detectron2's Cityscapes has 8 things as well, which a label map does not tell apart."""
+def test_semantic_segmentation_has_the_stuff_classes_from_zero(segmentor):
+    """Check stuff classes: the 8 thing classes of Cityscapes are part of them in label maps."""
     found = class_metadata("cityscapes_fine_sem_seg_train", segmentor)
     assert (found["class_names"][0], len(found["class_names"])) == ("road", 19)
     assert found["category_ids"] == list(range(19))
@@ -75,13 +75,13 @@ def test_semantic_segmentation_has_the_classes_of_stuff_from_zero(segmentor):
     ("mapping", "expected"),
     [
         ({"c7": 1, "c40": 0}, ["c40", "c7"]),
-        ({"7": 1, "40": 0}, ["40", "7"]),  # not 7 and 40, which are not ids of the dataset
+        ({"7": 1, "40": 0}, ["40", "7"]),  # ids of the dataset are text, not 7 and 40
         ({np.int64(7): 1, 40: 0}, [40, 7]),
-        ({7: 1, 40: 2}, [1, 2]),  # of other classes
+        ({7: 1, 40: 2}, [1, 2]),  # wrong number of classes
         (None, [1, 2]),
     ],
 )
-def test_category_ids_are_those_of_the_data_set_numbers_or_text(detector, mapping, expected):
+def test_category_ids_are_the_datasets_as_numbers_or_text(detector, mapping, expected):
     metadata = MetadataCatalog.get("tests_class_names").set(thing_classes=["a", "b"])
     try:
         if mapping:
@@ -93,7 +93,7 @@ def test_category_ids_are_those_of_the_data_set_numbers_or_text(detector, mappin
 
 
 @pytest.mark.parametrize(("colors", "kept"), [([(1, 2, 3), (4, 5, 6)], True), ([(1, 2, 3)], False)])
-def test_colors_are_kept_if_there_is_one_of_each_class(detector, colors, kept):
+def test_colors_are_kept_if_each_class_has_one(detector, colors, kept):
     metadata = MetadataCatalog.get("tests_class_names")
     try:
         metadata.set(thing_classes=["a", "b"], thing_colors=colors)
@@ -103,7 +103,7 @@ def test_colors_are_kept_if_there_is_one_of_each_class(detector, colors, kept):
         MetadataCatalog.remove("tests_class_names")
 
 
-def test_a_data_set_without_names_gives_none_and_is_not_created(detector):
+def test_a_dataset_without_class_names_gives_none_and_is_not_created(detector):
     assert class_metadata("nowhere", detector) == {"dataset": "nowhere"}
     assert "nowhere" not in MetadataCatalog.list()
 
@@ -116,19 +116,19 @@ class TinySegmentor(SemanticSegmentor):
 
 @pytest.fixture
 def _one_process(tmp_path):
-    """A process group, which DDP needs."""
+    """Create a process group, which DDP needs."""
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 
 
 @pytest.mark.usefixtures("_one_process")
-def test_the_kind_of_a_model_is_seen_through_a_ddp_wrapper():
+def test_semantic_models_are_recognized_inside_ddp():
     assert is_semantic(DistributedDataParallel(TinySegmentor()))
     assert not is_semantic(DistributedDataParallel(nn.Linear(2, 2)))
 
 
-def test_missing_too_few_and_too_many_names_are_refused(detector):
+def test_a_wrong_number_of_class_names_is_rejected(detector):
     with pytest.raises(ValueError, match=r"m.pth has no class names, the model has 20 classes"):
         check_class_names({}, detector, "m.pth")
     with pytest.raises(ValueError, match=r"has 2 class names \(a, b, ...\), the model has 20"):

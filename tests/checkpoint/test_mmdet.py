@@ -1,4 +1,4 @@
-"""Conversion by the names and shapes that mmdet itself lists."""
+"""Tests of the conversion with the tensor names and shapes listed by mmdet."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from d2_seesaw.engine import load_config
 from tests.checkpoint.mmdet_shapes import mmdet_shapes, recorded_shapes
 
 MODELS = {
-    # architecture: (recorded tensors, of them used without the counts, counts)
+    # architecture: (recorded tensors, used tensors without counts, counts)
     "mask_rcnn_r50_fpn": (361, 307, 1),
     "cascade_mask_rcnn_r101_fpn": (709, 602, 3),
 }
@@ -53,7 +53,7 @@ def test_every_tensor_is_used_and_fills_the_model(architecture):
     assert sum(key.endswith("class_counts") for key in converted) == counts
 
 
-def test_the_published_number_of_classes_fits():
+def test_the_published_number_of_classes_is_supported():
     state = empty_state(mmdet_shapes(depth=101, num_classes=1203))
     converted = convert_mmdet(state, model_state("mask_rcnn_r101_fpn", num_classes=1203))
     assert converted["roi_heads.box_predictor.cls_score.weight"].shape == (1205, 1024)
@@ -100,7 +100,7 @@ def test_every_rule_is_needed(mask_rcnn):
         assert any(re.fullmatch(pattern, key) for key in mask_rcnn), pattern
 
 
-def test_values_are_not_touched():
+def test_weight_values_are_not_changed():
     weight = torch.randn(4, 3)
     converted = convert_mmdet({"roi_head.bbox_head.shared_fcs.1.weight": weight})
     assert converted["roi_heads.box_head.fc2.weight"] is weight
@@ -114,13 +114,13 @@ def test_counts_become_exact_integers_of_the_same_value():
 
 
 @pytest.mark.parametrize("bad", [0.5, -1.0, float("nan"), float("inf"), 1e30])
-def test_what_is_no_count_is_refused(bad):
+def test_invalid_counts_are_rejected(bad):
     with pytest.raises(ValueError, match=r"cum_samples: class counts must be .* of class 2") as e:
         convert_mmdet({COUNTS: torch.tensor([3.0, 0.0, bad, bad])})
     assert "but 2 are not" in str(e.value)
 
 
-def test_all_that_is_wrong_is_one_error(mask_rcnn):
+def test_all_problems_are_reported_in_one_error(mask_rcnn):
     state = mask_rcnn
     state["roi_head.glbctx_head.fc.weight"] = torch.zeros(2)
     state["backbone.layer3.6.conv1.weight"] = state["backbone.layer3.5.conv1.weight"]
@@ -141,7 +141,7 @@ def test_all_that_is_wrong_is_one_error(mask_rcnn):
     ]
 
 
-def test_another_number_of_classes_is_named(mask_rcnn):
+def test_another_number_of_classes_is_reported(mask_rcnn):
     with pytest.raises(
         ValueError, match=r"cls_score.bias: \(39,\) in the file, \(7,\) in the model"
     ):
@@ -156,23 +156,23 @@ def softmax_state(mask_rcnn):
     return mask_rcnn
 
 
-def test_models_trained_with_softmax_convert_too(mask_rcnn):
+def test_models_trained_with_softmax_are_converted(mask_rcnn):
     expected = model_state("mask_rcnn_r50_fpn", loss="softmax")
     assert convert_mmdet(softmax_state(mask_rcnn), expected).keys() == expected.keys()
 
 
 @pytest.mark.parametrize("depth", [50, 101])
 @pytest.mark.parametrize("stages", [None, 3])
-def test_the_tensors_tell_what_the_model_is(depth, stages):
+def test_the_architecture_is_inferred_from_the_tensors(depth, stages):
     state = empty_state(mmdet_shapes(depth=depth, num_classes=20, stages=stages))
     assert describe_mmdet(state) == MmdetModel(depth, stages == 3, 20, seesaw=True)
 
 
-def test_softmax_is_told_from_seesaw_by_the_logits(mask_rcnn):
+def test_softmax_is_recognized_by_its_number_of_logits(mask_rcnn):
     assert not describe_mmdet(softmax_state(mask_rcnn)).seesaw
 
 
-def test_other_models_are_refused(mask_rcnn):
+def test_other_models_are_rejected(mask_rcnn):
     with pytest.raises(ValueError, match=r"expected the weights of an mmdet .* 0 blocks"):
         describe_mmdet({"head.weight": torch.zeros(1)})
     mask_rcnn["roi_head.bbox_head.fc_cls.bias"] = torch.zeros(80)

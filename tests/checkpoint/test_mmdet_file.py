@@ -1,4 +1,4 @@
-"""Reading files like those of mmdet 2.x and 3.x, and files that would run code."""
+"""Tests of reading files of mmdet 2.x and 3.x, and files that would run code."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ STATE = {"a.weight": torch.arange(3.0)}
 
 
 class Runs:
-    """Pickles as a call."""
+    """Object that is pickled as a function call."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -25,7 +25,7 @@ class Runs:
 
 @pytest.fixture
 def mmengine():
-    """Something that pickles as mmengine's history of a loss does, gone when it is read."""
+    """Yield a class that pickles like mmengine's history of a loss."""
     module = types.ModuleType("mmengine.logging.history_buffer")
 
     class HistoryBuffer:
@@ -81,7 +81,7 @@ def test_a_file_of_mmdet_3_without_mmengine(tmp_path, mmengine):
     assert "mmengine" not in sys.modules
 
 
-def test_weights_alone(tmp_path):
+def test_a_file_with_weights_alone(tmp_path):
     file = read_mmdet_file(saved(tmp_path, STATE))
     assert file.config == ""
     assert file.state.keys() == STATE.keys()
@@ -96,30 +96,32 @@ def test_weights_alone(tmp_path):
         ("posix.system", os.system, "touch {path}"),
     ],
 )
-def test_a_file_that_would_run_code_is_refused_and_does_not(tmp_path, name, function, text, zipped):
+def test_a_file_that_would_run_code_is_rejected_without_running_it(
+    tmp_path, name, function, text, zipped
+):
     call = Runs(function, text.format(path=str(tmp_path / "ran")))
     content = {"state_dict": STATE, "meta": call}
     path = saved(tmp_path, content, _use_new_zipfile_serialization=zipped)
     with pytest.raises(ValueError, match=rf"objects other than tensors: {name}\..*--trust"):
         read_mmdet_file(path)
     assert not (tmp_path / "ran").exists()
-    # The test itself is right: the file does run code when it may.
+    # Check the test itself: the file runs code if it is trusted.
     read_mmdet_file(path, trust=True)
     assert (tmp_path / "ran").exists()
 
 
-def test_a_name_that_is_let_through_does_nothing(tmp_path):
+def test_ignored_objects_are_never_called(tmp_path):
     path = saved(tmp_path, {"state_dict": STATE, "x": Runs(getattr, "text", "no such attribute")})
     assert read_mmdet_file(path).state.keys() == STATE.keys()  # getattr would have raised
 
 
-def test_reading_leaves_torchs_list_of_safe_names_as_it_was(tmp_path):
+def test_reading_does_not_change_torchs_safe_globals(tmp_path):
     before = set(torch.serialization.get_safe_globals())
     read_mmdet_file(saved(tmp_path, STATE))
     assert set(torch.serialization.get_safe_globals()) == before
 
 
-def test_trusting_needs_what_the_file_names(tmp_path, mmengine):
+def test_trusted_files_need_the_packages_of_their_objects(tmp_path, mmengine):
     path = saved(tmp_path, {"state_dict": STATE, "message_hub": mmengine()})
     forget_mmengine()
     with pytest.raises(ValueError, match="contains objects of 'mmengine'; install it first"):
@@ -127,11 +129,11 @@ def test_trusting_needs_what_the_file_names(tmp_path, mmengine):
 
 
 @pytest.mark.parametrize("content", [[1, 2], {}, {"state_dict": {}}, {"state_dict": {"a": 1}}])
-def test_what_is_no_checkpoint_is_said(tmp_path, content):
+def test_files_that_are_not_checkpoints_are_reported(tmp_path, content):
     with pytest.raises(ValueError, match="expected a checkpoint of mmdet"):
         read_mmdet_file(saved(tmp_path, content))
 
 
-def test_a_missing_file_is_said(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing\.pth. does not exist"):
         read_mmdet_file(tmp_path / "nothing.pth")

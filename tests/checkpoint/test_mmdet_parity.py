@@ -1,6 +1,6 @@
-"""mmdet's detections and losses from converted weights: what mmdet 3.3.0 answered, replayed.
+"""Parity with recorded detections and losses of mmdet 3.3.0, from converted weights.
 
-``tests/golden/README.md`` says how the numbers were recorded. mmdet is not needed here.
+``tests/golden/README.md`` describes how the numbers were recorded. mmdet is not needed here.
 """
 
 from functools import cache
@@ -23,14 +23,14 @@ from tests.checkpoint.mmdet_weights import mmdet_state, picture
 
 GOLDEN = Path("tests/golden")
 C = 37
-# Height and width of the image that the network sees, and of that which the detections are for.
+# Height and width of the network's input, then of the original image.
 IMAGES = {"a": (96, 128, 192, 256), "b": (160, 96, 120, 72), "c": (120, 150, 100, 125)}
 ARCHITECTURES = {
     "mask_rcnn": "mask_rcnn_r50_fpn",
     "cascade_mask_rcnn": "cascade_mask_rcnn_r101_fpn",
 }
 NUM_MASKS = 12
-# CPUs differ in the order of sums: up to 4e-6 was seen between AVX2 and AVX-512.
+# CPUs sum in different orders: differences up to 4e-6 were seen between AVX2 and AVX-512.
 SCORE_TOLERANCE = 1e-5
 TRAIN_IMAGES = ("d", "e")
 
@@ -45,7 +45,7 @@ def golden(name):
 
 @cache
 def converted(name):
-    """Return our models with plain and normalized mask predictor and the same weights."""
+    """Return this project's models with plain and normalized mask predictors and equal weights."""
     stages = 3 if "cascade" in name else None
     state = mmdet_state(mmdet_shapes(depth=50, num_classes=C, width=256, stages=stages))
     models = SimpleNamespace()
@@ -59,7 +59,7 @@ def converted(name):
 
 
 def narrow(model):
-    """Make a config that of the recorded models: R-50, 37 classes, 256 features, 300 proposals."""
+    """Change a config to the recorded models: R-50, 37 classes, 256 features, 300 proposals."""
     model.backbone.bottom_up.stages.depth = 50
     model.proposal_generator.post_nms_topk = [300, 300]
     heads = model.roi_heads
@@ -72,7 +72,7 @@ def narrow(model):
 
 
 def detect(models, image):
-    """300 detections in the network's image, and the features they come from."""
+    """Return 300 detections in coordinates of the network's input, and the features."""
     height, width, *_ = IMAGES[image]
     images = models.plain.preprocess_image([{"image": picture(f"image {image}", height, width)}])
     features = models.plain.backbone(images.tensor)
@@ -82,7 +82,7 @@ def detect(models, image):
 
 
 def matches(boxes, labels, expected_boxes, expected_labels):
-    """For each expected detection, the place of the nearest one of the same class."""
+    """Return distance and index of the nearest detection of the same class, per expected one."""
     distance = torch.cdist(expected_boxes.double(), boxes.double(), p=torch.inf)
     distance[expected_labels[:, None] != labels] = torch.inf
     nearest, place = distance.min(dim=1)
@@ -92,7 +92,7 @@ def matches(boxes, labels, expected_boxes, expected_labels):
 @every_architecture
 @pytest.mark.parametrize("image", IMAGES)
 @torch.no_grad()
-def test_the_300_detections_are_mmdets(name, image):
+def test_the_300_detections_match_mmdet(name, image):
     models, recorded = converted(name), golden(name)
     labels, scores, boxes = (
         torch.from_numpy(recorded[f"{image} {what}"]) for what in ("labels", "scores", "boxes")
@@ -102,7 +102,7 @@ def test_the_300_detections_are_mmdets(name, image):
     result = detector_postprocess(copied(detections), height, width)
     assert len(result) == len(labels) == 300
     torch.testing.assert_close(result.scores, scores, rtol=0, atol=SCORE_TOLERANCE)
-    # Other machines may swap neighbours whose scores differ by less than the tolerance.
+    # Other machines may swap neighbors whose scores differ by less than the tolerance.
     distance, place = matches(result.pred_boxes.tensor, result.pred_classes, boxes, labels)
     assert distance.max() < 1e-3
     assert sorted(place.tolist()) == list(range(300))
@@ -119,7 +119,7 @@ def test_the_300_detections_are_mmdets(name, image):
 
 
 def copied(detections):
-    """Detectron2 rescales boxes in place."""
+    """Copy detections, because Detectron2 rescales their boxes in place."""
     fields = {
         name: value for name, value in detections.get_fields().items() if name != "pred_boxes"
     }
@@ -144,7 +144,7 @@ def sampled_rois(recorded, stage):
         matched = torch.from_numpy(recorded[f"train matched {stage} {i}"]).long()
         objects = torch.from_numpy(recorded[f"train objects {i}"])
         classes = torch.from_numpy(recorded[f"train classes {i}"]).long()
-        # Positives first; the rest is background and matched to nothing.
+        # Positives come first. The rest is background and not matched to an object.
         background = len(rois) - len(matched)
         labels = torch.cat([classes[matched], torch.full((background,), C)])
         matched = torch.cat([matched, torch.zeros(background, dtype=torch.int64)])
@@ -161,7 +161,7 @@ def sampled_rois(recorded, stage):
 
 
 def upper_halves(objects):
-    """``(N, 96, 128)`` masks: the recorded objects are the upper halves of their boxes."""
+    """Return ``(N, 96, 128)`` masks: each recorded object is the upper half of its box."""
     masks = torch.zeros(len(objects), 96, 128, dtype=torch.bool)
     for mask, (x0, y0, x1, y1) in zip(masks, objects.int().tolist(), strict=True):
         mask[y0 : (y0 + y1 + 1) // 2, x0:x1] = True
@@ -169,7 +169,7 @@ def upper_halves(objects):
 
 
 @every_architecture
-def test_one_training_step_has_mmdets_losses_and_counts(name):
+def test_losses_and_counts_of_a_training_step_match_mmdet(name):
     model, recorded = converted(name).plain, golden(name)
     images = model.preprocess_image(
         [{"image": picture(f"image {i}", 96, 128)} for i in TRAIN_IMAGES]
@@ -193,7 +193,7 @@ def test_one_training_step_has_mmdets_losses_and_counts(name):
 
 
 def training_losses(heads, features, recorded):
-    """Losses under mmdet's names, from mmdet's RoIs."""
+    """Return losses under mmdet's names, computed on mmdet's RoIs."""
     renamed = {"loss_box_reg": "loss_bbox"}
     if not hasattr(heads, "num_cascade_stages"):
         proposals = sampled_rois(recorded, 0)

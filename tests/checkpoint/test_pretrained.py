@@ -18,7 +18,7 @@ def detectron2_resnet(depth, norm="FrozenBN"):
 
 
 def randomized(model):
-    """No two batch-norm tensors alike, so that a swapped pair shows."""
+    """Randomize all batch-norm tensors, so that swapped tensors are detected."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and tensor.dim() == 1:
             tensor.add_(torch.rand_like(tensor) * 0.2 - (0.3 if name.endswith("weight") else 0))
@@ -80,7 +80,7 @@ def test_a_cached_file_is_found_without_a_download(tmp_path, monkeypatch):
     assert PathManager.get_local_path(name) == str(cached)
 
 
-def test_a_download_that_fails_says_where_to_put_the_file(tmp_path, monkeypatch):
+def test_a_failed_download_says_where_to_put_the_file(tmp_path, monkeypatch):
     def fail(url, path):
         raise OSError("no network")
 

@@ -1,3 +1,5 @@
+from functools import cache
+
 import pytest
 import timm
 import torch
@@ -7,11 +9,13 @@ from torch.testing import assert_close
 from d2_seesaw.checkpoint import StrictCheckpointer, convert_resnest
 from d2_seesaw.modeling.backbones import TimmBackbone
 
-# mmdet's names of the stem, in the order of timm's: convolution and norm in turn.
+# Stem names in timm, mapped to mmdet's; convolutions and norms alternate.
 STEM = {"conv1.0": "0", "conv1.1": "1", "conv1.3": "3", "conv1.4": "4", "conv1.6": "6", "bn1": "7"}
 
 
+@cache
 def weights():
+    """Return the weights of a small ResNeSt. Tests share them and must not change them."""
     torch.manual_seed(0)
     return timm.create_model("resnest14d").state_dict()
 
@@ -28,7 +32,7 @@ def under_mmdets_names(state):
 
 
 def detector(**options):
-    """Return a backbone at its place in a detector."""
+    """Return a backbone under the name it has in a detector."""
     bottom_up = TimmBackbone("resnest14d", **options)
     return nn.ModuleDict({"backbone": nn.ModuleDict({"bottom_up": bottom_up})})
 
@@ -40,9 +44,15 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("options", [{}, {"norm": "FrozenBN"}, {"checkpoint": True}])
-def test_a_file_with_a_resnest_starts_a_training(tmp_path, form, options):
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("timm's", {}),
+        ("mmdet's", {"norm": "FrozenBN"}),
+        ("mmdet's, in a checkpoint", {"checkpoint": True}),
+    ],
+)
+def test_a_resnest_file_can_initialize_a_training(tmp_path, form, options):
     torch.save(FORMS[form](weights()), tmp_path / "resnest.pth")
     model = detector(**options)
     StrictCheckpointer(model).load(str(tmp_path / "resnest.pth"))

@@ -1,4 +1,4 @@
-"""The command `d2-seesaw`: its commands, their help and examples, and what each of them needs."""
+"""The command `d2-seesaw`: its commands, their help and examples, and the packages they need."""
 
 import importlib
 import re
@@ -18,7 +18,7 @@ every_command = pytest.mark.parametrize("name", cli.COMMANDS)
 
 
 def commands_in(examples):
-    """Arguments of every command in the examples of a help text."""
+    """Return the arguments of every command in the examples of a help text."""
     for line in re.sub(r"\\\n\s*", "", examples).splitlines():
         words = shlex.split(line)
         start = {"d2-seesaw", "d2_seesaw"} & set(words)
@@ -44,7 +44,7 @@ def help_of(*words, capsys):
 
 
 @every_command
-def test_the_help_of_every_command_ends_with_examples_that_it_understands(name, capsys):
+def test_the_help_of_every_command_ends_with_examples_that_it_can_parse(name, capsys):
     text = help_of(name, capsys=capsys)
     assert text.startswith(f"usage: d2-seesaw {name} ")
     _, examples = text.split("\n\nExamples:\n")
@@ -58,7 +58,7 @@ def test_the_help_of_every_command_ends_with_examples_that_it_understands(name, 
 
 
 @pytest.mark.parametrize("kind", ["instances", "semantic"])
-def test_a_kind_of_data_shows_the_examples_too(kind, capsys):
+def test_the_help_of_a_kind_of_data_has_examples_too(kind, capsys):
     assert f"d2-seesaw generate {kind}\n" in help_of("generate", kind, capsys=capsys)
 
 
@@ -80,7 +80,7 @@ def test_the_main_help_lists_every_module_of_a_command(capsys):
         (["check", "--no-such-flag"], "unrecognized arguments: --no-such-flag"),
     ],
 )
-def test_a_command_that_is_not_understood_is_exit_status_2(arguments, message, capsys):
+def test_an_invalid_command_has_exit_status_2(arguments, message, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main(arguments)
     assert end.value.code == 2
@@ -113,7 +113,7 @@ def run_without(modules, code, *arguments):
 
 
 @every_command
-def test_without_detectron2_every_command_but_env_is_one_line(name):
+def test_without_detectron2_every_command_but_env_is_a_one_line_error(name):
     result = run_without(["detectron2"], MAIN, name)
     if name == "env":
         assert "platform" in result.stdout
@@ -140,7 +140,7 @@ def test_another_missing_package_is_named_in_one_line():
 
 
 def test_without_detectron2_importing_the_library_says_how_to_install_it():
-    """Losses and layers do without."""
+    """Import losses and layers, which work without it."""
     code = (
         "import d2_seesaw.losses, d2_seesaw.layers\n"
         "for name in sys.argv[1:]:\n"

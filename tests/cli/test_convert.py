@@ -1,4 +1,4 @@
-"""`d2-seesaw convert` on files of mmdet's layout; each tensor is one stored number, to be small."""
+"""`d2-seesaw convert` on small files in mmdet's layout, whose tensors each store one number."""
 
 import os
 from pathlib import Path
@@ -25,7 +25,7 @@ def write(path, meta=None, **shapes):
     return str(path)
 
 
-def test_the_checkpoint_loads_into_the_config_that_is_named(tmp_path, capsys):
+def test_the_checkpoint_loads_into_the_named_config(tmp_path, capsys):
     output = tmp_path / "new" / "ours.pth"
     main([write(tmp_path / ZOO), str(output)])
     printed = capsys.readouterr().out
@@ -40,7 +40,7 @@ def test_the_checkpoint_loads_into_the_config_that_is_named(tmp_path, capsys):
     assert model.roi_heads.box_predictor.cls_loss.class_counts.tolist() == [0, 1, 2, 3, 4, 5]
     saved = torch.load(output, weights_only=True)
     assert saved["__author__"]
-    assert "metadata" not in saved  # nothing says which five classes they are
+    assert "metadata" not in saved  # the five classes are unknown
 
 
 def test_a_model_of_lvis_v1_gets_the_names_of_its_classes(tmp_path):
@@ -95,11 +95,11 @@ def test_weights_that_do_not_fit_write_nothing(tmp_path):
         (None, "", "mask-rcnn_r50_fpn_seesaw-loss-normed-mask_random-ms-2x_lvis-v1.pth", True),
     ],
 )
-def test_flag_then_config_then_name_tell_the_mask_predictor(given, config, name, expected):
+def test_flag_then_config_then_name_determine_the_mask_predictor(given, config, name, expected):
     assert is_norm_mask(given, config, name) == expected
 
 
-def test_a_file_that_tells_nothing_asks_for_the_flag(tmp_path, capsys):
+def test_the_flag_is_required_if_the_file_gives_no_hint(tmp_path, capsys):
     path = write(tmp_path / "epoch_24.pth")
     with pytest.raises(SystemExit, match="give --mask plain or --mask norm"):
         main([path, str(tmp_path / "ours.pth")])
@@ -111,7 +111,7 @@ def test_a_file_that_tells_nothing_asks_for_the_flag(tmp_path, capsys):
 @pytest.mark.parametrize("depth", [50, 101])
 @pytest.mark.parametrize("seesaw", [False, True])
 @pytest.mark.parametrize("norm_mask", [False, True])
-def test_every_recipe_names_a_config_that_is_there_and_fits(cascade, depth, seesaw, norm_mask):
+def test_every_recipe_names_an_existing_config_that_fits(cascade, depth, seesaw, norm_mask):
     recipe = recipe_for(MmdetModel(depth, cascade, 7, seesaw), norm_mask)
     assert Path(recipe.config).is_file()
     cfg = load_config(recipe.config, recipe.overrides)

@@ -1,4 +1,4 @@
-"""The table of versions: complete, and honest about what was not tested."""
+"""`d2-seesaw env`: the table of versions, and warnings about untested ones."""
 
 import subprocess
 import sys
@@ -29,11 +29,11 @@ def test_the_table_names_versions_detectron2_and_cuda():
 @pytest.mark.parametrize(
     ("version", "fits"), [("2.9.1", True), ("2.14.1+cpu", True), ("2.8.0", False), ("3.0", False)]
 )
-def test_versions_outside_of_the_tested_ones_are_warned_of(version, fits, monkeypatch):
+def test_untested_versions_cause_a_warning(version, fits, monkeypatch):
     monkeypatch.setitem(env.TESTED, "torch", ("2.9", "2.14"))
     warning = env.untested("torch", version)
     assert (warning is None) == fits
-    assert fits or f"torch {version} is not among the tested versions, 2.9 to 2.14" in warning
+    assert fits or f"torch {version} is not among the tested versions, 2.9 to 2.14" in str(warning)
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,12 @@ def test_versions_outside_of_the_tested_ones_are_warned_of(version, fits, monkey
         (None, "installs it"),
     ],
 )
-def test_another_detectron2_or_none_is_warned_of(installed, expected):
+def test_another_detectron2_or_none_causes_a_warning(installed, expected):
     warnings = list(env.detectron2_warnings(installed))
     assert [expected in warning for warning in warnings] == ([True] if expected else [])
 
 
-def test_a_missing_package_is_an_exit_status_of_1(monkeypatch, capsys):
+def test_a_missing_package_has_exit_status_1(monkeypatch, capsys):
     monkeypatch.setattr(env, "OTHERS", ("no-such-package",))
     monkeypatch.setattr(env, "find_installed", lambda: COPY)
     assert env.main([]) == 1

@@ -27,7 +27,7 @@ def small(kind, root, *arguments):
         ("semantic", "semantic_quickstart", SemanticSpec()),
     ],
 )
-def test_the_defaults_are_those_of_the_library(kind, folder, default):
+def test_the_defaults_match_the_library(kind, folder, default):
     args = parse(kind)
     assert SPECS[kind](args) == default
     assert args.root.name == folder
@@ -43,7 +43,7 @@ def test_every_option_is_passed_on(tmp_path):
     assert longtail_spec(args) == LongTailSpec(**sizes, profile=LVIS_V1_PROFILE)
 
 
-def test_prints_what_was_generated_and_that_nothing_is_generated_twice(tmp_path, capsys):
+def test_a_summary_is_printed_and_complete_data_are_not_generated_again(tmp_path, capsys):
     main(small("semantic", tmp_path))
     printed = capsys.readouterr().out
     assert "generated in" in printed
@@ -54,7 +54,7 @@ def test_prints_what_was_generated_and_that_nothing_is_generated_twice(tmp_path,
     assert "complete, nothing to generate" in capsys.readouterr().out
 
 
-def test_prints_the_files_and_groups_of_instances(tmp_path, capsys):
+def test_the_files_and_groups_of_instances_are_printed(tmp_path, capsys):
     sizes = ("--train-images", 30, "--val-images", 4, "--categories", 4, "--annotations-only")
     main(["instances", "--root", str(tmp_path), *map(str, sizes)])
     printed = capsys.readouterr().out
@@ -71,6 +71,6 @@ def test_data_with_other_parameters_are_replaced_only_on_request(tmp_path):
     main(small("semantic", tmp_path, "--seed", 1, "--overwrite"))
 
 
-def test_a_size_out_of_range_is_one_line(tmp_path):
+def test_a_size_out_of_range_is_a_one_line_error(tmp_path):
     with pytest.raises(SystemExit, match="semantic: num_train_images must be at least 1"):
         main(small("semantic", tmp_path, "--train-images", 0))

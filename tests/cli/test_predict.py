@@ -11,7 +11,7 @@ from tests.inference.test_files import predictor, red_box
 
 @pytest.fixture
 def given(tmp_path, monkeypatch):
-    """A picture and a predictor; the options that loading it was asked for."""
+    """Write a picture and replace the predictor; return the options that it was loaded with."""
     asked = {}
 
     def load(checkpoint, **options):
@@ -41,7 +41,7 @@ def test_options_reach_the_model_and_the_results(given, tmp_path):
     assert not (tmp_path / "out/a.png").exists()
 
 
-def test_the_exit_code_says_that_a_file_was_skipped(given, tmp_path):
+def test_the_exit_status_reports_a_skipped_file(given, tmp_path):
     (tmp_path / "bad.jpg").touch()
     assert call(tmp_path, inputs=("bad.jpg", "a.png")) == 1
     assert (tmp_path / "out/a.png").is_file()
@@ -55,7 +55,7 @@ def test_options_out_of_range_are_refused(given, tmp_path, wrong, capsys):
     assert f"got {wrong[1]}" in capsys.readouterr().err
 
 
-def test_what_cannot_be_done_is_one_line_before_anything_is_written(tmp_path, capsys):
+def test_missing_files_are_one_line_errors_before_anything_is_written(tmp_path, capsys):
     Image.fromarray(red_box(5)).save(tmp_path / "a.png")
     for inputs, message in ((("b.png",), "b.png does not exist"), (("a.png",), "'m.pth' does not")):
         with pytest.raises(SystemExit) as error:
@@ -65,7 +65,7 @@ def test_what_cannot_be_done_is_one_line_before_anything_is_written(tmp_path, ca
     assert not (tmp_path / "out").exists()
 
 
-def test_label_maps_that_would_be_overwritten_are_one_line_as_well(tmp_path, monkeypatch, capsys):
+def test_label_maps_that_would_be_overwritten_are_a_one_line_error(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(predict, "load_predictor", lambda *_, **__: predictor(is_semantic=True))
     (tmp_path / "in/labels").mkdir(parents=True)
     for name in ("a.png", "labels/a.png"):

@@ -1,4 +1,4 @@
-"""The parts in configs/common/backbones: at full size on meta, and small ones on an image."""
+"""Tests of configs/common/backbones: full-size models on meta, small ones on an image."""
 
 import copy
 from pathlib import Path
@@ -15,7 +15,7 @@ from d2_seesaw.losses import SeesawLoss
 from tests.support.configs import CONFIGS, LEAVES, RealNumbers, changed, each, model_in, read
 from tests.support.training import assert_complete, picture, step_of
 
-# Parts, and the million parameters of the published model of that name without its classifier.
+# Parts, and millions of parameters of the published models without classifier.
 PARTS = {
     "resnest": {
         "resnest_50": 25.4,
@@ -29,7 +29,7 @@ PARTS = {
 every_part = pytest.mark.parametrize(
     ("family", "name"), [(family, name) for family, parts in PARTS.items() for name in parts]
 )
-# A part of each family, and what makes it small enough for a CPU.
+# One part per family, with overrides that make it small enough for a CPU.
 SMALL = {
     ("resnest", "resnest_200_dcn"): ["model.backbone.bottom_up.name=resnest14d"],
     ("swin", "swin_tiny"): [
@@ -54,7 +54,7 @@ HEADS = [
 
 
 def with_part(family, name, overrides=()):
-    """Return the config of a Mask R-CNN with a part where its file says."""
+    """Return the config of a Mask R-CNN with a part in the place that its file describes."""
     part = LazyConfig.load(f"configs/common/backbones/{family}.py")[name]
     cfg = LazyConfig.load("configs/common/models/mask_rcnn_r50_fpn.py")
     if family == "resnest":
@@ -71,7 +71,9 @@ def test_part_saves_and_builds_at_its_published_size(family, name, tmp_path):
     cfg = with_part(family, name)
     check_config(OmegaConf.create({"model": cfg.model}, flags={"allow_objects": True}))
     LazyConfig.save(cfg, str(tmp_path / "cfg.yaml"))
-    assert [p.name for p in tmp_path.iterdir()] == ["cfg.yaml"]  # no .pkl: all of it is YAML
+    assert [p.name for p in tmp_path.iterdir()] == [
+        "cfg.yaml"
+    ]  # no .pkl: it was saved as plain YAML
     cfg = LazyConfig.load(str(tmp_path / "cfg.yaml"))
     with torch.device("meta"), RealNumbers():
         backbone = instantiate(cfg.model.backbone)
@@ -82,7 +84,7 @@ def test_part_saves_and_builds_at_its_published_size(family, name, tmp_path):
     assert strides == {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}
 
 
-def test_a_norm_of_heads_saves_and_builds(tmp_path):
+def test_a_norm_in_the_heads_saves_and_builds(tmp_path):
     cfg = LazyConfig.load("configs/common/models/mask_rcnn_r50_fpn.py")
     cfg.model.roi_heads.mask_head.conv_norm = L(sync_batch_norm)(eps=1e-3)
     cfg.model.roi_heads.box_head.update(conv_dims=[8], conv_norm=L(sync_batch_norm)(eps=1e-3))
@@ -104,7 +106,7 @@ def test_every_part_is_tested():
         assert {str(k) for k in LazyConfig.load(str(path))} == PARTS[family].keys()
 
 
-# Warnings of Detectron2's transformers.
+# Ignore warnings from Detectron2's transformers.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*meshgrid:UserWarning", "ignore:.*timm:FutureWarning"
 )
@@ -136,7 +138,7 @@ def test_maps_of_a_padded_image_have_their_strides(model):
 
 
 @torch.no_grad()
-def test_an_image_goes_through(model):
+def test_inference_runs_on_an_image(model):
     (found,) = model.eval()([image() | {"height": 48, "width": 64}])
     assert found["instances"].image_size == (48, 64)
     assert len(found["instances"]) == 4
@@ -158,7 +160,7 @@ def test_config_trains_seesaw_heads_at_lvis_size(path):
     instantiate(cfg.tta)
 
 
-def test_swins_tables_of_positions_are_not_decayed():
+def test_swins_position_bias_tables_have_no_weight_decay():
     path = CONFIGS / "backbones/swin_tiny_mask_rcnn_seesaw_rfs.py"
     cfg, model = changed(path), model_in(path)
     cfg.optimizer.params.model = model
@@ -169,7 +171,7 @@ def test_swins_tables_of_positions_are_not_decayed():
     assert {decay[p] for p in tables} == {0.0}
 
 
-def test_vits_images_fit_its_square():
+def test_vits_images_fit_its_square_input():
     cfg = read(CONFIGS / "backbones/vit_base_mask_rcnn_seesaw_rfs.py")
     square = cfg.model.backbone.square_pad
     (resize,) = cfg.dataloader.test.mapper.augmentations

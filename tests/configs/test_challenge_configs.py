@@ -1,4 +1,4 @@
-"""Every step of the winning LVIS 2020 entry: full size at 1,203 classes, small on real tensors."""
+"""Tests of all steps of the winning LVIS 2020 entry, at full size and as small models."""
 
 from functools import cache
 
@@ -35,7 +35,7 @@ every_step = each(STEPS)
 
 @cache
 def small(path):
-    """Return a step that was shrunk, saved and loaded again. Tests share it."""
+    """Return the config of a step, shrunk, saved and reloaded. Tests share it."""
     return through_yaml(shrink(changed(path), read(QUICKSTART)))
 
 
@@ -74,20 +74,20 @@ def isinstance_anywhere(module, kind):
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_every_part_comes_with_its_step_and_stays(part):
+def test_every_part_is_present_from_its_step_on(part):
     first, has_part = PARTS[part]
     assert [has_part(model_in(path)) for path in STEPS] == [number(path) >= first for path in STEPS]
 
 
 @every_step
-def test_augmentation_and_length_change_with_step_6(path):
+def test_augmentation_and_schedule_length_change_at_step_6(path):
     cfg = read(path)
     augmented = number(path) >= 6
     assert ("instance_augmentation" in cfg.dataloader.train.mapper) == augmented
     if augmented:
         mapper = cfg.dataloader.train.mapper
         assert isinstance(instantiate(mapper.instance_augmentation), InstaBoost)
-        resize, crop, _ = instantiate(mapper.augmentations)
+        resize, crop, _ = map(instantiate, mapper.augmentations)
         assert isinstance(resize, ResizeScale)
         assert isinstance(crop, RandomCrop)
         assert tuple(crop.crop_size) == (1280, 1280)
@@ -96,7 +96,7 @@ def test_augmentation_and_length_change_with_step_6(path):
         assert isinstance(instantiate(cfg.dataloader.train.sampling), RandomSampling)
 
 
-def test_the_dual_head_is_trained_for_12_epochs_with_repeat_factors_on_the_step_before():
+def test_the_dual_head_extends_step_9_for_12_epochs_with_repeat_factors():
     cfg = read(STEPS[10])
     assert isinstance(instantiate(cfg.dataloader.train.sampling), RepeatFactorSampling)
     assert cfg.train.epochs == 12
@@ -113,19 +113,19 @@ def test_the_dual_head_is_trained_for_12_epochs_with_repeat_factors_on_the_step_
     }
 
 
-def test_the_last_step_tests_with_the_challenges_views():
+def test_the_last_step_uses_the_challenges_tta_views():
     tta = read(STEPS[11]).tta
     assert tta.scales == [[long, long] for long in (1200, 1400, 1600, 1800, 2000)]
     assert tta.flip
 
 
-def test_the_schedule_of_45_epochs_falls_at_30_and_40():
+def test_the_schedule_of_45_epochs_decays_at_30_and_40():
     schedule = instantiate(changed(STEPS[6], "train.max_iter=45000").lr_multiplier)
     values = [schedule(epoch / 45) for epoch in (29.9, 30, 39.9, 40, 44.9)]
     assert values == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])
 
 
-def test_seesaw_takes_the_place_of_softmax_and_of_the_constraint_on_classification():
+def test_seesaw_replaces_softmax_and_the_classification_constraint():
     before, after = (model_in(STEPS[i]).roi_heads.box_predictor for i in (8, 9))
     assert all(isinstance(p.cls_loss, SoftmaxLoss) and p.pc_cls for p in before)
     for predictor in after:
@@ -139,13 +139,13 @@ def test_seesaw_takes_the_place_of_softmax_and_of_the_constraint_on_classificati
 # --- small versions ---
 
 
-def test_the_quickstart_of_the_challenge_is_the_small_step_9():
+def test_the_challenge_quickstart_is_the_small_step_9():
     quickstart = changed(CONFIGS / "quickstart/challenge.py")
     quickstart.train.output_dir = small(STEPS[9]).train.output_dir
     assert plain(quickstart) == plain(small(STEPS[9]))
 
 
-def test_a_small_step_starts_from_nothing_and_takes_data_and_schedule_of_the_quickstart():
+def test_a_small_step_has_random_weights_and_the_quickstarts_data_and_schedule():
     cfg, quickstart = small(STEPS[10]), read(QUICKSTART)
     assert cfg.train.init_checkpoint == ""
     assert (cfg.train.max_iter, cfg.train.epochs) == (quickstart.train.max_iter, None)
@@ -156,18 +156,18 @@ def test_a_small_step_starts_from_nothing_and_takes_data_and_schedule_of_the_qui
     assert cfg.model.roi_heads.num_classes == quickstart.model.roi_heads.num_classes
 
 
-# Steps 6 and 11 change the data and the views alone.
+# Steps 6 and 11 only change the data and the test views.
 SMALL = [path for path in STEPS if number(path) not in (6, 11)]
 
 
 @pytest.mark.parametrize("step", [6, 11])
-def test_a_step_that_changes_no_layer_has_the_model_of_the_step_before(step):
+def test_a_step_that_changes_no_layer_keeps_the_previous_model(step):
     assert plain(small(STEPS[step]).model) == plain(small(STEPS[step - 1]).model)
 
 
 @cache
 def trained(path):
-    """Return a small model after a step on many objects, for which all of its losses are there."""
+    """Return a small model after a step on many objects, for which all losses are present."""
     torch.manual_seed(0)
     model = instantiate(without_download(small(path)).model)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
@@ -178,13 +178,13 @@ def trained(path):
 
 @each(SMALL)
 def test_a_step_has_finite_losses_and_a_gradient_for_every_parameter(path):
-    model = trained(path)  # on many objects; then on none and on one
+    model = trained(path)  # on many objects; below on none and on one
     for objects in ([0, 0], [1, 0]):
         assert_complete(model, step_of(model, objects))
 
 
 @each(SMALL)
-def test_a_small_model_predicts_and_its_checkpoint_holds_all_of_it(path, tmp_path):
+def test_a_small_model_predicts_and_its_checkpoint_is_complete(path, tmp_path):
     model = trained(path).eval()
     inputs = [{key: picture(0, 9)[key] for key in ("image", "height", "width")}]
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Configs of instance segmentation: they do what their names say and follow published recipes."""
+"""Tests that instance segmentation configs match their names and published recipes."""
 
 import time
 
@@ -32,7 +32,7 @@ from tests.support.configs import (
 )
 
 FLAGSHIP = CONFIGS / "lvis_v1_seesaw.py"
-# These have a test file of their own.
+# These folders have their own test files.
 ELSEWHERE = {"semantic", "backbones", "challenge"}
 INSTANCES = [
     p for p in LEAVES if not ELSEWHERE & {*p.parts, p.stem} and not p.stem.startswith("semantic")
@@ -45,7 +45,7 @@ every_lvis_config = each(LVIS)
 
 
 @every_config
-def test_the_number_of_classes_is_written_once(path):
+def test_the_number_of_classes_is_set_in_one_place(path):
     cfg = changed(path, "model.roi_heads.num_classes=7")
     with torch.device("meta"):
         heads = instantiate(cfg.model.roi_heads)
@@ -63,13 +63,13 @@ def test_the_number_of_classes_is_written_once(path):
 
 
 @every_config
-def test_only_the_needed_mask_is_computed(path):
+def test_only_the_mask_of_the_rois_class_is_computed(path):
     heads = all_of(model_in(path).roi_heads.mask_head)
     assert all(isinstance(h, MaskHeadWithPredictor) and is_pointwise(h.predictor) for h in heads)
 
 
 @every_config
-def test_has_views_for_test_time_augmentation_among_them_the_test_size(path):
+def test_tta_views_include_the_test_size(path):
     cfg = changed(path)
     cfg.tta.model = model = model_in(path)
     tta = instantiate(cfg.tta)
@@ -80,14 +80,14 @@ def test_has_views_for_test_time_augmentation_among_them_the_test_size(path):
     assert ((144, 144) if "quickstart" in path.parts else (800, 1333)) in tta.scales
 
 
-def test_every_published_view_is_a_multiple_of_the_test_size():
+def test_published_tta_views_are_multiples_of_the_test_size():
     scales = read(FLAGSHIP).tta.scales
     assert [short for short, _ in scales] == list(range(400, 1300, 100))
     assert all(abs(limit - short * 1333 / 800) <= 0.5 for short, limit in scales)
 
 
 @every_lvis_config
-def test_does_what_its_name_says(path):
+def test_settings_match_the_file_name(path):
     cfg = read(path)
     words = path.stem.split("_")
     heads = model_in(path).roi_heads
@@ -136,11 +136,11 @@ def test_follows_the_published_recipe(path):
     assert cfg.model.pixel_mean == [123.675, 116.28, 103.53]
     assert cfg.model.pixel_std == [58.395, 57.12, 57.375]
     assert not cfg.model.backbone.bottom_up.stages.stride_in_1x1
-    resize, flip = instantiate(cfg.dataloader.train.mapper.augmentations)
+    resize, flip = map(instantiate, cfg.dataloader.train.mapper.augmentations)
     assert list(resize.short_edge_length) == [640, 672, 704, 736, 768, 800]
     assert (resize.max_size, resize.is_range) == (1333, False)
     assert flip.horizontal
-    (test_resize,) = instantiate(cfg.dataloader.test.mapper.augmentations)
+    (test_resize,) = map(instantiate, cfg.dataloader.test.mapper.augmentations)
     assert (list(test_resize.short_edge_length), test_resize.max_size) == ([800, 800], 1333)
 
 
@@ -150,7 +150,7 @@ def test_the_flagship_is_seesaw_with_normalized_masks_and_repeat_factors():
     assert plain(row) == plain(read(FLAGSHIP))
 
 
-def test_the_flagship_has_lvis_v1s_classes_and_published_numbers_of_logits():
+def test_the_flagship_has_lvis_v1s_classes_and_the_published_logit_counts():
     heads = model_in(FLAGSHIP).roi_heads
     assert heads.box_predictor.cls_score.out_features == 1205
     assert heads.box_predictor.cls_loss.class_counts.shape == (1204,)
@@ -167,7 +167,7 @@ BUILT_IN_TWO_SECONDS = [
 
 
 @each(CASCADES)
-def test_a_cascade_is_trained_as_mmdets(path):
+def test_cascade_training_follows_mmdet(path):
     heads = model_in(path).roi_heads
     assert [m.thresholds[1] for m in heads.proposal_matchers[:3]] == [0.5, 0.6, 0.7]
     stds = ((0.1, 0.2), (0.05, 0.1), (0.033, 0.067))
@@ -184,7 +184,7 @@ def test_a_cascade_is_trained_as_mmdets(path):
 
 
 @each([p for p in CASCADES if p in LVIS])
-def test_the_rpn_of_a_cascade_is_mmdets_too(path):
+def test_the_rpn_of_a_cascade_follows_mmdet(path):
     rpn = read(path).model.proposal_generator
     assert (rpn.box_reg_loss_type, rpn.smooth_l1_beta) == ("smooth_l1", pytest.approx(1 / 9))
     assert (rpn.pre_nms_topk, rpn.post_nms_topk) == ([2000, 1000], [2000, 1000])
@@ -193,7 +193,7 @@ def test_the_rpn_of_a_cascade_is_mmdets_too(path):
 @each(BUILT_IN_TWO_SECONDS)
 def test_flagship_sizes_build_in_less_than_two_seconds(path):
     cfg = read(path)
-    start = time.process_time()  # other processes may hold the cores
+    start = time.process_time()  # processor time, because other processes may hold the cores
     model = build_model(cfg)
     assert time.process_time() - start < 2
     assert model.roi_heads.num_classes == 1203
@@ -203,7 +203,7 @@ HTC_LITES = [p for p in CASCADES if "htc" in p.stem and "plain" not in p.stem]
 
 
 @each(HTC_LITES)
-def test_htc_lites_open_choices_are_the_recommended_ones(path):
+def test_unpublished_choices_of_htc_lite_are_the_recommended_ones(path):
     heads = model_in(path).roi_heads
     encoder = heads.context_encoder
     assert (encoder.in_feature, encoder.loss_weight) == ("p6", 3.0)
@@ -212,7 +212,7 @@ def test_htc_lites_open_choices_are_the_recommended_ones(path):
     assert heads.mask_rois == "last"
 
 
-def test_the_plain_htc_lite_lacks_the_context_alone():
+def test_the_plain_htc_lite_only_lacks_the_context():
     with_context = model_in(CONFIGS / "quickstart/htc_lite.py").state_dict()
     without = model_in(CONFIGS / "quickstart/htc_lite_plain.py").state_dict()
     assert {k for k in with_context if "context_encoder" not in k} == set(without)
@@ -222,10 +222,10 @@ def test_the_plain_htc_lite_lacks_the_context_alone():
 
 
 @each(MMDET)
-def test_configs_for_mmdets_weights_differ_from_ours_in_how_they_test_alone(path):
+def test_configs_for_mmdets_weights_differ_only_in_testing(path):
     cfg, base = changed(path), read(CONFIGS / "lvis_v1" / f"{path.stem}_rfs_2x.py")
     assert str(cfg.train.init_checkpoint) == ""
-    (resize,) = instantiate(cfg.dataloader.test.mapper.augmentations)
+    (resize,) = map(instantiate, cfg.dataloader.test.mapper.augmentations)
     assert isinstance(resize, OpenCVResizeShortestEdge)
     assert (resize.short_edge_length, resize.max_size) == (800, 1333)
     cfg.dataloader.test.mapper.augmentations = base.dataloader.test.mapper.augmentations

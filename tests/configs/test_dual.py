@@ -1,4 +1,4 @@
-"""The parts in configs/common/heads/dual.py, laid over models as their text says."""
+"""Tests of configs/common/heads/dual.py, applied to models as its docstring describes."""
 
 import pytest
 from detectron2.config import LazyConfig, instantiate
@@ -48,11 +48,11 @@ def with_dual_heads(kind, name, *, new_layers=True):
 
 
 @pytest.mark.parametrize(("kind", "name"), NAMES.items())
-def test_saves_reloads_and_builds_in_full_size(kind, name):
-    cfg, of_before = with_dual_heads(kind, name), before(kind, name)
-    for changed in (cfg, of_before):
+def test_saves_reloads_and_builds_at_full_size(kind, name):
+    cfg, previous = with_dual_heads(kind, name), before(kind, name)
+    for changed in (cfg, previous):
         changed.model.roi_heads.num_classes = 37
-    model, trained = build_model(through_yaml(cfg)), build_model(of_before)
+    model, trained = build_model(through_yaml(cfg)), build_model(previous)
     assert type(model) is DualHeadRCNN
     assert (model.init, model.fresh_counts) == ("copy", True)
     shapes = {n: t.shape for n, t in model.state_dict().items()}
@@ -76,7 +76,7 @@ def test_saves_reloads_and_builds_in_full_size(kind, name):
     assert added == len(heads) * (layers + 1025 * 39 + 38)
 
 
-def test_without_the_box_head_there_is_a_new_classifier_alone():
+def test_without_the_box_head_only_the_classifier_is_new():
     model = build_model(with_dual_heads("cascade", NAMES["cascade"], new_layers=False))
     assert {name.split(".new.")[1] for name in model.added_keys} == {
         "cls_score.weight",
@@ -85,7 +85,7 @@ def test_without_the_box_head_there_is_a_new_classifier_alone():
     }
 
 
-def test_the_quickstarts_dual_head_trains_what_is_new():
+def test_the_quickstarts_dual_head_trains_only_new_parameters():
     model = instantiate(with_dual_heads("tsd", "quickstart/htc_lite").model)
     learned = {name for name, p in model.named_parameters() if p.requires_grad}
     assert len(learned) == 3 * 4

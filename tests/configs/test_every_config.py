@@ -1,4 +1,4 @@
-"""Claims about every file in configs/ that describes a training."""
+"""Tests of every training config in configs/."""
 
 import ast
 import re
@@ -11,7 +11,7 @@ from fvcore.common.param_scheduler import ConstantParamScheduler
 from d2_seesaw.engine import load_config
 from tests.support.configs import CONFIGS, LEAVES, changed, each, model_in, plain, read, reloaded
 
-# Warnings of Detectron2's transformers.
+# Ignore warnings from Detectron2's transformers.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*meshgrid:UserWarning", "ignore:.*timm:FutureWarning"
 )
@@ -32,12 +32,12 @@ def test_configs_were_found():
 
 
 @each(LEAVES)
-def test_saves_and_reloads_equal(path):
+def test_a_saved_config_reloads_equal(path):
     assert plain(reloaded(path)) == plain(read(path))
 
 
 @pytest.mark.parametrize("name", ["lvis_v1_seesaw", "quickstart/challenge"])
-def test_loads_twice_equal(name):
+def test_loading_twice_gives_equal_configs(name):
     path = CONFIGS / f"{name}.py"
     assert plain(load_config(str(path.absolute()))) == plain(read(path))
 
@@ -58,7 +58,7 @@ def test_builds_model_optimizer_and_schedule(path):
 
 
 @each(LEAVES)
-def test_length_and_places_are_given(path):
+def test_schedule_length_and_output_folders_are_set(path):
     cfg = read(path)
     assert (cfg.train.epochs is None) != (cfg.train.max_iter is None)
     folder = f"output/{path.relative_to(CONFIGS).with_suffix('')}"
@@ -72,11 +72,11 @@ NUMBERS = (
     r"Paper \(abstract\): \d",
     r"mmdet's model zoo: mask AP \d",
     r"slides of the LVIS 2020 challenge: box AP \d",
-    r"No published number",
+    r"No published results",
 )
 
 
 @each(LEAVES)
-def test_says_which_number_it_reproduces(path):
+def test_the_docstring_gives_the_published_result(path):
     text = " ".join(ast.get_docstring(ast.parse(path.read_text())).split())
     assert re.search("|".join(NUMBERS), text)

@@ -1,4 +1,4 @@
-"""One training step at LVIS v1's 1,203 classes on a CPU: full heads, small images, few RoIs."""
+"""Tests of a training step with 1,203 classes on a CPU: full heads, small images, few RoIs."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def model(request):
     return instantiate(cfg.model)
 
 
-@pytest.mark.parametrize("number", [0, 1, 20])
+@pytest.mark.parametrize("number", [0, 20])
 def test_a_step_gives_finite_losses_and_a_gradient_for_every_parameter(model, number):
     losses = step_of(model, [number], size=SIZE, num_classes=1203)
     last = "_stage2" if isinstance(model.roi_heads, CascadeROIHeads) else ""

@@ -1,4 +1,4 @@
-"""The data part of the challenge's recipe: what it draws, and what reaches the model."""
+"""Tests of the challenge's data config: the random transforms and the model's inputs."""
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ PATH = "configs/common/data/lvis_v1_challenge.py"
 
 
 def read(input_format="BGR"):
-    """Return the part with the keys that it reads from the rest of a config."""
+    """Return the part together with the keys that its interpolations refer to."""
     cfg = LazyConfig.load(PATH)
     cfg.model = OmegaConf.create({"input_format": input_format})
     cfg.train = OmegaConf.create({"output_dir": "output"})
@@ -24,7 +24,7 @@ def read(input_format="BGR"):
 
 def mapper_of(size=None, **options):
     mapper = read().dataloader.train.mapper
-    if size:  # as the part's docstring says
+    if size:  # as described in the part's docstring
         resize, crop, _ = mapper.augmentations
         resize.update(target_height=size, target_width=size)
         crop.crop_size = (size, size)
@@ -45,7 +45,7 @@ def test_the_long_edge_is_uniform_between_768_and_1792(size):
     np.testing.assert_allclose(ratios, size[0] / size[1], rtol=2e-3)
 
 
-def test_crops_are_1280_square_or_the_image_with_independent_offsets():
+def test_crops_are_at_most_1280_square_with_independent_offsets():
     crop = mapper_of().augmentations.augs[1]
     image = np.broadcast_to(np.uint8(0), (1500, 1700, 3))
     drawn = [crop.get_transform(image) for _ in range(3000)]
@@ -60,7 +60,7 @@ def test_crops_are_1280_square_or_the_image_with_independent_offsets():
     assert (narrow.h, narrow.w, narrow.y0) == (900, 1280, 0)
 
 
-def test_half_of_the_pictures_are_mirrored():
+def test_half_of_the_images_are_flipped():
     flip = mapper_of().augmentations.augs[2]
     image = np.zeros((8, 8, 3), np.uint8)
     names = [type(flip.get_transform(image)).__name__ for _ in range(1000)]
@@ -69,7 +69,7 @@ def test_half_of_the_pictures_are_mirrored():
 
 @pytest.fixture
 def coded(tmp_path):
-    """Five instances on black, each of a grey level of its own; polygons of one and two parts."""
+    """Return a record of five instances on black, each with its own gray level."""
     image = np.zeros((300, 400, 3), np.uint8)
     shapes = [
         [(30, 40, 130, 120)],
@@ -100,8 +100,8 @@ def coded(tmp_path):
 
 
 @pytest.mark.parametrize("mask_format", ["polygon", "bitmask"])
-def test_pixels_masks_and_boxes_agree_after_all_of_it(coded, mask_format):
-    # New colors would change the code.
+def test_pixels_masks_and_boxes_agree_after_all_transforms(coded, mask_format):
+    # Color augmentation would change the gray levels that identify the instances.
     mapper = mapper_of(320, instance_mask_format=mask_format)
     mapper.instance_augmentation.color_probability = 0
     mapper.instance_augmentation.probability = 1
@@ -131,7 +131,7 @@ def test_pixels_masks_and_boxes_agree_after_all_of_it(coded, mask_format):
             if core.sum() > 50:
                 level = image[core]
                 agreement.append(((level - 50 * (label + 1)).abs() <= 4).float().mean())
-    # Where one group has moved onto another, the level is that of the one in front.
+    # Not exactly 1: where instances overlap, the level belongs to the one in front.
     assert len(agreement) > 50
     assert np.mean(agreement) > 0.97
 
@@ -155,10 +155,12 @@ def test_a_small_version_of_generated_data_trains(tmp_path):
     assert 96 <= min(sides) < 140
 
 
-def test_is_yaml_and_keeps_testing_as_it_was(tmp_path):
+def test_is_yaml_and_does_not_change_testing(tmp_path):
     cfg = read("RGB")
     LazyConfig.save(cfg, str(tmp_path / "cfg.yaml"))
-    assert [p.name for p in tmp_path.iterdir()] == ["cfg.yaml"]  # no .pkl: all of it is YAML
+    assert [p.name for p in tmp_path.iterdir()] == [
+        "cfg.yaml"
+    ]  # no .pkl: it was saved as plain YAML
     mapper = instantiate(LazyConfig.load(str(tmp_path / "cfg.yaml")).dataloader.train.mapper)
     assert mapper.image_format == mapper.instance_augmentation.image_format == "RGB"
     assert mapper.recompute_boxes

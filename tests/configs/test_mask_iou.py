@@ -1,4 +1,4 @@
-"""The part with mask scores, put into models as a leaf does."""
+"""Tests of the config part with mask scoring, applied to models as in a shipped config."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ MODELS = {
 
 @pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize(("path", "kind"), MODELS.items())
-def test_fits_every_model_that_it_is_put_into(path, kind, normed):
+def test_can_be_applied_to_every_model(path, kind, normed):
     cfg = changed(CONFIGS / path)
     name = f"scored_{'norm_' if normed else ''}mask_{kind}"
     cfg.model.roi_heads.mask_head = LazyConfig.load(PART, name)

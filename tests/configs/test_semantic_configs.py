@@ -1,4 +1,4 @@
-"""Configs of semantic segmentation: they do what their names say and differ in nothing else."""
+"""Tests that semantic segmentation configs differ only as their file names say."""
 
 import pytest
 import torch
@@ -23,8 +23,8 @@ LOSSES = {
 every_config = each(SEMANTIC)
 
 
-def loss_named(path):
-    """Return the loss at the end of the file's name."""
+def loss_name(path):
+    """Return the loss named at the end of the file name."""
     return next(name for name in LOSSES if path.stem.endswith(name))
 
 
@@ -41,7 +41,7 @@ def test_builds_mappers(path):
 
 
 @every_config
-def test_the_number_of_classes_and_the_ignored_label_are_written_once(path):
+def test_number_of_classes_and_ignored_label_are_set_in_one_place(path):
     head = "model.sem_seg_head"
     cfg = changed(path, f"{head}.num_classes=7", f"{head}.ignore_value=9")
     with torch.device("meta"):
@@ -52,20 +52,20 @@ def test_the_number_of_classes_and_the_ignored_label_are_written_once(path):
 
 
 @every_config
-def test_does_what_its_name_says(path):
+def test_settings_match_the_file_name(path):
     cfg = read(path)
-    name = loss_named(path)
+    name = loss_name(path)
     assert type(model_in(path).sem_seg_head.loss) is LOSSES[name]
-    first = path.with_name(path.name.replace(name, "cross_entropy"))
-    expected = changed(first)
+    reference = path.with_name(path.name.replace(name, "cross_entropy"))
+    expected = changed(reference)
     expected.model.sem_seg_head.loss = cfg.model.sem_seg_head.loss
     expected.train.output_dir = cfg.train.output_dir
-    # Nothing but the loss differs between the rows that are compared.
+    # Only the loss and the output folder may differ.
     assert plain(expected) == plain(cfg)
 
 
 @every_config
-def test_classes_are_those_of_the_data(path):
+def test_classes_match_the_data(path):
     cfg = read(path)
     for split in ("train", "test"):
         metadata = MetadataCatalog.get(cfg.dataloader[split].dataset.names)
@@ -81,7 +81,7 @@ PUBLISHED = [
 
 
 @pytest.mark.parametrize(("stem", "rate", "steps"), PUBLISHED)
-def test_the_authors_training(stem, rate, steps):
+def test_training_follows_the_authors(stem, rate, steps):
     cfg = read(CONFIGS / f"semantic/{stem}.py")
     assert target_of(cfg.optimizer) is torch.optim.Adam
     assert (cfg.optimizer.lr, cfg.train.max_iter) == (rate, steps)

@@ -1,4 +1,4 @@
-"""The parts in configs/common/heads/tsd.py, laid over cascades as their text says."""
+"""Tests of configs/common/heads/tsd.py, applied to cascades as its docstring describes."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def with_tsd(name, *, seesaw=True):
     "name",
     ["lvis_v1/htc_lite_r50_fpn_softmax_rfs_1x", "lvis_v1/cascade_mask_rcnn_r50_fpn_softmax_rfs_1x"],
 )
-def test_saves_reloads_and_builds_in_full_size(name, seesaw):
+def test_saves_reloads_and_builds_at_full_size(name, seesaw):
     heads = build_model(through_yaml(with_tsd(name, seesaw=seesaw))).roi_heads
     weights = []
     for head, predictor in zip(heads.box_head, heads.box_predictor, strict=True):
@@ -75,7 +75,7 @@ def test_detects_in_several_views(name, merge, record):
 
 
 @pytest.mark.parametrize("name", QUICKSTARTS)
-def test_learns_in_one_step(name):
+def test_a_training_step_gives_finite_losses_and_gradients(name):
     model = instantiate(with_tsd(name).model)
     assert_complete(model, step_of(model, [2, 2], size=(96, 128)))
     for head in model.roi_heads.box_head:

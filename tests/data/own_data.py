@@ -1,4 +1,4 @@
-"""A small long-tailed data set in COCO format with unusual ids, to be read or broken."""
+"""Small long-tailed COCO dataset with unusual ids, for tests that read or break it."""
 
 import copy
 import json
@@ -52,7 +52,7 @@ def annotation(annotation_id, image_id, category_id, x=4, y=4, side=8, segmentat
 
 
 def content():
-    """Four images; 7 is in three of them, 40 in two, 1000 in one."""
+    """Return four images: category 7 is in three of them, 40 in two, 1000 in one."""
     images = [
         {"id": i, "file_name": f"part/{i}.png", "height": H, "width": W} for i in (12, 3, 5, 90)
     ]
@@ -70,7 +70,7 @@ def content():
 
 
 def parsed(data=None, **options):
-    """What reading the file finds, see ``ParsedFile``."""
+    """Parse the data as a file; see ``ParsedFile``."""
     return parse_text(
         json.dumps(content() if data is None else data).encode(), "train.json", **options
     )
@@ -81,7 +81,7 @@ def table(data=None):
 
 
 def write(folder, data=None, name="train.json"):
-    """The annotation file, and an image for each entry that has no file yet."""
+    """Write the annotation file, and an image for each entry that has no file yet."""
     data = content() if data is None else copy.deepcopy(data)
     rng = np.random.default_rng(0)
     for image in data["images"]:

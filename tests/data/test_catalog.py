@@ -93,7 +93,7 @@ def test_it_loads_as_detectron2_loads_lists(tmp_path, data, caplog):
     assert len(host) == 3
     assert list(ours) == host
     assert "Removed 1 images with no usable annotations. 3 images left." in {*mine} & {*theirs}
-    # Of several datasets Detectron2 makes one list.
+    # Detectron2 joins several datasets to one list.
     register(tmp_path, None, VAL)
     several = load_dataset([TRAIN, VAL], filter_empty=False)
     parts = [r for name in (TRAIN, VAL) for r in load_dataset(name, filter_empty=False)]
@@ -115,18 +115,18 @@ def test_annotations_and_images_must_be_given(tmp_path):
 
 
 @pytest.mark.parametrize("by", ["name", "file"])
-def test_validation_has_the_counts_of_training(tmp_path, data, by):
+def test_validation_data_use_the_counts_of_the_training_data(tmp_path, data, by):
     val = copy.deepcopy(data)
     val["annotations"] = val["annotations"][-1:]
     val["categories"].append({"id": 2000, "name": "only here"})
     json_file = tmp_path / f"{TRAIN}.json"
     register(tmp_path, val, VAL, counts_from=TRAIN if by == "name" else json_file)
-    assert register(tmp_path) == json_file  # after: the order does not matter
+    assert register(tmp_path) == json_file  # registered later: the order does not matter
     counts = {c["id"]: c["image_count"] for c in MetadataCatalog.get(VAL).class_image_count}
     assert counts == {7: 3, 40: 2, 1000: 1, 2000: 0}
 
 
-def test_image_counts_in_the_file_are_those_of_training(tmp_path, data):
+def test_image_counts_in_the_file_are_training_counts(tmp_path, data):
     for category in data["categories"]:
         category["image_count"] = 100 + category["id"]
     register(tmp_path, data)
@@ -134,7 +134,7 @@ def test_image_counts_in_the_file_are_those_of_training(tmp_path, data):
     assert counts == {7: 107, 40: 140, 1000: 1100}
 
 
-def test_counts_of_training_go_before_those_in_the_file(tmp_path, data):
+def test_counts_of_training_data_take_precedence_over_those_in_the_file(tmp_path, data):
     for category in data["categories"]:
         category["image_count"] = 100
     register(tmp_path)
@@ -143,7 +143,7 @@ def test_counts_of_training_go_before_those_in_the_file(tmp_path, data):
     assert counts == {7: 3, 40: 2, 1000: 1}
 
 
-def test_image_counts_of_some_categories_are_none(tmp_path, data):
+def test_image_counts_of_only_some_categories_are_ignored(tmp_path, data):
     data["categories"][0]["image_count"] = 100
     register(tmp_path, data)
     counts = {c["id"]: c["image_count"] for c in MetadataCatalog.get(TRAIN).class_image_count}
@@ -172,7 +172,7 @@ def test_counts_of_other_categories_are_refused(tmp_path, data):
         MetadataCatalog.get(VAL).get("class_image_count")
 
 
-def test_counts_from_nowhere_name_the_nearest(tmp_path):
+def test_an_unknown_source_of_counts_names_the_nearest_dataset(tmp_path):
     register(tmp_path)
     register(tmp_path, None, VAL, counts_from="tests_own_v1_trian")
     with pytest.raises(ValueError, match=f"got 'tests_own_v1_trian'; did you mean '{TRAIN}'"):
@@ -181,7 +181,7 @@ def test_counts_from_nowhere_name_the_nearest(tmp_path):
 
 def test_counts_from_a_folder_or_from_data_without_annotations_are_refused(tmp_path):
     for number, source in enumerate((tmp_path, VAL)):
-        DatasetCatalog.register(VAL, list)  # label maps, say
+        DatasetCatalog.register(VAL, list)  # such as label maps
         register(tmp_path, None, f"{TRAIN}_{number}", counts_from=source)
         try:
             with pytest.raises(ValueError, match="must be a registered dataset with annotations"):
@@ -204,8 +204,8 @@ def test_polygons_and_both_encodings_are_equal_masks(tmp_path):
     masks = {}
     for record in load_dataset(TRAIN):
         instances = mapper(record)["instances"]
-        of_kerb = instances.gt_masks.tensor[instances.gt_classes == 0]
-        masks[record["image_id"]] = of_kerb[:1]
+        kerb_masks = instances.gt_masks.tensor[instances.gt_classes == 0]
+        masks[record["image_id"]] = kerb_masks[:1]
     expected = torch.from_numpy(own_data.mask_of(4, 4, 8)).bool()[None]
     for image_id in (3, 5, 12):
         torch.testing.assert_close(masks[image_id], expected)
@@ -256,7 +256,7 @@ def test_nothing_is_read_on_registration_and_missing_files_are_listed(tmp_path):
     assert f"MISSING  {tmp_path / 'none.json'}" in str(error.value)
 
 
-def test_metadata_are_added_and_what_was_set_before_is_kept(tmp_path):
+def test_metadata_are_added_to_those_that_were_set_before(tmp_path):
     MetadataCatalog.get(TRAIN).set(thing_colors=[(1, 2, 3)])
     register(tmp_path, metadata={"evaluator_type": "coco", "licence": "mine"})
     metadata = MetadataCatalog.get(TRAIN)
@@ -266,7 +266,7 @@ def test_metadata_are_added_and_what_was_set_before_is_kept(tmp_path):
     assert metadata.get("nothing_of_this_name") is None
 
 
-def test_the_same_again_changes_nothing_and_other_files_are_an_error(tmp_path):
+def test_registering_again_changes_nothing_and_other_files_are_an_error(tmp_path):
     json_file = register(tmp_path)
     register(tmp_path)
     with pytest.raises(ValueError, match=f"'{TRAIN}' is already registered with .*image_root"):
@@ -285,14 +285,14 @@ def test_metadata_that_the_file_decides_are_refused(tmp_path):
     assert TRAIN not in DatasetCatalog.list()
 
 
-def test_class_image_count_that_is_given_is_taken(tmp_path):
+def test_a_given_class_image_count_is_used(tmp_path):
     counts = [{"id": i, "image_count": 500} for i in own_data.IDS]
     register(tmp_path, metadata={"class_image_count": counts})
     assert MetadataCatalog.get(TRAIN).class_image_count == counts
 
 
 @pytest.mark.parametrize("url", ["http://x.invalid/a/part/{}.png", "http://x.invalid/{}.png"])
-def test_without_file_name_the_end_of_the_url_finds_the_image(tmp_path, data, url):
+def test_images_without_a_file_name_are_found_by_the_end_of_the_url(tmp_path, data, url):
     json_file = own_data.write(tmp_path, data)
     root = tmp_path / "images" / ("" if "part" in url else "part")
     for image in data["images"]:
@@ -303,7 +303,7 @@ def test_without_file_name_the_end_of_the_url_finds_the_image(tmp_path, data, ur
     assert load_longtail_json(json_file, root)[0]["file_name"] == expected
 
 
-def test_a_file_name_that_leads_nowhere_gives_way_to_the_url(tmp_path, data):
+def test_the_url_is_used_if_the_file_name_does_not_exist(tmp_path, data):
     json_file = own_data.write(tmp_path, data)
     for image in data["images"]:
         image["coco_url"] = f"http://x.invalid/{image['file_name']}"
@@ -311,12 +311,12 @@ def test_a_file_name_that_leads_nowhere_gives_way_to_the_url(tmp_path, data):
     json_file.write_text(json.dumps(data))
     (record, *_) = load_longtail_json(json_file, tmp_path / "images")
     assert record["file_name"] == str(tmp_path / "images" / "part" / "3.png")
-    # With no image at all the annotations are taken at their word.
+    # Without any image, the file names of the annotations are used.
     (record, *_) = load_longtail_json(json_file, tmp_path)
     assert record["file_name"] == str(tmp_path / "COCO_train_3.png")
 
 
-def test_twenty_images_spread_over_all_decide_where_images_lie(tmp_path, monkeypatch):
+def test_twenty_evenly_spaced_images_decide_where_the_images_are(tmp_path, monkeypatch):
     images = [{"file_name": f"no/{i}.png", "coco_url": f"x/part/{i}.png"} for i in range(400)]
     (tmp_path / "part").mkdir()
     for i in range(200, 400):
@@ -340,15 +340,15 @@ def test_one_image_found_by_its_name_is_enough(tmp_path):
     assert image_paths(images, tmp_path)(images[0]) == str(tmp_path / "a" / "0.png")
 
 
-def test_images_without_a_name_find_none_by_it(tmp_path):
-    """The image folder itself is there, which is no image."""
+def test_images_without_a_file_name_are_not_found_by_it(tmp_path):
+    """Guard against an empty name, which would find the image folder itself."""
     images = [{"file_name": "old/0.png", "coco_url": "x/b/0.png"}, {"coco_url": "x/b/1.png"}]
     (tmp_path / "b").mkdir()
     (tmp_path / "b/0.png").touch()
     assert image_paths(images, tmp_path)(images[0]) == str(tmp_path / "b" / "0.png")
 
 
-def test_federated_fields_are_kept_where_there_are_any(tmp_path, data):
+def test_federated_fields_are_kept_if_present(tmp_path, data):
     data["images"][1]["neg_category_ids"] = [1000, 7]
     (first, second, *_) = load_longtail_json(own_data.write(tmp_path, data), tmp_path / "images")
     assert first["neg_category_ids"] == [1000, 7]
@@ -356,7 +356,7 @@ def test_federated_fields_are_kept_where_there_are_any(tmp_path, data):
     assert not {"neg_category_ids", "negative_classes"} & second.keys()
 
 
-def test_what_no_mask_head_could_use_is_left_out_with_a_word(tmp_path, data, caplog):
+def test_annotations_without_a_usable_mask_are_left_out_with_a_warning(tmp_path, data, caplog):
     data["annotations"][1]["segmentation"] = [[1, 1, 5, 5]]
     data["annotations"][4]["segmentation"] = []
     with caplog.at_level(logging.WARNING):

@@ -11,7 +11,7 @@ NAME = "tests_datasets_tiny"
 
 @pytest.fixture
 def tiny(tmp_path):
-    """Two images, one of them empty, and the categories out of order."""
+    """Register two images, one of them empty, with unordered categories."""
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "1.jpg").touch()
     size = {"width": 8, "height": 8, "neg_category_ids": [2], "not_exhaustive_category_ids": []}
@@ -48,7 +48,7 @@ def test_images_without_objects_are_kept_for_evaluation(tiny):
     assert len(load_dataset(NAME, filter_empty=False)) == 2
 
 
-def test_missing_files_are_listed_beside_those_that_are_there(tiny):
+def test_missing_files_are_listed_beside_existing_ones(tiny):
     (tiny / "lvis.json").unlink()
     with pytest.raises(FileNotFoundError) as error:
         load_dataset(NAME)
@@ -56,7 +56,7 @@ def test_missing_files_are_listed_beside_those_that_are_there(tiny):
     assert f"found    {tiny}" in str(error.value)
 
 
-def test_a_missing_folder_of_images_is_named(tiny):
+def test_a_missing_folder_of_images_is_reported(tiny):
     (tiny / "train" / "1.jpg").unlink()
     (tiny / "train").rmdir()
     with pytest.raises(FileNotFoundError, match=f"do not exist: \\['{tiny / 'train'}'\\]"):
@@ -64,7 +64,7 @@ def test_a_missing_folder_of_images_is_named(tiny):
 
 
 @pytest.mark.skipif(
-    os.path.exists(MetadataCatalog.get("lvis_v1_train").json_file), reason="LVIS v1 is there"
+    os.path.exists(MetadataCatalog.get("lvis_v1_train").json_file), reason="LVIS v1 is installed"
 )
 def test_lvis_without_data_lists_every_file_once():
     with pytest.raises(FileNotFoundError) as error:
@@ -76,7 +76,7 @@ def test_lvis_without_data_lists_every_file_once():
     assert "lvisdataset.org" in message
 
 
-def test_an_unknown_name_is_named_with_the_nearest():
+def test_an_unknown_name_is_reported_with_the_closest_one():
     with pytest.raises(
         ValueError, match="'lvis_v1_trian' is not registered; did you mean 'lvis_v1_t"
     ):
@@ -88,7 +88,7 @@ CITYSCAPES = "cityscapes_fine_sem_seg_val"
 
 @pytest.fixture
 def cityscapes(tmp_path, monkeypatch):
-    """The folders of Cityscapes as Detectron2's metadata name them, without trainId labels."""
+    """Create the folders of Cityscapes that Detectron2 expects, without trainId labels."""
     folders = {"image_dir": "leftImg8bit/val", "gt_dir": "gtFine/val"}
     places = {key: str(tmp_path / "cityscapes" / folder) for key, folder in folders.items()}
     for key, place in places.items():
@@ -108,7 +108,7 @@ def test_cityscapes_without_data_names_its_folders_and_their_source(cityscapes):
     assert "https://www.cityscapes-dataset.com" in str(error.value)
 
 
-def test_cityscapes_labels_that_have_yet_to_be_made_come_with_the_command(cityscapes):
+def test_missing_cityscapes_train_ids_are_reported_with_the_command_that_creates_them(cityscapes):
     with pytest.raises(FileNotFoundError, match=r"has no \*_labelTrainIds\.png") as error:
         check_dataset_files(CITYSCAPES)
     assert f"CITYSCAPES_DATASET={cityscapes} csCreateTrainIdLabelImgs" in str(error.value)
@@ -149,7 +149,7 @@ def test_cityscapes_labels_that_have_yet_to_be_made_come_with_the_command(citysc
 def test_missing_semantic_data_name_every_folder_and_how_to_get_them(name, places, source):
     metadata = MetadataCatalog.get(name)
     if os.path.exists(metadata.sem_seg_root):
-        pytest.skip(f"{name} is there")
+        pytest.skip(f"{name} is installed")
     with pytest.raises(FileNotFoundError) as error:
         check_dataset_files(name)
     message = str(error.value)

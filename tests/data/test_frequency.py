@@ -30,6 +30,6 @@ def test_an_image_counts_once_for_a_category_however_many_objects():
     assert counts.tolist() == [1, 0, 2, 0]
 
 
-def test_a_category_outside_the_classes_is_named():
+def test_a_category_outside_the_classes_is_reported():
     with pytest.raises(ValueError, match=r"in \[0, 3\] for 4 classes, got 4 in a.jpg"):
         category_image_counts([image(4)], 4)

@@ -17,7 +17,7 @@ def mapped(record):
     return dict(record, seen=True)
 
 
-def test_batches_have_the_total_size_and_come_through_the_mapper():
+def test_batches_have_the_total_size_and_pass_through_the_mapper():
     loader = build_train_loader(
         dataset(), mapper=mapped, sampling=RandomSampling(), total_batch_size=2, num_workers=0
     )
@@ -28,7 +28,7 @@ def test_batches_have_the_total_size_and_come_through_the_mapper():
     assert sorted(image["index"] for image in images) == sorted([*range(6)] * 2)
 
 
-def test_the_data_set_is_loaded_once_however_it_is_sampled():
+def test_the_dataset_is_loaded_once_with_any_sampling():
     loads = []
 
     def load():
@@ -56,7 +56,7 @@ def test_the_loader_knows_the_length_of_an_epoch_with_repeats():
     assert loader.total_batch_size == 2
 
 
-def test_images_of_unlike_orientation_do_not_share_a_batch():
+def test_images_of_different_orientation_do_not_share_a_batch():
     images = [{"width": 10, "height": 20}, {"width": 20, "height": 10}] * 4
     loader = build_train_loader(
         images, mapper=mapped, sampling=RandomSampling(), total_batch_size=4, num_workers=0
@@ -65,7 +65,7 @@ def test_images_of_unlike_orientation_do_not_share_a_batch():
         assert len({image["width"] for image in batch}) == 1
 
 
-def test_options_of_loading_processes_reach_torch_only_with_some(monkeypatch):
+def test_worker_options_are_passed_on_only_if_there_are_workers(monkeypatch):
     given = {}
     monkeypatch.setattr(
         "d2_seesaw.data.loader.build_detection_train_loader",

@@ -53,7 +53,7 @@ def assert_same_inputs(first, second):
 @pytest.mark.parametrize(
     "instance_augmentation", [None, InstaBoost(probability=0), lambda *given: given[:2]]
 )
-def test_is_detectron2s_mapper_when_the_instances_stay(records, instance_augmentation):
+def test_equals_detectron2s_mapper_if_no_instance_moves(records, instance_augmentation):
     options = {
         "augmentations": [T.ResizeScale(0.8, 1.5, 128, 128), T.RandomFlip()],
         "image_format": "RGB",
@@ -67,7 +67,7 @@ def test_is_detectron2s_mapper_when_the_instances_stay(records, instance_augment
     for seed, record in enumerate(records[:6]):
         np.random.seed(seed)
         if instance_augmentation is not None:
-            np.random.randint(2**32, size=4, dtype=np.uint32)  # what seeds the generator
+            np.random.randint(2**32, size=4, dtype=np.uint32)  # the draw that seeds the generator
         expected = host(record)
         np.random.seed(seed)
         assert_same_inputs(ours(record), expected)
@@ -92,7 +92,7 @@ def test_instances_move_before_the_augmentations(records):
                 np.testing.assert_allclose(mirrored[1::2], polygon[1::2])
 
 
-def test_numpys_global_seed_decides(records):
+def test_numpys_global_seed_determines_the_result(records):
     mapper = make([T.RandomFlip()], instance_augmentation=InstaBoost())
     results = []
     for seed in (1, 1, 2):
@@ -105,7 +105,7 @@ def test_numpys_global_seed_decides(records):
     )
 
 
-def test_the_record_is_not_changed(records):
+def test_the_record_is_not_modified(records):
     before = copy.deepcopy(records)
     for instance_augmentation in (None, InstaBoost(probability=0.5)):
         mapper = make([T.RandomFlip()], instance_augmentation=instance_augmentation)
@@ -115,12 +115,12 @@ def test_the_record_is_not_changed(records):
 
 
 class CropAt(T.Augmentation):
-    """A crop at the next of some given corners."""
+    """Augmentation that crops at given corners in turn."""
 
     def __init__(self, *corners):
         self.corners, self.taken = corners, 0
 
-    def get_transform(self, image):
+    def get_transform(self, image):  # pyright: ignore[reportIncompatibleMethodOverride]
         x, y = self.corners[min(self.taken, len(self.corners) - 1)]
         self.taken += 1
         return T.CropTransform(x, y, 12, 12)
@@ -128,7 +128,7 @@ class CropAt(T.Augmentation):
 
 @pytest.fixture
 def square(tmp_path):
-    """One instance, which covers 60..80 x 40..60 and is white; a record of it."""
+    """Write an image with a white instance at 60..80 x 40..60; return its record."""
     image = np.zeros((96, 128, 3), np.uint8)
     image[40:60, 60:80] = 255
     path = str(tmp_path / "square.png")
@@ -143,7 +143,7 @@ def square(tmp_path):
     return {"file_name": path, "height": 96, "width": 128, "annotations": [annotation]}
 
 
-def test_draws_again_until_an_instance_is_left(square):
+def test_augmentations_are_drawn_again_until_an_instance_is_left(square):
     crop = CropAt((0, 0), (100, 80), (70, 50), (0, 0))
     result = make([crop])(square)
     assert crop.taken == 3
@@ -152,7 +152,7 @@ def test_draws_again_until_an_instance_is_left(square):
 
 
 @pytest.mark.parametrize("max_tries", [1, 4, 10])
-def test_gives_up_after_max_tries(square, max_tries):
+def test_drawing_stops_after_max_tries(square, max_tries):
     crop = CropAt((0, 0))
     result = make([crop], max_tries=max_tries)(square)
     assert crop.taken == max_tries
@@ -160,7 +160,7 @@ def test_gives_up_after_max_tries(square, max_tries):
     assert result["image"].shape == (3, 12, 12)
 
 
-def test_draws_again_when_all_instances_have_been_dropped(square):
+def test_augmentations_are_drawn_again_if_all_instances_were_dropped(square):
     calls = []
 
     def drop_twice(image, annotations, rng):
@@ -173,7 +173,7 @@ def test_draws_again_when_all_instances_have_been_dropped(square):
 
 
 @pytest.mark.parametrize("kind", ["none", "crowd"])
-def test_pictures_without_instances_are_drawn_once_and_pass(square, kind):
+def test_pictures_without_instances_are_augmented_once_and_kept(square, kind):
     crowd = [{**square["annotations"][0], "iscrowd": 1}]
     record = {**square, "annotations": [] if kind == "none" else crowd}
     crop = CropAt((0, 0))
@@ -198,7 +198,7 @@ def test_crowds_reach_the_augmentation_but_not_the_model(square):
     assert len(result["instances"]) == 1
 
 
-def test_rle_comes_through_as_bitmasks(square):
+def test_rle_masks_become_bitmasks(square):
     annotation = square["annotations"][0]
     mask = mask_utils.merge(mask_utils.frPyObjects(annotation["segmentation"], 96, 128))
     record = {**square, "annotations": [{**annotation, "segmentation": mask}]}
@@ -211,7 +211,7 @@ def test_rle_comes_through_as_bitmasks(square):
 
 @pytest.fixture
 def mixed(records):
-    """A picture with several instances, the first of which has a run-length encoding."""
+    """Return a record with several instances, the first of them run-length encoded."""
     record = copy.deepcopy(next(r for r in records if len(r["annotations"]) > 2))
     first = record["annotations"][0]
     polygons = mask_utils.frPyObjects(first["segmentation"], 96, 128)
@@ -255,7 +255,7 @@ def test_an_instance_augmentation_takes_mixed_masks(mixed):
     torch.testing.assert_close(found.gt_masks.tensor, expected.gt_masks.tensor)
 
 
-def test_testing_is_detectron2s(records):
+def test_the_test_mapper_matches_detectron2(records):
     calls = []
     mapper = InstanceAugmentationDatasetMapper(
         False, augmentations=[], image_format="BGR", instance_augmentation=calls.append
@@ -267,7 +267,7 @@ def test_testing_is_detectron2s(records):
     torch.testing.assert_close(result["image"], expected["image"])
 
 
-def test_is_built_from_yacs_too():
+def test_the_mapper_can_be_built_from_yacs():
     mapper = InstanceAugmentationDatasetMapper(
         get_cfg(), is_train=True, instance_augmentation=MOVING, max_tries=3
     )
@@ -275,7 +275,7 @@ def test_is_built_from_yacs_too():
     assert (mapper.max_tries, mapper.image_format, mapper.is_train) == (3, "BGR", True)
 
 
-def test_what_would_be_left_behind_is_refused(square):
+def test_inputs_that_would_not_move_with_the_instances_are_refused(square):
     with pytest.raises(ValueError, match="not support precomputed proposals"):
         make(instance_augmentation=MOVING, precomputed_proposal_topk=10)
     make(precomputed_proposal_topk=10)
@@ -285,6 +285,6 @@ def test_what_would_be_left_behind_is_refused(square):
     assert "sem_seg" in make()(record)
 
 
-def test_no_tries_are_refused():
+def test_a_limit_of_zero_tries_is_refused():
     with pytest.raises(ValueError, match="max_tries must be at least 1, got 0"):
         make(max_tries=0)

@@ -4,7 +4,7 @@ import pytest
 from d2_seesaw.data.frequency import check_group_bounds, check_pixel_counts, pixel_frequency_groups
 
 
-def test_groups_go_by_the_share_of_pixels_and_bounds_belong_to_the_upper_group():
+def test_groups_follow_the_share_of_pixels_and_bounds_belong_to_the_upper_group():
     pixels = np.array([500, 100, 99, 10, 9, 0, 282])
     assert pixel_frequency_groups(pixels, (0.01, 0.1)) == list("ffccrrf")
 
@@ -27,12 +27,12 @@ def test_without_any_pixel_every_class_is_rare():
     assert pixel_frequency_groups(np.zeros(3, dtype=np.int64), (0.1, 0.2)) == list("rrr")
 
 
-def test_bounds_that_were_given_are_kept():
+def test_given_bounds_are_kept():
     assert check_group_bounds([0.01, 0.2], 5) == (0.01, 0.2)
 
 
 @pytest.mark.parametrize("bounds", [(0.2, 0.1), (0.0, 0.1), (0.1, 1.0), (0.1,), (1, 10, 100)])
-def test_bounds_that_are_no_shares_are_refused(bounds):
+def test_bounds_that_are_not_shares_are_refused(bounds):
     with pytest.raises(ValueError, match="two ascending shares of all pixels"):
         check_group_bounds(bounds, 5)
 

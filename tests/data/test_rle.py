@@ -17,7 +17,7 @@ SIZE = (67, 93)
 
 
 def pasted_and_encoded(masks, boxes, size, threshold=0.5):
-    """Encode as Detectron2 and pycocotools do, with images of each mask."""
+    """Encode as Detectron2 and pycocotools do, with a full image per mask."""
     pictures = paste_masks_in_image(masks.reshape(-1, *masks.shape[-2:]), boxes, size, threshold)
     return [coco_mask.encode(np.asfortranarray(p.numpy(), dtype=np.uint8)) for p in pictures]
 
@@ -86,7 +86,7 @@ def test_equals_detectron2s_paste_and_pycocotools_encode(kind, place, M):
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1e-6, 0.3, 0.9, 1.0, 2.0])
-def test_equals_them_at_any_threshold(threshold):
+def test_equals_detectron2_at_any_threshold(threshold):
     for kind, place in itertools.product(("blobs", "binary", "noise"), ("anywhere", "no area")):
         masks, boxes = MASKS[kind](12, 28), BOXES[place](12)
         ours = encode_masks(masks, boxes, SIZE, threshold=threshold)
@@ -94,20 +94,20 @@ def test_equals_them_at_any_threshold(threshold):
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e6])
-def test_equals_them_where_probabilities_are_not_finite(value):
+def test_equals_detectron2_where_probabilities_are_not_finite(value):
     masks, boxes = blobs(12, 28), anywhere(12)
     masks[:6, 10, 11:14] = value
     assert encode_masks(masks, boxes, SIZE) == pasted_and_encoded(masks, boxes, SIZE)
 
 
-def test_equals_them_where_values_far_above_one_are_rounded_coarsely():
+def test_equals_detectron2_where_values_far_above_one_are_rounded_coarsely():
     masks, boxes = 1000 * plateaus(64, 28), anywhere(64)
     ours = encode_masks(masks, boxes, SIZE, threshold=500)
     assert ours == pasted_and_encoded(masks, boxes, SIZE, 500)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (3, 2)])
-def test_equals_them_on_small_images(size):
+def test_equals_detectron2_on_small_images(size):
     edges = torch.tensor(size).flip(0).repeat(2)
     masks, boxes = blobs(20, 28), torch.rand(20, 4) * edges + torch.tensor([-0.5, -0.5, 0.5, 0.5])
     boxes[:, 2:] = torch.maximum(boxes[:, :2], boxes[:, 2:])
@@ -136,7 +136,7 @@ def test_no_masks_have_no_encodings(shape):
     assert encode_masks(torch.zeros(shape), torch.zeros(0, 4), SIZE) == []
 
 
-def test_form_and_type_of_the_arguments_do_not_matter():
+def test_shape_dtype_and_layout_of_the_arguments_do_not_matter():
     masks, boxes = blobs(5, 28).half(), anywhere(5)
     expected = pasted_and_encoded(masks.float(), boxes, SIZE)
     assert encode_masks(masks[:, None], Boxes(boxes), torch.Size(SIZE)) == expected
@@ -144,7 +144,7 @@ def test_form_and_type_of_the_arguments_do_not_matter():
     assert encode_masks(masks.float().mT.contiguous().mT, boxes, SIZE) == expected
 
 
-def test_arguments_are_left_alone():
+def test_arguments_are_not_modified():
     masks, boxes = blobs(5, 28), anywhere(5)
     masks[0, 3, 3] = torch.nan
     before = masks.clone(), boxes.clone()
@@ -173,7 +173,7 @@ def test_boxes_that_are_not_finite_are_refused():
         encode_masks(torch.rand(2, 28, 28), boxes, SIZE)
 
 
-def test_memory_is_that_of_the_windows():
+def test_memory_is_limited_to_the_windows():
     size, n = (800, 1333), 300
     corner = torch.rand(n, 2) * torch.tensor([1250, 720])
     boxes = torch.cat([corner, corner + 60], 1)
@@ -206,7 +206,7 @@ def test_masks_can_be_taken_in_any_order_and_more_than_once(block, monkeypatch):
             assert getattr(taken, name).dtype == getattr(expected, name).dtype
 
 
-def test_runs_that_are_not_compressed_are_compressed():
+def test_uncompressed_runs_are_compressed():
     runs = {"size": [4, 3], "counts": [2, 5, 5]}
     masks = MaskColumns.from_rles([runs, runs])
     expected = np.zeros(12, dtype=np.uint8)

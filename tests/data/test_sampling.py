@@ -66,7 +66,7 @@ def test_equal_seeds_give_equal_orders_and_others_do_not():
     assert order(3) != order(4)
 
 
-def test_the_log_has_one_line_whatever_the_number_of_categories(caplog):
+def test_the_log_has_one_line_for_any_number_of_categories(caplog):
     caplog.set_level(logging.INFO)
     RepeatFactorSampling(THRESHOLD).repeat_factors([image(c) for c in range(300)])
     assert len(caplog.records) == 1
@@ -81,6 +81,6 @@ def test_the_log_has_one_line_whatever_the_number_of_categories(caplog):
         ({"rounding": "floor"}, r"must be one of \('stochastic', 'ceil'\), got 'floor'"),
     ],
 )
-def test_options_out_of_range_are_named(options, message):
+def test_options_out_of_range_are_reported(options, message):
     with pytest.raises(ValueError, match=message):
         RepeatFactorSampling(**options)

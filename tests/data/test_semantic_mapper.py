@@ -14,7 +14,7 @@ IGNORED = 255
 
 @pytest.fixture
 def record(tmp_path):
-    """Labels in blocks of 8 x 8 pixels, and a picture whose blue channel says the label."""
+    """Write labels in blocks of 8 x 8 pixels and a picture with the label as blue channel."""
     blocks = np.random.default_rng(0).integers(0, 10, (8, 12)).astype(np.uint8)
     blocks[2, 3:6] = IGNORED
     labels = np.kron(blocks, np.ones((8, 8), np.uint8))
@@ -48,7 +48,7 @@ def mapper(*augmentations, is_train=True, **options):
         ([T.FixedSizeCrop((80, 110), pad_value=255), T.RandomFlip()], (80, 110)),
     ],
 )
-def test_labels_stay_with_their_pixels_whatever_is_done_to_the_image(record, augmentations, size):
+def test_labels_stay_with_their_pixels_under_all_augmentations(record, augmentations, size):
     map_record = mapper(*augmentations)
     for _ in range(10):
         mapped = map_record(record)
@@ -56,12 +56,12 @@ def test_labels_stay_with_their_pixels_whatever_is_done_to_the_image(record, aug
         torch.testing.assert_close(mapped["sem_seg"], mapped["image"][0].long())
 
 
-def test_augmentations_are_drawn_anew_for_every_record(record):
+def test_augmentations_are_drawn_for_every_record(record):
     map_record = mapper(T.RandomCrop("absolute", (30, 41)))
     assert len({map_record(record)["sem_seg"].numpy().tobytes() for _ in range(10)}) > 5
 
 
-def test_gives_what_detectron2s_mapper_gives_where_both_can_read(record):
+def test_equals_detectron2s_mapper_on_files_that_both_read(record):
     augmentations = [T.ResizeShortestEdge(40), T.RandomFlip()]
     options = {"is_train": True, "augmentations": augmentations, "image_format": "RGB"}
     for seed in range(4):
@@ -85,14 +85,14 @@ def test_ids_in_the_file_are_mapped(record):
     np.testing.assert_array_equal(mapped == IGNORED, (labels != 3) & (labels != 4))
 
 
-def test_the_record_is_left_as_it_was_and_its_entries_go_along(record):
+def test_the_record_is_not_modified_and_its_entries_are_kept(record):
     before = copy.deepcopy(record)
     mapped = mapper(T.RandomCrop("absolute", (8, 8)))(record)
     assert record == before
     assert {key: mapped[key] for key in record} == record
 
 
-def test_inference_reads_no_labels_but_tells_where_they_are(record):
+def test_inference_keeps_the_path_of_the_labels_without_reading_them(record):
     record["sem_seg_file_name"] = "nowhere.png"
     mapped = mapper(T.ResizeShortestEdge(32), is_train=False)(record)
     assert "sem_seg" not in mapped
@@ -106,7 +106,7 @@ def test_instances_are_left_out(record):
     assert not {"annotations", "segments_info", "instances"} & set(mapped)
 
 
-def test_labels_that_are_no_classes_or_of_another_size_are_refused(record, tmp_path):
+def test_labels_that_are_not_classes_or_of_another_size_are_refused(record, tmp_path):
     with pytest.raises(ValueError, match=r"labels\.png contains 9; expected classes in \[0, 8\]"):
         mapper(num_classes=9)(record)
     cv2.imwrite(str(tmp_path / "labels.png"), np.zeros((64, 95), np.uint8))

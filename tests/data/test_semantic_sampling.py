@@ -21,7 +21,7 @@ C = 4
 
 
 def formula(threshold, frequency):
-    """Appendix B.2 of the LVIS paper, one image and one class at a time."""
+    """Compute appendix B.2 of the LVIS paper, one image and one class at a time."""
     factors = []
     for image in PIXELS:
         factor = 1.0
@@ -44,7 +44,7 @@ def dataset(tmp_path):
         labels = np.repeat([*range(C), 255], [*pixels, 100 - sum(pixels)]).astype(np.uint8)
         cv2.imwrite(str(tmp_path / f"{index}.png"), labels.reshape(10, 10))
         size = {"height": 10, "width": 10}
-        path = str(tmp_path / f"{index}.png")  # its own image, too
+        path = str(tmp_path / f"{index}.png")  # serves as its own image
         records.append({"file_name": path, "sem_seg_file_name": path, **size})
     return records
 
@@ -70,7 +70,7 @@ def test_pixel_and_image_frequencies_repeat_different_images(dataset, options):
     assert by_pixel[1] > 1.5
 
 
-def test_image_frequency_is_repeat_factor_sampling_on_the_classes_shown(dataset, options):
+def test_image_frequency_equals_repeat_factor_sampling_on_visible_classes(dataset, options):
     shown = [
         {"annotations": [{"category_id": c} for c in range(C) if pixels[c]]} for pixels in PIXELS
     ]
@@ -79,7 +79,7 @@ def test_image_frequency_is_repeat_factor_sampling_on_the_classes_shown(dataset,
     torch.testing.assert_close(factors, expected)
 
 
-def test_rounding_and_order_are_those_of_repeat_factor_sampling(dataset, options):
+def test_rounding_and_order_equal_those_of_repeat_factor_sampling(dataset, options):
     sampling = SemanticRepeatFactorSampling(
         0.5, frequency="pixel", rounding="ceil", seed=3, **options
     )
@@ -95,17 +95,17 @@ def test_images_without_any_class_are_shown_once(dataset, options):
     assert factors.repeat_factors(only_ignored).tolist() == [1.0]
 
 
-def test_images_with_every_class_are_shown_once_where_all_are_frequent(dataset, options):
+def test_images_with_every_class_are_shown_once_if_all_are_frequent(dataset, options):
     sampling = SemanticRepeatFactorSampling(0.5, **{**options, "num_classes": 2})
     assert sampling.repeat_factors([dataset[1]]).tolist() == [1.0]
 
 
-def test_counts_are_kept_in_the_folder_asked_for(dataset, options, tmp_path):
+def test_counts_are_cached_in_the_given_folder(dataset, options, tmp_path):
     SemanticRepeatFactorSampling(0.5, **options).repeat_factors(dataset)
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-def test_the_loader_takes_it_from_a_config(dataset, options):
+def test_the_loader_accepts_the_sampling_from_a_config(dataset, options):
     node = LazyCall(build_train_loader)(
         dataset=dataset,
         mapper=LazyCall(SemanticDatasetMapper)(
@@ -128,12 +128,12 @@ def test_the_loader_takes_it_from_a_config(dataset, options):
         ({"rounding": "floor"}, r"must be one of \('stochastic', 'ceil'\), got 'floor'"),
     ],
 )
-def test_options_out_of_range_are_named(wrong, message):
+def test_options_out_of_range_are_reported(wrong, message):
     with pytest.raises(ValueError, match=message):
         SemanticRepeatFactorSampling(**{"threshold": 0.5, "num_classes": C, **wrong})
 
 
-def test_labels_that_are_no_classes_are_refused(dataset, options):
+def test_labels_that_are_not_classes_are_refused(dataset, options):
     sampling = SemanticRepeatFactorSampling(0.5, **{**options, "num_classes": 2})
     with pytest.raises(ValueError, match=r"3\.png contains 2; expected classes in \[0, 1\]"):
         sampling.repeat_factors(dataset)

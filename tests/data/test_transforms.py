@@ -9,7 +9,7 @@ from d2_seesaw.data import OpenCVResizeShortestEdge, OpenCVResizeTransform
 
 @pytest.mark.parametrize("new_size", [(75, 100), (20, 31), (50, 60)])
 @pytest.mark.parametrize("shape", [(50, 60, 3), (50, 60, 1), (50, 60)])
-def test_pixels_are_opencvs(shape, new_size):
+def test_pixels_equal_opencvs(shape, new_size):
     image = np.random.randint(0, 256, shape, dtype=np.uint8)
     resized = OpenCVResizeTransform(50, 60, *new_size).apply_image(image)
     expected = cv2.resize(image, new_size[::-1], interpolation=cv2.INTER_LINEAR)
@@ -28,7 +28,7 @@ def test_bilinear_samples_between_pixel_centers_without_averaging():
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, bool])
-def test_segmentations_keep_their_labels_and_type(dtype):
+def test_segmentations_keep_their_labels_and_dtype(dtype):
     labels = (np.arange(12).reshape(3, 4) % 2 * 200).astype(dtype)
     resized = OpenCVResizeTransform(3, 4, 6, 8).apply_segmentation(labels)
     assert resized.dtype == dtype
@@ -42,7 +42,7 @@ def test_reversed_channels_are_accepted():
     np.testing.assert_array_equal(transform.apply_image(image[:, :, ::-1]), expected)
 
 
-def test_boxes_and_polygons_are_scaled_and_come_back():
+def test_boxes_and_polygons_are_scaled_and_restored_by_the_inverse():
     transform = OpenCVResizeTransform(40, 60, 100, 90)
     boxes = np.array([[0.0, 0.0, 60.0, 40.0], [6.0, 4.0, 12.0, 8.0]])
     scaled = transform.apply_box(boxes)
@@ -69,12 +69,12 @@ def test_an_image_of_another_size_is_refused():
         ((640, 427), (1199, 800)),
         ((333, 500), (800, 1201)),
         ((300, 900), (444, 1333)),
-        # mmdet multiplies once and rounds up what lies on a half; Detectron2 gets 451 and 666.
+        # mmdet multiplies once and rounds halves up; Detectron2 gets 451 and 666.
         ((210, 620), (452, 1333)),
         ((692, 346), (1333, 667)),
     ],
 )
-def test_the_size_is_mmdets(size, expected):
+def test_the_size_equals_mmdets(size, expected):
     transform = OpenCVResizeShortestEdge(800, 1333).get_transform(np.zeros((*size, 3), np.uint8))
     assert (transform.new_h, transform.new_w) == expected
 
@@ -93,7 +93,7 @@ def test_one_of_several_lengths_is_drawn_for_each_image():
     assert {augmentation.get_transform(image).new_h for _ in range(50)} == {20, 30}
 
 
-def test_works_in_a_list_of_augmentations():
+def test_the_resize_works_in_a_list_of_augmentations():
     data = T.AugInput(np.zeros((10, 20, 3), np.uint8), boxes=np.array([[2.0, 2.0, 4.0, 6.0]]))
     transforms = T.AugmentationList([OpenCVResizeShortestEdge(20, 100)])(data)
     assert data.image.shape == (20, 40, 3)

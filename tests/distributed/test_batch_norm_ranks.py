@@ -1,4 +1,4 @@
-"""Batch norm over two ranks against ``nn.BatchNorm2d`` on one, which sees both batches."""
+"""Tests of batch norm on two ranks against ``nn.BatchNorm2d`` on both batches in one process."""
 
 from functools import cache
 
@@ -30,7 +30,7 @@ every_step = pytest.mark.parametrize("step", STEPS)
 
 
 def batch(step, rank):
-    """Input and the gradient that comes back, with a mean that is large against the spread."""
+    """Return input and output gradient; the mean is large compared to the standard deviation."""
     generator = torch.Generator().manual_seed(list(STEPS).index(step) * 2 + rank)
     count, height, width = STEPS[step][rank]
     x, grad = torch.randn(2, count, C, height, width, generator=generator, dtype=torch.float64)
@@ -45,7 +45,7 @@ def new(norm):
 
 
 def one_step(norm, x, grad):
-    """What a training step gives, all in one dict."""
+    """Run a training step; return outputs, gradients and buffers by name."""
     x = x.requires_grad_()
     norm.zero_grad()
     output = norm(x)
@@ -71,19 +71,19 @@ def steps_on_this_rank():
     empty = new(SyncBatchNorm2d)
     results["nothing"] = one_step(empty, torch.zeros(0, C, 5, 4), torch.zeros(0, C, 5, 4))
     results["precise"] = precise(new(SyncBatchNorm2d).double(), x)
-    results["kept types"] = kept_types(x)
+    results["kept types"] = saved_dtypes(x)
     results["mask head"] = step_of_a_mask_head(rank)
     return results
 
 
 def precise(norm, x):
-    """Statistics of one batch alone, as Detectron2's ``PreciseBN`` hook takes them."""
+    """Return the statistics of one batch, computed as in Detectron2's ``PreciseBN`` hook."""
     update_bn_stats(norm, [x.detach(), x.detach()], num_iters=2, progress=None)
     return dict(norm.named_buffers())
 
 
-def kept_types(x):
-    """Types of the maps that are kept for the backward pass of a bfloat16 input."""
+def saved_dtypes(x):
+    """Return the dtypes of the feature maps saved for the backward pass of a bfloat16 input."""
     kept = []
 
     def note(tensor):
@@ -96,7 +96,7 @@ def kept_types(x):
 
 
 def step_of_a_mask_head(rank):
-    """Gradients, summed over the ranks, and statistics: rank 0 has three positives, rank 1 none."""
+    """Return summed gradients and the statistics: rank 0 has three positives, rank 1 has none."""
     torch.manual_seed(0)
     head = MaskHeadWithPredictor(
         ShapeSpec(channels=8, width=14, height=14),
@@ -121,8 +121,8 @@ def on_two_ranks():
     return run_on_ranks(steps_on_this_rank, world_size=2)
 
 
-def alone(step, dtype=torch.float64, norm=nn.BatchNorm2d):
-    """``nn.BatchNorm2d`` on what both ranks see, as one long row of pixels."""
+def in_one_process(step, dtype=torch.float64, norm=nn.BatchNorm2d):
+    """Run ``nn.BatchNorm2d`` on the pixels of both ranks, arranged as one row."""
     rows = [
         torch.cat([t.movedim(1, 0).flatten(1) for t in tensors], 1)[None, :, None]
         for tensors in zip(batch(step, 0), batch(step, 1), strict=True)
@@ -130,30 +130,30 @@ def alone(step, dtype=torch.float64, norm=nn.BatchNorm2d):
     return one_step(new(norm).to(dtype), *(row.to(dtype) for row in rows))
 
 
-def together(step, name):
-    """The same row of a map that each rank has a part of."""
+def from_both_ranks(step, name):
+    """Concatenate a map of both ranks to one row of pixels."""
     maps = [rank[step][name].double() for rank in on_two_ranks()]
     return torch.cat([m.movedim(1, 0).flatten(1) for m in maps], 1)[None, :, None]
 
 
 @every_step
-def test_output_and_input_gradient_are_those_of_one_process(step):
-    expected = alone(step)
+def test_output_and_input_gradient_match_one_process(step):
+    expected = in_one_process(step)
     for name in ("output", "input grad"):
-        assert_close(together(step, name), expected[name], rtol=1e-12, atol=1e-12)
+        assert_close(from_both_ranks(step, name), expected[name], rtol=1e-12, atol=1e-12)
 
 
 @every_step
 def test_parameter_gradients_add_up_to_those_of_one_process(step):
-    expected = alone(step)
+    expected = in_one_process(step)
     for name in ("weight grad", "bias grad"):
         total = sum(rank[step][name] for rank in on_two_ranks())
         assert_close(total, expected[name], rtol=1e-12, atol=1e-12)
 
 
 @every_step
-def test_running_statistics_are_those_of_one_process_on_every_rank(step):
-    expected = alone(step)
+def test_running_statistics_match_one_process_on_every_rank(step):
+    expected = in_one_process(step)
     for rank in on_two_ranks():
         for name in ("running_mean", "running_var", "num_batches_tracked"):
             assert_close(rank[step][name], expected[name], rtol=1e-12, atol=1e-12)
@@ -168,7 +168,7 @@ def test_running_statistics_are_those_of_one_process_on_every_rank(step):
     ],
 )
 def test_half_precision_only_rounds_input_and_output(case, dtype, eps):
-    """Not the statistics: at a mean of 100 bfloat16 itself has steps of 0.5."""
+    """Check that statistics keep float32: at a mean of 100, bfloat16 has steps of 0.5."""
     whole = torch.cat([batch("unequal numbers", rank)[0] for rank in (0, 1)])
     expected = new(nn.BatchNorm2d).double()(whole.to(dtype).double()).detach()
     output = torch.cat([rank[case]["output"] for rank in on_two_ranks()])
@@ -179,7 +179,7 @@ def test_half_precision_only_rounds_input_and_output(case, dtype, eps):
         assert rank[case]["weight grad"].dtype == rank[case]["running_var"].dtype == torch.float32
 
 
-def test_nothing_on_any_rank_changes_nothing():
+def test_empty_batches_on_all_ranks_change_no_statistics():
     for rank in on_two_ranks():
         result = rank["nothing"]
         assert result["output"].shape == result["input grad"].shape == (0, C, 5, 4)
@@ -189,26 +189,26 @@ def test_nothing_on_any_rank_changes_nothing():
         assert_close(result["running_var"], torch.ones(C))
 
 
-def test_evaluation_asks_no_other_rank():
+def test_evaluation_does_not_communicate():
     for index, rank in enumerate(on_two_ranks()):
         x, _ = batch("unequal numbers", index)
         expected = new(nn.BatchNorm2d).double().eval()(x).detach()
         assert_close(rank["evaluated"]["output"], expected)
 
 
-def test_detectron2s_precise_statistics_are_those_of_all_ranks():
+def test_detectron2s_precise_statistics_match_all_ranks():
     whole = torch.cat([batch("unequal numbers", rank)[0] for rank in (0, 1)])
     for rank in on_two_ranks():
         assert_close(rank["precise"]["running_mean"], whole.mean((0, 2, 3)))
-        # fvcore believes that n is that of this rank, and is off by (n - 1) / n.
+        # fvcore uses the n of this rank, which causes an error of (n - 1) / n.
         assert_close(rank["precise"]["running_var"], whole.var((0, 2, 3)), rtol=0.02, atol=0)
 
 
-def test_only_the_input_is_kept_for_the_backward_pass():
+def test_only_the_input_is_saved_for_the_backward_pass():
     for rank in on_two_ranks():
         assert rank["kept types"] == [torch.bfloat16]
 
 
-def test_a_mask_head_without_positives_on_a_rank_learns_from_the_others():
+def test_a_mask_head_without_positives_on_one_rank_gets_gradients():
     for rank in on_two_ranks():
         assert_close(rank["mask head"], step_of_a_mask_head(rank=None))

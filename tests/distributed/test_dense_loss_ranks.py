@@ -1,4 +1,4 @@
-"""Dense losses on two ranks against one process that sees the whole batch.
+"""Tests of dense losses on two ranks against one process with the whole batch.
 
 Shapes: N images of 2 x 3 pixels over all ranks, C = 4 classes.
 """
@@ -28,13 +28,13 @@ LOSSES = {
     "recall weighted": lambda sync: RecallLoss(C, reduction="weighted_mean", sync=sync),
     "recall momentum": lambda sync: RecallLoss(C, momentum=0.5, sync=sync),
 }
-# Images of each step by rank, and which step has an ignored row.
+# Number of images in each step, by rank. Every other step has an ignored row.
 STEPS = [(1, 3), (2, 0), (2, 2), (0, 1)]
 Result = list[tuple[Tensor, Tensor, dict[str, Tensor]]]
 
 
 def batch_of(step: int, rank: int | None) -> tuple[Tensor, Tensor]:
-    """Features (N, 3, 2, 3) and labels (N, 2, 3) of a rank, or of all together."""
+    """Return features (N, 3, 2, 3) and labels (N, 2, 3) of a rank; None combines all ranks."""
     generator = torch.Generator().manual_seed(step)
     images = sum(STEPS[step])
     features = torch.randn(images, 3, 2, 3, generator=generator)
@@ -49,7 +49,7 @@ def batch_of(step: int, rank: int | None) -> tuple[Tensor, Tensor]:
 
 
 def train(name: str, sync: bool, rank: int | None) -> Result:
-    """Loss, gradient of the classifier and buffers of the loss, after each step."""
+    """Return loss, gradient of the classifier and buffers of the loss, after each step."""
     torch.manual_seed(0)
     classifier: nn.Module = nn.Conv2d(3, C, 1)
     weight = classifier.weight
@@ -90,7 +90,7 @@ def test_two_ranks_equal_one_process_on_the_whole_batch(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_without_sync_each_rank_counts_for_itself(name):
+def test_without_sync_each_rank_has_its_own_counts(name):
     by_rank = [on_two_ranks(False)[rank][name] for rank in range(2)]
     assert (by_rank[0][0][0] - by_rank[1][0][0]).abs() > 1e-3
     for key, buffer in by_rank[0][0][2].items():
@@ -100,7 +100,7 @@ def test_without_sync_each_rank_counts_for_itself(name):
 
 
 def validate_on_rank_0_alone() -> float:
-    """A validation loss must not wait for ranks that do not take part."""
+    """Compute a validation loss on rank 0, which must not wait for other ranks."""
     values = 0.0
     if dist.get_rank() == 0:
         for name in LOSSES:
@@ -111,5 +111,5 @@ def validate_on_rank_0_alone() -> float:
     return values
 
 
-def test_validation_asks_no_other_rank():
+def test_validation_does_not_communicate():
     assert run_on_ranks(validate_on_rank_0_alone, world_size=2, timeout=60)[0] > 0

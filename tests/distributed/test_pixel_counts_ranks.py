@@ -22,7 +22,7 @@ def counts_and_reads(dataset, cache):
 
 
 @pytest.mark.dist
-def test_the_main_rank_counts_and_the_other_reads(tmp_path):
+def test_the_main_rank_counts_and_the_other_reads_the_cache(tmp_path):
     rng = np.random.default_rng(0)
     maps = [rng.integers(0, C, (9, 8)).astype(np.uint8) for _ in range(10)]
     dataset = [{"sem_seg_file_name": str(tmp_path / f"{i}.png")} for i in range(10)]

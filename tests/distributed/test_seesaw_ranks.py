@@ -1,9 +1,10 @@
-"""Seesaw Loss on two ranks against one process that sees the whole batch.
+"""Tests of Seesaw Loss on two ranks against one process with the whole batch.
 
 Shapes: R sampled RoIs over all ranks, C = 4 classes, 4 is background.
 """
 
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from tests.support.ranks import run_on_ranks
 pytestmark = pytest.mark.dist
 
 C = 4
-# Labels of each step, by rank: as many as the sampler found, which is not the same everywhere.
+# Labels of each step, by rank. Their number differs, as for RoIs from the sampler.
 STEPS = {
     "unequal numbers of RoIs": ([0, 0, 4, 1, 0, 4, 2, 0, 4], [3, 4, 0]),
     "no foreground on rank 1": ([0, 2, 4], [4, 4, 4, 4, 4]),
@@ -36,7 +37,7 @@ def features_of(step: int, rois: int) -> Tensor:
 
 
 def train(batches: list[tuple[Tensor, Tensor]], sync: bool, wrap: type | None = None) -> Result:
-    """Losses, gradients of the classifier and class counts, after each of the steps."""
+    """Return losses, gradients of the classifier and class counts, after each step."""
     torch.manual_seed(0)
     classifier = nn.Linear(3, C + 2)
     model = wrap(classifier, broadcast_buffers=False) if wrap else classifier
@@ -54,7 +55,7 @@ def train(batches: list[tuple[Tensor, Tensor]], sync: bool, wrap: type | None = 
 
 
 def batches_of(rank: int | None) -> list[tuple[Tensor, Tensor]]:
-    """What a rank sees; for no rank, the batches of all of them together."""
+    """Return the batches of a rank; None combines all ranks."""
     batches = []
     for step, by_rank in enumerate(STEPS.values()):
         labels = [torch.tensor(labels, dtype=torch.int64) for labels in by_rank]
@@ -66,7 +67,7 @@ def batches_of(rank: int | None) -> list[tuple[Tensor, Tensor]]:
     return batches
 
 
-def train_on_this_rank() -> dict[str, Result]:
+def train_on_this_rank() -> dict[str, Any]:
     batches = batches_of(dist.get_rank())
     return {
         "synced": train(batches, sync=True, wrap=DistributedDataParallel),
@@ -76,7 +77,7 @@ def train_on_this_rank() -> dict[str, Result]:
 
 
 def evaluate_on_one_rank_only() -> dict[str, float] | None:
-    """A validation loss on rank 0 alone: it would wait for ever, did it ask the other rank."""
+    """Compute a validation loss on rank 0 only, which would hang if it communicated."""
     if dist.get_rank() != 0:
         return None
     with torch.no_grad():
@@ -85,12 +86,12 @@ def evaluate_on_one_rank_only() -> dict[str, float] | None:
 
 
 @cache
-def on_two_ranks() -> list[dict[str, Result]]:
+def on_two_ranks() -> list[dict[str, Any]]:
     return run_on_ranks(train_on_this_rank, world_size=2)
 
 
 @cache
-def alone() -> Result:
+def in_one_process() -> Result:
     return train(batches_of(None), sync=True)
 
 
@@ -98,27 +99,27 @@ every_step = pytest.mark.parametrize("step", range(len(STEPS)), ids=STEPS.keys()
 
 
 @every_step
-def test_synced_counts_are_those_of_one_process(step):
+def test_synced_counts_match_one_process(step):
     for rank in on_two_ranks():
-        assert rank["synced"][2][step].tolist() == alone()[2][step].tolist()
+        assert rank["synced"][2][step].tolist() == in_one_process()[2][step].tolist()
 
 
 @every_step
-def test_the_mean_of_the_losses_is_that_of_one_process(step):
+def test_the_mean_of_the_losses_matches_one_process(step):
     losses = [rank["synced"][0][step] for rank in on_two_ranks()]
     mean = {name: (losses[0][name] + losses[1][name]) / 2 for name in losses[0]}
-    assert_close(mean, alone()[0][step])
+    assert_close(mean, in_one_process()[0][step])
 
 
 @every_step
-def test_averaged_gradients_are_those_of_one_process(step):
+def test_averaged_gradients_match_one_process(step):
     for rank in on_two_ranks():
-        assert_close(rank["synced"][1][step], alone()[1][step])
+        assert_close(rank["synced"][1][step], in_one_process()[1][step])
 
 
-def test_the_steps_move_the_classifier():
-    # Otherwise equal gradients would say little.
-    gradients = alone()[1]
+def test_the_steps_change_the_classifier():
+    # Without changes of the classifier, equal gradients would prove little.
+    gradients = in_one_process()[1]
     assert (gradients[0] - gradients[-1]).abs().max() > 0.01
 
 
@@ -129,7 +130,7 @@ def test_counts_stay_local_without_sync():
     assert on_two_ranks()[0]["local"][2][-1].tolist() != on_two_ranks()[1]["local"][2][-1].tolist()
 
 
-def test_a_validation_loss_asks_no_other_rank():
+def test_a_validation_loss_does_not_communicate():
     expected = {
         "loss_cls_classes": torch.tensor(4.0).log() / 2,
         "loss_cls_objectness": torch.tensor(2.0).log(),
@@ -155,6 +156,6 @@ def _wait_on_rank_0() -> None:
         torch.multiprocessing.get_context("spawn").Event().wait()
 
 
-def test_run_on_ranks_ends_ranks_that_wait_for_ever():
-    with pytest.raises(TimeoutError, match=r"1 ranks were not done in 0\.5 s"):
+def test_run_on_ranks_ends_ranks_that_hang():
+    with pytest.raises(TimeoutError, match=r"1 ranks did not finish within 0\.5 s"):
         run_on_ranks(_wait_on_rank_0, world_size=1, timeout=0.5)

@@ -1,4 +1,4 @@
-"""The trainer on two ranks: gradients exchanged once a step, no rank left waiting for another."""
+"""Tests of the trainer on two ranks: one gradient exchange per step and no deadlock."""
 
 from functools import cache
 
@@ -47,7 +47,7 @@ def trained(batches, wrap=None, **options):
 
 
 def on_this_rank():
-    """Accumulated training, and training in which rank 1 alone meets a NaN."""
+    """Run training with accumulation, and training in which only rank 1 gets a NaN."""
     rank = dist.get_rank()
     own = images()[rank::2]
     broken = [{"x": torch.full((3,), NAN if rank == 1 else 1.0)}]
@@ -74,7 +74,7 @@ def test_accumulating_on_two_ranks_equals_one_process_on_all_images():
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_a_nan_on_one_rank_stops_all_before_the_weights_change(precision):
+def test_a_nan_on_one_rank_stops_all_ranks_before_the_weights_change(precision):
     for rank in on_two_ranks():
         before, after, error = rank[precision]
         assert error is not None

@@ -1,4 +1,4 @@
-"""A folder with the files that the pages speak of."""
+"""Fixture of a folder with the files that the pages mention."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def _evaluations(folder):
 
 @pytest.fixture
 def reader(tmp_path, monkeypatch):
-    """The working folder of a reader with annotations, images, label maps and evaluations."""
+    """Set up a working folder with annotations, images, label maps and evaluations."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("train.json", "val.json"):

@@ -1,4 +1,4 @@
-"""The commands of all pages are understood by the real parsers, and their configs exist."""
+"""Commands of all pages, checked with the real parsers and configs."""
 
 import argparse
 import re
@@ -16,12 +16,12 @@ WITH_COMMANDS = [name_of(page) for page in PAGES if commands(page)]
 
 
 class ParsedError(Exception):
-    """Raised instead of running a command, with its arguments."""
+    """Exception with the parsed arguments, raised instead of running a command."""
 
 
 @pytest.fixture
 def parse(monkeypatch):
-    """Return the namespace that a command of d2-seesaw parses its arguments to."""
+    """Return a function that parses the arguments of d2-seesaw to a namespace."""
     original = argparse.ArgumentParser.parse_args
 
     def parse_only(parser, *args, **kwargs):
@@ -48,7 +48,7 @@ def check_config(arguments):
 
 
 def check_script(path, options):
-    """A script of the checkout exists, and it or a module beside it has the options."""
+    """Check that a script exists and that it, or a module beside it, has the options."""
     assert (ROOT / path).is_file()
     text = "".join(file.read_text() for file in (ROOT / path).parent.glob("*.py"))
     unknown = [option for option in options if option.startswith("--") and option not in text]
@@ -56,7 +56,7 @@ def check_script(path, options):
 
 
 def check_command(words, parse):
-    words = [word for word in words if not re.match(r"[A-Z_0-9]+=", word)]  # the environment
+    words = [word for word in words if not re.match(r"[A-Z_0-9]+=", word)]  # environment variables
     if words[:1] == ["torchrun"]:
         words = ["python", *words[words.index("train_net.py") :]]
     if words[0] == "d2-seesaw":
@@ -76,7 +76,7 @@ def check_command(words, parse):
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS)
-def test_the_commands_of_a_page_are_understood(page, parse):
+def test_the_commands_of_a_page_can_be_parsed(page, parse):
     for words in commands(ROOT / page):
         try:
             check_command(words, parse)

@@ -1,4 +1,4 @@
-"""The notebook of the first steps runs from its first to its last cell."""
+"""Notebook of the first steps, run from its first to its last cell."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The pages name what exists: files, configs, published weights."""
+"""References of the pages to files, configs and published weights."""
 
 import re
 

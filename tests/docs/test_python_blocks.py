@@ -1,4 +1,4 @@
-"""The Python blocks of all pages run as they are, and give what the text says."""
+"""Python blocks of all pages, run as they are, and their documented results."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from d2_seesaw.losses import RecallLoss, SeesawLoss
 from tests.support.markdown import PAGES, ROOT, code_blocks, name_of
 from tests.test_yacs import training_step
 
-# Excerpts of a file that is run by a test of its own.
+# Excerpts of a file that another test runs.
 EXCERPTS = {"examples/README.md"}
 WITH_PYTHON = [
     name_of(page) for page in PAGES if code_blocks(page, "python") and name_of(page) not in EXCERPTS
@@ -97,14 +97,30 @@ def test_the_config_of_own_label_maps_trains(reader):
     instantiate(cfg.dataloader.evaluator)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/own_data.md"])
-def test_the_config_of_own_data_trains(page, reader):
+def own_config(page):
+    """Return the config of own data on a page, with the counts of its training split."""
     run(page)
     cfg = load_config("my_config.py", OVERRIDES)
     assert cfg.train.output_dir == "output/mine"
     metadata = MetadataCatalog.get("my_val")
     assert metadata.evaluator_type == "lvis"
     assert [c["image_count"] for c in metadata.class_image_count] == [3, 2, 1]
+    return cfg
+
+
+def test_the_config_of_own_data_in_the_readme_has_its_classes_and_splits(reader):
+    cfg = own_config("README.md")
+    assert cfg.model.roi_heads.num_classes == cfg.model.roi_heads.box_predictor.num_classes == 3
+    assert cfg.dataloader.train.dataset.names == "my_train"
+    assert cfg.dataloader.test.dataset.names == "my_val"
+
+
+def test_the_config_of_own_data_trains(reader):
+    cfg = own_config("docs/own_data.md")
+    # A small image and few RoIs, because the full-size model runs on a CPU.
+    cfg.dataloader.train.mapper.augmentations = []
+    cfg.model.roi_heads.batch_size_per_image = 16
+    cfg.model.proposal_generator.post_nms_topk = [50, 20]
     cfg.dataloader.train.total_batch_size = 1
     loader = instantiate(cfg.dataloader.train)
     model = instantiate(cfg.model)

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import logging
 import os
 import re
 import subprocess
@@ -16,12 +15,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.utils.logger import _cached_log_stream, setup_logger
 
 from d2_seesaw.cli import main
 from d2_seesaw.data.quickstart import register_quickstart, register_semantic_quickstart
 from d2_seesaw.synthetic.instances import LongTailSpec, generate_longtail_dataset
 from d2_seesaw.synthetic.profile import DEMO_PROFILE
+from tests.support.loggers import loggers_kept
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = "configs/quickstart/seesaw.py"
@@ -39,7 +38,7 @@ def datasets(tmp_path_factory):
     """Generate a small quickstart dataset; return the folder for DETECTRON2_DATASETS."""
     folder = tmp_path_factory.mktemp("datasets")
     tail = replace(DEMO_PROFILE, full_scale_images=1000)  # a tenth of the demo's counts
-    spec = LongTailSpec(num_train_images=120, num_val_images=24, min_val_images=2, profile=tail)
+    spec = LongTailSpec(num_train_images=120, num_val_images=12, min_val_images=2, profile=tail)
     generate_longtail_dataset(folder / "quickstart", spec, progress=False)
     return folder
 
@@ -48,16 +47,26 @@ def datasets(tmp_path_factory):
 def train_net(datasets):
     """Return a function that runs train_net.py and returns its output and metrics.
 
-    In this process, which has imported everything, unless ``launcher`` or several ranks need
-    processes of their own, or ``apart`` asks for one.
+    It runs in this process, which has imported everything, unless ``launcher``, several ranks or
+    ``apart`` require processes of their own. Drawing the HTML report takes longer than a small
+    evaluation, so it is drawn only with ``report``.
     """
 
-    def run(output, *arguments, config=QUICKSTART, launcher=(), apart=False, fails=False):
+    def run(
+        output,
+        *arguments,
+        config=QUICKSTART,
+        launcher=(),
+        apart=False,
+        fails=False,
+        report=False,
+    ):
         flags = [a for a in arguments if a.startswith("--")]
         options = [a for a in arguments if not a.startswith("--")]
         command = [
             *("--config-file", config, *flags),
             *(f"train.output_dir={output}", *QUICK, *options),
+            *([] if report or "semantic" in config else ["dataloader.evaluator.report=null"]),
         ]
         apart = apart or launcher or any(flag.startswith("--num-gpus") for flag in flags)
         call = _call_apart if apart else _call_here
@@ -69,7 +78,7 @@ def train_net(datasets):
 
 
 def _call_apart(command, datasets, launcher):
-    # One thread: where other processes hold the cores, more of them only wait for each other.
+    # One thread, because more threads only wait for each other while the cores are busy.
     variables = os.environ | {"DETECTRON2_DATASETS": str(datasets), "OMP_NUM_THREADS": "1"}
     process = subprocess.run(
         [sys.executable, *launcher, "train_net.py", *command],
@@ -83,11 +92,11 @@ def _call_apart(command, datasets, launcher):
 
 
 def _call_here(command, datasets, launcher):
-    """Call train_net.py as its own process would, and leave this process as it was."""
+    """Run train_net.py in this process, and restore the state of the process."""
     output = io.StringIO()
     with (
         pytest.MonkeyPatch.context() as patch,
-        _loggers_kept(),
+        loggers_kept(),
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(output),
     ):
@@ -107,32 +116,12 @@ def _call_here(command, datasets, launcher):
 
 
 def _register_again():
-    """Register the generated datasets where the environment variable now says."""
+    """Register the generated datasets in the folder that the environment now names."""
     for name in [n for n in DatasetCatalog.list() if "quickstart_" in n]:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
     register_quickstart()
     register_semantic_quickstart()
-
-
-@contextlib.contextmanager
-def _loggers_kept():
-    """Give Detectron2's loggers back the handlers that they had: each run adds its own."""
-    loggers = [logging.getLogger(name) for name in (None, "detectron2", "fvcore", "d2_seesaw")]
-    kept = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
-    for logger in loggers[1:]:
-        logger.handlers[:] = []
-    setup_logger.cache_clear()
-    try:
-        yield
-    finally:
-        for logger, handlers, level, propagate in kept:
-            for handler in set(logger.handlers) - set(handlers):
-                handler.close()
-            logger.handlers[:], logger.propagate = handlers, propagate
-            logger.setLevel(level)
-        setup_logger.cache_clear()
-        _cached_log_stream.cache_clear()
 
 
 def _metrics(path):

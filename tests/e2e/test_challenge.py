@@ -16,7 +16,7 @@ TINY = [
     "lr_multiplier.warmup_iters=2",
 ]
 DUAL = {"step10_dual_head", "step11_tta"}  # start from step 9
-IN_EVERY_RUN = "step09_seesaw"  # with everything that is trained but the dual head
+IN_EVERY_RUN = "step09_seesaw"  # has every trained part but the dual head
 
 
 def runs(path):

@@ -26,7 +26,7 @@ def state(path):
 
 
 @pytest.mark.slow
-def test_goes_on_from_a_training_without_touching_it(train_net, printed_table, tmp_path):
+def test_a_dual_head_extends_a_training_without_changing_it(train_net, printed_table, tmp_path):
     config = dual_quickstart(tmp_path / "dual.yaml")
     short = ["lr_multiplier.warmup_iters=1", "train.checkpointer.period=2"]
     before, after = tmp_path / "before", tmp_path / "after"

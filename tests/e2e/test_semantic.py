@@ -79,7 +79,7 @@ def test_evaluating_again_gives_the_same_numbers(trained, train_semantic, tmp_pa
     assert rows[0] == rows[1]
 
 
-def test_a_resumed_training_goes_on_counting(trained, train_semantic):
+def test_a_resumed_training_continues_counting(trained, train_semantic):
     more = f"train.max_iter={STEPS + 4}"
     before = torch.load(trained.output / "model_final.pth")["model"]
     train_semantic("seesaw", trained.output, "--resume", more)
@@ -108,6 +108,7 @@ def test_every_loss_trains_with_any_sampling(loss, train_semantic, tmp_path):
         assert "Repeat factor sampling" in run.text
 
 
+@pytest.mark.slow  # the losses, the evaluator and the launch have tests on ranks of their own
 def test_two_ranks_train_and_score_as_one(train_semantic, tmp_path):
     run = train_semantic("recall", tmp_path, "--num-gpus=2", "train.max_iter=3")
     assert any("sem_seg/mIoU" in m for m in run.metrics)

@@ -50,10 +50,10 @@ LENGTHS = ["lr_multiplier.max_iter=100", "dataloader.train.total_batch_size=2"]
 
 
 def import_from(folder, patch):
-    """Have the modules in ``folder`` imported, and forgotten again afterwards."""
+    """Import ``wandb`` and ``mlflow`` from ``folder`` until the patch ends."""
     for name in ("wandb", "mlflow"):
         patch.delitem(sys.modules, name, raising=False)
-        patch.setitem(sys.modules, name, None)  # what the end of the patch removes
+        patch.setitem(sys.modules, name, None)  # so that the patch removes it at the end
         del sys.modules[name]
     patch.syspath_prepend(folder)
 
@@ -86,7 +86,7 @@ def runs(train_net, trackers, tmp_path_factory):
     return SimpleNamespace(output=output, calls=calls, text=last.text, metrics=last.metrics)
 
 
-def of_tensorboard(folder):
+def read_tensorboard(folder):
     """Return the scalars that TensorBoard shows, by name and iteration."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     shown = [(n, e.step, e.value) for n in events.Tags()["scalars"] for e in events.Scalars(n)]
@@ -95,7 +95,7 @@ def of_tensorboard(folder):
     return found
 
 
-def of_tracker(calls):
+def read_tracker(calls):
     """Return the scalars that a tracker recorded, by name and iteration."""
     logged = [(step, scalars) for kind, step, *rest in calls if kind == "log" for scalars in rest]
     sent = [(name, step, v) for step, scalars in logged for name, v in scalars.items()]
@@ -107,18 +107,18 @@ def of_tracker(calls):
 @pytest.fixture(params=["tensorboard", "wandb", "mlflow"])
 def scalars(request, runs):
     if request.param == "tensorboard":
-        return of_tensorboard(runs.output)
-    return of_tracker(runs.calls[request.param])
+        return read_tensorboard(runs.output)
+    return read_tracker(runs.calls[request.param])
 
 
-def test_losses_are_there_once_for_each_step(scalars):
+def test_losses_are_recorded_once_for_each_step(scalars):
     for name in ("total_loss", "loss_cls_classes", "loss_mask", "lr"):
         assert sorted(step for n, step in scalars if n == name) == [0, 1, 2, 3]
 
 
-def test_metrics_of_the_groups_are_there_at_the_steps_of_the_evaluations(scalars, runs):
+def test_metrics_of_the_groups_are_recorded_at_the_steps_of_the_evaluations(scalars, runs):
     steps = {step for name, step in scalars if name == "bbox/APr"}
-    # After two steps and after all four. The evaluation after three was lost by the interruption,
+    # Evaluations follow steps two and four. The one after step three was lost by the interruption,
     # but trackers that delete nothing still have it.
     assert steps - {3} == {1, 4}
     for name in GROUPS:
@@ -126,7 +126,7 @@ def test_metrics_of_the_groups_are_there_at_the_steps_of_the_evaluations(scalars
         assert scalars[name, 4] == pytest.approx(runs.metrics[-1][name], rel=1e-6)
 
 
-def test_what_was_not_measured_is_absent_and_never_a_number(scalars, runs):
+def test_absent_metrics_are_never_recorded_as_numbers(scalars, runs):
     final = runs.text[runs.text.rindex("Long-tail results:") :]
     assert "n/a" in final, "the case must have a metric without ground truth"
     assert not {f"{task}/APl" for task in ("bbox", "segm")} & {name for name, _ in scalars}
@@ -135,7 +135,7 @@ def test_what_was_not_measured_is_absent_and_never_a_number(scalars, runs):
     assert all(v >= 0 for v in measured)  # neither nan nor -100
 
 
-def test_a_resumed_training_is_the_same_run(runs):
+def test_a_resumed_training_continues_the_same_run(runs):
     of = {n: [c for c in calls if c[0] != "log"] for n, calls in runs.calls.items()}
     assert of["wandb"] == [
         *(["run", None, None], ["end", 0]),
@@ -148,15 +148,15 @@ def test_a_resumed_training_is_the_same_run(runs):
 
 
 @pytest.mark.slow
-def test_metrics_of_a_training_that_goes_on_after_its_end_stay(train_net, tmp_path):
+def test_extending_a_finished_training_keeps_its_metrics(train_net, tmp_path):
     train_net(tmp_path, *LENGTHS, "train.max_iter=1")
     train_net(tmp_path, "--resume", *LENGTHS, "train.max_iter=2")
-    scalars = of_tensorboard(tmp_path)
+    scalars = read_tensorboard(tmp_path)
     assert [step for name, step in scalars if name == "segm/APr"] == [1, 2]
     assert [step for name, step in scalars if name == "total_loss"] == [0, 1]
 
 
-def test_a_tracker_that_is_not_installed_is_one_line_before_anything_is_built(
+def test_a_missing_tracker_is_a_one_line_error_before_anything_is_built(
     train_net, tmp_path, monkeypatch
 ):
     (tmp_path / "mlflow.py").write_text("raise ImportError('not here')")

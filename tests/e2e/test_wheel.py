@@ -1,4 +1,4 @@
-"""The wheel, installed into another environment, trains and predicts from another folder."""
+"""Wheel, installed into another environment and used from another folder."""
 
 import os
 import shutil
@@ -48,7 +48,7 @@ def installed(wheel, tmp_path_factory):
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
     subprocess.run([*pip, "--no-deps", "--no-index", "--ignore-installed", wheel], check=True)
     (site_packages,) = environment.glob("lib/python*/site-packages")
-    # A path in a .pth file: the .pth files in that folder, such as the checkout's, have no effect.
+    # Python ignores .pth files, such as the checkout's, in folders that a .pth file adds.
     (site_packages / "packages.pth").write_text(sysconfig.get_path("purelib"))
     folder = tmp_path_factory.mktemp("elsewhere")
     variables = os.environ | {"DETECTRON2_DATASETS": str(folder), "OMP_NUM_THREADS": "1"}
@@ -66,7 +66,7 @@ def installed(wheel, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_everything_that_is_no_module_too(wheel):
+def test_the_wheel_includes_files_that_are_not_modules(wheel):
     with ZipFile(wheel) as archive:
         names = set(archive.namelist())
         (entry_points,) = [name for name in names if name.endswith("entry_points.txt")]

@@ -14,10 +14,10 @@ class Backbone(nn.Sequential):
         super().__init__(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
         self.runs_in_python = 0
 
-    def forward(self, x):
+    def forward(self, input):
         if not torch.compiler.is_compiling():
             self.runs_in_python += 1
-        return super().forward(x)
+        return super().forward(input)
 
 
 class Model(nn.Module):
@@ -49,7 +49,7 @@ def test_outputs_gradients_and_statistics_stay_within_1e_6(backend):
     assert (model.backbone.runs_in_python, compiled.backbone.runs_in_python) == (1, 0)
 
 
-def test_a_second_size_of_image_runs_compiled_as_well():
+def test_a_second_image_size_runs_compiled():
     model = Model().eval()
     plain = copy.deepcopy(model)
     compile_parts(model, ["backbone"], backend="eager")
@@ -73,7 +73,7 @@ def test_checkpoints_of_compiled_and_plain_models_are_interchangeable(tmp_path):
 
 
 def test_a_copy_of_a_compiled_model_is_plain():
-    # As that of the averaged weights.
+    # The model with averaged weights is such a copy.
     model = Model()
     compile_parts(model, ["backbone"], backend="eager")
     copied = copy.deepcopy(model)
@@ -91,12 +91,12 @@ def test_a_copy_of_a_compiled_model_is_plain():
         ("backbone", r"must be a list such as \[backbone\], got 'backbone'"),
     ],
 )
-def test_a_part_that_cannot_be_compiled_is_named_with_those_that_can(parts, message):
+def test_an_unknown_part_is_reported_with_the_available_ones(parts, message):
     with pytest.raises(ValueError, match=message):
         compile_parts(Model(), parts)
 
 
-def test_nothing_is_compiled_if_one_part_is_wrong():
+def test_nothing_is_compiled_if_one_part_is_unknown():
     model = Model()
     with pytest.raises(ValueError, match="no part 'neck'"):
         compile_parts(model, ["backbone", "neck"], backend="eager")

@@ -1,4 +1,4 @@
-"""A config is found by its path, or by its name among the shipped ones, from any folder."""
+"""Tests of the lookup of configs by path or by the name of a shipped one."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def test_every_shipped_config_is_found_from_any_folder(tmp_path, monkeypatch):
             assert find_config(given).samefile(path)
 
 
-def test_a_file_goes_before_a_shipped_config_of_that_name(tmp_path, monkeypatch):
+def test_a_file_takes_precedence_over_a_shipped_config(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lvis_v1_seesaw.py").write_text("train = dict(output_dir='mine')")
     assert find_config("lvis_v1_seesaw.py") == Path("lvis_v1_seesaw.py")
@@ -44,11 +44,11 @@ def test_an_unknown_name_suggests_the_closest(given, hint, tmp_path, monkeypatch
     assert str(error.value) == f"config file {given!r} does not exist; did you mean {hint!r}?"
 
 
-def test_a_name_unlike_all_others_gets_no_hint():
+def test_a_name_unlike_all_others_gets_no_suggestion():
     with pytest.raises(FileNotFoundError, match=r"'qqqqqqqq\.yaml' does not exist$"):
         find_config("qqqqqqqq.yaml")
 
 
-def test_a_folder_is_not_a_config():
+def test_a_folder_is_not_accepted_as_a_config():
     with pytest.raises(FileNotFoundError, match="config file 'semantic' does not exist"):
         find_config("semantic")

@@ -9,7 +9,7 @@ from d2_seesaw.engine import EMAHook, Trainer
 
 
 class Net(nn.Module):
-    """A model with all kinds of state: weights, frozen weights, statistics and class counts."""
+    """Model with all kinds of state: weights, frozen weights, statistics and class counts."""
 
     def __init__(self):
         super().__init__()
@@ -29,7 +29,7 @@ def batches(count, size=4):
 
 
 def ema_training(data, folder, model=None, *, accumulate_steps=1, **options):
-    """Return a trainer of a copy of the model, not yet run, and its average."""
+    """Return a trainer of a copy of the model, before its first step, and its average."""
     model = copy.deepcopy(model or Net())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     trainer = Trainer(model, data, optimizer, accumulate_steps=accumulate_steps)
@@ -39,7 +39,7 @@ def ema_training(data, folder, model=None, *, accumulate_steps=1, **options):
 
 
 class History:
-    """Records the state of the model after each optimizer step, by its own hook."""
+    """Recorder of the model's state after each optimizer step."""
 
     def __init__(self, trainer):
         self.states = []
@@ -62,14 +62,14 @@ COPIED = ("frozen.weight", "frozen.bias", "norm.num_batches_tracked", "class_cou
 
 
 @pytest.mark.parametrize("warmup", [True, False])
-def test_is_the_weighted_sum_of_the_weights_after_each_step(tmp_path, warmup):
+def test_average_is_the_weighted_sum_of_the_weights_after_each_step(tmp_path, warmup):
     model = Net()
     trainer, ema = ema_training(batches(12), tmp_path, model, decay=0.5, warmup=warmup)
     history = History(trainer)
     trainer.train(0, 12)
     decays = [min(0.5, t / (t + 9)) if warmup else 0.5 for t in range(1, 13)]
     assert not warmup or decays[7] < decays[8] == decays[11] == 0.5
-    # Unrolled: each state counts (1 - its decay) times all later decays.
+    # Unrolled: each state has the weight (1 - its decay) times all later decays.
     states, shares = [model.state_dict(), *history.states], [1.0, *(1 - d for d in decays)]
     for i in range(len(states)):
         for later in decays[i:]:
@@ -83,7 +83,7 @@ def test_is_the_weighted_sum_of_the_weights_after_each_step(tmp_path, warmup):
 
 def test_class_counts_and_frozen_weights_are_copied(tmp_path):
     trainer, ema = ema_training(batches(3), tmp_path, decay=0.9)
-    trainer.model.frozen.weight[0, 0] = float("inf")  # which an average would make NaN
+    trainer.model.frozen.weight[0, 0] = float("inf")  # averaging would give NaN
     trainer.train(0, 0)
     trainer.model.frozen.weight[0, 0] = -float("inf")
     trainer.model.class_counts += 5
@@ -93,13 +93,13 @@ def test_class_counts_and_frozen_weights_are_copied(tmp_path):
     assert set(AVERAGED) | set(COPIED) == set(trainer.model.state_dict())
 
 
-def test_a_decay_of_zero_gives_the_weights_exactly(tmp_path):
+def test_with_zero_decay_the_average_equals_the_weights(tmp_path):
     trainer, ema = ema_training(batches(3), tmp_path, decay=0.0)
     trainer.train(0, 3)
     assert_equal_states(ema.averaged.state_dict(), trainer.model.state_dict())
 
 
-def test_training_is_the_same_to_the_bit_with_an_average(tmp_path):
+def test_averaging_does_not_change_training_bit_for_bit(tmp_path):
     model, data = Net(), batches(3)
     with_ema, _ = ema_training(data, tmp_path, model)
     plain = copy.deepcopy(model)
@@ -108,21 +108,21 @@ def test_training_is_the_same_to_the_bit_with_an_average(tmp_path):
     assert_equal_states(with_ema.model.state_dict(), plain.state_dict())
 
 
-def test_starts_from_the_weights_that_are_loaded_after_it_was_made(tmp_path):
+def test_average_starts_from_weights_loaded_after_its_creation(tmp_path):
     trainer, ema = ema_training([], tmp_path)
     trainer.model.load_state_dict(Net().state_dict())
     trainer.train(0, 0)
     assert_equal_states(ema.averaged.state_dict(), trainer.model.state_dict())
 
 
-def test_accumulated_batches_are_one_step(tmp_path):
+def test_accumulated_batches_count_as_one_step(tmp_path):
     trainer, ema = ema_training(batches(6), tmp_path, accumulate_steps=3)
     trainer.train(0, 2)
     assert ema.steps == 2
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_step_that_the_loss_scale_leaves_out_is_not_averaged(tmp_path, fused):
+def test_a_step_skipped_by_the_loss_scaler_is_not_averaged(tmp_path, fused):
     model = Net()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=fused)
     trainer = Trainer(model, batches(4), optimizer, amp_dtype="float16")
@@ -148,7 +148,7 @@ def test_a_step_that_stops_training_is_not_averaged(tmp_path):
     assert not (tmp_path / "model_final_ema.pth").exists()
 
 
-def test_a_resumed_average_equals_that_of_an_uninterrupted_training_to_the_bit(tmp_path):
+def test_a_resumed_average_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
     model, data = Net(), batches(15)
     whole, expected = ema_training(data, tmp_path, model, decay=0.6)
     whole.train(0, 15)
@@ -164,7 +164,7 @@ def test_a_resumed_average_equals_that_of_an_uninterrupted_training_to_the_bit(t
     assert_equal_states(ema.averaged.state_dict(), expected.averaged.state_dict())
 
 
-def test_a_checkpoint_without_average_starts_one_from_its_weights(tmp_path):
+def test_without_a_saved_average_it_restarts_from_the_weights(tmp_path):
     model = Net()
     plain = Trainer(model, batches(1), torch.optim.SGD(model.parameters(), lr=0.1))
     plain.train(0, 1)
@@ -185,7 +185,7 @@ def test_the_file_of_the_average_is_a_checkpoint_of_the_model(tmp_path):
     Net().load_state_dict(saved)
 
 
-def test_the_averaged_model_is_for_evaluation(tmp_path):
+def test_the_averaged_model_is_in_evaluation_mode(tmp_path):
     trainer, ema = ema_training(batches(1), tmp_path)
     trainer.train(0, 1)
     assert not ema.averaged.training
@@ -193,6 +193,6 @@ def test_the_averaged_model_is_for_evaluation(tmp_path):
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
-def test_a_decay_out_of_range_is_named(tmp_path, decay):
+def test_a_decay_out_of_range_is_reported(tmp_path, decay):
     with pytest.raises(ValueError, match=rf"train.ema.decay must be in \[0, 1\), got {decay}"):
         EMAHook(Net(), str(tmp_path), decay=decay)

@@ -1,9 +1,9 @@
-"""How far the options of training leave the results of full precision: the quickstart's model.
+"""Tests of mixed precision and compilation against full precision, with the quickstart's model.
 
-Stated tolerances, also in ``train_options``: bfloat16 leaves losses and scores within 5 %, float16
-within 0.5 %; compiling with inductor leaves losses and scores within 1e-5 and
-each gradient within 1 % of its norm, the backends that generate no code leave all of them within
-1e-6. An average of the weights changes nothing at all: test_ema.py.
+The tolerances are those stated in ``train_options``: 5 % for losses and scores with bfloat16, 0.5 %
+with float16. With inductor they are 1e-5 for losses and scores and 1 % of its norm for each
+gradient; with backends that generate no code, 1e-6. See test_ema.py for averaged weights, which do
+not change training.
 """
 
 from functools import cache
@@ -22,7 +22,7 @@ BOXES = [[4.0, 6, 40, 50], [30, 10, 90, 60], [50, 30, 70, 60]]
 
 def model():
     cfg = load_config("configs/quickstart/seesaw.py").model
-    # All proposals are sampled: a random half of slightly different ones would not be comparable.
+    # Sample all proposals: random samples of slightly different proposals are not comparable.
     cfg.roi_heads.batch_size_per_image = 1000
     cfg.roi_heads.positive_fraction = 1.0
     torch.manual_seed(0)
@@ -40,7 +40,7 @@ def image():
 
 
 def one_step(trained, amp_dtype=None):
-    """Losses, gradients and the state after a step of SGD, by name."""
+    """Return losses, gradients and the state after a step of SGD, by name."""
     torch.manual_seed(5)
     optimizer = torch.optim.SGD(trained.parameters(), lr=0.01)
     trainer = Trainer(trained, [[image()]], optimizer, amp_dtype=amp_dtype)
@@ -68,7 +68,7 @@ def full_precision():
 @pytest.mark.parametrize(
     ("amp_dtype", "tolerance"), [("bfloat16", 0.05), ("float16", 0.005)], ids=str
 )
-def test_mixed_precision_leaves_each_loss_within_5_or_half_a_percent(amp_dtype, tolerance):
+def test_mixed_precision_keeps_each_loss_within_its_tolerance(amp_dtype, tolerance):
     _, expected, *_ = full_precision()
     losses, *_ = one_step(model(), amp_dtype)
     assert losses == pytest.approx(expected, rel=tolerance)
@@ -78,13 +78,13 @@ def test_mixed_precision_leaves_each_loss_within_5_or_half_a_percent(amp_dtype, 
 @pytest.mark.parametrize(
     ("amp_dtype", "tolerance"), [(torch.bfloat16, 0.05), (torch.float16, 0.005)], ids=str
 )
-def test_mixed_precision_leaves_the_best_scores_within_5_or_half_a_percent(amp_dtype, tolerance):
+def test_mixed_precision_keeps_the_best_scores_within_its_tolerance(amp_dtype, tolerance):
     expected, *_ = full_precision()
     found = detections(model(), amp_dtype)
     assert_close(found.scores[:10], expected.scores[:10], rtol=tolerance, atol=0)
 
 
-def test_compiling_with_aot_eager_leaves_a_training_step_within_1e_6():
+def test_aot_eager_keeps_a_training_step_within_1e_6():
     compiled = model()
     compile_parts(compiled, ["backbone"], backend="aot_eager")
     _, *expected = full_precision()
@@ -92,7 +92,7 @@ def test_compiling_with_aot_eager_leaves_a_training_step_within_1e_6():
 
 
 @pytest.mark.slow
-def test_compiling_with_inductor_leaves_results_within_1e_5_and_gradients_within_1_percent():
+def test_inductor_keeps_results_within_1e_5_and_gradients_within_1_percent():
     compiled = model()
     compile_parts(compiled, ["backbone"])
     expected, losses, gradients, _ = full_precision()
@@ -102,5 +102,5 @@ def test_compiling_with_inductor_leaves_results_within_1e_5_and_gradients_within
     after = one_step(compiled.train())
     assert after[0] == pytest.approx(losses, rel=1e-5)
     for name, gradient in gradients.items():
-        # Batch norm of one small image magnifies rounding: 0.3 % were measured.
+        # Batch norm of one small image amplifies rounding errors: 0.3 % was measured.
         assert (after[1][name] - gradient).norm() <= 0.01 * gradient.norm(), name

@@ -17,7 +17,7 @@ def multiplier_at(scheduler, step):
     return scheduler(step / STEPS)
 
 
-def test_decays_at_the_milestones_whatever_their_unit():
+def test_decays_at_milestones_in_any_unit():
     for milestones in ([16, 22, 24], [1600, 2200, 2400]):
         scheduler = multi_step_with_warmup(milestones=milestones, max_iter=STEPS)
         values = [multiplier_at(scheduler, s) for s in (1599, 1600, 2199, 2200, 2399)]
@@ -46,18 +46,18 @@ def test_polynomial_follows_its_formula_after_the_warm_up():
         assert multiplier_at(scheduler, step) == pytest.approx((1 - step / STEPS) ** 0.9)
 
 
-def test_a_warm_up_longer_than_training_is_cut():
+def test_a_warm_up_longer_than_training_is_shortened():
     assert cosine_with_warmup(max_iter=10, warmup_iters=100)(0.5) < 1
 
 
 @pytest.mark.parametrize("max_iter", [None, 0, -3])
-def test_no_length_is_an_error(max_iter):
+def test_a_missing_length_is_an_error(max_iter):
     with pytest.raises(ValueError, match=f"max_iter must be at least 1 .*, got {max_iter}"):
         cosine_with_warmup(max_iter=max_iter)
 
 
 @pytest.mark.parametrize("milestones", [[22, 16, 24], [16, 16, 24]])
-def test_milestones_that_do_not_increase_are_named(milestones):
+def test_milestones_that_do_not_increase_are_reported(milestones):
     with pytest.raises(ValueError, match=r"milestones must increase, got \["):
         multi_step_with_warmup(milestones=milestones, max_iter=STEPS)
 
@@ -69,7 +69,7 @@ def config(*overrides):
     return load_config("configs/lvis_v1_seesaw.py", ["train.max_iter=80000", *overrides])
 
 
-def test_two_gpus_instead_of_eight_take_a_quarter_of_batch_and_rate_and_four_times_the_steps():
+def test_two_gpus_instead_of_eight_quarter_batch_and_rate_and_quadruple_steps():
     cfg = config("train.eval_period=100")
     changes = scale_to_world_size(cfg, 2)
     assert cfg.dataloader.train.total_batch_size == 4
@@ -83,7 +83,7 @@ def test_two_gpus_instead_of_eight_take_a_quarter_of_batch_and_rate_and_four_tim
     assert len(changes) == 6
 
 
-def test_lengths_in_epochs_and_periods_of_never_stay():
+def test_lengths_in_epochs_and_disabled_periods_are_not_scaled():
     cfg = config("train.max_iter=null", "train.eval_period=0")
     scale_to_world_size(cfg, 16)
     assert cfg.train.max_iter is None
@@ -92,13 +92,13 @@ def test_lengths_in_epochs_and_periods_of_never_stay():
     assert cfg.dataloader.train.total_batch_size == 32
 
 
-def test_the_reference_itself_changes_nothing():
+def test_the_reference_world_size_changes_nothing():
     cfg = config()
     assert scale_to_world_size(cfg, 8) == []
     assert cfg.optimizer.lr == 0.02
 
 
-def test_a_batch_that_cannot_be_split_is_named():
+def test_a_batch_that_cannot_be_split_is_reported():
     with pytest.raises(ValueError, match="a total batch of 16 for 32 GPUs"):
         scale_to_world_size(config("train.reference_world_size=32"), 3)
     with pytest.raises(ValueError, match=r"reference_world_size must be at least 1, got 0"):

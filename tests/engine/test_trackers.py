@@ -11,7 +11,7 @@ from d2_seesaw.engine.trackers import MLflowWriter, flat_config
 
 
 class Recorder:
-    """Notes every call of every attribute; wandb's run and mlflow itself."""
+    """Mock that records every call of every attribute, for wandb's run and mlflow."""
 
     def __init__(self, **attributes):
         self.calls = []
@@ -61,7 +61,7 @@ def config(folder, *overrides):
 
 
 def train(writers, iterations, period=2):
-    """Do what Detectron2's hooks do: scalars each step, metrics in between and at the end."""
+    """Write as Detectron2's hooks do: scalars each step, metrics periodically and at the end."""
     with EventStorage(iterations.start) as storage:
         for i in iterations:
             storage.put_scalar("total_loss", float(i))
@@ -76,11 +76,11 @@ def train(writers, iterations, period=2):
             writer.close()
 
 
-def test_nothing_is_tracked_unless_it_is_switched_on(tmp_path):
+def test_tracking_is_off_by_default(tmp_path):
     assert tracking_writers(config(tmp_path), resume=False) == []
 
 
-def test_wandb_gets_what_detectron2_writes_into_metrics_json(tmp_path, wandb):
+def test_wandb_gets_the_scalars_of_detectron2s_metrics_json(tmp_path, wandb):
     writers = tracking_writers(config(tmp_path, "train.wandb.enabled=True"), resume=False)
     train([*writers, JSONWriter(str(tmp_path / "metrics.json"))], range(7))
     lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
@@ -98,19 +98,19 @@ def test_wandb_gets_the_options_and_the_whole_config(tmp_path, wandb):
     assert (given["project"], given["name"], given["mode"]) == ("p", "n", "offline")
     assert (given["tags"], given["dir"], given["resume"]) == (["a", "b"], str(tmp_path), None)
     assert given["config"]["model"]["roi_heads"]["num_classes"] == 20
-    # Interpolations are filled in, and classes are their names: it is plain JSON.
+    # Interpolations are resolved and classes given by name, so the config is plain JSON.
     assert given["config"]["lr_multiplier"]["max_iter"] == 600
     assert json.loads(json.dumps(given["config"])) == given["config"]
 
 
-def test_the_name_of_a_run_is_that_of_its_folder(tmp_path, wandb):
+def test_a_run_is_named_after_its_folder(tmp_path, wandb):
     tracking_writers(config(tmp_path, "train.wandb.enabled=True"), resume=False)
     assert wandb.inits[0]["name"] == tmp_path.name
 
 
-def test_a_resumed_training_goes_on_with_the_same_wandb_run(tmp_path, wandb):
+def test_a_resumed_training_continues_the_same_wandb_run(tmp_path, wandb):
     cfg = config(tmp_path, "train.wandb.enabled=True")
-    for resume in (True, True, False):  # nothing to resume, resumed, started anew
+    for resume in (True, True, False):  # nothing to resume, resumed, restarted
         tracking_writers(cfg, resume=resume)
     assert [(i["id"], i["resume"]) for i in wandb.inits] == [
         (None, None),
@@ -118,7 +118,7 @@ def test_a_resumed_training_goes_on_with_the_same_wandb_run(tmp_path, wandb):
         (None, None),
     ]
     assert (tmp_path / "wandb_run.txt").read_text().splitlines()[0] == "run2"
-    assert all(i["allow_val_change"] for i in wandb.inits)  # a longer training has another config
+    assert all(i["allow_val_change"] for i in wandb.inits)  # a longer training changes the config
 
 
 def sent(run):
@@ -128,14 +128,14 @@ def sent(run):
 
 
 @pytest.mark.parametrize("start", [3, 6], ids=["after an interruption", "after its end"])
-def test_no_scalar_is_sent_again_by_a_resumed_training(tmp_path, wandb, start):
+def test_a_resumed_training_sends_no_scalar_twice(tmp_path, wandb, start):
     cfg = config(tmp_path, "train.wandb.enabled=True")
     train(tracking_writers(cfg, resume=False), range(6), period=1)
     train(tracking_writers(cfg, resume=True), range(start, 9), period=1)
     first, second = map(sent, wandb.runs)
     each_step = [(n, i) for i in range(6) for n in ("total_loss", "bbox/APr")]
     assert first == [*each_step, ("bbox/APr", 6)]
-    # At iteration 6 the first training ended with an evaluation; a loss is new there.
+    # The first training ended with an evaluation at iteration 6, so only the loss is new there.
     assert second == [
         ("total_loss", 6),
         *((n, i) for i in (7, 8) for n in ("total_loss", "bbox/APr")),
@@ -166,7 +166,7 @@ def test_mlflow_gets_scalars_parameters_and_the_config_file(tmp_path, mlflow):
     assert mlflow.of("end_run") == [(("FINISHED",), {})]
 
 
-def test_values_that_are_too_long_for_mlflow_are_cut(tmp_path, mlflow):
+def test_values_too_long_for_mlflow_are_truncated(tmp_path, mlflow):
     MLflowWriter(str(tmp_path), {"a": "x" * 700, "b": "y" * 500}, resume=False)
     assert mlflow.of("log_params") == [(({"a": "x" * 500, "b": "y" * 500},), {})]
 
@@ -182,23 +182,23 @@ def test_scalars_are_sent_in_the_order_of_the_iterations(tmp_path, wandb):
     assert sent(wandb.runs[0]) == [("bbox/APr", 0), ("total_loss", 1)]
 
 
-def test_names_that_mlflow_refuses_are_changed(tmp_path, mlflow):
+def test_names_that_mlflow_rejects_are_replaced(tmp_path, mlflow):
     (writer,) = tracking_writers(config(tmp_path, "train.mlflow.enabled=True"), resume=False)
     writer.log({"IoU-it's (x), é": 1.0, "bbox/AP-a b": 2.0}, 3)
     assert mlflow.of("log_metrics")[0][0] == ({"IoU-it_s _x__ é": 1.0, "bbox/AP-a b": 2.0},)
 
 
-def test_a_resumed_training_goes_on_with_the_same_mlflow_run(tmp_path, mlflow):
+def test_a_resumed_training_continues_the_same_mlflow_run(tmp_path, mlflow):
     cfg = config(tmp_path, "train.mlflow.enabled=True")
     tracking_writers(cfg, resume=False)
     logged = len(mlflow.of("log_params"))
     tracking_writers(cfg, resume=True)
     assert mlflow.of("start_run")[-1] == ((), {"run_id": "abc"})
-    assert len(mlflow.of("log_params")) == logged  # they could have changed, which it refuses
+    assert len(mlflow.of("log_params")) == logged  # mlflow rejects changed parameters
 
 
 def fail_and_close(writers):
-    """Fail as in Detectron2's training loop, which then closes the writers."""
+    """Raise an error in Detectron2's training loop, which then closes the writers."""
     try:
         raise FloatingPointError
     finally:
@@ -216,32 +216,30 @@ def test_a_training_that_fails_is_a_failed_run(tmp_path, wandb, mlflow):
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
-def test_a_package_that_is_missing_is_named_with_the_line_that_installs_it(
-    tmp_path, monkeypatch, name
-):
+def test_a_missing_package_is_reported_with_its_install_command(tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=f"pip install {name}"):
         tracking_writers(config(tmp_path, f"train.{name}.enabled=True"), resume=False)
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
-def test_a_missing_package_is_refused_by_a_check_that_starts_no_run(tmp_path, monkeypatch, name):
+def test_the_check_reports_a_missing_package_without_starting_a_run(tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     check_trackers(config(tmp_path))
     with pytest.raises(ConfigError, match=rf"train\.{name}\.enabled=True .*pip install {name}$"):
         check_trackers(config(tmp_path, f"train.{name}.enabled=True"))
 
 
-def test_the_check_of_packages_that_are_there_starts_no_run(tmp_path, wandb, mlflow):
+def test_the_check_of_installed_packages_starts_no_run(tmp_path, wandb, mlflow):
     check_trackers(config(tmp_path, "train.wandb.enabled=True", "train.mlflow.enabled=True"))
     assert wandb.inits == mlflow.calls == []
 
 
-def test_misspelt_options_are_refused(tmp_path):
+def test_misspelled_options_are_rejected(tmp_path):
     with pytest.raises(ConfigError, match=r"did you mean 'train.wandb.project'"):
         config(tmp_path, "train.wandb.projct=x")
 
 
-def test_flat_keys_lead_to_their_values():
+def test_nested_options_are_flattened_to_dotted_keys():
     nested = {"a": {"b": [1, 2], "c": [{"d": None}, {"d": {}}]}, "e": "x"}
     assert dict(flat_config(nested)) == {"a.b": [1, 2], "a.c.0.d": None, "a.c.1.d": {}, "e": "x"}

@@ -8,7 +8,7 @@ from d2_seesaw.engine import Trainer
 
 
 class Regression(nn.Module):
-    """Two named losses of a linear model, as a detector gives them."""
+    """Linear model that returns two named losses, like a detector."""
 
     def __init__(self):
         super().__init__()
@@ -29,7 +29,7 @@ def images(count, first=0):
 def trained(model, batches, steps, lr=0.1, **options):
     model = copy.deepcopy(model)
     trainer = Trainer(model, batches, torch.optim.SGD(model.parameters(), lr=lr), **options)
-    if trainer.grad_scaler.is_enabled():  # its default start overflows here and skips steps
+    if trainer.grad_scaler.is_enabled():  # the default scale overflows here and skips steps
         trainer.grad_scaler.load_state_dict(trainer.grad_scaler.state_dict() | {"scale": 8.0})
     trainer.train(0, steps)
     return trainer
@@ -55,7 +55,7 @@ def test_accumulating_halves_equals_whole_batches():
 @pytest.mark.parametrize(
     ("amp_dtype", "expected"), [("bfloat16", torch.bfloat16), ("float16", torch.float16)]
 )
-def test_mixed_precision_runs_the_layers_in_it_and_stays_near_full_precision(amp_dtype, expected):
+def test_mixed_precision_runs_layers_in_its_dtype_and_stays_near_float32(amp_dtype, expected):
     model, batches = Regression(), [images(8) for _ in range(5)]
     mixed = trained(model, batches, 5, amp_dtype=amp_dtype)
     assert set(mixed.model.dtypes) == {expected}
@@ -66,19 +66,19 @@ def test_mixed_precision_runs_the_layers_in_it_and_stays_near_full_precision(amp
 
 
 @pytest.mark.parametrize("amp_dtype", [None, "float16"])
-def test_the_norm_of_all_gradients_is_clipped_together(amp_dtype):
-    # With float16 it is the norm of the gradients, not of those of the scaled loss.
+def test_the_joint_norm_of_all_gradients_is_clipped(amp_dtype):
+    # With float16 the gradients are unscaled before they are clipped.
     model, batch = Regression(), images(8)
     start = weights(trained(model, [], 0))
     free = weights(trained(model, [batch], 1, amp_dtype=amp_dtype)) - start
-    limit = free.norm().item() * 10 * 0.5  # half the norm of the gradients, at a rate of 0.1
+    limit = free.norm().item() * 10 * 0.5  # half the gradient norm, at a learning rate of 0.1
     clipped = trained(model, [batch], 1, amp_dtype=amp_dtype, max_norm=limit)
     torch.testing.assert_close(weights(clipped) - start, free / 2, rtol=1e-3, atol=1e-6)
     loose = trained(model, [batch], 1, amp_dtype=amp_dtype, max_norm=3 * limit)
     torch.testing.assert_close(weights(loose) - start, free, rtol=1e-3, atol=1e-6)
 
 
-def test_values_of_gradients_are_clipped_one_by_one():
+def test_gradient_values_are_clipped_elementwise():
     model, batch = Regression(), images(8)
     start = weights(trained(model, [], 0))
     free = weights(trained(model, [batch], 1)) - start
@@ -87,7 +87,7 @@ def test_values_of_gradients_are_clipped_one_by_one():
 
 
 @pytest.mark.parametrize("amp_dtype", [None, "bfloat16", "float16"])
-def test_a_loss_that_is_not_finite_stops_before_the_weights_change(amp_dtype):
+def test_a_non_finite_loss_stops_before_the_weights_change(amp_dtype):
     model = Regression()
     bad = images(2, first=7)
     bad[1]["x"][0] = float("nan")
@@ -99,7 +99,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(amp_dtype):
     assert torch.equal(weights(trainer), before)
 
 
-def test_a_gradient_that_is_not_finite_stops_before_the_weights_change():
+def test_a_non_finite_gradient_stops_before_the_weights_change():
     model = Regression()
     model.linear.weight.register_hook(lambda gradient: gradient * float("inf"))
     trainer = Trainer(model, [images(2)], torch.optim.SGD(model.parameters(), lr=0.1))
@@ -109,7 +109,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_change():
     assert torch.equal(weights(trainer), before)
 
 
-def test_float16_leaves_out_a_step_whose_gradients_overflow_and_halves_the_scale():
+def test_float16_skips_a_step_with_overflowing_gradients_and_halves_the_scale():
     model = Regression()
     model.linear.weight.register_hook(lambda gradient: gradient * float("inf"))
     trainer = Trainer(
@@ -145,7 +145,7 @@ def test_a_checkpoint_of_full_precision_training_starts_a_new_loss_scale():
         ({"accumulate_steps": 0}, "accumulate_steps must be at least 1, got 0"),
     ],
 )
-def test_options_out_of_range_are_named(options, message):
+def test_options_out_of_range_are_reported(options, message):
     model = Regression()
     with pytest.raises(ValueError, match=message):
         Trainer(model, [], torch.optim.SGD(model.parameters(), lr=0.1), **options)

@@ -1,4 +1,4 @@
-"""Made-up analyses of evaluations."""
+"""Synthetic analyses of evaluations."""
 
 import math
 
@@ -28,13 +28,13 @@ def category(category_id, frequency, train_images, ap=NAN, *, objects=20, name=N
 
 
 def calibration(group, *bins, error=NAN):
-    """Of ``(detections, mean score, precision)``."""
+    """Build a reliability curve from ``(detections, mean score, precision)`` of its bins."""
     detections, scores, precision = zip(*bins, strict=True) if bins else ([], [], [])
     return ReliabilityCurve(group, list(detections), list(scores), list(precision), error)
 
 
 def analysis(categories, confusions=(), calibrations=(), *, task="bbox", metrics=None, truth="a1"):
-    """Of categories, ``(true, predicted, objects)`` and calibrations."""
+    """Build an analysis from categories, ``(true, predicted, objects)`` and calibrations."""
     return LongTailAnalysis(
         task=task,
         ground_truth=truth,
@@ -57,7 +57,7 @@ def means(categories):
 
 
 def lvis_like(number=1203, *, seed=0, tail=0.0, task="segm"):
-    """Of LVIS's profile; the higher ``tail``, the better rare categories are found."""
+    """Build an analysis with LVIS's profile; a higher ``tail`` improves rare categories."""
     rng, noise = np.random.default_rng(0), np.random.default_rng(seed)
     counts = LVIS_V1_PROFILE.image_counts(number, 100_170)
     objects = np.maximum(0, rng.lognormal(np.log(counts * 0.3 + 1), 1).astype(int) - 1)

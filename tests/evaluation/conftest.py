@@ -10,7 +10,7 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def register(tmp_path):
-    """Registers data under a unique name that is gone after the test; returns the name."""
+    """Return a function that registers data for the test and returns their unique name."""
     names = []
 
     def register_data(data, **metadata):

@@ -1,4 +1,4 @@
-"""Random federated data with named traits, and the official curves of them."""
+"""Random federated data with named traits, and their official curves."""
 
 import copy
 from unittest import mock
@@ -26,7 +26,7 @@ TRAITS = (
 
 
 def federated_case(seed, *traits):
-    """An annotation file, and detections with a box and a mask. ``traits`` are of ``TRAITS``."""
+    """Generate annotations, and detections with box and mask; ``traits`` are of ``TRAITS``."""
     return _Case(np.random.default_rng(seed), traits).make()
 
 
@@ -125,7 +125,7 @@ class _Case:
         return [round(v) if v == round(v) else v for v in box.tolist()]
 
     def near(self, annotation):
-        """A box that overlaps the object: shrunk so that the IoU is a threshold, or moved."""
+        """Return the box of the object, shrunk so that the IoU is a threshold, or moved."""
         x, y, w, h = annotation["bbox"]
         if self.has("iou at threshold"):
             return [x, y, w, h * int(self.rng.integers(10, 20)) / 20]
@@ -189,7 +189,7 @@ def _runs(box):
 
 
 def shape(record, task):
-    """What pycocotools compares."""
+    """Return the boxes or masks that pycocotools compares."""
     if task == "bbox":
         return np.array([record["bbox"]], dtype=float)
     segmentation = record["segmentation"]
@@ -206,15 +206,15 @@ def area(result, task):
     return float(mask_utils.area(shape(result, task))[0])
 
 
-def of_task(results, task):
-    """Copies with the shape that counts: of boxes and masks in one, lvis measures the boxes."""
+def results_of_task(results, task):
+    """Copy results with the shape of the task only: given both, lvis uses the area of the box."""
     other = "segmentation" if task == "bbox" else "bbox"
     return [{k: v for k, v in r.items() if k != other} for r in copy.deepcopy(results)]
 
 
 class _OfficialEvaluation(LVISEval):
     def _get_gt_dt(self, img_id, cat_id):
-        """As in lvis-api's git. Without categories, 0.5.3 looks for those of category -1."""
+        """Follow lvis-api's repository; class-agnostic, release 0.5.3 looks for category -1."""
         if self.params.use_cats:
             return super()._get_gt_dt(img_id, cat_id)
         gt = [a for c in self.params.cat_ids for a in self._gts[img_id, c]]
@@ -222,10 +222,10 @@ class _OfficialEvaluation(LVISEval):
 
 
 def official_evaluation(data, results, task, max_dets=300, *, class_agnostic=False):
-    """The accumulated ``LVISEval`` of the lvis package, given the ``np.float`` that it misses."""
-    results = of_task(results, task)
-    if not results:  # an IndexError of lvis; it drops a category that is unknown
-        results = of_task(
+    """Return the accumulated ``LVISEval`` of lvis, with the ``np.float`` that it lacks."""
+    results = results_of_task(results, task)
+    if not results:  # lvis would raise an IndexError; it drops unknown categories
+        results = results_of_task(
             [
                 {"image_id": data["images"][0]["id"], "category_id": -1, "score": 0.0}
                 | {"bbox": [0, 0, 1, 1], "segmentation": box_rle([0, 0, 1, 1])}
@@ -255,7 +255,7 @@ def our_curves(data, results, task, max_dets=300, *, class_agnostic=False):
 
 
 def assert_equal_curves(data, results, task, max_dets=300, *, class_agnostic=False):
-    """Bit for bit. Returns the official evaluation."""
+    """Compare bit for bit; return the official evaluation."""
     official = official_evaluation(data, results, task, max_dets, class_agnostic=class_agnostic)
     precision, recall = our_curves(data, results, task, max_dets, class_agnostic=class_agnostic)
     np.testing.assert_array_equal(precision, official.eval["precision"])

@@ -1,4 +1,4 @@
-"""Small federated LVIS data, and the official evaluation of it."""
+"""Small federated LVIS data, and their official evaluation."""
 
 import json
 import math
@@ -12,11 +12,11 @@ from lvis import LVIS, LVISEval, LVISResults
 from PIL import Image
 from pycocotools import mask as mask_utils
 
-SIZE = 160  # of every image: its objects may be small, medium or large
+SIZE = 160  # of every image; fits small, medium and large objects
 
 
 def dataset(groups, image_ids=(1,)):
-    """Categories 1, 2, ... of the given frequency groups, images without any object."""
+    """Build categories 1, 2, ... of the given frequency groups, and images without objects."""
     return {
         "categories": [
             {"id": i, "name": f"class{i}", "frequency": g, "image_count": 10 * i}
@@ -52,7 +52,7 @@ def add_object(data, image_id, category_id, bbox, **extra):
 
 
 def outline(bbox):
-    """The box without one corner, an eighth of it: IoU of masks is not IoU of boxes."""
+    """Return the box without one corner, so that the IoU of masks differs from that of boxes."""
     x, y, w, h = bbox
     return [x, y, x + w, y, x + w, y + h / 2, x + w / 2, y + h, x, y + h]
 
@@ -63,7 +63,7 @@ def mask_of(bbox):
 
 @dataclass
 class ImageDetections:
-    """What a model found in one image. Category ids are those of the dataset."""
+    """Detections of a model in one image, with the category ids of the dataset."""
 
     image_id: int
     category_ids: list = field(default_factory=list)
@@ -89,7 +89,7 @@ class ImageDetections:
         return {"instances": instances}
 
     def as_lvis(self, task):
-        """Result dicts, built without Detectron2. Scores are rounded to float32, as the model's."""
+        """Build result dicts without Detectron2; round scores to float32, as in the model."""
         results = []
         for category_id, bbox, score in zip(
             self.category_ids, self.bboxes, self.scores, strict=True
@@ -109,7 +109,7 @@ def perfect_detections(data):
 
 
 def random_data(seed, groups="rrccfff", num_images=14):
-    """Random objects and detections, with negative and non-exhaustive sets and ties in score."""
+    """Generate objects and detections with federated sets and ties in score."""
     rng = np.random.default_rng(seed)
     category_ids = np.arange(1, len(groups) + 1)
     data = dataset(groups, range(100, 100 + num_images))
@@ -141,7 +141,7 @@ def moved(bbox, shift):
 
 
 def official_evaluation(json_file, detections, task, monkeypatch, max_dets=300):
-    """The finished ``LVISEval`` of the lvis package, given the ``np.float`` that it misses."""
+    """Return the finished ``LVISEval`` of lvis, with the ``np.float`` that it lacks."""
     results = [r for d in detections for r in d.as_lvis(task)]
     with monkeypatch.context() as patch:
         patch.setattr(np, "float", float, raising=False)
@@ -153,7 +153,7 @@ def official_evaluation(json_file, detections, task, monkeypatch, max_dets=300):
 
 
 def official_metrics(evaluation, names):
-    """In percent, nan for the package's -1."""
+    """Return metrics in percent, with nan for lvis's -1."""
     values = {name: evaluation.results[name] for name in names}
     return {name: math.nan if v == -1 else 100 * float(v) for name, v in values.items()}
 
@@ -166,7 +166,7 @@ def run_evaluator(evaluator, detections, *, masks=True):
 
 
 def write_images(folder, data):
-    """An image of noise for each, in LVIS's layout: the end of the address below the folder."""
+    """Write an image of noise for each entry, in LVIS's layout: by the end of its URL."""
     rng = np.random.default_rng(0)
     for image in data["images"]:
         path = folder.joinpath(*image["coco_url"].split("/")[-2:])
@@ -181,6 +181,6 @@ def write_json(path, data):
 
 
 def written_files(folder):
-    """Content of each file by its name, without the name of the folder, which the report has."""
+    """Return the content of each file without the name of the folder, which the report has."""
     name = str(folder).encode()
     return {path.name: path.read_bytes().replace(name, b"") for path in folder.iterdir()}

@@ -1,4 +1,4 @@
-"""Gloo ranks that evaluate some of the images each: three of them, then two."""
+"""Gloo ranks that each evaluate some of the images: three ranks, then two."""
 
 import functools
 from unittest import mock
@@ -16,14 +16,14 @@ from tests.evaluation.lvis_data import ImageDetections, random_data, write_image
 from tests.support.ranks import no_objects_between_ranks, run_on_ranks
 
 NAME = "longtail_eval_test_ranks"
-# Of each case how many ranks there are.
+# Number of ranks by case.
 CASES = {"halves": 2, "uneven": 3, "mask scores": 3, "fixed AP": 3, "some masks": 3, "error": 2}
 
 
 def evaluate_on_ranks(folder):
-    """For each of ``CASES`` the result of one process on all images, and the reports of the ranks.
+    """Return by case the results of one process on all images, and the reports of the ranks.
 
-    Files of one process lie in the folder named as the case and "alone", of ranks and "ranks".
+    Files are written below CASE/alone by one process and below CASE/ranks by the ranks.
     """
     data, _ = random_data(seed=40)
     for image in data["images"]:
@@ -43,16 +43,16 @@ def evaluate_on_ranks(folder):
 
 
 def _id_as_text(number):
-    """Texts of two lengths."""
+    """Convert an id to a text of one of two lengths."""
     return f"image {number}" if number < 109 else f"{number}"
 
 
 def outputs_of_ranks(case):
-    """For each rank, image ids and outputs of a model."""
+    """Return image ids and model outputs for each rank."""
     _, found = random_data(seed=40)
     outputs = [(d.image_id, d.as_model_output()) for d in found]
     if case == "halves":
-        # Rank 0 gathers its own images first: the same order, so ties in score break the same way.
+        # Gathering in rank order keeps the order of the images, so ties in score break alike.
         return [outputs[:7], outputs[7:]]
     if case == "uneven":
         return [[], outputs_with_proposals(outputs[:9]), outputs_with_proposals(outputs[9:])]
@@ -71,7 +71,7 @@ def outputs_of_ranks(case):
 
 
 def outputs_with_proposals(outputs):
-    """With text for ids, and proposals of all images but the second without instances."""
+    """Convert ids to text and add proposals; remove the instances of the second image."""
     torch.manual_seed(len(outputs))
     for i, (_, output) in enumerate(outputs):
         boxes = output["instances"].pred_boxes.tensor
@@ -99,9 +99,9 @@ def _evaluate(case, folder, place, outputs, *, distributed):
                 distributed=distributed,
                 output_dir=str(folder / case / place),
                 fixed_ap=case == "fixed AP",
-                report=write_evaluation_report,
+                report=write_evaluation_report if case == "uneven" else None,
             )
-            for image_id, output in [pair for of_rank in outputs for pair in of_rank]:
+            for image_id, output in [pair for rank_pairs in outputs for pair in rank_pairs]:
                 evaluator.process([{"image_id": image_id}], [output])
             with no_objects_between_ranks():
                 results = evaluator.evaluate()

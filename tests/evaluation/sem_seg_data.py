@@ -1,4 +1,4 @@
-"""Small label maps on disk, and predictions of them."""
+"""Small label maps on disk, and predictions for them."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ IGNORED = 255
 
 @dataclass
 class Picture:
-    """One image: its true and predicted classes."""
+    """True and predicted classes of one image."""
 
     name: str
     labels: np.ndarray
@@ -29,13 +29,13 @@ class Picture:
 
 
 def blocks(rng, size, choices, probabilities=None, cell=6):
-    """Random rectangles: boundaries and interiors."""
+    """Draw random rectangles, which have boundaries and interiors."""
     coarse = rng.choice(choices, (-(-size[0] // cell), -(-size[1] // cell)), p=probabilities)
     return np.kron(coarse, np.ones((cell, cell), dtype=np.int64))[: size[0], : size[1]]
 
 
 def pictures(number=5, seed=0, probabilities=(0.7, 0.2, 0.06, 0.0, 0.04)):
-    """Class 3 is never true by default, yet predicted; every image has pixels to ignore."""
+    """Draw pictures with ignored pixels; by default class 3 is predicted but never true."""
     rng = np.random.default_rng(seed)
     made = []
     for i in range(number):
@@ -50,7 +50,7 @@ def pictures(number=5, seed=0, probabilities=(0.7, 0.2, 0.06, 0.0, 0.04)):
 
 
 def register(folder, name, data, **fields):
-    """Writes the labels of ``data`` and registers them as ``name``."""
+    """Write the labels of ``data`` and register them as ``name``."""
     records = []
     for picture in data:
         path = folder / f"{name}_{picture.name}.png"

@@ -47,7 +47,7 @@ def test_names_are_text(data, scores):
     assert [row.name for row in rows[:2]] == ["12", "2"]
 
 
-def test_a_row_says_what_the_data_say(rows):
+def test_a_row_describes_its_category(rows):
     row = rows[0]
     assert (row.category_id, row.name, row.frequency, row.train_images) == (1, "class1", "r", 10)
 
@@ -57,7 +57,7 @@ def test_a_row_counts_images_and_objects_of_the_split(rows):
     assert [row.gt_instances for row in rows] == [3, 0, 1]
 
 
-def test_what_is_ignored_is_no_object(data, scores):
+def test_ignored_objects_are_not_counted(data, scores):
     add_object(data, 2, 3, [0, 0, 9, 9])
     add_object(data, 1, 1, [0, 0, 9, 9])
     for crowd in data["annotations"][-2:]:
@@ -80,7 +80,7 @@ def test_training_images_may_come_from_the_metadata(data, scores):
     assert [row.train_images for row in rows] == [7, None, 99]
 
 
-def test_a_category_without_a_name_goes_by_its_id(data, scores):
+def test_a_category_without_a_name_is_named_by_its_id(data, scores):
     del data["categories"][1]["name"]
     assert category_results(table_of(data), scores, {})[1].name == "2"
 
@@ -102,7 +102,7 @@ def test_csv_has_full_precision_and_empty_cells_for_absent_values(rows, tmp_path
     ]
 
 
-def test_json_is_strict_and_says_the_same_as_the_csv(rows, tmp_path):
+def test_json_is_strict_and_equals_the_csv(rows, tmp_path):
     write_category_results(rows, str(tmp_path), "segm")
     with open(tmp_path / "per_category_segm.csv") as file:
         table = list(csv.DictReader(file))
@@ -118,7 +118,7 @@ def test_the_table_has_the_columns_that_are_logged(rows):
     assert header == shown
 
 
-def test_table_starts_with_the_most_frequent_category(rows):
+def test_the_table_starts_with_the_most_frequent_category(rows):
     lines = row_table(most_frequent_first(rows)).splitlines()[2:]
     assert [line.split("|")[1].strip() for line in lines] == ["class3", "class2", "class1"]
     assert [line.split("|")[5].strip() for line in lines] == ["40.000", "n/a", "0.333"]

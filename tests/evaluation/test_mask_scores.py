@@ -86,7 +86,7 @@ def test_boxes_score_the_same_to_the_bit_with_and_without_mask_scores(register, 
     assert tables["plain masks"] != tables["scored masks"]
 
 
-def test_the_limit_per_image_keeps_other_masks_than_boxes(register):
+def test_the_limit_per_image_may_keep_different_masks_than_boxes(register):
     data = dataset("f")
     add_object(data, 1, 1, [0, 40, 35, 35])
     found = ImageDetections(1).add(1, [100, 100, 20, 20], 0.9).add(1, [0, 40, 35, 35], 0.5)

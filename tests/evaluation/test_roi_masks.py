@@ -1,4 +1,4 @@
-"""Evaluators whose models leave masks on their boxes."""
+"""Evaluation of models that return masks on their boxes."""
 
 import copy
 import json
@@ -41,7 +41,7 @@ def lvis_or_coco(register):
 
 @pytest.mark.parametrize("kind", [LongTailLVISEvaluator, MaskScoringCOCOEvaluator])
 @pytest.mark.parametrize("mask_scores", [False, True])
-def test_files_are_those_of_pasted_masks(kind, mask_scores, lvis_or_coco, tmp_path):
+def test_files_equal_those_of_pasted_masks(kind, mask_scores, lvis_or_coco, tmp_path):
     images = [on_boxes(6), on_boxes(0), on_boxes(3)]
     if mask_scores:
         for one, other in images:

@@ -1,4 +1,4 @@
-"""Scoring with either engine, and of saved results."""
+"""Scoring of detections and of saved results, with either engine."""
 
 import json
 
@@ -22,7 +22,7 @@ from tests.evaluation.lvis_data import (
 
 @pytest.fixture
 def saved(tmp_path):
-    """Annotations and detections of boxes, as files, and the detections."""
+    """Write annotations and box detections; return both paths and the detections."""
     data, detections = random_data(seed=3)
     annotations = write_json(tmp_path / "annotations.json", data)
     results = [d for image in detections for d in image.as_lvis("bbox")]
@@ -41,17 +41,17 @@ def test_saved_results_score_as_with_the_official_package(saved, engine, monkeyp
         assert metrics[name] == pytest.approx(value, abs=1e-9, nan_ok=True)
 
 
-def test_an_unknown_engine_is_named():
+def test_an_unknown_engine_is_reported():
     with pytest.raises(ValueError, match=r"engine must be among .*, got 'fast'"):
         LVISScoring(engine="fast")
 
 
-def test_a_limit_below_one_is_named():
+def test_a_limit_below_one_is_reported():
     with pytest.raises(ValueError, match="must be at least 1, got 0"):
         LVISScoring(limits=DetectionLimits(per_image=0))
 
 
-def test_an_unknown_task_is_named():
+def test_an_unknown_task_is_reported():
     check_tasks(("bbox", "segm"))
     with pytest.raises(ValueError, match=r"tasks must be among .*'boxes'"):
         check_tasks(("boxes",))
@@ -75,7 +75,7 @@ def test_the_analysis_of_each_task_is_written(saved, tmp_path):
     assert not (tmp_path / "out" / "longtail_segm.json").exists()
 
 
-def test_no_analysis_is_written_if_all_categories_are_one(saved, tmp_path):
+def test_no_analysis_is_written_if_class_agnostic(saved, tmp_path):
     annotations, results, _ = saved
     scoring = LVISScoring(class_agnostic=True)
     out, written = tmp_path / "out", []
@@ -90,7 +90,7 @@ def test_no_analysis_is_written_if_all_categories_are_one(saved, tmp_path):
     assert not written
 
 
-def test_a_writer_gets_the_analyses_masks_first_with_the_images(tmp_path):
+def test_the_report_writer_gets_the_analyses_masks_first_and_the_images(tmp_path):
     data, results = federated_case(3)
     scoring, written = LVISScoring(), []
     result = scoring.score(
@@ -114,7 +114,7 @@ def test_a_writer_gets_the_analyses_masks_first_with_the_images(tmp_path):
     assert not (tmp_path / "longtail.html").exists()
 
 
-def test_the_official_writer_is_a_writer(saved, tmp_path):
+def test_write_evaluation_report_can_be_the_report_writer(saved, tmp_path):
     annotations, results, _ = saved
     out = str(tmp_path / "out")
     evaluate_results_file(results, annotations, output_dir=out, report=write_evaluation_report)

@@ -23,7 +23,7 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def register(tmp_path):
-    """Registers pictures under a unique name that is gone after the test; returns the name."""
+    """Return a function that registers pictures for the test and returns their unique name."""
     names = []
 
     def register_pictures(data, **fields):
@@ -56,7 +56,7 @@ def results_of(name, data, **options):
 
 
 def pixel_sets(data, c):
-    """All pixels as (image, row, column): truly of class ``c``, and predicted as it."""
+    """Return the true and the predicted pixels of class ``c`` as (image, row, column)."""
     true, found = set(), set()
     for i, picture in enumerate(data):
         for at, label in np.ndenumerate(picture.labels):
@@ -70,24 +70,24 @@ def labels_in_file(file_name, dtype):
     return np.asarray(Image.open(file_name), dtype=dtype)
 
 
-def detectron2s_evaluator(name, **options):
-    """Detectron2's own evaluator; how it reads label maps fails with NumPy 2 in April 2024."""
+def detectron2_evaluator(name, **options):
+    """Return Detectron2's evaluator with a label reader that works with NumPy 2."""
     return SemSegEvaluator(name, distributed=False, sem_seg_loading_fn=labels_in_file, **options)
 
 
-def test_has_detectron2s_numbers(name, data):
+def test_metrics_match_detectron2(name, data):
     found = results_of(name, data)
-    expected = run(detectron2s_evaluator(name), data)["sem_seg"]
+    expected = run(detectron2_evaluator(name), data)["sem_seg"]
     shared = {k: v for k, v in expected.items() if "B-Iou" not in k and "Boundary" not in k}
     assert len(shared) == 4 + 2 * len(NAMES)
     assert {k: found[k] for k in shared} == pytest.approx(shared, nan_ok=True)
     assert math.isnan(found["IoU-rider"])
 
 
-def test_scores_are_those_of_sets_of_pixels(name, data):
+def test_scores_equal_those_of_sets_of_pixels(name, data):
     found = results_of(name, data)
     ious, recalls = [], []
-    for c, class_name in enumerate(NAMES[:3]):  # riders are not there
+    for c, class_name in enumerate(NAMES[:3]):  # there are no riders
         true, claimed = pixel_sets(data, c)
         ious.append(100 * len(true & claimed) / len(true | claimed))
         recalls.append(100 * len(true & claimed) / len(true))
@@ -95,7 +95,7 @@ def test_scores_are_those_of_sets_of_pixels(name, data):
         assert found[f"ACC-{class_name}"] == pytest.approx(recalls[-1])
     assert found["mIoU"] == pytest.approx(sum(ious) / 3)
     assert found["mACC"] == pytest.approx(sum(recalls) / 3)
-    # By their own pixels, with the default bounds of 2.5% and 25%.
+    # Groups follow the ground truth, with the default bounds of 2.5% and 25%.
     assert found["mIoUf"] == pytest.approx(ious[0])
     assert found["mIoUc"] == pytest.approx((ious[1] + ious[2]) / 2)
     assert found["mACCc"] == pytest.approx((recalls[1] + recalls[2]) / 2)
@@ -104,7 +104,7 @@ def test_scores_are_those_of_sets_of_pixels(name, data):
     assert [found[f"categories-{g}"] for g in "rcf"] == [1, 2, 1]
 
 
-def test_a_class_that_is_not_there_has_no_score(name, data):
+def test_a_class_without_ground_truth_has_no_score(name, data):
     found = results_of(name, data, boundary_iou=True)
     rider = {k: v for k, v in found.items() if k.endswith("-rider")}
     assert set(rider) == {
@@ -115,7 +115,7 @@ def test_a_class_that_is_not_there_has_no_score(name, data):
 
 
 @pytest.mark.parametrize("as_function", [False, True])
-def test_groups_go_by_the_pixels_of_the_training_split(name, data, as_function):
+def test_groups_follow_the_pixels_of_the_training_split(name, data, as_function):
     pixels = [10, 500, 40, 450]
     counts = (lambda: pixels) if as_function else pixels
     found = results_of(name, data, pixel_counts=counts, group_bounds=(0.02, 0.2))
@@ -126,7 +126,7 @@ def test_groups_go_by_the_pixels_of_the_training_split(name, data, as_function):
     assert [found[f"categories-{g}"] for g in "rcf"] == [1, 1, 2]
 
 
-def test_the_function_that_counts_is_called_once_and_not_before_it_is_needed(name, data):
+def test_the_counting_function_is_called_once_and_only_when_needed(name, data):
     calls = []
     built = evaluator(name, pixel_counts=lambda: calls.append(1) or [1, 2, 3, 4])
     assert not calls
@@ -152,7 +152,7 @@ def test_boundary_iou_is_an_option(name, data):
     assert 0 < mean < plain["mIoU"]
 
 
-def test_per_class_files_hold_what_is_known(name, data, tmp_path):
+def test_per_class_files_have_empty_values_for_unknown_scores(name, data, tmp_path):
     folder = tmp_path / "new" / "folder"
     found = results_of(name, data, output_dir=str(folder), pixel_counts=[9, 0, 2, 4])
     assert sorted(p.name for p in folder.iterdir()) == [
@@ -173,7 +173,7 @@ def test_per_class_files_hold_what_is_known(name, data, tmp_path):
 
 def test_predictions_are_written_on_demand_as_detectron2_does(name, data, tmp_path):
     results_of(name, data, output_dir=str(tmp_path / "ours"), save_predictions=True)
-    run(detectron2s_evaluator(name, output_dir=str(tmp_path / "theirs")), data)
+    run(detectron2_evaluator(name, output_dir=str(tmp_path / "theirs")), data)
     ours, theirs = (
         json.loads((tmp_path / folder / "sem_seg_predictions.json").read_text())
         for folder in ("ours", "theirs")
@@ -207,19 +207,19 @@ def test_labels_may_be_read_by_a_function_of_the_record(register, data):
         seen.append((record["sem_seg_label_ids"], record["file_name"]))
         return (labels[record["file_name"]] + 1) % 4  # 255 becomes 0: no pixel is ignored
 
-    turned = [Picture(p.name, p.labels, (p.labels.astype(int) + 1) % 4) for p in data]
-    found = results_of(name, turned, read_labels=read)
+    relabeled = [Picture(p.name, p.labels, (p.labels.astype(int) + 1) % 4) for p in data]
+    found = results_of(name, relabeled, read_labels=read)
     assert seen == [({7: 0}, picture.name) for picture in data]
     assert found["mIoU"] == found["pACC"] == 100.0
 
 
-def test_other_numbers_than_classes_need_a_function(register, data):
+def test_labels_other_than_classes_need_a_function(register, data):
     name = register(data, sem_seg_label_ids={7: 0})
     with pytest.raises(ValueError, match=r"sem_seg_label_ids.*read_labels"):
         evaluator(name)
 
 
-def test_without_any_pixel_of_ground_truth_nothing_has_a_score(register):
+def test_without_ground_truth_pixels_all_scores_are_absent(register):
     empty = Picture("a.jpg", np.full((8, 8), 255, np.uint8), np.zeros((8, 8), np.int64))
     name = register([empty])
     with warnings.catch_warnings():
@@ -231,7 +231,7 @@ def test_without_any_pixel_of_ground_truth_nothing_has_a_score(register):
     assert {k for k, v in nothing.items() if not math.isnan(v)} == set(kept)
 
 
-def test_half_precision_logits_are_fine(name, data):
+def test_half_precision_logits_are_accepted(name, data):
     built = evaluator(name)
     built.reset()
     for picture in data:
@@ -248,7 +248,7 @@ def with_labels(labels):
     ("value", "message"),
     [(4, r"a.jpg must lie in \[0, 3\] or be 255, got 4"), (254, "got 254")],
 )
-def test_a_label_that_is_no_class_is_refused(register, value, message):
+def test_a_label_that_is_not_a_class_is_refused(register, value, message):
     picture = with_labels(np.zeros((6, 6), np.uint8))
     picture.labels[2, 3] = value
     with pytest.raises(ValueError, match=message):
@@ -276,7 +276,7 @@ def test_an_image_of_another_dataset_is_refused(name):
 
 
 @pytest.mark.parametrize("key", ["stuff_classes", "ignore_label"])
-def test_metadata_that_lack_something_are_refused(name, key):
+def test_incomplete_metadata_are_refused(name, key):
     metadata = MetadataCatalog.get(name).as_dict()
     MetadataCatalog.remove(name)
     del metadata["name"], metadata[key]
@@ -321,7 +321,7 @@ OPTIONS = {"boundary_iou": True, "save_predictions": True}
 
 
 def evaluate_own_shares(folder):
-    """On a rank: the results of the images that are its own, and an error of another rank."""
+    """Return the results of the rank's own images, and the error that rank 1 causes."""
     rank = dist.get_rank()
     data = pictures()
     name = "sem_seg_eval_test_ranks"
@@ -337,7 +337,7 @@ def evaluate_own_shares(folder):
 
 
 @pytest.mark.dist
-def test_ranks_agree_with_one_process_and_fail_together(name, data, tmp_path):
+def test_ranks_agree_with_one_process_and_raise_together(name, data, tmp_path):
     alone = results_of(name, data, output_dir=str(tmp_path / "alone"), **OPTIONS)
     main, other = run_on_ranks(evaluate_own_shares, tmp_path, world_size=2)
     assert "rank 1" in main[1]

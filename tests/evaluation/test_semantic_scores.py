@@ -39,12 +39,12 @@ def test_a_row_has_the_scores_of_its_class(rows):
     assert math.isnan(row.precision)
 
 
-def test_without_training_pixels_the_groups_go_by_the_ground_truth(rows):
+def test_without_training_pixels_the_groups_follow_the_ground_truth(rows):
     assert [row.frequency for row in rows] == list("ffrcr")
     assert {row.train_pixels for row in rows} == {None}
 
 
-def test_training_pixels_decide_on_the_groups(scores):
+def test_training_pixels_determine_the_groups(scores):
     rows = class_results(NAMES, scores, np.array([1, 9, 50, 10, 30]), (0.05, 0.3))
     assert [row.frequency for row in rows] == list("rcfcf")
     assert [row.train_pixels for row in rows] == [1, 9, 50, 10, 30]
@@ -80,13 +80,13 @@ def table_of(rows):
     return [[c.strip() for c in line.strip("|").split("|")] for line in text.split("\n")]
 
 
-def test_the_table_starts_with_the_class_of_most_training_pixels(scores):
+def test_the_table_starts_with_the_class_with_most_training_pixels(scores):
     lines = table_of(class_results(NAMES, scores, np.array([1, 9, 50, 10, 30]), (0.05, 0.3)))
     assert [line[0] for line in lines[2:]] == ["train", "dog", "rider", "car", "road"]
     assert lines[2] == ["train", "f", "50", "20", "0.333", "10.000", "n/a"]
 
 
-def test_the_table_goes_by_the_ground_truth_if_there_is_nothing_else(rows):
+def test_without_training_pixels_the_table_is_sorted_by_ground_truth(rows):
     lines = table_of(rows)
     assert [line[0] for line in lines[2:]] == ["road", "car", "rider", "train", "dog"]
     assert lines[2][2] == "n/a"

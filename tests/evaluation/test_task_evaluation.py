@@ -50,7 +50,7 @@ def test_both_engines_give_the_same_analysis(limits, task):
 
 
 @both_tasks
-def test_an_analysis_says_of_what_it_is(task):
+def test_an_analysis_describes_its_evaluation(task):
     data, results = federated_case(3)
     analysis = analysis_of(evaluation_of(data, results, task))
     assert analysis.task == task
@@ -60,7 +60,7 @@ def test_an_analysis_says_of_what_it_is(task):
     assert sum(c.objects for c in analysis.confusions) == len(data["annotations"])
 
 
-def test_the_limits_hold_for_all_of_it():
+def test_the_limits_apply_to_the_whole_analysis():
     data, results = federated_case(3, "many in a pair")
     few = {"limits": DetectionLimits(per_image=1)}
     every, limited = (analysis_of(evaluation_of(data, results, **o)) for o in ({}, few))

@@ -43,7 +43,7 @@ def test_a_score_has_three_decimals_or_is_absent(value, text):
     assert format_score(value) == text
 
 
-def test_a_table_leaves_texts_as_they_are():
+def test_a_table_keeps_texts_unchanged():
     assert cells(text_table(["a", "b"], [["1.500", "n/a"]]).splitlines()[-1]) == ["1.500", "n/a"]
 
 
@@ -78,7 +78,7 @@ def test_prints_a_table_of_segmentation_beside_that_of_detection(results, printe
     assert "sem_seg: categories with ground truth: r: 3/4, c: 7/7, f: 9/9" in lines
 
 
-def test_prints_what_detectron2s_own_segmentation_evaluator_has(printed):
+def test_prints_the_metrics_of_detectron2s_own_segmentation_evaluator(printed):
     rows = [cells(line) for line in printed({"sem_seg": {"mIoU": 1.0, "pACC": 2.0}})]
     assert rows[-3] == ["task", "mIoU", "pACC"]
     assert rows[-1] == ["sem_seg", "1.000", "2.000"]

@@ -1,4 +1,4 @@
-"""The classification example, on data so small that it trains in a second."""
+"""Classification example, on data so small that it trains in a second."""
 
 import importlib.util
 import json
@@ -19,7 +19,7 @@ from d2_seesaw.losses import RecallLoss, SeesawCrossEntropyLoss
 SCRIPT = Path("examples/longtail_classification.py")
 SPEC = importlib.util.spec_from_file_location("longtail_classification", SCRIPT)
 example = importlib.util.module_from_spec(SPEC)
-sys.modules["longtail_classification"] = example  # dataclasses look themselves up
+sys.modules["longtail_classification"] = example  # dataclasses look up their own module
 SPEC.loader.exec_module(example)
 
 SMALL = ["--classes", "4", "--most-images", "30", "--test-images", "6", "--epochs", "1"]
@@ -35,7 +35,7 @@ def run_main(output, *arguments):
 
 
 def rows_of(printed):
-    """Cells of the printed table by the title of their row."""
+    """Return the cells of the printed table by the title of their row."""
     lines = [line for line in printed.splitlines() if line.startswith("| ")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {title: values for title, *values in cells}
@@ -79,7 +79,7 @@ def test_training_images_follow_the_profile_and_test_images_are_balanced():
     assert images.std() > 0.3
 
 
-def test_a_seed_decides_the_images_and_which_classes_are_rare():
+def test_a_seed_determines_the_images_and_the_rare_classes():
     args = options("--classes", "12", "--test-images", "1")
     first, again, other = (example.generate(args, seed) for seed in (1, 1, 2))
     assert first.counts.tolist() == again.counts.tolist() != other.counts.tolist()
@@ -97,7 +97,7 @@ def test_no_test_image_is_a_training_image():
 def test_a_class_looks_alike_under_all_seeds():
     args = options("--classes", "10", "--imbalance", "1", "--test-images", "20")
     (images, labels), (others, truth) = (example.generate(args, s).test for s in (1, 2))
-    # Ink may be darker or brighter than paper: what differs from the median is ink.
+    # Ink may be darker or brighter than paper, so it is detected by its distance to the median.
     ink, other_ink = (
         (i - i.flatten(1).median(1).values[:, None, None, None]).abs().flatten(1)
         for i in (images, others)
@@ -110,7 +110,7 @@ def test_a_class_looks_alike_under_all_seeds():
 def test_images_are_noisy():
     out_of_sight = np.full((example.STROKES, 3, 2), 9.0)
     image = example.draw(out_of_sight, np.random.default_rng(0))
-    assert len(np.unique(image)) > 15  # paper, clutter and the edge between would be fewer
+    assert len(np.unique(image)) > 15  # without noise there would be fewer
 
 
 @pytest.mark.parametrize("name", example.LOSSES)
@@ -121,7 +121,7 @@ def test_losses_take_logits_and_labels_and_know_no_ignored_class(name):
     assert logits.grad.abs().sum() > 0
 
 
-def test_losses_are_those_of_the_library_with_the_papers_q_for_classification():
+def test_losses_equal_those_of_the_library_with_the_papers_q_for_classification():
     seesaw = example.build_loss("seesaw", 5)
     assert isinstance(seesaw, SeesawCrossEntropyLoss)
     assert (seesaw.p, seesaw.q) == (0.8, 1.0)
@@ -135,7 +135,7 @@ def test_the_classifier_is_normalized_on_request_only():
 
 
 class FirstPixel(nn.Module):
-    """Predicts the class that the first pixel names; in training mode, as dropout might, none."""
+    """Model that predicts the class in the first pixel; in training mode it predicts no class."""
 
     def __init__(self):
         super().__init__()
@@ -146,8 +146,8 @@ class FirstPixel(nn.Module):
         return named * (not self.training)
 
 
-def test_accuracies_are_those_of_the_classes_in_each_group():
-    # More images than are predicted at a time.
+def test_accuracies_are_computed_over_the_classes_of_each_group():
+    # More images than one batch of predictions.
     labels = torch.arange(3).repeat_interleave(400)
     predicted = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 0, 0, 0, 0]).repeat_interleave(100)
     images = predicted[:, None, None, None].expand(1200, 1, 2, 2).float()
@@ -156,7 +156,7 @@ def test_accuracies_are_those_of_the_classes_in_each_group():
     assert result == {"overall": pytest.approx(500 / 12), "many": 37.5, "medium": None, "few": 50.0}
 
 
-def test_nothing_but_the_loss_differs_between_losses(monkeypatch):
+def test_runs_of_two_losses_differ_only_in_the_loss(monkeypatch):
     monkeypatch.setattr(example, "build_loss", lambda name, num_classes: nn.CrossEntropyLoss())
     data, args = example.generate(options(), seed=1), options()
     models = [example.train(data, loss, 1, args).state_dict() for loss in example.LOSSES]
@@ -174,7 +174,7 @@ def test_training_learns_the_classes():
     args = options("--imbalance", "1", "--epochs", "8", "--batch-size", "16")
     data = example.generate(args, seed=1)
     for loss in example.LOSSES:
-        # By chance it is 25 %, with a standard deviation of 9 % over the 24 images.
+        # Chance is 25 %, with a standard deviation of 9 % over the 24 images.
         assert example.accuracies(example.train(data, loss, 1, args), data)["overall"] > 50
 
 
@@ -254,7 +254,7 @@ def test_the_same_seed_gives_the_same_numbers(tmp_path):
         (["--seeds", "-1"], r"--seeds must be different and 0 or more, got \[-1\]"),
     ],
 )
-def test_wrong_arguments_end_with_one_line(arguments, message, tmp_path):
+def test_wrong_arguments_are_one_line_errors(arguments, message, tmp_path):
     with pytest.raises(SystemExit, match=message):
         run_main(tmp_path / "runs.json", *arguments)
     assert list(tmp_path.iterdir()) == []
@@ -271,7 +271,7 @@ def test_an_unknown_loss_is_refused(tmp_path, capsys):
 def test_runs_as_a_script_with_torch_numpy_and_opencv_alone(tmp_path):
     arguments = [str(SCRIPT), *SMALL, "--seeds", "1", "--output", str(tmp_path / "runs.json")]
     code = (
-        "import runpy, sys; "  # an import of what is None fails
+        "import runpy, sys; "  # importing a module that is None fails
         "sys.modules |= dict.fromkeys(['detectron2', 'fvcore', 'torchvision', 'tabulate']); "
         f"sys.argv = {arguments}; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
     )

@@ -1,7 +1,7 @@
-"""Comparison of what a module computes on a device with what it computes on the CPU.
+"""Comparison of the results of a module on a device and on the CPU.
 
-``D2_SEESAW_TEST_DEVICE=cpu`` runs the tests of this folder on machines without a GPU, to test the
-tests themselves. The CPU is then compared with itself, with images in another memory layout.
+``D2_SEESAW_TEST_DEVICE=cpu`` runs the tests of this folder without a GPU, to check the tests
+themselves. The CPU is then compared with itself, with images in another memory layout.
 """
 
 import copy
@@ -18,7 +18,7 @@ FLOAT32 = 1e-4
 """Largest difference in float32, relative to the largest value of the same tensor."""
 
 AUTOCAST = {torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""The same for mixed precision compared with float32: float16 keeps 11 bits, bfloat16 keeps 8."""
+"""Largest difference between mixed precision and float32: float16 has 11 bits, bfloat16 8."""
 
 Outcome = dict[str, Tensor]
 
@@ -34,8 +34,8 @@ def assert_agrees(
 
     Args:
         function: a module, or a function without parameters. Modules are copied.
-        inputs: its arguments, on the CPU. Those of floating dtype get gradients.
-        device: what to compare with the CPU.
+        inputs: the arguments, on the CPU. Floating-point tensors get gradients.
+        device: the device to compare with the CPU.
         tolerance: largest difference relative to the largest value of a tensor. Integers and
             booleans must be equal.
         autocast: dtype of autocast on ``device``; None turns it off.
@@ -50,12 +50,12 @@ def outcome(
     device: torch.device,
     autocast: torch.dtype | None = None,
 ) -> Outcome:
-    """Run a function forward and backward; return all that it computes, on the CPU."""
+    """Run a function forward and backward; return all results on the CPU."""
     module = copy.deepcopy(function).to(device) if isinstance(function, nn.Module) else function
     leaves = [on_device(tensor, device) for tensor in inputs]
     with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
         found = as_dict(module(*leaves))
-    # Random weights: the plain sum of a softmax, say, has no gradient.
+    # Random weights, because the plain sum of a softmax, for example, has no gradient.
     generator = torch.Generator().manual_seed(0)
     total: Any = 0
     for output in found.values():
@@ -94,7 +94,7 @@ def assert_close_to(actual: Outcome, expected: Outcome, tolerance: float) -> Non
         if not value.is_floating_point():
             assert torch.equal(actual[name], value), name
             continue
-        # In float64, which holds the values of all other types.
+        # float64 represents the values of all other dtypes exactly.
         value, other = value.double(), actual[name].double()
         largest = value.abs().max().item() if value.numel() else 0.0
         difference = (other - value).abs().max().item() if value.numel() else 0.0

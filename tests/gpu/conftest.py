@@ -16,6 +16,6 @@ def device() -> torch.device:
 
 @pytest.fixture(autouse=True)
 def _full_float32() -> Iterator[None]:
-    """Turn TF32 off: with its 10 bits of mantissa, convolutions differ by 1e-3."""
+    """Turn TF32 off: with its 10-bit mantissa, convolutions differ by 1e-3."""
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield

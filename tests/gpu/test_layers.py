@@ -1,4 +1,4 @@
-"""Layers on the GPU: CARAFE, deformable convolutions, pooling with offsets, mask predictors."""
+"""Tests of layers on the GPU: CARAFE, deformable convolutions, pooling with offsets, predictors."""
 
 import copy
 
@@ -25,7 +25,7 @@ autocast_dtypes = pytest.mark.parametrize("dtype", AUTOCAST, ids=str)
 
 
 def spread(module: nn.Module, std: float = 0.3) -> nn.Module:
-    """Draw all parameters anew: some start at zero, where they have no effect."""
+    """Randomize all parameters: some are initialized with zeros and would have no effect."""
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=std)
     return module
@@ -53,7 +53,7 @@ def test_carafe_with_given_kernels(device):
     assert_agrees(carafe_down, features, torch.randn(2, 25, 3, 4), device=device)
 
 
-def test_carafe_of_no_rois(device):
+def test_carafe_of_zero_rois(device):
     layer = CarafeUpsample(16).to(device)
     x = torch.zeros(0, 16, 14, 14, device=device, requires_grad=True)
     layer(x).sum().backward()
@@ -72,8 +72,8 @@ def test_deformable_convolution(per_image, device):
 @autocast_dtypes
 @torch.no_grad()
 def test_deformable_convolution_under_autocast(dtype, device):
-    # Values alone: the gradients of the offsets jump where a tap crosses the center of a pixel,
-    # and the offsets are computed in the lower precision.
+    # Compare only values: gradients of offsets jump where a tap crosses the center of a pixel,
+    # and offsets are computed in the lower precision.
     conv = spread(DeformConv2d(8, 12, 3, padding=1), std=0.05)
     x = nn.functional.interpolate(torch.randn(2, 8, 5, 6), (15, 18), mode="bilinear")
     expected = conv(x)
@@ -93,10 +93,10 @@ def rois_in_and_across_borders(number: int) -> Tensor:
     return torch.cat([torch.arange(float(number))[:, None] % 2, boxes], dim=1)
 
 
-@pytest.mark.parametrize("of_bins", [False, True])
-def test_pooling_with_offsets(of_bins, device):
+@pytest.mark.parametrize("per_bin", [False, True])
+def test_pooling_with_offsets(per_bin, device):
     rois = rois_in_and_across_borders(30)
-    offsets = 8 * (torch.randn(30, 2, 5, 5) if of_bins else torch.randn(30, 2))
+    offsets = 8 * (torch.randn(30, 2, 5, 5) if per_bin else torch.randn(30, 2))
 
     def pool(features: Tensor, offsets: Tensor) -> Tensor:
         return roi_align_with_offsets(
@@ -131,7 +131,7 @@ def test_normalized_convolution(power, device):
 
 
 class Channel(nn.Module):
-    """Predict the mask of each RoI's class alone."""
+    """Predictor of the mask of each RoI's class only."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ def test_one_channel_under_autocast(new_conv, dtype, device):
 
 
 class Recomputed(nn.Module):
-    """A layer with batch norm whose activations are computed again in the backward pass."""
+    """Layer with batch norm whose activations are recomputed in the backward pass."""
 
     def __init__(self) -> None:
         super().__init__()

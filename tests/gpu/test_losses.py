@@ -1,4 +1,4 @@
-"""Losses on the GPU: values, gradients and counts, and how often the host waits for the GPU."""
+"""Tests of losses on the GPU: values, gradients, counts and the number of synchronizations."""
 
 import warnings
 from collections.abc import Callable
@@ -46,14 +46,14 @@ def sampled_rois(num_logits: int) -> tuple[Tensor, Tensor]:
 
 
 def pixels() -> tuple[Tensor, Tensor]:
-    """Draw logits of two images and 19 classes, and labels of which some are ignored."""
+    """Draw logits of two images and 19 classes, and labels with some ignored pixels."""
     labels = (19 * torch.rand(2, 24, 33) ** 3).long()
     labels[:, :2] = 255
     return 3 * torch.randn(2, 19, 24, 33), labels
 
 
 def trained(loss: nn.Module, *batch: Tensor) -> nn.Module:
-    """Give a loss statistics to work with: those of one step on the CPU."""
+    """Train a loss for one step on the CPU, so that it has statistics."""
     loss(*batch)
     return loss
 
@@ -64,7 +64,7 @@ def test_detection_losses(new_loss, dtype, device):
     loss = new_loss(C)
     logits, labels = sampled_rois(loss.num_logits)
     trained(loss, logits, labels)
-    # Arithmetic is in float32 whatever the logits are; the gradient is rounded to their type.
+    # Arithmetic is float32 for all logits; the gradient is rounded to the dtype of the logits.
     tolerance = {torch.float16: 1e-3, torch.bfloat16: 1e-2}.get(dtype, 1e-4)
     assert_agrees(loss, logits.to(dtype), labels, device=device, tolerance=tolerance)
 
@@ -82,7 +82,7 @@ def test_seesaw_scores(device):
 
 def test_counts_move_with_the_module_and_stay_exact(device):
     loss = SeesawLoss(C).to(device)
-    loss.class_counts += 2**53  # one more is lost in float64
+    loss.class_counts += 2**53  # float64 cannot count further
     logits, labels = (tensor.to(device) for tensor in sampled_rois(C + 2))
     loss(logits, labels)
     assert loss.class_counts.device.type == device.type
@@ -92,7 +92,7 @@ def test_counts_move_with_the_module_and_stay_exact(device):
 
 
 @pytest.mark.parametrize("labels", [[], [C, C, C], [-1, -1], [0]], ids=str)
-def test_batches_without_something(labels, device):
+def test_batches_with_missing_labels(labels, device):
     logits = torch.randn(len(labels), C + 2, device=device, requires_grad=True)
     losses = SeesawLoss(C).to(device)(logits, torch.tensor(labels, device=device).long())
     sum(losses.values()).backward()
@@ -100,11 +100,11 @@ def test_batches_without_something(labels, device):
     assert logits.grad.isfinite().all()
 
 
-def test_a_wrong_label_is_an_error_and_not_a_broken_device(device):
+def test_a_wrong_label_raises_without_breaking_the_device(device):
     loss = SeesawLoss(4).to(device)
     with pytest.raises(ValueError, match=r"labels must be in \[-1, 4\].*got 7"):
         loss(torch.randn(2, 6, device=device), torch.tensor([0, 7], device=device))
-    # A failed assertion inside of a kernel would make this fail, too.
+    # After a failed assertion inside a kernel, this would fail as well.
     assert loss(torch.randn(2, 6, device=device), torch.tensor([0, 4], device=device))
 
 
@@ -121,7 +121,7 @@ def test_dense_losses(new_loss, device):
     assert_agrees(trained(new_loss(), *batch), *batch, device=device)
 
 
-def test_pixels_drawn_on_the_gpu_are_an_estimate_of_all(device):
+def test_pixels_sampled_on_the_gpu_estimate_the_full_loss(device):
     logits, labels = (tensor.to(device) for tensor in pixels())
     loss = SeesawCrossEntropyLoss(19, sample_size=200).to(device).eval()
     everything = SeesawCrossEntropyLoss(19).to(device).eval()(logits, labels)
@@ -142,9 +142,8 @@ def test_counts_and_losses_in_a_process_group_of_the_gpu(device, tmp_path: Path)
     batch = [tensor.to(device) for tensor in sampled_rois(C + 2)]
     alone = SeesawLoss(C).to(device)
     expected = alone(*batch)
-    store = dist.FileStore(str(tmp_path / "store"), 1)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    dist.init_process_group(backend, init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         assert_close(loss(*batch), expected)
     finally:
@@ -152,7 +151,7 @@ def test_counts_and_losses_in_a_process_group_of_the_gpu(device, tmp_path: Path)
     assert torch.equal(loss.class_counts, alone.class_counts)
 
 
-# --- waiting ---
+# --- synchronization ---
 
 
 def synchronizations(step: Callable[[], object]) -> int:
@@ -168,24 +167,24 @@ def synchronizations(step: Callable[[], object]) -> int:
 
 
 def waits_of_seesaw_loss(classes: int, device: torch.device) -> tuple[int, int]:
-    """Count the synchronizations of a forward and of a backward pass."""
+    """Count the synchronizations of a forward and a backward pass."""
     loss = SeesawLoss(classes).to(device)
     logits = torch.randn(512, classes + 2, device=device, requires_grad=True)
     labels = torch.randint(-1, classes + 1, (512,), device=device)
-    sum(loss(logits, labels).values()).backward()  # what happens only once happens here
+    sum(loss(logits, labels).values()).backward()  # warm-up: one-time synchronizations happen here
     total: list[Tensor] = []
     forward = synchronizations(lambda: total.append(sum(loss(logits, labels).values())))
     return forward, synchronizations(lambda: total[0].backward())
 
 
-def test_the_host_never_waits_once_per_class(device):
+def test_synchronizations_do_not_depend_on_the_number_of_classes(device):
     if device.type != "cuda":
         pytest.skip("counts what CUDA reports")
-    # The instrument works.
+    # Check the counter itself.
     assert synchronizations(lambda: torch.ones(1, device=device).item()) == 1
     few, many = waits_of_seesaw_loss(10, device), waits_of_seesaw_loss(C, device)
     assert few == many
-    # The check of the labels waits, and so does finding the foreground RoIs; nothing in backward.
+    # Checking the labels and finding the foreground RoIs synchronize; the backward pass does not.
     forward, backward = many
     assert forward <= 2
     assert backward == 0

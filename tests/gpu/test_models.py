@@ -1,4 +1,4 @@
-"""Mask heads, poolers, whole models, encoded masks and a training step on the GPU."""
+"""Tests of mask heads, poolers, models, mask encoding and a training step on the GPU."""
 
 import copy
 from pathlib import Path
@@ -58,7 +58,7 @@ class MaskLoss(nn.Module):
             gt_masks=BitMasks(masks),
         )
         with EventStorage():
-            # The boxes are constants; their zero gradient keeps the comparison simple.
+            # Boxes are constants. Adding them times zero gives them a gradient to compare.
             loss = self.head(x, [rois])["loss_mask"]
         return {"loss": loss + 0 * boxes.sum()}
 
@@ -72,7 +72,7 @@ def test_mask_heads(new_head, predictor, device):
         torch.randn(10, 16, 14, 14),
         boxes_in(SIZE, 10),
         torch.randint(CLASSES, (10,)),
-        blobs(10, SIZE) > 0,  # smooth edges: few pixels of a target are close to its threshold
+        blobs(10, SIZE) > 0,  # smooth edges, so few target pixels are near the threshold
     )
     assert_agrees(MaskLoss(head), *inputs, device=device)
 
@@ -110,7 +110,7 @@ def mask_rcnn() -> nn.Module:
 
 @pytest.fixture
 def picture(tmp_path: Path) -> dict:
-    """Write a file of random blobs; return it as a dict in Detectron2's format."""
+    """Write an image of random blobs; return its record in Detectron2's format."""
     noise = torch.rand(1, 3, 18, 25)
     smooth = nn.functional.interpolate(noise, (150, 203), mode="bicubic").clamp(0, 1)
     pixels = (smooth[0] * 255).byte().permute(1, 2, 0).numpy()
@@ -175,7 +175,7 @@ def test_masks_on_the_gpu_have_the_bytes_of_those_on_the_cpu(dtype, device):
 
 
 @torch.no_grad()
-def test_masks_that_stay_on_their_boxes(picture, device):
+def test_unpasted_masks(picture, device):
     found = with_roi_masks(mask_rcnn().to(device))([picture])[0]["instances"]
     arguments = found.pred_boxes, found.image_size
     on_cpu = encode_masks(found.pred_masks.tensor.cpu(), *(arguments[0].to("cpu"), arguments[1]))
@@ -186,7 +186,7 @@ def test_masks_that_stay_on_their_boxes(picture, device):
 
 
 class Squares(nn.Module):
-    """A model with one weight, whose loss is what it is told."""
+    """Model with one weight, whose loss is scaled by the input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ class Squares(nn.Module):
         return {"loss": batch[0]["factor"] * self.weight.square().sum()}
 
 
-def test_a_gradient_that_overflows_in_float16_leaves_the_step_out(device):
+def test_a_step_with_an_overflowing_float16_gradient_is_skipped(device):
     model = Squares().to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     batches = [[{"factor": 1e36}], [{"factor": 1.0}]]  # times the loss scale: infinite, and 65536

@@ -1,4 +1,4 @@
-"""Normalization on the GPU, in one process."""
+"""Tests of normalization layers on the GPU, in one process."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ CHANNELS = 6
 
 
 def new_norm(channels: int = CHANNELS) -> nn.BatchNorm2d:
-    """Make a batch norm whose parameters are not those of the start."""
+    """Make a batch norm with random parameters."""
     norm = SyncBatchNorm2d(channels)
     generator = torch.Generator().manual_seed(0)
     for parameter in norm.parameters():

@@ -1,4 +1,4 @@
-"""Two ranks on the GPU: counts of Seesaw Loss, and batch norm over all ranks.
+"""Tests of two ranks on the GPU: counts of Seesaw Loss and synchronized batch norm.
 
 Without a second GPU both ranks use the first one, which gloo allows and NCCL does not.
 """
@@ -52,7 +52,7 @@ def batch_of_rank(step: str, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def parameters_of_a_norm() -> dict[str, Tensor]:
-    """Draw weights and biases that are not those of a new batch norm."""
+    """Draw random weights and biases of a batch norm."""
     weight, bias = torch.rand(2, CHANNELS, generator=torch.Generator().manual_seed(0)) + 0.5
     return {"weight": weight, "bias": bias}
 
@@ -78,31 +78,31 @@ def results_of_this_rank() -> dict[str, Any]:
 
 
 def as_rows(x: Tensor) -> Tensor:
-    """Reshape to ``(N * H * W, C)``: only so do maps of several sizes fit into one batch."""
+    """Reshape to ``(N * H * W, C)``, so that maps of different sizes fit into one batch."""
     return x.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 @pytest.fixture(scope="module")
-def of_ranks() -> list[dict[str, Any]]:
+def rank_results() -> list[dict[str, Any]]:
     return run_on_ranks(results_of_this_rank, world_size=RANKS)
 
 
-def test_ranks_count_what_one_process_counts(of_ranks):
+def test_counts_of_all_ranks_match_one_process(rank_results):
     alone = SeesawLoss(CLASSES)
     alone(*sampled_rois())
-    for found in of_ranks:
+    for found in rank_results:
         assert torch.equal(found["counts"], alone.class_counts)
 
 
-def test_the_mean_of_the_ranks_losses_is_the_loss_of_one_process(of_ranks):
+def test_the_mean_of_the_losses_matches_one_process(rank_results):
     expected = SeesawLoss(CLASSES)(*sampled_rois())
     for name, value in expected.items():
-        mean = torch.stack([found["losses"][name] for found in of_ranks]).mean()
+        mean = torch.stack([found["losses"][name] for found in rank_results]).mean()
         torch.testing.assert_close(mean, value.detach(), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("step", SHAPES)
-def test_batch_norm_of_the_ranks_is_that_of_all_values_on_the_cpu(step, of_ranks):
+def test_batch_norm_matches_all_values_on_the_cpu(step, rank_results):
     batches = [batch_of_rank(step, rank) for rank in range(RANKS)]
     x, grad = (
         torch.cat([as_rows(tensor) for tensor in tensors]).double()
@@ -116,4 +116,4 @@ def test_batch_norm_of_the_ranks_is_that_of_all_values_on_the_cpu(step, of_ranks
     outputs, gradients = output.detach().split(sizes), x.grad.split(sizes)
     for rank in range(RANKS):
         expected = {"output": outputs[rank], "input gradient": gradients[rank]}
-        assert_close_to(of_ranks[rank][step], expected | dict(norm.named_buffers()), 1e-4)
+        assert_close_to(rank_results[rank][step], expected | dict(norm.named_buffers()), 1e-4)

@@ -143,12 +143,12 @@ def radius(u, v):
 
 
 class Oracle(GeneralizedRCNN):
-    """Model that returns the true boxes of any view, and the true mask in any box."""
+    """Model that returns the true boxes of any view and the true mask of any box."""
 
     def __init__(self, **scores):
         super().__init__(
-            backbone=_Seeing(),
-            proposal_generator=_Proposing(),
+            backbone=_OracleBackbone(),
+            proposal_generator=_OracleProposals(),
             roi_heads=_OracleHeads(**scores),
             pixel_mean=[127.5] * 3,
             pixel_std=[127.5] * 3,
@@ -157,8 +157,8 @@ class Oracle(GeneralizedRCNN):
         self.eval()
 
 
-class _Seeing(Backbone):
-    def forward(self, images):
+class _OracleBackbone(Backbone):
+    def forward(self, images):  # pyright: ignore[reportIncompatibleMethodOverride]
         return {"image": images}
 
     def output_shape(self):
@@ -179,7 +179,7 @@ def in_view(boxes, image, size):
     return torch.stack([x0, y0, x1, y1], 1)
 
 
-class _Proposing(nn.Module):
+class _OracleProposals(nn.Module):
     def __init__(self):
         super().__init__()
         self.nms_thresh = 0.7
@@ -238,7 +238,7 @@ class _OracleHeads(nn.Module):
             v = (y0 + (y1 - y0) * center - v0) / (v1 - v0)
             if is_mirrored(image, given.image_size):
                 u = 1 - u
-            # Nearly linear across the edge, which interpolation then finds.
+            # Nearly linear across the edge, so that interpolation finds it.
             soft = 0.5 + 1.5 * (1 - radius(u[:, None, :], v[:, :, None]))
             given.pred_masks = soft.clamp(0, 1)[:, None]
             given.mask_scores = given.scores * given.image_size[0]

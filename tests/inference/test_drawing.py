@@ -9,7 +9,7 @@ from d2_seesaw.inference.drawing import enlargement, palette
 
 def test_all_colors_of_the_palette_differ():
     assert len(set(palette(60))) == 60
-    # A third of the way around the hues is from red to green.
+    # Three colors are evenly spaced around the hues: red, green and blue.
     assert [int(np.argmax(color)) for color in palette(3)] == [0, 1, 2]
 
 
@@ -26,7 +26,7 @@ def test_small_pictures_are_enlarged_to_the_short_side(size, factor):
     assert enlargement(size, 100) == factor
 
 
-def test_masks_are_drawn_where_they_are_in_the_color_of_their_class():
+def test_masks_are_drawn_at_their_place_in_the_color_of_their_class():
     mask = torch.zeros(1, 80, 80, dtype=torch.bool)
     mask[0, 10:40, 10:70] = True
     instances = Instances(
@@ -46,7 +46,7 @@ def test_masks_are_drawn_where_they_are_in_the_color_of_their_class():
     assert not drawn[:, :5].any()
 
 
-def test_label_maps_are_laid_over_the_picture_half_transparent():
+def test_label_maps_are_drawn_over_the_picture_half_transparently():
     labels = np.zeros((60, 90), np.int64)
     labels[:, 45:] = 2
     image = np.full((60, 90, 3), 100, np.uint8)

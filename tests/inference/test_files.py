@@ -81,7 +81,7 @@ def run(folder, output, made=None, **options):
     return unreadable, images, json.loads((output / "results.json").read_text())
 
 
-def test_results_tell_pictures_and_frames_apart_and_skip_what_is_damaged(folder, tmp_path, caplog):
+def test_results_distinguish_pictures_and_frames_and_skip_damaged_files(folder, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         unreadable, images, results = run(folder, tmp_path / "out")
     (message,) = unreadable
@@ -94,7 +94,7 @@ def test_results_tell_pictures_and_frames_apart_and_skip_what_is_damaged(folder,
     assert best[1] == [5, 10, 20, 20]
     assert best[5] == [30, 10, 20, 20]
     assert np.abs(np.array([best[i][0] for i in (2, 3, 4)]) - [0, 10, 20]).max() <= 1
-    # Not in a terminal: plain lines.
+    # Outside a terminal, progress is logged in plain lines.
     assert "1/4 a.png: 2 objects" in caplog.messages
     assert any("skipped" in text and "bad.jpg" in text for text in caplog.messages)
 
@@ -107,7 +107,7 @@ def test_results_tell_pictures_and_frames_apart_and_skip_what_is_damaged(folder,
         ({"score_threshold": 0.0, "max_detections": 1}, [0.9]),
     ],
 )
-def test_threshold_and_limit_hold_for_what_is_written(folder, tmp_path, options, scores):
+def test_threshold_and_limit_apply_to_the_written_results(folder, tmp_path, options, scores):
     _, _, results = run(folder / "sub", tmp_path / "out", **options)
     assert [r["score"] for r in results] == pytest.approx(scores)
     assert [r["category_id"] for r in results] == [9, 9, 4][: len(scores)]
@@ -180,9 +180,9 @@ def picture_at(path):
 @pytest.mark.parametrize(
     ("picture", "other"),
     [
-        ("labels/a.png", "a.png"),  # drawn, over the label map
-        ("Labels/A.PNG", "a.png"),  # one name to some file systems
-        ("clip/000000.png", "clip.avi"),  # its label map, over that of a frame
+        ("labels/a.png", "a.png"),  # the drawing would replace the label map
+        ("Labels/A.PNG", "a.png"),  # the same name if case is ignored
+        ("clip/000000.png", "clip.avi"),  # its label map would replace that of a frame
         ("clip/1234567.jpg", "clip.avi"),
         ("labels/clip/000002.png", "clip.avi"),
         ("labels/clip/000002.png", "clip/000002.jpg"),

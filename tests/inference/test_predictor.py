@@ -52,7 +52,7 @@ def assert_same_instances(one, other):
     assert torch.equal(one.pred_masks, other.pred_masks)
 
 
-def test_predicts_as_the_model_does_behind_the_mapper_of_the_test_data(
+def test_predictions_equal_those_of_the_model_with_the_test_mapper(
     checkpoint, model, image, tmp_path
 ):
     predictor = load_predictor(checkpoint, device="cpu")
@@ -81,7 +81,7 @@ def test_the_augmentations_of_the_config_resize_the_picture_not_the_results(
     assert found.image_size == image.shape[:2]
 
 
-def test_views_of_test_time_augmentation_start_from_the_picture_as_it_is():
+def test_views_of_test_time_augmentation_start_from_the_original_picture():
     seen = []
 
     class Recorder(torch.nn.Module):
@@ -121,7 +121,7 @@ def test_predictions_are_on_the_cpu():
     assert predictor(np.zeros((4, 6, 3), np.uint8)) == {"instances": "cpu"}
 
 
-def test_names_and_ids_are_those_of_the_checkpoint(checkpoint):
+def test_names_and_ids_come_from_the_checkpoint(checkpoint):
     predictor = load_predictor(checkpoint, device="cpu")
     assert predictor.class_names == NAMES
     assert predictor.category_ids == METADATA["category_ids"]
@@ -144,7 +144,7 @@ def test_a_wrong_number_of_names_is_refused(model, tmp_path):
 
 
 def test_a_checkpoint_without_names_gets_those_of_the_registered_dataset(model, tmp_path):
-    """The LVIS file is read; before that, Detectron2's catalog has no names."""
+    """Read the LVIS file, because Detectron2's catalog has no names before."""
     (tmp_path / "train").mkdir()
     federated = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
     image = {"id": 1, "coco_url": "http://host/train/1.jpg", "height": 9, "width": 9, **federated}
@@ -203,7 +203,7 @@ def test_an_unavailable_device_is_named(checkpoint, device, message, monkeypatch
         load_predictor(checkpoint, device=device)
 
 
-def test_a_config_that_is_not_for_training_is_named(checkpoint, tmp_path):
+def test_a_config_without_a_model_is_named(checkpoint, tmp_path):
     (tmp_path / "c.yaml").write_text("train: {output_dir: x}\n")
     with pytest.raises(ValueError, match=r"c\.yaml has no `model`"):
         load_predictor(checkpoint, config_file=tmp_path / "c.yaml", device="cpu")

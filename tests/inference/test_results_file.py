@@ -55,14 +55,14 @@ def test_pycocotools_reads_both_files_and_finds_the_pictures_and_names(tmp_path)
         results.add_instances(results.add_image("clip.mp4", (6, 8), frame=1), detections())
     coco = COCO(str(tmp_path / "images.json"))
     assert coco.imgs[1] == {"id": 1, "file_name": "a.jpg", "height": 6, "width": 8}
-    clip = [(coco.imgs[i]["file_name"], coco.imgs[i]["frame"]) for i in (2, 3)]
+    clip = [(coco.imgs[i]["file_name"], coco.imgs[i].get("frame")) for i in (2, 3)]
     assert clip == [("clip.mp4", 0), ("clip.mp4", 1)]
     assert {i: c["name"] for i, c in coco.cats.items()} == {7: "cat", 90: "dog", 3: "owl"}
     loaded = coco.loadRes(str(tmp_path / "results.json"))
     assert [a["image_id"] for a in loaded.anns.values()] == [1, 1, 3, 3]
 
 
-def test_the_regions_of_a_label_map_give_it_back(tmp_path):
+def test_a_label_map_can_be_restored_from_its_regions(tmp_path):
     labels = np.array([[0, 0, 2], [2, 2, 0]])
     with ResultsWriter(tmp_path, NAMES, IDS) as results:
         results.add_label_map(5, labels)
@@ -76,7 +76,7 @@ def test_the_regions_of_a_label_map_give_it_back(tmp_path):
 def write_and_stop(folder):
     with ResultsWriter(folder, NAMES, IDS) as results:
         results.add_instances(results.add_image("a.jpg", (6, 8)), detections())
-        assert written(folder) == []  # the earlier file, until the new one is complete
+        assert written(folder) == []  # the earlier file stays until the new one is complete
         raise KeyboardInterrupt
 
 

@@ -25,7 +25,7 @@ BUILDERS = [mask_rcnn, mask_scoring_rcnn, yacs_rcnn, box_rcnn]
 def inputs(tmp_path):
     first = mapped(picture(tmp_path / "first.png"))
     second = mapped(picture(tmp_path / "second.png", 120, 90))
-    del second["height"], second["width"]  # predictions in the frame of the resized image
+    del second["height"], second["width"]  # predictions then have the size of the resized image
     return [first, second]
 
 
@@ -36,10 +36,10 @@ def through_views(model):
 @pytest.mark.parametrize("build", BUILDERS)
 @pytest.mark.parametrize("wrap", [nn.Identity(), through_views], ids=["alone", "views"])
 @torch.no_grad()
-def test_answers_as_the_model_but_with_masks_on_boxes(build, wrap, inputs):
+def test_outputs_equal_the_models_but_with_masks_on_boxes(build, wrap, inputs):
     model = wrap(build()).eval()
     if wrap is through_views:
-        del inputs[1]  # views need the frame
+        del inputs[1]  # views need height and width
     for ours, host in zip(with_roi_masks(model).eval()(inputs), model(inputs), strict=True):
         found, expected = ours["instances"], host["instances"]
         assert len(found) > 2
@@ -58,7 +58,7 @@ def test_answers_as_the_model_but_with_masks_on_boxes(build, wrap, inputs):
 
 
 @torch.no_grad()
-def test_no_detections_are_an_empty_answer(inputs):
+def test_no_detections_give_an_empty_output(inputs):
     model = mask_rcnn()
     model.roi_heads.box_predictor.test_score_thresh = 1.0
     for output in with_roi_masks(model)(inputs):
@@ -66,15 +66,15 @@ def test_no_detections_are_an_empty_answer(inputs):
 
 
 @torch.no_grad()
-def test_makes_no_tensor_of_the_image_per_detection(inputs):
+def test_no_image_sized_tensor_is_made_per_detection(inputs):
     model = mask_rcnn()
     inputs = [{**inputs[0], "height": 2000, "width": 3000}]
-    largest = {}
+    largest, found = {}, {}
     for name, each in {"host": model, "ours": with_roi_masks(model)}.items():
         with OperatorLog() as log:
-            (output,) = each(inputs)
+            (found[name],) = each(inputs)
         largest[name] = log.largest
-    assert largest["host"] >= len(output["instances"]) * 2000 * 3000
+    assert largest["host"] >= len(found["host"]["instances"]) * 2000 * 3000
     assert largest["ours"] < 2000 * 3000
 
 
@@ -95,14 +95,14 @@ class OtherPostprocessing(GeneralizedRCNN):
 
 
 @pytest.mark.parametrize("kind", [Other, OtherForward, OtherPostprocessing])
-def test_models_that_infer_in_another_way_are_left_alone(kind):
+def test_models_with_their_own_inference_are_not_wrapped(kind):
     model = mask_rcnn()
     assert with_roi_masks(model) is not model
     model.__class__ = kind
     assert with_roi_masks(model) is model
 
 
-def test_other_modules_are_left_alone():
+def test_other_modules_are_not_wrapped():
     model = nn.Linear(2, 2)
     assert with_roi_masks(model) is model
 
@@ -146,7 +146,7 @@ def test_detectron2s_loop_leaves_the_model_in_its_mode(training, inputs):
     assert all(module.training is training for module in model.modules())
 
 
-def test_has_the_models_weights():
+def test_the_wrapper_shares_the_weights_of_the_model():
     model = mask_rcnn()
     wrapped = with_roi_masks(model)
     assert isinstance(wrapped, ROIMaskInference)

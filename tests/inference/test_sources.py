@@ -17,7 +17,7 @@ def touch(path):
     return path
 
 
-def test_folders_give_their_pictures_and_videos_in_order_at_any_depth(tmp_path):
+def test_folders_yield_their_pictures_and_videos_in_order_at_any_depth(tmp_path):
     for name in ("b.jpg", "a.PNG", "notes.txt", "sub/c.webp", "sub/clip.mp4"):
         touch(tmp_path / "in" / name)
     found = find_sources([tmp_path / "in", touch(tmp_path / "z.bmp")], tmp_path / "out")
@@ -39,12 +39,12 @@ def test_earlier_results_inside_the_folder_are_left_out(tmp_path):
     touch(tmp_path / "a.jpg")
     touch(tmp_path / "out/a.jpg")
     assert [s.name for s in find_sources([tmp_path], tmp_path / "out")] == ["a.jpg"]
-    # Given explicitly, they are used.
+    # Earlier results are used if they are given explicitly.
     touch(tmp_path / "out/in/b.jpg")
     assert [s.name for s in find_sources([tmp_path / "out/in"], tmp_path / "out")] == ["b.jpg"]
 
 
-def test_results_never_overwrite_what_was_given(tmp_path):
+def test_results_never_overwrite_the_inputs(tmp_path):
     touch(tmp_path / "a.jpg")
     for given in (tmp_path, tmp_path / "a.jpg"):
         with pytest.raises(ValueError, match="could overwrite it"):
@@ -61,7 +61,7 @@ def test_two_files_of_one_name_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"x/a.jpg and .*y/a.png would have results of the same"):
         find_sources([one, other], tmp_path / "out")
     assert len(find_sources([one, one], tmp_path / "out")) == 1
-    upper = touch(tmp_path / "z/A.png")  # one name to some file systems
+    upper = touch(tmp_path / "z/A.png")  # the same name if case is ignored
     with pytest.raises(ValueError, match="would have results of the same name"):
         find_sources([one, upper], tmp_path / "out")
 
@@ -76,14 +76,14 @@ def test_missing_files_and_other_files_are_named(tmp_path):
 
 
 def test_pictures_are_rotated_by_their_exif_orientation(tmp_path):
-    """Orientation 6 is rotated clockwise: the first column, from below, becomes the top row."""
+    """Rotate orientation 6 clockwise: the first column, bottom first, becomes the top row."""
     pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
-    turned = np.rot90(pixels, k=-1)
-    assert np.array_equal(read_picture(tmp_path / "a.png", "RGB"), turned)
-    assert np.array_equal(read_picture(tmp_path / "a.png", "BGR"), turned[:, :, ::-1])
+    rotated = np.rot90(pixels, k=-1)
+    assert np.array_equal(read_picture(tmp_path / "a.png", "RGB"), rotated)
+    assert np.array_equal(read_picture(tmp_path / "a.png", "BGR"), rotated[:, :, ::-1])
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
@@ -93,12 +93,12 @@ def test_pictures_of_any_kind_have_three_channels(tmp_path, mode):
     assert read_picture(path, "BGR").shape == (4, 5, 3)
 
 
-def test_damaged_pictures_are_unreadable_by_name(tmp_path):
+def test_damaged_pictures_are_reported_as_unreadable_by_name(tmp_path):
     whole = tmp_path / "a.jpg"
     Image.fromarray(np.random.randint(0, 255, (64, 64, 3), dtype=np.uint8)).save(whole)
     (tmp_path / "half.jpg").write_bytes(whole.read_bytes()[:1000])
     (tmp_path / "text.png").write_text("no picture")
-    # Detectron2 alone continues after a failed attempt.
+    # Detectron2's reader alone would accept these after a first failed attempt.
     for mode in ("RGB", "P"):
         png = tmp_path / f"whole_{mode}.png"
         Image.open(whole).convert(mode).save(png)
@@ -131,11 +131,11 @@ def video(tmp_path):
     return path
 
 
-def test_videos_give_their_frames_in_the_order_of_channels_asked_for(video):
+def test_videos_yield_their_frames_in_the_given_channel_order(video):
     for image_format, channel in (("BGR", 0), ("RGB", 2)):
         frames = VideoFrames(video, image_format)
         assert (frames.fps, frames.announced) == (8.0, 4)
-        for _ in range(2):  # it can be read again
+        for _ in range(2):  # a video can be read repeatedly
             seen = np.stack(list(frames))
             assert seen.shape == (4, 16, 32, 3)
             means = seen.mean(axis=(1, 2))

@@ -2,7 +2,7 @@ from functools import partial
 
 import pytest
 import torch
-from timm.layers import BatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 from torch.testing import assert_close
 
@@ -23,7 +23,7 @@ def copy_of(module):
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])
-def test_gradients_and_statistics_are_those_of_a_plain_call(momentum):
+def test_gradients_and_statistics_match_a_plain_call(momentum):
     plain = block(momentum)
     ours = copy_of(plain)
     for _ in range(2):
@@ -36,7 +36,7 @@ def test_gradients_and_statistics_are_those_of_a_plain_call(momentum):
 
 
 @pytest.mark.parametrize("norm", [nn.SyncBatchNorm, SyncBatchNorm2d, BatchNormAct2d])
-def test_statistics_of_synchronized_and_fused_norms_are_those_of_a_plain_call(norm):
+def test_statistics_of_synchronized_and_fused_norms_match_a_plain_call(norm):
     plain, ours = norm(4), norm(4)
     x = 3 * torch.randn(2, 4, 6, 5) + 1
     for call in (plain, partial(checkpointed, ours)):
@@ -45,21 +45,21 @@ def test_statistics_of_synchronized_and_fused_norms_are_those_of_a_plain_call(no
     assert ours.running_mean.any()
 
 
-def test_norms_in_evaluation_keep_their_buffers():
+def test_norms_in_evaluation_mode_keep_their_buffers():
     ours = block().eval()
     mean = ours[1].running_mean
     checkpointed(ours, torch.randn(2, 4, 6, 5, requires_grad=True)).sum().backward()
     assert ours[1].running_mean is mean
 
 
-def test_only_the_input_is_kept():
+def test_only_the_input_is_saved_for_the_backward_pass():
     x = torch.randn(2, 4, 6, 5, requires_grad=True)
     with SavedForBackward() as saved:
         checkpointed(block(), x)
     assert saved.nbytes() <= x.nbytes
 
 
-def test_dropout_is_the_same_both_times():
+def test_recomputation_repeats_the_dropout_mask():
     x = torch.ones(1000, requires_grad=True)
     y = checkpointed(nn.Sequential(nn.Dropout(0.5), nn.Hardtanh(0, 9)), x)
     torch.rand(1)
@@ -67,7 +67,7 @@ def test_dropout_is_the_same_both_times():
     assert_close(x.grad, y.detach())
 
 
-def test_lists_of_tensors_pass():
+def test_lists_of_tensors_are_accepted():
     class Sum(nn.Module):
         def forward(self, tensors):
             return [tensors[0] + tensors[1], tensors[0] * tensors[1]]

@@ -1,4 +1,4 @@
-"""CARAFE against loops over its formula, finite differences and closed forms."""
+"""Tests of CARAFE against its formula in loops, finite differences and closed forms."""
 
 import pytest
 import torch
@@ -21,13 +21,13 @@ def out_size(direction, size, scale):
 
 
 def kernels_for(x, direction, *, k, scale=2, groups=1):
-    """Random weights, not normalized: the sum takes any."""
+    """Return random kernels. They are not normalized, because the sum accepts any weights."""
     size = [out_size(direction, side, scale) for side in x.shape[-2:]]
     return torch.randn(len(x), groups * k * k, *size, dtype=x.dtype)
 
 
-def by_loops(x, kernels, direction, scale, groups):
-    """The formula, one output value at a time."""
+def reference_carafe(x, kernels, direction, scale, groups):
+    """Compute the formula, one output value at a time."""
     N, C, H, W = x.shape
     k = round((kernels.shape[1] // groups) ** 0.5)
     y = torch.zeros(N, C, *kernels.shape[2:], dtype=x.dtype)
@@ -58,11 +58,11 @@ def by_loops(x, kernels, direction, scale, groups):
         ((2, 2, 4, 3), 3, 1, 1),
     ],
 )
-def test_is_the_formula(direction, shape, k, scale, groups):
+def test_matches_the_formula(direction, shape, k, scale, groups):
     x = torch.randn(shape, dtype=torch.float64)
     kernels = kernels_for(x, direction, k=k, scale=scale, groups=groups)
     actual = FUNCTIONS[direction](x, kernels, scale=scale, groups=groups)
-    assert_close(actual, by_loops(x, kernels, direction, scale, groups))
+    assert_close(actual, reference_carafe(x, kernels, direction, scale, groups))
 
 
 @every_direction
@@ -87,16 +87,16 @@ def test_memory_for_the_backward_pass_is_far_below_that_of_im2col(direction):
 @pytest.mark.parametrize(
     ("features", "kernels", "groups"),
     [
-        ((1, 4, 4, 4), (1, 25, 4, 4), 1),  # not twice, not half as large
-        ((1, 4, 4, 4), (1, 24, 8, 8), 1),  # not a square
-        ((1, 4, 4, 4), (1, 16, 8, 8), 1),  # even
-        ((1, 4, 4, 4), (2, 25, 8, 8), 1),  # other samples
+        ((1, 4, 4, 4), (1, 25, 4, 4), 1),  # wrong scale
+        ((1, 4, 4, 4), (1, 24, 8, 8), 1),  # not a square number of taps
+        ((1, 4, 4, 4), (1, 16, 8, 8), 1),  # even kernel size
+        ((1, 4, 4, 4), (2, 25, 8, 8), 1),  # different batch size
         ((1, 4, 4, 4), (1, 27, 8, 8), 3),  # groups of unequal size
         ((1, 4, 4, 4), (1, 0, 8, 8), 1),
     ],
 )
 @every_direction
-def test_kernels_that_do_not_fit_are_named(direction, features, kernels, groups):
+def test_kernels_that_do_not_fit_are_reported(direction, features, kernels, groups):
     if direction == "down":
         kernels = (*kernels[:2], kernels[2] // 4, kernels[3] // 4)
     with pytest.raises(ValueError, match=rf"need kernels of shape .* got kernels \({kernels[0]}, "):
@@ -107,7 +107,7 @@ def test_kernels_that_do_not_fit_are_named(direction, features, kernels, groups)
 
 
 def sampler(direction, channels=4, **options):
-    """With kernels that depend on the features, as after some training."""
+    """Return a module whose kernels depend on the features, as after training."""
     module = MODULES[direction](channels, **{"compressed_channels": 3, "kernel_size": 3} | options)
     nn.init.normal_(module.content_encoder.weight)
     nn.init.normal_(module.content_encoder.bias)
@@ -152,7 +152,7 @@ def test_weights_are_not_renormalized_at_the_border(direction):
     nn.init.zeros_(module.content_encoder.weight)
     nn.init.zeros_(module.content_encoder.bias)
     y = module(torch.ones(1, 4, 12, 12))
-    assert_close(y[0, :, 0, 0], torch.full((4,), 9 / 25))  # 3 x 3 of the corner's taps are inside
+    assert_close(y[0, :, 0, 0], torch.full((4,), 9 / 25))  # 3 x 3 of the 25 taps are inside
 
 
 def test_the_papers_size_has_74148_parameters_under_mmcvs_names():
@@ -168,7 +168,7 @@ def test_the_papers_size_has_74148_parameters_under_mmcvs_names():
 
 
 @every_direction
-def test_starts_at_xavier_and_nearly_equal_taps(direction):
+def test_initialization_is_xavier_with_nearly_equal_taps(direction):
     module = MODULES[direction](256)
     bound = (6 / (256 + 64)) ** 0.5
     assert module.channel_compressor.weight.abs().max().item() == pytest.approx(bound, rel=0.01)
@@ -185,7 +185,7 @@ def test_any_size_is_supported(direction, size):
 
 
 @every_direction
-def test_no_samples_give_none_and_zero_gradients(direction):
+def test_an_empty_batch_gives_an_empty_output_and_zero_gradients(direction):
     module = sampler(direction)
     x = torch.zeros(0, 4, 6, 6, requires_grad=True)
     y = module(x)
@@ -196,7 +196,7 @@ def test_no_samples_give_none_and_zero_gradients(direction):
 
 
 @every_direction
-def test_autocast_takes_the_softmax_in_float32(direction):
+def test_autocast_computes_the_softmax_in_float32(direction):
     module = sampler(direction)
     x = torch.randn(2, 4, 8, 8)
     expected = module(x)
@@ -243,7 +243,7 @@ def test_compiles_without_a_graph_break(direction):
 
 @pytest.mark.slow
 @every_direction
-def test_compiled_by_inductor_it_has_the_same_values_and_gradients(direction):
+def test_inductor_gives_the_same_values_and_gradients(direction):
     module = sampler(direction)
     x = torch.randn(2, 4, 6, 8, requires_grad=True)
     expected, actual = module(x), torch.compile(module, fullgraph=True)(x)
@@ -267,7 +267,7 @@ def test_compiled_by_inductor_it_has_the_same_values_and_gradients(direction):
         ({"scale": 0}, "scale must be at least 1, got 0"),
     ],
 )
-def test_bad_options_are_named(direction, options, message):
+def test_bad_options_are_reported(direction, options, message):
     with pytest.raises(ValueError, match=message):
         MODULES[direction](4, **options)
 

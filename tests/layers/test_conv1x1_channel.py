@@ -31,7 +31,7 @@ def conv(request):
 def features(number=4):
     x = torch.randn(number, D, 5, 4, dtype=torch.float64)
     if number:
-        x[0, :, 0, 0] = 0  # as where all channels are cut off by a ReLU
+        x[0, :, 0, 0] = 0  # as after a ReLU that is zero in all channels
     return x.requires_grad_()
 
 
@@ -40,7 +40,7 @@ def values_and_gradients(y, x, conv):
     return y, *torch.autograd.grad(y, [x, *conv.parameters()], upstream)
 
 
-def test_is_the_channel_of_the_full_convolution_with_its_gradients(conv):
+def test_values_and_gradients_match_the_full_convolution(conv):
     x = features()
     full = conv(x)[torch.arange(len(x)), CHANNELS][:, None]
     torch.testing.assert_close(
@@ -49,7 +49,7 @@ def test_is_the_channel_of_the_full_convolution_with_its_gradients(conv):
     )
 
 
-def test_no_samples_give_gradients_of_zero(conv):
+def test_an_empty_batch_gives_zero_gradients(conv):
     x = features(0)
     y, *gradients = values_and_gradients(conv1x1_channel(conv, x, CHANNELS[:0]), x, conv)
     assert y.shape == (0, 1, 5, 4)
@@ -61,11 +61,11 @@ def test_the_other_channels_are_never_computed(conv):
     x = torch.randn(32, D, 28, 28, requires_grad=True)
     with OperatorLog() as log:
         conv1x1_channel(many, x, torch.arange(32)).sum().backward()
-    assert log.largest == x.untyped_storage().nbytes()  # of x, products and gradients
+    assert log.largest == x.untyped_storage().nbytes()  # the largest of x, products and gradients
 
 
 @pytest.mark.parametrize("layer", layers())
-def test_plain_and_normalized_pointwise_convolutions_are_known(layer):
+def test_plain_and_normalized_pointwise_convolutions_are_supported(layer):
     assert is_pointwise(layer)
 
 
@@ -81,5 +81,5 @@ def test_plain_and_normalized_pointwise_convolutions_are_known(layer):
     ],
     ids=["3 x 3", "stride", "padding", "groups", "own forward", "other"],
 )
-def test_anything_else_is_not(layer):
+def test_other_layers_are_not_supported(layer):
     assert not is_pointwise(layer)

@@ -1,4 +1,4 @@
-"""Deformable convolution against plain ones, shifts, and finite differences."""
+"""Tests of deformable convolution against plain ones, shifts and finite differences."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ every_grid = pytest.mark.parametrize("grid", GRIDS, ids=str)
 
 
 def set_offset(layer, offsets, masks=0.0):
-    """The same offsets at all places: ``(G, K, 2)``, and what goes into the sigmoids."""
+    """Set the offsets ``(G, K, 2)`` and the mask logits, the same at every position."""
     with torch.no_grad():
         number = offsets.numel()
         layer.conv_offset.weight.zero_()
@@ -30,19 +30,19 @@ def set_offset(layer, offsets, masks=0.0):
         layer.conv_offset.bias[number:] = masks
 
 
-def moved(layer, std=0.7):
-    """A layer with offsets and masks that depend on the features, as after some training."""
+def with_learned_offsets(layer, std=0.7):
+    """Make offsets and masks of a layer depend on the features, as after training."""
     nn.init.normal_(layer.conv_offset.weight, std=std / 4)
     nn.init.normal_(layer.conv_offset.bias, std=std)
     return layer
 
 
-# --- what it computes ---
+# --- the operation ---
 
 
 @every_grid
 @pytest.mark.parametrize("gain", [1.0, 2.0])
-def test_starts_as_the_plain_convolution_times_half_the_gain(grid, gain):
+def test_initially_equals_the_plain_convolution_times_half_the_gain(grid, gain):
     layer = DeformConv2d(4, 6, **grid, deform_groups=2, mask_gain=gain)
     plain = nn.Conv2d(4, 6, **grid)
     plain.load_state_dict(layer.state_dict(), strict=False)
@@ -77,7 +77,7 @@ def test_half_offsets_interpolate():
     assert layer(x)[0, 0, 0, 0].item() == pytest.approx(expected)
 
 
-def test_gradcheck_at_offsets_that_are_not_whole():
+def test_gradcheck_at_fractional_offsets():
     layer = DeformConv2d(2, 2, 3, padding=1, deform_groups=2, mask_gain=2.0).double()
     set_offset(layer, 0.2 + 0.6 * torch.rand(2, 9, 2).double(), torch.randn(18).double())
     x = torch.randn(1, 2, 3, 3, dtype=torch.float64, requires_grad=True)
@@ -91,8 +91,8 @@ def test_gradcheck_at_offsets_that_are_not_whole():
 
 
 @pytest.mark.parametrize("number", [0, 1, 3])
-def test_image_by_image_gives_the_same(number):
-    batch = moved(DeformConv2d(4, 6, 3, padding=1))
+def test_image_by_image_gives_the_same_result(number):
+    batch = with_learned_offsets(DeformConv2d(4, 6, 3, padding=1))
     single = DeformConv2d(4, 6, 3, padding=1, per_image=True)
     single.load_state_dict(batch.state_dict())
     x = torch.randn(number, 4, 7, 6)
@@ -119,12 +119,12 @@ def test_image_by_image_calls_the_operator_with_one_image(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_and_autocast_sample_in_float32(dtype):
-    layer = moved(DeformConv2d(4, 6, 3, padding=1))
+    layer = with_learned_offsets(DeformConv2d(4, 6, 3, padding=1))
     x = torch.randn(2, 4, 7, 6)
     expected = layer(x)
     with torch.autocast("cpu", dtype=dtype):
         actual = layer(x)
-    assert actual.dtype == dtype  # as of a plain convolution
+    assert actual.dtype == dtype  # like a plain convolution
     assert_close(actual.float(), expected, rtol=0.05, atol=0.05)
     actual.float().sum().backward()
     assert all(p.grad.isfinite().all() for p in layer.parameters())
@@ -135,12 +135,12 @@ def test_half_precision_and_autocast_sample_in_float32(dtype):
 
 @pytest.mark.parametrize("per_image", [False, True])
 def test_compiles_without_a_graph_break(per_image):
-    layer = moved(DeformConv2d(4, 6, 3, padding=1, per_image=per_image))
+    layer = with_learned_offsets(DeformConv2d(4, 6, 3, padding=1, per_image=per_image))
     x = torch.randn(2, 4, 7, 6)
     assert_close(torch.compile(layer, backend="aot_eager", fullgraph=True)(x), layer(x))
 
 
-# --- as a convolution ---
+# --- the interface of a convolution ---
 
 
 @every_grid
@@ -151,7 +151,7 @@ def test_weights_of_a_plain_convolution_load_unchanged(grid):
     assert not result.unexpected_keys
 
 
-def test_offsets_are_predicted_on_the_same_grid_by_3_g_k_channels():
+def test_offsets_and_masks_have_3_g_k_channels_on_the_output_grid():
     layer = DeformConv2d(4, 6, 3, stride=2, padding=2, dilation=2, groups=2, deform_groups=4)
     offset = layer.conv_offset
     assert offset.out_channels == 3 * 4 * 9
@@ -161,7 +161,7 @@ def test_offsets_are_predicted_on_the_same_grid_by_3_g_k_channels():
     assert not offset.bias.any()
 
 
-def test_norm_and_activation_come_last():
+def test_norm_and_activation_are_applied_last():
     layer = DeformConv2d(4, 6, 3, norm=nn.BatchNorm2d(6).eval(), activation=F.relu)
     nn.init.normal_(layer.norm.bias)
     nn.init.normal_(layer.norm.running_mean)
@@ -179,7 +179,7 @@ def test_norm_and_activation_come_last():
         ({"padding_mode": "reflect"}, r"got padding \(0, 0\) in mode 'reflect'"),
     ],
 )
-def test_bad_options_are_named(options, message):
+def test_bad_options_are_reported(options, message):
     with pytest.raises(ValueError, match=message):
         DeformConv2d(4, 6, 3, **options)
 
@@ -200,7 +200,7 @@ def stage():
     ).eval()
 
 
-def test_a_gain_of_2_leaves_a_pretrained_network_as_it_was():
+def test_a_gain_of_2_keeps_the_outputs_of_a_pretrained_network():
     plain = stage()
     for norm in plain.modules():
         if isinstance(norm, nn.BatchNorm2d):
@@ -217,7 +217,7 @@ def test_a_gain_of_2_leaves_a_pretrained_network_as_it_was():
     assert set(deformed.state_dict()) == names | new
 
 
-def test_replaced_convolutions_keep_their_parameters_type_and_mode():
+def test_replaced_convolutions_keep_their_parameters_dtype_and_mode():
     network = nn.Sequential(nn.Conv2d(4, 6, 3), nn.Conv2d(6, 4, 3, bias=False)).double().eval()
     network[0].weight.requires_grad_(False)
     before = [network[0].weight, network[0].bias, network[1].weight]
@@ -238,7 +238,7 @@ def test_replaced_convolutions_keep_their_grid_and_groups():
         assert getattr(new, name) == getattr(conv, name)
 
 
-def test_what_detectron2s_convolution_does_last_is_kept():
+def test_norm_and_activation_of_detectron2s_convolution_are_kept():
     conv = HostConv2d(4, 6, 3, norm=nn.BatchNorm2d(6).eval(), activation=F.relu)
     nn.init.normal_(conv.norm.running_mean)
     x = torch.randn(2, 4, 7, 6)
@@ -252,7 +252,7 @@ def test_an_unknown_name_is_reported_with_the_closest_one():
 
 
 @pytest.mark.parametrize("conv", [NormedConv2d(4, 6, 3), DeformConv2d(4, 6, 3)])
-def test_convolutions_that_do_more_are_not_replaced(conv):
+def test_specialized_convolutions_are_not_replaced(conv):
     network = nn.Sequential(nn.Conv2d(4, 4, 1), conv)
     with pytest.raises(ValueError, match=f"1 is a {type(conv).__name__}"):
         deform_convs(network, r"\d")

@@ -1,4 +1,4 @@
-"""On one process; ``tests/distributed/test_batch_norm_ranks.py`` has two."""
+"""Tests of norms in one process; ``tests/distributed/test_batch_norm_ranks.py`` uses two."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from d2_seesaw.layers import SyncBatchNorm2d, layer_norm, sync_batch_norm
 
 
 def step(norm, x):
-    """What a training step gives, with other gradients for every value."""
+    """Run a training step with distinct upstream gradients; return all that it computes."""
     x = x.clone().requires_grad_()
     output = norm(x)
     output.backward(torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view_as(x))
@@ -18,7 +18,7 @@ def step(norm, x):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_on_one_process_it_is_batch_norm(dtype):
+def test_in_one_process_it_equals_batch_norm(dtype):
     x = (3 * torch.randn(3, 6, 5, 4) + 7).to(dtype)
     kind = torch.float64 if dtype == torch.float64 else torch.float32
     ours = step(SyncBatchNorm2d(6).to(kind), x)
@@ -26,7 +26,7 @@ def test_on_one_process_it_is_batch_norm(dtype):
     assert ours[0].dtype == dtype
 
 
-def test_on_one_process_an_empty_batch_changes_no_statistics():
+def test_in_one_process_an_empty_batch_changes_no_statistics():
     output, _, gradients, buffers = step(SyncBatchNorm2d(6), torch.zeros(0, 6, 5, 4))
     assert output.shape == (0, 6, 5, 4)
     assert not any(gradient.any() for gradient in gradients)
@@ -38,7 +38,7 @@ def test_weights_have_the_names_of_batch_norm():
     nn.BatchNorm2d(6).load_state_dict(SyncBatchNorm2d(6).state_dict())
 
 
-def test_the_functions_pass_their_arguments_on():
+def test_the_factories_pass_their_arguments_on():
     norm = sync_batch_norm(eps=1e-3, momentum=0.2)(6)
     assert (norm.num_features, norm.eps, norm.momentum) == (6, 1e-3, 0.2)
     assert layer_norm()(6).eps == 1e-6

@@ -1,4 +1,4 @@
-"""Normalized layers against recorded values, their formula, and with zero features."""
+"""Tests of normalized layers: recorded values, their formula and zero features."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def with_parameters(layer: nn.Module, weight: Tensor, bias: Tensor) -> nn.Module
 
 
 def linear_by_hand(x: Tensor, layer: NormedLinear, power: float) -> list[list[float]]:
-    """The formula, one output at a time."""
+    """Compute the formula, one output at a time."""
     outputs = []
     for row in x.tolist():
         norm_x = sum(value**2 for value in row) ** 0.5
@@ -34,7 +34,7 @@ def linear_by_hand(x: Tensor, layer: NormedLinear, power: float) -> list[list[fl
 
 
 def test_recorded_linear_values():
-    # From mmdet 3.3.0: the bias is not scaled, and zero features give the bias.
+    # Recorded with mmdet 3.3.0. The bias is not scaled, and zero features give the bias.
     weight, bias = torch.tensor([[1.0, 2, 2], [0, 0, 0.5]]), torch.tensor([0.1, -0.2])
     layer = with_parameters(NormedLinear(3, 2), weight, bias)
     expected = torch.tensor([[14.766659, -0.2], [0.1, -0.2]])
@@ -43,7 +43,7 @@ def test_recorded_linear_values():
 
 @pytest.mark.parametrize("power", [1.0, 0.5, 0.0, 2.0])
 @pytest.mark.parametrize("eps", [1e-6, 0.5])
-def test_linear_is_the_formula(power, eps):
+def test_linear_matches_the_formula(power, eps):
     layer = NormedLinear(5, 3, temperature=7.0, power=power, eps=eps).double()
     with_parameters(layer, torch.randn(3, 5), torch.randn(3))
     x = torch.randn(4, 5, dtype=torch.float64)
@@ -68,7 +68,7 @@ def test_linear_ignores_the_length_of_features_and_weights():
     x = torch.randn(4, 5)
     expected = layer(x)
     with torch.no_grad():
-        layer.weight *= torch.tensor([[0.5], [3.0], [40.0]])
+        layer.weight.mul_(torch.tensor([[0.5], [3.0], [40.0]]))
     assert_close(layer(x * torch.tensor([[0.5], [1.0], [7.0], [90.0]])), expected)
 
 
@@ -85,12 +85,12 @@ def test_linear_works_without_a_bias():
     assert_close(layer(torch.zeros(1, 5)), torch.zeros(1, 3))
 
 
-def test_linear_parameters_are_those_of_nn_linear():
-    # A checkpoint does not tell the two apart.
+def test_linear_parameters_match_nn_linear():
+    # Checkpoints are interchangeable.
     nn.Linear(5, 3).load_state_dict(NormedLinear(5, 3).state_dict())
 
 
-def test_linear_starts_at_n_0_001_with_bias_0():
+def test_linear_weights_start_with_std_0_01_and_bias_0():
     layer = NormedLinear(500, 400)
     assert layer.weight.std().item() == pytest.approx(0.01, rel=0.02)
     assert abs(layer.weight.mean().item()) < 1e-4
@@ -136,11 +136,11 @@ def test_convolution_keeps_the_options_of_nn_conv2d():
     assert layer(torch.randn(1, 4, 5, 5)).shape == (1, 6, 5, 5)
 
 
-def test_convolution_parameters_are_those_of_nn_conv2d():
+def test_convolution_parameters_match_nn_conv2d():
     nn.Conv2d(5, 3, 1).load_state_dict(NormedConv2d(5, 3).state_dict())
 
 
-def test_convolution_starts_at_kaiming_fan_out_with_bias_0():
+def test_convolution_weights_start_with_kaiming_fan_out_and_bias_0():
     layer = NormedConv2d(300, 400)
     assert layer.weight.std().item() == pytest.approx((2 / 400) ** 0.5, rel=0.02)
     assert_close(layer.bias, torch.zeros(400))

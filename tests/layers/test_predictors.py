@@ -1,4 +1,4 @@
-"""Factories of classifiers: the predictor gives the sizes, the config everything else."""
+"""Tests of classifier factories: the predictor gives the sizes, the config all other options."""
 
 import pickle
 
@@ -26,7 +26,7 @@ every_factory = pytest.mark.parametrize(
 
 
 @every_factory
-def test_factory_makes_its_layer_of_the_size_asked_for(factory, layer):
+def test_factory_makes_its_layer_in_the_requested_size(factory, layer):
     built = factory()(7, 3)
     assert type(built) is layer
     assert built.weight.shape[:2] == (3, 7)
@@ -40,12 +40,12 @@ def test_layers_of_one_factory_share_nothing(factory, layer):
 
 @every_factory
 def test_factory_can_be_pickled(factory, layer):
-    # Workers are sent it, and a config holds it.
+    # Configs hold factories, and workers receive them.
     assert type(pickle.loads(pickle.dumps(factory()))(7, 3)) is layer
 
 
 @pytest.mark.parametrize(("options", "std"), [({}, 0.01), ({"std": 0.3}, 0.3)])
-def test_linear_classifier_starts_at_its_std_with_bias_0(options, std):
+def test_linear_classifier_starts_with_its_std_and_bias_0(options, std):
     layer = linear_classifier(**options)(500, 400)
     assert layer.weight.std().item() == pytest.approx(std, rel=0.02)
     assert_close(layer.bias, torch.zeros(400))

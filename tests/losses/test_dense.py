@@ -1,4 +1,4 @@
-"""Claims that hold for every dense loss, and sums in chunks against sums at once.
+"""Tests of all dense losses, and of sums in chunks.
 
 Shapes: N images, C classes.
 """
@@ -30,12 +30,12 @@ every_class = pytest.mark.parametrize("kind", CLASSES.values(), ids=CLASSES)
 
 
 def seeded(loss, logits, labels):
-    """The loss, with the same samples in each call."""
+    """Compute the loss, with the same sampled pixels in each call."""
     torch.manual_seed(0)
     return loss(logits, labels)
 
 
-def test_the_dense_losses_are_among_the_exported_ones():
+def test_every_dense_loss_is_exported():
     assert {SeesawCrossEntropyLoss, RecallLoss, InverseFrequencyLoss} <= set(CLASSES.values())
 
 
@@ -51,7 +51,7 @@ class FixedWeights(DenseLoss):
 
 @pytest.mark.parametrize("chunk_size", [None, 7])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_a_loss_that_only_weighs_classes_is_torchs_weighted_cross_entropy(batch, chunk_size, dtype):
+def test_fixed_class_weights_give_torchs_weighted_cross_entropy(batch, chunk_size, dtype):
     logits, labels = batch[0].to(dtype).requires_grad_(), batch[1]
     value = FixedWeights(C, chunk_size=chunk_size)(logits, labels)
     expected = F.cross_entropy(logits, labels, FixedWeights.weights.to(dtype), ignore_index=255)
@@ -61,17 +61,17 @@ def test_a_loss_that_only_weighs_classes_is_torchs_weighted_cross_entropy(batch,
 
 @every_class
 @pytest.mark.parametrize("size", [(), (3, 2)], ids=["samples", "images"])
-def test_is_called_like_torchs_cross_entropy(kind, size):
-    loss, of_torch = kind(4, ignore_index=9), nn.CrossEntropyLoss(ignore_index=9)
+def test_has_the_call_signature_of_torchs_cross_entropy(kind, size):
+    loss, reference = kind(4, ignore_index=9), nn.CrossEntropyLoss(ignore_index=9)
     logits = torch.randn(5, 4, *size, requires_grad=True)
     labels = torch.randint(4, (5, *size))
     labels[0] = 9
     value = loss(logits, labels)
-    assert value.shape == of_torch(logits, labels).shape
+    assert value.shape == reference(logits, labels).shape
     gradient = gradient_of(value, logits)
     assert gradient[0].abs().sum() == 0
     assert gradient[1:].abs().sum() > 0
-    assert loss.ignore_index == of_torch.ignore_index
+    assert loss.ignore_index == reference.ignore_index
 
 
 @every_loss
@@ -89,13 +89,13 @@ def test_neither_chunks_nor_layout_change_value_gradient_or_state(batch, kind, c
 
 
 @every_loss
-def test_loss_weight_scales(batch, kind):
+def test_loss_weight_scales_the_loss(batch, kind):
     expected = 2.5 * seeded(kind(C), *batch)
     assert_close(seeded(kind(C, loss_weight=2.5), *batch), expected)
 
 
 @every_loss
-def test_uint8_labels_are_labels(batch, kind):
+def test_uint8_labels_are_accepted(batch, kind):
     logits, labels = batch
     assert_close(seeded(kind(C), logits, labels.to(torch.uint8)), seeded(kind(C), logits, labels))
 
@@ -147,7 +147,7 @@ def test_statistics_change_in_training_steps_only_and_are_saved(batch, kind):
 
 
 @every_class
-def test_hyper_parameters_out_of_range_are_named(kind):
+def test_hyper_parameters_out_of_range_are_reported(kind):
     kind(255)
     kind(1000, ignore_index=-1, chunk_size=1)
     with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
@@ -170,7 +170,7 @@ def test_hyper_parameters_out_of_range_are_named(kind):
         (torch.randn(1, 4), torch.tensor([-1]), r"\[0, 3\] \(4 classes; 255 is ignored\), got -1"),
     ],
 )
-def test_a_batch_that_does_not_fit_is_named_and_not_counted(kind, logits, labels, message):
+def test_an_invalid_batch_is_rejected_and_not_counted(kind, logits, labels, message):
     loss = kind(4)
     with pytest.raises(ValueError, match=message):
         loss(logits, labels)
@@ -201,7 +201,7 @@ def random_batch(shape, dtype=torch.float64):
 
 @pytest.mark.parametrize("shape", [(7, 4), (2, 4, 5), (3, 4, 2, 3, 2)], ids=str)
 @pytest.mark.parametrize("chunk_size", CHUNKS)
-def test_value_and_gradient_equal_those_of_the_whole(shape, chunk_size):
+def test_chunked_value_and_gradient_equal_the_unchunked_ones(shape, chunk_size):
     logits, labels = random_batch(shape)
     total = sum_in_chunks(cross_entropy, logits, labels, chunk_size)
     assert_close(total, cross_entropy(logits, labels))
@@ -211,7 +211,7 @@ def test_value_and_gradient_equal_those_of_the_whole(shape, chunk_size):
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_any_memory_format(memory_format):
+def test_any_memory_format_is_accepted(memory_format):
     logits, labels = random_batch((2, 4, 3, 5))
     logits = logits.detach().contiguous(memory_format=memory_format).requires_grad_()
     total = sum_in_chunks(cross_entropy, logits, labels, 4)
@@ -221,16 +221,16 @@ def test_any_memory_format(memory_format):
 
 
 @pytest.mark.parametrize("chunk_size", CHUNKS[:-1])
-def test_no_chunk_is_larger_than_asked_for(chunk_size):
+def test_no_chunk_exceeds_the_requested_size(chunk_size):
     sizes = []
 
-    def note(logits, labels):
+    def record(logits, labels):
         assert logits.shape[::2] == labels.shape
         sizes.append(labels.numel())
         return logits.sum()
 
     logits, labels = random_batch((2, 4, 3, 5))
-    sum_in_chunks(note, logits, labels, chunk_size)
+    sum_in_chunks(record, logits, labels, chunk_size)
     assert sum(sizes) == 30
     assert max(sizes) == chunk_size
 
@@ -243,7 +243,7 @@ def test_a_batch_that_fits_into_one_chunk_is_left_to_autograd(chunk_size):
     torch.autograd.grad(gradient.square().sum(), logits)  # twice differentiable
 
 
-def test_without_gradients_none_are_computed():
+def test_no_gradients_are_computed_without_grad_mode():
     logits, labels = random_batch((2, 4, 3, 5))
     with torch.no_grad():
         total = sum_in_chunks(cross_entropy, logits, labels, 4)
@@ -287,6 +287,6 @@ def test_between_forward_and_backward_one_gradient_is_kept():
             sum_in_chunks(wasteful, logits, labels, 256)
     assert saved[-1] == logits.nbytes
     assert at_once > 3 * logits.nbytes
-    # Each chunk keeps only its own tensors.
+    # Autograd saves only the tensors of one chunk at a time.
     assert all(nbytes <= logits.nbytes for nbytes in saved)
     assert log.largest <= logits.nbytes

@@ -1,4 +1,4 @@
-"""Seesaw Loss without objectness against the paper's equations, sampled and counted.
+"""Tests of Seesaw Loss without objectness: the paper's equations, sampling and counts.
 
 Shapes: N images, C classes, M pixels of the whole batch.
 """
@@ -24,7 +24,7 @@ C = 5
 
 
 @pytest.mark.parametrize(("p", "q"), [(0.8, 2.0), (0.8, 1.0), (0.8, 0.0), (0.0, 2.0)])
-def test_loss_and_gradient_are_the_papers_equations(batch, p, q):
+def test_loss_and_gradient_match_the_papers_equations(batch, p, q):
     logits, labels = batch
     logits.requires_grad_()
     loss = SeesawCrossEntropyLoss(C, p=p, q=q)
@@ -48,7 +48,7 @@ def test_is_cross_entropy_when_both_factors_are_off(batch):
     assert_close(gradient_of(value, logits), gradient_of(expected, logits))
 
 
-def test_the_function_takes_images_too(batch):
+def test_the_function_accepts_images(batch):
     logits, labels = batch
     labels = labels.clamp(max=C - 1)
     counts = torch.tensor([1000, 3, 0, 50, 7])
@@ -61,7 +61,7 @@ def test_the_function_takes_images_too(batch):
 
 
 @pytest.mark.parametrize(("chunk_size", "expected"), [(None, [40]), (8, [8, 8, 4, 8, 8, 4])])
-def test_only_a_chunk_is_weighed_at_a_time(batch, monkeypatch, chunk_size, expected):
+def test_weights_are_computed_one_chunk_at_a_time(batch, monkeypatch, chunk_size, expected):
     sizes = []
 
     def note(logits, *others):
@@ -73,7 +73,7 @@ def test_only_a_chunk_is_weighed_at_a_time(batch, monkeypatch, chunk_size, expec
     assert sizes == expected
 
 
-def test_a_sample_of_everything_is_everything(batch):
+def test_sampling_all_pixels_equals_no_sampling(batch):
     logits, labels = batch
     logits.requires_grad_()
     whole, sampled = SeesawCrossEntropyLoss(C), SeesawCrossEntropyLoss(C, sample_size=37)
@@ -83,7 +83,7 @@ def test_a_sample_of_everything_is_everything(batch):
 
 
 @pytest.mark.parametrize("layout", ["images", "samples"])
-def test_samples_estimate_without_bias(batch, layout):
+def test_sampling_is_unbiased(batch, layout):
     logits, labels = batch if layout == "images" else flat(*batch)
     loss = SeesawCrossEntropyLoss(C, sample_size=10).eval()
     values = torch.stack([loss(logits, labels) for _ in range(2000)])
@@ -93,7 +93,7 @@ def test_samples_estimate_without_bias(batch, layout):
     assert values.std() > 0
 
 
-def test_only_drawn_pixels_have_a_gradient_and_all_are_counted(batch):
+def test_only_sampled_pixels_get_a_gradient_but_all_are_counted(batch):
     logits, labels = batch
     logits.requires_grad_()
     loss = SeesawCrossEntropyLoss(C, sample_size=6)
@@ -123,7 +123,7 @@ def test_counts_stay_exact_beyond(bits):
     assert loss.class_counts.tolist() == [2**bits, 2**bits + 3]
 
 
-def test_large_counts_weigh_as_their_ratio():
+def test_only_the_ratio_of_large_counts_matters():
     logits, labels = torch.randn(6, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2])
     loss = SeesawCrossEntropyLoss(3).eval()
     loss.class_counts += torch.tensor([5, 300, 1])
@@ -143,6 +143,6 @@ def test_large_counts_weigh_as_their_ratio():
         ({"num_classes": 2, "sample_size": -5}, "sample_size must be at least 1 or None, got -5"),
     ],
 )
-def test_a_hyper_parameter_out_of_range_is_named(options, message):
+def test_a_hyper_parameter_out_of_range_is_reported(options, message):
     with pytest.raises(ValueError, match=message):
         SeesawCrossEntropyLoss(**options)

@@ -17,7 +17,7 @@ def batch():
 
 
 @pytest.mark.parametrize("power", [1.0, 0.5, 0.0])
-def test_is_torchs_weighted_cross_entropy(batch, power):
+def test_equals_torchs_weighted_cross_entropy(batch, power):
     weights = torch.tensor([n**-power for n in (4000, 20, 1, 1)], dtype=torch.float64)
     expected = F.cross_entropy(*batch, weights, ignore_index=255)
     loss = InverseFrequencyLoss(4, class_counts=COUNTS, power=power)
@@ -28,10 +28,9 @@ def test_is_torchs_weighted_cross_entropy(batch, power):
     assert loss.class_counts.tolist() == COUNTS
 
 
-def test_counts_the_training_steps_by_default(batch):
+def test_counts_labels_of_training_steps_by_default(batch):
     loss = InverseFrequencyLoss(4)
-    for _ in range(2):
-        value = loss(*batch)
+    _, value = [loss(*batch) for _ in range(2)]
     assert loss.class_counts.tolist() == [4, 2, 2, 2]
     weights = torch.tensor([0.5, 1, 1, 1], dtype=torch.float64)
     assert_close(value, F.cross_entropy(*batch, weights, ignore_index=255))
@@ -52,6 +51,6 @@ def test_counts_of_a_trillion_pixels_keep_their_ratio(batch):
         ({"num_classes": 2, "class_counts": [1, -1]}, r"must be 2 numbers.* got \[1, -1\]"),
     ],
 )
-def test_a_hyper_parameter_out_of_range_is_named(options, message):
+def test_a_hyper_parameter_out_of_range_is_reported(options, message):
     with pytest.raises(ValueError, match=message):
         InverseFrequencyLoss(**options)

@@ -1,4 +1,4 @@
-"""Every loss that is not dense follows the protocol of predictors."""
+"""Tests that every RoI loss follows the protocol of the box predictors."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ LOSSES = [k for k in EXPORTED if issubclass(k, nn.Module) and not issubclass(k, 
 every_loss = pytest.mark.parametrize("loss", [k(4) for k in LOSSES], ids=lambda k: type(k).__name__)
 
 
-def test_both_losses_are_among_the_exported_ones():
+def test_every_roi_loss_is_exported():
     assert {SeesawLoss, SoftmaxLoss} <= set(LOSSES)
 
 
@@ -23,7 +23,7 @@ def test_loss_follows_the_protocol(loss):
 
 
 @pytest.mark.parametrize("missing", ["num_classes", "num_logits", "scores"])
-def test_a_module_that_lacks_a_part_does_not_follow_the_protocol(missing):
+def test_a_module_that_lacks_a_member_does_not_follow_the_protocol(missing):
     module = nn.Module()
     module.num_classes, module.num_logits, module.scores = 4, 5, torch.softmax
     assert isinstance(module, ClassificationLoss)

@@ -1,4 +1,4 @@
-"""Recall Loss against its equation, the authors' recorded numbers, and batches that break losses.
+"""Tests of Recall Loss: its equation, the authors' recorded numbers and degenerate batches.
 
 Shapes: N images, C classes, M pixels of the whole batch.
 """
@@ -26,18 +26,18 @@ every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
 
 
 def random_batch(shape: tuple[int, int, int, int], seed: int) -> tuple[Tensor, Tensor]:
-    """Float64 logits and long-tailed labels, the same for ever: NumPy froze this generator."""
+    """Return float64 logits and long-tailed labels, the same in every NumPy release."""
     n, c, h, w = shape
     generator = np.random.RandomState(seed)
     labels = generator.choice(c, size=(n, h, w), p=(q := 0.7 ** np.arange(c)) / q.sum())
     logits = 2 * generator.standard_normal(shape)
-    logits += 2 * np.eye(c)[labels].transpose(0, 3, 1, 2)  # right more often than by chance
+    logits += 2 * np.eye(c)[labels].transpose(0, 3, 1, 2)  # better than chance
     return torch.from_numpy(logits), torch.from_numpy(labels)
 
 
 @pytest.fixture
 def batch() -> tuple[Tensor, Tensor]:
-    """Classes found always (4) and never (3), absent (5), and pixels to ignore."""
+    """Return a batch with recall 1 (class 4), recall 0 (3), an absent class (5), ignored pixels."""
     logits, labels = random_batch((2, 6, 5, 4), seed=0)
     labels[labels == 5] = 0
     labels[0, 0, :3], labels[0, 1, :2] = 4, 3
@@ -50,7 +50,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 @every_reduction
-def test_loss_and_gradient_are_the_equations(batch, reduction):
+def test_loss_and_gradient_match_the_equations(batch, reduction):
     logits, labels = batch
     logits.requires_grad_()
     loss = recall_cross_entropy(logits, labels, reduction=reduction)
@@ -61,19 +61,19 @@ def test_loss_and_gradient_are_the_equations(batch, reduction):
 
 
 @pytest.mark.parametrize("seed", range(len(RANDOM_SHAPES)))
-def test_equals_the_authors_code_where_that_runs(seed):
+def test_matches_the_authors_code_where_it_runs(seed):
     recorded = json.loads(GOLDEN.read_text())[seed]
     logits, labels = random_batch(RANDOM_SHAPES[seed], seed)
     logits.requires_grad_()
     loss = recall_cross_entropy(logits, labels, reduction="ref")
-    if recorded is None:  # Fewer than two classes with misses: an IndexError there.
+    if recorded is None:  # The authors' code fails if fewer than two classes have misses.
         assert loss.isfinite()
         return
     # The authors' weights are float32.
     assert_close(loss.item(), recorded["loss"], rtol=1e-6, atol=0)
-    of_first_pixel = gradient_of(loss, logits).flatten(2)[0, :, 0]
+    first_pixel_gradient = gradient_of(loss, logits).flatten(2)[0, :, 0]
     expected = torch.tensor(recorded["gradient_of_first_pixel"], dtype=torch.float64)
-    assert_close(of_first_pixel, expected, rtol=1e-6, atol=1e-9)
+    assert_close(first_pixel_gradient, expected, rtol=1e-6, atol=1e-9)
 
 
 def test_is_cross_entropy_where_every_class_is_missed():
@@ -82,7 +82,7 @@ def test_is_cross_entropy_where_every_class_is_missed():
     assert_close(recall_cross_entropy(logits, labels), F.cross_entropy(logits, labels))
 
 
-def test_any_number_of_dimensions(batch):
+def test_logits_may_have_any_number_of_dimensions(batch):
     logits, labels = batch
     assert_close(
         recall_cross_entropy(logits.unsqueeze(2), labels.unsqueeze(1)),
@@ -94,7 +94,7 @@ def test_any_number_of_dimensions(batch):
 
 
 @pytest.mark.parametrize("where", [0, 17, 39])
-def test_an_ignored_pixel_counts_for_nothing_wherever_it_is(where):
+def test_an_ignored_pixel_has_no_effect_wherever_it_is(where):
     rows, classes = flat(*random_batch((2, 6, 5, 4), seed=2))
     classes[where] = 255
     kept = torch.arange(40) != where
@@ -104,11 +104,11 @@ def test_an_ignored_pixel_counts_for_nothing_wherever_it_is(where):
 
 
 @every_reduction
-def test_a_perfect_batch_keeps_a_small_loss(reduction):
+def test_a_perfect_batch_has_a_small_positive_loss(reduction):
     labels = torch.tensor([[[0, 1, 1, 1]]])
     logits = F.one_hot(labels, 3).movedim(-1, 1).double()
     loss = recall_cross_entropy(logits, labels, reduction=reduction)
-    nll = F.cross_entropy(logits, labels).item()  # of each pixel
+    nll = F.cross_entropy(logits, labels).item()  # the same for each pixel
     expected = {
         "pixel_mean": (1 / 1 + 3 * 1 / 3) * nll / 4,
         "ref": (1 / 1 + 3 * 1 / 3) * nll / 4,
@@ -125,7 +125,7 @@ def test_fewer_than_two_classes_with_misses_is_finite():
     assert_close(recall_cross_entropy(logits, labels).item(), expected)
 
 
-def test_one_class_alone_is_zero():
+def test_a_single_class_has_zero_loss():
     assert recall_cross_entropy(torch.randn(4, 1), torch.zeros(4).long()).item() == 0
 
 
@@ -137,7 +137,7 @@ def test_extreme_logits_are_finite():
     assert logits.grad.isfinite().all()
 
 
-def test_another_ignored_label():
+def test_the_ignored_label_can_be_changed():
     logits, labels = random_batch((2, 6, 5, 4), seed=3)
     loss = recall_cross_entropy(logits, labels.where(labels > 0, -7), ignore_index=-7)
     assert_close(loss, recall_cross_entropy(logits, labels.where(labels > 0, 255)))
@@ -146,10 +146,10 @@ def test_another_ignored_label():
 # --- precision ---
 
 
-def test_millions_of_float32_pixels_sum_exactly_enough():
+def test_the_sum_over_millions_of_float32_pixels_is_accurate():
     labels = torch.arange(4, dtype=torch.int64).repeat(500_000).view(1, 1000, 2000)
     logits = torch.zeros(1, 4, 1000, 2000)
-    # Ties go to class 0: it is always found, the others never.
+    # Equal logits predict class 0, so its recall is 1 and that of the other classes is 0.
     expected = (1 / 500_000 + 3) / 4 * np.log(4)
     assert_close(recall_cross_entropy(logits, labels).item(), expected, rtol=1e-5, atol=0)
 
@@ -161,7 +161,7 @@ def test_without_momentum_there_is_no_state():
     assert not RecallLoss(3).state_dict()
 
 
-def test_running_recall_is_a_moving_average_of_classes_that_occur(batch):
+def test_running_recall_is_a_moving_average_over_occurring_classes(batch):
     loss = RecallLoss(6, momentum=0.75)
     expected = [0.0] * 6
     for seed in range(3):
@@ -176,7 +176,7 @@ def test_running_recall_is_a_moving_average_of_classes_that_occur(batch):
     assert_close(loss.running_recall, torch.tensor(expected))
 
 
-def test_running_recall_sets_the_weights():
+def test_weights_follow_from_the_running_recall():
     logits, labels = random_batch((2, 6, 5, 4), seed=5)
     loss = RecallLoss(6, momentum=0.9).eval()
     loss.running_recall.copy_(torch.tensor([0.0, 0.25, 0.5, 0.75, 0.9, 1.0]))
@@ -185,7 +185,7 @@ def test_running_recall_sets_the_weights():
     assert_close(loss(logits, labels), expected, rtol=1e-6, atol=0)
 
 
-def test_first_step_with_momentum_weighs_by_its_own_recall_already():
+def test_the_first_step_with_momentum_uses_its_own_recall():
     logits = torch.tensor([[5.0, 0], [0, 5], [5, 0], [5, 0]])
     labels = torch.tensor([0, 0, 1, 1])
     loss = RecallLoss(2, momentum=0.5)(logits, labels)
@@ -193,7 +193,7 @@ def test_first_step_with_momentum_weighs_by_its_own_recall_already():
     assert_close(loss, (0.75 * (nll[0] + nll[1]) + nll[2] + nll[3]) / 4)
 
 
-def test_all_ignored_leaves_the_running_recall_alone(batch):
+def test_an_all_ignored_batch_keeps_the_running_recall(batch):
     logits, labels = batch
     loss = RecallLoss(6, momentum=0.9)
     loss(logits, labels)
@@ -213,11 +213,11 @@ def test_all_ignored_leaves_the_running_recall_alone(batch):
         ({"num_classes": 2, "momentum": -0.1}, r"momentum must be in \[0, 1\), got -0.1"),
     ],
 )
-def test_a_hyper_parameter_out_of_range_is_named(options, message):
+def test_a_hyper_parameter_out_of_range_is_reported(options, message):
     with pytest.raises(ValueError, match=message):
         RecallLoss(**options)
 
 
-def test_logits_without_classes_are_named():
+def test_logits_without_classes_are_reported():
     with pytest.raises(ValueError, match=r"\(N, C, ...\), got \(4,\)"):
         recall_cross_entropy(torch.randn(4), torch.zeros(4).long())

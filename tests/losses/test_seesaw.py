@@ -1,4 +1,4 @@
-"""Seesaw Loss against the paper's equations, its limits, and the batches that break losses.
+"""Tests of Seesaw Loss: the paper's equations, limit cases and degenerate batches.
 
 Shapes: P foreground RoIs, R sampled RoIs, C classes.
 """
@@ -22,14 +22,14 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 @pytest.fixture
 def batch() -> Batch:
-    """Logits (P, C), labels and counts; P = 12, C = 5, every class occurs."""
+    """Return logits (P, C), labels and counts; P = 12, C = 5, every class occurs."""
     labels = torch.tensor([0, 1, 2, 3, 4, 0, 0, 1, 4, 4, 2, 3])
     return 3 * torch.randn(12, 5, dtype=torch.float64), labels, torch.tensor([900, 40, 0, 1, 7])
 
 
 @pytest.fixture
 def detections() -> tuple[Tensor, Tensor]:
-    """Logits (R, C + 2) and labels with all of R = 14, C = 4, background 4."""
+    """Return logits (R, C + 2) and labels of every class; R = 14, C = 4, background 4."""
     labels = torch.tensor([0, 4, 2, 0, 4, 1, 4, 4, 3, 0, 0, 4, 2, 4])
     return 2 * torch.randn(14, 6, dtype=torch.float64), labels
 
@@ -64,15 +64,15 @@ def test_float32_matches_the_papers_equations(batch):
 
 
 def test_gradcheck_without_compensation(batch):
-    # With q > 0 finite differences see through the stop-gradient weights, so gradcheck rightly
-    # fails there; the comparison with the equations covers it.
+    # With q > 0 finite differences include the stop-gradient weights, so gradcheck would fail.
+    # The comparison with the equations covers that case.
     logits, labels, counts = batch
     assert torch.autograd.gradcheck(
         lambda z: seesaw_cross_entropy(z, labels, counts, q=0.0), logits.requires_grad_()
     )
 
 
-def test_defaults_are_the_papers(batch):
+def test_default_hyper_parameters_are_the_papers(batch):
     expected = seesaw_cross_entropy(*batch, p=0.8, q=2.0, eps=1e-2)
     assert_close(seesaw_cross_entropy(*batch), expected, rtol=0, atol=0)
 
@@ -90,20 +90,20 @@ def test_is_cross_entropy_when_both_factors_are_off(batch):
 
 
 @pytest.mark.parametrize("count", [0, 1, 10**9])
-def test_equal_counts_do_not_mitigate(batch, count):
+def test_equal_counts_cause_no_mitigation(batch, count):
     logits, labels, _ = batch
     losses = seesaw_cross_entropy(logits, labels, torch.full((5,), count), q=0.0)
     assert_close(losses, F.cross_entropy(logits, labels, reduction="none"))
 
 
-def test_a_correct_and_rarest_class_costs_cross_entropy():
-    # Nothing is more probable than the true class and nothing is rarer: both factors are 1.
+def test_the_rarest_class_predicted_correctly_costs_cross_entropy():
+    # The true class is the most probable and the rarest one, so both factors are 1.
     logits = torch.tensor([[4.0, 1.0, -1.0]])
     losses = seesaw_cross_entropy(logits, torch.tensor([0]), torch.tensor([3, 50, 3]))
     assert_close(losses, F.cross_entropy(logits, torch.tensor([0]), reduction="none"))
 
 
-def test_rarer_classes_are_pushed_down_less():
+def test_rarer_classes_are_suppressed_less():
     logits = torch.zeros(1, 3, requires_grad=True)
     gradient = gradient_of(
         seesaw_cross_entropy(logits, torch.tensor([0]), torch.tensor([100, 100, 10]), p=1.0), logits
@@ -177,7 +177,7 @@ def test_autocast_changes_neither_losses_nor_gradients_nor_scores(detections, dt
 
 
 def test_float64_logits_give_float64_losses_to_full_precision(detections):
-    # A normalizer in float32 would leave only 7 digits.
+    # A float32 normalizer would limit the losses to 7 digits.
     logits, labels = detections
     losses = SeesawLoss(4, loss_weight=0.7)(logits, labels)
     expected = reference.detection_losses(
@@ -210,7 +210,7 @@ RECORDED_LOGITS = [
     [-2, 4, 0.5, 0.5, 2, 0],
     [1, 1, 1, 1, -2, 2],
 ]
-# Three steps of one module of mmdet 3.3.0: labels, counts after them, class loss, objectness loss.
+# Recorded with mmdet 3.3.0: labels, counts after the step, class loss and objectness loss.
 RECORDED_STEPS = [
     ([0, 0, 2, 4, 3, 4], [2, 0, 1, 1, 2], 3.526102, 0.600849),
     ([0, 0, 0, 1, 4, 4], [5, 1, 1, 1, 4], 0.414221, 1.000849),
@@ -250,9 +250,9 @@ def test_recorded_scores(recorded_logits):
 
 
 def test_repeating_every_roi_changes_nothing(detections):
-    # Counts double as well, which leaves their ratios.
+    # Counts double as well, which keeps their ratios.
     logits, labels = detections
-    labels = torch.where(labels == 2, 3, labels)  # no class with a count of 0, which cannot double
+    labels = torch.where(labels == 2, 3, labels)  # a count of 0 would not double
     labels[1] = 2
     repeated = SeesawLoss(4)(logits.repeat(2, 1), labels.repeat(2))
     assert_close(repeated, SeesawLoss(4)(logits, labels))
@@ -278,14 +278,14 @@ def test_scores_sum_to_one(dtype):
     assert_close(scores.sum(dim=1), torch.ones(8))
 
 
-def test_scores_of_no_rois_are_an_empty_table():
+def test_scores_of_no_rois_have_zero_rows():
     assert SeesawLoss(4).scores(torch.zeros(0, 6)).shape == (0, 5)
 
 
 # --- ignored samples and empty batches ---
 
 
-def test_ignored_rois_are_as_if_they_were_not_there(detections):
+def test_ignored_rois_have_no_effect(detections):
     logits, labels = detections
     ignored = torch.tensor([0, 3, 4, 9, 13])
     kept = torch.tensor([i for i in range(14) if i not in ignored])
@@ -309,7 +309,7 @@ EMPTY = {
 
 
 @pytest.mark.parametrize("labels", EMPTY.values(), ids=EMPTY.keys())
-def test_nothing_to_learn_from_is_zero_with_zero_gradients(labels):
+def test_batches_without_valid_labels_give_zero_loss_and_gradients(labels):
     classifier = nn.Linear(3, 6)
     labels = torch.tensor(labels, dtype=torch.int64)
     loss = SeesawLoss(4)
@@ -322,7 +322,7 @@ def test_nothing_to_learn_from_is_zero_with_zero_gradients(labels):
     assert loss.class_counts.tolist() == [0] * 5
 
 
-def test_no_foreground_leaves_the_objectness_loss_alone():
+def test_without_foreground_only_the_objectness_loss_remains():
     logits = torch.randn(3, 6, requires_grad=True)
     losses = SeesawLoss(4)(logits, torch.full((3,), 4))
     assert_close(losses["loss_cls_classes"], torch.tensor(0.0))
@@ -331,7 +331,7 @@ def test_no_foreground_leaves_the_objectness_loss_alone():
     assert_close(losses["loss_cls_objectness"], F.cross_entropy(logits[:, 4:], target))
 
 
-def test_one_class_has_nothing_to_tell_apart():
+def test_the_class_loss_of_a_single_class_is_zero():
     logits = torch.randn(4, 3, requires_grad=True)
     losses = SeesawLoss(1)(logits, torch.tensor([0, 1, 0, -1]))
     assert_close(losses["loss_cls_classes"], torch.tensor(0.0))
@@ -340,7 +340,7 @@ def test_one_class_has_nothing_to_tell_apart():
     assert gradient[:3, 1:].abs().min() > 0
 
 
-def test_function_takes_no_rois():
+def test_function_accepts_empty_inputs():
     logits = torch.zeros(0, 4, requires_grad=True)
     losses = seesaw_cross_entropy(logits, torch.zeros(0, dtype=torch.int64), torch.ones(4))
     assert losses.shape == (0,)
@@ -351,13 +351,13 @@ def test_function_takes_no_rois():
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
-def test_labels_of_any_integer_type_are_counted(dtype):
+def test_labels_of_any_integer_dtype_are_counted(dtype):
     loss = SeesawLoss(4)
     loss(torch.zeros(4, 6), torch.tensor([0, 3, 3, 4], dtype=dtype))
     assert loss.class_counts.tolist() == [1, 0, 0, 2, 1]
 
 
-def test_counts_do_not_move_outside_a_training_step(detections):
+def test_counts_change_only_in_training_steps(detections):
     loss = SeesawLoss(4)
     loss.eval()
     loss(*detections)
@@ -369,7 +369,7 @@ def test_counts_do_not_move_outside_a_training_step(detections):
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_a_validation_loss_uses_the_counts_it_has(detections, train):
+def test_a_validation_loss_uses_the_existing_counts(detections, train):
     loss = SeesawLoss(4).train(train)
     loss.class_counts += torch.tensor([1000, 1, 10, 1, 0])
     with torch.no_grad():
@@ -378,14 +378,14 @@ def test_a_validation_loss_uses_the_counts_it_has(detections, train):
     assert {name: value.item() for name, value in losses.items()} == pytest.approx(expected)
 
 
-def test_the_loss_does_not_write_into_its_inputs(detections):
+def test_inputs_are_not_modified(detections):
     logits, labels = detections
     copies = logits.clone(), labels.clone()
     SeesawLoss(4)(logits, labels)
     assert_close((logits, labels), copies, rtol=0, atol=0)
 
 
-def test_counts_are_exact_beyond_what_float32_can_count():
+def test_counts_are_exact_beyond_the_range_of_float32():
     loss = SeesawLoss(4)
     loss.class_counts += 2**24
     loss(torch.zeros(2, 6), torch.tensor([1, 4]))
@@ -410,7 +410,7 @@ def _reloaded(module: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("convert", CONVERSIONS.values(), ids=CONVERSIONS.keys())
 def test_counts_survive(detections, convert):
     loss = SeesawLoss(4)
-    loss.class_counts += 2**24  # what float16 or float32 would lose
+    loss.class_counts += 2**24  # not representable in float16 or float32 after one more
     loss(*detections)
     expected = loss.class_counts.tolist()
     converted = convert(loss)
@@ -418,7 +418,7 @@ def test_counts_survive(detections, convert):
     assert converted.class_counts.tolist() == expected
 
 
-def test_a_copy_counts_on_its_own(detections):
+def test_a_copy_has_its_own_counts(detections):
     loss = SeesawLoss(4)
     copy.deepcopy(loss)(*detections)
     assert loss.class_counts.tolist() == [0] * 5
@@ -427,14 +427,14 @@ def test_a_copy_counts_on_its_own(detections):
 # --- cost ---
 
 
-def test_memory_does_not_grow_with_the_square_of_the_classes():
+def test_memory_does_not_grow_with_the_square_of_the_number_of_classes():
     logits = torch.randn(4, 30_002, requires_grad=True)
     with OperatorLog() as log:
         sum(SeesawLoss(30_000)(logits, torch.tensor([0, 7, 29_999, 30_000])).values()).backward()
-    assert log.largest <= 4 * logits.nbytes  # 2 MB; one C x C matrix has 3.6 GB
+    assert log.largest <= 4 * logits.nbytes  # 2 MB; a C x C matrix takes 3.6 GB
 
 
-def test_a_million_rois_need_memory_of_the_size_of_their_logits():
+def test_memory_of_a_million_rois_is_proportional_to_their_logits():
     logits = torch.randn(10**6, 8, requires_grad=True)
     with OperatorLog() as log:
         losses = SeesawLoss(6)(logits, torch.arange(10**6) % 7)
@@ -448,8 +448,8 @@ def test_host_reads_do_not_depend_on_the_number_of_classes(num_classes):
     logits = torch.randn(64, num_classes + 2)
     with OperatorLog() as log:
         SeesawLoss(num_classes)(logits, torch.randint(-1, num_classes + 1, (64,)))
-    # On a GPU each of these waits: for the range of the labels (a list of two numbers here) and
-    # for how many of the RoIs are foreground.
+    # Each of these synchronizes with a GPU: reading the range of the labels (two numbers here)
+    # and counting the foreground RoIs.
     assert log.calls["aten._local_scalar_dense"] + log.calls["aten.nonzero"] <= 3
 
 
@@ -467,7 +467,7 @@ def test_host_reads_do_not_depend_on_the_number_of_classes(num_classes):
         ((2, 5), [0.0, 1.0], (5,), r"labels must be integers, got torch\.float32"),
     ],
 )
-def test_function_says_what_does_not_fit(logits, labels, counts, message):
+def test_function_rejects_inconsistent_inputs(logits, labels, counts, message):
     with pytest.raises(ValueError, match=message):
         seesaw_cross_entropy(torch.zeros(logits), torch.tensor(labels), torch.ones(counts))
 
@@ -482,7 +482,7 @@ def test_function_says_what_does_not_fit(logits, labels, counts, message):
         ((2, 6), [True, False], r"labels must be integers, got torch\.bool"),
     ],
 )
-def test_module_says_what_does_not_fit(logits, labels, message):
+def test_module_rejects_inconsistent_inputs(logits, labels, message):
     loss = SeesawLoss(4)
     with pytest.raises(ValueError, match=message):
         loss(torch.zeros(logits), torch.tensor(labels))
@@ -499,14 +499,14 @@ def test_module_says_what_does_not_fit(logits, labels, message):
         ({"eps": 1.5}, r"eps must be in \(0, 1\], got 1.5"),
     ],
 )
-def test_hyper_parameters_out_of_range_are_refused(batch, options, message):
+def test_out_of_range_hyper_parameters_are_rejected(batch, options, message):
     with pytest.raises(ValueError, match=message):
         SeesawLoss(4, **options)
     with pytest.raises(ValueError, match=message):
         seesaw_cross_entropy(*batch, **options)
 
 
-def test_no_classes_are_refused():
+def test_zero_classes_are_rejected():
     with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
         SeesawLoss(0)
 

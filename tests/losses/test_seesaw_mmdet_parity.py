@@ -1,10 +1,10 @@
-"""Seesaw Loss against recorded numbers of the authors' implementation in mmdet.
+"""Parity of Seesaw Loss with recorded results of the authors' implementation in mmdet.
 
-``tests/golden/seesaw_mmdet_3_3_0.json`` holds what the ``SeesawLoss`` of mmdet 3.3.0 (with mmengine
-0.10.7 and mmcv-lite 2.1.0, float32, on the CPU) returned for the inputs that ``steps_of`` makes. Of
-each step it keeps both losses (``avg_factor`` being the number of RoIs), and the gradient of their
-sum and the activation, each multiplied by a random vector so that one number per RoI stands for its
-whole row; and of the whole case, mmdet's ``cum_samples`` after the last step.
+``tests/golden/seesaw_mmdet_3_3_0.json`` holds the results of ``SeesawLoss`` in mmdet 3.3.0 (with
+mmengine 0.10.7 and mmcv-lite 2.1.0, float32, on the CPU) for the inputs from ``steps_of``. For each
+step it holds both losses (``avg_factor`` is the number of RoIs), the gradient of their sum and the
+activation. The latter two are multiplied by a random vector, so that one number per RoI represents
+its row. For each case it holds mmdet's ``cum_samples`` after the last step.
 
 Shapes: R sampled RoIs, C classes.
 """
@@ -28,7 +28,7 @@ every_case = pytest.mark.parametrize("case", CASES, ids=[case["name"] for case i
 
 
 class Step(NamedTuple):
-    """The input of one step, and what its results are multiplied by."""
+    """Inputs of one step, and the vector that its gradient and scores are multiplied by."""
 
     logits: Tensor  # (R, C + 2)
     labels: Tensor  # (R,)
@@ -36,12 +36,12 @@ class Step(NamedTuple):
 
 
 def steps_of(case: dict[str, Any]) -> Iterator[Step]:
-    """The inputs of a case. NumPy promises that this old generator never changes."""
+    """Yield the inputs of a case. NumPy guarantees that this legacy generator never changes."""
     rng = np.random.RandomState(case["seed"])
     C, R = case["num_classes"], case["rois"]
     for _ in case["steps"]:
         logits = case["logit_scale"] * rng.standard_normal((R, C + 2))
-        labels = rng.randint(0, rng.randint(1, C + 1, size=R))  # the lower, the more frequent
+        labels = rng.randint(0, rng.randint(1, C + 1, size=R))  # lower classes are more frequent
         labels[rng.uniform(size=R) < case["background"]] = C
         probe = rng.standard_normal(C + 2)
         yield Step(
@@ -50,7 +50,7 @@ def steps_of(case: dict[str, Any]) -> Iterator[Step]:
 
 
 def start_counts_of(case: dict[str, Any]) -> Tensor:
-    """Counts of 1 to a million where the case starts from some, else zeros."""
+    """Return the initial counts: 1 to a million if the case starts from counts, else zeros."""
     size = case["num_classes"] + 1
     if not case["starts_from_counts"]:
         return torch.zeros(size, dtype=torch.int64)
@@ -58,7 +58,7 @@ def start_counts_of(case: dict[str, Any]) -> Tensor:
 
 
 class Outcome(NamedTuple):
-    """Our results of one step, next to mmdet's."""
+    """Results of one step from this project and from mmdet."""
 
     losses: dict[str, float]
     gradient: Tensor  # (R,): gradient times probe
@@ -84,33 +84,33 @@ def replay(case: dict[str, Any]) -> Iterator[Outcome]:
 
 
 @every_case
-def test_losses_are_those_of_mmdet(case):
+def test_losses_match_mmdet(case):
     for outcome in replay(case):
         expected = {name: outcome.recorded[name] for name in outcome.losses}
         assert outcome.losses == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
 @every_case
-def test_gradients_are_those_of_mmdet(case):
+def test_gradients_match_mmdet(case):
     for outcome in replay(case):
         expected = torch.tensor(outcome.recorded["gradient_times_probe"], dtype=torch.float64)
         assert_close(outcome.gradient, expected, rtol=1e-5, atol=1e-6)
 
 
 @every_case
-def test_scores_are_those_of_mmdet(case):
+def test_scores_match_mmdet(case):
     for outcome in replay(case):
         expected = torch.tensor(outcome.recorded["activation_times_probe"], dtype=torch.float64)
         assert_close(outcome.scores, expected, rtol=1e-5, atol=1e-6)
 
 
 @every_case
-def test_counts_are_those_of_mmdet(case):
+def test_counts_match_mmdet(case):
     *_, last = replay(case)
     assert last.counts == case["counts_after"]
 
 
-def test_cases_reach_the_regimes_that_matter():
+def test_cases_cover_the_important_regimes():
     names = {case["name"] for case in CASES}
     assert names == {
         "one class",

@@ -1,4 +1,4 @@
-"""The softmax baseline: PyTorch's cross-entropy with Seesaw's conventions for RoIs."""
+"""Tests of the softmax baseline: PyTorch's cross-entropy with Seesaw's conventions for RoIs."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from d2_seesaw.losses import SoftmaxLoss
 
 @pytest.fixture
 def batch() -> tuple[Tensor, Tensor]:
-    """Logits (R, C + 1) and labels, C = 4 and background 4."""
+    """Return logits (R, C + 1) and labels; C = 4, background 4."""
     return 2 * torch.randn(7, 5), torch.tensor([0, 4, 2, 0, 3, 1, 4])
 
 
@@ -28,7 +28,7 @@ def test_is_the_mean_cross_entropy(batch):
     assert_close(gradient, (logits.softmax(1) - F.one_hot(labels, 5)) / 7)
 
 
-def test_has_one_loss_and_one_logit_per_class_and_background(batch):
+def test_has_one_loss_and_c_plus_1_logits(batch):
     assert SoftmaxLoss(4).num_logits == 5
     assert list(SoftmaxLoss(4)(*batch)) == ["loss_cls"]
 
@@ -37,7 +37,7 @@ def test_loss_weight_scales_the_loss(batch):
     assert_close(SoftmaxLoss(4, loss_weight=0.25)(*batch)["loss_cls"], F.cross_entropy(*batch) / 4)
 
 
-def test_ignored_rois_are_as_if_they_were_not_there(batch):
+def test_ignored_rois_have_no_effect(batch):
     logits, labels = batch
     labels[[1, 4]] = -1
     value, gradient = loss_and_gradient(SoftmaxLoss(4), logits, labels)
@@ -49,7 +49,7 @@ def test_ignored_rois_are_as_if_they_were_not_there(batch):
 
 
 @pytest.mark.parametrize("labels", [[], [-1, -1]], ids=["no RoIs", "all ignored"])
-def test_nothing_to_learn_from_is_zero_with_zero_gradients(labels):
+def test_batches_without_valid_labels_give_zero_loss_and_gradients(labels):
     labels = torch.tensor(labels, dtype=torch.int64)
     value, gradient = loss_and_gradient(SoftmaxLoss(4), torch.randn(len(labels), 5), labels)
     assert_close(value, torch.tensor(0.0))
@@ -78,7 +78,7 @@ def test_autocast_changes_nothing(batch, dtype):
 
 
 def test_float64_logits_give_float64_losses_to_full_precision(batch):
-    # A normalizer in float32 would leave only 7 digits.
+    # A float32 normalizer would limit the losses to 7 digits.
     logits, labels = batch[0].double(), batch[1]
     assert_close(
         SoftmaxLoss(4)(logits, labels)["loss_cls"],
@@ -95,12 +95,12 @@ def test_float64_logits_give_float64_losses_to_full_precision(batch):
         ((2, 5), [0, 5], r"labels must be in \[-1, 4\] \(4 classes, then background; .*, got 5"),
     ],
 )
-def test_says_what_does_not_fit(logits, labels, message):
+def test_rejects_inconsistent_inputs(logits, labels, message):
     with pytest.raises(ValueError, match=message):
         SoftmaxLoss(4)(torch.zeros(logits), torch.tensor(labels))
 
 
-def test_no_classes_are_refused():
+def test_zero_classes_are_rejected():
     with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
         SoftmaxLoss(0)
 

@@ -1,4 +1,4 @@
-"""Whole models: what is trained, what stays, and what comes out."""
+"""Tests of complete dual-head models: trained parameters, frozen state and outputs."""
 
 import pytest
 import torch
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.usefixtures("storage")
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def everything(module):
-    """Parameters and all buffers, those included that are not saved."""
+def clone_tensors(module):
+    """Clone all parameters and buffers, including non-persistent ones."""
     return {n: t.clone() for n, t in [*module.named_parameters(), *module.named_buffers()]}
 
 
@@ -32,6 +32,7 @@ def steps(module, number=3, inputs=None):
     parameters = get_default_optimizer_params(getattr(module, "module", module))
     optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=1e-4)
     module.train()
+    losses = {}
     for _ in range(number):
         losses = module(inputs or images())
         optimizer.zero_grad()
@@ -58,7 +59,7 @@ EQUAL += [("plain", {"predictors": {"cls_agnostic_bbox_reg": False, "seesaw": Fa
 
 @pytest.mark.parametrize(("kind", "options"), EQUAL)
 @torch.no_grad()
-def test_a_new_branch_that_equals_the_old_one_changes_nothing(kind, options):
+def test_a_new_branch_equal_to_the_old_one_changes_no_detection(kind, options):
     old_options = {k: v for k, v in options.items() if k != "encoder"}
     before = trained(kind, **old_options)
     after = follow(before, kind, **options).eval()
@@ -68,25 +69,25 @@ def test_a_new_branch_that_equals_the_old_one_changes_nothing(kind, options):
     assert_equal(after(inputs), expected)
     features = before.backbone(before.preprocess_image(inputs).tensor)
     proposals, _ = before.proposal_generator(before.preprocess_image(inputs), features)
-    for found, of_before in zip(
+    for found, reference in zip(
         box_predictions(after.roi_heads, features, proposals),
         box_predictions(before.roi_heads, features, proposals),
         strict=True,
     ):
-        assert all(torch.equal(f, b) for f, b in zip(found, of_before, strict=True))
+        assert all(torch.equal(f, b) for f, b in zip(found, reference, strict=True))
 
 
 @pytest.mark.parametrize("init", ["copy", "random"])
 @every_kind
-def test_training_moves_every_new_tensor_and_no_old_one(kind, init):
+def test_training_changes_every_new_tensor_and_no_old_one(kind, init):
     before = trained(kind)
     after = follow(before, kind, model_options={"init": init})
-    start = everything(after)
-    assert all(torch.equal(start[n], t) for n, t in everything(before).items())
+    start = clone_tensors(after)
+    assert all(torch.equal(start[n], t) for n, t in clone_tensors(before).items())
     steps(after)
     added = after.added_keys
     new_parameters = 0
-    for name, tensor in everything(after).items():
+    for name, tensor in clone_tensors(after).items():
         moved = not torch.equal(tensor, start[name])
         assert moved == (name in added), name
         new_parameters += name in added
@@ -118,21 +119,21 @@ def test_branches_are_fused_over_stages_and_then_averaged(kind, fusion):
     for predictor in stages(after):
         predictor.new.cls_score.weight.normal_(std=1.0)
     after.eval()
-    of_stages = []
+    stage_logits = []
     for predictor in stages(after):
-        predictor.register_forward_hook(lambda *a: of_stages.append(a[2][0]))
+        predictor.register_forward_hook(lambda *a: stage_logits.append(a[2][0]))
     given = after.preprocess_image(images())
     features = after.backbone(given.tensor)
     proposals, _ = after.proposal_generator(given, features)
     _, scores = box_predictions(after.roi_heads, features, proposals)
-    assert len(of_stages) == 3
+    assert len(stage_logits) == 3
 
     def literal(logits):
         objectness = logits[:, C:].softmax(dim=1)
         classes = logits[:, :C].softmax(dim=1) * objectness[:, :1]
         return torch.cat([classes, objectness[:, 1:]], dim=1)
 
-    branches = [[z[:, : C + 2] for z in of_stages], [z[:, C + 2 :] for z in of_stages]]
+    branches = [[z[:, : C + 2] for z in stage_logits], [z[:, C + 2 :] for z in stage_logits]]
     if fusion == "logits":
         expected = sum(literal(sum(logits) / 3) for logits in branches) / 2
     else:
@@ -146,7 +147,7 @@ NAMES = {False: ["loss_cls_new"], True: ["loss_cls_classes_new", "loss_cls_objec
 
 @pytest.mark.parametrize("seesaw", [True, False])
 @every_kind
-def test_losses_are_the_new_branches_alone(kind, seesaw):
+def test_only_the_new_branches_have_losses(kind, seesaw):
     after = model(kind, dual=True, predictors={"seesaw": seesaw})
     losses = after(images())
     suffixes = [""] if kind == "plain" else [f"_stage{k}" for k in range(3)]
@@ -155,7 +156,7 @@ def test_losses_are_the_new_branches_alone(kind, seesaw):
 
 
 @every_kind
-def test_what_only_other_losses_need_is_not_run(kind):
+def test_modules_needed_only_by_other_losses_are_not_run(kind):
     after = follow(trained(kind), kind)
     heads = after.roi_heads
     unused = [heads.mask_head, heads.mask_pooler]
@@ -179,7 +180,7 @@ def test_what_only_other_losses_need_is_not_run(kind):
     assert not any(f.requires_grad for f in features)
 
 
-def test_the_weights_of_the_stages_are_the_cascades():
+def test_stage_weights_scale_the_losses():
     one, other = (
         model("cascade", dual=True, stage_loss_weights=weights)
         for weights in ([1, 1, 1], [1, 2, 4])
@@ -188,29 +189,29 @@ def test_the_weights_of_the_stages_are_the_cascades():
     inputs = images()
     losses = []
     for module in (one, other):
-        torch.manual_seed(1)  # of the sampling
+        torch.manual_seed(1)  # same sampling
         losses.append(module(inputs))
     for name, loss in losses[1].items():
         torch.testing.assert_close(loss, [1, 2, 4][int(name[-1])] * losses[0][name])
 
 
 @every_kind
-def test_rois_are_sampled_as_in_training_from_as_many_proposals(kind):
+def test_rois_are_sampled_from_as_many_proposals_as_in_plain_training(kind):
     before = trained(kind)
     after = follow(before, kind)
     seen = {"before": [], "after": []}
     for name, module in (("before", before), ("after", after)):
         sample = module.roi_heads.label_and_sample_proposals
 
-        def noting(proposals, targets, sample=sample, name=name):
+        def record(proposals, targets, sample=sample, name=name):
             sampled = sample(proposals, targets)
             seen[name].append(([len(p) for p in proposals], [len(p) for p in sampled]))
             return sampled
 
-        module.roi_heads.label_and_sample_proposals = noting
+        module.roi_heads.label_and_sample_proposals = record
     inputs = images(((0, 2, 2), ()))
     for module in before.modules():
-        # As it trains, with the statistics it has: so both see the same features.
+        # Training mode, but with fixed statistics, so that both models see the same features.
         module.training = not isinstance(module, nn.BatchNorm2d)
     for module in (before, after):
         module(inputs)
@@ -220,7 +221,7 @@ def test_rois_are_sampled_as_in_training_from_as_many_proposals(kind):
     assert len(seen["before"]) == len(seen["after"]) == (1 if kind == "plain" else 3)
 
 
-def test_the_limits_of_proposals_are_put_back_whatever_happens():
+def test_proposal_limits_are_restored_after_an_error():
     after = model("plain", dual=True)
     limits = (after.proposal_generator.pre_nms_topk, after.proposal_generator.post_nms_topk)
 
@@ -265,21 +266,21 @@ def test_trains_with_any_number_of_objects(kind, labels):
 
 
 @every_kind
-def test_masks_of_objects_are_not_copied_for_every_roi(kind):
+def test_object_masks_are_not_copied_for_every_roi(kind):
     after = model(kind, dual=True)
     sample, fields = after.roi_heads.label_and_sample_proposals, []
 
-    def noting(*given):
+    def record(*given):
         sampled = sample(*given)
         fields.extend(name for p in sampled for name in p.get_fields())
         return sampled
 
-    after.roi_heads.label_and_sample_proposals = noting
+    after.roi_heads.label_and_sample_proposals = record
     after(images())
     assert {name for name in fields if name.startswith("gt_")} == {"gt_boxes", "gt_classes"}
 
 
-def test_objects_need_no_masks_and_are_left_as_they_were():
+def test_objects_need_no_masks_and_are_not_modified():
     after = model("cascade", dual=True)
     inputs = images()
     for given in inputs:
@@ -290,7 +291,7 @@ def test_objects_need_no_masks_and_are_left_as_they_were():
     assert fields == [set(given["instances"].get_fields()) for given in inputs]
 
 
-def test_the_optimizer_gets_the_new_parameters_alone():
+def test_the_optimizer_gets_only_the_new_parameters():
     after = model("tsd_htc_lite", dual=True)
     groups = get_default_optimizer_params(after)
     given = {id(p) for group in groups for p in group["params"]}
@@ -301,8 +302,7 @@ def test_the_optimizer_gets_the_new_parameters_alone():
 
 @every_kind
 def test_ddp_finds_no_unused_parameter(kind, tmp_path):
-    store = dist.FileStore(str(tmp_path / "store"), 1)
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         after = follow(trained(kind), kind)
         wrapped = DistributedDataParallel(after, broadcast_buffers=False)
@@ -313,7 +313,7 @@ def test_ddp_finds_no_unused_parameter(kind, tmp_path):
         dist.destroy_process_group()
 
 
-def test_a_copy_is_made_of_loaded_weights_but_never_over_loaded_new_ones():
+def test_loaded_weights_are_copied_unless_new_ones_were_loaded():
     before = trained("tsd")
     copied = follow(before, "tsd")
     for name, tensor in copied.state_dict().items():
@@ -327,7 +327,7 @@ def test_a_copy_is_made_of_loaded_weights_but_never_over_loaded_new_ones():
     assert all(torch.equal(again.state_dict()[n], t) for n, t in copied.state_dict().items())
 
 
-def test_random_branches_are_not_those_of_before_and_counts_go_on_if_asked():
+def test_random_branches_are_not_copies_and_counts_continue_on_request():
     before = trained("cascade")
     after = follow(before, "cascade", model_options={"init": "random", "fresh_counts": False})
     for predictor, old in zip(stages(after), stages(before), strict=True):
@@ -336,12 +336,12 @@ def test_random_branches_are_not_those_of_before_and_counts_go_on_if_asked():
         assert old.cls_loss.class_counts.sum() > 0
 
 
-def test_a_state_without_the_new_branches_is_not_complete():
+def test_a_state_without_the_new_branches_is_reported_as_incomplete():
     with pytest.raises(RuntimeError, match=r"Missing key.*box_predictor\.new\.cls_score\.weight"):
         model("plain", dual=True).load_state_dict(trained("plain").state_dict())
 
 
-def test_added_keys_are_what_the_model_before_does_not_have():
+def test_added_keys_are_the_keys_that_the_previous_model_lacks():
     for kind in KINDS:
         after = model(kind, dual=True)
         assert after.added_keys == after.state_dict().keys() - trained(kind).state_dict().keys()
@@ -354,15 +354,15 @@ def test_bfloat16_autocast_is_close_to_full_precision(kind):
     sample = after.roi_heads.label_and_sample_proposals
     sampled, replayed = [], []
 
-    def same(*given):
-        # Proposals a rounding apart would be other RoIs.
+    def replay(*given):
+        # Rounding changes proposals and thus the sampled RoIs, so both runs use the same RoIs.
         if len(sampled) < 3:
             sampled.append(sample(*given))
             return sampled[-1]
         replayed.append(sampled[len(replayed)])
         return replayed[-1]
 
-    after.roi_heads.label_and_sample_proposals = same
+    after.roi_heads.label_and_sample_proposals = replay
     expected = after(inputs)
     with torch.autocast("cpu", torch.bfloat16):
         losses = after(inputs)
@@ -378,7 +378,7 @@ def test_bfloat16_autocast_is_close_to_full_precision(kind):
     assert all(f["instances"].scores.dtype == torch.float32 for f in found)
 
 
-def test_what_cannot_work_is_refused():
+def test_invalid_options_are_rejected():
     with pytest.raises(ValueError, match=r"init must be one of \['copy', 'random'\], got 'zero'"):
         model("plain", dual=True, model_options={"init": "zero"})
     with pytest.raises(ValueError, match="new_cls_score cannot start as a copy of cls_score"):
@@ -396,7 +396,7 @@ def test_what_cannot_work_is_refused():
         model("plain", dual=True)([{"image": torch.rand(3, 64, 64)}])
 
 
-def test_the_new_branches_of_other_losses_are_trained_from_random():
+def test_new_branches_with_another_loss_can_start_from_random_weights():
     options = {"predictors": {"seesaw": False, "new_seesaw": True}}
     after = model("tsd", dual=True, model_options={"init": "random"}, **options)
     losses = steps(after, 1)
@@ -406,13 +406,13 @@ def test_the_new_branches_of_other_losses_are_trained_from_random():
     assert all(torch.isfinite(s).all() and len(s) == 10 for s in scores)
 
 
-def test_batch_norm_of_a_new_branch_learns_and_that_of_the_old_one_does_not():
+def test_only_the_batch_norm_of_the_new_branch_is_trained():
     norm = {"conv_dims": [8], "conv_norm": "BN"}
     head = dual_parts.box_head("plain", True, **norm)
     names = [n for n, _ in head.named_buffers() if n.endswith("running_mean")]
     assert names == ["conv1.norm.running_mean", "new.conv1.norm.running_mean"]
     after = model("plain", dual=True, heads=norm | {"fc_dims": [dual_parts.WIDTH]})
-    start = everything(after)
+    start = clone_tensors(after)
     steps(after)
-    moved = {n for n, t in everything(after).items() if not torch.equal(t, start[n])}
+    moved = {n for n, t in clone_tensors(after).items() if not torch.equal(t, start[n])}
     assert moved == after.added_keys

@@ -55,14 +55,14 @@ class _Anywhere:
         return self
 
 
-def test_ids_from_1_become_classes_from_0(model):
+def test_one_based_ids_become_zero_based_classes(model):
     model(inputs([1, 9], [], [4]))
     classes = [c.tolist() for c in model.roi_heads.images.negative_classes]
     assert classes == [[0, 8], [], [3]]
     assert all(c.dtype == torch.int64 for c in model.roi_heads.images.negative_classes)
 
 
-def test_classes_that_the_data_name_themselves_are_taken_as_they_are(model):
+def test_given_negative_classes_take_precedence(model):
     own = {"negative_classes": [0, 2], "neg_category_ids": [7, 1000]}
     images = model.preprocess_image([image | own for image in inputs([])])
     assert images.negative_classes[0].tolist() == [0, 2]
@@ -70,7 +70,7 @@ def test_classes_that_the_data_name_themselves_are_taken_as_they_are(model):
         model.preprocess_image([image | {"negative_classes": [0, C]} for image in inputs([])])
 
 
-def test_the_images_are_those_of_generalized_rcnn(model):
+def test_images_match_generalized_rcnn(model):
     batch = inputs([1], [2])
     images = model.preprocess_image(batch)
     expected = build(GeneralizedRCNN).preprocess_image(batch)
@@ -82,13 +82,13 @@ def test_inference_needs_no_negatives(model):
     model.eval().preprocess_image([{"image": torch.rand(3, 40, 50)}])
 
 
-def test_inputs_without_negatives_are_refused(model):
+def test_inputs_without_negatives_are_rejected(model):
     with pytest.raises(ValueError, match=r"7.png has no neg_category_ids: .* LVIS format"):
         model.preprocess_image([{"image": torch.rand(3, 40, 50), "file_name": "7.png"}])
 
 
 @pytest.mark.parametrize("wrong", [0, C + 1])
-def test_ids_out_of_range_are_refused(model, wrong):
+def test_out_of_range_ids_are_rejected(model, wrong):
     with pytest.raises(ValueError, match=rf"of 1.png must be in \[1, 9\] .* got {wrong}"):
         model.preprocess_image(inputs([3], [2, wrong]))
 

@@ -23,7 +23,7 @@ C = 4
 
 
 class Features(Backbone):
-    """A backbone with the shapes of a ResNet, whose features are those given."""
+    """Backbone with the shapes of a ResNet and given features."""
 
     def __init__(self, channels=(3, 4, 5, 6), features=None):
         super().__init__()
@@ -32,13 +32,12 @@ class Features(Backbone):
         self._out_feature_channels = dict(zip(FEATURES, channels, strict=True))
         self._out_feature_strides = dict(zip(FEATURES, (4, 8, 16, 32), strict=True))
 
-    def forward(self, x):
+    def forward(self, x):  # pyright: ignore[reportIncompatibleMethodOverride]
         if self.features is not None:
             return self.features
         return {
-            name: spec.channels
-            * F.avg_pool2d(x, spec.stride).repeat(1, 2, 1, 1)[:, : spec.channels]
-            for name, spec in self.output_shape().items()
+            name: c * F.avg_pool2d(x, self._out_feature_strides[name]).repeat(1, 2, 1, 1)[:, :c]
+            for name, c in self._out_feature_channels.items()
         }
 
 
@@ -50,11 +49,11 @@ def images(height=64, width=128):
     return torch.randn(2, 3, height, width)
 
 
-# --- what it computes ---
+# --- the network ---
 
 
 def mmdet_key(key):
-    """mmdet's name of a tensor, where each transition is a ``ConvModule``."""
+    """Return mmdet's name of a tensor; there each transition is a ``ConvModule``."""
     key = re.sub(
         r"^pathways\.(\d+)\.p(\d)\.(\w+)",
         lambda m: f"fpn_transitions.{m[1]}.{int(m[2]) - 2}.{m[3]}",
@@ -75,7 +74,7 @@ def mmdet_weight(key, shape):
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
-def test_outputs_are_those_of_mmdet(mode):
+def test_outputs_match_mmdet(mode):
     given = {
         name: torch.from_numpy(uniform(name, (2, 3 + i, 32 >> i, 64 >> i)))
         for i, name in enumerate(FEATURES)
@@ -93,8 +92,8 @@ def test_the_full_size_has_35_cells_and_41_6_million_parameters():
     with torch.device("meta"):
         model = FPG(Features((256, 512, 1024, 2048)), FEATURES, 256)
     assert sum(len(pathway) for pathway in model.pathways) == 35
-    assert sum(p.numel() for p in model.parameters()) == 41_616_640  # as mmdet counts
-    active = [[name for name in LEVELS if name in pathway] for pathway in model.pathways]
+    assert sum(p.numel() for p in model.parameters()) == 41_616_640  # counted in mmdet
+    active = [[name for name in LEVELS if hasattr(pathway, name)] for pathway in model.pathways]
     assert active == [LEVELS[max(0, 4 - s) :] for s in range(9)]
 
 
@@ -103,12 +102,12 @@ def set_identity(conv, scale):
     conv.weight.data *= scale
 
 
-# What each kind of transition contributes when its convolution copies the center pixel.
+# Factor of each kind of transition when its convolution copies the center pixel.
 SHARES = {"across_lateral": 1.0, "across_skip": 10.0, "same_up": 100.0, "across_down": 1000.0}
 
 
 def copying(**options):
-    """An FPG whose transitions copy, each with a share that shows in the sum."""
+    """Build an FPG whose transitions copy pixels, scaled by the factor in ``SHARES``."""
     model = fpg(Features((C, C, C, C)), norm="", **options)
     for name, conv in model.named_modules():
         if isinstance(conv, nn.Conv2d):
@@ -119,7 +118,7 @@ def copying(**options):
 
 
 def test_a_cell_is_the_sum_of_its_neighbors():
-    # Positive features, so that no ReLU shows.
+    # Positive features, so that the ReLUs change nothing.
     model = copying(stack=1, skip=[(), (), (), (), ()])
     given = {n: torch.rand(2, C, 32 >> i, 64 >> i) for i, n in enumerate(FEATURES)}
     model.bottom_up.features = given
@@ -146,7 +145,7 @@ def test_each_transition_starts_with_a_relu():
         assert_close(level, torch.zeros_like(level))
 
 
-def test_skipped_cells_take_over_the_previous_pathway():
+def test_skipped_cells_reuse_the_previous_pathway():
     model = fpg(stack=2, skip=[[0, 1], [1], [], [0], []], norm="").eval()
     assert [set(pathway) for pathway in model.pathways] == [{"p3", "p4", "p6"}, {"p4", "p5", "p6"}]
     seen = []
@@ -157,11 +156,11 @@ def test_skipped_cells_take_over_the_previous_pathway():
         assert [i for i in range(5) if after[i] is before[i]] == kept
 
 
-# --- as a backbone ---
+# --- the backbone interface ---
 
 
 @pytest.mark.parametrize("options", [{}, {"down": "carafe", "up_conv": "dcnv2"}])
-def test_outputs_have_the_shapes_it_announces(options):
+def test_outputs_have_the_announced_shapes(options):
     model = fpg(**options)
     outputs = model(images())
     shapes = model.output_shape()
@@ -173,7 +172,7 @@ def test_outputs_have_the_shapes_it_announces(options):
 
 
 @pytest.mark.parametrize("size", [(96, 128), (128, 100)])
-def test_images_that_do_not_fit_are_refused_before_the_backbone_runs(size):
+def test_invalid_image_sizes_are_rejected_before_the_backbone_runs(size):
     model = fpg(Features(features={}))
     with pytest.raises(ValueError, match=rf"multiples of 64, .* got \({size[0]}, {size[1]}\)"):
         model(images(*size))
@@ -185,7 +184,7 @@ def test_every_parameter_gets_a_gradient():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_convolutions_start_at_caffe2_xavier():
+def test_convolutions_are_initialized_with_caffe2_xavier():
     model = FPG(Features(), FEATURES, 64, stack=5)
     for name, conv in model.named_modules():
         if isinstance(conv, nn.Conv2d):
@@ -197,7 +196,7 @@ def test_convolutions_start_at_caffe2_xavier():
 # --- options ---
 
 
-def test_the_enhanced_grid_has_carafe_down_and_deformable_convolutions_up():
+def test_the_enhanced_grid_uses_carafe_and_deformable_convolutions():
     model = fpg(down="carafe", up_conv="dcnv2")
     for pathway in model.pathways:
         for name, cell in pathway.items():
@@ -211,7 +210,7 @@ def test_the_enhanced_grid_has_carafe_down_and_deformable_convolutions_up():
                 assert cell.across_down.conv.per_image
 
 
-def test_bare_carafe_is_carafe_alone():
+def test_bare_carafe_is_a_single_carafe_layer():
     model = fpg(down="bare_carafe")
     assert all(type(p["p6"].same_up) is CarafeDownsample for p in model.pathways)
     assert model(images())["p6"].shape == (2, C, 1, 2)
@@ -266,7 +265,7 @@ def test_compiles_without_a_graph_break():
         ({"skip": [(5,), (), (), (), ()]}, "from 0 to 4 for each of 5 levels"),
     ],
 )
-def test_bad_options_are_named(options, message):
+def test_bad_options_are_reported(options, message):
     with pytest.raises(ValueError, match=message):
         fpg(**options)
 

@@ -56,7 +56,7 @@ PAIRS = {
 def features_for(head, height=64, width=96):
     shape = FPN_SHAPE if isinstance(head, SemSegFPNHead) else DEEPLAB_SHAPE
     return {
-        name: torch.randn(2, s.channels, -(-height // s.stride), -(-width // s.stride))
+        name: torch.randn(2, s.channels, *(-(-side // (s.stride or 1)) for side in (height, width)))
         for name, s in shape.items()
     }
 
@@ -68,7 +68,7 @@ def labels(height=64, width=96):
 
 
 def step(head, features, targets):
-    """Loss of a training step, gradients of all parameters and features."""
+    """Return the loss of a training step and the gradients of all parameters and features."""
     features = {name: x.clone().requires_grad_() for name, x in features.items()}
     _, losses = head.train()(features, targets)
     head.zero_grad()
@@ -78,7 +78,7 @@ def step(head, features, targets):
 
 
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
-def test_is_detectron2s_head_to_the_last_bit(pair):
+def test_matches_detectron2s_head_bit_for_bit(pair):
     base, head = pair()
     head.load_state_dict(base.state_dict())
     features, targets = features_for(head), labels()
@@ -99,11 +99,11 @@ def test_every_parameter_has_a_gradient(pair):
 
 
 class Recorder(nn.Module):
-    """Keeps what the head gives it."""
+    """Loss that records its inputs."""
 
     def forward(self, logits, labels):
         self.logits, self.labels = logits, labels
-        # A matrix product: what autocast would compute in half precision.
+        # A matrix product, which autocast would compute in half precision.
         self.product = logits.flatten(1) @ logits.flatten(1).T
         return logits.mean()
 
@@ -123,7 +123,7 @@ def test_the_loss_sees_upsampled_logits_in_float32_under_autocast(pair):
     assert head.loss.labels is targets
 
 
-def test_semantic_fpn_under_autocast_is_detectron2s_too():
+def test_semantic_fpn_matches_detectron2_under_autocast():
     base, head = fpn_pair()
     head.load_state_dict(base.state_dict())
     features, targets = features_for(head), labels()
@@ -132,7 +132,7 @@ def test_semantic_fpn_under_autocast_is_detectron2s_too():
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
-def test_images_of_any_size_can_be_trained_on():
+def test_trains_on_images_of_any_size():
     _, head = deeplab_pair()
     head.loss = Recorder()
     features, targets = features_for(head, 61, 90), labels(61, 90)
@@ -179,12 +179,12 @@ def test_the_ignored_label_is_255_and_the_image_pooling_global_by_default(head, 
         (DeepLabCE(), "ignore_label of DeepLabCE is -1, ignore_value of the head is 255"),
     ],
 )
-def test_a_loss_that_does_not_fit_is_refused(head, shape, options, loss, message):
+def test_an_inconsistent_loss_is_rejected(head, shape, options, loss, message):
     with pytest.raises(ValueError, match=message):
         head(shape, loss=loss, **options)
 
 
-def test_a_loss_type_beside_the_loss_is_refused():
+def test_a_loss_type_beside_a_loss_is_rejected():
     with pytest.raises(ValueError, match="loss_type='hard_pixel_mining' would have no effect"):
         LossDrivenDeepLabV3PlusHead(
             DEEPLAB_SHAPE, loss=cross_entropy(), loss_type="hard_pixel_mining", **DEEPLAB_OPTIONS

@@ -1,4 +1,4 @@
-"""The models of configs/common/models, small: what they build, that they train and evaluate."""
+"""Tests of small versions of configs/common/models: construction, training and evaluation."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def config_of(part):
 
 
 def small(part, num_classes=sem_seg_data.C):
-    """Few channels in all but the backbone, whose stages go with ImageNet's weights."""
+    """Reduce the channels of everything but the backbone, which must fit ImageNet weights."""
     model = config_of(part).model
     head = model.sem_seg_head
     head.num_classes = num_classes
@@ -48,7 +48,7 @@ def batch(height=64, width=96):
 
 
 @every_part
-def test_a_training_step_reaches_every_parameter(part):
+def test_a_training_step_gives_every_parameter_a_gradient(part):
     model = instantiate(small(part)).train()
     losses = model(batch())
     assert list(losses) == ["loss_sem_seg"]
@@ -86,7 +86,7 @@ def test_evaluates_images_of_any_size(part, tmp_path):
 
 
 @every_part
-def test_holds_no_unknown_key_and_saves_as_yaml(part, tmp_path):
+def test_has_no_unknown_key_and_saves_as_yaml(part, tmp_path):
     cfg = config_of(part)
     check_config(cfg)
     LazyConfig.save(cfg, str(tmp_path / "cfg.yaml"))
@@ -97,7 +97,7 @@ def test_holds_no_unknown_key_and_saves_as_yaml(part, tmp_path):
 
 
 @every_part
-def test_classes_and_the_ignored_label_are_written_once(part):
+def test_number_of_classes_and_ignored_label_are_set_in_one_place(part):
     cfg = OmegaConf.create({"model": small(part, 7)}, flags={"allow_objects": True})
     cfg.model.sem_seg_head.ignore_value = 200
     with torch.device("meta"):
@@ -107,7 +107,7 @@ def test_classes_and_the_ignored_label_are_written_once(part):
 
 
 @every_part
-def test_the_head_is_told_the_shapes_that_the_backbone_has(part):
+def test_the_heads_input_shapes_are_the_backbones(part):
     cfg = config_of(part)
     with torch.device("meta"):
         model = instantiate(cfg.model)

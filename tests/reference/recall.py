@@ -1,6 +1,6 @@
-"""The equation of Recall Loss (arXiv 2106.14917), one pixel and one class at a time.
+"""Equation of Recall Loss (arXiv 2106.14917), one pixel and one class at a time.
 
-Slow and literal on purpose. That neither count goes below 1 is the authors' implementation.
+Slow and literal on purpose. The lower bound of 1 on both counts is the authors' implementation.
 """
 
 import math
@@ -13,7 +13,7 @@ from tests.reference.seesaw import softmax
 def weights(
     logits: list[list[float]], labels: list[int], num_classes: int, ignored: int
 ) -> list[float]:
-    """1 minus recall, by class; ``logits`` holds one list of C numbers per pixel."""
+    """Return 1 - recall for each class; ``logits`` holds one list of C numbers per pixel."""
     found, missed = [0] * num_classes, [0] * num_classes
     for z, y in zip(logits, labels, strict=True):
         if y != ignored:
@@ -25,13 +25,13 @@ def weights(
 def recall_loss(
     logits: Tensor, labels: Tensor, reduction: str, ignored: int = 255
 ) -> tuple[float, list[list[float]]]:
-    """The loss, and its gradient with the weights held constant, one list of C per pixel.
+    """Return the loss and its gradient, as one list of C per pixel; the weights are constant.
 
     Args:
         logits: ``(M, C)``.
         labels: ``(M,)``.
-        reduction: what to divide by.
-        ignored: the label of pixels that are left out.
+        reduction: the divisor, ``"pixel_mean"``, ``"ref"`` or ``"weighted_mean"``.
+        ignored: the label of ignored pixels.
     """
     num_classes = logits.shape[1]
     rows, classes = logits.tolist(), labels.tolist()

@@ -1,8 +1,8 @@
 """Equations 3 to 9 of the Seesaw paper (arXiv 2008.10032), one RoI and one class at a time.
 
-Slow and literal on purpose: this is what the fast implementation is compared with. Everything is a
-Python float, so double precision. The paper gives no remedy for a true-class probability near 0;
-``eps`` is that of the authors' implementation.
+Slow and literal on purpose: the fast implementation is compared with it. All numbers are Python
+floats, so double precision. The paper does not handle a true-class probability near 0; ``eps``
+follows the authors' implementation.
 """
 
 import math
@@ -12,19 +12,19 @@ from torch import Tensor
 
 
 def softmax(z: list[float]) -> list[float]:
-    largest = max(z)  # exp(60) to exp(-60) would do without, but not more
+    largest = max(z)  # exp() of large logits would overflow
     exponentials = [math.exp(z_j - largest) for z_j in z]
     return [e / sum(exponentials) for e in exponentials]
 
 
 def mitigation(n_i: float, n_j: float, p: float) -> float:
-    """M_ij, equation 7."""
+    """Return M_ij, equation 7."""
     n_i, n_j = max(n_i, 1.0), max(n_j, 1.0)
     return (n_j / n_i) ** p if n_i > n_j else 1.0
 
 
 def compensation(sigma_i: float, sigma_j: float, q: float, eps: float) -> float:
-    """C_ij, equation 8."""
+    """Return C_ij, equation 8."""
     ratio = sigma_j / max(sigma_i, eps)
     return ratio**q if ratio > 1 else 1.0
 
@@ -32,7 +32,7 @@ def compensation(sigma_i: float, sigma_j: float, q: float, eps: float) -> float:
 def _weights(
     z: list[float], i: int, counts: list[float], p: float, q: float, eps: float
 ) -> list[float]:
-    """S_ij for all j, and 1 for j = i, equation 6."""
+    """Return S_ij for all j, and 1 for j = i, equation 6."""
     sigma = softmax(z)
     return [
         mitigation(counts[i], counts[j], p) * compensation(sigma[i], sigma[j], q, eps)
@@ -59,7 +59,7 @@ def _loss_and_gradient(
 def seesaw(
     logits: Tensor, labels: Tensor, counts: Tensor, p: float, q: float, eps: float = 1e-2
 ) -> tuple[Tensor, Tensor]:
-    """Losses ``(P,)`` and their gradients ``(P, C)`` by the logits, in float64."""
+    """Return losses ``(P,)`` and their gradients ``(P, C)`` w.r.t. the logits, in float64."""
     rows = [
         _loss_and_gradient(z, i, counts.double().tolist(), p, q, eps)
         for z, i in zip(logits.double().tolist(), labels.tolist(), strict=True)
@@ -78,9 +78,9 @@ def detection_losses(
     eps: float = 1e-2,
     loss_weight: float = 1.0,
 ) -> dict[str, float]:
-    """The two losses of the detector for C + 2 logits, both over all sampled RoIs.
+    """Return both losses of the detector for C + 2 logits, averaged over all sampled RoIs.
 
-    ``counts`` are the C + 1 counts that already include this batch.
+    ``counts`` are the C + 1 counts, including this batch.
     """
     C = logits.shape[1] - 2
     classes, objectness = 0.0, 0.0
@@ -100,12 +100,12 @@ def detection_losses(
 
 
 def count(labels: Tensor, num_classes: int) -> list[int]:
-    """How often each of the C + 1 labels occurs, background last."""
+    """Count each of the C + 1 labels, background last."""
     return [sum(label == c for label in labels.tolist()) for c in range(num_classes + 1)]
 
 
 def scores(logits: Tensor) -> Tensor:
-    """Equation 9: class probability times objectness, then background: ``(R, C + 1)``."""
+    """Return ``(R, C + 1)`` scores by equation 9: class times objectness, background last."""
     rows = []
     for z in logits.double().tolist():
         is_object, is_background = softmax(z[-2:])

@@ -1,4 +1,4 @@
-"""What a chart draws: its axes, tooltips and SVG."""
+"""Access to the axes, tooltips and SVG of a drawn chart."""
 
 from xml.etree import ElementTree
 
@@ -6,18 +6,18 @@ from d2_seesaw.report import drawing
 
 
 def drawn(chart, *, is_page=True):
-    """The canvas on which a chart was drawn."""
+    """Return the canvas on which a chart was drawn."""
     with drawing._drawn(chart, is_page=is_page) as (_, canvas):
         return canvas
 
 
 def points(chart):
-    """Place of each point of collections and lines in the data, by its tooltip, in order."""
+    """Return the data coordinates of points in collections and lines, by tooltip, in order."""
     canvas, found = drawn(chart), {}
     for artist in [*canvas.axes.collections, *canvas.axes.lines]:
         if artist.get_gid() in canvas.tooltips:
-            of_line = hasattr(artist, "get_xydata")
-            places = (artist.get_xydata() if of_line else artist.get_offsets()).tolist()
+            is_line = hasattr(artist, "get_xydata")
+            places = (artist.get_xydata() if is_line else artist.get_offsets()).tolist()
             known = [tuple(place) for place in places if place == place]  # without nan
             known = [place for place in known if place[0] == place[0]]
             found |= dict(zip(canvas.tooltips[artist.get_gid()], known, strict=True))
@@ -29,7 +29,7 @@ def legend(chart, **options):
 
 
 def texts(chart, **options):
-    """What is written into the axes."""
+    """Return the texts in the axes."""
     return [text.get_text() for text in drawn(chart, **options).axes.texts]
 
 

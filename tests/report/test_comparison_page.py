@@ -24,7 +24,7 @@ def text_of(first, second, names=("<a>", "b")):
     return comparison_page([compare(first, second, names=names)])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page():
     first = run(
         [10.0, 20.0, 30.0, NAN],
@@ -44,7 +44,7 @@ def page():
     return text_of(first, second)
 
 
-def test_metrics_stand_side_by_side_with_their_difference(page):
+def test_metrics_are_side_by_side_with_their_difference(page):
     rows = {row[0]: row[1:] for row in cells(section(page, "metrics"))}
     assert rows[""] == ["&lt;a&gt;", "b", "difference", "95 % interval", "categories evaluated"]
     assert rows["AP"] == ["20.0", "21.0", "+1.0", "-2.0 to +5.0", "3"]
@@ -63,7 +63,7 @@ def test_cards_have_the_differences(page):
     }
 
 
-def test_the_page_says_what_the_intervals_do_not_cover(page):
+def test_the_page_names_the_uncertainty_that_intervals_do_not_cover(page):
     text = " ".join(page.split())
     assert "paired bootstrap over categories" in text
     assert "do not cover the noise between trainings with different seeds" in text
@@ -76,7 +76,7 @@ def test_differences_are_drawn_by_training_images(page):
     assert "class2: difference of AP -2.0, 100 training images, 50 evaluated objects" in found
 
 
-def test_outcomes_stand_side_by_side(page):
+def test_outcomes_are_side_by_side(page):
     rows = cells(section(page, "outcome per object"))
     assert rows[1:4] == [
         ["rare, &lt;a&gt;", "3", "0", "0", "6", "0"],
@@ -94,7 +94,7 @@ def test_pairs_are_listed_in_both_directions(page):
     assert [row[6:] for row in more] == [["1", "3", "+2", "3"], ["0", "2", "+2", "2"]]
 
 
-def test_pairs_of_frequent_categories_are_folded():
+def test_pairs_of_frequent_categories_are_collapsed():
     rows = [category(1, "f", 200, 1.0), category(2, "f", 300, 1.0), category(3, "r", 3, 1.0)]
     first = analysis(rows, [(1, 2, 90)])
     second = analysis(rows, [(3, 2, 1)])
@@ -115,7 +115,7 @@ def test_fifteen_pairs_of_each_group_are_listed():
     assert [row[8] for row in frequent] == [f"+{100 + i}" for i in range(60, 45, -1)]
 
 
-def test_calibration_errors_stand_side_by_side(page):
+def test_calibration_errors_are_side_by_side(page):
     rows = cells(section(page, "calibration"))
     assert rows[1:] == [
         ["all", "10", "10.0", "20", "5.0", "-5.0"],

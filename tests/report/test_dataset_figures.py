@@ -14,7 +14,7 @@ def overview(*train_images, sizes=(0,) * 9):
     return DatasetOverview(9, 9, sum(sizes), categories, sizes, 1e-3, 9.0, 0)
 
 
-def test_categories_are_ranked_and_decades_are_equally_far_apart():
+def test_categories_are_ranked_on_a_logarithmic_axis():
     chart = training_images(overview(10, 1000, 1, 100))
     found = points(chart)
     ranked = [f"<{n}>: {n:,} training images" for n in (1000, 100, 10, 1)]
@@ -41,7 +41,7 @@ def test_the_bounds_of_groups_are_lines_at_their_values():
     assert texts(chart) == ["frequent above", "rare up to here"]
 
 
-def test_repeat_factors_are_those_of_categories_with_images():
+def test_repeat_factors_are_drawn_for_categories_with_images():
     assert points(repeat_factors(overview(9, 99, 0))) == {
         "<99>: 1.00": (1, 1),
         "<9>: 10.00": (2, 10),

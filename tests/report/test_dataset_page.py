@@ -12,7 +12,7 @@ VOID = {"meta", "img"}
 
 
 class Balance(HTMLParser):
-    """Open tags; empty at the end of a well-formed page."""
+    """Parser of open tags, which are all closed at the end of a well-formed page."""
 
     def __init__(self):
         super().__init__()
@@ -27,7 +27,7 @@ class Balance(HTMLParser):
         assert tag in VOID or self.open.pop() == tag
 
     def handle_startendtag(self, tag, attrs):
-        """Elements of SVG may close themselves."""
+        """Ignore elements that close themselves, as in SVG."""
 
 
 def parsed(text):
@@ -38,20 +38,20 @@ def parsed(text):
 
 
 def table_of(text, column):
-    """The rows below the header of the table that has the column."""
+    """Return the rows below the header of the table that has the column."""
     (found,) = (t for t in tables(text) if column in t[0])
     return found[1:]
 
 
 def drawn_points(text, title):
-    """The tooltips of the points of a section's chart, from left to right."""
+    """Return the tooltips of the points of a section's chart, from left to right."""
     part = text[text.index(f"{title}</h2>") :].partition("</svg>")[0]
     found = re.findall(r'<use[^>]* x="(.*?)"[^>]*><title>(.*?)</title>', part)
     return [tooltip for _, tooltip in sorted(found, key=lambda point: float(point[0]))]
 
 
 def one_object_each(number):
-    """Categories 0 to number - 1, each with one object in an image of its own."""
+    """Build categories 0 to number - 1, each with one object in an image of its own."""
     data = own_data.content()
     size = {"height": own_data.H, "width": own_data.W}
     data["images"] = [{"id": i, "file_name": f"{i}.png", **size} for i in range(number)]
@@ -92,7 +92,7 @@ def test_issues_are_listed_by_kind_and_names_are_escaped(tmp_path):
     assert text.count("has the size 0 x 0") == 20
 
 
-def test_without_annotations_that_can_be_read_there_are_still_the_issues(tmp_path):
+def test_issues_are_shown_even_without_readable_annotations(tmp_path):
     (tmp_path / "a.json").write_text("{}")
     text = dataset_page(check_dataset(tmp_path / "a.json", tmp_path))
     parsed(text)
@@ -102,7 +102,7 @@ def test_without_annotations_that_can_be_read_there_are_still_the_issues(tmp_pat
 
 def test_four_categories_of_a_group_have_pictures_from_the_rarest_to_the_most_frequent(tmp_path):
     data = one_object_each(9)
-    data["annotations"].pop()  # of 8, which has no picture to show and takes no place
+    data["annotations"].pop()  # the only object of 8, which then has no picture
     own_data.write(tmp_path, data)
     columns = own_data.table(data)
     trained = dict(enumerate([3, 1, 6, 2, 5, 4, 60, 50, 0]))
@@ -125,7 +125,7 @@ def test_groups_are_counted_by_training_images_and_their_shares_by_objects(tmp_p
     ]
 
 
-def test_categories_are_listed_and_drawn_the_most_frequent_first(tmp_path):
+def test_categories_are_listed_and_drawn_with_the_most_frequent_first(tmp_path):
     data = own_data.content()
     text = report(tmp_path, data, {7: 5, 40: 50, 1000: 500})
     rows = table_of(text, "median size")
@@ -136,11 +136,11 @@ def test_categories_are_listed_and_drawn_the_most_frequent_first(tmp_path):
     ]
     trained = ["hydrant: 500", "drain: 50", "kerb: 5"]
     assert drawn_points(text, "The long tail") == [f"{t} training images" for t in trained]
-    factors = ["kerb: 1.00", "drain: 1.00", "hydrant: 1.00"]  # by the images of this split
+    factors = ["kerb: 1.00", "drain: 1.00", "hydrant: 1.00"]  # from the images of this split
     assert drawn_points(text, "Repeat factors") == factors
 
 
-def test_a_category_that_is_in_no_image_has_no_repeat_factor_to_draw(tmp_path):
+def test_a_category_without_images_has_no_repeat_factor_in_the_chart(tmp_path):
     data = own_data.content()
     data["annotations"].pop()  # the one hydrant
     text = report(tmp_path, data, {7: 500, 40: 50, 1000: 5})
@@ -148,7 +148,7 @@ def test_a_category_that_is_in_no_image_has_no_repeat_factor_to_draw(tmp_path):
     assert drawn_points(text, "Repeat factors") == ["kerb: 1.00", "drain: 1.00"]
 
 
-def test_images_alone_have_a_page_as_well(tmp_path):
+def test_a_dataset_without_annotations_has_a_page(tmp_path):
     text = report(tmp_path, own_data.content() | {"annotations": []})
     parsed(text)
     assert {row[-1] for row in table_of(text, "of all objects")} == {"0.0%"}

@@ -1,4 +1,4 @@
-"""One drawing of a chart: as SVG in a page, and as a file for a paper."""
+"""Rendering of charts: as SVG in a page, and as a file for a paper."""
 
 import re
 import sys
@@ -59,7 +59,7 @@ def test_every_point_has_its_tooltip_in_order():
     assert "patch" in titles(root)
 
 
-def test_a_tooltip_too_few_is_an_error():
+def test_a_missing_tooltip_is_an_error():
     def draw(canvas):
         canvas.add_tooltips(canvas.axes.scatter([1, 2], [1, 2]), ["one"])
 
@@ -75,7 +75,7 @@ def test_text_stays_text_and_is_not_a_formula():
     assert "<b>" not in render_svg(CHART, "a-")
 
 
-def test_charts_of_one_page_share_no_id_and_find_their_own():
+def test_charts_of_one_page_share_no_id_and_refer_only_to_their_own():
     page = "".join(render_svg(CHART, prefix) for prefix in ("a-", "b-"))
     ids = [e.get("id") for e in ElementTree.fromstring(f"<p>{page}</p>").iter() if e.get("id")]
     assert len(ids) == len(set(ids)) > 4
@@ -84,7 +84,7 @@ def test_charts_of_one_page_share_no_id_and_find_their_own():
     assert set(used) <= set(ids)
 
 
-def test_a_chart_scales_and_changes_nothing_outside():
+def test_a_chart_scales_and_does_not_affect_the_page():
     text = render_svg(CHART, "a-")
     root = ElementTree.fromstring(text)
     assert root.get("viewBox") == "0 0 1000 400"
@@ -93,7 +93,7 @@ def test_a_chart_scales_and_changes_nothing_outside():
     assert "http" not in text
 
 
-def test_ink_and_ground_follow_the_page_and_data_colors_stay():
+def test_ink_and_background_follow_the_page_and_data_colors_are_kept():
     text = render_svg(CHART, "a-")
     assert {"#1c2833", "#e1e5e8", "#fdfdfd"}.isdisjoint(re.findall("#[0-9a-f]{6}", text))
     assert text.count("currentColor") > 5
@@ -113,20 +113,20 @@ def test_the_same_chart_gives_the_same_bytes(tmp_path):
 def test_a_figure_of_a_paper_is_a_column_wide(tmp_path):
     save_chart(CHART, tmp_path / "new" / "a.png")
     with Image.open(tmp_path / "new" / "a.png") as picture:
-        assert picture.size == (990, 720)  # 3.3 x 2.4 inches of 300 dots
+        assert picture.size == (990, 720)  # 3.3 x 2.4 inches at 300 dpi
         assert round(picture.info["dpi"][0]) == 300
         assert picture.getpixel((0, 0))[:3] == (255, 255, 255)
     save_chart(CHART, tmp_path / "a.pdf")
     assert b"/MediaBox [ 0 0 237.6 172.8 ]" in (tmp_path / "a.pdf").read_bytes()
 
 
-def test_an_unknown_format_is_named_and_leaves_no_file(tmp_path):
+def test_an_unknown_format_is_reported_and_leaves_no_file(tmp_path):
     with pytest.raises(ValueError, match="'xyz' is not supported"):
         save_chart(CHART, tmp_path / "a.xyz")
     assert not list(tmp_path.iterdir())
 
 
-def test_neither_backend_nor_style_of_the_process_is_touched(tmp_path, monkeypatch):
+def test_neither_backend_nor_style_of_the_process_changes(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it is an error
     before = matplotlib.rcParams.copy()
     render_svg(CHART, "a-")

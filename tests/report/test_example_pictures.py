@@ -1,4 +1,4 @@
-"""Boxes keep their place in the image, and a picture that cannot be drawn is not an error."""
+"""Example pictures: window, boxes and colors, and reasons for missing pictures."""
 
 import math
 import re
@@ -23,12 +23,12 @@ def example(box, predicted_box=None, predicted_id=3, *, image_id=1):
 
 
 def decoded(jpeg):
-    """``(H, W, 3)`` RGB."""
+    """Decode a JPEG to ``(H, W, 3)`` RGB."""
     return cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1].astype(int)
 
 
 def is_color(pixels, color):
-    """Return whether pixels have about the color: JPEG blurs thin lines."""
+    """Mark the pixels that have about the color, because JPEG blurs thin lines."""
     rgb = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
     return (abs(pixels - np.array(rgb)) < 50).all(axis=-1)
 
@@ -38,7 +38,7 @@ def share_of_frame(picture, color, edges):
     left, top, right, bottom = (round(edge) for edge in edges)
     on = is_color(picture, color)
     xs, ys = slice(left + 4, right - 4), slice(top + 4, bottom - 4)
-    # The middle of the line is at the edge, between two pixels or on one: either has the color.
+    # Lines are centered on the edge, so one of the two adjacent pixels has their color.
     sides = [(on[ys, left - 1 : left + 1], 1), (on[ys, right - 1 : right + 1], 1)]
     sides += [(on[top - 1 : top + 1, xs], 0), (on[bottom - 1 : bottom + 1, xs], 0)]
     return [side.any(axis=axis).mean() for side, axis in sides]
@@ -47,19 +47,21 @@ def share_of_frame(picture, color, edges):
 @pytest.mark.parametrize(
     ("box", "predicted", "shape", "expected"),
     [
-        # Half of the longer side, of both boxes together: 50.
+        # Padded by 50, half the longer side of the union of the boxes.
         ([200, 150, 100, 50], None, (400, 600), (150, 100, 350, 250)),
         ([200, 150, 60, 50], [210, 140, 90, 40], (400, 600), (150, 90, 350, 250)),
         ([200, 150, 50, 100], [195, 140, 50, 90], (400, 600), (140, 85, 305, 305)),
-        # At least 32, and whole pixels.
+        # Padded by at least 32, to whole pixels.
         ([200.5, 150.25, 10, 5], None, (400, 600), (168, 118, 243, 188)),
-        # As far as the image goes.
+        # Clipped to the image.
         ([0, 0, 600, 400], None, (400, 600), (0, 0, 600, 400)),
         ([590, 390, 50, 50], None, (400, 600), (558, 358, 600, 400)),
         ([5, 6, 100, 20], None, (400, 600), (0, 0, 155, 76)),
     ],
 )
-def test_the_window_is_the_boxes_and_half_their_longer_side(box, predicted, shape, expected):
+def test_the_window_is_the_union_of_the_boxes_padded_by_half_its_longer_side(
+    box, predicted, shape, expected
+):
     found = window(example(box, predicted), shape)
     assert found == expected
     assert all(isinstance(edge, int) for edge in found)
@@ -74,7 +76,7 @@ def test_the_window_is_the_boxes_and_half_their_longer_side(box, predicted, shap
         ([12, 14, 12, 14], [16, 12, 13, 14]),  # at a corner
     ],
 )
-def test_boxes_are_drawn_where_they_are(box, predicted, shape):
+def test_boxes_are_drawn_at_their_place(box, predicted, shape):
     image = np.full((*shape, 3), 128, np.uint8)
     shown = example(box, predicted)
     picture = decoded(draw_example(image, shown, GROUPS))
@@ -89,10 +91,8 @@ def test_boxes_are_drawn_where_they_are(box, predicted, shape):
     dashes = share_of_frame(picture, RED, there)
     assert all(0.5 < share < 0.95 for share in dashes), dashes
     plain = share_of_frame(picture, BLUE, found)
-    assert all(share > 0.85 for share in plain), (
-        plain
-    )  # where the dashed line crosses, it is hidden
-    # Nothing else has the colors.
+    assert all(share > 0.85 for share in plain), plain  # hidden where the dashed line crosses
+    # No other pixels are colored.
     height, width = picture.shape[:2]
     ys, xs = np.mgrid[:height, :width] + 0.5
     near = np.zeros((height, width), bool)
@@ -116,20 +116,20 @@ def test_the_detection_has_the_color_of_its_group_or_is_black(predicted_id, colo
     assert colors == {RED, color}
 
 
-def test_both_lines_are_seen_where_they_lie_on_each_other():
+def test_both_lines_are_visible_where_they_coincide():
     image = np.full((200, 200, 3), 128, np.uint8)
     picture = decoded(draw_example(image, example([50, 50, 80, 80], [50, 50, 80, 80]), GROUPS))
     counts = [is_color(picture, color).sum() for color in (RED, BLUE)]
     assert min(counts) > 400, counts
 
 
-def test_lines_have_a_white_ground_on_dark_images():
+def test_lines_have_a_white_outline_on_dark_images():
     image = np.zeros((200, 200, 3), np.uint8)
     picture = decoded(draw_example(image, example([50, 50, 80, 80]), GROUPS))
     assert (picture[100:220].min(axis=2) > 180).any(axis=1).all()  # on the sides, in every row
 
 
-def test_the_picture_is_of_that_part_of_the_image_in_its_colors():
+def test_the_picture_shows_the_window_in_the_colors_of_the_image():
     ys, xs = np.mgrid[:200, :300]
     image = np.stack([xs * 255 // 300, ys * 255 // 200, 255 - xs * 255 // 300], -1).astype(np.uint8)
     shown = example([180, 60, 64, 64])
@@ -164,7 +164,7 @@ def test_an_image_of_one_row_has_a_picture():
 
 @pytest.fixture
 def folder(tmp_path):
-    """One image in LVIS's layout, and the entry of it in the annotations."""
+    """Write one image in LVIS's layout; return the folder and its entry in the annotations."""
     (tmp_path / "val2017").mkdir()
     image = np.zeros((60, 80, 3), np.uint8)
     image[:, :, 2] = 200  # red: OpenCV has it last
@@ -173,7 +173,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["coco_url", "file_name"])
-def test_images_are_found_by_their_name_or_by_lviss_address(name, folder):
+def test_images_are_found_by_file_name_or_coco_url(name, folder):
     root, record = folder
     if name == "file_name":
         record = {"id": 7, "file_name": "val2017/7.png"}
@@ -183,7 +183,7 @@ def test_images_are_found_by_their_name_or_by_lviss_address(name, folder):
     assert np.median(picture.reshape(-1, 3), axis=0).tolist() == pytest.approx([200, 0, 0], abs=9)
 
 
-def test_texts_and_numbers_name_images(folder):
+def test_image_ids_may_be_texts_or_numbers(folder):
     root, record = folder
     pictures = ExamplePictures([record | {"id": "7"}], root)
     assert pictures.draw(example([20, 20, 30, 30], image_id="7"), GROUPS)
@@ -203,7 +203,9 @@ def test_texts_and_numbers_name_images(folder):
         ({"id": 7, "file_name": "val2017/7.png"}, [0, 0, math.nan, 9], "must be finite numbers"),
     ],
 )
-def test_what_cannot_be_drawn_is_no_error_and_has_a_reason(record, box, reason, folder):
+def test_a_picture_that_cannot_be_drawn_has_a_reason_and_is_not_an_error(
+    record, box, reason, folder
+):
     root, _ = folder
     (root / "broken.png").write_bytes(b"no picture")
     pictures = ExamplePictures([record], root)

@@ -25,7 +25,7 @@ def missed(category_id, image_id=1):
 
 
 class FakePictures:
-    """A picture of every image whose id is not negative."""
+    """Fake with a picture of every image whose id is not negative."""
 
     def __init__(self):
         self.groups = []
@@ -79,7 +79,7 @@ def test_three_rows_are_open(number, hidden):
     assert (f"<summary>{hidden} more</summary>" in text) == bool(hidden)
 
 
-def test_images_that_are_not_there_are_counted_in_one_sentence():
+def test_missing_images_are_counted_in_one_sentence():
     text = section_of(labeled(1, 3), labeled(1, 3, -1), missed(1, -1))
     assert "<p>2 of 3 images could not be read or drawn.</p>" in text
     assert len(captions(text)) == 1
@@ -95,7 +95,7 @@ def test_without_examples_the_section_says_so():
     assert "dashed" not in text
 
 
-def test_the_pictures_know_the_groups():
+def test_the_pictures_get_the_groups():
     pictures = FakePictures()
     section_of(missed(1), pictures=pictures)
     assert pictures.groups == [{1: "r", 2: "c", 3: "f"}]

@@ -32,7 +32,7 @@ CURVES = [
 both_formats = pytest.mark.parametrize("is_page", [True, False])
 
 
-def test_files_say_what_they_are_and_are_a_column_wide(tmp_path):
+def test_files_are_named_after_their_chart_and_are_a_column_wide(tmp_path):
     one, two = lvis_like(60), lvis_like(60, seed=1)
     paths = write_figures(tmp_path / "new", one)
     paths += write_figures(tmp_path / "new", compare(one, two), formats=("png", "pdf"))
@@ -49,7 +49,7 @@ def test_files_say_what_they_are_and_are_a_column_wide(tmp_path):
         if path.endswith("png"):
             with Image.open(path) as picture:
                 sizes.append(picture.size)
-    heights = [720, 591, 870, 720, 807, 870]  # 72 for each bar more
+    heights = [720, 591, 870, 720, 807, 870]  # 72 for each additional bar
     assert sizes == [(990, height) for height in heights]
 
 
@@ -67,17 +67,17 @@ def test_categories_are_drawn_at_their_training_images_and_ap():
 
 
 @both_formats
-def test_groups_have_their_color_and_marker_and_those_there_are_a_key(is_page):
+def test_groups_have_a_color_and_marker_and_those_present_are_in_the_legend(is_page):
     chart = ap_by_training_images(analysis(ROWS))
     axes = drawn(chart, is_page=is_page).axes
     rare, frequent = axes.collections
     shapes = [c.get_paths()[0].vertices for c in (rare, frequent)]
     assert not np.array_equal(*shapes)
     assert axes.get_xscale() == "log"
-    assert axes.lines[1].get_ydata() == [0, 0]  # the line of zero
+    assert axes.lines[1].get_ydata() == [0, 0]  # the zero line
     assert legend(chart, is_page=is_page)[:-1] == ["rare", "frequent"]
     styles = [use.get("style") for use in svg(chart).iter("use") if use.find("title") is not None]
-    assert [GROUP_COLORS[g] in s for g, s in zip("rf", styles, strict=False)] == [True, True]
+    assert [GROUP_COLORS[g] in str(s) for g, s in zip("rf", styles, strict=False)] == [True, True]
 
 
 def test_the_mean_goes_through_its_points():
@@ -87,7 +87,7 @@ def test_the_mean_goes_through_its_points():
     assert found[text] == (pytest.approx(2), 20)
 
 
-def test_unknown_training_images_are_beside_the_axis():
+def test_unknown_training_images_are_beyond_the_known_ones():
     rows = [category(1, "n/a", None, 10.0), category(2, "n/a", None, 20.0)]
     chart = ap_by_training_images(analysis([*rows, *ROWS]))
     found = points(chart)
@@ -142,7 +142,7 @@ def test_differences_are_signed_and_the_second_minus_the_first():
 
 
 def widths(chart, **options):
-    """Start and width of each bar, by the name in the legend."""
+    """Return start and width of each bar, by the name in the legend."""
     entries = drawn(chart, **options).legend
     return {label: [(b.get_x(), b.get_width()) for b in bars] for bars, label in entries}
 
@@ -174,7 +174,7 @@ def test_each_part_has_a_tooltip_and_its_share_where_there_is_room():
     assert colors == {"98%": "#ffffff", "100%": "#000000"}
 
 
-def test_bars_of_two_runs_stand_together_the_rare_ones_on_top():
+def test_bars_of_two_runs_are_grouped_with_the_rare_ones_on_top():
     runs = {"a": analysis(ROWS, CONFUSIONS), "b" * 30 + "c" * 10: analysis(ROWS)}
     chart = outcomes(runs)
     axes = drawn(chart, is_page=False).axes
@@ -188,13 +188,13 @@ def test_bars_of_two_runs_stand_together_the_rare_ones_on_top():
     assert steps[1] > steps[0]
 
 
-def test_unknown_groups_are_named():
+def test_unknown_groups_are_reported():
     rows = [category(1, "n/a", None, 10.0), category(2, "n/a", None, 40.0)]
     chart = outcomes({"": analysis(rows, [(1, 2, 3)])})
     assert legend(chart, is_page=False) == ["correct", "as unknown", "missed"]
 
 
-def test_neighbors_of_a_bar_differ_in_gray():
+def test_segments_of_a_bar_have_different_hatches_in_print():
     entries = drawn(outcomes({"": analysis(ROWS, CONFUSIONS)}), is_page=False).legend
     hatches = [bars[0].get_hatch() for bars, label in entries if label.startswith("as ")]
     assert all(hatches)
@@ -212,7 +212,7 @@ def test_calibration_is_drawn_at_scores_and_precisions_with_gaps():
     assert axes.lines[-1].get_xydata().tolist() == [[0, 0], [1, 1]]
     assert (axes.get_xlim(), axes.get_ylim()) == ((0, 1), (0, 1))
     assert legend(chart) == ["all", "rare"]  # without the group that has no detections
-    assert len({line.get_marker() for line in axes.lines}) == 3
+    assert len({str(line.get_marker()) for line in axes.lines}) == 3
     assert axes.lines[1].get_color() == GROUP_COLORS["r"]
     text = "rare: 2 detections with mean score 0.90, 50% correct"
     assert points(chart)[text] == (0.9, 0.5)
@@ -233,7 +233,7 @@ def test_two_runs_differ_in_line_and_marker():
 @pytest.mark.parametrize(
     "rows", [[], [category(1, "n/a", None)], [category(1, "r", 1)], [category(1, "r", 0)]]
 )
-def test_nothing_to_draw_says_so(rows, tmp_path, recwarn):
+def test_a_chart_without_data_says_so(rows, tmp_path, recwarn):
     empty = analysis(rows)
     assert texts(ap_by_training_images(empty)) == ["no category has a score"]
     assert texts(reliability(empty)) == ["no detections"]

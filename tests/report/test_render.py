@@ -40,7 +40,7 @@ def test_columns_of_numbers_are_aligned_to_the_right():
     assert '<td>1</td><td class="number">1</td>' in text
 
 
-def test_pictures_are_inside_the_page_and_described():
+def test_pictures_are_embedded_in_the_page_and_described():
     text = _environment().from_string(PARTS).render(bad="a", jpeg=b"jpeg")
     assert f"data:image/jpeg;base64,{base64.b64encode(b'jpeg').decode()}" in text
     assert 'alt="a a"' in text

@@ -14,7 +14,7 @@ from d2_seesaw.report.series import (
 from tests.evaluation.analysis_data import NAN, analysis, calibration, category
 
 
-def test_the_trend_is_the_mean_of_categories_with_about_as_many_training_images():
+def test_the_trend_is_the_mean_of_categories_with_similar_training_images():
     images, values = [4, 5, 20, 25], [10.0, 40.0, 7.0, 8.0]
     rows = [category(i, "c", n) for i, n in enumerate(images)]
     points = trend(rows, values)
@@ -29,20 +29,20 @@ def test_bins_of_the_trend_end_where_groups_end(bound):
     assert [p.mean for p in trend(rows, [1.0, 3.0, 9.0])] == [2.0, 9.0]
 
 
-def test_four_bins_make_a_decade():
+def test_a_decade_has_four_bins():
     rows = [category(i, "f", n) for i, n in enumerate(range(101, 1001))]
     points = trend(rows, [0.0] * 900)
     ends = [int(100 * 10 ** (k / 4) + 1e-9) for k in range(5)]
     assert [p.categories for p in points] == [b - a for a, b in itertools.pairwise(ends)]
 
 
-def test_what_has_no_place_on_the_trend_is_passed_over():
+def test_categories_without_images_or_value_are_not_in_the_trend():
     rows = [category(1, "r", 0), category(2, "n/a", None), category(3, "r", 5), category(4, "r", 5)]
     assert trend(rows, [1.0, 1.0, NAN, 3.0]) == [(pytest.approx(5), 3.0, 1)]
     assert trend([], []) == []
 
 
-def test_outcomes_are_those_of_the_groups_that_there_are():
+def test_outcomes_are_counted_for_present_groups():
     rows = [category(1, "r", 1), category(2, "r", 2), category(3, "f", 900)]
     found = outcome_counts(
         analysis(rows, [(1, 1, 5), (1, 2, 4), (1, 3, 3), (1, None, 2), (3, 1, 1)])
@@ -54,7 +54,7 @@ def test_outcomes_are_those_of_the_groups_that_there_are():
     assert list(found["r"]) == ["right", "r", "f", "missed"]
 
 
-def test_an_unknown_group_is_shown_where_it_is():
+def test_unknown_groups_have_outcomes_of_their_own():
     rows = [category(1, "n/a", None), category(2, "n/a", None)]
     found = outcome_counts(analysis(rows, [(1, 2, 5)]))
     assert found == {"n/a": {"right": 0, "n/a": 5, "missed": 0}}

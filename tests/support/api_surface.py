@@ -1,6 +1,6 @@
 """Public names of the subpackages with their signatures, recorded in ``tests/api_surface.json``.
 
-Run it with ``make api`` after a change of the public names has been decided.
+Run ``make api`` to record an intended change of the public names.
 """
 
 import importlib
@@ -27,11 +27,11 @@ SUBPACKAGES = (
 
 
 def signature(function: Any) -> str:
-    """Return parameters and defaults, without annotations, whose text differs between Pythons."""
+    """Return parameters and defaults. Annotations are left out: their text varies with Python."""
     parameters = []
     for parameter in inspect.signature(function).parameters.values():
         default = parameter.default
-        if callable(default) and default is not parameter.empty:  # not its address
+        if callable(default) and default is not parameter.empty:  # its repr contains an address
             default = _Name(getattr(default, "__qualname__", type(default).__qualname__))
         bare = parameter.replace(annotation=parameter.empty, default=default)
         parameters.append(bare)
@@ -49,10 +49,10 @@ def describe(value: Any) -> Any:
     if not inspect.isclass(value):
         return signature(value) if inspect.isfunction(value) else type(value).__name__
     described = {}
-    # Members of torch and Detectron2 differ between their versions.
+    # Inherited members of torch and Detectron2 depend on their version.
     for base in reversed([b for b in value.__mro__ if b.__module__.startswith("d2_seesaw.")]):
         for name, member in vars(base).items():
-            function = getattr(member, "__func__", member)  # of class and static methods
+            function = getattr(member, "__func__", member)  # unwraps class and static methods
             if name.startswith("_") and name not in ("__init__", "__new__", "__call__"):
                 continue
             if inspect.isfunction(function):

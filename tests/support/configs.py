@@ -1,4 +1,4 @@
-"""The shipped configs, each of which is loaded, saved, reloaded and built once in a session."""
+"""Shipped configs, each loaded, saved, reloaded and built once per test session."""
 
 import copy
 import os
@@ -43,7 +43,7 @@ def through_yaml(cfg):
     """Save a config and load it again."""
     with tempfile.TemporaryDirectory() as folder:
         LazyConfig.save(cfg, f"{folder}/config.yaml")
-        assert os.listdir(folder) == ["config.yaml"]  # no .pkl: all of it is YAML
+        assert os.listdir(folder) == ["config.yaml"]  # no .pkl: it was saved as plain YAML
         return load_config(f"{folder}/config.yaml")
 
 
@@ -69,7 +69,10 @@ def model_in(path):
 
 
 class RealNumbers(TorchFunctionMode):
-    """Detectron2's transformers read the drop path rates of their blocks from a tensor."""
+    """Mode that runs ``torch.linspace`` on the CPU.
+
+    Detectron2's transformers read the values of drop path rates, which meta tensors lack.
+    """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         device = {"device": "cpu"} if function is torch.linspace else {}
@@ -91,7 +94,7 @@ def without_download(cfg):
 
 
 def plain(cfg):
-    """Return a config as dicts and lists that compare equal whether targets are names or not."""
+    """Return a config as plain dicts and lists in which targets are given by name."""
     return _located(OmegaConf.to_container(cfg, resolve=False))
 
 
@@ -103,7 +106,7 @@ def _located(value):
 
 
 def all_of(module):
-    """Return the modules of a cascade, or the one of a Mask R-CNN, as a list."""
+    """Return the modules of all cascade stages as a list; one module for Mask R-CNN."""
     return list(module) if isinstance(module, nn.ModuleList) else [module]
 
 

@@ -1,4 +1,4 @@
-"""Dense batches as rows, and gradients."""
+"""Helpers for tests of dense losses: flattened batches and gradients."""
 
 import torch
 from torch import Tensor

@@ -20,7 +20,7 @@ def name_of(page: Path) -> str:
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced code block; ``title`` is the file that the reader saves it as."""
+    """A fenced code block; ``title`` is the file name to save it under."""
 
     language: str
     title: str | None

@@ -1,6 +1,6 @@
-"""Memory that a call takes: of the process, as Linux counts it, and of tensors.
+"""Memory measurements of a call: the process (Linux only) and the live tensors.
 
-The bytes of tensors that are alive at the same time are a deterministic measure.
+The peak size of live tensors is deterministic, the memory of the process is not.
 """
 
 import mmap
@@ -17,18 +17,21 @@ MEGABYTE = 2**20
 
 
 def added_at_peak(call):
-    """What ``call`` returns, and bytes of its peak. Arrays of more than 32 MB are told apart."""
+    """Return the result of ``call`` and the growth of the process's peak memory, in bytes."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
         before = _status("VmHWM")
     except (OSError, StopIteration):
-        pytest.skip("this system does not tell the peak of a part of a process")
+        pytest.skip("this system cannot reset the peak memory of a process")
     result = call()
     return result, _status("VmHWM") - before
 
 
 def mapped_ones(size):
-    """uint8 in memory that goes back to the system at once; what malloc gave may stay."""
+    """Return uint8 ones in memory that is returned to the system as soon as it is freed.
+
+    Memory from malloc could stay with the process.
+    """
     ones = np.frombuffer(mmap.mmap(-1, size), np.uint8)
     ones[:] = 1
     return ones
@@ -40,11 +43,11 @@ def _status(name):
 
 
 class PeakBytes(TorchDispatchMode):
-    """Counts the storage of every tensor that an operator takes or returns, until it is freed.
+    """Counter of the live storage of all tensors that operators take or return.
 
-    Unlike the memory of the process, the count is the same in every run: nothing is left of
-    caching allocators, garbage collection or what ran before. What exists when an operator first
-    sees it, such as weights, counts as well.
+    Unlike the memory of the process, the count is the same in every run: it does not depend on
+    caching allocators, garbage collection or earlier tests. Tensors that existed before, such as
+    weights, are counted when an operator first uses them.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A look at the operators that run, and at what autograd keeps of them."""
+"""Recorders of the operators that run and of the tensors that autograd saves."""
 
 from collections import Counter
 
@@ -9,11 +9,11 @@ from torch.utils._pytree import tree_leaves
 
 
 class OperatorLog(TorchDispatchMode):
-    """Notes the operators that run inside it, forwards and backwards.
+    """Recorder of the operators that run inside the context, forward and backward.
 
     Attributes:
-        calls: how often each operator ran, by its name such as ``aten._local_scalar_dense``.
-        largest: bytes of the largest tensor that any of them returned (its storage, for a view).
+        calls: number of calls by operator name, such as ``aten._local_scalar_dense``.
+        largest: bytes of the largest returned tensor (of its storage, for a view).
     """
 
     def __init__(self) -> None:
@@ -30,18 +30,18 @@ class OperatorLog(TorchDispatchMode):
 
 
 class SavedForBackward(torch.autograd.graph.saved_tensors_hooks):
-    """Notes what autograd keeps for the backward pass of the code that runs inside it."""
+    """Recorder of the tensors that autograd saves for the backward pass inside the context."""
 
     def __init__(self) -> None:
         self._storages: dict[int, torch.UntypedStorage] = {}
         super().__init__(self._note, self._give_back)
 
-    def __enter__(self) -> "SavedForBackward":
+    def __enter__(self) -> "SavedForBackward":  # pyright: ignore[reportIncompatibleMethodOverride]
         super().__enter__()
         return self
 
     def _note(self, tensor: Tensor) -> Tensor:
-        # Held, so that no later storage gets the same address.
+        # Keep the storage alive, so that no later one gets the same address.
         storage = tensor.untyped_storage()
         self._storages[storage.data_ptr()] = storage
         return tensor
@@ -50,5 +50,5 @@ class SavedForBackward(torch.autograd.graph.saved_tensors_hooks):
         return tensor
 
     def nbytes(self) -> int:
-        """Bytes of all storages, those that several views share only once."""
+        """Return the bytes of all saved storages; a storage shared by views counts once."""
         return sum(storage.nbytes() for storage in self._storages.values())

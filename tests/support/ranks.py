@@ -1,4 +1,4 @@
-"""Runs a function on several gloo ranks, forked from a server that has done the imports."""
+"""Runner of a function on several gloo ranks, forked from a server with preloaded modules."""
 
 import gc
 import multiprocessing
@@ -13,11 +13,11 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from detectron2.utils import comm
+from torch.multiprocessing.spawn import ProcessException, start_processes
 
-# Importing takes most of the time of a rank, so it happens once per test session. No module of
-# these may initialize CUDA, which does not survive a fork.
+# Imports take most of a rank's time, so they run once per test session. None of these modules may
+# initialize CUDA, because a forked process cannot use it then.
 multiprocessing.set_forkserver_preload(
     ["pytest", "fvcore.nn.precise_bn", "d2_seesaw.engine", "d2_seesaw.evaluation"]
 )
@@ -29,35 +29,45 @@ def run_on_ranks(
     """Run ``fn(*args)`` on every rank of a gloo process group; return the results in rank order.
 
     ``fn`` gets its rank from ``torch.distributed``. It and its arguments are pickled, so it must be
-    a top-level function. The ranks meet in a file, so that no port can be in use already.
+    a top-level function. The ranks meet through a file, so no port is needed.
 
     Raises:
-        RuntimeError: a rank raised; with the traceback of the first that did, because the others
-            then only report a lost connection.
-        TimeoutError: the ranks were not done in ``timeout`` seconds and have been killed.
+        RuntimeError: a rank raised. The message has the traceback of the first one, because the
+            others then only report a lost connection.
+        TimeoutError: the ranks did not finish within ``timeout`` seconds and were killed.
     """
     with TemporaryDirectory() as folder:
-        context = mp.start_processes(
-            _run_rank,
-            args=(world_size, Path(folder), fn, args),
-            nprocs=world_size,
-            join=False,
-            start_method="forkserver",
-        )
-        deadline = time.monotonic() + timeout
+        ranks = (world_size, Path(folder), fn, args)
         try:
-            while not context.join(timeout=1.0):
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"{world_size} ranks were not done in {timeout} s")
-        except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
+            run_processes(_run_rank, ranks, world_size=world_size, timeout=timeout)
+        except ProcessException as error:
             raise RuntimeError(_first_error(Path(folder)) or str(error)) from error
-        finally:
-            for process in context.processes:
-                if process.is_alive():
-                    process.kill()
-                process.join()
-        # Our own files, which may hold any type that the function returns.
+        # These files are our own. The function may return any type, hence weights_only=False.
         return [torch.load(_result(Path(folder), r), weights_only=False) for r in range(world_size)]
+
+
+def run_processes(
+    fn: Callable[..., Any], args: tuple[Any, ...], *, world_size: int, timeout: float = 120.0
+) -> None:
+    """Run ``fn(rank, *args)`` in processes that are forked from the server, until all have ended.
+
+    Raises:
+        ProcessException: a process failed.
+        TimeoutError: the processes did not finish within ``timeout`` seconds and were killed.
+    """
+    context = start_processes(
+        fn, args=args, nprocs=world_size, join=False, start_method="forkserver"
+    )
+    deadline = time.monotonic() + timeout
+    try:
+        while not context.join(timeout=1.0):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{world_size} ranks did not finish within {timeout} s")
+    finally:
+        for process in context.processes:
+            if process.is_alive():
+                process.kill()
+            process.join()
 
 
 def _result(folder: Path, rank: int) -> Path:
@@ -73,8 +83,9 @@ def _run_rank(
     rank: int, world_size: int, folder: Path, fn: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
     torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), world_size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size
+    )
     try:
         torch.save(fn(*args), _result(folder, rank))
     except Exception:
@@ -82,8 +93,8 @@ def _run_rank(
             first_error.write(f"rank {rank} failed:\n{traceback.format_exc()}")
         raise
     finally:
-        # A group that is still referenced when Python exits sometimes aborts the process.
-        # Detectron2 keeps it in a cache, trainers and DDP in reference cycles.
+        # A process group that is still referenced at exit sometimes aborts the process. Detectron2
+        # holds it in a cache, trainers and DDP in reference cycles.
         comm._get_global_gloo_group.cache_clear()
         gc.collect()
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Training steps on drawn images, for tests of whole models."""
+"""Training steps on synthetic images, for tests of whole models."""
 
 import torch
 from detectron2.structures import BitMasks, Boxes, Instances
@@ -6,7 +6,7 @@ from detectron2.utils.events import EventStorage
 
 
 def picture(objects, seed=0, size=(144, 144), num_classes=20):
-    """Draw a training image with that many objects."""
+    """Draw a training image with the given number of objects."""
     height, width = size
     generator = torch.Generator().manual_seed(seed)
     side = torch.tensor([width, height])
@@ -27,7 +27,7 @@ def picture(objects, seed=0, size=(144, 144), num_classes=20):
 
 
 def step_of(model, objects, **options):
-    """Return the losses of one training step, with their gradients in the model."""
+    """Run forward and backward of one training step; return the losses."""
     batch = [picture(number, seed, **options) for seed, number in enumerate(objects)]
     model.train().zero_grad()
     with EventStorage():
@@ -37,7 +37,7 @@ def step_of(model, objects, **options):
 
 
 def assert_complete(model, losses):
-    """Check that losses are finite, and so the gradients of exactly the trained parameters."""
+    """Check that losses are finite, as are the gradients of exactly the trained parameters."""
     assert all(loss.isfinite() for loss in losses.values()), losses
     for name, parameter in model.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name

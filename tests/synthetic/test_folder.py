@@ -44,7 +44,7 @@ def files_below(root):
     return {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()}
 
 
-def test_is_complete_only_after_the_last_step(tmp_path):
+def test_a_folder_is_complete_only_after_the_last_step(tmp_path):
     assert not holds_complete(tmp_path, PARAMETERS)
     start_writing(tmp_path, PARAMETERS, overwrite=False)
     write_all(tmp_path, PARAMETERS)
@@ -53,20 +53,20 @@ def test_is_complete_only_after_the_last_step(tmp_path):
     assert holds_complete(tmp_path, PARAMETERS)
 
 
-def test_is_not_complete_when_an_image_is_gone(tmp_path):
+def test_a_folder_with_a_missing_image_is_not_complete(tmp_path):
     generate(tmp_path, PARAMETERS)
     (tmp_path / "val/000005.jpg").unlink()
     assert not holds_complete(tmp_path, PARAMETERS)
 
 
-def test_other_parameters_are_refused_by_name(tmp_path):
+def test_other_parameters_are_rejected_with_their_names(tmp_path):
     generate(tmp_path, PARAMETERS)
     with pytest.raises(ValueError, match="seed is 0, requested 7"):
         start_writing(tmp_path, PARAMETERS | {"seed": 7}, overwrite=False)
     assert holds_complete(tmp_path, PARAMETERS)
 
 
-def test_overwriting_removes_our_stale_files_and_nothing_else(tmp_path):
+def test_overwriting_removes_only_files_of_the_generator(tmp_path):
     generate(tmp_path, PARAMETERS)
     (tmp_path / "train/000777.jpg").write_text("somebody's")
     (tmp_path / "notes.txt").write_text("somebody's")
@@ -75,39 +75,39 @@ def test_overwriting_removes_our_stale_files_and_nothing_else(tmp_path):
     assert files_below(tmp_path) == expected
 
 
-def test_files_of_our_names_that_are_not_ours_are_never_overwritten(tmp_path):
+def test_foreign_files_with_generated_names_are_never_overwritten(tmp_path):
     (tmp_path / "lvis_val.json").write_text("somebody's")
     with pytest.raises(ValueError, match=r"did not write, such as lvis_val\.json"):
         start_writing(tmp_path, PARAMETERS, overwrite=True)
     assert files_below(tmp_path) == {"lvis_val.json"}
 
 
-def test_an_interrupted_run_of_other_parameters_is_replaced_without_asking(tmp_path):
+def test_an_interrupted_run_with_other_parameters_is_replaced(tmp_path):
     start_writing(tmp_path, PARAMETERS, overwrite=False)
     write_all(tmp_path, PARAMETERS)
     generate(tmp_path, SMALLER)
     assert files_below(tmp_path) == {*written_files(SMALLER), "generator.json"}
 
 
-def test_an_interrupted_overwrite_leaves_nothing_that_passes_for_complete(tmp_path):
+def test_an_interrupted_overwrite_is_never_complete(tmp_path):
     generate(tmp_path, PARAMETERS)
     start_writing(tmp_path, SMALLER, overwrite=True)
     assert not holds_complete(tmp_path, PARAMETERS)
     assert not holds_complete(tmp_path, SMALLER)
 
 
-def test_a_mark_of_unfinished_writing_outweighs_one_of_completion(tmp_path):
+def test_the_mark_of_unfinished_writing_takes_precedence(tmp_path):
     generate(tmp_path, PARAMETERS)
     (tmp_path / "generator.partial.json").write_text((tmp_path / "generator.json").read_text())
     assert not holds_complete(tmp_path, PARAMETERS)
 
 
-def test_annotations_alone_leave_no_empty_folders(tmp_path):
+def test_writing_only_annotations_leaves_no_empty_folders(tmp_path):
     generate(tmp_path, PARAMETERS | {"write_images": False})
     assert not (tmp_path / "train").exists()
 
 
-def test_another_generator_names_its_own_files_and_folders(tmp_path):
+def test_a_generator_can_define_its_files_and_folders(tmp_path):
     def files(parameters):
         return [f"deep/{parameters['seed']}/a.png", "names.json"]
 
@@ -121,7 +121,7 @@ def test_another_generator_names_its_own_files_and_folders(tmp_path):
     assert not holds_complete(tmp_path, {"seed": 1}, files)
 
 
-def test_images_of_an_earlier_run_leave_no_empty_folders(tmp_path):
+def test_removing_the_images_of_an_earlier_run_leaves_no_empty_folders(tmp_path):
     generate(tmp_path, PARAMETERS)
     generate(tmp_path, PARAMETERS | {"write_images": False}, overwrite=True)
     assert not (tmp_path / "train").exists()
@@ -131,7 +131,7 @@ def test_images_of_an_earlier_run_leave_no_empty_folders(tmp_path):
 
 
 @every_generator
-def test_a_complete_dataset_is_reused_and_an_interrupted_one_generated_again(
+def test_a_complete_dataset_is_reused_and_an_interrupted_one_regenerated(
     tmp_path, monkeypatch, module, draw, generate, spec
 ):
     def interrupt(*_):
@@ -142,7 +142,7 @@ def test_a_complete_dataset_is_reused_and_an_interrupted_one_generated_again(
         with pytest.raises(KeyboardInterrupt):
             generate(tmp_path, spec)
     assert not generate(tmp_path, spec).reused
-    monkeypatch.setattr(module, draw, None)  # nothing may be drawn again
+    monkeypatch.setattr(module, draw, None)  # fails if something is drawn again
     assert generate(tmp_path, spec).reused
 
 

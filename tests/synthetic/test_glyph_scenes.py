@@ -24,7 +24,7 @@ def scenes():
     return [crowded_scene(seed) for seed in range(60)]
 
 
-def test_polygons_are_the_visible_masks_to_the_pixel(scenes):
+def test_polygons_match_the_visible_masks_exactly(scenes):
     for scene in scenes:
         for index in range(len(scene.objects)):
             mask = scene.visible_mask(index)
@@ -37,7 +37,7 @@ def test_no_two_polygons_overlap(scenes):
         assert np.sum(masks, axis=0).max() == 1
 
 
-def test_masks_are_what_painting_in_order_leaves(scenes):
+def test_masks_match_painting_in_order(scenes):
     for scene in scenes:
         canvas = np.full(SHAPE, -1, np.int32)
         for index, placed in enumerate(scene.objects):
@@ -67,7 +67,7 @@ def test_object_sizes_follow_the_style():
     assert 3 * (small.owner >= 0).sum() < (large.owner >= 0).sum()
 
 
-def test_pictures_show_objects_where_the_masks_are():
+def test_rendered_objects_are_where_their_masks_are():
     style = SceneStyle(object_sizes=((0.5, 0.6),), background_contrast=0.0)
     scene = layout_scene(np.random.default_rng(0), [0], SHAPE, style)  # a red star on gray
     picture = render_scene(np.random.default_rng(1), scene, style).astype(int)
@@ -80,9 +80,9 @@ def test_pictures_show_objects_where_the_masks_are():
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_surfaces_move_with_their_object(seed):
+def test_textures_move_with_their_object(seed):
     style = SceneStyle(object_sizes=((0.6, 0.7),))
-    scene = layout_scene(np.random.default_rng(seed), [4], SHAPE, style)  # teal, the middle pink
+    scene = layout_scene(np.random.default_rng(seed), [4], SHAPE, style)  # teal with a pink center
     x, y, w = scene.objects[0].homography[:, 2]
     picture = render_scene(np.random.default_rng(seed), scene, style)
     _, green, red = picture[round(y / w), round(x / w)].astype(int)

@@ -4,11 +4,11 @@ import pytest
 from d2_seesaw.synthetic.glyphs import glyph_of, to_bgr
 
 
-def test_names_are_unique_at_the_size_of_lvis():
+def test_names_of_1203_categories_are_unique():
     assert len({glyph_of(c).name for c in range(1203)}) == 1203
 
 
-def test_no_two_glyphs_look_alike_at_the_size_of_lvis():
+def test_no_two_of_1203_glyphs_look_alike():
     looks = set()
     for glyph in map(glyph_of, range(1203)):
         outline = glyph.outline.round(6).tobytes()
@@ -24,7 +24,7 @@ def test_the_demos_categories_share_shapes_and_colors():
 
 
 @pytest.mark.parametrize("category", [0, 17, 1202])
-def test_outlines_fill_the_square(category):
+def test_outlines_fill_the_unit_square(category):
     outline = glyph_of(category).outline
     assert np.abs(outline).max() == pytest.approx(1.0)
     np.testing.assert_allclose(outline.max(axis=0), -outline.min(axis=0))

@@ -47,7 +47,7 @@ def val(dataset):
     return json.loads(dataset.val_json.read_text())
 
 
-def test_detectron2_finds_every_picture_in_its_size(dataset):
+def test_detectron2_loads_every_image_with_the_recorded_size(dataset):
     for path in (dataset.train_json, dataset.val_json):
         for record in load_lvis_json(str(path), f"{dataset.root}/"):
             picture = cv2.imread(record["file_name"])
@@ -55,7 +55,7 @@ def test_detectron2_finds_every_picture_in_its_size(dataset):
             assert (record["height"], record["width"]) == (96, 128)
 
 
-def test_the_lvis_package_reads_masks_of_the_stated_area_and_box(dataset):
+def test_masks_decoded_by_lvis_api_match_the_stated_area_and_box(dataset):
     lvis = LVIS(str(dataset.val_json))
     assert len(lvis.anns) > 100
     for annotation in lvis.anns.values():
@@ -64,7 +64,7 @@ def test_the_lvis_package_reads_masks_of_the_stated_area_and_box(dataset):
         assert mask_utils.toBbox(encoded).tolist() == annotation["bbox"]
 
 
-def test_counts_are_those_of_the_training_split_in_both_files(dataset, train, val):
+def test_counts_match_the_training_split_in_both_files(dataset, train, val):
     objects = Counter(a["category_id"] for a in train["annotations"])
     images = Counter(c for s in shown_categories(train["annotations"]).values() for c in s)
     for category in train["categories"]:
@@ -81,7 +81,7 @@ def test_training_follows_the_profile_exactly(dataset):
     assert dataset.group_sizes == {"r": 4, "c": 7, "f": 9}
 
 
-def test_category_ids_say_nothing_about_frequency(dataset):
+def test_category_ids_are_independent_of_frequency(dataset):
     ranks = np.argsort(np.argsort(dataset.train_image_counts))
     assert abs(np.corrcoef(ranks, np.arange(20))[0, 1]) < 0.5
 
@@ -92,7 +92,7 @@ def test_every_category_has_ground_truth_in_validation(val):
     assert min(images.values()) >= SPEC.min_val_images
 
 
-def test_no_picture_is_in_both_splits(dataset, train, val):
+def test_no_image_is_in_both_splits(dataset, train, val):
     pictures = [p.read_bytes() for p in dataset.root.rglob("*.jpg")]
     assert len(set(pictures)) == len(pictures) == 360
     assert not {i["id"] for i in train["images"]} & {i["id"] for i in val["images"]}
@@ -114,7 +114,7 @@ def test_unannotated_objects_are_exactly_those_declared_not_exhaustive(train):
     assert 0.02 < marked / len(plan) < 0.12
 
 
-def test_annotations_are_what_is_visible_in_the_scene(train):
+def test_annotations_match_the_visible_objects(train):
     job = instances._plan(SPEC)["train"][0]
     rng = instances._generator(SPEC, 1, "train", job.image_id)
     scene: Scene = layout_scene(rng, job.categories, SPEC.image_size, SPEC.style)
@@ -142,14 +142,14 @@ def test_another_seed_gives_other_data(tmp_path):
     assert not set(first.values()) & set(second.values())
 
 
-def test_annotations_alone_are_those_of_the_drawn_data(tmp_path, dataset):
+def test_writing_only_annotations_gives_the_same_annotations(tmp_path, dataset):
     spec = replace(SPEC, write_images=False)
     alone = generate_longtail_dataset(tmp_path, spec, processes=1)
     assert alone.train_json.read_bytes() == dataset.train_json.read_bytes()
     assert not list(tmp_path.rglob("*.jpg"))
 
 
-def test_1203_categories_keep_their_tail_and_all_are_evaluated(tmp_path):
+def test_1203_categories_keep_their_long_tail_and_are_all_evaluated(tmp_path):
     spec = LongTailSpec(
         num_categories=1203,
         num_train_images=1500,
@@ -176,11 +176,11 @@ def test_1203_categories_keep_their_tail_and_all_are_evaluated(tmp_path):
         ({"val_flatness": 2}, "val_flatness must be between 0 and 1, got 2"),
     ],
 )
-def test_bad_specifications_say_what_was_expected(wrong, message):
+def test_invalid_specifications_are_reported(wrong, message):
     with pytest.raises(ValueError, match=message):
         LongTailSpec(**wrong)
 
 
-def test_zero_processes_are_refused(tmp_path):
+def test_zero_processes_are_rejected(tmp_path):
     with pytest.raises(ValueError, match="processes must be at least 1, got 0"):
         generate_longtail_dataset(tmp_path, TINY, processes=0)

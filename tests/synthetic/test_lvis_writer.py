@@ -28,7 +28,7 @@ def test_exhaustive_images_annotate_every_object():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_category_that_is_not_exhaustive_lacks_some_of_its_objects_but_not_all(seed):
+def test_a_non_exhaustive_category_lacks_some_but_not_all_objects(seed):
     record = annotated([4, 2, 4, 4], probability=1.0, seed=seed)
     assert record.image["not_exhaustive_category_ids"] == [5]
     assert record.category_ids.count(3) == 1
@@ -41,13 +41,13 @@ def test_categories_that_appear_once_are_always_exhaustive():
     assert record.image["not_exhaustive_category_ids"] == []
 
 
-def test_negatives_are_absent_and_as_many_as_asked_for():
+def test_negatives_are_absent_categories_in_the_requested_number():
     negative = annotated([4, 2, 4], probability=1.0, negatives=3).image["neg_category_ids"]
     assert len(set(negative)) == 3
     assert not {5, 3} & set(negative)
 
 
-def test_negatives_end_with_the_absent_categories():
+def test_negatives_are_limited_by_the_absent_categories():
     negative = annotated([4, 2], negatives=50).image["neg_category_ids"]
     assert negative == [1, 2, 4, 6, 7, 8, 9, 10]
 
@@ -60,7 +60,7 @@ def test_category_statistics_count_images_and_instances():
     assert (third["image_count"], third["frequency"]) == (0, "r")
 
 
-def test_annotations_are_numbered_through_all_images(tmp_path):
+def test_annotation_ids_are_consecutive_over_all_images(tmp_path):
     records = [annotated([1, 2]), annotated([3])]
     write_json(tmp_path / "a.json", category_entries(10, records), records)
     content = json.loads((tmp_path / "a.json").read_text())

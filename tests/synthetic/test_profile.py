@@ -18,7 +18,7 @@ def test_lvis_profile_has_the_official_groups():
 
 def test_lvis_profile_follows_the_published_counts():
     # Ranks 1, 101, 201, 301, 601, 1001 and 1203 of detectron2's LVIS_V1_CATEGORY_IMAGE_COUNT, and
-    # its sum. The fall of the real counts is a little bent on log-log axes.
+    # its sum. On log-log axes the real counts are slightly curved, hence the tolerance.
     counts = LVIS_V1_PROFILE.image_counts(1203, 100_170)
     published = [1977, 1609, 595, 221, 38, 5, 1]
     ratios = counts[[0, 100, 200, 300, 600, 1000, 1202]] / published
@@ -69,19 +69,19 @@ def test_every_category_gets_exactly_its_images():
     assert all(1 <= len(image) <= 5 for image in shown if image)
 
 
-def test_images_with_too_few_categories_repeat_their_own():
+def test_images_with_too_few_categories_repeat_their_categories():
     shown = assign_categories(np.random.default_rng(0), np.array([10]), 10, (3, 3))
     assert shown == [[0, 0, 0]] * 10
 
 
-def test_too_many_appearances_are_refused_with_a_way_out():
+def test_too_many_appearances_are_rejected_with_a_suggestion():
     with pytest.raises(
         ValueError, match=r"10 images of at most 2 objects .* raise objects_per_image"
     ):
         assign_categories(np.random.default_rng(0), np.full(3, 9), 10, (1, 2))
 
 
-def test_impossible_profiles_are_refused():
+def test_impossible_profiles_are_rejected():
     with pytest.raises(ValueError, match=r"head_share .* got 1\.5"):
         LongTailProfile(rare=1, common=1, frequent=1, head_share=1.5)
     with pytest.raises(ValueError, match="not all 0, got 0, 0 and 0"):

@@ -20,19 +20,19 @@ def contents(root):
 
 
 def counts(root, split):
-    """Pixels of each class in each label map."""
+    """Count the pixels of each class in each label map."""
     maps = [cv2.imread(str(p), -1) for p in sorted((root / "labels" / split).iterdir())]
     return np.array([np.bincount(labels.ravel(), minlength=256) for labels in maps])
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    """The number of images and the seed of the default, at a quarter of the pixels."""
+    """Generate the default dataset with a quarter of the pixels."""
     root = tmp_path_factory.mktemp("data")
     return generate_semantic_dataset(root, SemanticSpec(image_size=(64, 96)))
 
 
-def test_every_picture_has_its_label_map(dataset):
+def test_every_image_has_a_label_map(dataset):
     for split, number in (("train", 300), ("val", 100)):
         images = sorted((dataset.root / "images" / split).iterdir())
         labels = sorted((dataset.root / "labels" / split).iterdir())
@@ -54,7 +54,7 @@ def test_pixels_span_three_orders_of_magnitude(dataset):
 def test_training_shows_every_class_as_often_as_planned(dataset):
     images = (counts(dataset.root, "train") > 0).sum(axis=0)
     for name, share in TRAIN_IMAGE_SHARES.items():
-        if name != "pole":  # signs and lights bring some
+        if name != "pole":  # signs and lights add poles
             assert images[CLASSES.index(name)] == round(300 * share)
     assert images[CLASSES.index("pole")] >= round(300 * TRAIN_IMAGE_SHARES["pole"])
     assert (images[:4] == 300).all()
@@ -75,7 +75,7 @@ def test_some_borders_are_ignored(dataset):
         assert ignored.sum() / (64 * 96 * len(ignored)) < 0.1
 
 
-def test_a_least_number_of_validation_images_is_kept():
+def test_there_is_a_minimum_number_of_validation_images():
     plan = street._plan(replace(SMALL, min_val_images=3, val_flatness=0), "val", 10)
     images = Counter(name for shown in plan for name in shown)
     assert images["animal"] == images["taxi"] == images["light"] == 3
@@ -87,7 +87,7 @@ def test_splits_differ(dataset):
     assert len(set(pictures)) == len(pictures) == 400
 
 
-def test_the_classes_are_named_in_a_file(dataset):
+def test_a_file_lists_the_class_names(dataset):
     described = json.loads((dataset.root / "classes.json").read_text())
     assert described == {"classes": list(CLASSES), "ignore_label": 255}
     assert dataset.classes == CLASSES
@@ -103,7 +103,7 @@ def test_equal_specifications_give_equal_bytes_and_other_seeds_do_not(tmp_path):
     assert same == {"classes.json"}
 
 
-def test_what_is_registered_is_what_is_written(dataset):
+def test_registered_metadata_matches_the_written_data(dataset):
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     from d2_seesaw.data import register_semantic_folder
@@ -134,6 +134,6 @@ def test_what_is_registered_is_what_is_written(dataset):
         ({"min_val_images": 0}, "min_val_images must be at least 1, got 0"),
     ],
 )
-def test_bad_specifications_say_what_was_expected(wrong, message):
+def test_invalid_specifications_are_reported(wrong, message):
     with pytest.raises(ValueError, match=message):
         SemanticSpec(**wrong)

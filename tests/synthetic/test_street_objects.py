@@ -24,7 +24,7 @@ OBJECTS = {
 
 @pytest.mark.parametrize("name", OBJECTS)
 @pytest.mark.parametrize("seed", range(5))
-def test_the_labels_say_exactly_where_something_was_painted(name, seed):
+def test_labels_match_the_painted_pixels_exactly(name, seed):
     painter = canvas(seed)
     paint, place = OBJECTS[name]
     paint(painter, *place)
@@ -35,14 +35,14 @@ def test_the_labels_say_exactly_where_something_was_painted(name, seed):
 
 
 @pytest.mark.parametrize("name", PAINT_ON_GROUND)
-def test_things_stand_on_their_base(name):
+def test_objects_stand_on_their_base(name):
     painter = canvas()
     PAINT_ON_GROUND[name](painter, 96, 100)
     rows = np.flatnonzero((painter.labels != UNTOUCHED).any(axis=1))
     assert rows.max() in (98, 99, 100)
 
 
-def test_a_shape_covers_the_pixels_it_holds_and_at_most_the_next_ones():
+def test_a_shape_covers_its_pixels_and_at_most_their_neighbors():
     y, x = np.mgrid[:128, :192] + 0.5  # centers of pixels
     painter = canvas()
     painter.box(10, 20, 15, 22, 3, GRAY)
@@ -51,7 +51,7 @@ def test_a_shape_covers_the_pixels_it_holds_and_at_most_the_next_ones():
     assert not covered[(x < 9) | (x > 16) | (y < 19) | (y > 23)].any()
 
 
-def test_a_larger_scene_shows_the_same_things_larger():
+def test_a_larger_scene_shows_the_same_objects_larger():
     areas = []
     for height in (128, 256):
         painter = canvas(shape=(height, height * 3 // 2))
@@ -65,17 +65,17 @@ def test_a_larger_scene_shows_the_same_things_larger():
 @pytest.mark.parametrize(
     "center", [(90, 60), (-3, 50), (195, 50), (100, -2), (100, 130), (-50, 50), (0, 300)]
 )
-def test_what_lies_outside_the_scene_is_cut_off(center):
+def test_shapes_are_clipped_at_the_scene_border(center):
     painter = canvas()
     painter.ellipse(center, (10, 10), 1, GRAY)
     y, x = np.mgrid[:128, :192] + 0.5
     distance = np.hypot(x - center[0], y - center[1])
     covered = painter.labels == 1
-    assert covered[distance < 9.8].all()  # the outline has corners
+    assert covered[distance < 9.8].all()  # the outline is a polygon
     assert not covered[distance > 11].any()
 
 
-def test_taxis_are_cars_but_for_a_detail():
+def test_taxis_differ_from_cars_only_in_a_detail():
     seeds = range(20)
     shapes = {"car": [], "taxi": []}
     for name, pictures in shapes.items():

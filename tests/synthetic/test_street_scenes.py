@@ -18,7 +18,7 @@ def drawn(seed, shown, shape=(128, 192)):
 
 
 @pytest.mark.parametrize("shape", [(128, 192), (96, 96), (64, 160), (256, 300)])
-def test_pictures_and_labels_have_the_size_asked_for(shape):
+def test_images_and_labels_have_the_requested_size(shape):
     picture, labels = drawn(0, THINGS, shape)
     assert picture.shape == (*shape, 3)
     assert labels.shape == shape
@@ -26,26 +26,26 @@ def test_pictures_and_labels_have_the_size_asked_for(shape):
 
 
 @pytest.mark.parametrize("shown", [*itertools.combinations(THINGS, 1), (), tuple(THINGS)])
-def test_a_scene_shows_what_was_asked_for_and_nothing_else(shown):
+def test_a_scene_shows_only_the_requested_objects(shown):
     expected = {*shown, *EVERYWHERE} | ({"pole"} if {"sign", "light"} & set(shown) else set())
     for seed in range(12):
         assert shown_in(drawn(seed, shown)[1]) == expected
 
 
 @pytest.mark.parametrize("rare", ["sign", "light", "taxi", "animal"])
-def test_nothing_hides_the_rare_classes(rare):
+def test_rare_classes_are_never_hidden(rare):
     for seed in range(40):
         _, labels = drawn(seed, THINGS)
         assert (labels == CLASSES.index(rare)).sum() >= 20
 
 
-def test_some_scenes_have_borders_without_class():
+def test_some_scenes_have_ignored_borders():
     maps = [drawn(seed, ["car"])[1] == IGNORE_LABEL for seed in range(60)]
     with_borders = [m for m in maps if m.any()]
     assert 15 < len(with_borders) < 55
     for ignored in with_borders:
         assert ignored.mean() < 0.15
-        inside = ignored[: -10 - 1, 5 + 1 : -5 - 1]  # what neither the lens nor the hood covers
+        inside = ignored[: -10 - 1, 5 + 1 : -5 - 1]  # not covered by the lens or the hood
         assert not inside.any()
     assert any(m[:100, 0].all() for m in maps)
     assert any(m[-1].any() and not m[:100].any() for m in maps)
@@ -70,7 +70,7 @@ def test_sky_is_above_the_sidewalk_and_that_above_the_road():
         assert rows["sidewalk"].max() < rows["road"].min()
 
 
-def test_colors_tell_classes_apart_only_in_part():
+def test_colors_only_partly_separate_the_classes():
     means = {name: [] for name in CLASSES}
     for seed in range(30):
         picture, labels = drawn(seed, THINGS)

@@ -4,7 +4,7 @@ import pytest
 from d2_seesaw.synthetic.glyphs import PATTERNS, background, surface_pattern
 
 
-def test_background_has_the_size_asked_for():
+def test_background_has_the_requested_size():
     assert background(np.random.default_rng(0), 48, 80, 0.5).shape == (48, 80, 3)
 
 

@@ -1,4 +1,4 @@
-"""Set-up: what is installed in which call, what is kept, and what an interruption leaves."""
+"""Tests of the setup script: pip calls, kept packages and recovery from interruptions."""
 
 import importlib.metadata
 import importlib.util
@@ -19,41 +19,41 @@ SCRIPT = Path("tools/setup_environment.py").resolve()
 
 @pytest.fixture
 def set_up():
-    """The script as a module, with its own namespace."""
+    """Load the script as a module with its own namespace."""
     spec = importlib.util.spec_from_file_location("set_up", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_what_is_there_is_kept(set_up):
+def test_installed_packages_are_kept(set_up):
     assert set_up.missing_requirements() == []
 
 
 def test_torch_and_torchvision_are_resolved_in_one_call(set_up, monkeypatch):
-    monkeypatch.setattr(set_up, "is_there", lambda module, requirement: False)
+    monkeypatch.setattr(set_up, "is_installed", lambda module, requirement: False)
     requirements = set_up.missing_requirements()
     assert {"torch>=2.6", "torchvision", "setuptools<81"} <= set(requirements)
     assert sorted(requirements) == sorted(set_up.PACKAGES.values())
 
 
-def test_the_torch_that_is_there_decides_which_torchvision_is_installed(set_up, monkeypatch):
-    monkeypatch.setattr(set_up, "is_there", lambda module, requirement: module != "torchvision")
+def test_an_installed_torch_is_kept_and_torchvision_resolved_for_it(set_up, monkeypatch):
+    monkeypatch.setattr(set_up, "is_installed", lambda module, requirement: module != "torchvision")
     kept = f"torch=={importlib.metadata.version('torch')}"
     assert set(set_up.missing_requirements()) == {kept, "torchvision", "setuptools<81"}
 
 
-def test_too_old_a_version_counts_as_missing(set_up):
-    assert set_up.is_there("torch", "torch>=2.6")
-    assert not set_up.is_there("torch", "torch>=99.0")
-    assert not set_up.is_there("no_such_module", "x")
+def test_a_too_old_version_counts_as_missing(set_up):
+    assert set_up.is_installed("torch", "torch>=2.6")
+    assert not set_up.is_installed("torch", "torch>=99.0")
+    assert not set_up.is_installed("no_such_module", "x")
 
 
-def test_numbers_of_versions_are_compared_as_numbers(set_up):
+def test_versions_are_compared_numerically(set_up):
     assert set_up.numbers("2.10.0+cpu") > set_up.numbers("2.6") > set_up.numbers("2.5.1")
 
 
-def test_everything_missing_is_one_call_of_pip_then_detectron2_then_the_project(
+def test_missing_packages_then_detectron2_then_the_project_are_installed(
     set_up, monkeypatch, tmp_path, capsys
 ):
     done = []
@@ -63,20 +63,18 @@ def test_everything_missing_is_one_call_of_pip_then_detectron2_then_the_project(
     monkeypatch.setattr(set_up, "install", lambda source: done.append(source) or "Detectron2 X")
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     set_up.ready_mark().touch()
-    (tmp_path / "mydata-1.dist-info").mkdir()  # of somebody else
+    (tmp_path / "mydata-1.dist-info").mkdir()  # not in the list of packages
     left = tmp_path / "lvis-0.5.3.dist-info"  # without RECORD, as pip leaves it when it is killed
     left.mkdir()
     set_up.install_missing("auto")
     assert done[:2] == [("install", "torch>=2.6", "lvis"), "auto"]
     assert done[2][-2:] == ("-e", str(SCRIPT.parent.parent))
     assert [path.name for path in tmp_path.iterdir()] == ["mydata-1.dist-info"]
-    said = capsys.readouterr().out
-    assert "setup: Detectron2 X; another one: DETECTRON2=git, =index or =PATH" in said
+    message = capsys.readouterr().out
+    assert "setup: Detectron2 X; another one: DETECTRON2=git, =index or =PATH" in message
 
 
-def test_in_an_environment_of_its_own_set_up_clears_whatever_pip_left(
-    set_up, monkeypatch, tmp_path
-):
+def test_in_its_own_environment_all_leftovers_of_pip_are_removed(set_up, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     set_up.made_here_mark(tmp_path).touch()
     for name in ("sympy-1.14.0.dist-info", "~vis"):
@@ -87,7 +85,7 @@ def test_in_an_environment_of_its_own_set_up_clears_whatever_pip_left(
     assert left == {set_up.made_here_mark(tmp_path).name, "~file"}
 
 
-def test_an_environment_whose_python_is_gone_is_made_again(set_up, tmp_path):
+def test_an_environment_whose_python_is_gone_is_recreated(set_up, tmp_path):
     set_up.venv.create(tmp_path, with_pip=False)
     for link in (tmp_path / "bin").glob("python*"):
         link.unlink()
@@ -95,20 +93,20 @@ def test_an_environment_whose_python_is_gone_is_made_again(set_up, tmp_path):
     assert set_up.has_pip(set_up.make_environment(tmp_path))
 
 
-def test_a_python_of_another_environment_is_refused(set_up, monkeypatch, tmp_path):
+def test_a_python_of_another_environment_is_rejected(set_up, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["setup", "--inside", "--venv", str(tmp_path)])
     with pytest.raises(SystemExit, match=f"the Python in {tmp_path} belongs to {sys.prefix}"):
         set_up.main()
 
 
-def test_a_folder_with_something_else_is_left_alone(set_up, tmp_path):
+def test_a_folder_with_other_contents_is_not_changed(set_up, tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(InstallationError, match="is not a virtual environment; choose another"):
         set_up.make_environment(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_an_environment_that_was_interrupted_is_completed(set_up, tmp_path):
+def test_an_interrupted_environment_is_completed(set_up, tmp_path):
     folder = tmp_path / "venv"
     set_up.venv.create(folder, with_pip=False)
     (site_packages,) = folder.glob("lib/python*/site-packages")
@@ -116,12 +114,13 @@ def test_an_environment_that_was_interrupted_is_completed(set_up, tmp_path):
     assert set_up.has_pip(set_up.make_environment(folder))
 
 
-def test_versions_that_do_not_fit_are_one_line(set_up, monkeypatch):
+def test_mismatched_versions_are_reported_in_one_line(set_up, monkeypatch):
     monkeypatch.setattr(set_up, "CHECK", "raise RuntimeError('operator nms does not exist')")
     with pytest.raises(InstallationError, match=r"torch \d.*, torchvision \d.*: RuntimeError: op"):
         set_up.check_imports()
 
 
+@pytest.mark.slow  # set-up itself runs it before any other test
 def test_the_installed_packages_work_together(set_up):
     set_up.check_imports()
 
@@ -134,7 +133,9 @@ def test_the_installed_packages_work_together(set_up):
         (["--venv", "setup.py/x"], "/setup.py/x: [Errno 20] Not a directory"),
     ],
 )
-def test_what_cannot_be_is_one_line_before_anything_is_made(arguments, expected, tmp_path):
+def test_invalid_arguments_are_reported_in_one_line_before_any_change(
+    arguments, expected, tmp_path
+):
     arguments = ["--venv", str(tmp_path / "venv"), *arguments]
     run = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True)
     assert run.returncode == 1
@@ -145,7 +146,7 @@ def test_what_cannot_be_is_one_line_before_anything_is_made(arguments, expected,
 
 @pytest.mark.parametrize("step", ["make_environment", "install_missing"])
 @pytest.mark.parametrize(
-    ("stop", "said"),
+    ("stop", "message"),
     [
         (KeyboardInterrupt(), "setup: interrupted; run the same command again to continue"),
         (
@@ -154,7 +155,9 @@ def test_what_cannot_be_is_one_line_before_anything_is_made(arguments, expected,
         ),
     ],
 )
-def test_what_stops_it_is_one_line(step, stop, said, set_up, monkeypatch, tmp_path):
+def test_interruptions_and_write_errors_are_reported_in_one_line(
+    step, stop, message, set_up, monkeypatch, tmp_path
+):
     def stopped(*arguments):
         raise stop
 
@@ -164,27 +167,27 @@ def test_what_stops_it_is_one_line(step, stop, said, set_up, monkeypatch, tmp_pa
     monkeypatch.setattr(sys, "argv", ["setup", "--venv", str(folder), *["--inside"][:inside]])
     with pytest.raises(SystemExit) as end:
         set_up.main()
-    assert end.value.code == said.format(folder=folder.resolve())
+    assert end.value.code == message.format(folder=folder.resolve())
 
 
 @pytest.fixture
 def metadata(monkeypatch):
-    """What setup.py says about the project."""
+    """Return the arguments that setup.py passes to setuptools."""
     given = {}
     monkeypatch.setattr(setuptools, "setup", lambda **options: given.update(options))
     runpy.run_path("setup.py")
     return SimpleNamespace(**given)
 
 
-def test_set_up_brings_what_the_project_and_its_developers_need(set_up, metadata):
+def test_all_requirements_of_the_project_and_its_development_are_installed(set_up, metadata):
     extras = metadata.extras_require
     names = {set_up.name_of(name) for name in [*extras["dev"], *extras["timm"]]}
     names |= {set_up.name_of(name) for name in metadata.install_requires}
     assert names <= {set_up.name_of(name) for name in set_up.PACKAGES.values()}
-    assert "detectron2" not in names  # pip would look for it on the index, where it is not
+    assert "detectron2" not in names  # it is not on the package index, where pip would look
 
 
-def test_every_tracker_is_an_extra_and_nothing_that_must_be_there(set_up, metadata):
+def test_every_tracker_is_an_optional_extra(set_up, metadata):
     for name in ("wandb", "mlflow"):
         assert "enabled" in train_options()[name]
         assert metadata.extras_require[name] == [name]

@@ -11,7 +11,7 @@ from d2_seesaw.utils.files import (
 )
 
 
-def test_a_file_appears_whole_at_the_end(tmp_path):
+def test_a_file_appears_only_when_complete(tmp_path):
     path = tmp_path / "new" / "kept"
     with atomic_write(path) as file:
         file.write(b"half")
@@ -21,7 +21,7 @@ def test_a_file_appears_whole_at_the_end(tmp_path):
     assert os.listdir(path.parent) == ["kept"]
 
 
-def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path):
+def test_an_error_keeps_the_old_file_and_leaves_no_other(tmp_path):
     path = tmp_path / "kept"
     path.write_bytes(b"before")
 
@@ -36,7 +36,7 @@ def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["kept"]
 
 
-def test_the_state_of_a_file_changes_with_its_size_and_its_time(tmp_path):
+def test_the_state_of_a_file_changes_with_size_and_time(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"abc")
     os.utime(path, ns=(1, 1))
@@ -45,24 +45,24 @@ def test_the_state_of_a_file_changes_with_its_size_and_its_time(tmp_path):
     assert file_state(path) == [3, 2]
 
 
-def test_digests_are_of_values():
+def test_digests_depend_on_values_and_types():
     assert digest([1, "a"]) == digest([1, "a"])
     assert len(digest("a")) == 32
     assert len({digest([1, "a"]), digest([1, "b"]), digest(["1", "a"])}) == 3
 
 
-def test_the_folder_follows_the_platforms_rule(monkeypatch):
+def test_the_cache_folder_follows_the_xdg_rule(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/kept/here")
     assert str(default_cache_folder()) == "/kept/here/d2_seesaw"
     monkeypatch.setenv("HOME", "/home/somebody")
-    for unset in ("", None):  # its specification takes empty for unset
+    for unset in ("", None):  # the XDG specification treats empty as unset
         monkeypatch.setenv("XDG_CACHE_HOME", "")
         if unset is None:
             monkeypatch.delenv("XDG_CACHE_HOME")
         assert str(default_cache_folder()) == "/home/somebody/.cache/d2_seesaw"
 
 
-def test_an_interruption_leaves_nothing_half_written(tmp_path):
+def test_an_interruption_leaves_no_partial_file(tmp_path):
     def stop():
         with atomic_write(tmp_path / "new" / "folder" / "kept"):
             raise KeyboardInterrupt
@@ -72,12 +72,12 @@ def test_an_interruption_leaves_nothing_half_written(tmp_path):
     assert os.listdir(tmp_path / "new" / "folder") == []
 
 
-def test_a_file_is_written_beside_its_place_so_that_it_can_be_moved_in_one_step(tmp_path):
+def test_the_temporary_file_is_in_the_target_folder_for_an_atomic_move(tmp_path):
     with atomic_write(tmp_path / "kept") as file:
         assert os.path.dirname(file.name) == str(tmp_path)
 
 
-def test_text_replaces_an_earlier_file_and_others_may_read_it(tmp_path):
+def test_text_replaces_an_earlier_file_and_is_readable_by_others(tmp_path):
     path = tmp_path / "new" / "page.html"
     for text in ("first", "sécond"):
         write_text(path, text)
@@ -88,7 +88,7 @@ def test_text_replaces_an_earlier_file_and_others_may_read_it(tmp_path):
     assert path.stat().st_mode == plain.stat().st_mode
 
 
-def test_paths_of_other_kinds_go_to_detectron2s_path_manager(tmp_path, monkeypatch):
+def test_non_local_paths_use_detectron2s_path_manager(tmp_path, monkeypatch):
     from detectron2.utils.file_io import PathManager
 
     opened = {}

@@ -1,4 +1,4 @@
-"""Whatever takes minutes on real data says how far it is, into a log file and into a terminal."""
+"""Tests that all work that takes minutes on real data reports its progress."""
 
 import json
 import logging
@@ -90,12 +90,12 @@ def score(folder, engine):
         (lambda folder: score(folder, "lvis"), "evaluating bbox: 150 pairs in"),
     ],
 )
-def test_long_work_says_how_far_it_is(tmp_path, monkeypatch, caplog, work, description):
+def test_long_work_reports_its_progress(tmp_path, monkeypatch, caplog, work, description):
     monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0)
     with caplog.at_level(logging.INFO):
         work(tmp_path)
     assert any(message.startswith(description) for message in caplog.messages), caplog.messages
 
 
-def test_every_engine_was_tried():
+def test_every_engine_is_tested():
     assert set(ENGINES) == {"sparse", "lvis"}

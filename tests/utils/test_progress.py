@@ -19,7 +19,7 @@ from d2_seesaw.utils.progress import Progress, track
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """Standard error is a terminal; returns a function that gives what is on it."""
+    """Make standard error a terminal; yield a function that returns its contents."""
     monkeypatch.setattr(progress, "_SECONDS_BEFORE_A_BAR", 0)
     ours, theirs = pty.openpty()
     with open(theirs, "w") as stderr:
@@ -28,7 +28,7 @@ def terminal(monkeypatch):
         def shown():
             stderr.flush()
             text = b""
-            while select.select([ours], [], [], 0.1)[0]:  # it comes through in parts
+            while select.select([ours], [], [], 0.1)[0]:  # the text arrives in parts
                 text += os.read(ours, 1 << 16)
             return text.decode()
 
@@ -38,7 +38,7 @@ def terminal(monkeypatch):
 
 @pytest.fixture
 def log_file(tmp_path, monkeypatch):
-    """Standard error is a file, to which messages go, too."""
+    """Make standard error a file that also receives log messages."""
     path = tmp_path / "log.txt"
     logger = logging.getLogger("d2_seesaw")
     with open(path, "w") as stderr:
@@ -52,7 +52,7 @@ def log_file(tmp_path, monkeypatch):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that stands until it is told to go on."""
+    """Replace the clock by a list of times that the test extends."""
     times = [1000.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: times[-1])
     return times
@@ -67,19 +67,19 @@ def test_a_terminal_shows_a_bar(terminal, caplog):
     assert not caplog.records
 
 
-def test_a_bar_of_bytes_counts_in_their_units(terminal):
+def test_a_bar_of_bytes_uses_byte_units(terminal):
     with Progress("reading x.json", total=3_000_000, unit="B") as work:
         work.update(3_000_000)
     assert "3.00M/3.00M" in terminal()
 
 
-def test_what_is_over_at_once_shows_no_bar(terminal, monkeypatch):
+def test_short_work_shows_no_bar(terminal, monkeypatch):
     monkeypatch.setattr(progress, "_SECONDS_BEFORE_A_BAR", 60)
     list(track(range(3), "reading images"))
     assert terminal() == ""
 
 
-def test_messages_and_details_keep_the_bar_whole(terminal):
+def test_messages_and_details_do_not_break_the_bar(terminal):
     with Progress("predicting", total=2, unit="file") as work:
         work.update()
         work.write("a.png cannot be read")
@@ -90,7 +90,7 @@ def test_messages_and_details_keep_the_bar_whole(terminal):
     assert "b.mp4 3/9" in text
 
 
-def test_a_file_gets_a_line_every_ten_seconds_and_one_in_the_end(log_file, clock):
+def test_a_file_gets_a_line_every_ten_seconds_and_at_the_end(log_file, clock):
     for _ in track(range(25), "reading images", unit="image"):
         clock.append(clock[-1] + 1)
     assert log_file.read_text().splitlines() == [
@@ -101,7 +101,7 @@ def test_a_file_gets_a_line_every_ten_seconds_and_one_in_the_end(log_file, clock
     assert "\r" not in log_file.read_text()
 
 
-def test_a_terminal_gets_a_line_only_in_the_end_of_long_work(terminal, clock, caplog):
+def test_a_terminal_gets_a_line_only_at_the_end_of_long_work(terminal, clock, caplog):
     with caplog.at_level(logging.INFO):
         for _ in track(range(25), "reading images", unit="image"):
             clock.append(clock[-1] + 1)
@@ -109,7 +109,7 @@ def test_a_terminal_gets_a_line_only_in_the_end_of_long_work(terminal, clock, ca
     assert "25/25" in terminal()
 
 
-def test_bytes_have_units_and_an_unknown_total_no_time_left(log_file, clock):
+def test_bytes_have_units_and_an_unknown_total_shows_no_time_left(log_file, clock):
     with Progress("reading x.json", total=3_000_000, unit="B") as work:
         clock.append(clock[-1] + 100)
         work.update(1_000_000)
@@ -126,7 +126,7 @@ def test_short_work_writes_nothing_into_a_file(log_file):
     assert log_file.read_text() == ""
 
 
-def test_work_that_fails_has_no_line_that_says_it_is_done(log_file, clock):
+def test_failed_work_is_not_reported_as_done(log_file, clock):
     def fail():
         for item in track(range(9), "reading images"):
             clock.append(clock[-1] + 11)
@@ -148,7 +148,7 @@ def test_only_the_first_rank_shows_anything(terminal, clock, caplog, monkeypatch
     assert bool(terminal()) == bool(caplog.messages) == (rank == 0)
 
 
-def test_nothing_is_shown_where_that_is_asked_for(terminal, clock, caplog):
+def test_progress_can_be_turned_off(terminal, clock, caplog):
     with caplog.at_level(logging.INFO):
         for _ in track(range(2), "reading images", shown=False):
             clock.append(clock[-1] + 11)
@@ -156,7 +156,7 @@ def test_nothing_is_shown_where_that_is_asked_for(terminal, clock, caplog):
     assert not caplog.messages
 
 
-def test_the_whole_library_shows_progress_in_this_way():
+def test_tqdm_is_used_only_by_the_progress_module():
     users = [p for p in Path("d2_seesaw").rglob("*.py") if "tqdm" in p.read_text()]
     assert users == [Path("d2_seesaw/utils/progress.py")]
 
@@ -166,7 +166,7 @@ GENERATE = [*(sys.executable, "-m", "d2_seesaw", "generate", "semantic"),
 
 
 @pytest.mark.slow
-def test_a_command_draws_bars_in_a_terminal_and_none_into_a_file(tmp_path):
+def test_a_command_draws_bars_in_a_terminal_but_not_in_a_file(tmp_path):
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     environment = os.environ | {"PYTHONPATH": "."}
@@ -194,5 +194,5 @@ def _read_until_closed(terminal):
     while True:
         try:
             yield os.read(terminal, 1 << 16).decode(errors="ignore")
-        except OSError:  # the other side is closed
+        except OSError:  # the other end is closed
             return

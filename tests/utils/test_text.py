@@ -13,9 +13,9 @@ from d2_seesaw.utils.text import did_you_mean
         (7, {}, ""),
     ],
 )
-def test_the_closest_name_is_suggested_if_it_is_close(name, options, hint):
+def test_the_closest_name_is_suggested_if_similar_enough(name, options, hint):
     assert did_you_mean(name, ["model", "train"], **options) == hint
 
 
-def test_no_choices_give_no_hint():
+def test_without_choices_there_is_no_hint():
     assert did_you_mean("model", []) == ""

@@ -1,4 +1,4 @@
-"""ResNeSt of timm: parts for ``model.backbone.bottom_up``. Needs ``pip install timm``.
+"""timm's ResNeSt: parts for ``model.backbone.bottom_up``. Needs ``pip install timm``.
 
 ``resnest_200_dcn`` is the backbone of the winning entry of LVIS 2020. Its paper does not say which
 stages have deformable convolutions; these are the last three, as in the DCNv2 paper.

@@ -1,4 +1,4 @@
-"""Detectron2's Swin Transformers: parts for ``model.backbone.update(...)`` where that is an FPN.
+"""Detectron2's Swin Transformers: parts for ``model.backbone.update(...)`` of an FPN.
 
 Weights of Swin's authors, such as ``train.init_checkpoint=
 "detectron2://ImageNetPretrained/swin/swin_tiny_patch4_window7_224.pth"``. RGB input. Train them

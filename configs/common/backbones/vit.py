@@ -1,7 +1,7 @@
 """Detectron2's plain vision transformers with their simple pyramid: parts for ``model.backbone``.
 
-They pad every image to a square of 1024 pixels. Limit the long side to 1024 in the augmentations
-and in the views of ``tta``.
+They pad every image to 1024 x 1024 pixels. Limit the long edge to 1024 in the augmentations and in
+the views of ``tta``.
 
 Weights of MAE, such as ``train.init_checkpoint=
 "detectron2://ImageNetPretrained/MAE/mae_pretrain_vit_base.pth?matching_heuristics=True"``. RGB
@@ -16,7 +16,7 @@ from d2_seesaw.layers import layer_norm
 
 
 def _vit(embed_dim, depth, num_heads, drop_path_rate):
-    # Attention over the whole image in four blocks, evenly spaced, and in windows in the others.
+    # Four evenly spaced blocks attend to the whole image, the others within windows.
     spacing = depth // 4
     return L(SimpleFeaturePyramid)(
         net=L(ViT)(

@@ -41,7 +41,7 @@ dataloader = dict(
         dataset_name="${..test.dataset.names}",
         output_dir="${train.output_dir}/inference",
         read_labels=L(LabelReader)(),
-        # Rare, common and frequent by the pixels of the training data; null: of the test data.
+        # Frequency groups by the pixels of the training data. null uses the test data instead.
         pixel_counts=L(ClassPixels)(names="${...train.dataset.names}"),
     ),
 )

@@ -1,4 +1,4 @@
-"""COCO 2017: one training scale, single-scale testing, every image once an epoch."""
+"""COCO 2017: one training scale, single-scale testing, every image once per epoch."""
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L

@@ -1,4 +1,4 @@
-"""LVIS v1: multi-scale training, single-scale testing, every image once an epoch."""
+"""LVIS v1: multi-scale training, single-scale testing, every image once per epoch."""
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L

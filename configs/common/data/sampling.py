@@ -1,4 +1,4 @@
-"""How often training images are repeated: parts for ``dataloader.train.sampling``."""
+"""Sampling of training images: parts for ``dataloader.train.sampling``."""
 
 from detectron2.config import LazyCall as L
 
@@ -6,6 +6,6 @@ from d2_seesaw.data import RandomSampling, RepeatFactorSampling
 
 random = L(RandomSampling)()
 
-# Rounded up, as in mmdet and behind the published numbers. Detectron2's rounding is "stochastic",
-# which repeats less.
+# mmdet, which produced the published results, rounds repeat factors up. Detectron2 rounds them
+# stochastically and thus repeats images less often.
 repeat_factor = L(RepeatFactorSampling)(threshold=1e-3, rounding="ceil")

@@ -1,4 +1,4 @@
-"""SYNTHIA-RAND-CITYSCAPES, the 16 classes it shares with Cityscapes."""
+"""SYNTHIA-RAND-CITYSCAPES with the 16 classes it shares with Cityscapes."""
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L

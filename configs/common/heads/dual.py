@@ -1,6 +1,6 @@
-"""Dual heads: a trained model learns one more classification branch per stage, nothing else.
+"""Dual heads: one new classification branch per stage is trained, nothing else.
 
-These parts update the config of the model that was trained before, here a cascade with TSD:
+These parts update the config of a trained model, here a cascade with TSD:
 
     model.update(_dual_model)
     for _box_head, _predictor in zip(model.roi_heads.box_heads, model.roi_heads.box_predictors):
@@ -11,9 +11,9 @@ These parts update the config of the model that was trained before, here a casca
     train.epochs = 12
     train.init_checkpoint = "output/step_before/model_final.pth"
 
-Without TSD use ``box_head`` and ``box_predictor``. Without the new box head, the new branch is a
+Without TSD, use ``box_head`` and ``box_predictor``. Without the new box head, the new branch is a
 new classifier on the old features. A new branch with another loss, such as ``_seesaw.cls_loss`` of
-``classification.py`` after a training with softmax, needs ``model.init = "random"``.
+``classification.py`` after training with softmax, needs ``model.init = "random"``.
 """
 
 from detectron2.config import LazyCall as L

@@ -1,4 +1,4 @@
-"""TSD for the box heads of a cascade: parts that update those of its stages.
+"""TSD for the box heads of a cascade: parts that update the heads of its stages.
 
     _heads = model.roi_heads
     _heads.box_pooler.update(_tsd_box_pooler)
@@ -8,8 +8,8 @@
         _predictor.update(_tsd_seesaw)  # for Seesaw Loss
 
 A stage keeps its own sizes and box weights. Margins and losses are taken from the authors' configs.
-Unlike there, boxes are class-agnostic if the cascade's are, and the losses of the stages are
-weighted as the cascade weights them; the authors use 1, 1, 1 (``stage_loss_weights``).
+Unlike there, boxes are class-agnostic if the cascade's are, and the losses of the stages keep the
+cascade's weights; the authors use 1, 1, 1 (``stage_loss_weights``).
 """
 
 from detectron2.config import LazyCall as L

@@ -1,6 +1,6 @@
-"""Cascade Mask R-CNN R50-FPN for LVIS v1, trained as mmdet trains it: softmax by default.
+"""Cascade Mask R-CNN R50-FPN for LVIS v1, trained as in mmdet: softmax by default.
 
-Three box stages with class-agnostic boxes, each of which samples its RoIs anew, and three mask
+Three box stages with class-agnostic boxes, each of which resamples its RoIs, and three mask
 heads. Everything before the ROI heads is the same as in the Mask R-CNN, except for the RPN's loss
 and the number of its proposals in training.
 """

@@ -75,7 +75,7 @@ def register_synthia_seqs(
         cameras: folders under ``RGB``; all eight by default, as in the Recall Loss paper.
 
     Raises:
-        ValueError: as :func:`~d2_seesaw.data.register_semantic_folder`.
+        ValueError: see :func:`~d2_seesaw.data.register_semantic_folder`.
     """
     _register(name, sequence_root, SEQS_IDS, cameras, split)
 
@@ -91,7 +91,7 @@ def register_synthia_rand_cityscapes(
         split: part of the frames to use; all by default.
 
     Raises:
-        ValueError: as :func:`~d2_seesaw.data.register_semantic_folder`.
+        ValueError: see :func:`~d2_seesaw.data.register_semantic_folder`.
     """
     _register(name, root, RAND_CITYSCAPES_IDS, (), split)
 

@@ -82,8 +82,8 @@ def label_objects(
         ground_truth, detections, task, limits=limits, class_agnostic=True, verified_only=False
     )
     edges = overlaps(ground_truth, detections, found, task, class_agnostic=True)
-    of_edges = detections.category_ids[found.rows[edges.detections]]
-    categories = index_of(of_edges, ground_truth.category_ids)
+    edge_category_ids = detections.category_ids[found.rows[edges.detections]]
+    categories = index_of(edge_category_ids, ground_truth.category_ids)
     is_own = categories == ground_truth.categories[edges.objects]
     # lexsort is stable: equal edges keep their order, the later object last.
     order = np.lexsort((is_own, edges.ious, edges.detections))

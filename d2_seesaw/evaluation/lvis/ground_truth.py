@@ -139,12 +139,14 @@ def index_of(values: np.ndarray, ascending: np.ndarray) -> np.ndarray:
     return np.where(ascending[places] == values, places, -1)
 
 
-def _pairs(of_images: Sequence[Collection[int]], category_ids: np.ndarray) -> np.ndarray:
+def _pairs(ids_per_image: Sequence[Collection[int]], category_ids: np.ndarray) -> np.ndarray:
     """Return keys of the pairs of each image with the categories in its list."""
-    images = np.repeat(np.arange(len(of_images)), [len(ids) for ids in of_images])
-    categories = index_of(np.array(list(itertools.chain.from_iterable(of_images))), category_ids)
+    images = np.repeat(np.arange(len(ids_per_image)), [len(ids) for ids in ids_per_image])
+    categories = index_of(
+        np.array(list(itertools.chain.from_iterable(ids_per_image))), category_ids
+    )
     known = categories >= 0
-    return categories[known] * len(of_images) + images[known]
+    return categories[known] * len(ids_per_image) + images[known]
 
 
 def _hold_all(lists: Sequence[Collection[int]], ids: set[int]) -> np.ndarray:

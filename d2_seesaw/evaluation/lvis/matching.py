@@ -226,13 +226,15 @@ def _mask_ious(
     if masks is None:
         raise ValueError("Task 'segm' needs detections with masks, these have none")
     ious = np.empty(len(rows))
-    of_detection = np.append(np.flatnonzero(rank_in_runs(rows) == 0), len(rows))
+    detection_starts = np.append(np.flatnonzero(rank_in_runs(rows) == 0), len(rows))
     # Detections of one pair have the same first object.
-    of_pair = np.flatnonzero(rank_in_runs(objects[of_detection[:-1]]) == 0)
-    for start, stop in zip(of_pair, np.append(of_pair[1:], len(of_detection) - 1), strict=True):
-        begin, end = of_detection[start], of_detection[stop]
-        there = objects[begin : of_detection[start + 1]]
-        found: Any = masks.rles(rows[of_detection[start:stop]])
+    pair_starts = np.flatnonzero(rank_in_runs(objects[detection_starts[:-1]]) == 0)
+    for start, stop in zip(
+        pair_starts, np.append(pair_starts[1:], len(detection_starts) - 1), strict=True
+    ):
+        begin, end = detection_starts[start], detection_starts[stop]
+        there = objects[begin : detection_starts[start + 1]]
+        found: Any = masks.rles(rows[detection_starts[start:stop]])
         true: Any = [ground_truth.rle(g) for g in there.tolist()]
         is_crowd = np.zeros(len(there), dtype=np.uint8)
         matrix: Any = mask_utils.iou(found, true, is_crowd)

@@ -74,12 +74,12 @@ def scores_of_curves(
         **{f"AP{s}": _percent(precision[..., a]) for a, s in enumerate("sml", start=1)},
         **{f"AP{g}": _percent(every_area[..., i]) for g, i in groups.items()},
     }
-    of_categories = every_area[..., : len(category_ids)]
+    category_precision = every_area[..., : len(category_ids)]
     return LVISScores(
         metrics={m: metrics.get(m, math.nan) for m in METRICS},
         category_ids=list(category_ids),
-        category_ap=_by_category(of_categories),
-        category_ap50=_by_category(of_categories[_at(0.5)]),
+        category_ap=_by_category(category_precision),
+        category_ap50=_by_category(category_precision[_at(0.5)]),
         category_ar=_by_category(recall[:, None, : len(category_ids), 0]),
     )
 

@@ -146,8 +146,8 @@ def _evaluate_showing_progress(evaluation: Any) -> None:
 def _all_of_image(evaluation: LVISEval, image_id: int, _: int) -> tuple[list[Any], list[Any]]:
     """Return objects and detections of all categories, of which ``lvis`` 0.5.3 finds none."""
     objects, detections = (
-        [a for i in evaluation.params.cat_ids for a in of_pair.get((image_id, i), ())]
-        for of_pair in (evaluation._gts, evaluation._dts)
+        [a for i in evaluation.params.cat_ids for a in by_pair.get((image_id, i), ())]
+        for by_pair in (evaluation._gts, evaluation._dts)
     )
     return objects, detections
 

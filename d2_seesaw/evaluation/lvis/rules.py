@@ -10,5 +10,5 @@ TASKS = ("bbox", "segm")
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
-# Bounds are part of both neighbours. In order: all, small, medium, large.
+# All, small, medium, large. A bound belongs to both of its neighbors.
 AREA_RANGES = np.array([[0, 1e5**2], [0, 32**2], [32**2, 96**2], [96**2, 1e5**2]])

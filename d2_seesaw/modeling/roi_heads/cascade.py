@@ -95,8 +95,8 @@ def fuse(stages: list[Stage], how: str) -> tuple[list[Tensor], list[Tensor]]:
         precise = torch.promote_types(logits.dtype, torch.float32)
         logits = logits.mean(dim=0, dtype=precise)
         return boxes, list(predictor.predict_probs((logits, *predictions[1:]), proposals))
-    of_stages = [s.predictor.predict_probs(s.predictions, s.proposals) for s in stages]
-    return boxes, [torch.stack(image).mean(dim=0) for image in zip(*of_stages, strict=True)]
+    stage_probs = [s.predictor.predict_probs(s.predictions, s.proposals) for s in stages]
+    return boxes, [torch.stack(image).mean(dim=0) for image in zip(*stage_probs, strict=True)]
 
 
 def _is_foreground(proposals: Instances, num_classes: int) -> Tensor:

@@ -153,22 +153,22 @@ class DualOutputLayers(LossDrivenOutputLayers):
 
     def forward(self, x: Any) -> Any:
         """Map :class:`DualFeatures` or ``(R, F)`` to ``(R, L + L')`` logits and box deltas."""
-        of_old, of_new = _of_branches(x)
-        logits, deltas = super().forward(of_old)
-        return self._with_new(logits, of_new), deltas
+        old, new = _split_branches(x)
+        logits, deltas = super().forward(old)
+        return self._with_new(logits, new), deltas
 
     def _with_new(self, logits: Tensor, features: Tensor) -> Tensor:
         return torch.cat([logits, self.new.cls_score(features.flatten(1))], dim=1)
 
-    def _of_old_and_new(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def _split_logits(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         widths = [self.cls_loss.num_logits, self.new.cls_loss.num_logits]
-        of_old, of_new = logits.split(widths, dim=1)
-        return of_old, of_new
+        old_logits, new_logits = logits.split(widths, dim=1)
+        return old_logits, new_logits
 
     def predict_probs(self, predictions: Predictions, proposals: list[Instances]) -> list[Tensor]:
         """Return ``(Ri, C + 1)`` mean probabilities of the branches per image, background last."""
-        of_old, of_new = self._of_old_and_new(predictions[0])
-        scores = (self.cls_loss.scores(of_old) + self.new.cls_loss.scores(of_new)) / 2
+        old_logits, new_logits = self._split_logits(predictions[0])
+        scores = (self.cls_loss.scores(old_logits) + self.new.cls_loss.scores(new_logits)) / 2
         return list(scores.split([len(p) for p in proposals]))
 
     def losses(
@@ -182,8 +182,8 @@ class DualOutputLayers(LossDrivenOutputLayers):
             log_as: prefix of the accuracies in the event storage; ``_new`` is appended.
         """
         labels, _, _ = targets_of(proposals, predictions[0])
-        _, of_new = self._of_old_and_new(predictions[0])
-        losses = self._classification_losses(self.new.cls_loss, of_new, labels, f"{log_as}_new")
+        _, new_logits = self._split_logits(predictions[0])
+        losses = self._classification_losses(self.new.cls_loss, new_logits, labels, f"{log_as}_new")
         return {f"{name}_new": loss for name, loss in losses.items()}
 
     def start_new(self, *, copy_weights: bool, copy_counts: bool) -> None:
@@ -206,12 +206,12 @@ class DualTSDOutputLayers(DualOutputLayers, TSDOutputLayers):
 
     def forward(self, x: TSDFeatures) -> Any:
         """Compute :class:`TSDPredictions` with ``(R, L + L')`` logits."""
-        of_old, of_new = _of_branches(x.classification)
-        predictions = TSDOutputLayers.forward(self, x._replace(classification=of_old))
-        return predictions._replace(logits=self._with_new(predictions.logits, of_new))
+        old, new = _split_branches(x.classification)
+        predictions = TSDOutputLayers.forward(self, x._replace(classification=old))
+        return predictions._replace(logits=self._with_new(predictions.logits, new))
 
 
-def _of_branches(x: Any) -> tuple[Tensor, Tensor]:
+def _split_branches(x: Any) -> tuple[Tensor, Tensor]:
     return (x.old, x.new) if isinstance(x, DualFeatures) else (x, x)
 
 

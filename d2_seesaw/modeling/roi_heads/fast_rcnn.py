@@ -92,8 +92,8 @@ class LossDrivenOutputLayers(FastRCNNOutputLayers):
         labels, boxes, matched = targets_of(proposals, logits)
         losses = self._classification_losses(self.cls_loss, logits, labels, log_as)
         name = "loss_box_reg"
-        of_boxes = self.box_reg_loss(boxes, matched, deltas, labels) * self._weight(name)
-        return losses | {name: of_boxes}
+        box_loss = self.box_reg_loss(boxes, matched, deltas, labels) * self._weight(name)
+        return losses | {name: box_loss}
 
     def _classification_losses(
         self, cls_loss: ClassificationLoss, logits: Tensor, labels: Tensor, log_as: str

@@ -122,7 +122,7 @@ class GlobalContextEncoder(nn.Module):
         if not self.masked_mean:
             return x.mean(dim=(2, 3), keepdim=True)
         return torch.stack(
-            [self._unpadded(of_image, size) for of_image, size in zip(x, image_sizes, strict=True)]
+            [self._unpadded(image, size) for image, size in zip(x, image_sizes, strict=True)]
         )
 
     def _unpadded(self, x: Tensor, image_size: tuple[int, int]) -> Tensor:

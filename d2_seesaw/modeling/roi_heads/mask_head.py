@@ -120,9 +120,9 @@ class AveragedMaskHeads(nn.ModuleList):
         if self.training:
             raise RuntimeError("the heads of AveragedMaskHeads are trained one by one: call them")
         predicted = [[i.get_fields().copy() for i in head(x, instances)] for head in self]
-        for i, of_heads in zip(instances, zip(*predicted, strict=True), strict=True):
-            for name in {"pred_masks", "mask_scores"} & of_heads[0].keys():
-                i.set(name, sum(fields[name] for fields in of_heads) / len(self))
+        for i, head_fields in zip(instances, zip(*predicted, strict=True), strict=True):
+            for name in {"pred_masks", "mask_scores"} & head_fields[0].keys():
+                i.set(name, sum(fields[name] for fields in head_fields) / len(self))
         return instances
 
 

@@ -228,7 +228,7 @@ class MaskIoUHead(nn.Module):
             targets: ``(B,)`` output of :func:`mask_iou_targets`.
 
         Returns:
-            A scalar; 0 with a graph if there are no such RoIs.
+            A scalar; a differentiable zero if there are no such RoIs.
         """
         counted = targets > 0
         error = torch.where(counted, predicted.float() - targets, 0.0).square().sum()
@@ -289,7 +289,7 @@ class ScoredMaskHead(nn.Module):
         if self.training:
             targets = mask_iou_targets(logits, instances, threshold=self.mask_threshold)
             return results | {"loss_mask_iou": self.iou_head.loss(ious, targets)}
-        for i, of_image in zip(instances, ious.split([len(i) for i in instances]), strict=True):
+        for i, image_ious in zip(instances, ious.split([len(i) for i in instances]), strict=True):
             if i.has("scores"):
-                i.mask_scores = i.scores * of_image
+                i.mask_scores = i.scores * image_ious
         return instances

@@ -83,7 +83,7 @@ class OffsetROIPooler(ROIPooler):
         pooled = x[0].new_zeros((len(rois), x[0].shape[1], size, size))
         for level, (features, scale) in enumerate(zip(x, self.scales, strict=True)):
             index = (levels == level).nonzero().squeeze(1)
-            of_level = roi_align_with_offsets(
+            pooled_level = roi_align_with_offsets(
                 features,
                 rois[index],
                 offsets[index],
@@ -91,7 +91,7 @@ class OffsetROIPooler(ROIPooler):
                 spatial_scale=scale,
                 sampling_ratio=self.offset_sampling_ratio,
             )
-            pooled.index_put_((index,), of_level)
+            pooled.index_put_((index,), pooled_level)
         return pooled
 
 

@@ -117,11 +117,11 @@ class TSDBoxHead(nn.Module):
         """
         x = pool()
         boxes = Boxes.cat(box_lists).tensor
-        of_bins, of_box = self.offsets(x, boxes)
+        bin_offsets, box_offsets = self.offsets(x, boxes)
         return TSDFeatures(
-            classification=self.classification(pool(offsets=of_bins)),
-            localization=self.localization(pool(offsets=of_box)),
-            boxes=boxes + of_box.repeat(1, 2),
+            classification=self.classification(pool(offsets=bin_offsets)),
+            localization=self.localization(pool(offsets=box_offsets)),
+            boxes=boxes + box_offsets.repeat(1, 2),
             sibling=self.sibling(x) if self.training else None,
         )
 
@@ -136,10 +136,10 @@ class TSDBoxHead(nn.Module):
             ``(R, 2, B, B)`` offsets of the bins and ``(R, 2)`` offsets of the boxes, x before y.
         """
         hidden = self.shared_fc(x.flatten(1))
-        of_bins, of_box = self.delta_c(hidden), self.delta_r(hidden)
+        bin_offsets, box_offsets = self.delta_c(hidden), self.delta_r(hidden)
         unit = self.offset_scale * (boxes[:, 2:] - boxes[:, :2])
-        of_bins = of_bins.to(unit.dtype).view(len(x), 2, self.bins, self.bins)
-        return of_bins * unit[:, :, None, None], of_box.to(unit.dtype) * unit
+        bin_offsets = bin_offsets.to(unit.dtype).view(len(x), 2, self.bins, self.bins)
+        return bin_offsets * unit[:, :, None, None], box_offsets.to(unit.dtype) * unit
 
 
 def _offsets(width: int, number: int) -> nn.Sequential:
@@ -248,8 +248,10 @@ class TSDOutputLayers(LossDrivenOutputLayers):
             raise ValueError("losses need the sibling's predictions: the head was in eval mode")
         start = predictions.boxes.detach() if self.detach_targets else predictions.boxes
         losses = super().losses(predictions[:2], _moved(proposals, start), log_as=log_as)
-        of_sibling = self.sibling.losses(predictions.sibling, proposals, log_as=f"{log_as}_sibling")
-        losses |= {f"{name}_sibling": loss for name, loss in of_sibling.items()}
+        sibling_losses = self.sibling.losses(
+            predictions.sibling, proposals, log_as=f"{log_as}_sibling"
+        )
+        losses |= {f"{name}_sibling": loss for name, loss in sibling_losses.items()}
         compared = self._compare(predictions, predictions.sibling, proposals)
         weights: dict[str, float] = self.loss_weight  # pyright: ignore[reportAssignmentType]
         return losses | {name: loss * weights.get(name, 1.0) for name, loss in compared.items()}

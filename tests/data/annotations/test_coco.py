@@ -1,4 +1,4 @@
-"""Content of files: strict JSON, the same numbers as by ``json``, and where an error is."""
+"""Parser of annotation files: strict JSON, numbers as in ``json``, and positions of errors."""
 
 import json
 
@@ -14,7 +14,7 @@ def data():
     return own_data.content()
 
 
-def test_numbers_are_those_of_json_bit_for_bit(data):
+def test_numbers_equal_those_of_json_bit_for_bit(data):
     rng = np.random.default_rng(0)
     digits = [
         f"{rng.uniform(0, 10 ** rng.integers(0, 7)):.{rng.integers(18)}f}" for _ in range(9000)
@@ -29,7 +29,7 @@ def test_numbers_are_those_of_json_bit_for_bit(data):
         "2.2250738585072011e-308",
     ]
     numbers = digits + powers + odd
-    numbers[0:1] = []  # an odd count leaves no number out: polygons are kept as they are
+    numbers[0:1] = []  # an odd count: invalid polygons are kept unchanged
     data["annotations"][0]["segmentation"] = [["numbers"]]
     text = json.dumps(data).replace('"numbers"', ", ".join(numbers))
     found = parse_text(text.encode(), "a.json")
@@ -40,8 +40,7 @@ def test_numbers_are_those_of_json_bit_for_bit(data):
     assert coordinates.tobytes() == np.array(expected, float).tobytes()
 
 
-def test_the_table_is_what_the_annotations_say_one_by_one(data):
-    """As many of each kind as there are, read literally."""
+def test_the_table_equals_the_annotations_read_one_by_one(data):
     one, two, short = own_data.square(1, 1, 3), [5, 5, 9, 5, 9, 9], [1, 1, 5, 5]
     rle = own_data.compressed(own_data.mask_of(4, 4, 8))
     uncompressed = own_data.uncompressed(own_data.mask_of(4, 4, 8))
@@ -89,7 +88,7 @@ def test_the_table_is_what_the_annotations_say_one_by_one(data):
 
 
 @pytest.mark.parametrize("form", [{}, {"indent": 1}, {"separators": (",", ":")}])
-def test_white_space_and_order_of_sections_change_nothing(data, form):
+def test_white_space_and_order_of_sections_do_not_matter(data, form):
     expected = own_data.table(data)
     text = json.dumps(dict(reversed(data.items())) | {"info": {"annotations": [1]}}, **form)
     table = parse_text(text.encode(), "a.json").table
@@ -112,7 +111,7 @@ def test_white_space_and_order_of_sections_change_nothing(data, form):
         "'a'",
     ],
 )
-def test_syntax_errors_have_the_line_and_column_of_json(tmp_path, broken):
+def test_syntax_errors_have_the_line_and_column_that_json_reports(tmp_path, broken):
     text = f'{{"annotations":\n [{{"id": 1, "segmentation": {broken}}}]}}'
     with pytest.raises(json.JSONDecodeError) as expected:
         json.loads(text)
@@ -122,7 +121,7 @@ def test_syntax_errors_have_the_line_and_column_of_json(tmp_path, broken):
     assert str(expected.value) in str(error.value)
 
 
-def test_bytes_that_are_not_utf_8_are_refused_wherever_they_are(data):
+def test_bytes_that_are_not_utf_8_are_refused_anywhere(data):
     text = json.dumps(data).encode()
     for key in (b"part/3", b"kerb", b"counts"):
         with pytest.raises(ValueError, match=r"a\.json is not valid JSON: 'utf-8' codec can't"):
@@ -130,7 +129,7 @@ def test_bytes_that_are_not_utf_8_are_refused_wherever_they_are(data):
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
-def test_numbers_that_only_python_reads_are_refused_where_they_are(data, number):
+def test_numbers_that_only_python_accepts_are_refused_with_their_position(data, number):
     data["annotations"][2] |= {"bbox": [1, 2, "number", 4]}
     (problem,) = parse_text(json.dumps(data).replace('"number"', number).encode(), "").problems
     assert (problem.kind, problem.annotation_id, problem.field) == ("not_finite", 3, "bbox")
@@ -141,7 +140,7 @@ def test_numbers_that_only_python_reads_are_refused_where_they_are(data, number)
     assert problem.prevents_training
 
 
-def test_ids_may_be_text_and_numbers_go_before_text(data):
+def test_ids_may_be_text_and_numbers_sort_before_text(data):
     for image, name in zip(data["images"], ("b", 10, 9.5, "a"), strict=True):
         image["id"] = name
     data["annotations"] = [own_data.annotation("x", "b", 7), own_data.annotation("y", 9.5, 7)]
@@ -170,6 +169,6 @@ def test_annotations_of_unknown_images_and_categories_are_kept_on_request(data):
     assert (table.image[0], table.category[1], len(table.image)) == (-1, -1, 7)
 
 
-def test_a_name_that_stands_twice_in_an_object_has_its_last_value(data):
+def test_a_repeated_key_of_an_object_has_its_last_value(data):
     text = json.dumps(data).replace('"iscrowd": 0', '"iscrowd": 0, "area": 1, "area": 7.5')
     assert set(parse_text(text.encode(), "").table.area.tolist()) == {7.5}

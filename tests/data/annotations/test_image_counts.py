@@ -34,7 +34,7 @@ def reads(monkeypatch):
     return files
 
 
-def test_counts_are_of_images_not_of_objects(json_file):
+def test_images_are_counted_not_objects(json_file):
     assert file_image_counts(json_file) == COUNTS
 
 
@@ -52,7 +52,7 @@ def test_a_copy_of_the_file_shares_its_counts_and_a_change_does_not(json_file, r
 
 
 @pytest.mark.parametrize("damage", [b"", b"[]", b'{"version": 1}', b"\xff"])
-def test_damaged_counts_are_replaced(json_file, tmp_path, damage, caplog):
+def test_damaged_cached_counts_are_replaced(json_file, tmp_path, damage, caplog):
     file_image_counts(json_file)
     (kept,) = (tmp_path / "cache" / "d2_seesaw").iterdir()
     kept.write_bytes(damage)
@@ -62,7 +62,7 @@ def test_damaged_counts_are_replaced(json_file, tmp_path, damage, caplog):
     assert json.loads(kept.read_bytes())["counts"] == COUNTS
 
 
-def test_counts_of_other_content_are_not_taken(json_file, tmp_path):
+def test_cached_counts_of_other_content_are_not_used(json_file, tmp_path):
     file_image_counts(json_file)
     (kept,) = (tmp_path / "cache" / "d2_seesaw").iterdir()
     other = {"version": 1, "content": "0" * 64, "counts": [dict(COUNTS[0], image_count=9)]}
@@ -71,7 +71,7 @@ def test_counts_of_other_content_are_not_taken(json_file, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["version", "keys"])
-def test_counts_of_another_form_are_counted_again(json_file, tmp_path, change):
+def test_cached_counts_in_another_format_are_recomputed(json_file, tmp_path, change):
     file_image_counts(json_file)
     (kept,) = (tmp_path / "cache" / "d2_seesaw").iterdir()
     content = json.loads(kept.read_bytes())
@@ -84,14 +84,14 @@ def test_counts_of_another_form_are_counted_again(json_file, tmp_path, change):
     assert file_image_counts(json_file) == COUNTS
 
 
-def test_counts_that_cannot_be_kept_are_given_all_the_same(json_file, monkeypatch, caplog):
+def test_counts_are_returned_even_if_they_cannot_be_cached(json_file, monkeypatch, caplog):
     monkeypatch.setenv("XDG_CACHE_HOME", str(json_file))
     with caplog.at_level(logging.WARNING):
         assert file_image_counts(json_file) == COUNTS
     assert "could not be kept" in caplog.text
 
 
-def test_the_hash_is_that_of_the_whole_file(tmp_path):
+def test_the_hash_covers_the_whole_file(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"x" * ((1 << 20) + 5))
     assert content_hash(path) == hashlib.sha256(path.read_bytes()).hexdigest()

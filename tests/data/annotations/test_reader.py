@@ -31,7 +31,7 @@ def json_file(tmp_path):
 
 @pytest.fixture
 def parses(monkeypatch):
-    """Annotation files that were parsed."""
+    """Record the annotation files that are parsed."""
     files = []
 
     def counted(json_file):
@@ -46,7 +46,7 @@ def records(json_file):
     return read_annotations(json_file).records(str).to_list()
 
 
-def test_the_second_start_parses_nothing_and_gives_the_same(cache, json_file, parses, caplog):
+def test_the_second_start_parses_nothing_and_returns_the_same(cache, json_file, parses, caplog):
     first = read_annotations(json_file)
     with caplog.at_level(logging.WARNING):
         second = read_annotations(json_file)
@@ -55,10 +55,10 @@ def test_the_second_start_parses_nothing_and_gives_the_same(cache, json_file, pa
         np.testing.assert_array_equal(getattr(second, name), getattr(first, name))
         assert type(getattr(second, name)) is type(getattr(first, name))
     assert second.left_out() == {"whose polygons have fewer than three points": 1}
-    assert "1 annotations whose polygons" in caplog.text  # said again on every start
+    assert "1 annotations whose polygons" in caplog.text  # repeated on every start
 
 
-def test_categories_alone_are_read_from_what_is_kept(cache, json_file, parses):
+def test_categories_alone_are_read_from_the_cache(cache, json_file, parses):
     expected = [{"id": i, "name": n} for i, n in zip(own_data.IDS, own_data.NAMES, strict=True)]
     assert read_categories(json_file) == expected
     assert read_categories(json_file) == expected
@@ -66,7 +66,7 @@ def test_categories_alone_are_read_from_what_is_kept(cache, json_file, parses):
 
 
 @pytest.mark.parametrize("change", ["time", "size"])
-def test_a_changed_file_is_parsed_anew(cache, json_file, parses, change):
+def test_a_changed_file_is_parsed_again(cache, json_file, parses, change):
     read_annotations(json_file)
     before = os.stat(json_file)
     data = own_data.content()
@@ -82,7 +82,7 @@ def test_a_changed_file_is_parsed_anew(cache, json_file, parses, change):
     assert len(os.listdir(cache)) == 1
 
 
-def test_files_at_other_places_are_kept_apart(cache, json_file, tmp_path):
+def test_files_at_different_paths_are_cached_separately(cache, json_file, tmp_path):
     read_annotations(json_file)
     data = own_data.content()
     data["annotations"] = []
@@ -92,7 +92,7 @@ def test_files_at_other_places_are_kept_apart(cache, json_file, tmp_path):
 
 
 @pytest.mark.parametrize("damage", [b"", b"no archive", None])
-def test_a_damaged_copy_is_replaced(cache, json_file, parses, damage, caplog):
+def test_a_damaged_cache_file_is_replaced(cache, json_file, parses, damage, caplog):
     expected = records(json_file)
     (kept,) = cache.iterdir()
     whole = kept.read_bytes()
@@ -106,7 +106,7 @@ def test_a_damaged_copy_is_replaced(cache, json_file, parses, damage, caplog):
     assert len(parses) == 3
 
 
-def test_flipped_bits_in_a_copy_never_give_other_annotations(cache, json_file):
+def test_flipped_bits_in_a_cache_file_never_change_annotations(cache, json_file):
     expected = records(json_file)
     (kept,) = cache.iterdir()
     whole = kept.read_bytes()
@@ -120,7 +120,7 @@ class _Bomb:
         return (os.mkdir, ("bomb",))
 
 
-def test_nothing_in_a_copy_is_executed(cache, json_file, tmp_path, monkeypatch):
+def test_nothing_in_a_cache_file_is_executed(cache, json_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     expected = records(json_file)
     (kept,) = cache.iterdir()
@@ -133,7 +133,7 @@ def test_nothing_in_a_copy_is_executed(cache, json_file, tmp_path, monkeypatch):
     assert not (tmp_path / "bomb").exists()
 
 
-def test_it_can_be_turned_off_and_small_files_are_not_kept(cache, json_file, parses, monkeypatch):
+def test_caching_can_be_turned_off_and_skips_small_files(cache, json_file, parses, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setenv(reader.CACHE_SWITCH, "0")
         read_annotations(json_file)
@@ -143,7 +143,7 @@ def test_it_can_be_turned_off_and_small_files_are_not_kept(cache, json_file, par
     assert not cache.exists()
 
 
-def test_a_copy_that_cannot_be_written_is_a_warning(json_file, tmp_path, monkeypatch, caplog):
+def test_a_cache_file_that_cannot_be_written_is_a_warning(json_file, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(reader, "_LEAST_BYTES_KEPT", 0)
@@ -152,7 +152,7 @@ def test_a_copy_that_cannot_be_written_is_a_warning(json_file, tmp_path, monkeyp
     assert "could not be kept" in caplog.text
 
 
-def test_unusable_annotations_are_one_error_with_the_tool_that_lists_all(tmp_path):
+def test_unusable_annotations_are_one_error_with_the_command_that_lists_all(tmp_path):
     data = own_data.content()
     for annotation in data["annotations"]:
         annotation["category_id"] = 8
@@ -171,25 +171,25 @@ def test_unusable_annotations_are_one_error_with_the_tool_that_lists_all(tmp_pat
     [
         ("{", "is not valid JSON"),
         ("\xff", "is not valid JSON"),
-        ("\xef\xbb\xbf{}", "is not valid JSON: Unexpected UTF-8 BOM"),  # as to lvis and pycocotools
+        ("\xef\xbb\xbf{}", "is not valid JSON: Unexpected UTF-8 BOM"),  # as in lvis and pycocotools
         ("[]", "must hold an object .* got a list"),
         ('{"images": [], "annotations": []}', "cannot be used .*the file has no list of 'categor"),
     ],
 )
-def test_other_files_are_named(tmp_path, text, message):
+def test_files_of_another_kind_are_named(tmp_path, text, message):
     path = tmp_path / "a.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=f"a.json {message}"):
         read_annotations(path)
 
 
-def test_a_file_is_kept_though_the_switch_is_set_to_something_else(cache, json_file, monkeypatch):
+def test_other_values_of_the_switch_leave_caching_on(cache, json_file, monkeypatch):
     monkeypatch.setenv(reader.CACHE_SWITCH, "1")
     read_annotations(json_file)
     assert len(os.listdir(cache)) == 1
 
 
-def test_a_copy_of_another_version_is_parsed_anew(cache, json_file, parses, monkeypatch):
+def test_a_cache_file_of_another_version_is_parsed_again(cache, json_file, parses, monkeypatch):
     read_annotations(json_file)
     monkeypatch.setattr(reader, "_VERSION", reader._VERSION + 1)
     read_annotations(json_file)
@@ -223,7 +223,7 @@ def test_a_file_that_changes_while_it_is_parsed_is_parsed_again(cache, json_file
     assert len(read_annotations(json_file).image) == 2
 
 
-def test_categories_of_a_changed_file_are_new(cache, json_file):
+def test_categories_of_a_changed_file_are_read_again(cache, json_file):
     read_categories(json_file)
     data = own_data.content()
     data["categories"][0]["name"] = "another name"
@@ -231,7 +231,7 @@ def test_categories_of_a_changed_file_are_new(cache, json_file):
     assert [c["name"] for c in read_categories(json_file)][-1] == "another name"
 
 
-def test_files_that_cannot_be_used_for_training_are_not_kept(cache, tmp_path):
+def test_files_that_cannot_be_used_for_training_are_not_cached(cache, tmp_path):
     data = own_data.content()
     data["annotations"][0]["image_id"] = 4
     json_file = own_data.write(tmp_path, data)
@@ -240,7 +240,7 @@ def test_files_that_cannot_be_used_for_training_are_not_kept(cache, tmp_path):
     assert not cache.exists()
 
 
-def test_the_first_start_warns_of_nothing(cache, tmp_path, caplog):
+def test_the_first_start_logs_no_warning(cache, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         read_annotations(own_data.write(tmp_path))
     assert caplog.text == ""
@@ -257,7 +257,7 @@ def test_the_first_five_unusable_annotations_are_shown(tmp_path, wrong, is_cut):
     assert ("; ..." in str(error.value)) == is_cut
 
 
-def test_files_of_16_mib_and_more_are_kept(tmp_path, monkeypatch):
+def test_files_of_16_mib_and_more_are_cached(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     path = tmp_path / "a.json"
     path.touch()
@@ -267,7 +267,7 @@ def test_files_of_16_mib_and_more_are_kept(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("seconds", "is_said"), [(0.5, False), (2.5, True)])
-def test_what_takes_long_to_read_says_so(tmp_path, monkeypatch, caplog, seconds, is_said):
+def test_slow_reading_is_logged(tmp_path, monkeypatch, caplog, seconds, is_said):
     times = iter([0.0, seconds])
     json_file = own_data.write(tmp_path)
     with caplog.at_level(logging.INFO), monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Detectron2's dicts, built when they are read."""
+"""Sequence of Detectron2's dicts, which are built on access."""
 
 import copy
 import gc
@@ -58,7 +58,7 @@ def test_many_annotations_of_an_image_keep_the_order_of_the_file():
 @pytest.mark.parametrize(
     "number", [1 / 3, 0.005, 2.675, np.nextafter(1.25, 2), 1e-9, -2.5, 9999.99, 10_000.01, 2e4]
 )
-def test_coordinates_are_those_of_the_file_whatever_their_decimals_and_range(number):
+def test_coordinates_equal_those_in_the_file_at_any_precision_and_range(number):
     data = own_data.content()
     polygon, box = [1.25, 1, 5, number, 5, 5], [1.5, 1, float(number), 4]
     data["annotations"][0] |= {"segmentation": [polygon], "bbox": box}
@@ -68,7 +68,7 @@ def test_coordinates_are_those_of_the_file_whatever_their_decimals_and_range(num
         assert made["annotations"][0]["bbox"] == box
 
 
-def test_they_are_a_sequence(records):
+def test_records_are_a_sequence(records):
     assert len(records) == 5
     assert records[-1] == records[4] == records[np.int64(4)]
     assert list(records[1:3]) == [records[1], records[2]]
@@ -78,7 +78,7 @@ def test_they_are_a_sequence(records):
         records[5]
 
 
-def test_changes_of_a_dict_are_not_kept_but_those_of_the_list_are(records):
+def test_changes_to_a_dict_are_lost_but_changes_to_the_list_are_kept(records):
     before = copy.deepcopy(list(records))
     records[2]["annotations"].clear()
     records[2]["neg_category_ids"].clear()
@@ -107,7 +107,7 @@ def test_without_masks_there_is_no_segmentation(records):
     assert "segmentation" in records[0]["annotations"][0]
 
 
-def test_images_without_objects_are_those_that_detectron2_leaves_out(records, table):
+def test_images_without_objects_are_the_ones_that_detectron2_filters_out(records, table):
     from detectron2.data.build import filter_images_with_only_crowd_annotations
 
     crowds = [*range(len(table.image))][4:]
@@ -133,7 +133,7 @@ def test_equal_coordinates_of_a_list_are_one_object(records):
     assert len(numbers) > len(set(map(id, numbers))) == len(set(numbers)) == 3
 
 
-def test_garbage_is_collected_after_a_list_was_made_as_before(records):
+def test_building_a_list_restores_the_state_of_garbage_collection(records):
     for enabled in (True, False):
         (gc.enable if enabled else gc.disable)()
         try:
@@ -143,7 +143,7 @@ def test_garbage_is_collected_after_a_list_was_made_as_before(records):
             gc.enable()
 
 
-def test_they_survive_pickling_and_detectron2s_lists(records):
+def test_records_survive_pickling_and_detectron2s_lists(records):
     expected = list(records)
     assert list(pickle.loads(pickle.dumps(records))) == expected
     for serialize in (True, False):
@@ -163,7 +163,7 @@ def test_samplers_get_records_without_masks(records, monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_training_loader_builds_them_in_its_workers(records, workers):
+def test_the_training_loader_builds_records_in_its_workers(records, workers):
     loader = build_train_loader(
         records.with_objects(),
         mapper=dict,

@@ -1,4 +1,4 @@
-"""Rules of the format, one broken at a time, and run-length encodings."""
+"""Annotation schema, with one rule broken at a time, and run-length encodings."""
 
 import json
 
@@ -36,7 +36,7 @@ def test_annotations_that_cannot_be_used_are_named(data):
     for problem, (name, (_, message)) in zip(found.problems, bad.items(), strict=True):
         assert str(problem).startswith(f"annotation {name}: {message}")
         assert problem.prevents_training
-    # A box is there and image and category are known: evaluation of boxes can use them.
+    # Their boxes, images and categories are valid, so box evaluation can use them.
     assert found.table.annotation_id.tolist() == [4, 5, 7]
     assert not found.table.has_segmentation.any()
 
@@ -79,7 +79,7 @@ def test_images_and_categories_that_break_a_rule_are_named_and_refused(
     data[section][0].update(change)
     json_file = own_data.write(tmp_path)
     absent = [key for key, value in change.items() if value is None]
-    for remove in (False, True):  # null is as good as nothing
+    for remove in (False, True):  # null counts as missing
         for key in absent if remove else ():
             del data[section][0][key]
         (problem,) = problems_of(data)
@@ -97,7 +97,7 @@ def test_sizes_of_images_may_be_whole_floats_and_federated_fields_null(data):
     assert "neg_category_ids" not in found.table.images[2]
 
 
-def test_names_are_text_whatever_the_file_has(data):
+def test_names_are_converted_to_text(data):
     data["categories"] = [{"id": 7}, {"id": 40, "name": 12}, {"id": 1000, "name": None}]
     found = own_data.parsed(data)
     names = {category["id"]: category["name"] for category in found.table.categories}
@@ -147,7 +147,7 @@ def test_boxes_are_four_finite_numbers(data, box):
     assert np.isnan(own_data.parsed(data, keep_all=True).table.box[0]).all()
 
 
-def test_an_uncompressed_encoding_is_the_compressed_one():
+def test_an_uncompressed_encoding_is_compressed():
     mask = own_data.mask_of(5, 3, 7)
     assert compressed_rle(own_data.uncompressed(mask)) == own_data.compressed(mask)
     with pytest.raises(ValueError, match=r"must add up to 2 x 2, got 5"):
@@ -155,26 +155,26 @@ def test_an_uncompressed_encoding_is_the_compressed_one():
 
 
 def random_masks(number):
-    """Of all sizes and densities, some empty or full: runs of one to thousands of pixels."""
+    """Yield masks of many sizes and densities, with runs of one to thousands of pixels."""
     rng = np.random.default_rng(0)
     for _ in range(number):
         size = rng.integers(1, 80, 2)
         yield (rng.random(size) < rng.choice([0, 0.01, 0.5, 0.99, 1])).astype(np.uint8)
 
 
-def test_every_encoding_of_pycocotools_is_taken_as_it_is():
+def test_encodings_of_pycocotools_are_kept_unchanged():
     for mask in random_masks(100):
         rle = mask_utils.encode(np.asfortranarray(mask))
         given = {"size": [*mask.shape], "counts": rle["counts"].decode()}
         assert compressed_rle(given) == given
 
 
-def test_no_encoding_is_taken_whose_runs_do_not_add_up_to_the_image():
-    """pycocotools has no word for runs that end early, and reads beyond what ends late."""
+def test_encodings_whose_runs_do_not_add_up_to_the_image_are_refused():
+    """Refuse what pycocotools accepts silently: runs that are too short or too long."""
     for mask in random_masks(40):
         size = [*mask.shape]
         counts = mask_utils.encode(np.asfortranarray(mask))["counts"].decode()
-        # From the third run on, a number is a difference, and 0 repeats the run before the last.
+        # From the third run on, a count is relative to the run two before; "0" repeats that run.
         wrong = [counts[:i] for i in range(len(counts))] + [counts + "1", counts + "o"]
         for text in wrong:
             with pytest.raises(ValueError, match=r"must (add up|be compressed)"):
@@ -185,7 +185,7 @@ def test_no_encoding_is_taken_whose_runs_do_not_add_up_to_the_image():
 
 
 @pytest.mark.parametrize("text", ["garbage!!", "~", "ü", "/4", "oooooooooo4"])
-def test_text_that_is_no_encoding_is_refused(text):
+def test_text_that_is_not_an_encoding_is_refused(text):
     with pytest.raises(ValueError, match=r"compressed run lengths, got|ascii"):
         compressed_rle({"size": [2, 2], "counts": text})
 

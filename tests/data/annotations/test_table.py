@@ -17,12 +17,12 @@ def test_image_counts_count_an_image_once(table):
     np.testing.assert_array_equal(table.image_counts(), [3, 2, 1])
 
 
-def test_image_counts_are_of_all_categories_those_in_no_image_included(table):
+def test_image_counts_include_categories_without_images(table):
     unseen = [*table.categories, {"id": 1001, "name": "bollard"}]
     np.testing.assert_array_equal(replace(table, categories=unseen).image_counts(), [3, 2, 1, 0])
 
 
-def test_images_of_many_categories_are_counted_beyond_32_bits(table):
+def test_counting_does_not_overflow_32_bits_with_many_categories(table):
     many = [{"id": i, "name": str(i)} for i in range(5000)]
     image, category = np.zeros(7, np.int32), np.zeros(7, np.int32)
     image[1:3], category[:2] = 2**20, 4999
@@ -30,7 +30,7 @@ def test_images_of_many_categories_are_counted_beyond_32_bits(table):
     assert (counts[4999], counts[0], counts.sum()) == (2, 2, 4)
 
 
-def test_annotations_of_one_category_in_one_image(table):
+def test_annotations_of_selects_an_image_and_a_category(table):
     assert [a["bbox"][0] for a in table.annotations_of(0, 0)] == [4, 16]
     assert table.annotations_of(0, 1) == []
 

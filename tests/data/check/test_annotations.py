@@ -1,4 +1,4 @@
-"""One fault at a time in an annotation file; those of images are in test_images.py."""
+"""Tests of check_annotations, one fault at a time. test_images.py covers image files."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def found(data):
     return check_annotations(own_data.parsed(data, keep_all=True))
 
 
-def test_nothing_is_wrong_with_sound_annotations(data):
+def test_valid_annotations_have_no_issues(data):
     assert found(data) == []
 
 
@@ -67,7 +67,7 @@ def test_nothing_is_wrong_with_sound_annotations(data):
          "crowd", "run-length"),
     ],
 )  # fmt: skip
-def test_a_fault_is_named_with_file_image_and_annotation(data, change, kind, words):
+def test_a_fault_is_reported_with_file_image_and_annotation(data, change, kind, words):
     data["annotations"][0].update(change)
     (issue,) = found(data)
     assert (issue.kind, issue.annotation_id) == (kind, 1)
@@ -77,12 +77,12 @@ def test_a_fault_is_named_with_file_image_and_annotation(data, change, kind, wor
 
 
 @pytest.mark.parametrize("box", [[0, 0, W, H], [-1, -1, W + 2, H + 2], [-0.5, 0, 3, 3]])
-def test_a_box_may_touch_the_border_or_round_beyond_it(data, box):
+def test_a_box_may_touch_the_border_or_cross_it_by_rounding(data, box):
     data["annotations"][0]["bbox"] = box
     assert found(data) == []
 
 
-def test_every_rule_of_the_format_that_is_broken_is_an_issue(data):
+def test_every_broken_rule_of_the_format_is_an_issue(data):
     data["images"][0]["height"] = data["categories"][1]["id"] = None
     data["annotations"] = [None, {"id": 9, "image_id": 12}]
     parsed = own_data.parsed(data, keep_all=True)
@@ -92,13 +92,13 @@ def test_every_rule_of_the_format_that_is_broken_is_an_issue(data):
     assert len(expected) == 5
 
 
-def test_boxes_alone_lack_no_segmentation(data):
+def test_files_with_boxes_only_need_no_segmentation(data):
     for annotation in data["annotations"]:
         annotation["segmentation"] = []
     assert found(data) == []
 
 
-def test_repeated_ids_and_names_are_named(data):
+def test_repeated_ids_and_names_are_reported(data):
     data["images"].append(dict(data["images"][0]))
     data["annotations"].append(dict(data["annotations"][0]))
     data["categories"].append(dict(data["categories"][0]))
@@ -113,7 +113,7 @@ def test_repeated_ids_and_names_are_named(data):
     ]
 
 
-def test_categories_without_images_and_images_without_annotations_are_named(data):
+def test_categories_without_images_and_images_without_annotations_are_reported(data):
     del data["annotations"][-1]
     issues = found(data)
     assert [(i.kind, i.severity, i.category_id, i.image_id) for i in issues] == [
@@ -122,7 +122,7 @@ def test_categories_without_images_and_images_without_annotations_are_named(data
     ]
 
 
-def test_the_annotations_of_a_category_without_a_name_are_not_of_an_unknown_one(data):
+def test_a_category_without_a_name_is_not_an_unknown_category(data):
     data["categories"][0]["name"] = None
     (issue,) = found(data)
     assert (issue.kind, issue.category_id) == ("missing_name", 1000)
@@ -137,7 +137,7 @@ def test_ids_of_other_types_are_unknown(data, key, value):
     assert repr(value) in issue.message
 
 
-def test_crowds_are_named_by_0_and_1(data):
+def test_crowd_flags_are_0_or_1(data):
     data["annotations"][0]["iscrowd"] = "0"
     data["annotations"][1]["iscrowd"] = False
     data["annotations"][2]["iscrowd"] = None
@@ -147,7 +147,7 @@ def test_crowds_are_named_by_0_and_1(data):
 
 
 @pytest.mark.parametrize("section", ["images", "annotations", "categories"])
-def test_empty_sections_are_named(data, section):
+def test_empty_sections_are_reported(data, section):
     data[section] = []
     issues = found(data)
     assert f"the file lists no {section}" in [i.message for i in issues if i.severity == "error"]
@@ -161,6 +161,6 @@ def test_a_category_without_a_name_is_a_warning_and_one_with_a_number_for_a_name
     ]
 
 
-def test_names_that_are_equal_as_text_are_shared(data):
+def test_names_that_are_equal_as_text_are_duplicates(data):
     data["categories"][0]["name"], data["categories"][1]["name"] = 12, "12"
     assert [i.kind for i in found(data)] == ["duplicate_name"]

@@ -11,7 +11,7 @@ from d2_seesaw.data.annotations.rules import RULES
 from tests.data import own_data
 from tests.data.own_data import H, W, annotation
 
-# What is planted, and the kind under which it must be named.
+# Planted faults and the kind of issue that each must become.
 TWELVE = {
     "missing image": "missing_image",
     "truncated image": "truncated_image",
@@ -59,7 +59,7 @@ def break_annotation(entry, fault):
 
 
 def planted(folder, faults):
-    """A data set in which image and annotation 100 + i have the i-th of the faults."""
+    """Write a dataset in which image and annotation 100 + i have the i-th fault."""
     data = own_data.content()
     places = {}
     for number, fault in enumerate(faults, start=100):
@@ -100,7 +100,7 @@ def test_all_twelve_at_once_are_all_named(tmp_path):
     assert found == {(TWELVE[fault], *place) for fault, place in places.items()}
 
 
-def test_issues_come_in_the_order_of_the_kinds_with_all_that_fit_the_limit(tmp_path):
+def test_issues_come_in_the_order_of_the_kinds_up_to_the_limit(tmp_path):
     json_file, _ = planted(tmp_path, TWELVE)
     found = check(json_file)
     kinds = [issue.kind for issue in found.issues]
@@ -113,7 +113,7 @@ def test_issues_come_in_the_order_of_the_kinds_with_all_that_fit_the_limit(tmp_p
     assert "... and 1 more" in check(json_file).text(limit=3)
 
 
-def test_names_that_are_no_text_are_told_and_folders_are_no_images(tmp_path):
+def test_file_names_must_be_text_and_folders_are_not_images(tmp_path):
     data = own_data.content()
     json_file = own_data.write(tmp_path, data)
     data["images"][0]["file_name"], data["images"][1]["file_name"] = 5, "part"
@@ -122,7 +122,7 @@ def test_names_that_are_no_text_are_told_and_folders_are_no_images(tmp_path):
     assert issues == [("missing_field", 12), ("missing_image", 3)]
 
 
-def test_nothing_is_found_in_a_sound_data_set(tmp_path):
+def test_a_valid_dataset_has_no_issues(tmp_path):
     found = check(own_data.write(tmp_path))
     assert found.issues == []
     assert found.text().splitlines() == [
@@ -131,7 +131,7 @@ def test_nothing_is_found_in_a_sound_data_set(tmp_path):
     ]
 
 
-def test_none_of_many_is_silent_though_few_are_printed(tmp_path):
+def test_issues_beyond_the_printed_ones_are_counted_and_saved(tmp_path):
     data = own_data.content()
     data["annotations"] = [annotation(i, 3, 8) for i in range(1, 501)]
     found = check(own_data.write(tmp_path, data))
@@ -158,14 +158,14 @@ def test_missing_folders_come_with_the_number_of_their_images(tmp_path):
     assert [i.image_id for i in found.issues] == [3, 5, 90]
 
 
-def test_images_that_are_not_read_are_still_looked_for(tmp_path):
+def test_missing_images_are_reported_even_if_images_are_not_read(tmp_path):
     json_file, _ = planted(tmp_path, ["missing image", "truncated image"])
     found = check(json_file, read_images=False)
     assert [i.kind for i in found.issues] == ["missing_image"]
     assert "the images were not read" in found.text()
 
 
-def test_two_images_in_one_file_are_named(tmp_path):
+def test_two_images_that_share_a_file_are_named(tmp_path):
     data = own_data.content()
     data["images"][1]["file_name"] = data["images"][0]["file_name"]
     (issue,) = check(own_data.write(tmp_path, data)).issues
@@ -173,7 +173,7 @@ def test_two_images_in_one_file_are_named(tmp_path):
     assert "also image 3" in issue.message
 
 
-def test_a_file_without_any_section_is_an_answer(tmp_path):
+def test_a_file_without_sections_has_an_issue_for_each(tmp_path):
     (tmp_path / "a.json").write_text("{}")
     found = check_dataset(tmp_path / "a.json", tmp_path)
     assert [i.kind for i in found.issues] == ["missing_field"] * 3

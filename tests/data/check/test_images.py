@@ -1,4 +1,4 @@
-"""One fault at a time in an image file."""
+"""Tests of check_images, one fault at a time."""
 
 import io
 import re
@@ -20,12 +20,12 @@ def encoded(image, kind, **options):
     return buffer.getvalue()
 
 
-def sound(kind="JPEG"):
+def intact(kind="JPEG"):
     return encoded(Image.fromarray(PIXELS), kind)
 
 
-def turned():
-    """Stored upright, to be shown on its side."""
+def rotated():
+    """Encode an image that its EXIF orientation rotates."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return encoded(Image.fromarray(PIXELS.transpose(1, 0, 2)), "JPEG", exif=exif)
@@ -41,7 +41,7 @@ def rgb_16():
     return cv2.imencode(".png", PIXELS.astype(np.uint16) * 200)[1].tobytes()
 
 
-def deep(dtype):
+def gray_tiff(dtype):
     return encoded(Image.fromarray(PIXELS[:, :, 0].astype(dtype)), "TIFF")
 
 
@@ -56,16 +56,16 @@ def issues_of(tmp_path, content, name="a.jpg", **options):
     ("content", "kind", "words"),
     [
         (None, "missing_image", "a.jpg"),
-        (sound()[:-800], "truncated_image", "truncated"),
-        (sound("PNG")[:-800], "truncated_image", "truncated"),
+        (intact()[:-800], "truncated_image", "truncated"),
+        (intact("PNG")[:-800], "truncated_image", "truncated"),
         (b"", "unreadable_image", "cannot identify"),
         (b"<html>not found</html>", "unreadable_image", "cannot identify"),
         (encoded(Image.fromarray(PIXELS[:, :50]), "JPEG"), "wrong_size", "50 x 40, .* say 60 x 40"),
         (encoded(Image.fromarray(PIXELS).convert("CMYK"), "JPEG"), "cmyk_image", "CMYK"),
         (gray_16(), "sixteen_bit_image", "more than 8 bits"),
         (rgb_16(), "sixteen_bit_image", "more than 8 bits"),
-        (deep(np.int32), "sixteen_bit_image", "mode I"),
-        (deep(np.float32), "sixteen_bit_image", "mode F"),
+        (gray_tiff(np.int32), "sixteen_bit_image", "mode I"),
+        (gray_tiff(np.float32), "sixteen_bit_image", "mode F"),
     ],
     ids=[
         "missing",
@@ -75,13 +75,13 @@ def issues_of(tmp_path, content, name="a.jpg", **options):
         "html",
         "size",
         "cmyk",
-        "grey16",
+        "gray16",
         "rgb16",
         "int32",
         "float32",
     ],
 )
-def test_a_fault_is_named_with_file_and_image(tmp_path, content, kind, words):
+def test_a_fault_is_reported_with_file_and_image(tmp_path, content, kind, words):
     (issue,) = issues_of(tmp_path, content)
     assert (issue.kind, issue.file_name, issue.image_id) == (kind, "a.jpg", 7)
     assert re.search(words, issue.message)
@@ -90,20 +90,20 @@ def test_a_fault_is_named_with_file_and_image(tmp_path, content, kind, words):
 @pytest.mark.parametrize(
     "content",
     [
-        sound(),
-        sound("PNG"),
-        turned(),
+        intact(),
+        intact("PNG"),
+        rotated(),
         encoded(Image.fromarray(PIXELS).convert("L"), "JPEG"),
         encoded(Image.fromarray(PIXELS).convert("P"), "PNG"),
     ],
-    ids=["jpeg", "png", "turned", "grey", "palette"],
+    ids=["jpeg", "png", "rotated", "gray", "palette"],
 )
-def test_nothing_is_wrong_with_sound_images(tmp_path, content):
+def test_intact_images_have_no_issues(tmp_path, content):
     assert issues_of(tmp_path, content) == []
 
 
-def test_a_png_with_a_broken_chunk_is_cut_short(tmp_path):
-    """Pillow raises a SyntaxError for it, not an OSError as for other damage."""
+def test_a_png_with_a_broken_chunk_is_reported_as_truncated(tmp_path):
+    """Cover the SyntaxError that Pillow raises here instead of an OSError."""
     pixels = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
     content = encoded(Image.fromarray(pixels), "PNG")
     second = content.index(b"IDAT", content.index(b"IDAT") + 4)
@@ -112,24 +112,24 @@ def test_a_png_with_a_broken_chunk_is_cut_short(tmp_path):
     assert (issue.kind, "broken PNG" in issue.message) == ("truncated_image", True)
 
 
-def test_a_folder_and_a_picture_that_is_far_too_large_are_named(tmp_path, monkeypatch):
+def test_a_folder_and_an_image_that_is_far_too_large_are_reported(tmp_path, monkeypatch):
     (tmp_path / "b.jpg").mkdir()
     (issue,) = issues_of(tmp_path, None, "b.jpg")
     assert issue.kind == "missing_image"
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    (issue,) = issues_of(tmp_path, sound("PNG"))
+    (issue,) = issues_of(tmp_path, intact("PNG"))
     assert issue.kind == "unreadable_image"
     assert "decompression bomb" in issue.message
 
 
-def test_an_image_whose_size_the_annotations_do_not_say_has_no_wrong_one(tmp_path):
-    (tmp_path / "a.png").write_bytes(sound("PNG"))
+def test_an_image_without_an_annotated_size_is_not_reported_as_wrong_size(tmp_path):
+    (tmp_path / "a.png").write_bytes(intact("PNG"))
     image = ImageFile(str(tmp_path / "a.png"), "a.png", 7, None, W)
     assert check_images([image], progress=False) == []
 
 
-def test_a_broken_exif_block_stops_nothing(tmp_path):
-    """An orientation beside a number that is none: Pillow cannot write that block again."""
+def test_a_broken_exif_block_does_not_stop_the_check(tmp_path):
+    """Break single bytes of an EXIF block that Pillow cannot rewrite."""
     exif = Image.Exif()
     exif[0x0112], exif[0x829A] = 6, (1, 3)
     content = encoded(Image.fromarray(PIXELS.transpose(1, 0, 2)), "JPEG", exif=exif)
@@ -150,12 +150,12 @@ def test_a_broken_exif_block_stops_nothing(tmp_path):
 
 def test_issues_come_in_the_order_of_the_images(tmp_path):
     images = [ImageFile(str(tmp_path / f"{i}.jpg"), f"{i}.jpg", i, H, W) for i in range(100)]
-    (tmp_path / "50.jpg").write_bytes(sound())
+    (tmp_path / "50.jpg").write_bytes(intact())
     issues = check_images(images, workers=3, progress=False)
     assert [issue.image_id for issue in issues] == [i for i in range(100) if i != 50]
 
 
-def test_a_bar_is_shown_in_a_terminal_only(tmp_path, capfd):
-    (tmp_path / "a.jpg").write_bytes(sound())
+def test_a_progress_bar_is_shown_only_in_a_terminal(tmp_path, capfd):
+    (tmp_path / "a.jpg").write_bytes(intact())
     check_images([ImageFile(str(tmp_path / "a.jpg"), "a.jpg", 1, H, W)])
     assert capfd.readouterr().err == ""

@@ -10,7 +10,7 @@ def test_every_rule_has_a_severity_a_place_a_description_and_a_fix():
         assert rule.fix, name
 
 
-def test_an_issue_says_where_it_is():
+def test_an_issue_names_its_place():
     issue = Issue("crowd", "a crowd", file_name="a.png", image_id=0, annotation_id=7)
     assert str(issue) == "a.png, image 0, annotation 7: a crowd"
     assert issue.severity == "information"

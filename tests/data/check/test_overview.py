@@ -12,7 +12,7 @@ def overview_of(data, **options):
 
 
 def random_data():
-    """30 images, a few of them empty or with crowds alone, and a long tail of categories."""
+    """Generate 30 images, some of them empty or with crowds only, and long-tailed categories."""
     rng = np.random.default_rng(1)
     data = own_data.content()
     data["images"] = [
@@ -30,13 +30,13 @@ def random_data():
     ]
     for i in range(24, 27):
         data["annotations"].append(annotation(100 + i, i, 40) | {"iscrowd": 1})
-    for i in range(5):  # beside objects, where the sampler sees them
+    for i in range(5):  # The sampler counts crowds in images that also have objects.
         data["annotations"].append(annotation(200 + i, i, 1000) | {"iscrowd": 1})
     return data
 
 
 @pytest.mark.parametrize("threshold", [0.001, 0.3, 1.0])
-def test_repeat_factors_are_those_of_the_sampler(threshold):
+def test_repeat_factors_equal_those_of_the_sampler(threshold):
     columns = own_data.table(random_data())
     overview = dataset_overview(columns, threshold=threshold)
     records = [
@@ -50,7 +50,7 @@ def test_repeat_factors_are_those_of_the_sampler(threshold):
     assert overview.repeated_images == int((factors > 1).sum())
 
 
-def test_categories_in_numbers():
+def test_categories_have_images_objects_median_size_and_repeat_factor():
     kerb, drain, hydrant = overview_of(own_data.content(), threshold=0.5).categories
     assert (kerb.category_id, kerb.images, kerb.objects, kerb.median_size) == (7, 3, 4, 8)
     assert (drain.images, drain.objects, drain.median_size) == (2, 2, (12 + 5) / 2)
@@ -65,18 +65,18 @@ def test_groups_follow_the_training_images_with_lvis_bounds():
     assert [c.group for c in overview_of(own_data.content()).categories] == ["r", "r", "r"]
 
 
-def test_categories_without_training_images_have_none_and_no_counts_are_those_here():
+def test_training_images_default_to_those_of_the_file_and_to_0_per_category():
     for given, expected in (({7: 101}, [101, 0, 0]), ({}, [3, 2, 1])):
         overview = overview_of(own_data.content(), train_images=given)
         assert [c.train_images for c in overview.categories] == expected
 
 
-def test_sizes_are_those_of_the_median_and_none_where_there_is_no_area():
+def test_the_median_size_counts_boxes_without_area_as_0():
     data = own_data.content()
     boxes = ([0, 0, 2, 2], [0, 0, 9, 4], [0, 0, 30, 30], [9, 9, -3, 5])
     data["annotations"] = [annotation(i, 3, 7) | {"bbox": box} for i, box in enumerate(boxes)]
     overview = overview_of(data)
-    assert overview.categories[0].median_size == (2 + 6) / 2  # of 0, 2, 6 and 30
+    assert overview.categories[0].median_size == (2 + 6) / 2  # the median of 0, 2, 6 and 30
     assert sum(overview.object_sizes) == 4
 
 
@@ -91,7 +91,7 @@ def test_object_sizes_are_counted_from_each_bound_to_the_next():
     assert sizes == [1, 2, 1, 0, 0, 0, 0, 0, 1]
 
 
-def test_a_data_set_without_annotations_has_an_overview():
+def test_a_dataset_without_annotations_has_an_overview():
     data = own_data.content()
     data["annotations"] = []
     overview = overview_of(data)
@@ -100,6 +100,6 @@ def test_a_data_set_without_annotations_has_an_overview():
 
 
 @pytest.mark.parametrize("threshold", [2, 0, -1])
-def test_a_threshold_out_of_range_is_named(threshold):
+def test_a_threshold_out_of_range_is_reported(threshold):
     with pytest.raises(ValueError, match=rf"in \(0, 1\], got {threshold}"):
         overview_of(own_data.content(), threshold=threshold)

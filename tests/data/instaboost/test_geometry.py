@@ -19,7 +19,7 @@ INSIDE = np.array([200.0, 150.0, 350.0, 240.0])  # 150 x 90
 
 
 def groups_by_merging(boxes):
-    """Every instance alone, then two groups become one as long as any of their boxes overlap."""
+    """Start with one group per instance and merge groups while any of their boxes overlap."""
     groups = [{i} for i in range(len(boxes))]
     merged = True
     while merged:
@@ -48,7 +48,7 @@ def test_groups_are_the_connected_components_of_overlapping_boxes(count):
     assert count < 20 or len(sizes) > 2
 
 
-def test_boxes_that_touch_are_apart():
+def test_boxes_that_only_touch_are_separate_groups():
     assert overlapping_groups(np.array([[0, 0, 5, 5], [5, 0, 9, 5], [0, 5, 5, 9]])) == [
         [0],
         [1],
@@ -66,7 +66,7 @@ def test_no_boxes_give_no_groups():
     assert overlapping_groups(np.zeros((0, 4))) == []
 
 
-def test_a_similarity_turns_and_scales_about_its_center_then_shifts():
+def test_a_similarity_rotates_and_scales_about_its_center_then_shifts():
     matrix = Similarity((10.0, 20.0), scale=2.0, angle=90.0, shift=(1.0, -3.0)).matrix()
     points = np.array([[10.0, 20.0], [11.0, 20.0], [10.0, 21.0]])
     expected = [[11, 17], [11, 19], [9, 17]]  # y points down: +x turns to +y
@@ -78,7 +78,7 @@ def draws(box, jitter=STANDARD, number=2000):
     return [draw_similarity(np.asarray(box, float), SIZE, jitter, rng) for _ in range(number)]
 
 
-def test_ranges_are_uniform_and_shifts_follow_the_size_of_the_group():
+def test_jitter_is_uniform_and_shifts_scale_with_the_group():
     drawn = draws(INSIDE)
     scales = np.array([s.scale for s in drawn])
     assert 0.8 <= scales.min() < 0.803
@@ -105,7 +105,7 @@ def test_ranges_are_uniform_and_shifts_follow_the_size_of_the_group():
         ((5, 100, 635, 200), {0}, {-1, 0, 1}),
     ],
 )
-def test_at_a_border_groups_only_grow_and_only_move_outwards(box, x_signs, y_signs):
+def test_at_a_border_groups_only_grow_and_only_move_outward(box, x_signs, y_signs):
     drawn = draws(box)
     assert {np.sign(s.shift[0]) for s in drawn} == x_signs
     assert {np.sign(s.shift[1]) for s in drawn} == y_signs
@@ -116,7 +116,7 @@ def test_at_a_border_groups_only_grow_and_only_move_outwards(box, x_signs, y_sig
 
 
 @pytest.mark.parametrize("box", [(10, 10, 160, 110), (480, 370, 630, 470)])
-def test_ten_pixels_from_the_border_all_is_free(box):
+def test_groups_ten_pixels_from_the_border_move_freely(box):
     drawn = draws(box)
     assert min(s.scale for s in drawn) < 0.81
     assert {np.sign(s.shift[0]) for s in drawn} == {-1, 0, 1}
@@ -137,7 +137,7 @@ def test_whole_pixels_are_copied(shape, interpolation):
     np.testing.assert_array_equal(warped, window)
 
 
-def test_a_window_is_warped_as_the_whole_canvas_would_be():
+def test_warping_a_window_matches_warping_the_whole_image():
     image = cv2.GaussianBlur(np.random.randint(0, 256, (90, 120, 3), dtype=np.uint8), (0, 0), 3)
     matrix = Similarity((60.0, 45.0), scale=1.1, angle=3.0, shift=(2.0, -4.0)).matrix()
     whole = warp_window(image, matrix, (0, 0), (0, 0, 120, 90), interpolation=cv2.INTER_CUBIC)
@@ -148,7 +148,7 @@ def test_a_window_is_warped_as_the_whole_canvas_would_be():
     assert difference.max() <= 1  # OpenCV rounds coordinates to 1/32 pixel
 
 
-def test_pixels_go_where_points_go():
+def test_masks_and_points_are_warped_alike():
     mask = np.zeros((60, 60), np.uint8)
     mask[20:30, 10:40] = 1
     matrix = Similarity((25.0, 25.0), scale=1.5, shift=(3.0, 2.0)).matrix()
@@ -159,7 +159,7 @@ def test_pixels_go_where_points_go():
         expected[y, x] = x0 < x + 0.5 < x1 and y0 < y + 0.5 < y1
     difference = warped != expected
     rows, columns = np.flatnonzero(expected.any(1)), np.flatnonzero(expected.any(0))
-    difference[[rows[0], rows[-1]]] = False  # edges at exactly half a pixel may fall either way
+    difference[[rows[0], rows[-1]]] = False  # edges at half a pixel may round either way
     difference[:, [columns[0] - 1, columns[0], columns[-1], columns[-1] + 1]] = False
     difference[[rows[0] - 1, rows[-1] + 1]] = False
     assert not difference.any()

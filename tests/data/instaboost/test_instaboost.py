@@ -38,7 +38,7 @@ def instance(*polygons, rle=False, size=SIZE, **more):
 
 
 def scene():
-    """Two that overlap, one of two parts, one cut by the border, as polygons and RLE."""
+    """Build two overlapping instances, one in two parts and one at the border."""
     return [
         instance(ellipse(80, 70, 30, 25), category_id=5, id=11),
         instance(ellipse(105, 85, 22, 30), rle=True, category_id=6, id=12),
@@ -49,7 +49,7 @@ def scene():
 
 
 def mask_of(annotation, size=SIZE):
-    """By the COCO tools alone, on the whole canvas."""
+    """Decode the mask on the whole canvas, with the COCO tools alone."""
     segmentation = annotation["segmentation"]
     if isinstance(segmentation, list):
         segmentation = mask_utils.merge(mask_utils.frPyObjects(segmentation, *size))
@@ -65,7 +65,7 @@ def grown(mask, by):
 
 
 def moving(**options):
-    """InstaBoost that always moves and keeps the colors; no margin unless a test is about it."""
+    """Build an InstaBoost that always moves, keeps the colors and has no margin by default."""
     standard = {"probability": 1, "color_probability": 0, "inpaint_margin": 0}
     return InstaBoost(**{**standard, **options})
 
@@ -88,14 +88,14 @@ def test_the_identity_changes_neither_picture_nor_annotations():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_what_changes_are_the_masks_before_and_after(seed):
-    image, annotations = noise(), scene()[:-1]  # what is at the border may stay as it is
+def test_only_pixels_of_the_old_and_new_masks_change(seed):
+    image, annotations = noise(), scene()[:-1]  # without the one at the border, which may stay
     new_image, new = moving()(image, annotations, rng(seed))
     changed = (new_image != image).any(axis=2)
     expected = union(annotations) | union(new)
     assert not changed[~expected].any()
-    assert changed[expected].mean() > 0.97  # by chance a pixel of the noise stays the same
-    # The background is smooth, an instance is not: it lies exactly where its annotation says.
+    assert changed[expected].mean() > 0.97  # noise may keep its value by chance
+    # The inpainted background is smooth; instances are noise, so they can be located.
     rough = np.abs(np.diff(new_image.astype(int), axis=1)).mean(axis=2) > 25
     inside = union(new)[:, 1:] & union(new)[:, :-1]
     gone = union(annotations) & ~union(new)
@@ -105,7 +105,7 @@ def test_what_changes_are_the_masks_before_and_after(seed):
 
 
 def test_instances_take_their_own_pixels_along():
-    # Every instance is of one color, which says which one it is.
+    # The color of an instance identifies it.
     annotations = scene()
     image = np.full((*SIZE, 3), 128, np.uint8)
     for i, annotation in enumerate(annotations):
@@ -121,7 +121,7 @@ def test_instances_take_their_own_pixels_along():
             assert np.abs(new_image[seen].astype(int) - (10 * i, 50, 250)).max() <= 2
 
 
-def test_a_group_moves_as_one_and_others_on_their_own():
+def test_a_group_moves_as_one_and_independently_of_others():
     annotations = [
         instance(ellipse(100, 80, 30, 25)),
         instance(ellipse(130, 95, 22, 30)),
@@ -138,7 +138,7 @@ def test_a_group_moves_as_one_and_others_on_their_own():
     assert abs(first - third)[:2].max() > 1e-3
 
 
-def test_the_same_seed_gives_the_same_and_another_another():
+def test_equal_seeds_give_equal_results_and_others_do_not():
     boost = InstaBoost(probability=1, color_probability=0.5)
     image, annotations = noise(), scene()
     results = [boost(image, annotations, rng(seed)) for seed in (4, 4, 5)]
@@ -148,7 +148,7 @@ def test_the_same_seed_gives_the_same_and_another_another():
     assert str(results[0][1]) != str(results[2][1])
 
 
-def test_what_is_given_is_not_changed():
+def test_the_inputs_are_not_modified():
     image, annotations = noise(), scene()
     before = image.copy(), copy.deepcopy(annotations)
     InstaBoost(probability=1, color_probability=1)(image, annotations, rng())
@@ -156,7 +156,7 @@ def test_what_is_given_is_not_changed():
     assert str(annotations) == str(before[1])
 
 
-def test_probabilities_are_those_given():
+def test_moves_and_colors_change_with_the_given_probabilities():
     image = noise((30, 30))
     annotations = [instance(ellipse(15, 15, 4, 4), size=(30, 30))]
     moved = recolored = 0
@@ -190,7 +190,7 @@ def test_every_one_of_600_instances_is_removed(rle):
     assert len(annotations) == 600
     image = np.full((*size, 3), 100, np.uint8)
     image[union(annotations, size)] = 255
-    # Each shrinks and so leaves a margin, which must show the background.
+    # Each instance shrinks and leaves a margin, which must show the background.
     new_image, new = moving(scale=(0.6, 0.6), shift=0, angle=0)(image, annotations, rng())
     assert len(new) == 600
     for i in (0, 254, 255, 256, 511, 512, 599):
@@ -201,7 +201,7 @@ def test_every_one_of_600_instances_is_removed(rle):
     np.testing.assert_array_equal((new_image == 255).all(axis=2), union(new, size))
 
 
-def test_only_what_will_be_seen_is_inpainted_at_full_resolution(monkeypatch):
+def test_only_visible_pixels_are_inpainted_at_full_resolution(monkeypatch):
     areas = []
     opencvs = cv2.inpaint
 
@@ -225,7 +225,7 @@ def test_without_annotations_only_colors_may_change():
     np.testing.assert_array_equal(new_image, image)
 
 
-def test_a_crowd_and_what_lies_on_it_stay():
+def test_a_crowd_and_groups_that_overlap_it_stay():
     crowd = instance(ellipse(90, 80, 60, 50), rle=True, iscrowd=1, id=1)
     on_it = instance(ellipse(140, 80, 20, 20), id=2)
     with_that = instance(ellipse(165, 80, 15, 15), id=3)  # overlaps the one before, not the crowd
@@ -241,7 +241,7 @@ def test_a_crowd_and_what_lies_on_it_stay():
         np.testing.assert_array_equal(new_image[stays], image[stays])
 
 
-def test_beside_a_crowd_an_instance_moves_though_their_boxes_overlap():
+def test_an_instance_moves_if_only_its_box_overlaps_a_crowd():
     crowd = instance([20.0, 20.0, 200.0, 20.0, 20.0, 200.0], iscrowd=1)
     beside = instance(ellipse(170, 170, 28, 28))
     for seed in range(5):
@@ -276,7 +276,7 @@ def test_a_margin_keeps_an_inexact_mask_from_shading_the_background():
     assert left[1] == pytest.approx(60, abs=3)
 
 
-def test_instances_that_leave_are_dropped_and_the_order_of_the_others_stays():
+def test_instances_that_leave_are_dropped_and_the_others_keep_their_order():
     first = instance(ellipse(60, 60, 20, 20), id=1)
     leaves = instance([0.0, 100.0, 8.0, 100.0, 8.0, 140.0, 0.0, 140.0], id=2)
     last = instance(ellipse(200, 150, 20, 20), rle=True, id=3)
@@ -317,7 +317,7 @@ def test_a_mask_without_pixels_is_left_alone():
         ({"image_format": "L"}, "image_format must be 'BGR' or 'RGB', got 'L'"),
     ],
 )
-def test_bad_arguments_are_named(options, message):
+def test_bad_arguments_are_reported(options, message):
     with pytest.raises(ValueError, match=message):
         InstaBoost(**options)
 

@@ -21,7 +21,7 @@ IDENTITY = Similarity((30.0, 30.0)).matrix()
 
 
 def decoded(segmentation, size=SIZE):
-    """The mask by the COCO tools alone."""
+    """Decode a mask with the COCO tools alone."""
     if isinstance(segmentation, list):
         segmentation = mask_utils.merge(mask_utils.frPyObjects(segmentation, *size))
     elif isinstance(segmentation["counts"], list):
@@ -37,7 +37,7 @@ def uncompressed(mask):
 
 
 def in_formats(polygons):
-    """The same mask in all formats."""
+    """Return the same mask in all formats."""
     mask = decoded(polygons)
     rle = mask_utils.encode(np.asfortranarray(mask))
     as_text = {**rle, "counts": rle["counts"].decode()}
@@ -66,17 +66,23 @@ def on_canvas(window, size=SIZE):
 
 
 def moved(annotation, matrix, size=SIZE):
-    return move_annotation(annotation, mask_of(annotation, size), matrix, size)
+    result = move_annotation(annotation, mask_of(annotation, size), matrix, size)
+    assert result is not None
+    return result
+
+
+def is_dropped(annotation, matrix):
+    return move_annotation(annotation, mask_of(annotation, SIZE), matrix, SIZE) is None
 
 
 @every_format
-def test_the_mask_is_that_of_the_coco_tools(segmentation):
+def test_the_mask_equals_that_of_the_coco_tools(segmentation):
     window = mask_of(instance(segmentation), SIZE)
     assert window.mask.size < 0.7 * SIZE[0] * SIZE[1]
     np.testing.assert_array_equal(on_canvas(window), decoded([TRIANGLE, SQUARE]))
 
 
-def test_the_mask_of_any_polygon_is_that_of_the_coco_tools():
+def test_the_mask_of_any_polygon_equals_that_of_the_coco_tools():
     rng = np.random.default_rng(0)
     for _ in range(200):
         center, radius = rng.uniform((0, 0), (80, 60)), rng.uniform(1, 30)
@@ -96,7 +102,7 @@ def test_the_identity_changes_nothing(segmentation):
 
 
 @every_format
-def test_the_format_stays_and_the_mask_is_that_of_the_annotation(segmentation):
+def test_the_format_is_kept_and_the_mask_matches_the_annotation(segmentation):
     matrix = Similarity((40.0, 30.0), scale=0.9, angle=3.0, shift=(4.0, 2.0)).matrix()
     new, window = moved(instance(segmentation), matrix)
     if isinstance(segmentation, list):
@@ -148,7 +154,7 @@ def test_the_box_is_the_tight_one_in_its_mode(name, mode, shift):
     mask = decoded(new["segmentation"])
     columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
     tight = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-    # A polygon's own corners lie within the pixels that it marks, or half a pixel beyond.
+    # The corners of a polygon may be up to half a pixel outside the pixels that it marks.
     tolerance = 1.0 if isinstance(FORMATS[name], list) else 0.0
     np.testing.assert_allclose(annotation_box(new), tight, atol=tolerance)
     assert min(annotation_box(new)) >= 0
@@ -167,13 +173,13 @@ def test_parts_outside_the_image_are_cut_off_or_dropped():
 
 @every_format
 @pytest.mark.parametrize("shift", [(90.0, 0.0), (-90.0, 0.0), (0.0, 70.0), (0.0, -70.0)])
-def test_what_has_left_the_image_is_dropped(segmentation, shift):
-    assert moved(instance(segmentation), Similarity((0.0, 0.0), shift=shift).matrix()) is None
+def test_an_instance_outside_the_image_is_dropped(segmentation, shift):
+    assert is_dropped(instance(segmentation), Similarity((0.0, 0.0), shift=shift).matrix())
 
 
 @every_format
-def test_too_small_to_see_is_dropped(segmentation):
-    assert moved(instance(segmentation), Similarity((40.5, 40.5), scale=1e-3).matrix()) is None
+def test_an_instance_without_pixels_is_dropped(segmentation):
+    assert is_dropped(instance(segmentation), Similarity((40.5, 40.5), scale=1e-3).matrix())
 
 
 def test_key_points_move_and_keep_their_visibility():
@@ -182,7 +188,7 @@ def test_key_points_move_and_keep_their_visibility():
     assert new["keypoints"] == [11.0, 2.0, 2.0, 31.0, 32.0, 1.0]
 
 
-def test_other_fields_stay_and_the_annotation_given_is_not_changed():
+def test_other_fields_stay_and_the_given_annotation_is_not_modified():
     annotation = instance([TRIANGLE], category_id=3, id=77, iscrowd=0)
     before = json.dumps(annotation)
     new, _ = moved(annotation, Similarity((30.0, 30.0), shift=(1.0, 2.0)).matrix())
@@ -202,7 +208,7 @@ def test_other_fields_stay_and_the_annotation_given_is_not_changed():
         ({"size": [60, 81], "counts": [10, 20]}, r"size \(60, 81\), but its image has \(60, 80\)"),
     ],
 )
-def test_what_is_no_mask_is_refused(segmentation, message):
+def test_invalid_segmentations_are_refused(segmentation, message):
     with pytest.raises(ValueError, match=message):
         mask_of(instance(segmentation), SIZE)
 
@@ -221,4 +227,4 @@ def test_a_union_holds_every_mask_and_no_more():
 def test_an_empty_mask_has_an_empty_window():
     rle = mask_utils.encode(np.zeros(SIZE, np.uint8, order="F"))
     assert not mask_of(instance(rle), SIZE).mask.any()
-    assert moved(instance(rle), IDENTITY) is None
+    assert is_dropped(instance(rle), IDENTITY)

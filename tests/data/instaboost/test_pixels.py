@@ -19,13 +19,13 @@ def disc(radius, center=(80, 60)):
     return cv2.circle(mask, center, radius, 1, -1).astype(bool)
 
 
-def test_what_is_all_seen_is_inpainted_by_opencv(image):
+def test_fully_visible_pixels_are_inpainted_by_opencv(image):
     removed = disc(20)
     expected = cv2.inpaint(image, removed.astype(np.uint8), 5, cv2.INPAINT_NS)
     np.testing.assert_array_equal(inpaint(image, removed, removed), expected)
 
 
-def test_nothing_outside_changes_nor_does_the_image_given(image):
+def test_neither_the_outside_nor_the_given_image_changes(image):
     before = image.copy()
     removed = disc(30)
     result = inpaint(image, removed, removed & ~disc(25))
@@ -34,7 +34,7 @@ def test_nothing_outside_changes_nor_does_the_image_given(image):
     assert (result != image)[removed & ~disc(25)].mean() > 0.9
 
 
-def test_no_pixel_of_the_instances_shines_through(image):
+def test_removed_pixels_do_not_influence_visible_ones(image):
     removed = disc(30)
     visible = removed & ~disc(26, (84, 60))
     other = image.copy()
@@ -43,7 +43,7 @@ def test_no_pixel_of_the_instances_shines_through(image):
     np.testing.assert_array_equal(first[visible], second[visible])
 
 
-def test_the_hidden_part_hardly_matters_for_what_is_seen():
+def test_hidden_pixels_hardly_influence_visible_ones():
     # A smooth background, which the estimate at full resolution continues well.
     y, x = np.mgrid[:120, :160]
     image = np.dstack([x, y, 60 + (x + y) // 3]).astype(np.uint8)
@@ -74,7 +74,7 @@ def test_interpolation_is_cubic_and_sees_the_surroundings():
     target = MaskWindow(27, 37, np.ones((26, 26), np.uint8))
     canvas = image.copy()
     paste(canvas, image, source, target, matrix)
-    # OpenCV's own convention is that of indices: the center of pixel i lies at i.
+    # OpenCV counts coordinates from the center of the first pixel, not from its corner.
     indices = np.column_stack([matrix[:, :2], matrix @ [0.5, 0.5, 1] - 0.5])
     cubic = cv2.warpAffine(image, indices, (160, 120), flags=cv2.INTER_CUBIC)
     linear = cv2.warpAffine(image, indices, (160, 120), flags=cv2.INTER_LINEAR)
@@ -98,7 +98,7 @@ def test_colors_are_jittered_by_pillow_in_the_right_order(image, image_format):
     np.testing.assert_array_equal(result, expected)
 
 
-def test_factors_of_colors_lie_in_their_ranges(image, monkeypatch):
+def test_color_factors_are_within_their_ranges(image, monkeypatch):
     seen = {}
     for name in ("Color", "Brightness", "Contrast", "Sharpness"):
         seen[name] = []

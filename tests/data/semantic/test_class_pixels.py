@@ -1,4 +1,4 @@
-"""The objects an evaluator of semantic segmentation is given."""
+"""Label reader and pixel counts for the evaluator of semantic segmentation."""
 
 import cv2
 import numpy as np
@@ -12,7 +12,7 @@ LABELS = [np.array([[0, 1, 1], [7, 1, 2]]), np.array([[2, 2, 2], [2, 2, 9]])]
 
 @pytest.fixture
 def name(tmp_path, monkeypatch):
-    """A registered folder of two images whose files hold other ids than classes."""
+    """Register a folder of two images whose label ids differ from the classes."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()
@@ -40,7 +40,7 @@ def test_a_reader_gives_the_classes_of_a_record(name):
 
 @pytest.mark.parametrize("as_list", [False, True])
 def test_pixels_of_each_class_are_counted(name, as_list):
-    # Classes: three and one and one pixels of the first image, five of class 1 in the second.
+    # The first image has 3, 1 and 1 pixels of the classes, the second has 5 of class 1.
     assert ClassPixels([name] if as_list else name)().tolist() == [3, 6, 1]
 
 
@@ -48,14 +48,14 @@ def test_several_datasets_add_up(name):
     assert ClassPixels([name, name])().tolist() == [6, 12, 2]
 
 
-def test_a_main_rank_alone_may_ask(name, monkeypatch):
+def test_counting_does_not_synchronize_the_ranks(name, monkeypatch):
     def no_other_rank():
-        raise AssertionError("nobody else is here to synchronize with")
+        raise AssertionError("the other ranks may not take part")
 
     monkeypatch.setattr("d2_seesaw.data.semantic.pixel_counts.comm.synchronize", no_other_rank)
     ClassPixels(name)()
 
 
-def test_data_that_are_not_there_are_named():
+def test_an_unregistered_dataset_is_reported():
     with pytest.raises(ValueError, match="'semantic_quickstart_trian' is not registered; did you"):
         ClassPixels("semantic_quickstart_trian")()

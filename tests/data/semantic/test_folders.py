@@ -20,7 +20,7 @@ CLASSES = ["soil", "crop", "weed"]
 
 @pytest.fixture
 def folder(tmp_path):
-    """Images of several formats and sizes, some nested, with their label maps."""
+    """Write images of several formats and sizes, some nested, with their label maps."""
     sizes = {"a.jpg": (8, 6), "b/c.PNG": (10, 4), "b/c/d.bmp": (3, 5), "e.webp": (7, 9)}
     sizes |= {"f.tif": (2, 3), "b/g.jpeg": (4, 4)}
     for name, (height, width) in sizes.items():
@@ -42,7 +42,7 @@ def names(records, root):
     return [os.path.relpath(r["file_name"], root / "images") for r in records]
 
 
-def test_images_and_labels_pair_up_by_their_place_and_name(folder):
+def test_images_and_labels_are_paired_by_subfolder_and_name(folder):
     root, sizes = folder
     register(root)
     records = load_dataset(NAME)
@@ -56,7 +56,7 @@ def test_images_and_labels_pair_up_by_their_place_and_name(folder):
         assert read_labels(record, num_classes=3)[0, 0] == len(relative) % 3
 
 
-def test_the_order_is_that_of_the_names(folder):
+def test_records_are_sorted_by_name(folder):
     root, _ = folder
     register(root)
     assert names(load_dataset(NAME), root) == [
@@ -65,7 +65,7 @@ def test_the_order_is_that_of_the_names(folder):
     ]
 
 
-def test_metadata_are_those_of_detectron2(folder):
+def test_metadata_have_detectron2s_fields(folder):
     register(folder[0], ignore_label=77)
     metadata = MetadataCatalog.get(NAME)
     assert metadata.stuff_classes == CLASSES
@@ -73,7 +73,7 @@ def test_metadata_are_those_of_detectron2(folder):
     assert metadata.evaluator_type == "sem_seg"
 
 
-def test_ids_go_with_every_record(folder):
+def test_every_record_has_the_label_ids(folder):
     register(folder[0], label_ids={0: 2, 1: 1, 2: 2})
     records = load_dataset(NAME)
     assert all(r["sem_seg_label_ids"] == {0: 2, 1: 1, 2: 2} for r in records)
@@ -93,7 +93,7 @@ def test_nothing_is_read_until_loading(tmp_path):
         assert f"MISSING  {tmp_path / 'nowhere' / part}" in str(error.value)
 
 
-def test_suffixes_tell_which_files_are_meant(tmp_path):
+def test_suffixes_select_the_files(tmp_path):
     for part, name in [
         ("images", "x/1_left.png"),
         ("images", "x/1_right.png"),
@@ -108,7 +108,7 @@ def test_suffixes_tell_which_files_are_meant(tmp_path):
     assert record["sem_seg_file_name"] == str(tmp_path / "labels/x/1_ids.png")
 
 
-def test_only_the_subfolders_asked_for_are_searched(folder):
+def test_only_the_given_subfolders_are_searched(folder):
     root, _ = folder
     register(root, subfolders=["b/c"])
     assert names(load_dataset(NAME), root) == ["b/c/d.bmp"]
@@ -125,7 +125,7 @@ def test_linked_folders_are_followed_and_hidden_files_are_not(folder, tmp_path):
     assert len(load_dataset(NAME)) == len(sizes)
 
 
-def test_sizes_are_those_of_the_image_as_it_is_read(tmp_path):
+def test_sizes_are_those_of_the_decoded_image(tmp_path):
     from detectron2.data.detection_utils import check_image_size, read_image
 
     for part in ("images", "labels"):
@@ -143,7 +143,7 @@ def test_sizes_are_those_of_the_image_as_it_is_read(tmp_path):
     assert [r["height"] for r in records] == [8] * 4 + [12] * 4
 
 
-def test_images_and_labels_without_partner_are_counted_and_the_first_named(folder):
+def test_images_and_labels_without_partner_are_counted_and_the_first_is_reported(folder):
     root, _ = folder
     for number in range(7):
         Image.new("RGB", (4, 4)).save(root / "images" / f"z{number}.jpg")
@@ -165,7 +165,7 @@ def test_two_images_of_one_name_are_refused(folder):
         load_dataset(NAME)
 
 
-def test_an_empty_folder_is_named(tmp_path):
+def test_an_empty_folder_is_reported(tmp_path):
     for part in ("images", "labels"):
         (tmp_path / part).mkdir()
     register(tmp_path)
@@ -173,7 +173,7 @@ def test_an_empty_folder_is_named(tmp_path):
         load_dataset(NAME)
 
 
-def test_an_image_that_cannot_be_read_is_named(folder):
+def test_an_image_that_cannot_be_read_is_reported(folder):
     root, _ = folder
     (root / "images" / "a.jpg").write_bytes(b"nothing")
     register(root)
@@ -239,7 +239,7 @@ def test_parts_of_a_split_are_disjoint_and_all_of_it(number):
 
 def test_parts_have_their_percentages_in_contiguous_blocks():
     frames = [f"{i:06d}" for i in range(1000)]
-    expected = {  # five stretches of 200 frames
+    expected = {  # five blocks of 200 frames
         "train": [i for i in range(1000) if i % 200 < 140],
         "val": [i for i in range(1000) if 140 <= i % 200 < 160],
         "test": [i for i in range(1000) if i % 200 >= 160],
@@ -261,7 +261,7 @@ def test_frames_of_one_name_in_several_folders_are_in_one_part(tmp_path):
     assert names(load_dataset(NAME), tmp_path) == expected
 
 
-def test_a_part_without_images_is_named(folder):
+def test_a_part_without_images_is_reported(folder):
     register(folder[0], split=FrameSplit("val", stretches=6))
     with pytest.raises(ValueError, match=r"has no images in .* for the part 'val'"):
         load_dataset(NAME)

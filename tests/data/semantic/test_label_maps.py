@@ -32,14 +32,14 @@ def write_gray_16(path, labels):
 
 
 def write_synthia(path, labels):
-    """Blue 0, green an instance number, red the class, as OpenCV orders them."""
+    """Write the class to red, an instance number to green and 0 to blue."""
     instances = np.full_like(labels, 7, dtype=np.uint16) * 1000
     channels = [np.zeros_like(instances), instances, labels.astype(np.uint16)]
     cv2.imwrite(str(path), np.stack(channels, axis=2))
 
 
 def write_by_hand(path, rows, width, bits, colors):
-    """A PNG of the given packed rows, written from the specification of the format."""
+    """Write a PNG of the given packed rows, following the specification of the format."""
 
     def chunk(kind, data):
         checksum = struct.pack(">I", zlib.crc32(kind + data))
@@ -56,7 +56,7 @@ KINDS = [write_gray_8, write_palette, write_gray_16, write_synthia]
 
 
 @pytest.mark.parametrize("write", KINDS)
-def test_every_kind_of_file_gives_back_the_labels_written(tmp_path, write):
+def test_labels_survive_every_kind_of_file(tmp_path, write):
     write(tmp_path / "labels.png", LABELS)
     labels = read_labels(record(tmp_path / "labels.png", height=7, width=11), num_classes=19)
     assert labels.dtype == np.uint8
@@ -64,7 +64,7 @@ def test_every_kind_of_file_gives_back_the_labels_written(tmp_path, write):
 
 
 @pytest.mark.parametrize("write", KINDS)
-def test_ids_of_the_file_are_mapped_and_all_others_ignored(tmp_path, write):
+def test_listed_ids_are_mapped_and_all_others_ignored(tmp_path, write):
     write(tmp_path / "labels.png", LABELS)
     mapping = {3: 0, 7: 1, 18: 0, 40: 2}
     labels = read_labels(record(tmp_path / "labels.png", sem_seg_label_ids=mapping), num_classes=3)
@@ -79,26 +79,26 @@ def test_ids_above_255_can_be_mapped(tmp_path):
     np.testing.assert_array_equal(labels, [[4, 5, 255]])
 
 
-def test_palettes_of_four_bits_give_their_indices(tmp_path):
+def test_four_bit_palette_images_are_read_as_indices(tmp_path):
     write_by_hand(tmp_path / "labels.png", [b"\x01\x2f", b"\x30\x12"], 4, 4, 3)
     labels = read_labels(record(tmp_path / "labels.png"))
     np.testing.assert_array_equal(labels, [[0, 1, 2, 15], [3, 0, 1, 2]])
 
 
-def test_another_ignore_label_stands_for_what_is_not_mapped(tmp_path):
+def test_unmapped_ids_become_the_given_ignore_label(tmp_path):
     write_gray_8(tmp_path / "labels.png", np.array([[0, 1, 2]], np.uint8))
     mapped = record(tmp_path / "labels.png", sem_seg_label_ids={1: 0})
     np.testing.assert_array_equal(read_labels(mapped, 9, num_classes=1), [[9, 0, 9]])
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_grays_that_readers_would_stretch_are_refused(tmp_path, bits):
+def test_gray_images_that_readers_would_rescale_are_refused(tmp_path, bits):
     write_by_hand(tmp_path / "labels.png", [b"\x01"], 8 // bits, bits, 0)
     with pytest.raises(ValueError, match=rf"labels\.png is a PNG in {bits}-bit grayscale; exp"):
         read_labels(record(tmp_path / "labels.png"))
 
 
-def test_colors_are_not_taken_for_labels(tmp_path):
+def test_color_images_are_refused(tmp_path):
     Image.fromarray(np.stack([LABELS] * 3, axis=2)).save(tmp_path / "labels.png")
     with pytest.raises(ValueError, match=r"labels\.png is a PNG in 8-bit RGB; expected"):
         read_labels(record(tmp_path / "labels.png"))
@@ -110,13 +110,13 @@ def test_another_format_is_refused(tmp_path):
         read_labels(record(tmp_path / "labels.jpg"))
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(ValueError, match=r"gone\.png cannot be read: No such file"):
         read_labels(record(tmp_path / "gone.png"))
 
 
 @pytest.mark.parametrize("write", KINDS)
-def test_a_damaged_file_is_named(tmp_path, write):
+def test_a_damaged_file_is_reported(tmp_path, write):
     path = tmp_path / "labels.png"
     write(path, np.random.default_rng(0).integers(0, 9, (64, 64)).astype(np.uint8))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -125,7 +125,7 @@ def test_a_damaged_file_is_named(tmp_path, write):
 
 
 @pytest.mark.parametrize("size", [{"height": 11, "width": 7}, {"height": 7, "width": 12}])
-def test_another_size_than_the_images_is_refused(tmp_path, size):
+def test_labels_of_another_size_than_the_image_are_refused(tmp_path, size):
     write_gray_8(tmp_path / "labels.png", LABELS)
     message = rf"labels\.png is 7 x 11, but its image is {size['height']} x {size['width']}"
     with pytest.raises(ValueError, match=message):
@@ -142,7 +142,7 @@ def test_ids_that_are_not_classes_are_listed(tmp_path):
         read_labels(record(tmp_path / "labels.png"), num_classes=11)
 
 
-def test_ids_that_would_not_fit_are_never_cut_to_eight_bits(tmp_path):
+def test_large_ids_are_never_truncated_to_eight_bits(tmp_path):
     cv2.imwrite(str(tmp_path / "labels.png"), np.array([[1, 256]], np.uint16))
     with pytest.raises(ValueError, match=r"contains 256; expected classes in \[0, 255\]"):
         read_labels(record(tmp_path / "labels.png"))

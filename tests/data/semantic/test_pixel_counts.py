@@ -12,7 +12,7 @@ C = 5
 
 
 def write(path, labels):
-    """Uncompressed, so that maps of one shape are files of one size."""
+    """Write an uncompressed image, so that maps of one shape are files of one size."""
     cv2.imwrite(str(path), labels, [cv2.IMWRITE_PNG_COMPRESSION, 0])
     return path
 
@@ -44,7 +44,7 @@ def cache(tmp_path):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """Names of the label maps that are read."""
+    """Record the names of the label maps that are read."""
     names = []
     read_labels = pixel_counts.read_labels
 
@@ -61,12 +61,12 @@ def expected(maps, num_classes=C):
 
 
 def touch(path):
-    """Give the file another time of modification, whatever the resolution of the clock."""
+    """Change the modification time by more than any clock resolution."""
     status = os.stat(path)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000_000))
 
 
-def test_counts_are_those_of_every_class_in_every_map(dataset, maps, cache):
+def test_pixels_of_every_class_in_every_map_are_counted(dataset, maps, cache):
     counts = class_pixel_counts(dataset, C, cache_folder=cache)
     assert counts.dtype == np.int64
     np.testing.assert_array_equal(counts, expected(maps))
@@ -81,7 +81,7 @@ def test_the_second_time_nothing_is_read(dataset, maps, cache, reads):
     np.testing.assert_array_equal(again, expected(maps))
 
 
-def test_a_changed_map_is_counted_anew(dataset, maps, cache):
+def test_a_changed_map_is_counted_again(dataset, maps, cache):
     class_pixel_counts(dataset, C, cache_folder=cache)
     maps[4] = np.roll(maps[4], 1) // 2
     touch(write(dataset[4]["sem_seg_file_name"], maps[4]))
@@ -90,7 +90,7 @@ def test_a_changed_map_is_counted_anew(dataset, maps, cache):
     assert len(list(cache.iterdir())) == 1
 
 
-def test_a_map_of_equal_size_is_noticed_by_its_time_of_modification(dataset, maps, cache):
+def test_a_changed_map_of_equal_size_is_noticed_by_its_modification_time(dataset, maps, cache):
     class_pixel_counts(dataset, C, cache_folder=cache)
     path, size = dataset[2]["sem_seg_file_name"], os.stat(dataset[2]["sem_seg_file_name"]).st_size
     maps[2][:] = 4
@@ -100,7 +100,7 @@ def test_a_map_of_equal_size_is_noticed_by_its_time_of_modification(dataset, map
     np.testing.assert_array_equal(counts, expected(maps))
 
 
-def test_a_map_of_another_size_is_noticed_at_the_same_time_of_modification(dataset, maps, cache):
+def test_a_changed_map_of_equal_modification_time_is_noticed_by_its_size(dataset, maps, cache):
     class_pixel_counts(dataset, C, cache_folder=cache)
     path, status = dataset[4]["sem_seg_file_name"], os.stat(dataset[4]["sem_seg_file_name"])
     maps[4] = np.zeros((50, 50), np.uint8)
@@ -111,7 +111,7 @@ def test_a_map_of_another_size_is_noticed_at_the_same_time_of_modification(datas
     np.testing.assert_array_equal(counts, expected(maps))
 
 
-def test_other_images_ids_and_classes_are_counted_apart(dataset, maps, cache):
+def test_other_images_ids_and_classes_have_counts_of_their_own(dataset, maps, cache):
     class_pixel_counts(dataset, C, cache_folder=cache)
     fewer = class_pixel_counts(dataset[:-1], C, cache_folder=cache)
     np.testing.assert_array_equal(fewer, expected(maps[:-1]))
@@ -124,7 +124,7 @@ def test_other_images_ids_and_classes_are_counted_apart(dataset, maps, cache):
         np.testing.assert_array_equal(counts, expected(maps)[:, by_class])
 
 
-def test_other_files_of_equal_size_and_time_are_counted_apart(dataset, maps, cache):
+def test_other_files_of_equal_size_and_time_have_counts_of_their_own(dataset, maps, cache):
     first, second = [dataset[2]], [dataset[3]]
     write(second[0]["sem_seg_file_name"], np.zeros_like(maps[2]))
     for record in (*first, *second):
@@ -133,7 +133,7 @@ def test_other_files_of_equal_size_and_time_are_counted_apart(dataset, maps, cac
     assert class_pixel_counts(second, C, cache_folder=cache)[0, 0] == maps[2].size
 
 
-def test_equal_ids_in_another_order_are_equal(dataset, cache, reads):
+def test_the_order_of_label_ids_does_not_matter(dataset, cache, reads):
     for ids in ({2: 0, 4: 1}, {4: 1, 2: 0}):
         mapped = [record | {"sem_seg_label_ids": ids} for record in dataset]
         class_pixel_counts(mapped, 2, cache_folder=cache)
@@ -164,7 +164,7 @@ def test_flipped_bits_in_a_file_of_counts_never_give_other_counts(dataset, maps,
         np.testing.assert_array_equal(counts, expected(maps))
 
 
-def test_counts_that_cannot_be_kept_are_given_all_the_same(dataset, maps, tmp_path, caplog):
+def test_counts_are_returned_even_if_they_cannot_be_cached(dataset, maps, tmp_path, caplog):
     (tmp_path / "file").touch()
     with caplog.at_level(logging.WARNING):
         counts = class_pixel_counts(dataset, C, cache_folder=tmp_path / "file")
@@ -190,7 +190,7 @@ def test_an_interrupted_write_leaves_the_earlier_counts(dataset, maps, cache, mo
     assert kept.read_bytes() == before
 
 
-def test_the_default_folder_follows_the_platforms_rule(dataset, tmp_path, monkeypatch):
+def test_the_default_folder_follows_the_platform_convention(dataset, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     class_pixel_counts(dataset, C)
     assert len(list((tmp_path / "xdg" / "d2_seesaw").iterdir())) == 1
@@ -199,25 +199,25 @@ def test_the_default_folder_follows_the_platforms_rule(dataset, tmp_path, monkey
     assert pixel_counts.default_cache_folder() == tmp_path / "home" / ".cache" / "d2_seesaw"
 
 
-def test_maps_with_other_classes_are_named(dataset, cache):
+def test_maps_with_other_classes_are_reported(dataset, cache):
     with pytest.raises(ValueError, match=r"\.png contains 4; expected classes in \[0, 3\]"):
         class_pixel_counts(dataset, 4, cache_folder=cache)
     assert not cache.exists()
 
 
-def test_missing_maps_are_named(dataset, cache):
+def test_missing_maps_are_reported(dataset, cache):
     os.unlink(dataset[5]["sem_seg_file_name"])
     with pytest.raises(ValueError, match=r"5\.png cannot be read: No such file"):
         class_pixel_counts(dataset, C, cache_folder=cache)
 
 
 @pytest.mark.parametrize("num_classes", [0, 256])
-def test_a_number_of_classes_out_of_range_is_named(dataset, num_classes):
+def test_a_number_of_classes_out_of_range_is_reported(dataset, num_classes):
     with pytest.raises(ValueError, match=rf"must be in \[1, 255\] .* got {num_classes}"):
         class_pixel_counts(dataset, num_classes)
 
 
-def test_other_ranks_wait_for_the_main_one_and_read_what_it_kept(
+def test_other_ranks_wait_for_the_main_rank_and_read_its_cache(
     dataset, maps, cache, reads, monkeypatch
 ):
     waited = []
@@ -238,9 +238,7 @@ def test_other_ranks_wait_for_the_main_one_and_read_what_it_kept(
     assert len(reads) == len(dataset)
 
 
-def test_ranks_without_a_common_folder_count_for_themselves(
-    dataset, maps, cache, reads, monkeypatch
-):
+def test_ranks_without_a_common_folder_count_on_their_own(dataset, maps, cache, reads, monkeypatch):
     monkeypatch.setattr(pixel_counts.comm, "is_main_process", lambda: False)
     np.testing.assert_array_equal(
         class_pixel_counts(dataset, C, cache_folder=cache), expected(maps)

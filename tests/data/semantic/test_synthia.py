@@ -14,7 +14,7 @@ from d2_seesaw.data.semantic.synthia import CAMERAS, PARTS
 
 NAME = "tests_synthia"
 
-# As published: the names of the classes by the id in the red channel.
+# Published class names by the id in the red channel.
 COMMON = [
     *("void", "sky", "building", "road", "sidewalk", "fence", "vegetation", "pole", "car", "sign"),
     *("pedestrian", "bicycle"),
@@ -30,7 +30,7 @@ SHORT = {"traffic sign": "sign", "traffic light": "light", "lane marking": "lane
 
 
 def write_frame(root, name, number_of_ids):
-    """A picture, and labels with every id once: 16 bits, three channels, the id in the red one."""
+    """Write an image and 16-bit labels in three channels, with every id once in the red channel."""
     ids = np.arange(number_of_ids, dtype=np.uint16)[None]
     labels = np.stack([0 * ids, 500 + ids, ids], axis=2)
     for folder, picture in (("RGB", labels.astype(np.uint8)), ("GT/LABELS", labels)):
@@ -40,28 +40,28 @@ def write_frame(root, name, number_of_ids):
 
 
 def read_names(record):
-    """The class that each id of the file is read as, by the names above; None if ignored."""
+    """Return the class name that each id is read as, shortened as above; None if ignored."""
     classes = MetadataCatalog.get(NAME).stuff_classes
     labels = read_labels(record, num_classes=len(classes))[0]
     return [None if label == 255 else SHORT.get(classes[label], classes[label]) for label in labels]
 
 
-def test_ids_of_sequences_are_read_as_published(tmp_path):
+def test_sequences_have_the_published_ids(tmp_path):
     write_frame(tmp_path, "Stereo_Left/Omni_F/000000", len(SEQS))
     register_synthia_seqs(NAME, tmp_path)
-    (record,) = load_dataset_of_cameras(tmp_path)
+    (record,) = load_with_all_camera_folders(tmp_path)
     assert read_names(record) == [None if name in IGNORED else name for name in SEQS]
     assert len(MetadataCatalog.get(NAME).stuff_classes) == 13
 
 
-def load_dataset_of_cameras(root):
+def load_with_all_camera_folders(root):
     for camera in CAMERAS:
         for folder in ("RGB", "GT/LABELS"):
             (root / folder / camera).mkdir(parents=True, exist_ok=True)
     return load_dataset(NAME)
 
 
-def test_ids_of_rand_cityscapes_are_those_of_cityscapes_16_classes(tmp_path):
+def test_rand_cityscapes_has_the_16_classes_of_cityscapes(tmp_path):
     write_frame(tmp_path, "0000000", len(RAND))
     register_synthia_rand_cityscapes(NAME, tmp_path)
     (record,) = load_dataset(NAME)
@@ -75,7 +75,7 @@ def test_ids_of_rand_cityscapes_are_those_of_cityscapes_16_classes(tmp_path):
     ]
 
 
-def test_all_eight_cameras_are_used_unless_told_otherwise(tmp_path):
+def test_all_eight_cameras_are_used_by_default(tmp_path):
     for camera in CAMERAS:
         for frame in range(10):
             write_frame(tmp_path, f"{camera}/{frame:06d}", 4)
@@ -89,7 +89,7 @@ def test_all_eight_cameras_are_used_unless_told_otherwise(tmp_path):
     assert all("RGB/Stereo_Left/Omni_F" in record["file_name"] for record in records)
 
 
-def test_the_cameras_are_those_on_the_disk():
+def test_camera_names_are_their_folder_names():
     views = {f"Stereo_{s}/Omni_{v}" for s in ("Left", "Right") for v in "FBLR"}
     assert set(CAMERAS) == views
 

@@ -39,16 +39,16 @@ ANALYSIS = LongTailAnalysis(
 )
 
 
-def comparable(analysis):
-    """nan is not equal to itself, and its text is."""
+def as_text(analysis):
+    """Represent an analysis as text, because nan does not equal itself."""
     return repr(dataclasses.asdict(analysis))
 
 
-def test_a_file_gives_back_what_was_written(tmp_path):
+def test_an_analysis_survives_its_file(tmp_path):
     write_analysis(tmp_path, ANALYSIS)
     assert [p.name for p in tmp_path.iterdir()] == ["longtail_segm.json"]
     again = read_analysis(analysis_path(tmp_path, "segm"))
-    assert comparable(again) == comparable(ANALYSIS)
+    assert as_text(again) == as_text(ANALYSIS)
     assert again.confusions == ANALYSIS.confusions
     assert again.examples == ANALYSIS.examples
     assert math.isnan(again.metrics["APr"])
@@ -57,7 +57,7 @@ def test_a_file_gives_back_what_was_written(tmp_path):
     assert again.categories[1].train_images is None
 
 
-def test_the_file_is_strict_json_with_null_for_what_is_not_known(tmp_path):
+def test_the_file_is_strict_json_with_null_for_unknown_values(tmp_path):
     write_analysis(tmp_path, ANALYSIS)
 
     def refuse(constant):
@@ -85,7 +85,7 @@ REQUIRED = [f.name for f in dataclasses.fields(LongTailAnalysis) if f.name != "e
 
 
 @pytest.mark.parametrize("field", REQUIRED)
-def test_a_missing_field_is_named(field):
+def test_a_missing_field_is_reported(field):
     data = ANALYSIS.to_json()
     del data[field]
     with pytest.raises(ValueError, match=f"is damaged: .*'{field}'"):
@@ -115,13 +115,13 @@ def test_damaged_parts_are_one_clear_error(field, value):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 1}'])
-def test_a_file_of_another_kind_is_named(text, tmp_path):
+def test_a_file_of_another_kind_is_reported(text, tmp_path):
     path = tmp_path / "longtail_bbox.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"longtail_bbox\.json: "):
         read_analysis(path)
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"longtail_bbox\.json"):
         read_analysis(analysis_path(tmp_path, "bbox"))

@@ -1,4 +1,4 @@
-"""Calibration: against the matches of lvis-api, and in closed form."""
+"""Calibration, compared with the matches of lvis-api and with closed forms."""
 
 import logging
 import math
@@ -20,7 +20,7 @@ BOX, ELSEWHERE = [10, 10, 40, 40], [80, 80, 30, 30]
 
 
 def calibration_of(data, results, task="bbox", limit=300):
-    """By group."""
+    """Return the reliability curves by group."""
     ground_truth = GroundTruthColumns.from_dataset(data)
     detections = Detections.from_results(results)
     limits = DetectionLimits(per_image=limit)
@@ -29,7 +29,7 @@ def calibration_of(data, results, task="bbox", limit=300):
 
 
 def outcomes_of_lvis(data, results, task, limit):
-    """Score, category and outcome of every detection that lvis counts, at IoU 0.5 and any area."""
+    """Yield score, category and outcome of the detections that lvis counts at IoU 0.5."""
     official = official_evaluation(data, results, task, limit)
     for evaluated in official.eval_imgs:
         if evaluated is None or evaluated["area_rng"] != official.params.area_rng[0]:
@@ -40,7 +40,7 @@ def outcomes_of_lvis(data, results, task, limit):
 
 
 def in_bins(outcomes):
-    """Numbers, mean scores and precisions, and the error in percent; literally."""
+    """Compute numbers, mean scores, precisions and the error in percent, bin by bin."""
     outcomes = list(outcomes)
     numbers, scores, precisions, error = [], [], [], 0.0
     for b in range(15):
@@ -56,7 +56,7 @@ def in_bins(outcomes):
 @pytest.mark.parametrize("limit", [300, 8])
 @pytest.mark.parametrize("task", ["bbox", "segm"])
 @pytest.mark.parametrize("seed", range(3))
-def test_equals_loops_over_what_lvis_matches(seed, task, limit):
+def test_equals_loops_over_the_matches_of_lvis(seed, task, limit):
     data, results = federated_case(seed, *TRAITS, *MORE_TRAITS)
     found = calibration_of(data, results, task, limit)
     outcomes = list(outcomes_of_lvis(data, results, task, limit))
@@ -75,7 +75,7 @@ def test_equals_loops_over_what_lvis_matches(seed, task, limit):
 
 
 def scene(scores, right, *, category=1):
-    """An image for each detection: it has an object if the detection is right."""
+    """Build an image for each detection, with an object if the detection is right."""
     data = dataset("rcf", range(1, len(scores) + 1))
     results = []
     for image, score, is_right in zip(data["images"], scores, right, strict=True):
@@ -97,7 +97,7 @@ def test_scores_that_are_the_precision_have_no_error():
 
 
 @pytest.mark.parametrize(("score", "number_right"), [(0.9, 1), (0.3, 3), (0.999, 0), (0.05, 4)])
-def test_the_error_of_one_bin_is_the_distance_of_precision_and_score(score, number_right):
+def test_the_error_of_one_bin_is_the_gap_between_precision_and_score(score, number_right):
     found = calibration_of(*scene([score] * 4, [i < number_right for i in range(4)]))
     assert found["all"].error == pytest.approx(100 * abs(number_right / 4 - score))
     assert found["r"].error == found["all"].error
@@ -109,7 +109,7 @@ def test_errors_in_opposite_directions_do_not_cancel():
     assert found.error == pytest.approx(90)
 
 
-def test_bins_are_closed_on_the_right_and_the_first_has_0():
+def test_bins_are_closed_on_the_right_and_the_first_includes_0():
     bounds = np.linspace(0, 1, CALIBRATION_BINS + 1).tolist()
     found = calibration_of(*scene(bounds, [True] * len(bounds)))["all"]
     assert found.detections == [2] + [1] * (CALIBRATION_BINS - 1)
@@ -130,7 +130,7 @@ def test_of_two_detections_of_an_object_the_second_is_wrong():
     assert found.precision[7] == 1.0
 
 
-def test_what_is_ignored_or_may_be_unlabeled_is_not_counted():
+def test_ignored_and_possibly_unlabeled_detections_are_not_counted():
     data, results = scene([0.5], [True])
     data["annotations"][0]["ignore"] = 1
     assert sum(calibration_of(data, results)["all"].detections) == 0
@@ -148,9 +148,8 @@ def test_a_wrong_detection_too_large_for_lvis_is_not_counted():
     assert sum(calibration_of(data, results)["all"].detections) == 1
 
 
-def test_objects_are_of_any_size():
-    # Among small objects alone, the first detection would take the other one, and the second
-    # detection the object that is too large to count there.
+def test_objects_of_any_size_are_matched():
+    # With the area range of small objects, the second object would go to the first detection.
     data, results = scene([0.9], [True])
     add_object(data, 1, 1, [10, 10, 40, 24], area=500)
     found = calibration_of(data, [*results, results[0] | {"bbox": [10, 22, 40, 28], "score": 0.5}])
@@ -158,7 +157,7 @@ def test_objects_are_of_any_size():
     assert found["all"].precision[7] == 0.0
 
 
-def test_what_was_matched_is_not_modified():
+def test_the_matches_are_not_modified():
     data, results = scene([0.5], [True])
     data["annotations"][0]["ignore"] = 1
     ground_truth = GroundTruthColumns.from_dataset(data)
@@ -169,7 +168,7 @@ def test_what_was_matched_is_not_modified():
     assert repr(reliability_by_group(ground_truth, matched)) == repr(first)
 
 
-def test_categories_of_unknown_frequency_are_in_all_only():
+def test_categories_of_unknown_frequency_count_only_in_all():
     data, results = scene([0.5], [True])
     data["categories"][0]["frequency"] = "n/a"
     found = calibration_of(data, results)
@@ -185,7 +184,7 @@ def test_without_detections_there_is_no_error():
 
 
 @pytest.mark.parametrize("score", [1.5, -0.01, math.inf, math.nan])
-def test_scores_that_are_no_probabilities_have_no_calibration(score, caplog):
+def test_scores_that_are_not_probabilities_have_no_calibration(score, caplog):
     data, results = scene([0.5, score], [True, True])
     with caplog.at_level(logging.WARNING):
         found = calibration_of(data, results)
@@ -195,7 +194,7 @@ def test_scores_that_are_no_probabilities_have_no_calibration(score, caplog):
         assert math.isnan(calibration.error)
 
 
-def test_scores_that_are_not_counted_may_be_anything(caplog):
+def test_scores_of_uncounted_detections_may_be_anything(caplog):
     data, results = scene([0.5], [True])
     unverified = results[0] | {"category_id": 2, "score": 7.0}
     assert sum(calibration_of(data, [*results, unverified])["all"].detections) == 1

@@ -37,24 +37,24 @@ def test_the_mean_over_a_group_is_the_difference_of_its_metric():
         assert found.groups[group].mean == pytest.approx(found.metric_difference(metric))
 
 
-def test_a_metric_that_either_lacks_has_no_difference():
+def test_a_metric_that_one_run_lacks_has_no_difference():
     found = compare(run(1, 2, 3, NAN), run(1, 2, 3, 4))
     assert math.isnan(found.metric_difference("APf"))
     assert math.isnan(found.metric_difference("no such metric"))
 
 
-def test_equal_differences_have_an_interval_of_no_width():
+def test_equal_differences_have_an_interval_of_zero_width():
     found = paired_bootstrap([1.5] * 40)
     assert (found.mean, found.low, found.high, found.categories) == (1.5, 1.5, 1.5, 40)
 
 
-def test_two_categories_have_the_interval_between_them():
-    # Both draws are the same category in a quarter of the cases each, more than 2.5 %.
+def test_the_interval_of_two_categories_spans_both():
+    # Each category is drawn twice in a quarter of the samples, which is more than 2.5 %.
     found = paired_bootstrap([-1.0, 3.0])
     assert (found.low, found.mean, found.high) == (-1.0, 1.0, 3.0)
 
 
-def test_the_interval_is_that_of_all_possible_draws():
+def test_the_interval_approximates_that_of_all_possible_draws():
     differences = [-3.0, 0.0, 1.0, 2.0, 7.0]
     means = [sum(draw) / 5 for draw in itertools.product(differences, repeat=5)]
     low, high = np.quantile(means, [0.025, 0.975])
@@ -63,7 +63,7 @@ def test_the_interval_is_that_of_all_possible_draws():
     assert found.high == pytest.approx(high, abs=0.1)
 
 
-def test_the_interval_of_many_categories_is_the_normal_one():
+def test_the_interval_of_many_categories_is_that_of_a_normal_distribution():
     differences = np.random.default_rng(0).normal(2.0, 5.0, 1000)
     found = paired_bootstrap(differences.tolist())
     error = 1.96 * differences.std() / math.sqrt(1000)
@@ -71,7 +71,7 @@ def test_the_interval_of_many_categories_is_the_normal_one():
     assert found.mean - found.low == pytest.approx(error, rel=0.04)
 
 
-def test_one_category_has_no_interval_and_none_no_mean():
+def test_one_category_has_no_interval_and_zero_categories_have_no_mean():
     one = paired_bootstrap([2.0, NAN])
     assert (one.mean, one.categories) == (2.0, 1)
     none = paired_bootstrap([NAN])
@@ -79,7 +79,7 @@ def test_one_category_has_no_interval_and_none_no_mean():
     assert all(math.isnan(v) for v in (one.low, one.high, none.mean, none.low, none.high))
 
 
-def test_the_seed_decides_the_draws():
+def test_the_seed_determines_the_draws():
     differences = np.random.default_rng(0).normal(0, 5, 30).tolist()
     one, again, other = (paired_bootstrap(differences, seed=s, resamples=99) for s in (1, 1, 2))
     assert one == again
@@ -90,7 +90,7 @@ def test_the_seed_decides_the_draws():
     assert groups[0] != groups[2]
 
 
-def test_drawing_in_parts_draws_as_often(monkeypatch):
+def test_drawing_in_blocks_does_not_change_the_interval(monkeypatch):
     differences = np.random.default_rng(0).normal(0, 5, 30).tolist()
     whole = paired_bootstrap(differences, resamples=500)
     monkeypatch.setattr("d2_seesaw.evaluation.analysis.comparison._DRAWN_AT_ONCE", 30 * 7)
@@ -103,7 +103,7 @@ def test_changed_categories_start_with_the_greatest_gain():
     assert changed == [(4, 45, 5), (1, 15, 5), (2, 10, -10)]  # of 4 and 1, 4 has more objects
 
 
-def test_pairs_that_changed_say_how():
+def test_changed_pairs_have_both_counts_and_their_difference():
     first = run(1, 2, 3, 4, confusions=[(1, 4, 5), (1, 3, 2), (2, 4, 1), (1, 1, 3)])
     second = run(1, 2, 3, 4, confusions=[(1, 4, 1), (1, 3, 2), (3, 4, 9), (1, 1, 7), (4, 1, 5)])
     changes = [
@@ -113,12 +113,12 @@ def test_pairs_that_changed_say_how():
     assert changes == [(3, 4, 0, 9, 9), (1, 4, 5, 1, -4), (2, 4, 1, 0, -1)]
 
 
-def test_runs_go_by_their_names():
+def test_runs_are_keyed_by_their_names():
     first, second = run(1, 2), run(2, 3)
     assert compare(first, second, names=("a", "b")).runs == {"a": first, "b": second}
 
 
-def test_what_does_not_compare_is_refused():
+def test_runs_that_cannot_be_compared_are_refused():
     one = run(1, 2, 3, 4)
     with pytest.raises(ValueError, match="a is of 'bbox', b of 'segm'"):
         compare(one, run(1, 2, 3, 4, task="segm"), names=("a", "b"))

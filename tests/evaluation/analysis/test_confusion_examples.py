@@ -1,4 +1,4 @@
-"""Which objects are shown: against a loop over all of them."""
+"""Selection of example objects, compared with a loop over all objects."""
 
 import json
 
@@ -13,9 +13,9 @@ from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from d2_seesaw.evaluation.scoring import TaskEvaluation
 from d2_seesaw.evaluation.tables import category_results
-from tests.evaluation.federated_cases import of_task
+from tests.evaluation.federated_cases import results_of_task
+from tests.evaluation.labeled_objects import confused_case, label_one_by_one
 from tests.evaluation.lvis_data import SIZE, add_object, dataset
-from tests.evaluation.named_objects import confused_case, named_one_by_one
 
 
 def analysis_of(data, results, task="bbox", limit=300):
@@ -38,17 +38,17 @@ def ids(examples):
 
 
 def examples_one_by_one(data, names, pairs, score):
-    """Two objects of each pair, then those missed, as literally as possible."""
+    """Select two objects of each pair, then missed objects, as literally as possible."""
     named = [(a, names[a["id"]]) for a in data["annotations"] if names.get(a["id"])]
     examples = []
     for category, by in pairs:
-        of_pair = [
+        pair_matches = [
             (a, r) for a, r in named if (a["category_id"], r["category_id"]) == (category, by)
         ]
-        of_pair.sort(key=lambda m: -m[1][score])
+        pair_matches.sort(key=lambda m: -m[1][score])
         examples += [
             ConfusionExample(category, by, a["image_id"], a["bbox"], r["bbox"], r[score])
-            for a, r in of_pair[:2]
+            for a, r in pair_matches[:2]
         ]
     rare = {c["id"] for c in data["categories"] if c["frequency"] == "r"}
     missed = [
@@ -76,7 +76,7 @@ def test_equals_a_loop_over_all_objects(fields, task, score, compared, tied):
     confused_and_missed = [0, 0]
     for seed in range(14):
         data, results = confused_case(seed, "other area field", *tied)
-        given = results if fields == "both" else of_task(results, fields)
+        given = results if fields == "both" else results_of_task(results, fields)
         analysis = analysis_of(data, given, task, limit=30)
         groups = {c["id"]: c["frequency"] for c in data["categories"]}
         pairs = [
@@ -84,7 +84,7 @@ def test_equals_a_loop_over_all_objects(fields, task, score, compared, tied):
             for p in confusions_with_more_frequent(analysis)
         ]
         pairs = [p for group in "rc" for p in pairs if groups[p[0]] == group]
-        names = named_one_by_one(data, results, score, compared, 30)
+        names = label_one_by_one(data, results, score, compared, 30)
         expected = examples_one_by_one(data, names, pairs, score)
         assert ids(analysis.examples) == ids(expected)
         for ours, theirs in zip(analysis.examples, expected, strict=True):
@@ -95,7 +95,7 @@ def test_equals_a_loop_over_all_objects(fields, task, score, compared, tied):
                 assert ours.predicted_box is None
             elif fields == "segm":
                 x, y, w, h = theirs.predicted_box
-                edges = [round(v) for v in (x, y, x + w, y + h)]  # of the mask of the box
+                edges = [round(v) for v in (x, y, x + w, y + h)]  # edges of the mask
                 left, top, right, bottom = edges
                 assert ours.predicted_box == [left, top, right - left, bottom - top]
             else:
@@ -105,9 +105,9 @@ def test_equals_a_loop_over_all_objects(fields, task, score, compared, tied):
 
 
 def rows_of_objects(groups, numbers, taken_for):
-    """``numbers[i]`` objects of category ``i + 1``, each alone in its image; results by category.
+    """Build ``numbers[i]`` objects of category ``i + 1``, each alone in its image.
 
-    The more objects a category had before, the higher the score of the detection.
+    Each has a detection of category ``taken_for``. Sizes and scores grow within a category.
     """
     data = dataset(groups, range(1, 1 + sum(numbers)))
     results, image_id = [], 0
@@ -122,7 +122,7 @@ def rows_of_objects(groups, numbers, taken_for):
     return data, results
 
 
-def test_sixteen_rare_pairs_leave_eight_to_the_common_ones_which_have_more_objects():
+def test_sixteen_rare_pairs_leave_eight_to_common_pairs_with_more_objects():
     numbers = [*range(1, 21), *range(21, 41), 0]
     data, results = rows_of_objects("r" * 20 + "c" * 20 + "f", numbers, taken_for=41)
     examples = analysis_of(data, results).examples
@@ -133,7 +133,7 @@ def test_sixteen_rare_pairs_leave_eight_to_the_common_ones_which_have_more_objec
     assert len(examples) == 48
 
 
-def test_common_pairs_take_the_places_that_rare_ones_leave():
+def test_common_pairs_fill_the_places_that_rare_pairs_leave():
     numbers = [2] * 3 + [3] * 30 + [0]
     data, results = rows_of_objects("rrr" + "c" * 30 + "f", numbers, taken_for=34)
     pairs = list(dict.fromkeys(ids(analysis_of(data, results).examples)))
@@ -159,13 +159,13 @@ def test_the_largest_missed_objects_of_rare_categories_are_shown_last():
     assert [e.image_id for e in found[1:]] == [51, 53, 55, 57, 59, 61, 50, 52]
 
 
-def test_an_ignored_object_is_no_example():
+def test_an_ignored_object_is_not_an_example():
     data, results = rows_of_objects("rf", [1, 0], taken_for=2)
     data["annotations"][0]["ignore"] = 1
     assert analysis_of(data, results).examples == []
 
 
-def test_of_equal_scores_the_first_in_the_file_are_shown_whatever_the_order_of_detections():
+def test_among_equal_scores_the_first_objects_in_the_file_are_shown():
     data, results = rows_of_objects("rf", [6, 0], taken_for=2)
     for result in results:
         result["score"] = 0.5
@@ -174,7 +174,7 @@ def test_of_equal_scores_the_first_in_the_file_are_shown_whatever_the_order_of_d
 
 
 @pytest.mark.parametrize("name", [int, "image {}".format])
-def test_ids_of_images_survive_json_as_they_are(name):
+def test_image_ids_keep_value_and_type_in_json(name):
     data, results = rows_of_objects("rf", [2, 0], taken_for=2)
     for record in (*data["annotations"], *results):
         record["image_id"] = name(record["image_id"])
@@ -187,7 +187,7 @@ def test_ids_of_images_survive_json_as_they_are(name):
     assert {type(e.image_id) for e in analysis.examples} == {type(name(1))}
 
 
-def test_masks_alone_give_the_box_around_them():
+def test_a_detection_without_a_box_gets_the_box_of_its_mask():
     data, results = rows_of_objects("rf", [1, 0], taken_for=2)
     mask = np.zeros((SIZE, SIZE), dtype=np.uint8, order="F")
     mask[11:49, 12:50] = 1
@@ -198,6 +198,6 @@ def test_masks_alone_give_the_box_around_them():
     assert example.predicted_box == [12, 11, 38, 38]
 
 
-def test_no_detections_are_all_missed():
+def test_without_detections_all_objects_are_missed():
     data, _ = rows_of_objects("rf", [3, 2], taken_for=2)
     assert ids(analysis_of(data, []).examples) == [(1, None)] * 3

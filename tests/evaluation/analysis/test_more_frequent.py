@@ -26,7 +26,7 @@ CATEGORIES = [
 
 
 def analysis(confusions, categories=CATEGORIES, task="bbox"):
-    """Of ``(category, predicted, objects)``."""
+    """Build an analysis of ``(category, predicted, objects)`` tuples."""
     confusions = [Confusion(*c) for c in confusions]
     return LongTailAnalysis(task, "", 1, 1, {}, categories, confusions, [])
 
@@ -77,7 +77,7 @@ def test_most_objects_come_first_then_the_larger_share_then_the_lower_ids():
     [
         (("r", 5), ("r", 6), True),
         (("r", 5), ("r", 5), False),
-        (("f", 5), ("r", 6), True),  # the images decide where they are known
+        (("f", 5), ("r", 6), True),  # image counts take precedence over groups
         (("r", None), ("c", 6), True),
         (("c", 5), ("f", None), True),
         (("c", None), ("c", 99), False),
@@ -87,6 +87,6 @@ def test_most_objects_come_first_then_the_larger_share_then_the_lower_ids():
         (("n/a", 1), ("n/a", 2), True),
     ],
 )
-def test_training_images_decide_who_is_more_frequent_and_else_the_groups(mine, other, expected):
+def test_training_images_or_else_groups_decide_what_is_more_frequent(mine, other, expected):
     pair = [category(1, *mine), category(2, *other)]
     assert bool(confusions_with_more_frequent(analysis([(1, 2, 3)], pair))) == expected

@@ -1,4 +1,4 @@
-"""Labels of objects against a loop over images, detections and objects."""
+"""Labels of objects, compared with a loop over images, detections and objects."""
 
 from collections import Counter
 
@@ -10,9 +10,9 @@ from d2_seesaw.evaluation.analysis.confusion import label_objects, object_confus
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
-from tests.evaluation.federated_cases import box_rle, of_task
+from tests.evaluation.federated_cases import box_rle, results_of_task
+from tests.evaluation.labeled_objects import confused_case, label_one_by_one
 from tests.evaluation.lvis_data import add_object, dataset
-from tests.evaluation.named_objects import confused_case, named_one_by_one
 
 
 def confusions(data, results, task="bbox", limit=300):
@@ -44,8 +44,8 @@ def test_equals_a_loop_over_images_detections_and_objects(
     outcomes = Counter()
     for seed in range(5):
         data, results = confused_case(seed, *tied)
-        given = results if fields == "both" else of_task(results, fields)
-        names = named_one_by_one(data, results, score, compared, limit)
+        given = results if fields == "both" else results_of_task(results, fields)
+        names = label_one_by_one(data, results, score, compared, limit)
         expected = Counter(
             (a["category_id"], (names[a["id"]] or {}).get("category_id"))
             for a in data["annotations"]
@@ -59,7 +59,7 @@ def test_equals_a_loop_over_images_detections_and_objects(
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_they_are_sorted_and_sum_up_to_the_objects_of_each_category(seed):
+def test_confusions_are_sorted_and_sum_to_the_objects_of_each_category(seed):
     data, results = confused_case(seed)
     found = confusions(data, results)
     keys = [(c.category_id, c.predicted_id is None, c.predicted_id or 0) for c in found]
@@ -93,7 +93,7 @@ BOX = [10, 10, 40, 40]
 ONE_TENTH_LESS = [10, 10, 40, 36]
 
 
-def test_the_highest_score_decides_even_if_the_right_one_fits_better():
+def test_the_highest_score_decides_even_if_the_correct_detection_fits_better():
     # Category 3 was not verified in the image: LVIS does not score its detection.
     data = scene((1, BOX))
     results = [detection(1, BOX, 0.6), detection(3, ONE_TENTH_LESS, 0.7)]
@@ -102,7 +102,7 @@ def test_the_highest_score_decides_even_if_the_right_one_fits_better():
     assert confusions(data, results) == [Confusion(1, 1, 1)]
 
 
-def test_a_detection_of_a_neighbor_does_not_name_an_object():
+def test_a_detection_of_a_neighbor_does_not_label_an_object():
     shifted = [10, 18, 40, 40]  # IoU of 2 / 3 with the other object
     data = scene((1, BOX), (3, shifted))
     assert confusions(data, [detection(3, shifted, 0.9), detection(1, BOX, 0.2)]) == [
@@ -112,19 +112,19 @@ def test_a_detection_of_a_neighbor_does_not_name_an_object():
     assert confusions(data, [detection(3, shifted, 0.9)])[0] == Confusion(1, None, 1)
 
 
-def test_a_detection_lies_on_the_object_that_it_overlaps_most_whatever_its_category():
+def test_a_detection_is_assigned_to_the_object_that_it_overlaps_most():
     data = scene((1, ONE_TENTH_LESS), (2, BOX))
     assert confusions(data, [detection(1, BOX, 0.9)]) == [Confusion(1, None, 1), Confusion(2, 1, 1)]
 
 
-def test_of_equal_ious_the_own_category_is_named():
+def test_among_equal_ious_the_object_of_the_same_category_is_labeled():
     data = scene((1, BOX), (2, BOX), (3, BOX))
     for own in (1, 2, 3):
         found = as_counts(confusions(data, [detection(own, BOX, 0.9)]))
         assert found == {(k, k if k == own else None): 1 for k in (1, 2, 3)}
 
 
-def test_of_equal_ious_with_other_categories_the_last_object_is_named():
+def test_among_equal_ious_with_other_categories_the_last_object_is_labeled():
     data = scene((2, BOX), (1, BOX), groups="rcff")
     assert confusions(data, [detection(4, BOX, 0.9)]) == [Confusion(1, None, 1), Confusion(2, 4, 1)]
 
@@ -143,7 +143,7 @@ def test_an_object_too_large_for_lvis_is_not_counted():
     assert confusions(data, []) == [Confusion(2, None, 1)]
 
 
-def test_an_overlap_of_less_than_one_half_names_nothing():
+def test_an_overlap_of_less_than_one_half_labels_no_object():
     data = scene((1, BOX))
     assert confusions(data, [detection(1, [10, 10, 40, 20], 0.9)]) == [Confusion(1, 1, 1)]
     assert confusions(data, [detection(1, [10, 10, 40, 19], 0.9)]) == [Confusion(1, None, 1)]
@@ -153,7 +153,7 @@ def test_without_detections_all_objects_are_missed():
     assert confusions(scene((1, BOX), (1, BOX)), []) == [Confusion(1, None, 2)]
 
 
-def test_of_equal_scores_the_lower_category_names():
+def test_among_equal_scores_the_lower_category_id_is_the_label():
     data = scene((1, BOX))
     results = [detection(3, BOX, 0.5), detection(2, BOX, 0.5)]
     assert confusions(data, results) == confusions(data, results[::-1]) == [Confusion(1, 2, 1)]
@@ -168,7 +168,7 @@ def test_masks_rank_by_their_own_scores():
     assert confusions(data, results, "segm") == [Confusion(1, 2, 1)]
 
 
-def test_detections_beyond_the_limit_name_nothing():
+def test_detections_beyond_the_limit_label_no_object():
     data = scene((1, BOX))
     results = [detection(2, [0, 100, 9, 9], 0.9), detection(1, BOX, 0.5)]
     assert confusions(data, results, limit=1) == [Confusion(1, None, 1)]

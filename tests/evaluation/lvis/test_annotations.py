@@ -19,7 +19,7 @@ def data():
     return data
 
 
-def test_finds_the_file_of_a_registered_dataset(register, data, tmp_path):
+def test_the_file_of_a_registered_dataset_is_found(register, data, tmp_path):
     name = register(data)
     assert annotation_file(name) == str(tmp_path / f"{name}.json")
 
@@ -36,7 +36,7 @@ def test_asking_for_an_unknown_dataset_does_not_register_it():
     assert "no_such_dataset" not in MetadataCatalog.list()
 
 
-def test_a_missing_file_is_named(register, data, tmp_path):
+def test_a_missing_file_is_reported(register, data, tmp_path):
     name = register(data)
     (tmp_path / f"{name}.json").unlink()
     with pytest.raises(FileNotFoundError, match=rf"no annotations at .*{name}\.json"):
@@ -48,11 +48,11 @@ def check(data, *, with_masks=True):
     check_lvis_format(table, "x.json", with_masks=with_masks)
 
 
-def test_accepts_lvis(data):
+def test_lvis_annotations_are_accepted(data):
     check(data)
 
 
-def test_refuses_coco_naming_every_missing_field(data):
+def test_coco_annotations_are_refused_with_every_missing_field(data):
     for category in data["categories"]:
         del category["frequency"]
     for image in data["images"]:
@@ -79,7 +79,7 @@ def test_a_mask_that_is_empty_is_refused_before_pycocotools_fails_on_it(data, se
         check(data)
 
 
-def test_polygons_that_pycocotools_takes_for_boxes_are_refused(data):
+def test_polygons_that_pycocotools_mistakes_for_boxes_are_refused(data):
     data["annotations"][1]["segmentation"] = [[0, 0, 9, 0, 9, 9], [1, 1, 5, 5], [1, 1]]
     check(data, with_masks=False)
     message = (
@@ -95,14 +95,14 @@ def test_a_test_split_needs_no_federated_sets(data):
     check(data)
 
 
-def test_refuses_an_unknown_frequency(data):
+def test_an_unknown_frequency_is_refused(data):
     data["categories"][0]["frequency"] = "rare"
     with pytest.raises(ValueError, match=r"must be in \('r', 'c', 'f'\), got \['rare'\]"):
         check(data)
 
 
 @pytest.mark.parametrize("section", ["images", "annotations"])
-def test_refuses_ids_that_are_not_unique(data, section, tmp_path):
+def test_ids_that_are_not_unique_are_refused(data, section, tmp_path):
     data[section].append(dict(data[section][0]))
     refused(data, tmp_path, f"two {section} have the id 1")
 
@@ -123,7 +123,7 @@ def refused(data, tmp_path, message, **options):
         ({"area": "large"}, "1 of 2 annotations have no 'area'"),
     ],
 )
-def test_values_that_cannot_be_scored_are_named(data, tmp_path, change, message):
+def test_values_that_cannot_be_scored_are_reported(data, tmp_path, change, message):
     data["annotations"][0].update(change)
     refused(data, tmp_path, message, with_masks=False)
 
@@ -146,13 +146,13 @@ def test_fields_that_only_training_needs_may_be_missing(data, tmp_path):
 @pytest.mark.parametrize(
     ("ids", "num_classes", "last"), [([1, 2, 3], 3, 3), ([2], 3, 3), ([1, 5], None, 5)]
 )
-def test_without_a_mapping_a_class_is_the_next_category(ids, num_classes, last):
+def test_without_a_mapping_category_ids_are_classes_plus_one(ids, num_classes, last):
     expected = {i: i + 1 for i in range(last)}
     assert category_of_class(ids, None, num_classes) == expected
 
 
 @pytest.mark.parametrize(("ids", "num_classes"), [([0, 1, 2], 3), ([1, 2, 4], 3), ([0, 1], None)])
-def test_refuses_category_ids_that_would_be_shifted(ids, num_classes):
+def test_category_ids_that_would_be_shifted_are_refused(ids, num_classes):
     with pytest.raises(ValueError, match=r"Category ids must be 1 to .*contiguous_id"):
         category_of_class(ids, None, num_classes)
 
@@ -161,6 +161,6 @@ def test_a_mapping_is_inverted():
     assert category_of_class([7, 9], {9: 0, 7: 1}, 2) == {0: 9, 1: 7}
 
 
-def test_refuses_a_mapping_of_other_categories():
+def test_a_mapping_of_other_categories_is_refused():
     with pytest.raises(ValueError, match=r"\[7, 9\]\.\.\. is in .* which has \['7', '9'\]"):
         category_of_class([7, 9], {"7": 0, "9": 1}, 2)

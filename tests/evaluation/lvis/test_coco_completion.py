@@ -1,4 +1,4 @@
-"""Annotations in COCO's format with the fields that LVIS's rules need."""
+"""COCO annotations, completed with the fields that LVIS's rules need."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 
 @pytest.fixture
 def coco():
-    """7 is in both images, 40 in one, as a crowd; 1000 in none."""
+    """Return COCO data: 7 is in both images, 40 in one as a crowd, 1000 in none."""
     data = dataset("rcf", image_ids=(1, 2))
     for category, category_id in zip(data["categories"], (7, 40, 1000), strict=True):
         category["id"] = category_id
@@ -35,25 +35,25 @@ def completed(data, counts=None):
     return complete_coco_fields(GroundTruthColumns.from_dataset(data).table, counts)
 
 
-def test_every_category_was_looked_for_in_every_image(coco):
+def test_every_category_counts_as_verified_in_every_image(coco):
     table = completed(coco)
     assert [image["neg_category_ids"] for image in table.images] == [[7, 40, 1000]] * 2
     assert GroundTruthColumns.from_table(table).exhaustive.all()
 
 
-def test_a_crowd_is_ignored_and_leaves_its_category_open_in_its_image(coco):
+def test_a_crowd_is_ignored_and_makes_its_category_not_exhaustive_in_its_image(coco):
     table = completed(coco)
     np.testing.assert_array_equal(table.ignored, [True, False, False, False])
     assert [i["not_exhaustive_category_ids"] for i in table.images] == [[40], []]
 
 
-def test_groups_follow_from_the_training_counts_by_the_bounds_of_lvis(coco):
+def test_groups_follow_the_training_counts_with_the_bounds_of_lvis(coco):
     categories = completed(coco, {7: 10, 40: 101}).categories
     assert [c["frequency"] for c in categories] == ["r", "f", "r"]
     assert [c["image_count"] for c in categories] == [10, 101, 0]
 
 
-def test_federated_sets_and_groups_of_a_file_stay(coco):
+def test_federated_sets_and_groups_of_a_file_are_kept(coco):
     coco["images"][0] |= {"neg_category_ids": [40], "not_exhaustive_category_ids": []}
     for category in coco["categories"]:
         category["frequency"] = "c"
@@ -74,9 +74,7 @@ def test_counts_are_images_not_objects(coco, tmp_path, monkeypatch):
         read_train_image_counts(write_json(tmp_path / "empty.json", coco))
 
 
-def test_given_counts_go_before_groups_of_the_file_and_these_before_registered_counts(
-    coco, tmp_path
-):
+def test_groups_come_from_given_counts_then_the_file_then_registered_counts(coco, tmp_path):
     json_file = str(write_json(tmp_path / "a.json", coco))
 
     def groups(**counts):

@@ -6,7 +6,7 @@ from d2_seesaw.evaluation.lvis.rules import IOU_THRESHOLDS
 
 
 def edges_of(ious, pairs, object_pairs):
-    """Sorted as ``Edges`` says, from a ``(detections, objects)`` table of IoUs."""
+    """Build sorted ``Edges`` from a ``(detections, objects)`` table of IoUs."""
     rows = [
         (d, ious[d, g], g)
         for d in range(len(pairs))
@@ -19,26 +19,26 @@ def edges_of(ious, pairs, object_pairs):
 
 
 def one_pair(ious, ignored):
-    """What ``match`` says of all detections of a pair: found and ignored, ``(D, T, A)``."""
+    """Match one pair; return found and ignored of all detections, ``(D, T, A)``."""
     ious, ignored = np.array(ious), np.array(ignored)
     pairs = np.zeros(len(ious), int)
     matches = match(edges_of(ious, pairs, np.zeros(ious.shape[1], int)), pairs, ignored)
-    return everywhere(matches, len(ious))
+    return as_table(matches, len(ious))
 
 
-def everywhere(matches, number):
+def as_table(matches, number):
     found, ignored = np.zeros((2, number, *matches.found.shape[1:]), bool)
     found[matches.detections], ignored[matches.detections] = matches.found, matches.ignored
     return found, ignored
 
 
 def choose_one_by_one(ious, ignored, threshold):
-    """lvis-api's rule for one pair, threshold and area range: +1 found, -1 ignored, 0 nothing."""
+    """Match one pair by lvis-api's rule: +1 found, -1 ignored, 0 unmatched."""
     free, outcome = set(range(ious.shape[1])), []
-    for of_detection in ious:
-        possible = [g for g in free if of_detection[g] >= threshold]
+    for row in ious:
+        possible = [g for g in free if row[g] >= threshold]
         counting = [g for g in possible if not ignored[g]]
-        best = max(counting or possible, key=lambda g: (of_detection[g], g), default=None)
+        best = max(counting or possible, key=lambda g: (row[g], g), default=None)
         free.discard(best)
         outcome.append(0 if best is None else -1 if ignored[best] else 1)
     return np.array(outcome)
@@ -52,7 +52,7 @@ def test_equals_a_loop_over_pairs_thresholds_area_ranges_and_detections(seed, le
     object_pairs = rng.integers(0, 6, 25)
     ious = rng.integers(0, levels + 1, (40, 25)) / levels
     ignored = rng.random((25, 3)) < 0.3
-    found, is_ignored = everywhere(match(edges_of(ious, pairs, object_pairs), pairs, ignored), 40)
+    found, is_ignored = as_table(match(edges_of(ious, pairs, object_pairs), pairs, ignored), 40)
     for pair in range(6):
         ds, gs = np.flatnonzero(pairs == pair), np.flatnonzero(object_pairs == pair)
         for t, threshold in enumerate(IOU_THRESHOLDS):
@@ -72,15 +72,15 @@ def test_an_object_is_taken_once_by_the_highest_score_even_if_a_later_one_fits_b
     assert not ignored.any()
 
 
-def test_an_object_that_counts_goes_before_a_better_one_that_is_ignored():
+def test_an_object_that_counts_is_preferred_to_an_ignored_one_that_fits_better():
     found, ignored = one_pair([[0.95, 0.55], [0.95, 0.55]], [[True], [False]])
     assert found[:, 0, 0].tolist() == [True, False]
     assert ignored[:, 0, 0].tolist() == [False, True]
     assert ignored[:, 2, 0].tolist() == [True, False], "only the ignored one reaches 0.6"
 
 
-def test_of_equal_ious_the_later_object_is_taken():
-    # The second detection overlaps the later object only, so it finds nothing that is left.
+def test_among_equal_ious_the_later_object_is_taken():
+    # The second detection overlaps only the later object, which is already taken.
     found, _ = one_pair([[0.8, 0.8], [0.0, 0.8]], [[False], [False]])
     assert found[:, 0, 0].tolist() == [True, False]
     found, _ = one_pair([[0.8, 0.8], [0.8, 0.0]], [[False], [False]])
@@ -92,8 +92,8 @@ def test_an_iou_equal_to_a_threshold_is_enough():
     np.testing.assert_array_equal(found[:, :, 0], np.tril(np.ones((10, 10), bool)))
 
 
-def test_area_ranges_do_not_share_what_is_taken():
-    # In the second range the first object is ignored, so there the first detection leaves it.
+def test_area_ranges_are_matched_independently():
+    # The first object is ignored in the second range, so the first detection skips it there.
     found, ignored = one_pair([[0.9, 0.8], [0.9, 0.0]], [[False, True], [False, False]])
     assert found[:, 0].tolist() == [[True, True], [False, False]]
     assert ignored[:, 0].tolist() == [[False, False], [False, True]]

@@ -10,18 +10,18 @@ from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns, index_of
 from tests.evaluation.federated_cases import federated_case
 from tests.evaluation.lvis_data import SIZE, add_object, dataset, mask_of, outline
 
-TRAITS = ("real boxes", "other area field", "not exhaustive", "ignored", "strange ids", "rle")
+TRAITS = ("real boxes", "other area field", "not exhaustive", "ignored", "override ids", "rle")
 
 
 def keys_as_ids(columns, keys):
-    """(image id, category id) of each key of a pair."""
+    """Return (image id, category id) of each pair key."""
     categories, images = np.divmod(keys, len(columns.image_ids))
     images, categories = columns.image_ids[images], columns.category_ids[categories]
     return list(zip(images.tolist(), categories.tolist(), strict=True))
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_each_object_keeps_what_its_dict_says(seed):
+def test_each_object_keeps_the_fields_of_its_dict(seed):
     data, _ = federated_case(seed, *TRAITS)
     columns, objects = GroundTruthColumns.from_dataset(data), data["annotations"]
     assert columns.image_ids.tolist() == sorted(i["id"] for i in data["images"])
@@ -40,8 +40,8 @@ def test_each_object_keeps_what_its_dict_says(seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_pairs_are_those_of_the_federated_sets(seed):
-    data, _ = federated_case(seed, "not exhaustive", "strange ids")
+def test_verified_pairs_follow_the_federated_sets(seed):
+    data, _ = federated_case(seed, "not exhaustive", "override ids")
     columns = GroundTruthColumns.from_dataset(data)
     present = {(o["image_id"], o["category_id"]) for o in data["annotations"]}
     absent = {(i["id"], c) for i in data["images"] for c in i["neg_category_ids"]}
@@ -61,26 +61,26 @@ def test_only_an_image_with_all_categories_as_negatives_is_exhaustive():
         image["neg_category_ids"] = ids
     columns = GroundTruthColumns.from_dataset(data)
     assert columns.exhaustive.tolist() == [True, False, False, True]
-    # The exhaustive images need no pairs, and category 9 is not listed.
+    # The exhaustive images need no pairs, and category 9 does not exist.
     verified = set(keys_as_ids(columns, columns.verified_pairs))
     assert verified == {(2, 1), (2, 2), (3, 2)}
 
 
 @pytest.mark.parametrize(
-    "strange",
+    "override",
     [{"area": 0}, {"area": -1}, {"image_id": 8}, {"category_id": 8}],
 )
-def test_objects_without_area_or_of_what_is_not_listed_do_not_count(strange):
+def test_objects_without_area_or_with_unknown_ids_do_not_count(override):
     data = dataset("rf")
     add_object(data, 1, 2, [0, 0, 10, 20])
-    add_object(data, 1, 1, [5, 5, 30, 40]).update(strange)
+    add_object(data, 1, 1, [5, 5, 30, 40]).update(override)
     add_object(data, 1, 2, [1, 2, 3, 4])
     columns = GroundTruthColumns.from_dataset(data)
     assert columns.boxes.tolist() == [[0, 0, 10, 20], [1, 2, 3, 4]]
     assert keys_as_ids(columns, columns.verified_pairs) == [(1, 2)]
 
 
-def test_polygons_compressed_and_uncompressed_runs_are_the_same_mask():
+def test_polygons_and_both_encodings_are_the_same_mask():
     data, bbox = dataset("f"), [10, 20, 40, 60]
     mask = mask_of(bbox)
     compressed = mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
@@ -115,7 +115,7 @@ def test_groups_hold_the_categories_of_each_frequency():
     assert groups == {"r": [3], "c": [1, 4], "f": [0, 2]}
 
 
-def test_index_of_is_the_place_or_minus_one():
+def test_index_of_is_the_position_or_minus_one():
     ids = [2, 5, 9]
     values = [9, 1, 5, 10, 2, 6]
     expected = [ids.index(v) if v in ids else -1 for v in values]
@@ -137,7 +137,7 @@ def test_the_fingerprint_is_the_same_on_every_machine():
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_the_fingerprint_depends_on_neither_order_nor_names_nor_ids_of_annotations(seed):
+def test_the_fingerprint_ignores_order_names_and_annotation_ids(seed):
     data, _ = federated_case(seed, *TRAITS)
     twin = next(o for o in data["annotations"] if o["category_id"] != data["categories"][0]["id"])
     data["annotations"].append(twin | {"id": 999, "category_id": data["categories"][0]["id"]})
@@ -159,7 +159,7 @@ def test_the_fingerprint_depends_on_neither_order_nor_names_nor_ids_of_annotatio
     assert fingerprint(other) == fingerprint(data)
 
 
-def with_an_object_more(data):
+def with_another_object(data):
     data["annotations"].append(data["annotations"][0] | {"id": 99})
 
 
@@ -171,7 +171,7 @@ def in_another_image(data):
 CHANGES = {
     "image id": lambda d: d["images"].append(d["images"][0] | {"id": 1000}),
     "category id": lambda d: d["categories"].append({"id": 1000, "frequency": "f"}),
-    "object": with_an_object_more,
+    "object": with_another_object,
     "image of an object": in_another_image,
     "category of an object": lambda d: d["annotations"][0].update(category_id=3),
     "left": lambda d: d["annotations"][0]["bbox"].__setitem__(0, 50.25),

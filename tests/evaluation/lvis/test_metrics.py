@@ -1,4 +1,4 @@
-"""Our engine against lvis-api: precision and recall of random federated data, bit for bit."""
+"""Precision and recall on random federated data, equal to those of lvis-api bit for bit."""
 
 import copy
 import json
@@ -27,7 +27,7 @@ from tests.evaluation.federated_cases import (
 from tests.evaluation.lvis_data import ImageDetections, add_object, dataset, official_metrics
 
 both_tasks = pytest.mark.parametrize("task", ["bbox", "segm"])
-# "more than 300" is over the limit, too, that of LVIS.
+# "more than 300" exceeds a limit, too: the one of LVIS.
 NOT_TOGETHER = ("one image", "one category", "no detections", "over the limit")
 ALL_AT_ONCE = [trait for trait in TRAITS if trait not in NOT_TOGETHER]
 KINDS = (*TRAITS, "some", "all")
@@ -67,14 +67,14 @@ def test_equals_lvis_on_data_with_some_traits(seed, task):
 
 @both_tasks
 @pytest.mark.parametrize("seed", range(4))
-def test_equals_lvis_if_categories_are_one(seed, task):
+def test_equals_lvis_if_class_agnostic(seed, task):
     traits = some_traits(seed)
     case = federated_case(seed, *traits)
     assert_equal_curves(*case, task, limit_of(traits), class_agnostic=True)
 
 
 def slow_cases(kind):
-    """40 random datasets of a kind, with their traits; no two kinds have a seed in common."""
+    """Yield 40 random datasets of a kind with their traits; no two kinds share a seed."""
     first = 1000 + 40 * KINDS.index(kind)
     for seed in range(first, first + 40):
         traits = {"some": some_traits(seed), "all": ALL_AT_ONCE}.get(kind, [kind])
@@ -85,28 +85,28 @@ def slow_cases(kind):
 @both_tasks
 @pytest.mark.parametrize("class_agnostic", [False, True], ids=["categories", "agnostic"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_equals_lvis_on_1120_different_data_sets(kind, class_agnostic, task):
-    """40 for each of 26 traits, 40 of some traits and 40 of nearly all of them at once."""
+def test_equals_lvis_on_1120_different_datasets(kind, class_agnostic, task):
+    """Compare 40 datasets for each of 26 traits, 40 with some traits and 40 with nearly all."""
     for case, traits in slow_cases(kind):
         assert_equal_curves(*case, task, limit_of(traits), class_agnostic=class_agnostic)
 
 
 @pytest.mark.slow
-def test_the_1120_data_sets_are_different():
+def test_the_1120_datasets_are_different():
     assert len(TRAITS) == 26
     texts = [json.dumps(case) for kind in KINDS for case, _ in slow_cases(kind)]
     assert len(texts) == len(set(texts)) == 1120
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_trait_of_more_than_300_has_them_and_a_tie_at_the_cut(seed):
+def test_the_trait_more_than_300_exceeds_300_with_a_tie_at_the_cut(seed):
     _, results = federated_case(seed, "more than 300")
     scores = defaultdict(list)
     for result in results:
         scores[result["image_id"]].append(result["score"])
-    of_many = [sorted(s, reverse=True) for s in scores.values() if len(s) > 300]
-    assert of_many
-    assert all(s[299] == s[300] for s in of_many)
+    crowded = [sorted(s, reverse=True) for s in scores.values() if len(s) > 300]
+    assert crowded
+    assert all(s[299] == s[300] for s in crowded)
 
 
 @both_tasks
@@ -137,8 +137,8 @@ def test_more_than_300_detections_with_ties_at_the_cut_are_cut_as_by_lvis(task):
 
 
 @pytest.mark.parametrize("engine_id", [0, 5])
-def test_an_object_is_found_whatever_the_id_of_its_annotation(engine_id):
-    # The one difference on purpose: lvis takes the id 0 of a match for no match.
+def test_an_object_is_found_with_any_annotation_id(engine_id):
+    # The only intended difference: lvis treats a match with the id 0 as no match.
     data = dataset("f")
     add_object(data, 1, 1, [0, 0, 40, 40])["id"] = engine_id
     results = ImageDetections(1).add(1, [0, 0, 40, 40]).as_lvis("bbox")
@@ -162,7 +162,7 @@ def test_no_detections_score_zero_where_there_is_ground_truth(task):
     assert scores.metrics == pytest.approx(expected, nan_ok=True)
 
 
-def test_float32_columns_give_the_numbers_of_the_dicts_made_from_them():
+def test_float32_columns_score_like_the_dicts_made_from_them():
     data, results = federated_case(4, "real boxes", "tied scores")
     columns = Detections.from_results(results)
     columns = Detections(

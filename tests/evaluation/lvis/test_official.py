@@ -35,7 +35,7 @@ def evaluate(data, detections, task="bbox", **options):
     return evaluate_detections(lvis_from_dict(data), found, task, **options)
 
 
-def numpy_is_untouched():
+def numpy_is_unchanged():
     return lvis.eval.np is np and "float" not in vars(np)
 
 
@@ -59,9 +59,11 @@ def test_a_category_averages_its_own_official_precision(task, tmp_path, monkeypa
     precision = official_evaluation(json_file, detections, task, monkeypatch).eval["precision"]
     scores = evaluate(data, detections, task)
     for k in range(len(scores.category_ids)):
-        of_category = precision[:, :, k, 0]
-        assert scores.category_ap[k] == pytest.approx(100 * of_category.mean(), abs=1e-9)
-        assert scores.category_ap50[k] == pytest.approx(100 * of_category[0].mean(), abs=1e-9)
+        category_precision = precision[:, :, k, 0]
+        assert scores.category_ap[k] == pytest.approx(100 * category_precision.mean(), abs=1e-9)
+        assert scores.category_ap50[k] == pytest.approx(
+            100 * category_precision[0].mean(), abs=1e-9
+        )
 
 
 def test_a_limit_on_detections_per_image_is_the_official_one(tmp_path, monkeypatch):
@@ -92,7 +94,7 @@ def test_a_false_positive_ranked_first_halves_precision():
     ("set_name", "expected"),
     [(None, 100.0), ("neg_category_ids", 50.0), ("not_exhaustive_category_ids", 100.0)],
 )
-def test_a_wrong_detection_costs_only_where_its_absence_was_verified(set_name, expected):
+def test_a_wrong_detection_lowers_ap_only_if_its_absence_was_verified(set_name, expected):
     data = dataset("f", image_ids=(1, 2))
     add_object(data, 1, 1, [0, 0, 40, 40])
     if set_name:
@@ -118,26 +120,26 @@ def test_the_area_of_a_mask_decides_its_size(task):
     data = dataset("f")
     add_object(data, 1, 1, [0, 0, 20, 20])
     found = {**ImageDetections(1).add(1, [0, 0, 20, 20]).as_lvis("segm")[0], "bbox": [0, 0, 90, 90]}
-    beside = {**found, "score": 0.95, "segmentation": mask_beside(), "bbox": [100, 100, 90, 90]}
+    beside = {**found, "score": 0.95, "segmentation": separate_mask(), "bbox": [100, 100, 90, 90]}
     detections = Detections.from_results([found, beside])
     metrics = evaluate_detections(lvis_from_dict(data), detections, task).metrics
     # By its mask the wrong detection is small and costs precision; by its box it would be medium.
     assert metrics["APs"] == pytest.approx(50.0 if task == "segm" else 0.0)
 
 
-def mask_beside():
+def separate_mask():
     return ImageDetections(1).add(1, [100, 100, 20, 20]).as_lvis("segm")[0]["segmentation"]
 
 
 def test_numpy_is_unchanged_after_an_evaluation():
     evaluate(*random_data(seed=8))
-    assert numpy_is_untouched()
+    assert numpy_is_unchanged()
 
 
 def test_numpy_is_unchanged_after_an_exception():
     with pytest.raises(AttributeError, match="no_such_name"), working_lvis():
         lvis.eval.np.no_such_name()
-    assert numpy_is_untouched()
+    assert numpy_is_unchanged()
 
 
 def test_numpy_is_unchanged_while_lvis_runs():
@@ -151,7 +153,7 @@ def test_blocks_may_be_nested():
         with working_lvis():
             pass
         assert lvis.eval.np.float is float
-    assert numpy_is_untouched()
+    assert numpy_is_unchanged()
 
 
 def test_threads_may_overlap():
@@ -170,7 +172,7 @@ def test_threads_may_overlap():
     for thread in threads:
         thread.join()
     assert not errors
-    assert numpy_is_untouched()
+    assert numpy_is_unchanged()
 
 
 def test_a_release_without_the_name_np_works(monkeypatch):
@@ -181,7 +183,7 @@ def test_a_release_without_the_name_np_works(monkeypatch):
     assert not hasattr(fixed, "np")
 
 
-def test_lvis_is_quiet_but_only_while_it_runs(caplog):
+def test_lvis_is_silenced_only_while_it_runs(caplog):
     data, _ = random_data(seed=10)
     ground_truth = lvis_from_dict(data)
     with caplog.at_level(logging.INFO, logger="lvis"):

@@ -37,7 +37,7 @@ def verified(data, result):
 @both_tasks
 @either_way
 @pytest.mark.parametrize("seed", range(2))
-def test_edges_are_the_ious_of_pycocotools_one_by_one(seed, class_agnostic, task):
+def test_edges_equal_the_ious_of_pycocotools(seed, class_agnostic, task):
     data, results = federated_case(seed, *TRAITS, *MORE_TRAITS)
     objects = [a for a in data["annotations"] if a["area"] > 0]
     scored, edges = scored_and_edges(data, results, task, class_agnostic=class_agnostic)
@@ -57,7 +57,7 @@ def test_edges_are_the_ious_of_pycocotools_one_by_one(seed, class_agnostic, task
 
 @both_tasks
 @pytest.mark.parametrize("seed", range(2))
-def test_scored_are_those_with_an_area_of_a_verified_category(seed, task):
+def test_only_detections_with_an_area_and_a_verified_category_are_scored(seed, task):
     data, results = federated_case(seed, *TRAITS, *MORE_TRAITS)
     known = {c["id"] for c in data["categories"]}
     expected = [
@@ -78,7 +78,7 @@ def test_scored_are_those_with_an_area_of_a_verified_category(seed, task):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_unverified_ones_are_scored_on_request_but_not_of_unknown_categories(seed):
+def test_unverified_detections_of_known_categories_are_scored_on_request(seed):
     data, results = federated_case(seed, *TRAITS, *MORE_TRAITS)
     known = {c["id"] for c in data["categories"]}
     expected = [
@@ -98,7 +98,7 @@ def test_unverified_ones_are_scored_on_request_but_not_of_unknown_categories(see
 
 
 @either_way
-def test_scored_stand_by_pair_and_from_the_highest_score_on(class_agnostic):
+def test_scored_detections_are_sorted_by_pair_and_descending_score(class_agnostic):
     data, results = federated_case(3, *TRAITS)
     scored, _ = scored_and_edges(data, results, "bbox", class_agnostic=class_agnostic)
     order = []
@@ -112,22 +112,22 @@ def test_scored_stand_by_pair_and_from_the_highest_score_on(class_agnostic):
     np.testing.assert_array_equal(np.diff(scored.pairs) == 0, same_pair)
 
 
-def test_edges_stand_by_detection_then_iou_then_object():
+def test_edges_are_sorted_by_detection_then_iou_then_object():
     data, results = federated_case(1, "equal ious", "many in a pair")
     _, edges = scored_and_edges(data, results, "bbox", class_agnostic=True)
     rows = list(
         zip(edges.detections.tolist(), edges.ious.tolist(), edges.objects.tolist(), strict=True)
     )
-    # With one category, the objects of an image are in order of their category, then of the file.
-    of_object = [a["category_id"] for a in data["annotations"]]
-    order = [(d, iou, of_object[g], g) for d, iou, g in rows]
+    # Class-agnostic objects of an image are ordered by category, then as in the file.
+    object_categories = [a["category_id"] for a in data["annotations"]]
+    order = [(d, iou, object_categories[g], g) for d, iou, g in rows]
     assert order == sorted(order)
     ties = [a[:2] == b[:2] for a, b in itertools.pairwise(rows)]
     assert any(ties), "the case must have equal IoUs"
 
 
 @both_tasks
-def test_small_blocks_change_nothing(monkeypatch, task):
+def test_the_block_size_does_not_change_the_result(monkeypatch, task):
     case = federated_case(2, *TRAITS)
     scored, edges = scored_and_edges(*case, task)
     monkeypatch.setattr(matching, "_CANDIDATES_PER_BLOCK", 2)
@@ -138,7 +138,7 @@ def test_small_blocks_change_nothing(monkeypatch, task):
             np.testing.assert_array_equal(vars(other)[name], value)
 
 
-def test_an_overlap_of_exactly_one_half_is_an_edge_and_less_is_none():
+def test_an_overlap_of_exactly_one_half_is_an_edge_and_less_is_not():
     data = dataset("f")
     add_object(data, 1, 1, [0, 0, 40, 40])
     boxes = [[0, 0, 40, 20], [0, 0, 40, 19], [50, 50, 40, 40]]

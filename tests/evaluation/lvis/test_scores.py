@@ -1,4 +1,4 @@
-"""Scores from curves, against means written out."""
+"""Scores of curves, compared with explicit means."""
 
 import math
 
@@ -11,7 +11,7 @@ from d2_seesaw.evaluation.lvis.rules import METRICS
 
 @pytest.fixture
 def curves():
-    """Precision (T, R, K, A) and recall (T, K, A) of three categories, the last one absent."""
+    """Return precision (T, R, K, A) and recall (T, K, A); the last of 3 categories is absent."""
     generator = np.random.RandomState(0)
     precision, recall = generator.rand(10, 101, 3, 4), generator.rand(10, 3, 4)
     precision[:, :, 2], recall[:, 2] = -1, -1
@@ -20,7 +20,7 @@ def curves():
     return precision, recall, groups
 
 
-def test_metrics_are_means_over_what_is_there(curves):
+def test_metrics_are_means_over_present_values(curves):
     precision, recall, groups = curves
     metrics = scores_of_curves(precision, recall, [3, 5, 9], groups).metrics
     assert tuple(metrics) == METRICS
@@ -39,7 +39,7 @@ def test_metrics_are_means_over_what_is_there(curves):
     assert math.isnan(metrics["APf"])
 
 
-def test_scores_of_categories(curves):
+def test_category_scores_are_means_over_their_own_curves(curves):
     precision, recall, groups = curves
     scores = scores_of_curves(precision, recall, [3, 5, 9], groups)
     assert scores.category_ids == [3, 5, 9]
@@ -49,7 +49,7 @@ def test_scores_of_categories(curves):
     assert np.isnan([scores.category_ap[2], scores.category_ap50[2], scores.category_ar[2]]).all()
 
 
-def test_categories_scored_as_one_have_no_rows(curves):
+def test_class_agnostic_scores_have_no_categories(curves):
     precision, recall, _ = curves
     scores = scores_of_curves(precision[:, :, :1], recall[:, :1], [], {})
     assert scores.category_ids == []

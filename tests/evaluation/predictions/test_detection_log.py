@@ -26,7 +26,7 @@ def test_a_log_keeps_the_order_of_images(results, images_per_block):
     assert len(log) == len(results)
 
 
-def test_detections_can_be_added_after_all_were_asked_for(results):
+def test_detections_can_be_added_after_reading_all(results):
     log = DetectionLog(images_per_block=2)
     for i, result in enumerate(results):
         log.append(Detections.from_results([result]))
@@ -77,7 +77,7 @@ def test_dropping_the_excess_early_does_not_change_the_result(
         assert longest <= 2 * len(expected) + 8
 
 
-def test_a_log_looks_for_excess_when_it_has_doubled(monkeypatch):
+def test_a_log_checks_for_excess_when_it_has_doubled(monkeypatch):
     look = mock.Mock(side_effect=DetectionLimits.rows_of_any_task, autospec=True)
     monkeypatch.setattr(DetectionLimits, "rows_of_any_task", lambda *args: look(*args))
     log = DetectionLog(per_category=1000, images_per_block=1)
@@ -93,7 +93,7 @@ def test_detections_within_the_limit_are_not_copied():
     assert log.columns() is found
 
 
-def test_own_scores_of_some_masks_only_count_beside_the_boxes_of_others():
+def test_masks_without_scores_rank_by_the_scores_of_their_boxes():
     log = DetectionLog(per_category=1, images_per_block=1)
     for score, own in ((0.5, None), (0.4, 0.6), (0.3, None)):
         own_scores = None if own is None else np.array([own])
@@ -103,7 +103,7 @@ def test_own_scores_of_some_masks_only_count_beside_the_boxes_of_others():
     assert log.columns().scores.tolist() == [0.5, 0.4]
 
 
-def test_a_log_without_a_limit_keeps_everything_without_a_look(monkeypatch):
+def test_a_log_without_a_limit_never_checks_for_excess(monkeypatch):
     look = mock.Mock(autospec=True)
     monkeypatch.setattr(DetectionLimits, "rows_of_any_task", look)
     log = DetectionLog(images_per_block=1)
@@ -113,7 +113,7 @@ def test_a_log_without_a_limit_keeps_everything_without_a_look(monkeypatch):
     look.assert_not_called()
 
 
-def test_a_log_does_not_live_beside_its_columns():
+def test_a_log_frees_its_memory_while_columns_are_built():
     size = 40 * MEGABYTE
     log = DetectionLog(images_per_block=1)
     for _ in range(4):

@@ -27,7 +27,7 @@ def with_keypoints(results):
 
 
 @pytest.mark.parametrize("prepare", [list, with_mask_scores, with_keypoints])
-def test_results_come_back_as_they_were(results, prepare):
+def test_results_survive_the_conversion_to_columns(results, prepare):
     results = prepare(results)
     columns = Detections.from_results(results)
     assert list(columns.results()) == results
@@ -38,7 +38,7 @@ def test_results_come_back_as_they_were(results, prepare):
 
 @pytest.mark.parametrize("task", ["bbox", "segm"])
 def test_results_of_a_task_have_its_score_and_shape(results, task):
-    """With a box, its area would be used as the area of the mask."""
+    """Leave out the boxes of masks, whose area would replace the area of the mask."""
     results = with_mask_scores(results)
     score, shape = {"bbox": ("score", "bbox"), "segm": ("mask_score", "segmentation")}[task]
     expected = [
@@ -50,14 +50,14 @@ def test_results_of_a_task_have_its_score_and_shape(results, task):
 
 
 @pytest.mark.parametrize("prepare", [list, with_mask_scores, with_keypoints])
-def test_arrays_come_back_as_they_were(results, prepare):
+def test_detections_survive_the_conversion_to_arrays(results, prepare):
     results = prepare(results)
     arrays = Detections.from_results(results).arrays()
     assert all(array.dtype != object for array in arrays.values())
     assert list(Detections.from_arrays(arrays).results()) == results
 
 
-def test_rows_can_be_taken(results):
+def test_rows_can_be_selected(results):
     rows = np.array([4, 0, 2])
     taken = Detections.from_results(with_mask_scores(results)).take(rows)
     assert list(taken.results()) == [with_mask_scores(results)[i] for i in rows]
@@ -70,7 +70,7 @@ def test_parts_are_joined_in_order_and_empty_ones_do_not_matter(results):
     assert EMPTY.tasks == ()
 
 
-def test_parts_without_mask_scores_get_those_of_the_boxes(results):
+def test_parts_without_mask_scores_get_the_scores_of_the_boxes(results):
     mixed = [*with_mask_scores(results[:2]), *results[2:]]
     parts = [Detections.from_results(mixed[:2]), Detections.from_results(mixed[2:])]
     joined = Detections.concatenate(parts)
@@ -100,7 +100,7 @@ def found():
     return instances
 
 
-def test_columns_are_those_of_the_instances(found):
+def test_columns_hold_the_fields_of_the_instances(found):
     columns = Detections.from_instances(found, 12, CATEGORIES)
     assert columns.image_ids.tolist() == [12, 12]
     assert columns.category_ids.tolist() == [1000, 7]
@@ -110,7 +110,7 @@ def test_columns_are_those_of_the_instances(found):
     assert columns.mask_scores is None
 
 
-def test_masks_of_the_image_and_their_scores(found):
+def test_image_masks_are_encoded_and_keep_their_scores(found):
     found.pred_masks = torch.rand(2, 30, 40) > 0.5
     found.mask_scores = torch.tensor([0.25, 0.125])
     columns = Detections.from_instances(found, 12, CATEGORIES)
@@ -137,7 +137,7 @@ def column_parts():
     ]
 
 
-def test_concatenation_equals_numpys_in_values_and_types():
+def test_concatenation_equals_numpys_in_values_and_dtypes():
     joined = concatenate(column_parts())
     for name in ("ids", "boxes"):
         expected = np.concatenate([part[name] for part in column_parts()])

@@ -24,7 +24,7 @@ def results():
 
 
 @pytest.mark.parametrize("number", [0, 1, 4, 5, 20])
-def test_the_bytes_are_those_of_json_dumps(number, results, tmp_path):
+def test_the_bytes_equal_those_of_json_dumps(number, results, tmp_path):
     path = tmp_path / "results.json"
     write_results(str(path), Detections.from_results(results[:number]))
     assert path.read_text() == json.dumps(results[:number])
@@ -44,7 +44,7 @@ def test_lvis_and_pycocotools_read_the_file(task, results, tmp_path, capsys):
 
 @pytest.mark.parametrize("layout", [{}, {"indent": 2}, {"separators": (",", ":")}])
 @pytest.mark.parametrize("number", [0, 1, 20])
-def test_reads_any_layout_of_json(number, layout, results, tmp_path):
+def test_any_layout_of_json_is_read(number, layout, results, tmp_path):
     path = tmp_path / "results.json"
     path.write_text(" \n" * 30 + json.dumps(results[:number], **layout) + "\n")
     assert list(read_results(path).results()) == results[:number]
@@ -59,7 +59,7 @@ def test_an_interrupted_write_keeps_the_earlier_file(tmp_path):
     assert path.read_text() == "earlier"
 
 
-def test_columns_come_back_from_their_file(results, tmp_path):
+def test_columns_survive_their_file(results, tmp_path):
     for detections in (Detections.from_results(results), EMPTY):
         save_columns(str(tmp_path / "found.npz"), detections)
         again = read_results(tmp_path / "found.npz")
@@ -78,14 +78,14 @@ def test_columns_come_back_from_their_file(results, tmp_path):
         ('[{"image_id": 1, "category_id": 1}]', "1 of 1 detections have no 'score'"),
     ],
 )
-def test_other_files_are_refused(text, message, tmp_path):
+def test_files_of_another_kind_are_refused(text, message, tmp_path):
     path = tmp_path / "results.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=rf"results\.json is not a file of results: .*{message}"):
         read_results(path)
 
 
-def test_other_arrays_are_refused(tmp_path):
+def test_arrays_of_another_kind_are_refused(tmp_path):
     np.savez(tmp_path / "x.npz", scores=np.zeros(1))
     with pytest.raises(ValueError, match=r"it has no \['category_ids', 'image_ids'\]"):
         read_results(tmp_path / "x.npz")

@@ -96,7 +96,7 @@ def test_columns_of_all_ranks_are_joined_on_the_first(case, reports):
 
 
 @pytest.mark.dist
-def test_detections_without_mask_scores_get_those_of_the_boxes(reports):
+def test_detections_without_mask_scores_get_the_scores_of_the_boxes(reports):
     parts = [detections_of(0), detections_of(1)]
     assert reports[0]["detections"] == list(Detections.concatenate(parts).results())
     assert [r["mask_score"] for r in reports[0]["detections"]] == [0.25, 0.5, 0.75, 1]
@@ -110,14 +110,14 @@ def test_json_values_are_gathered_on_all_ranks(reports):
 
 
 @pytest.mark.dist
-def test_memory_is_that_of_the_result_alone(reports):
+def test_gathering_needs_little_memory_beyond_the_result(reports):
     assert reports[0]["sum"] == 64 * MEGABYTE
     # The result on the first rank takes 128 MB, without the buffers of gloo.
     assert reports[0]["added"] < 150 * MEGABYTE
     assert reports[1]["added"] < 20 * MEGABYTE
 
 
-def test_one_process_keeps_its_own():
+def test_a_single_process_keeps_its_own_data():
     columns = columns_of("numbers", 0)
     assert gather_columns(columns) == columns
     assert all_gather_json([1, (2,)]) == [[1, [2]]]

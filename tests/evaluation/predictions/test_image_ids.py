@@ -9,7 +9,7 @@ from d2_seesaw.evaluation.predictions.files import with_ids_of
 ANNOTATED = [
     {"id": 70, "file_name": "a/1.jpg"},
     {"id": 10, "file_name": "b/1.jpg"},
-    {"id": 30, "file_name": "Süd/ein bild.jpg"},
+    {"id": 30, "file_name": "Süd/a picture.jpg"},
     {"id": 20, "coco_url": "http://x/val2017/5.jpg"},
 ]
 
@@ -35,8 +35,8 @@ def images(tmp_path):
     return write
 
 
-def test_ids_become_those_of_the_annotations_and_nothing_else_changes(detections, images):
-    file = images("b/1.jpg", "ein bild.jpg", "mine/a/1.jpg", "5.jpg")
+def test_ids_are_replaced_by_those_of_the_annotations_and_nothing_else_changes(detections, images):
+    file = images("b/1.jpg", "a picture.jpg", "mine/a/1.jpg", "5.jpg")
     before = detections(3, 1, 1, 2, 4, 3)
     after = with_ids_of(before, file, ANNOTATED)
     assert after.image_ids.tolist() == [70, 10, 10, 30, 20, 70]
@@ -65,7 +65,8 @@ def test_annotated_images_without_a_picture_are_named(detections, images, caplog
     assert "1 of 4 annotated images are not in" in caplog.text
     assert "image 30" in caplog.text
     caplog.clear()
-    every = images("a/1.jpg", "b/1.jpg", "5.jpg", "ein bild.jpg")  # the last two without detections
+    # The last two have no detections.
+    every = images("a/1.jpg", "b/1.jpg", "5.jpg", "a picture.jpg")
     with_ids_of(detections(1), every, ANNOTATED)
     assert not caplog.text
 
@@ -74,7 +75,7 @@ def test_annotated_images_without_a_picture_are_named(detections, images, caplog
     ("names", "message"),
     [
         (["11.jpg"], "'11.jpg' has detections, but no image matches its name"),
-        (["d/ein bild.jpg"], "'d/ein bild.jpg' has detections, but no image matches its name"),
+        (["d/a picture.jpg"], "'d/a picture.jpg' has detections, but no image matches its name"),
         (["1.jpg"], "'1.jpg' has detections, but 2 images match its name"),
         ([], "has no image 1, which has detections"),
     ],
@@ -90,7 +91,7 @@ def test_frames_of_a_video_are_refused(detections, images):
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"images": [{"id": 1}]}', '{"images": 1}'])
-def test_another_file_is_refused(text, detections, tmp_path):
+def test_a_file_of_another_kind_is_refused(text, detections, tmp_path):
     (tmp_path / "images.json").write_text(text)
     with pytest.raises(ValueError, match=r"images\.json must contain 'images' with 'id' and"):
         with_ids_of(detections(1), tmp_path / "images.json", ANNOTATED)

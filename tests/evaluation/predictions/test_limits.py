@@ -25,7 +25,7 @@ def best(groups, scores, limit):
 
 @pytest.mark.parametrize("limit", [1, 3, 8, 100])
 @pytest.mark.parametrize("seed", range(3))
-def test_keeps_the_best_of_each_image_or_category_and_of_ties_the_first(seed, limit):
+def test_the_best_of_each_image_or_category_are_kept_and_the_first_of_ties(seed, limit):
     rng = np.random.default_rng(seed)
     images, categories = rng.integers(0, 6, (2, 60)).tolist()
     scores = rng.integers(0, 5, 60).tolist()
@@ -42,7 +42,7 @@ def test_each_task_is_limited_by_its_own_score():
     assert [rows.tolist() for rows in kept] == [[0], [1]]
 
 
-def test_detections_that_one_of_the_tasks_keeps_are_kept():
+def test_detections_that_any_task_keeps_are_kept():
     detections = columns([1] * 3, [1] * 3, [0.5, 0.9, 0.1], mask_scores=[0.5, 0.2, 0.8])
     assert DetectionLimits(per_image=1).rows_of_any_task(detections).tolist() == [1, 2]
     without = columns([1] * 3, [1] * 3, [0.5, 0.9, 0.1])

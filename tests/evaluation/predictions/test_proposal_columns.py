@@ -29,7 +29,7 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize("images_per_block", [1, 2, 100])
 @pytest.mark.parametrize("numbers", [[3, 0, 1, 12, 5], [100, 90, 80], [0], []])
-def test_every_image_gets_its_own_proposals_each_time(numbers, images_per_block):
+def test_every_image_gets_its_own_proposals_in_each_iteration(numbers, images_per_block):
     log = ProposalLog(images_per_block=images_per_block)
     for image_id, proposals in proposals_of(numbers):
         log.append(image_id, proposals)
@@ -40,7 +40,7 @@ def test_every_image_gets_its_own_proposals_each_time(numbers, images_per_block)
                 assert_same(found, expected)
 
 
-def test_images_can_be_added_after_all_were_asked_for():
+def test_images_can_be_added_after_reading_all():
     log = ProposalLog(images_per_block=2)
     for i, (image_id, proposals) in enumerate(proposals_of([1, 2, 3, 4])):
         log.append(image_id, proposals)
@@ -48,7 +48,7 @@ def test_images_can_be_added_after_all_were_asked_for():
         assert log.columns().numbers.tolist() == [1, 2, 3, 4][: i + 1]
 
 
-def test_arrays_come_back_as_they_were():
+def test_proposals_survive_the_conversion_to_arrays():
     log = ProposalLog()
     for image_id, proposals in proposals_of([3, 1]):
         log.append(image_id, proposals)

@@ -38,7 +38,7 @@ def test_thresholded_scores_are_the_heads_own_detections(build):
         assert torch.equal(found.pred_classes, host.pred_classes)
 
 
-def test_heads_with_a_method_of_that_name_are_asked():
+def test_a_box_predictions_method_of_the_heads_is_used():
     class Own(StandardROIHeads):
         def __init__(self):
             torch.nn.Module.__init__(self)

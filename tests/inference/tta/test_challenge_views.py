@@ -29,7 +29,7 @@ def record(tmp_path):
 
 
 def build(name):
-    """Set weights so that the two branches, if there are two, disagree."""
+    """Build a model; if it has two branches, their weights differ so that they disagree."""
     kind, dual = MODELS[name]
     if not dual:
         return dual_parts.trained(kind)
@@ -67,7 +67,7 @@ def test_all_views_are_merged(record, name, merge):
 @every_merge
 @every_model
 @torch.no_grad()
-def test_one_view_is_plain_inference(record, name, merge):
+def test_one_view_equals_plain_inference(record, name, merge):
     model = build(name)
     image = mapped(record, 80, 80)
     assert max(image["image"].shape) == 80
@@ -79,7 +79,7 @@ def test_one_view_is_plain_inference(record, name, merge):
     for key, value in found.items():
         if merge is MERGES["union"]:
             assert torch.equal(value, plain[key]), key
-        elif key != "pred_masks":  # boxes are there and back again, which rounds
+        elif key != "pred_masks":  # transforming boxes back and forth rounds them
             torch.testing.assert_close(value, plain[key], atol=1e-3, rtol=1e-3)
         else:
             assert (value == plain[key]).float().mean() > 0.999
@@ -88,14 +88,14 @@ def test_one_view_is_plain_inference(record, name, merge):
 @every_merge
 @every_model
 @torch.no_grad()
-def test_a_mirrored_image_gives_mirrored_answers(record, name, merge):
+def test_a_mirrored_image_gives_mirrored_outputs(record, name, merge):
     views = MultiViewInference(build(name), scales=SCALES[:2], merge=merge)
     image = mapped(record, 60, 81)
     mirrored = image | {"image": image["image"].flip(2)}
     found, other = (fields(views([x])[0]) for x in (image, mirrored))
     x0, y0, x1, y1 = found["pred_boxes"].unbind(1)
     expected = torch.stack([81 - x1, y0, 81 - x0, y1], dim=1)
-    # Detections whose scores are a rounding apart may change places.
+    # Rounding may swap detections of nearly equal scores.
     match = pairwise_iou(Boxes(expected), Boxes(other["pred_boxes"]))
     match = match * (found["pred_classes"][:, None] == other["pred_classes"])
     best, index = match.max(dim=1)
@@ -108,7 +108,7 @@ def test_a_mirrored_image_gives_mirrored_answers(record, name, merge):
 
 
 @pytest.mark.parametrize("target", [UnionOfDetections, MeanOverSharedProposals])
-def test_the_challenges_part_makes_ten_views_of_the_long_edges(tmp_path, target):
+def test_the_challenge_part_of_the_config_makes_ten_views_of_the_long_edges(tmp_path, target):
     cfg = LazyConfig.load("configs/common/tta.py", "challenge")
     cfg.merge._target_ = target
     cfg.model = model = build("dual head of Mask R-CNN")

@@ -15,7 +15,7 @@ NEAR = [22.0, 20.0, 62.0, 60.0]
 FAR = [120.0, 20.0, 160.0, 60.0]
 
 
-class Answering:
+class FixedDetections:
     """Model that returns given (box, score, class) tuples for each view in turn."""
 
     def __init__(self, *answers, nms_thresh=0.5, topk=100):
@@ -48,7 +48,7 @@ def passes_of(model):
 
 
 def merged(*answers, merge=None, **model):
-    return (merge or UnionOfDetections())(passes_of(Answering(*answers, **model)))
+    return (merge or UnionOfDetections())(passes_of(FixedDetections(*answers, **model)))
 
 
 def kept(found):
@@ -66,12 +66,12 @@ def test_the_best_of_several_views_of_a_box_wins():
     assert found.source.tolist() == [1]
 
 
-def test_what_only_one_view_sees_stays_and_the_best_comes_first():
+def test_detections_of_a_single_view_are_kept_and_sorted_by_score():
     found = merged([(BOX, 0.5, 1)], [(FAR, 0.7, 1)])
     assert kept(found) == [(FAR, 0.7, 1), (BOX, 0.5, 1)]
 
 
-def test_classes_do_not_suppress_each_other_unless_asked():
+def test_classes_suppress_each_other_only_on_request():
     views = [(BOX, 0.5, 0)], [(BOX, 0.7, 1)]
     assert len(merged(*views)) == 2
     agnostic = merged(*views, merge=UnionOfDetections(class_wise=False))
@@ -80,7 +80,7 @@ def test_classes_do_not_suppress_each_other_unless_asked():
 
 @pytest.mark.parametrize("label", [0, 1202])
 def test_suppression_is_exact_for_classes_of_any_number(label):
-    # Moved apart in float32, boxes of class 1202 would be rounded to 1/64 px, which decides here.
+    # Offsets by class in float32 would round boxes of class 1202 to 1/64 px, too coarse here.
     iou = pairwise_iou(Boxes(torch.tensor([BOX])), Boxes(torch.tensor([[28.02, 20, 68.02, 60]])))
     for threshold, number in ((iou.item() - 2e-5, 1), (iou.item() + 2e-5, 2)):
         found = merged(
@@ -92,7 +92,7 @@ def test_suppression_is_exact_for_classes_of_any_number(label):
         assert len(found) == number + 1
 
 
-def test_thresholds_and_limits_are_the_models_unless_given():
+def test_thresholds_and_limits_default_to_those_of_the_model():
     views = [(BOX, 0.5, 1), (FAR, 0.2, 1)], [(NEAR, 0.7, 1)]
     assert len(merged(*views)) == 2
     assert len(merged(*views, nms_thresh=0.95)) == 3
@@ -103,8 +103,8 @@ def test_thresholds_and_limits_are_the_models_unless_given():
     assert kept(merged(*views, merge=UnionOfDetections(score_threshold=0.2))) == [(NEAR, 0.7, 1)]
 
 
-def test_settings_of_a_cascade_are_its_last_stages():
-    model = Answering([(BOX, 0.5, 1)], [(NEAR, 0.7, 1)])
+def test_settings_of_a_cascade_come_from_its_last_stage():
+    model = FixedDetections([(BOX, 0.5, 1)], [(NEAR, 0.7, 1)])
     stages = nn.ModuleList([nn.Module(), nn.Module()])
     for stage, threshold in zip(stages, (0.5, 0.95), strict=True):
         stage.test_nms_thresh, stage.test_topk_per_image = threshold, 9
@@ -113,15 +113,15 @@ def test_settings_of_a_cascade_are_its_last_stages():
 
 
 def test_missing_settings_are_named():
-    model = Answering([(BOX, 0.5, 1)])
+    model = FixedDetections([(BOX, 0.5, 1)])
     model.roi_heads = SimpleNamespace()
     passes = passes_of(model)
     with pytest.raises(ValueError, match=r"no box_predictor\.test_topk_per.*: give nms_thresh"):
         UnionOfDetections()(passes)
 
 
-def test_one_view_is_left_as_its_own_suppression_left_it():
-    alone = [(BOX, 0.7, 1), (NEAR, 0.5, 1)]  # as rounding inside the model may leave them
+def test_a_single_view_is_not_suppressed_again():
+    alone = [(BOX, 0.7, 1), (NEAR, 0.5, 1)]  # rounding inside the model may leave such pairs
     assert kept(merged(alone)) == [(BOX, 0.7, 1), (NEAR, 0.5, 1)]
     assert len(merged(alone, merge=UnionOfDetections(nms_threshold=0.5))) == 1
 
@@ -131,20 +131,20 @@ def test_equal_scores_stay_in_the_order_of_the_views():
     assert found.classes.tolist() == [1, 2, 3]
 
 
-def test_views_that_see_nothing_count_for_nothing():
+def test_views_without_detections_do_not_matter():
     assert kept(merged([], [(BOX, 0.5, 1)], [])) == [(BOX, 0.5, 1)]
     nothing = merged([], [])
     assert nothing.boxes.shape == (0, 4)
     assert nothing.classes.dtype == torch.int64
 
 
-def test_boxes_are_cut_at_the_frame_and_kept_as_their_view_saw_them():
+def test_boxes_are_clipped_to_the_frame_and_kept_unclipped_for_their_view():
     found = merged([([-5.0, 10.0, 30.0, 120.0], 0.5, 1)])
     assert found.boxes.tolist() == [[0, 10, 30, 100]]
     assert found.seen.tolist() == [[-5, 10, 30, 120]]
 
 
-def test_in_its_own_view_a_box_is_the_one_that_was_seen_there():
+def test_a_box_is_unchanged_in_the_view_that_it_comes_from():
     views = views_of(FRAME, FRAME, [(33, 66), (71, 142)], flip=True)
     boxes = torch.rand(4, 4) * 50
     merged_boxes = MergedBoxes(
@@ -163,15 +163,15 @@ def oracle_passes(model, scales=((90, 120), (720, 960)), flip=True):
 
 
 @pytest.mark.parametrize("merge", [UnionOfDetections(), MeanOverSharedProposals()])
-def test_right_answers_of_every_view_are_the_right_answer(merge):
+def test_correct_outputs_of_every_view_merge_to_the_correct_output(merge):
     found = merge(oracle_passes(Oracle()))
     torch.testing.assert_close(found.boxes, TRUE_BOXES, atol=0.01, rtol=0)
     assert torch.equal(found.classes, TRUE_CLASSES)
     torch.testing.assert_close(found.scores, torch.tensor([0.9, 0.8]))
 
 
-class Wavering(Oracle):
-    """Score and move the boxes depending on the view; proposals are unchanged."""
+class ViewDependentOracle(Oracle):
+    """Oracle whose boxes and scores depend on the view, but not its proposals."""
 
     def __init__(self, shifts, scores):
         super().__init__()
@@ -187,7 +187,7 @@ class Wavering(Oracle):
 
 
 def test_boxes_and_scores_of_shared_proposals_are_averaged():
-    model = Wavering(shifts=[0.0, 3.0], scores=[1.0, 0.5])
+    model = ViewDependentOracle(shifts=[0.0, 3.0], scores=[1.0, 0.5])
     found = MeanOverSharedProposals()(oracle_passes(model, [(360, 480), (361, 481)], flip=False))
     torch.testing.assert_close(found.boxes, TRUE_BOXES + 1.5, atol=0.02, rtol=0)
     torch.testing.assert_close(found.scores, torch.tensor([0.9, 0.8]) * 0.75)
@@ -205,7 +205,7 @@ def test_views_share_the_best_proposals_of_all_after_suppression():
 
     model.roi_heads.box_predictions = counting
     MeanOverSharedProposals()(oracle_passes(model, [(360, 480), (720, 960)], flip=False))
-    assert [len(boxes) for (boxes,) in counts] == [2, 2]  # of 4, two by two the same
+    assert [len(boxes) for (boxes,) in counts] == [2, 2]  # 4 proposals, pairwise equal
     torch.testing.assert_close(counts[0][0] * 2, counts[1][0])
     better = TRUE_BOXES[1] + torch.tensor([4.0, -4, 4, -4])
     torch.testing.assert_close(counts[0][0][0], better)
@@ -215,7 +215,7 @@ def test_views_share_the_best_proposals_of_all_after_suppression():
     assert [len(boxes) for (boxes,) in counts] == [1] * 4
 
 
-def test_the_mean_of_no_proposals_is_no_detection():
+def test_no_proposals_give_no_detections():
     model = Oracle()
     model.proposal_generator.post_nms_topk = {False: 0}
     found = MeanOverSharedProposals()(oracle_passes(model))

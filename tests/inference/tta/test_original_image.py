@@ -45,7 +45,7 @@ def test_a_file_is_rotated_by_its_exif_orientation(file, tmp_path):
     assert frame == (60, 40)
 
 
-def test_an_image_of_the_frames_size_has_not_been_resized(file):
+def test_an_image_of_the_frames_size_is_used_without_reading_the_file(file):
     image = torch.randint(0, 256, (3, 40, 60), dtype=torch.uint8)
     for more in ({}, {"height": 40, "width": 60}):
         found, frame = original_image({"image": image, "file_name": "not read"} | more, "RGB")
@@ -53,7 +53,7 @@ def test_an_image_of_the_frames_size_has_not_been_resized(file):
         assert frame == (40, 60)
 
 
-def test_a_given_original_wins_and_the_input_decides_the_frame(file):
+def test_a_given_original_is_preferred_and_the_input_sets_the_frame(file):
     path, _ = file
     image = torch.randint(0, 256, (3, 11, 13), dtype=torch.uint8)
     given = {"original_image": image, "file_name": path, "height": 80, "width": 120}
@@ -74,6 +74,6 @@ def test_a_missing_file_is_named():
         original_image({"file_name": "/none.jpg", "height": 4, "width": 6}, "RGB")
 
 
-def test_a_model_without_format_needs_one_for_files(file):
+def test_files_need_an_image_format_if_the_model_has_none(file):
     with pytest.raises(ValueError, match="no input_format: give the image_format"):
         original_image({"file_name": file[0]}, None)

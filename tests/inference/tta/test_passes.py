@@ -29,7 +29,7 @@ def test_views_are_run_in_batches_and_come_back_in_order(batch_size, sizes):
     assert [result for _, result in results] == [(v.number, (3, *v.size)) for v in run_over.views]
 
 
-def test_a_batch_is_run_only_when_its_turn_comes():
+def test_batches_are_run_lazily():
     calls = []
     results = passes().run(lambda views, inputs: [calls.append(1)])
     assert calls == []
@@ -38,7 +38,7 @@ def test_a_batch_is_run_only_when_its_turn_comes():
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_autocast_is_on_where_asked_for(dtype):
+def test_autocast_is_used_on_request(dtype):
     def run(views, inputs):
         return [torch.ones(2, 2) @ torch.ones(2, 2) for _ in views]
 

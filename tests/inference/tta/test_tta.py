@@ -58,7 +58,7 @@ BUILDERS = [mask_rcnn, cascade_rcnn, yacs_rcnn, box_rcnn, mask_scoring_rcnn]
 
 @pytest.mark.parametrize("build", BUILDERS)
 @torch.no_grad()
-def test_one_view_at_the_mappers_scale_is_plain_inference_to_the_bit(record, build):
+def test_one_view_at_the_mappers_scale_equals_plain_inference_to_the_bit(record, build):
     model = build()
     image = mapped(record, image_format=model.input_format)
     assert image["image"].shape[1:] != (record["height"], record["width"])
@@ -71,7 +71,7 @@ def test_one_view_at_the_mappers_scale_is_plain_inference_to_the_bit(record, bui
 
 
 @torch.no_grad()
-def test_the_mask_head_of_one_view_looks_at_the_boxes_that_the_model_found(record):
+def test_the_mask_head_of_one_view_gets_the_boxes_of_the_model(record):
     model, seen = mask_rcnn(), []
     model.roi_heads.mask_pooler.register_forward_hook(
         lambda _, given, __: seen.append(given[1][0].tensor.clone())
@@ -79,11 +79,11 @@ def test_the_mask_head_of_one_view_looks_at_the_boxes_that_the_model_found(recor
     model([mapped(record)])
     MultiViewInference(model, scales=[(160, 260)], flip=False)([record])
     plain, view = seen
-    assert torch.equal(plain, view)  # not there and back, which would round
+    assert torch.equal(plain, view)  # transforming them back and forth would round
 
 
 @torch.no_grad()
-def test_averaging_over_one_view_is_plain_inference(record):
+def test_averaging_over_one_view_equals_plain_inference(record):
     model, image = shared_model(), mapped(record)
     (plain,) = model([image])
     mean = MultiViewInference(
@@ -93,10 +93,10 @@ def test_averaging_over_one_view_is_plain_inference(record):
 
 
 @pytest.mark.parametrize("merge", [UnionOfDetections(), MeanOverSharedProposals()])
-def test_a_model_that_is_right_in_all_ten_views_is_right(merge):
+def test_correct_outputs_of_ten_views_give_correct_outputs(merge):
     views = MultiViewInference(Oracle(), scales=CHALLENGE, merge=merge)
     found = views([oracle_image()])[0]["instances"]
-    # A pixel of the largest view is a quarter of one here: an offset of one pixel would show.
+    # A pixel of the largest view is a quarter pixel here, so that an offset by one would show.
     torch.testing.assert_close(found.pred_boxes.tensor, TRUE_BOXES, atol=0.01, rtol=0)
     assert torch.equal(found.pred_classes, TRUE_CLASSES)
     true = true_masks().float()
@@ -108,7 +108,7 @@ def test_a_model_that_is_right_in_all_ten_views_is_right(merge):
 
 
 @pytest.mark.parametrize("merge", [UnionOfDetections(), MeanOverSharedProposals()])
-def test_the_order_of_views_changes_nothing(record, merge):
+def test_the_order_of_views_does_not_matter(record, merge):
     scales = [*SCALES, (72, 300), (90, 100)]
     (expected,) = MultiViewInference(shared_model(), scales=scales, merge=merge)([record])
     assert len(expected["instances"]) == 15
@@ -118,14 +118,14 @@ def test_the_order_of_views_changes_nothing(record, merge):
         assert_equal(again[0], expected)
 
 
-def test_a_mirrored_image_gives_mirrored_answers(record):
+def test_a_mirrored_image_gives_mirrored_outputs(record):
     views = MultiViewInference(shared_model(), scales=SCALES[:2])
     image = mapped(record, 150, 203)
     mirrored = image | {"image": image["image"].flip(2)}
     found, other = (fields(views([x])[0]) for x in (image, mirrored))
     x0, y0, x1, y1 = found["pred_boxes"].unbind(1)
     expected = torch.stack([203 - x1, y0, 203 - x0, y1], 1)
-    # Detections whose scores are a rounding apart may change places.
+    # Rounding may swap detections of nearly equal scores.
     match = pairwise_iou(Boxes(expected), Boxes(other["pred_boxes"]))
     match = match * (found["pred_classes"][:, None] == other["pred_classes"])
     best, index = match.max(1)
@@ -135,7 +135,7 @@ def test_a_mirrored_image_gives_mirrored_answers(record):
     assert agree.float().mean() > 0.999
 
 
-def test_views_come_from_the_original_and_not_from_what_the_mapper_left(record):
+def test_views_come_from_the_original_image_not_from_the_resized_one(record):
     views = MultiViewInference(shared_model(), scales=SCALES, flip=False)
     (expected,) = views([record])
     assert_equal(views([mapped(record, 20, 30)])[0], expected)
@@ -143,14 +143,14 @@ def test_views_come_from_the_original_and_not_from_what_the_mapper_left(record):
     assert_equal(views([as_tensor])[0], expected)
 
 
-def test_predictions_are_in_the_frame_that_the_input_asks_for(record):
+def test_predictions_have_the_size_that_the_input_requests(record):
     views = MultiViewInference(shared_model(), scales=SCALES)
     (small,), (large,) = views([record]), views([record | {"height": 300, "width": 406}])
     assert large["instances"].pred_masks.shape[1:] == (300, 406)
     torch.testing.assert_close(fields(small)["pred_boxes"] * 2, fields(large)["pred_boxes"])
 
 
-def test_images_of_a_batch_do_not_touch_each_other(tmp_path):
+def test_images_of_a_batch_do_not_influence_each_other(tmp_path):
     records = [picture(tmp_path / f"{i}.png", 120 + 30 * i, 160) for i in range(3)]
     views = MultiViewInference(shared_model(), scales=SCALES[:1])
     for together, record in zip(views(records), records, strict=True):
@@ -161,7 +161,7 @@ def test_images_of_a_batch_do_not_touch_each_other(tmp_path):
 @pytest.mark.parametrize("merge", [UnionOfDetections(), MeanOverSharedProposals()])
 def test_ten_views_need_hardly_more_memory_than_the_largest_one(record, merge):
     model = mask_rcnn()
-    model.roi_heads.box_predictor.test_topk_per_image = 3  # the mask head's share is that of boxes
+    model.roi_heads.box_predictor.test_topk_per_image = 3  # limits the share of the mask head
     scales = [(96, 160), (128, 200), (160, 260), (192, 300), (256, 400)]
     weights = sum(p.nbytes for p in model.parameters())
 
@@ -171,7 +171,7 @@ def test_ten_views_need_hardly_more_memory_than_the_largest_one(record, merge):
         return memory.peak - weights
 
     largest = peak(scales=scales[-1:], flip=False)
-    assert peak(scales=scales[:1], flip=False) < 0.5 * largest  # it is the views that are measured
+    assert peak(scales=scales[:1], flip=False) < 0.5 * largest  # the views dominate the peak
     assert peak(scales=scales, flip=True) < 1.2 * largest
 
 
@@ -181,7 +181,7 @@ STAGES = ["backbone", "proposal_generator", "roi_heads.box_head", "roi_heads.mas
 @pytest.mark.parametrize("merge", [UnionOfDetections(), MeanOverSharedProposals()])
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("call", [1, 2])
-def test_the_model_is_as_it_was_after_an_exception_anywhere(record, merge, stage, call):
+def test_the_model_is_restored_after_an_exception_anywhere(record, merge, stage, call):
     model = mask_rcnn().train()
     model.backbone.eval()
     modes = [module.training for module in model.modules()]
@@ -201,7 +201,7 @@ def test_the_model_is_as_it_was_after_an_exception_anywhere(record, merge, stage
     assert "pred_masks" in fields(views([record])[0])
 
 
-def test_it_answers_in_training_mode_and_leaves_it(record):
+def test_views_can_be_run_in_training_mode_which_is_restored(record):
     model = mask_rcnn()
     views = MultiViewInference(model, scales=SCALES[:1])
     (expected,) = views.eval()([record])
@@ -212,7 +212,7 @@ def test_it_answers_in_training_mode_and_leaves_it(record):
 
 @pytest.mark.parametrize("merge", [UnionOfDetections(), MeanOverSharedProposals()])
 @pytest.mark.parametrize("nothing", ["detections", "proposals"])
-def test_no_detections_are_those_of_the_model_without_detections(record, merge, nothing):
+def test_without_detections_the_fields_are_those_of_the_model(record, merge, nothing):
     model = mask_rcnn()
     if nothing == "detections":
         model.roi_heads.box_predictor.test_score_thresh = 1.1
@@ -253,7 +253,7 @@ def test_a_mask_score_is_the_merged_score_times_the_mean_of_the_predicted_ious(r
 
 
 @torch.no_grad()
-def test_mask_scores_go_with_their_boxes_where_empty_ones_are_left_out():
+def test_mask_scores_stay_with_their_boxes_if_empty_boxes_are_dropped():
     views = MultiViewInference(Oracle(), scales=[(180, 240)], flip=False)
     given = views.model.roi_heads.forward
     beside = torch.tensor([[-20.0, 10.0, -5.0, 30.0]])
@@ -273,7 +273,7 @@ def test_mask_scores_go_with_their_boxes_where_empty_ones_are_left_out():
 
 
 class FixedMasks(Oracle):
-    """Return given masks in turn, regardless of the view."""
+    """Oracle that returns given masks in turn, regardless of the view."""
 
     def __init__(self, masks):
         super().__init__()
@@ -300,7 +300,7 @@ def test_masks_are_the_mean_over_the_views_flipped_back(monkeypatch):
     torch.testing.assert_close(means[0], expected.expand(2, 1, 28, 28), atol=0, rtol=0)
 
 
-def test_each_view_gets_features_of_its_own_for_boxes_and_for_masks(record):
+def test_each_view_has_its_own_features_for_boxes_and_for_masks(record):
     model, seen = mask_rcnn(), []
     model.roi_heads.mask_pooler.register_forward_hook(
         lambda _, given, __: seen.append(("mask", given[0][0].shape[2:]))
@@ -319,7 +319,7 @@ def test_a_view_and_its_mirror_image_can_run_together(record):
     one, two = (
         MultiViewInference(shared_model(), scales=SCALES, batch_size=n)([record])[0] for n in (1, 2)
     )
-    # Convolutions of one image and of two add up in another order.
+    # Convolutions of one and of two images sum in a different order.
     rounding = {"rtol": 1e-5, "atol": 1e-4}
     torch.testing.assert_close(fields(one)["pred_boxes"], fields(two)["pred_boxes"], **rounding)
     torch.testing.assert_close(fields(one)["scores"], fields(two)["scores"], **rounding)
@@ -328,7 +328,7 @@ def test_a_view_and_its_mirror_image_can_run_together(record):
 
 
 @pytest.mark.parametrize("merge", [UnionOfDetections(), MeanOverSharedProposals()])
-def test_mixed_precision_runs_the_model_in_it_and_merges_in_float32(record, merge):
+def test_mixed_precision_applies_to_the_model_but_merging_is_in_float32(record, merge):
     model, dtypes = mask_rcnn(), set()
     model.backbone.register_forward_hook(lambda *a: dtypes.add(a[2]["p2"].dtype))
     views = MultiViewInference(model, scales=SCALES, merge=merge, amp_dtype="bfloat16")
@@ -337,9 +337,8 @@ def test_mixed_precision_runs_the_model_in_it_and_merges_in_float32(record, merg
     assert found["scores"].dtype == found["pred_boxes"].dtype == torch.float32
 
 
-def test_a_model_in_ddp_is_taken_out_of_it(record, tmp_path):
-    store = dist.FileStore(str(tmp_path / "store"), 1)
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+def test_a_model_in_ddp_is_unwrapped(record, tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         views = MultiViewInference(DistributedDataParallel(shared_model()), scales=SCALES[:1])
         assert views.model is shared_model()
@@ -347,7 +346,7 @@ def test_a_model_in_ddp_is_taken_out_of_it(record, tmp_path):
         dist.destroy_process_group()
 
 
-def test_a_context_of_the_whole_image_sees_every_view_as_its_own():
+def test_mask_heads_get_the_features_and_the_size_of_each_view():
     model, sizes = Oracle(), []
     given_boxes = model.roi_heads.forward_with_given_boxes
 
@@ -374,7 +373,7 @@ def test_invalid_arguments_are_refused(options, message):
         MultiViewInference(**{"model": shared_model(), "scales": SCALES} | options)
 
 
-def test_models_that_views_are_not_merged_for_are_refused():
+def test_unsupported_models_are_refused():
     for part, attribute, value, message in (
         ("", "proposal_generator", None, "no proposal_generator"),
         ("roi_heads", "keypoint_on", True, "keypoints"),

@@ -15,7 +15,7 @@ def original():
     return np.random.randint(0, 256, (57, 77, 3), dtype=np.uint8)
 
 
-def test_an_upright_view_is_what_the_test_mapper_makes():
+def test_an_upright_view_equals_the_output_of_the_test_mapper():
     image = original()
     expected = T.ResizeTransform(57, 77, 90, 121).apply_image(image)
     made = view().image(image)
@@ -23,7 +23,7 @@ def test_an_upright_view_is_what_the_test_mapper_makes():
     np.testing.assert_array_equal(made.permute(1, 2, 0).numpy(), expected)
 
 
-def test_a_mirrored_view_is_the_upright_one_flipped_left_to_right():
+def test_a_mirrored_view_equals_the_upright_one_flipped_left_to_right():
     image = original()
     assert torch.equal(view(mirrored=True).image(image), view().image(image).flip(2))
 
@@ -36,7 +36,7 @@ def test_images_of_other_types_are_resized_as_well():
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_boxes_go_where_detectron2s_transforms_bring_them(mirrored):
+def test_boxes_are_transformed_as_by_detectron2(mirrored):
     boxes = torch.rand(9, 4).sort(1).values[:, [0, 1, 2, 3]] * 50
     host = T.TransformList([T.ResizeTransform(60, 80, 90, 121)])
     if mirrored:
@@ -47,14 +47,14 @@ def test_boxes_go_where_detectron2s_transforms_bring_them(mirrored):
     torch.testing.assert_close(made.to_frame(expected), boxes)
 
 
-def test_boxes_of_several_classes_are_placed_one_by_one():
+def test_boxes_of_several_classes_are_transformed_one_by_one():
     boxes = torch.rand(5, 12) * 50
     made = view(mirrored=True)
     expected = torch.stack([made.to_frame(b.view(-1, 4)).flatten() for b in boxes])
     assert torch.equal(made.to_frame(boxes), expected)
 
 
-def test_placing_boxes_leaves_the_given_ones():
+def test_given_boxes_are_not_modified():
     boxes = torch.rand(5, 4)
     before = boxes.clone()
     for mirrored in (False, True):
@@ -70,7 +70,7 @@ def test_masks_are_flipped_back_along_x_exactly():
     assert view().unmirror(masks) is masks
 
 
-def test_each_scale_has_a_long_limit_of_its_own():
+def test_each_scale_has_its_own_limit_of_the_long_edge():
     views = views_of((100, 400), (100, 400), [(200, 300), (200, 900)], flip=False)
     assert [v.size for v in views] == [(75, 300), (200, 800)]
 
@@ -80,7 +80,7 @@ def test_equal_edges_set_the_long_edge():
     assert [v.size for v in views] == [(900, 1200), (1500, 2000)]
 
 
-def test_sizes_are_those_of_detectron2s_augmentation():
+def test_sizes_equal_those_of_detectron2s_augmentation():
     for size in ((375, 500), (640, 427), (333, 1000)):
         image = np.zeros((*size, 3), dtype=np.uint8)
         (made,) = views_of(size, size, [(80, 133)], flip=False)
@@ -99,7 +99,7 @@ def test_mirrored_views_come_after_their_upright_ones_and_all_are_numbered():
     assert {v.frame for v in views} == {(20, 30)}
 
 
-def test_scales_come_in_one_order():
+def test_scales_are_normalized_and_sorted():
     assert check_scales([[9, 9], (5, 8), 7, (5, 6)]) == [(5, 6), (5, 8), (7, 7), (9, 9)]
 
 
@@ -110,6 +110,6 @@ def test_invalid_scales_are_named(scale):
 
 
 @pytest.mark.parametrize("scales", [[], [(5, 8), [5, 8]]])
-def test_no_scale_and_twice_the_same_are_refused(scales):
+def test_empty_and_repeated_scales_are_refused(scales):
     with pytest.raises(ValueError, match="at least one pair and each once"):
         check_scales(scales)

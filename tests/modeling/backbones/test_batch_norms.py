@@ -2,7 +2,7 @@ import pytest
 import timm
 import torch
 from detectron2.layers import FrozenBatchNorm2d
-from timm.layers import BatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 from torch.testing import assert_close
 
@@ -11,7 +11,7 @@ from d2_seesaw.modeling.backbones.timm import replace_batch_norms
 
 
 def model():
-    """Plain, nested and fused with its activation."""
+    """Return a model with plain, nested and fused batch norms."""
     torch.manual_seed(0)
     fused = BatchNormAct2d(4, eps=1e-3, act_layer=nn.SiLU)
     model = nn.Sequential(
@@ -35,12 +35,12 @@ def image(dtype=torch.float32):
 
 @pytest.mark.parametrize("kind", ["BN", "FrozenBN", "SyncBN"])
 @torch.no_grad()
-def test_in_evaluation_all_kinds_agree(kind):
+def test_all_kinds_agree_in_evaluation_mode(kind):
     assert_close(replaced(kind).eval()(image()), model().eval()(image()))
 
 
 @torch.no_grad()
-def test_frozen_norms_do_the_same_in_training():
+def test_frozen_norms_behave_in_training_as_in_evaluation():
     frozen = replaced("FrozenBN").train()
     before = {name: tensor.clone() for name, tensor in frozen.state_dict().items()}
     assert_close(frozen(image()), model().eval()(image()))
@@ -48,14 +48,14 @@ def test_frozen_norms_do_the_same_in_training():
     assert list(frozen.parameters()) == []
 
 
-def test_plain_norms_become_detectron2s_which_keep_half_precision():
+def test_frozen_norms_are_those_of_detectron2_and_keep_half_precision():
     frozen = replaced("FrozenBN")
     assert isinstance(frozen[0], FrozenBatchNorm2d)
     half = image(torch.bfloat16).requires_grad_()
     assert frozen[:2](half).dtype == torch.bfloat16
 
 
-def test_synchronized_norms_do_the_same_on_one_process():
+def test_synchronized_norms_agree_with_plain_ones_in_one_process():
     plain, synchronized = model(), replaced("SyncBN")
     assert isinstance(synchronized[1][0], SyncBatchNorm2d)
     assert isinstance(synchronized[2], nn.SyncBatchNorm)
@@ -80,11 +80,11 @@ def test_models_on_the_meta_device_are_converted():
 
 
 @pytest.mark.parametrize("kind", ["FrozenBN", "SyncBN"])
-def test_a_model_without_batch_norms_is_named(kind):
+def test_a_model_without_batch_norms_is_rejected(kind):
     with pytest.raises(ValueError, match=f"no batch norm to replace by '{kind}'"):
         replace_batch_norms(nn.Sequential(nn.LayerNorm(4)), kind)
 
 
-def test_an_unknown_kind_is_named():
+def test_an_unknown_kind_is_reported():
     with pytest.raises(ValueError, match="one of BN, FrozenBN, SyncBN, got 'GN'"):
         replace_batch_norms(model(), "GN")

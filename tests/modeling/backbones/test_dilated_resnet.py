@@ -16,7 +16,7 @@ def dilated_resnet(depth, output_stride, norm="FrozenBN"):
 
 
 def randomized(model):
-    """No two batch-norm tensors alike."""
+    """Randomize all batch-norm tensors, so that no two are alike."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and tensor.dim() == 1:
             tensor.add_(torch.rand_like(tensor) * 0.2 - (0.3 if name.endswith("weight") else 0))
@@ -24,8 +24,9 @@ def randomized(model):
 
 
 def dilate(layer, dilation):
-    """torchvision's ``layer`` without its stride: torchvision itself only does so for Bottleneck,
-    and leaves the first block of the layer undilated.
+    """Replace the stride of torchvision's ``layer`` by dilation.
+
+    torchvision itself only supports this for Bottleneck, and leaves the first block undilated.
     """
     for module in layer.modules():
         if isinstance(module, torch.nn.Conv2d):
@@ -47,7 +48,7 @@ def torchvision_features(model, x):
     ("output_stride", "dilations"), [(32, {}), (16, {4: 2}), (8, {3: 2, 4: 4})]
 )
 @torch.no_grad()
-def test_is_torchvisions_network_with_dilated_convolutions(depth, output_stride, dilations):
+def test_matches_torchvisions_network_with_dilated_convolutions(depth, output_stride, dilations):
     source = randomized(getattr(torchvision.models, f"resnet{depth}")())
     model = dilated_resnet(depth, output_stride).eval()
     model.load_state_dict(convert_torchvision_resnet(source.state_dict(), model.state_dict()))
@@ -74,7 +75,7 @@ def test_weights_have_the_names_and_shapes_of_the_plain_resnet(depth):
     ("output_stride", "strides"),
     [(32, (4, 8, 16, 32)), (16, (4, 8, 16, 16)), (8, (4, 8, 8, 8))],
 )
-def test_tells_the_strides_of_its_features(output_stride, strides):
+def test_reports_the_strides_of_its_features(output_stride, strides):
     shapes = dilated_resnet(18, output_stride).output_shape()
     assert tuple(shapes[name].stride for name in STAGES) == strides
 
@@ -93,7 +94,7 @@ def test_a_dilated_block_is_the_plain_block_on_every_other_pixel():
 
 
 @torch.no_grad()
-def test_without_dilation_a_block_is_detectron2s():
+def test_without_dilation_a_block_matches_detectron2():
     plain = randomized(BasicBlock(8, 12, stride=2))
     block = DilatedBasicBlock(8, 12, stride=2).eval()
     block.load_state_dict(plain.state_dict())
@@ -109,6 +110,6 @@ def test_without_dilation_a_block_is_detectron2s():
         ({"depth": 18, "output_stride": 4}, r"output_stride must be one of \[32, 16, 8\], got 4"),
     ],
 )
-def test_what_does_not_exist_is_refused(options, message):
+def test_invalid_options_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         dilated_resnet_stages(**options)

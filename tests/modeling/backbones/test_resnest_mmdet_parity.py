@@ -1,4 +1,4 @@
-"""ResNeSt-50 against mmdet's: same weights, same images; recorded as in tests/golden/README.md."""
+"""Parity of ResNeSt-50 with mmdet, recorded as described in tests/golden/README.md."""
 
 import json
 from functools import cache
@@ -22,8 +22,8 @@ def recorded():
         return dict(file)
 
 
-def of_the_formula(key):
-    """In ResNeSt a pooling comes first in the shortcuts: this is the name without it."""
+def without_pooling(key):
+    """Return the name of a tensor without the pooling that comes first in ResNeSt's shortcuts."""
     for layer in (1, 2):
         key = key.replace(f"downsample.{layer}.", f"downsample.{layer - 1}.")
     return key
@@ -32,14 +32,14 @@ def of_the_formula(key):
 def weights():
     shapes = zip(recorded()["names"].tolist(), recorded()["shapes"].tolist(), strict=True)
     shapes = {key: tuple(json.loads(shape)) for key, shape in shapes}
-    values = mmdet_state({of_the_formula(key): shape for key, shape in shapes.items()})
-    return {f"backbone.{key}": values[of_the_formula(key)] for key in shapes}
+    values = mmdet_state({without_pooling(key): shape for key, shape in shapes.items()})
+    return {f"backbone.{key}": values[without_pooling(key)] for key in shapes}
 
 
 @pytest.fixture(scope="module")
 def model():
     model = TimmBackbone("resnest50d")
-    # Strict but for the number of batches: every tensor of mmdet's has a place, and none is left.
+    # All tensors must match except the numbers of batches.
     missing, unexpected = model.load_state_dict(
         convert_resnest(weights(), model.state_dict()), strict=False
     )
@@ -50,12 +50,12 @@ def model():
 
 @pytest.mark.parametrize("mode", ["evaluation", "training"])
 @torch.no_grad()
-def test_maps_are_mmdets(model, mode):
+def test_feature_maps_match_mmdet(model, mode):
     images = torch.stack([picture(name, 64, 96) for name in "ab"])
     features = model.train(mode == "training")((images - MEAN) / STD)
     for name, feature in features.items():
         expected = torch.from_numpy(recorded()[f"{mode} {name}"])
-        # Batch statistics of few pixels divide by small numbers: CPUs differ by up to 2e-4.
+        # Variances over few pixels can be small, so results differ between CPUs by up to 2e-4.
         tolerance = 1e-4 if mode == "evaluation" else 1e-3
         assert_close(feature[:, ::32], expected, rtol=tolerance, atol=tolerance)
         assert expected.std() > 0.1

@@ -1,4 +1,4 @@
-"""ResNeSt in the smallest size that timm has, ResNeSt-14, and other models where they differ."""
+"""Tests of timm backbones, mostly with ResNeSt-14, the smallest ResNeSt in timm."""
 
 import builtins
 import copy
@@ -20,7 +20,7 @@ RESNEST = "resnest14d"
 
 
 def randomized(module):
-    """No weight of a norm is 0, as timm starts the last ones of the blocks, and none is alike."""
+    """Randomize all norms: timm initializes the last norm of each block with zeros."""
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
             if tensor.dim() == 1 and tensor.is_floating_point() and ".fc" not in name:
@@ -38,7 +38,7 @@ def image(number=2, size=64):
 
 
 def step(model):
-    """Outputs, gradients and buffers of a training step."""
+    """Return outputs, gradients and buffers of a training step."""
     outputs = model(image())
     sum(output.square().mean() for output in outputs.values()).backward()
     outputs = {name: output.detach() for name, output in outputs.items()}
@@ -49,8 +49,8 @@ def step(model):
 @pytest.mark.parametrize(
     ("name", "millions"), [("resnest50d", 25.43), ("resnest101e", 46.23), ("resnest200e", 68.15)]
 )
-def test_the_papers_models_have_their_size_without_the_classifier(name, millions):
-    """27.5, 48.3 and 70.2 million with 1000 classes on 2048 features, in table 1 of the paper."""
+def test_models_have_the_papers_size_without_the_classifier(name, millions):
+    """Check sizes against table 1 of the paper: 27.5, 48.3 and 70.2 million with the classifier."""
     with torch.device("meta"):
         model = TimmBackbone(name)
     count = sum(parameter.numel() for parameter in model.parameters())
@@ -69,7 +69,7 @@ def test_the_papers_models_have_their_size_without_the_classifier(name, millions
     ],
 )
 @torch.no_grad()
-def test_maps_have_the_strides_and_channels_of_their_names(name, channels):
+def test_feature_maps_have_the_announced_strides_and_channels(name, channels):
     model = TimmBackbone(name).eval()
     features = model(image(size=64))
     assert list(features) == ["res2", "res3", "res4", "res5"]
@@ -82,7 +82,7 @@ def test_maps_have_the_strides_and_channels_of_their_names(name, channels):
 
 
 @torch.no_grad()
-def test_maps_are_those_of_timms_whole_model():
+def test_feature_maps_match_timms_whole_model():
     model = backbone(out_features=["res4", "res2"]).eval()
     whole = timm.create_model(RESNEST).eval()
     whole.load_state_dict(model.body.state_dict(), strict=False)
@@ -95,7 +95,7 @@ def test_maps_are_those_of_timms_whole_model():
 
 
 @torch.no_grad()
-def test_maps_with_channels_last_are_turned():
+def test_channels_last_feature_maps_are_permuted():
     options = {"img_size": 64, "window_size": 4, "depths": (1, 1), "embed_dim": 12}
     options["num_heads"] = (2, 2)
     name = "swin_tiny_patch4_window7_224"
@@ -108,19 +108,19 @@ def test_maps_with_channels_last_are_turned():
     assert_close(features["res3"], model.body(image())[1].movedim(3, 1))
 
 
-def test_parts_after_the_last_wanted_map_are_left_out():
+def test_layers_after_the_last_requested_feature_are_removed():
     model = TimmBackbone(RESNEST, out_features=["res3", "res4"])
     assert not [name for name, _ in model.named_parameters() if "layer4" in name]
     assert list(model.output_shape()) == ["res3", "res4"]
 
 
-def test_feeds_detectron2s_fpn():
+def test_works_with_detectron2s_fpn():
     model = FPN(TimmBackbone(RESNEST), ["res2", "res3", "res4", "res5"], 8)
     assert [f.shape[2:] for f in model(image()).values()] == [(s, s) for s in (16, 8, 4, 2)]
 
 
-def test_split_attention_is_the_papers():
-    """Equations 2 to 4 of the ResNeSt paper, one sample at a time, with cardinality 1."""
+def test_split_attention_matches_the_paper():
+    """Compare with equations 2 to 4 of the ResNeSt paper, with cardinality 1."""
     module = backbone().body.layer2[0].conv2.eval()
     x = torch.randn(3, module.conv.in_channels, 6, 5)
     splits = module.act0(module.bn0(module.conv(x)))
@@ -137,7 +137,7 @@ def test_split_attention_is_the_papers():
 
 @pytest.mark.parametrize("norm", ["BN", "SyncBN"])
 @pytest.mark.parametrize(("freeze_at", "frozen"), [(1, 0), (2, 1), (4, 3)])
-def test_frozen_parts_stay_as_they_are_in_training(norm, freeze_at, frozen):
+def test_frozen_parts_do_not_change_in_training(norm, freeze_at, frozen):
     model = backbone(norm=norm, freeze_at=freeze_at)
     before = copy.deepcopy(model.state_dict())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
@@ -163,7 +163,7 @@ def test_checkpointing_changes_neither_results_nor_statistics(options):
     assert_close(step(backbone(checkpoint=True, **options)), step(backbone(**options)))
 
 
-def test_checkpointing_computes_the_blocks_and_nothing_else_again():
+def test_checkpointing_recomputes_only_the_blocks():
     counts = []
     for checkpoint in (False, True):
         with OperatorLog() as log:
@@ -175,7 +175,7 @@ def test_checkpointing_computes_the_blocks_and_nothing_else_again():
 
 
 @torch.no_grad()
-def test_frozen_norms_have_what_the_norms_had():
+def test_frozen_norms_keep_weights_and_statistics():
     frozen = TimmBackbone(RESNEST, norm="FrozenBN")
     assert not [m for m in frozen.modules() if isinstance(m, nn.BatchNorm2d)]
     assert isinstance(frozen.body.layer1[0].conv2.bn0, FrozenBatchNorm2d)
@@ -186,7 +186,7 @@ def test_frozen_norms_have_what_the_norms_had():
 
 
 @torch.no_grad()
-def test_synchronized_norms_have_what_the_norms_had():
+def test_synchronized_norms_keep_weights_and_statistics():
     torch.manual_seed(0)
     plain = TimmBackbone(RESNEST)
     torch.manual_seed(0)
@@ -201,7 +201,7 @@ DCN = {"dcn_stages": ("res3", "res4", "res5")}
 
 
 @torch.no_grad()
-def test_deformable_convolutions_can_start_as_the_plain_ones():
+def test_deformable_convolutions_can_start_equal_to_plain_ones():
     plain = backbone().eval()
     deformable = TimmBackbone(RESNEST, **DCN, dcn_options={"mask_gain": 2.0}).eval()
     missing, unexpected = deformable.load_state_dict(plain.state_dict(), strict=False)
@@ -224,7 +224,7 @@ def test_resnest_200_has_63_deformable_convolutions():
     assert added / 1e6 == pytest.approx(3.36, abs=0.005)
 
 
-def test_a_plain_resnet_takes_deformable_convolutions():
+def test_a_plain_resnet_supports_deformable_convolutions():
     with torch.device("meta"):
         model = TimmBackbone("resnet18", dcn_stages=("res5",))
     assert hasattr(model.body.layer4[1].conv2, "conv_offset")
@@ -239,7 +239,7 @@ def test_weights_of_the_whole_model_are_read_from_a_file(tmp_path):
     assert_close(dict(model.body.state_dict()), expected)
 
 
-def test_one_image_in_training_is_explained():
+def test_training_on_one_image_gives_an_explanatory_error():
     with pytest.raises(ValueError, match=r"resnest14d normalizes .* got 1: .*SyncBN"):
         TimmBackbone(RESNEST)(image(1))
     TimmBackbone(RESNEST, norm="FrozenBN")(image(1))
@@ -261,18 +261,18 @@ def test_one_image_in_training_is_explained():
         (RESNEST, {"pretrained": "no.pth"}, "'no.pth' does not exist"),
     ],
 )
-def test_what_does_not_fit_is_named(name, options, message):
+def test_invalid_options_are_reported(name, options, message):
     with torch.device("meta"), pytest.raises(ValueError, match=message):
         TimmBackbone(name, **options)
 
 
-def test_dropped_paths_reach_the_blocks_of_other_models():
+def test_drop_path_rates_reach_the_blocks_of_other_models():
     with torch.device("meta"):
         model = TimmBackbone("resnet18", drop_path_rate=0.3)
     assert model.body.layer4[1].drop_path.drop_prob == pytest.approx(0.3)
 
 
-def test_without_timm_the_way_to_get_it_is_named(monkeypatch):
+def test_without_timm_the_error_says_how_to_install_it(monkeypatch):
     real_import = builtins.__import__
 
     def fail(name, *args, **kwargs):

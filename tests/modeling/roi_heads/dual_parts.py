@@ -1,4 +1,4 @@
-"""Small whole models, with one classification branch per stage and with two."""
+"""Small complete models with one or two classification branches per stage."""
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -31,7 +31,7 @@ SHAPE = ShapeSpec(channels=CHANNELS, height=7, width=7)
 
 
 class TinyBackbone(Backbone):
-    """Two levels; its batch norm has statistics that a training would move."""
+    """Backbone with two levels and a batch norm whose statistics training would change."""
 
     def __init__(self):
         super().__init__()
@@ -40,7 +40,7 @@ class TinyBackbone(Backbone):
         )
         self.p3 = nn.Sequential(nn.Conv2d(CHANNELS, CHANNELS, 3, 2, 1), nn.BatchNorm2d(CHANNELS))
 
-    def forward(self, x):
+    def forward(self, x):  # pyright: ignore[reportIncompatibleMethodOverride]
         p2 = self.p2(x)
         return {"p2": p2, "p3": self.p3(p2)}
 
@@ -136,7 +136,7 @@ def roi_heads(kind, dual, *, encoder=True, predictors=None, heads=None, **option
 
 
 def model(kind, *, dual=False, model_options=None, **options):
-    """A model with random weights, spread out so that scores and boxes differ."""
+    """Build a model with random weights, large enough that scores and boxes differ."""
     whole = {
         "backbone": TinyBackbone(),
         "proposal_generator": rpn(),
@@ -157,7 +157,7 @@ def model(kind, *, dual=False, model_options=None, **options):
 
 
 def trained(kind, **options):
-    """A model of the step before: its statistics and counts are not those of the start."""
+    """Build a model of the previous step, with statistics and counts as after training."""
     before = model(kind, **options)
     for name, buffer in before.named_buffers():
         if "running" in name:
@@ -168,17 +168,22 @@ def trained(kind, **options):
 
 
 def follow(before, kind, **options):
-    """The dual-head model that goes on from ``before``."""
+    """Build the dual-head model that continues from ``before``."""
     after = model(kind, dual=True, **options)
     after.load_state_dict(before.state_dict(), strict=False)
     return after
 
 
 def images(labels=((0, 2, 2), (4,))):
-    """Inputs of a model, with as many objects as labels."""
+    """Return inputs of a model, with one object per label."""
     size = (SIZE, SIZE)
     pixels = [torch.rand(3, *size) * 255 for _ in labels]
     return [
-        {"image": image, "instances": parts.target(list(of_image)), "height": SIZE, "width": SIZE}
-        for image, of_image in zip(pixels, labels, strict=True)
+        {
+            "image": image,
+            "instances": parts.target(list(image_labels)),
+            "height": SIZE,
+            "width": SIZE,
+        }
+        for image, image_labels in zip(pixels, labels, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""The inputs of the recorded mask-IoU head: one image, five objects, twelve RoIs."""
+"""Inputs of the recorded mask-IoU head: one image, five objects, twelve RoIs."""
 
 from typing import NamedTuple
 
@@ -17,15 +17,15 @@ N = 12
 
 class Case(NamedTuple):
     features: Tensor  # (N, CHANNELS, 14, 14)
-    logits: Tensor  # (N, 1, M, M) of each RoI's class
+    logits: Tensor  # (N, 1, M, M), for each RoI's class
     classes: Tensor  # (N,)
-    masks: Tensor  # (5, SIZE, SIZE) objects
-    matched: Tensor  # (N,) the object of each RoI
-    boxes: Tensor  # (N, 4), whole pixels: mmdet cuts their fractions off
+    masks: Tensor  # (5, SIZE, SIZE), one per object
+    matched: Tensor  # (N,), the object of each RoI
+    boxes: Tensor  # (N, 4), whole pixels, because mmdet truncates fractions
 
 
 def inputs() -> Case:
-    """NumPy promises that this old generator never changes."""
+    """Draw the inputs. NumPy guarantees that this legacy generator never changes."""
     rng = np.random.RandomState(7)
     features = rng.standard_normal((N, CHANNELS, 14, 14))
     matched = rng.randint(0, 5, N)
@@ -52,7 +52,7 @@ def inputs() -> Case:
 
 
 def _crop(mask: np.ndarray, x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
-    """The pixels at the centers of the cells."""
+    """Return the mask's pixels at the centers of the cells."""
     centers = (np.arange(M) + 0.5) / M
     rows = (y0 + (y1 - y0) * centers).astype(int)
     columns = (x0 + (x1 - x0) * centers).astype(int)
@@ -60,7 +60,7 @@ def _crop(mask: np.ndarray, x0: float, y0: float, x1: float, y1: float) -> np.nd
 
 
 def weights(shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
-    """Of the head, by name, such that its outputs differ between RoIs."""
+    """Return weights of the head by name, such that its outputs differ between RoIs."""
     rng = np.random.RandomState(8)
     state = {}
     for name in sorted(shapes):

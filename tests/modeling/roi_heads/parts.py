@@ -68,7 +68,7 @@ def matchers():
 
 
 def cascade_options(*, masks="one", seesaw=True, agnostic=True, **options):
-    """Arguments of cascade heads; ``masks`` is ``"none"``, ``"one"`` or ``"three"``."""
+    """Return the arguments of cascade heads; ``masks`` is ``"none"``, ``"one"`` or ``"three"``."""
     heads = {"none": None, "one": mask_head}[masks] if masks != "three" else None
     parts = {
         "num_classes": C,
@@ -110,7 +110,7 @@ def boxes(number):
 
 
 def target(labels):
-    """Objects of the given classes, with box-shaped masks; without masks if there are none."""
+    """Return objects of the given classes with box-shaped masks; without masks if empty."""
     objects = Instances((SIZE, SIZE))
     objects.gt_boxes = Boxes(boxes(len(labels)))
     objects.gt_classes = torch.tensor(labels, dtype=torch.int64)
@@ -123,7 +123,7 @@ def target(labels):
 
 
 def positives(*labels_of_images):
-    """RoIs that are their objects' boxes."""
+    """Return RoIs that equal the boxes of their objects."""
     images = [target(list(labels)) for labels in labels_of_images]
     for image in images:
         image.proposal_boxes = image.gt_boxes
@@ -131,7 +131,7 @@ def positives(*labels_of_images):
 
 
 def proposals_for(objects, number=40):
-    """Random boxes, half of them near an object."""
+    """Draw random proposals, half of them near an object."""
     near = objects.gt_boxes.tensor.repeat(number, 1)[: number // 2 if len(objects) else 0]
     near = near + torch.randn_like(near) * 1.5
     proposals = Instances((SIZE, SIZE))
@@ -149,12 +149,12 @@ def no_proposals():
 
 
 def batch(labels=((0, 2, 2), (4,))):
-    targets = [target(list(of_image)) for of_image in labels]
+    targets = [target(list(image_labels)) for image_labels in labels]
     return features(len(labels)), [proposals_for(t) for t in targets], targets
 
 
 def losses_of(heads, batch, **image_fields):
-    """The losses of a batch, with the same RoIs sampled in each call."""
+    """Return the losses of a batch, with the same RoIs sampled in each call."""
     torch.manual_seed(0)
     features, proposals, targets = batch
     given = images(len(targets), **image_fields)

@@ -29,7 +29,7 @@ def mask_head(**options):
 
 
 @pytest.mark.parametrize("predictor", [mask_predictor(std=0.5), normed_mask_predictor()])
-def test_it_is_convolutions_carafe_and_the_predictor_with_no_relu_between_the_last_two(predictor):
+def test_the_head_is_convolutions_then_carafe_then_the_predictor_without_relu(predictor):
     head = mask_head(predictor=predictor)
     layers = [name for name, _ in head.named_children()]
     assert layers == ["mask_fcn1", "mask_fcn2", "upsample", "predictor"]
@@ -37,7 +37,7 @@ def test_it_is_convolutions_carafe_and_the_predictor_with_no_relu_between_the_la
     y = x
     for conv in (head.mask_fcn1, head.mask_fcn2):
         y = F.conv2d(y, conv.weight, conv.bias, padding=1).clamp(min=0)
-    # So that a ReLU after it would show.
+    # The batch norm makes some values negative, so that a ReLU would change them.
     head.upsample = nn.Sequential(head.upsample, nn.BatchNorm2d(6))
     y = head.upsample(y)
     assert (y < 0).any()
@@ -45,7 +45,7 @@ def test_it_is_convolutions_carafe_and_the_predictor_with_no_relu_between_the_la
     assert head.layers(x).shape == (2, C, 28, 28)
 
 
-def test_weights_are_those_of_the_plain_head_with_upsample_for_deconv():
+def test_weight_names_are_the_plain_heads_with_upsample_for_deconv():
     ours = set(mask_head().state_dict())
     plain = MaskHeadWithPredictor(
         SHAPE, num_classes=C, conv_dims=[6, 6, 6], predictor=mask_predictor()
@@ -54,7 +54,7 @@ def test_weights_are_those_of_the_plain_head_with_upsample_for_deconv():
     assert ours == {n for n in plain.state_dict() if not n.startswith("deconv")} | carafe
 
 
-def test_by_default_it_has_the_papers_carafe():
+def test_the_default_is_the_papers_carafe():
     head = CarafeMaskHead(
         ShapeSpec(channels=256, width=14, height=14),
         num_classes=1,
@@ -71,7 +71,7 @@ def test_an_upsampling_module_can_be_given():
     assert head.layers(torch.randn(1, 8, 14, 14)).shape == (1, C, 28, 28)
 
 
-def test_losses_and_predictions_are_of_the_rois_class(storage):
+def test_losses_and_predictions_use_the_class_of_each_roi(storage):
     head = mask_head()
     x = torch.randn(3, 8, 14, 14)
     images = positives([2, 0], [1])
@@ -92,7 +92,7 @@ def test_no_positives_give_zero_loss_and_zero_gradients(storage, norm):
     assert all(b.isfinite().all() for b in head.buffers())
 
 
-def test_the_convolutions_take_a_norm(storage):
+def test_the_convolutions_accept_a_norm(storage):
     head = mask_head(conv_norm="BN")
     assert isinstance(head.mask_fcn2.norm, nn.BatchNorm2d)
     assert head.mask_fcn2.bias is None
@@ -109,6 +109,6 @@ def test_the_convolutions_take_a_norm(storage):
         ({"predictor": nn.Conv2d(6, 9, 1)}, "needs 6 channels to 3 classes"),
     ],
 )
-def test_parts_that_do_not_fit_are_named(options, message):
+def test_inconsistent_parts_are_reported(options, message):
     with pytest.raises(ValueError, match=message):
         mask_head(**options)

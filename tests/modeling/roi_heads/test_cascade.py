@@ -15,8 +15,8 @@ def cascade(**options):
     return LossDrivenCascadeROIHeads(**parts.cascade_options(**options))
 
 
-def detectron2s(ours):
-    """Detectron2's heads with the weights of ``ours``, which has softmax losses."""
+def detectron2_heads(ours):
+    """Return Detectron2's heads with the weights of ``ours``, which has softmax losses."""
     options = parts.cascade_options(seesaw=False, masks="one")
     options["box_predictors"] = [
         FastRCNNOutputLayers(
@@ -33,9 +33,9 @@ def detectron2s(ours):
     return host
 
 
-def test_with_softmax_and_mean_probabilities_it_is_detectron2s_cascade(storage):
+def test_with_softmax_and_mean_probabilities_it_matches_detectron2s_cascade(storage):
     ours = cascade(seesaw=False, score_fusion="probabilities")
-    host = detectron2s(ours)
+    host = detectron2_heads(ours)
     batch = parts.batch()
     losses, expected = losses_of(ours, batch), losses_of(host, batch)
     assert list(losses) == list(expected)
@@ -71,7 +71,7 @@ def test_mean_logits_are_the_default():
     assert (torch.cat(scores) - other).abs().max() > 1e-4
 
 
-def test_losses_are_named_by_stage_and_counts_kept_by_stage(storage):
+def test_losses_and_counts_are_kept_per_stage(storage):
     heads = cascade()
     losses = losses_of(heads, parts.batch())
     names = ("loss_cls_classes", "loss_cls_objectness", "loss_box_reg")
@@ -94,15 +94,15 @@ def test_stage_weights_scale_box_and_mask_losses(storage):
         torch.testing.assert_close(loss, [2, 0.5, 0.25][int(name[-1])] * expected[name])
 
 
-def test_weights_take_the_place_of_the_scaled_gradients(storage):
+def test_stage_weights_replace_the_gradient_scaling(storage):
     scaled, plain = cascade(masks="none"), cascade(masks="none", stage_loss_weights=[1, 1, 1])
     plain.load_state_dict(scaled.state_dict())
     batch = parts.batch()
     maps = list(batch[0].values())
-    of_scaled, of_plain = losses_of(scaled, batch), losses_of(plain, batch)
-    torch.testing.assert_close(of_scaled, of_plain)
-    gradients = torch.autograd.grad(sum(of_scaled.values()), maps)
-    expected = [g / 3 for g in torch.autograd.grad(sum(of_plain.values()), maps)]
+    scaled_losses, plain_losses = losses_of(scaled, batch), losses_of(plain, batch)
+    torch.testing.assert_close(scaled_losses, plain_losses)
+    gradients = torch.autograd.grad(sum(scaled_losses.values()), maps)
+    expected = [g / 3 for g in torch.autograd.grad(sum(plain_losses.values()), maps)]
     torch.testing.assert_close(list(gradients), expected)
 
 
@@ -113,7 +113,7 @@ def stages_of(heads, batch):
 
 
 @pytest.mark.parametrize("resample", [False, True])
-def test_labels_follow_each_stages_overlap(storage, resample):
+def test_labels_follow_the_iou_threshold_of_each_stage(storage, resample):
     heads = cascade(resample=resample)
     batch = parts.batch()
     foreground = []
@@ -129,7 +129,7 @@ def test_labels_follow_each_stages_overlap(storage, resample):
     assert min(foreground) > 0
 
 
-def test_resampling_appends_the_objects_and_draws_no_more_than_asked(storage):
+def test_resampling_appends_ground_truth_and_keeps_the_batch_size(storage):
     heads = cascade(resample=True, batch_size_per_image=10)
     batch = parts.batch()
     for stage in stages_of(heads, batch):
@@ -137,7 +137,7 @@ def test_resampling_appends_the_objects_and_draws_no_more_than_asked(storage):
             assert len(rois) == 10
             assert (rois.gt_classes < C).sum() <= 5
             assert rois.has("gt_masks")
-    # Of one object and no proposal near it, the object itself is the only positive of each stage.
+    # With one object and no proposal near it, the object itself is the only positive in each stage.
     objects = parts.target([3])
     objects.gt_boxes = Boxes(torch.tensor([[2.0, 2.0, 9.0, 9.0]]))
     far = Instances((SIZE, SIZE))
@@ -149,7 +149,7 @@ def test_resampling_appends_the_objects_and_draws_no_more_than_asked(storage):
         assert torch.equal(rois.proposal_boxes.tensor[0], objects.gt_boxes.tensor[0])
 
 
-def test_resampling_leaves_the_matcher_of_the_first_stage_in_place(storage):
+def test_resampling_keeps_the_matcher_of_the_first_stage(storage):
     heads = cascade(resample=True)
     losses_of(heads, parts.batch())
     assert heads.proposal_matcher is heads.proposal_matchers[0]
@@ -161,7 +161,7 @@ def test_resampling_leaves_the_matcher_of_the_first_stage_in_place(storage):
 
 
 def mask_rois_of(heads, batch, monkeypatch):
-    """The RoIs that the mask head was trained on, and those of the stages."""
+    """Return the RoIs that the mask head was trained on, and the RoIs of the stages."""
     seen, stages = [], []
     run = heads._run_stages
     monkeypatch.setattr(heads, "_run_stages", lambda *a: stages.extend(run(*a)) or stages)
@@ -178,7 +178,7 @@ def positives(stage):
 
 @pytest.mark.parametrize("resample", [False, True])
 @pytest.mark.parametrize(("mask_rois", "stage"), [("first", 0), ("last", 2)])
-def test_one_mask_head_is_trained_on_the_stage_that_is_named(
+def test_a_single_mask_head_is_trained_on_the_configured_stage(
     storage, monkeypatch, mask_rois, stage, resample
 ):
     heads = cascade(mask_rois=mask_rois, resample=resample)
@@ -199,7 +199,7 @@ def test_three_mask_heads_are_trained_on_their_own_stages(storage, monkeypatch, 
 
 
 @pytest.mark.parametrize("resample", [False, True])
-def test_masks_belong_to_the_object_that_is_matched(storage, monkeypatch, resample):
+def test_masks_belong_to_the_matched_object(storage, monkeypatch, resample):
     heads = cascade(mask_rois="last", resample=resample)
     batch = parts.batch()
     (seen,), _ = mask_rois_of(heads, batch, monkeypatch)
@@ -209,7 +209,9 @@ def test_masks_belong_to_the_object_that_is_matched(storage, monkeypatch, resamp
 
 
 @pytest.mark.parametrize("resample", [False, True])
-def test_refined_masks_are_trained_on_what_the_last_stage_predicts(storage, monkeypatch, resample):
+def test_refined_mask_rois_are_the_boxes_predicted_by_the_last_stage(
+    storage, monkeypatch, resample
+):
     heads = cascade(mask_rois="refined", resample=resample, proposal_append_gt=not resample)
     batch = parts.batch()
     (seen,), stages = mask_rois_of(heads, batch, monkeypatch)
@@ -242,7 +244,7 @@ def test_three_mask_heads_are_averaged_on_the_final_boxes():
     torch.testing.assert_close(torch.cat([f.pred_masks[:, 0] for f in found]), sum(masks) / 3)
 
 
-def test_weights_are_named_by_head_and_stage():
+def test_weight_names_contain_head_and_stage():
     names = set(cascade(masks="three").state_dict())
     assert {
         "box_head.2.fc1.weight",
@@ -279,7 +281,7 @@ def empty(kind):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_objects_that_were_all_filtered_out_leave_empty_masks_behind(storage, mode):
+def test_an_image_whose_objects_were_all_filtered_out_trains(storage, mode):
     features, proposals, targets = parts.batch(((0, 2), (1,)))
     targets[1] = targets[1][torch.tensor([], dtype=torch.int64)]
     assert len(targets[1].gt_masks) == 0
@@ -293,7 +295,7 @@ KINDS = [*EMPTY, "no positives at stage 3", "one image without proposals", "no p
 @pytest.mark.parametrize("append", [True, False], ids=["append", "no append"])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_trains_where_something_is_missing(storage, mode, kind, append):
+def test_trains_with_missing_objects_positives_or_proposals(storage, mode, kind, append):
     heads = cascade(**MODES[mode], proposal_append_gt=append)
     if kind == "no positives at stage 3":
         for k in (1, 2):
@@ -308,7 +310,7 @@ def test_trains_where_something_is_missing(storage, mode, kind, append):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_detects_where_proposals_are_missing(mode):
+def test_detects_without_proposals(mode):
     heads = cascade(**MODES[mode]).eval()
     features, proposals, _ = parts.batch()
     with torch.no_grad():
@@ -324,7 +326,7 @@ def test_detects_where_proposals_are_missing(mode):
         assert not both[0].has("pred_masks")
 
 
-def test_masks_for_given_boxes_are_those_of_the_detections():
+def test_masks_for_given_boxes_match_the_detections():
     heads = cascade(masks="three").eval()
     features, proposals, _ = parts.batch()
     with torch.no_grad():
@@ -349,7 +351,7 @@ def test_masks_for_given_boxes_are_those_of_the_detections():
         ({"masks": "three", "mask_rois": "last"}, r"needs a single mask head, .* list of 3"),
     ],
 )
-def test_what_does_not_fit_is_named(options, message):
+def test_inconsistent_options_are_reported(options, message):
     with pytest.raises(ValueError, match=message):
         cascade(**options)
 
@@ -367,7 +369,7 @@ def test_logits_of_different_losses_cannot_be_averaged_but_probabilities_can():
     assert len(found) == 2
 
 
-def test_training_without_targets_says_so(storage):
+def test_training_without_targets_is_reported(storage):
     features, proposals, _ = parts.batch()
     with pytest.raises(ValueError, match="training needs targets"):
         cascade()(parts.images(), features, proposals)

@@ -21,19 +21,19 @@ SIZES = [(320, 256), (130, 256)]  # 5 x 4 and 3 x 4 at stride 64
 
 def targets(*labels):
     return [
-        Instances((64, 64), gt_classes=torch.tensor(of_image, dtype=torch.int64))
-        for of_image in labels
+        Instances((64, 64), gt_classes=torch.tensor(image_labels, dtype=torch.int64))
+        for image_labels in labels
     ]
 
 
-def test_a_vector_and_one_logit_per_class_for_each_image():
+def test_each_image_gets_a_vector_and_one_logit_per_class():
     module = GlobalContextEncoder(1203)
     context = module({"p6": torch.randn(2, 256, 13, 21)}, [(800, 1333)] * 2)
     assert context.shape == (2, 256, 1, 1)
     assert module.logits(context).shape == (2, 1203)
 
 
-def test_it_is_four_convolutions_with_relu_then_the_mean():
+def test_the_encoder_is_four_convolutions_with_relu_then_the_mean():
     module = encoder()
     given = features()
     x = given["p6"]
@@ -44,7 +44,7 @@ def test_it_is_four_convolutions_with_relu_then_the_mean():
     torch.testing.assert_close(module(given, SIZES)[:, :, 0, 0], x.flatten(2).mean(2))
 
 
-def test_residual_pairs_have_no_relu_after_the_sum():
+def test_residual_pairs_apply_no_relu_after_the_sum():
     module = encoder(residual=True)
     given = features()
     x = given["p6"]
@@ -63,7 +63,7 @@ def test_any_feature_can_be_encoded():
 
 
 @pytest.mark.parametrize(("level", "stride", "rows"), [("p6", 64, 3), ("p5", 32, 5)])
-def test_the_masked_mean_leaves_the_padding_out(level, stride, rows):
+def test_the_masked_mean_ignores_the_padding(level, stride, rows):
     module = encoder(in_feature=level, masked_mean=True, stride=stride)
     given = features()
     maps = module.layers(given[level])
@@ -73,30 +73,30 @@ def test_the_masked_mean_leaves_the_padding_out(level, stride, rows):
     assert (context[1] - maps[1].mean(dim=(1, 2))).abs().max() > 1e-3
 
 
-def test_a_stride_that_is_too_small_is_named():
+def test_a_stride_that_is_too_small_is_reported():
     with pytest.raises(
         ValueError, match=r"\(5, 4\) is too small .* image of \(320, 256\) at stride 32"
     ):
         encoder(masked_mean=True, stride=32)(features(), SIZES)
 
 
-def test_a_feature_that_is_not_there_is_named():
+def test_a_missing_feature_is_reported():
     with pytest.raises(ValueError, match=r"'p7' is not one of \['p5', 'p6'\]"):
         encoder(in_feature="p7")(features(), SIZES)
 
 
-def test_pairs_need_an_even_number():
+def test_residual_pairs_need_an_even_number_of_convolutions():
     with pytest.raises(ValueError, match="even number of convolutions, got 3"):
         encoder(residual=True, num_convs=3)
 
 
 def loss_by_its_formula(probs, entries):
-    """Mean of the binary cross-entropy over ``entries``: (image, class, is it there?)."""
+    """Return the mean binary cross-entropy over ``entries``: (image, class, present)."""
     terms = [-(probs[i, c].log() if there else (1 - probs[i, c]).log()) for i, c, there in entries]
     return torch.stack(terms).mean()
 
 
-def test_the_loss_is_the_mean_over_all_images_and_classes_whatever_the_repeats():
+def test_the_loss_is_the_mean_over_images_and_classes_despite_repeated_labels():
     module = encoder()
     context = torch.randn(2, D, 1, 1)
     found = module.losses(context, targets([3, 1, 3, 3], []))
@@ -115,7 +115,7 @@ def test_the_weight_scales_the_loss():
 NEGATIVES = [torch.tensor([0, 5]), torch.tensor([2])]
 
 
-def test_a_federated_loss_knows_only_what_was_annotated_or_verified():
+def test_a_federated_loss_uses_only_annotated_and_verified_classes():
     module = encoder(federated=True)
     context = torch.randn(2, D, 1, 1)
     found = module.losses(context, targets([3, 1, 3], []), NEGATIVES)["loss_context"]
@@ -133,13 +133,13 @@ def test_unknown_classes_get_no_gradient():
     assert (gradient > 0).nonzero().flatten().tolist() == [0, 1, 2, 3, 5]
 
 
-def test_what_is_annotated_is_there_whatever_was_verified():
+def test_annotated_classes_are_positive_even_if_verified_absent():
     module, context = encoder(federated=True), torch.randn(1, D, 1, 1)
     both = module.losses(context, targets([3]), [torch.tensor([3, 4])])
     torch.testing.assert_close(both, module.losses(context, targets([3]), [torch.tensor([4])]))
 
 
-def test_nothing_known_is_a_loss_of_zero_with_gradients():
+def test_no_known_classes_give_zero_loss_with_gradients():
     module, nothing = encoder(federated=True), torch.zeros(0, dtype=torch.int64)
     context = torch.randn(2, D, 1, 1, requires_grad=True)
     loss = module.losses(context, targets([], []), [nothing, nothing])["loss_context"]
@@ -148,7 +148,7 @@ def test_nothing_known_is_a_loss_of_zero_with_gradients():
     assert (context.grad == 0).all()
 
 
-def test_a_federated_loss_without_negatives_says_what_is_missing():
+def test_a_federated_loss_without_negatives_is_reported():
     with pytest.raises(ValueError, match="FederatedRCNN as the model"):
         encoder(federated=True).losses(torch.randn(1, D, 1, 1), targets([0]))
 

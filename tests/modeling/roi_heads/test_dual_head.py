@@ -76,7 +76,7 @@ def test_the_tsd_head_has_two_branches_on_the_moved_bins(conv_dims):
 
 
 def literal_scores(logits, seesaw):
-    """Probabilities of C classes and background, from one branch's logits."""
+    """Return probabilities of C classes and background from the logits of one branch."""
     if not seesaw:
         return logits.softmax(dim=1)
     objectness = logits[:, C:].softmax(dim=1)
@@ -87,11 +87,11 @@ LOSSES = [(True, True), (False, False), (False, True)]
 
 
 @pytest.mark.parametrize(("old", "new"), LOSSES)
-def test_scores_are_the_mean_of_what_the_branches_say_by_themselves(old, new):
+def test_scores_are_the_mean_of_both_branches_scores(old, new):
     predict, x = predictor(seesaw=old, new_seesaw=new), features()
     predictions = predict(x)
-    of_old, of_new = predict.cls_score(x.old), predict.new.cls_score(x.new)
-    expected = 0.5 * (literal_scores(of_old, old) + literal_scores(of_new, new))
+    old_logits, new_logits = predict.cls_score(x.old), predict.new.cls_score(x.new)
+    expected = 0.5 * (literal_scores(old_logits, old) + literal_scores(new_logits, new))
     scores = predict.predict_probs(predictions, [rois(3), rois(0), rois(4)])
     assert [len(s) for s in scores] == [3, 0, 4]
     torch.testing.assert_close(torch.cat(scores), expected)
@@ -101,7 +101,7 @@ def test_scores_are_the_mean_of_what_the_branches_say_by_themselves(old, new):
 
 def test_with_an_ordinary_box_head_the_new_classifier_sees_the_old_features():
     predict = predictor()
-    x = torch.randn(R, WIDTH, 1, 1)  # what a head of convolutions gives
+    x = torch.randn(R, WIDTH, 1, 1)  # the output shape of a convolutional head
     logits, deltas = predict(x)
     flat = x.flatten(1)
     expected = torch.cat([predict.cls_score(flat), predict.new.cls_score(flat)], dim=1)
@@ -109,7 +109,7 @@ def test_with_an_ordinary_box_head_the_new_classifier_sees_the_old_features():
     torch.testing.assert_close(deltas, predict.bbox_pred(flat))
 
 
-def test_tsd_scores_the_moved_bins_twice_and_locates_once():
+def test_tsd_classifies_the_moved_bins_twice_and_regresses_boxes_once():
     predict = dual_parts.box_predictor("tsd", True).eval()
     both, where = features(), torch.randn(R, WIDTH)
     boxes = torch.rand(R, 4)
@@ -160,14 +160,14 @@ def test_the_old_branch_gets_no_gradient_from_the_losses():
         assert reached == ("new." in name), name
 
 
-def test_of_class_specific_boxes_the_averaged_scores_choose():
+def test_averaged_scores_select_the_class_specific_box():
     predict, image = predictor(cls_agnostic_bbox_reg=False), rois()
     image.remove("gt_classes")
     predictions = predict(features())
     (scores,) = predict.predict_probs(predictions, [image])
     best = scores[:, :C].argmax(dim=1)
-    of_old = predictions[0][:, :C].argmax(dim=1)
-    assert (best != of_old).any()
+    old_logits = predictions[0][:, :C].argmax(dim=1)
+    assert (best != old_logits).any()
     boxes = predict.box2box_transform.apply_deltas(predictions[1], image.proposal_boxes.tensor)
     expected = boxes.view(R, C, 4)[torch.arange(R), best]
     (found,) = refined_boxes(Stage(predict, predictions, [image]), C)
@@ -181,12 +181,12 @@ def test_a_new_branch_starts_as_a_copy_but_without_its_counts():
         part.start_new(copy_weights=True, copy_counts=False)
     both = head(torch.randn(3, parts.CHANNELS, 7, 7))
     assert torch.equal(both.old, both.new)
-    of_old, of_new = predict(both)[0].chunk(2, dim=1)
-    assert torch.equal(of_old, of_new)
+    old_logits, new_logits = predict(both)[0].chunk(2, dim=1)
+    assert torch.equal(old_logits, new_logits)
     assert predict.new.cls_loss.class_counts.sum() == 0
 
 
-def test_counts_can_be_taken_over_without_the_weights():
+def test_counts_can_be_copied_without_the_weights():
     predict = predictor()
     predict.cls_loss.class_counts += 5
     weight = predict.new.cls_score.weight.clone()
@@ -207,7 +207,7 @@ def test_a_branch_of_another_kind_cannot_start_as_a_copy(copied, message):
         predictor(seesaw=False, new_seesaw=True).start_new(**copied)
 
 
-def test_what_does_not_fit_is_refused():
+def test_inconsistent_branches_are_rejected():
     loss = SeesawLoss(C)
     for new, message in (
         ({"cls_loss": loss, "new_cls_loss": loss}, "same SeesawLoss: the new branch"),

@@ -78,7 +78,7 @@ def test_softmax_gives_detectron2s_losses_and_detections(storage):
         assert torch.equal(k, x)
 
 
-def test_losses_are_those_of_the_loss_object_and_the_hosts_box_loss(storage):
+def test_losses_match_the_loss_object_and_detectron2s_box_loss(storage):
     predictor = seesaw_predictor()
     features, proposals = batch()
     logits, deltas = predictor(features)
@@ -98,25 +98,25 @@ def test_scores_are_split_by_image_and_background_comes_last():
     features, proposals = batch()
     logits, deltas = predictor(features)
     logits = logits.detach().clone()
-    logits[:, C:] = torch.tensor([-9.0, 9.0])  # certain of background
+    logits[:, C:] = torch.tensor([-9.0, 9.0])  # confident background
     probs = predictor.predict_probs((logits, deltas), proposals)
     assert [tuple(p.shape) for p in probs] == [(4, C + 1), (2, C + 1), (3, C + 1)]
     torch.testing.assert_close(torch.cat(probs).sum(1), torch.ones(9))
     assert (torch.cat(probs)[:, C] > 0.99).all()
 
 
-def test_statistics_count_background_as_a_class_of_its_own(storage):
+def test_statistics_treat_background_as_a_separate_class(storage):
     predictor = seesaw_predictor()
     proposals = [image([0, 1, C, C, -1])]
     logits = torch.zeros(5, C + 2)
     logits[0, 0] = 9  # right class ...
     logits[1, 2] = 9  # ... wrong class ...
-    logits[:2, C] = 9  # ... both called objects
-    logits[2, C + 1] = 9  # background called background
-    logits[3, 3] = logits[3, C] = 9  # background called class 3
+    logits[:2, C] = 9  # ... both predicted as foreground
+    logits[2, C + 1] = 9  # background predicted as background
+    logits[3, 3] = logits[3, C] = 9  # background predicted as class 3
     predictor.losses((logits, torch.zeros(5, 4 * C)), proposals)
     latest = {name: value for name, (value, _) in storage.latest().items()}
-    assert latest["fast_rcnn/cls_accuracy"] == pytest.approx(2 / 4)  # the ignored RoI left out
+    assert latest["fast_rcnn/cls_accuracy"] == pytest.approx(2 / 4)  # without the ignored RoI
     assert latest["fast_rcnn/fg_cls_accuracy"] == pytest.approx(1 / 2)
     assert latest["fast_rcnn/false_negative"] == 0
 
@@ -137,7 +137,7 @@ def test_weights_scale_losses_by_name(storage):
 @pytest.mark.parametrize(
     "proposals", [[], [image([])], [image([C, C], has_objects=False)]], ids=["none", "no RoI", "bg"]
 )
-def test_nothing_to_learn_gives_zero_class_loss_with_gradients(storage, proposals):
+def test_no_valid_rois_give_zero_class_loss_with_gradients(storage, proposals):
     predictor = seesaw_predictor()
     losses = predictor.losses(predictor(torch.randn(sum(map(len, proposals)), D)), proposals)
     assert losses["loss_cls_classes"] == 0
@@ -160,21 +160,21 @@ def test_class_counts_are_saved_under_the_predictor():
 
 
 @pytest.mark.parametrize("flag", ["use_sigmoid_ce", "use_fed_loss"])
-def test_flags_of_other_losses_are_refused_with_a_reason(flag):
+def test_flags_of_other_losses_are_rejected_with_a_reason(flag):
     with pytest.raises(ValueError, match=f"LossDriven.* does not support {flag}=True: .* cls_loss"):
         seesaw_predictor(**{flag: True})
 
 
-def test_flags_that_are_off_are_accepted():
+def test_disabled_flags_are_accepted():
     seesaw_predictor(use_sigmoid_ce=False, use_fed_loss=False)
 
 
-def test_unequal_numbers_of_classes_are_named():
+def test_unequal_numbers_of_classes_are_reported():
     with pytest.raises(ValueError, match="num_classes is 7 in the box predictor and 5 in"):
         seesaw_predictor(num_classes=7)
 
 
-def test_a_classifier_of_the_wrong_width_is_named():
+def test_a_classifier_of_the_wrong_width_is_reported():
     with pytest.raises(ValueError, match=r"16 features to 6 logits, .* needs 7 logits"):
         LossDrivenOutputLayers(
             ShapeSpec(channels=D),
@@ -184,7 +184,7 @@ def test_a_classifier_of_the_wrong_width_is_named():
         )
 
 
-def test_a_ready_made_classifier_is_used_as_it_is():
+def test_a_given_classifier_is_used_unchanged():
     classifier = nn.Linear(D, C + 2)
     predictor = LossDrivenOutputLayers(
         ShapeSpec(channels=D), cls_score=classifier, cls_loss=SeesawLoss(C), **BOX_OPTIONS
@@ -202,7 +202,7 @@ def size(boxes):
     return [(boxes[0, 2] - boxes[0, 0]).item(), (boxes[0, 3] - boxes[0, 1]).item()]
 
 
-def test_a_box_shrinks_by_no_more_than_it_may_grow():
+def test_boxes_shrink_at_most_by_the_factor_they_may_grow():
     transform = TwoSidedBox2BoxTransform(WEIGHTS)
     smallest = transform.apply_deltas(torch.tensor([[0.0, 0.0, -100.0, -100.0]]), BOX)
     # mmdet: wh_ratio_clip = 16 / 1000.
@@ -211,14 +211,14 @@ def test_a_box_shrinks_by_no_more_than_it_may_grow():
     assert size(largest) == pytest.approx([1000 / 0.016, 2000 / 0.016], rel=1e-4)
 
 
-def test_each_side_is_limited_after_its_own_weight():
+def test_each_side_is_clamped_after_applying_its_weight():
     within = [5 * math.log(0.017), 4 * math.log(0.017)]
     boxes = TwoSidedBox2BoxTransform(WEIGHTS).apply_deltas(torch.tensor([[0.0, 0.0, *within]]), BOX)
     assert size(boxes) == pytest.approx([17, 34], rel=1e-4)
 
 
 @pytest.mark.parametrize("boxes_each", [1, 7])
-def test_moderate_deltas_are_decoded_as_by_detectron2(boxes_each):
+def test_moderate_deltas_are_decoded_as_in_detectron2(boxes_each):
     boxes = torch.rand(20, 4) * 50
     boxes[:, 2:] += boxes[:, :2] + 1
     deltas = torch.randn(20, 4 * boxes_each) * 5
@@ -234,7 +234,7 @@ def test_shifts_are_not_limited():
     assert boxes[0, 0] == 10 - 90 * 1000
 
 
-def test_the_deltas_given_are_left_alone_and_none_are_fine():
+def test_input_deltas_are_not_modified_and_may_be_empty():
     deltas = torch.full((1, 4), -100.0)
     TwoSidedBox2BoxTransform(WEIGHTS).apply_deltas(deltas, BOX)
     assert (deltas == -100).all()

@@ -27,7 +27,7 @@ def test_every_roi_gets_the_vector_of_its_image():
         torch.testing.assert_close(pooled[roi], expected[roi] + context[image])
 
 
-def test_no_rois_at_all_keep_the_graph():
+def test_zero_rois_keep_the_graph():
     maps = list(parts.features(2).values())
     context = torch.randn(2, parts.CHANNELS, 1, 1, requires_grad=True)
     nothing = [Boxes(torch.zeros(0, 4))] * 2
@@ -53,7 +53,7 @@ def detections(heads, features, proposals):
 
 
 class _Shift(nn.Module):
-    """Adds to the context of one image."""
+    """Encoder that changes the context of one image."""
 
     def __init__(self, encoder, image):
         super().__init__()
@@ -66,7 +66,7 @@ class _Shift(nn.Module):
 
 
 @pytest.mark.parametrize("image", [0, 1])
-def test_another_context_of_one_image_changes_boxes_scores_and_masks_of_that_alone(image):
+def test_changing_the_context_of_one_image_affects_only_that_image(image):
     heads = htc_lite()
     for predictor in heads.box_predictor:
         nn.init.normal_(predictor.bbox_pred.weight, std=0.1)
@@ -87,12 +87,12 @@ def test_every_box_stage_and_the_mask_head_see_the_context(storage):
     for pooler in (heads.box_pooler, heads.mask_pooler):
         pooler.register_forward_pre_hook(lambda _, given: seen.append(given[0][-1]))
     losses_of(heads, parts.batch())
-    assert len(seen) == 4  # three box stages and the masks
+    assert len(seen) == 4  # three box stages and the mask head
     assert all(context is seen[0] for context in seen)
     assert seen[0].shape == (2, parts.CHANNELS, 1, 1)
 
 
-def test_losses_are_those_of_the_cascade_and_of_the_context(storage):
+def test_losses_are_the_cascades_and_the_contexts(storage):
     heads = htc_lite()
     batch = parts.batch()
     losses = losses_of(heads, batch)
@@ -113,7 +113,7 @@ def test_the_encoder_learns_from_boxes_and_masks_as_well(storage):
         assert gradient.abs().sum() > 0, name
 
 
-def test_without_context_it_is_the_cascade(storage):
+def test_without_context_it_equals_the_cascade(storage):
     heads = htc_lite(encoder={"num_convs": 0})
     heads.context_encoder.forward = lambda features, sizes: torch.zeros(2, parts.CHANNELS, 1, 1)
     cascade = parts.cascade_options(**MMDET)
@@ -151,7 +151,7 @@ def test_a_federated_encoder_reads_the_negatives_of_the_images(storage):
     assert gradient.abs().sum(dim=1).nonzero().flatten().tolist() == [0, 1]
 
 
-def test_a_federated_encoder_in_another_model_says_which_one_it_needs(storage):
+def test_a_federated_encoder_names_the_model_it_needs(storage):
     with pytest.raises(ValueError, match="FederatedRCNN"):
         losses_of(htc_lite(encoder={"federated": True}), parts.batch())
 
@@ -167,9 +167,7 @@ EMPTY = {
 @pytest.mark.parametrize("mask_rois", ["last", "refined"])
 @pytest.mark.parametrize("labels", EMPTY.values(), ids=EMPTY.keys())
 @pytest.mark.parametrize("masked_mean", [False, True])
-def test_trains_and_detects_where_something_is_missing(
-    storage, labels, mask_rois, masks, masked_mean
-):
+def test_trains_and_detects_with_missing_objects(storage, labels, mask_rois, masks, masked_mean):
     heads = htc_lite(encoder={"masked_mean": masked_mean}, mask_rois=mask_rois, masks=masks)
     features, proposals, targets = parts.batch(labels)
     for given in (proposals, [parts.no_proposals(), proposals[1]], [parts.no_proposals()] * 2):
@@ -184,7 +182,7 @@ def test_trains_and_detects_where_something_is_missing(
         assert all(len(f) == 0 for f, g in zip(found, given, strict=True) if len(g) == 0)
 
 
-def test_masks_for_given_boxes_are_those_of_the_detections():
+def test_masks_for_given_boxes_match_the_detections():
     heads = htc_lite().eval()
     features, proposals, _ = parts.batch()
     with torch.no_grad():
@@ -199,14 +197,14 @@ def test_masks_for_given_boxes_are_those_of_the_detections():
         torch.testing.assert_close(a.pred_masks, f.pred_masks)
 
 
-def test_features_given_by_the_caller_stay_as_they_are(storage):
+def test_the_callers_features_are_not_modified(storage):
     heads = htc_lite()
     batch = parts.batch()
     losses_of(heads, batch)
     assert set(batch[0]) == set(parts.LEVELS)
 
 
-def test_unequal_numbers_of_classes_are_named():
+def test_unequal_numbers_of_classes_are_reported():
     with pytest.raises(ValueError, match="is 7 in the context encoder and 5 in the ROI heads"):
         HTCLiteROIHeads(
             context_encoder=GlobalContextEncoder(7, channels=parts.CHANNELS),

@@ -24,7 +24,7 @@ SHAPE = ShapeSpec(channels=8, width=14, height=14)
 OPTIONS = {"num_classes": 3, "conv_dims": [8, 6]}
 
 
-def test_with_a_plain_predictor_it_is_detectron2s_head():
+def test_with_a_plain_predictor_it_matches_detectron2s_head():
     ours = MaskHeadWithPredictor(SHAPE, predictor=nn.Conv2d(6, 3, 1), **OPTIONS)
     host = MaskRCNNConvUpsampleHead(SHAPE, **OPTIONS)
     host.load_state_dict(ours.state_dict())
@@ -50,7 +50,7 @@ def test_weights_have_the_names_and_shapes_of_the_plain_head():
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in host.items()}
 
 
-def test_a_predictor_that_does_not_fit_is_named():
+def test_an_inconsistent_predictor_is_reported():
     with pytest.raises(ValueError, match=r"6 channels to 9, .* needs 6 channels to 3 classes"):
         MaskHeadWithPredictor(SHAPE, predictor=nn.Conv2d(6, 9, 1), **OPTIONS)
 
@@ -64,7 +64,7 @@ every_predictor = pytest.mark.parametrize("predictor", PREDICTORS.values(), ids=
 
 
 @every_predictor
-def test_losses_and_gradients_are_those_of_all_channels(storage, predictor):
+def test_losses_and_gradients_match_those_from_all_channels(storage, predictor):
     head = MaskHeadWithPredictor(SHAPE, predictor=predictor, **OPTIONS, loss_weight=2.0)
     images = positives([2, 0], [], [1, 2, 2])
     x = torch.randn(5, 8, 14, 14, requires_grad=True)
@@ -79,7 +79,7 @@ def test_losses_and_gradients_are_those_of_all_channels(storage, predictor):
 
 
 @every_predictor
-def test_predictions_are_those_of_all_channels(predictor):
+def test_predictions_match_those_from_all_channels(predictor):
     head = MaskHeadWithPredictor(SHAPE, predictor=predictor, **OPTIONS).eval()
     x = torch.randn(5, 8, 14, 14)
     ours = [Instances((64, 64), pred_classes=torch.tensor(c)) for c in ([2, 0, 1], [], [1, 1])]
@@ -92,7 +92,7 @@ def test_predictions_are_those_of_all_channels(predictor):
 
 
 @pytest.mark.parametrize("predictor", [mask_predictor(), normed_mask_predictor()])
-def test_masks_of_1203_classes_are_never_all_there(storage, predictor):
+def test_masks_of_all_1203_classes_are_never_in_memory(storage, predictor):
     head = MaskHeadWithPredictor(SHAPE, predictor=predictor, num_classes=1203, conv_dims=[8, 6])
     images = positives([5, 1202, 0, 7] * 4)
     x = torch.randn(16, 8, 14, 14)
@@ -117,7 +117,7 @@ def test_class_agnostic_masks_need_no_class(storage, predictor):
 @pytest.mark.parametrize(
     "options", [*({"predictor": p} for p in PREDICTORS.values()), {"conv_norm": sync_batch_norm()}]
 )
-def test_no_positives_give_zero_loss_and_gradients_and_no_masks(storage, options):
+def test_no_positives_give_zero_loss_zero_gradients_and_no_masks(storage, options):
     head = MaskHeadWithPredictor(SHAPE, **{"predictor": mask_predictor()} | OPTIONS | options)
     head.zero_grad()
     loss = head(torch.zeros(0, 8, 14, 14), positives([], []))["loss_mask"]
@@ -129,7 +129,7 @@ def test_no_positives_give_zero_loss_and_gradients_and_no_masks(storage, options
     assert nothing.pred_masks.shape == (0, 1, 28, 28)
 
 
-def test_the_plain_predictor_starts_as_detectron2s():
+def test_the_plain_predictor_is_initialized_as_in_detectron2():
     torch.manual_seed(0)
     predictor = mask_predictor()(256, 1203)
     assert predictor.weight.shape == (1203, 256, 1, 1)
@@ -155,6 +155,6 @@ def test_several_heads_predict_the_mean_of_their_sigmoids():
     assert [len(f.pred_masks) for f in found] == [1, 2]
 
 
-def test_several_heads_are_not_trained_as_one():
+def test_several_heads_cannot_be_trained_together():
     with pytest.raises(RuntimeError, match="trained one by one"):
         AveragedMaskHeads(three_heads())(torch.zeros(0, 8, 14, 14), [])

@@ -43,7 +43,7 @@ def test_weights_have_mmdets_names_and_shapes():
     assert ours == MMDET["parameters"]
 
 
-def test_predicts_what_mmdets_head_predicts():
+def test_predictions_match_mmdet():
     given, ours = case.inputs(), as_in_mmdet()
     ious = ours(given.features, given.logits)
     expected = torch.tensor(MMDET["ious"])
@@ -52,14 +52,14 @@ def test_predicts_what_mmdets_head_predicts():
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5])
-def test_targets_are_those_of_mmdet(threshold):
+def test_targets_match_mmdet(threshold):
     expected = torch.tensor(MMDET[f"threshold {threshold}"]["targets"])
     assert expected.std() > 0.1
     torch.testing.assert_close(recorded_targets(threshold), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5])
-def test_loss_and_gradients_are_those_of_mmdet(threshold):
+def test_loss_and_gradients_match_mmdet(threshold):
     given, ours, expected = case.inputs(), as_in_mmdet(), MMDET[f"threshold {threshold}"]
     x, logits = given.features.requires_grad_(), given.logits.requires_grad_()
     loss = ours.loss(ours(x, logits, given.classes), recorded_targets(threshold))
@@ -70,7 +70,7 @@ def test_loss_and_gradients_are_those_of_mmdet(threshold):
         torch.testing.assert_close(sums, torch.tensor(expected[name]), rtol=1e-4, atol=1e-5)
 
 
-def test_the_output_of_a_class_is_that_of_all_classes():
+def test_the_output_of_one_class_matches_the_output_of_all_classes():
     given, ours = case.inputs(), as_in_mmdet()
     torch.testing.assert_close(
         ours(given.features, given.logits, given.classes),
@@ -78,36 +78,36 @@ def test_the_output_of_a_class_is_that_of_all_classes():
     )
 
 
-def test_one_output_serves_every_class():
+def test_a_class_agnostic_head_has_one_output_for_all_classes():
     given, ours = case.inputs(), as_in_mmdet(num_classes=1)
     torch.testing.assert_close(
         ours(given.features, given.logits, given.classes), ours(given.features, given.logits)[:, 0]
     )
 
 
-def test_the_mask_is_pooled_by_its_maximum():
+def test_the_mask_is_max_pooled():
     given, ours = case.inputs(), as_in_mmdet()
     low = torch.full((case.N, 1, case.M, case.M), -4.0)
     high = low.clone()
-    high[:, :, 1::2, ::2] = 2.0  # one in each 2 x 2
+    high[:, :, 1::2, ::2] = 2.0  # one value in each 2 x 2 window
     everywhere = torch.full_like(low, 2.0)
     torch.testing.assert_close(ours(given.features, high), ours(given.features, everywhere))
     assert (ours(given.features, high) - ours(given.features, low)).abs().max() > 0.01
 
 
-def test_a_feature_of_odd_size_fits():
+def test_features_of_odd_size_are_supported():
     ours = MaskIoUHead(ShapeSpec(channels=3, height=7, width=9), num_classes=2, fc_dims=[4])
     assert ours(torch.randn(2, 3, 7, 9), torch.randn(2, 1, 14, 18)).shape == (2, 2)
 
 
-def test_starts_as_published():
+def test_initialization_is_the_published_one():
     torch.manual_seed(0)
     ours = MaskIoUHead(ShapeSpec(channels=256, height=14, width=14), num_classes=1203)
     assert sum(p.numel() for p in ours.parameters()) == pytest.approx(17.5e6, rel=0.01)
     stds = {
-        "convs.1": (2 / (9 * 256)) ** 0.5,  # normal, by the outputs
+        "convs.1": (2 / (9 * 256)) ** 0.5,  # normal, fan out
         "convs.3": (2 / (9 * 256)) ** 0.5,
-        "fcs.0": (1 / (256 * 7 * 7)) ** 0.5,  # uniform, by the inputs
+        "fcs.0": (1 / (256 * 7 * 7)) ** 0.5,  # uniform, fan in
         "fc_mask_iou": 0.01,
     }
     for name, std in stds.items():
@@ -157,14 +157,14 @@ def test_under_autocast_ious_and_loss_are_float32():
         ious = ours(given.features, given.logits.bfloat16(), given.classes)
         loss = ours.loss(ious, recorded_targets(0.0))
     assert ious.dtype == loss.dtype == torch.float32
-    assert not torch.equal(ious, exact)  # the convolutions are bfloat16's
+    assert not torch.equal(ious, exact)  # the convolutions run in bfloat16
     torch.testing.assert_close(ious, exact, rtol=0.05, atol=0.1)
-    # But the last layer is not.
+    # The last layer runs in float32.
     weight, bias = (p[given.classes].double() for p in ours.fc_mask_iou.parameters())
     expected = ((last[0] * weight).sum(dim=1) + bias).float()
     torch.testing.assert_close(ious, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_shape_that_says_too_little_is_named():
+def test_an_incomplete_input_shape_is_reported():
     with pytest.raises(ValueError, match="needs channels, height and width, got ShapeSpec"):
         MaskIoUHead(ShapeSpec(channels=8), num_classes=3)

@@ -17,7 +17,7 @@ def rois(masks, boxes):
 
 
 def as_logits(masks, scale=3.0):
-    """Logits of the given bits: ``(B, 1, M, M)``."""
+    """Convert binary masks to logits ``(B, 1, M, M)``."""
     return scale * (2 * masks.float()[:, None] - 1)
 
 
@@ -42,7 +42,7 @@ SQUARE = (30, 30, 86, 86)
 
 
 @every_kind
-def test_an_empty_mask_and_one_beside_its_object_are_0(kind):
+def test_empty_masks_and_masks_beside_their_object_have_target_0(kind):
     image = rois(object_as(kind, 30, 30, 58, 86), [SQUARE])
     mask = torch.zeros(1, M, M)
     assert mask_iou_targets(as_logits(mask), [image]).tolist() == [0.0]
@@ -52,7 +52,7 @@ def test_an_empty_mask_and_one_beside_its_object_are_0(kind):
 
 @every_kind
 @pytest.mark.parametrize("box", [(0, 0, 20, 20), (-50, -50, -10, -10), (200, 0, 300, 20)])
-def test_a_box_beside_its_object_is_0(kind, box):
+def test_boxes_beside_their_object_have_target_0(kind, box):
     image = rois(object_as(kind, *SQUARE), [box])
     for bit in (0, 1):
         target = mask_iou_targets(as_logits(torch.full((1, M, M), bit)), [image])
@@ -60,7 +60,7 @@ def test_a_box_beside_its_object_is_0(kind, box):
 
 
 @pytest.mark.parametrize("nothing", [BitMasks(torch.zeros(1, SIZE, SIZE)), PolygonMasks([[]])])
-def test_an_object_without_a_pixel_is_0(nothing):
+def test_objects_without_pixels_have_target_0(nothing):
     image = rois(nothing, [SQUARE])
     assert mask_iou_targets(as_logits(torch.ones(1, M, M)), [image]).tolist() == [0.0]
     assert part_inside(nothing, torch.tensor([SQUARE])).tolist() == [0.0]
@@ -72,7 +72,7 @@ def blobs(number, size, scale):
 
 
 def star(points=9):
-    """A polygon of an object, within the image."""
+    """Return a star-shaped polygon inside the image."""
     angle = np.sort(np.random.uniform(0, 2 * np.pi, points))
     radius = np.random.uniform(8, 30, points)
     center = np.random.uniform(32, SIZE - 32, 2)
@@ -80,12 +80,12 @@ def star(points=9):
 
 
 def pixel_iou(probability, box, mask):
-    """By pasting the mask into the image and counting pixels."""
+    """Compute the IoU by pasting the mask into the image and counting pixels."""
     pasted = ROIMasks(probability).to_bitmasks(Boxes(box[None]), SIZE, SIZE, 0.5).tensor[0]
     return ((pasted & mask).sum() / (pasted | mask).sum()).item()
 
 
-def test_on_a_box_of_the_grids_size_it_is_the_iou_of_pixels():
+def test_target_equals_pixel_iou_for_a_box_of_the_grids_size():
     masks = blobs(24, SIZE, 8)
     corners = torch.randint(0, SIZE - M, (24, 2))
     boxes = torch.cat([corners, corners + M], dim=1).float()
@@ -100,7 +100,7 @@ def test_on_a_box_of_the_grids_size_it_is_the_iou_of_pixels():
 
 
 @every_kind
-def test_on_any_box_it_is_nearly_the_iou_of_pixels(kind):
+def test_target_is_close_to_pixel_iou_for_any_box(kind):
     polygons = [[star(), star()] for _ in range(24)]
     masks = BitMasks.from_polygon_masks(polygons, SIZE, SIZE)
     boxes = masks.get_bounding_boxes().tensor + torch.randn(24, 4) * 6
@@ -110,15 +110,15 @@ def test_on_any_box_it_is_nearly_the_iou_of_pixels(kind):
     targets = mask_iou_targets(guess.logit()[:, None], [rois(given, boxes)])
     expected = torch.tensor([pixel_iou(*e) for e in zip(guess[:, None], boxes, masks, strict=True)])
     assert expected.std() > 0.05
-    # A cell is up to 3 pixels wide.
+    # The discretization error is limited: a cell is up to 3 pixels wide.
     assert (targets - expected).abs().max() < 0.04
     assert (targets - expected).abs().mean() < 0.012
 
 
-def test_the_part_inside_counts_pixels_by_the_area_that_the_box_covers():
+def test_the_part_inside_weights_pixels_by_their_covered_area():
     masks = blobs(20, SIZE, 8)
     boxes = torch.rand(20, 4).sort(dim=1).values[:, [0, 1, 2, 3]] * 160 - 24
-    # In sixteenths of a pixel, literally.
+    # Boxes on a grid of 1/16 pixel can be compared with exact counts on an upsampled mask.
     boxes = (boxes * 16).round() / 16
     fine = masks.repeat_interleave(16, dim=1).repeat_interleave(16, dim=2)
     expected = []
@@ -130,7 +130,7 @@ def test_the_part_inside_counts_pixels_by_the_area_that_the_box_covers():
     assert parts.dtype == torch.float64
 
 
-def test_polygons_are_the_masks_that_they_draw_on_the_whole_image():
+def test_polygons_are_rasterized_on_the_whole_image():
     polygons = [[star()], [star(), star(3)], [star() * 1.5 - 20], [rectangle(-5, 3, 9.5, 20)]]
     masks = BitMasks.from_polygon_masks(polygons, 2 * SIZE, 2 * SIZE)
     repeats = [0, 1, 2, 3, 1, 1, 0, 3]
@@ -141,7 +141,7 @@ def test_polygons_are_the_masks_that_they_draw_on_the_whole_image():
 
 
 @pytest.mark.parametrize("corners", [(-9, 5, -2, 30), (7, 5, 7, 30), (7.3, 5.1, 7.4, 5.2)])
-def test_a_polygon_that_draws_no_pixel_is_0_in_every_box(corners):
+def test_a_polygon_without_pixels_has_part_0_in_every_box(corners):
     polygons = [[rectangle(*corners)]]
     assert not BitMasks.from_polygon_masks(polygons, SIZE, SIZE).tensor.any()
     assert part_inside(PolygonMasks(polygons), torch.tensor([[-20.0, 0, 40, 40]])).tolist() == [0]
@@ -165,7 +165,7 @@ def test_autocast_changes_nothing(kind):
         assert torch.equal(part_inside(masks, boxes), exact)
 
 
-def test_what_is_mask_is_decided_by_the_threshold():
+def test_the_threshold_binarizes_the_predicted_mask():
     image = rois(object_as(BitMasks, *SQUARE), [SQUARE])
     logits = torch.full((1, 1, M, M), 0.3)
     assert mask_iou_targets(logits, [image]).item() == 1
@@ -174,7 +174,7 @@ def test_what_is_mask_is_decided_by_the_threshold():
 
 
 @every_kind
-def test_a_perfect_mask_scores_the_part_of_the_object_in_its_box(kind):
+def test_a_perfect_mask_has_the_part_of_the_object_inside_its_box_as_target(kind):
     logits = as_logits(torch.ones(3, M, M)).requires_grad_()
     one = rois(object_as(kind, *SQUARE), [(30, 30, 58, 86)])
     none = Instances((SIZE, SIZE), proposal_boxes=Boxes(torch.zeros(0, 4)))
@@ -190,6 +190,6 @@ def test_no_rois_have_no_targets():
     assert (targets.shape, targets.dtype) == ((0,), torch.float32)
 
 
-def test_other_kinds_of_masks_are_named():
+def test_unsupported_mask_types_are_reported():
     with pytest.raises(ValueError, match="BitMasks or PolygonMasks, got ROIMasks"):
         part_inside(ROIMasks(torch.zeros(1, M, M)), torch.zeros(1, 4))

@@ -118,7 +118,7 @@ def test_trains_and_detects(storage, build, labels, polygons):
 
 
 @every_heads
-def test_nothing_detected_has_no_scores(build):
+def test_empty_detections_have_empty_mask_scores(build):
     heads = build(scored()).eval()
     features, _, _ = parts.batch()
     found, _ = heads(None, features, [parts.no_proposals()] * 2)
@@ -126,13 +126,13 @@ def test_nothing_detected_has_no_scores(build):
 
 
 def without_iou(state):
-    """The state of the same heads with the mask heads alone."""
+    """Return the state dict without the mask-IoU heads."""
     parts_of = {k: v for k, v in state.items() if "iou_head" not in k}
     return {k.replace("mask_head.mask_head", "mask_head"): v for k, v in parts_of.items()}
 
 
 @pytest.mark.parametrize("build", [standard, cascade, htc_lite], ids=lambda b: b.__name__)
-def test_all_else_is_as_without_it(storage, build):
+def test_other_losses_and_detections_are_unchanged(storage, build):
     with_scores, plain = build(scored()), build(parts.mask_head())
     plain.load_state_dict(without_iou(with_scores.state_dict()))
     batch = parts.batch()
@@ -161,7 +161,7 @@ def test_a_saved_state_gives_the_same_detections(build):
         assert len(f) > 0
 
 
-def test_the_loss_is_that_of_the_whole_objects_and_the_true_classes(storage):
+def test_the_loss_uses_whole_objects_and_true_classes(storage):
     head = scored(mask_threshold=0.02)
     images = [parts.target([2, 0]), parts.target([]), parts.target([1, 2, 2])]
     for image in images:
@@ -200,7 +200,7 @@ def test_a_mask_score_is_the_class_score_times_the_predicted_iou():
     assert all(torch.equal(i.scores, b) for i, b in zip(found, before, strict=True))
 
 
-def test_a_predicted_iou_has_no_bounds():
+def test_predicted_ious_are_not_clamped():
     head = scored().eval()
     for bias in (-3.0, 3.0):
         torch.nn.init.constant_(head.iou_head.fc_mask_iou.weight, 0.0)
@@ -209,7 +209,7 @@ def test_a_predicted_iou_has_no_bounds():
         torch.testing.assert_close(found.mask_scores, bias * found.scores)
 
 
-def test_masks_and_weights_of_other_classes_change_nothing():
+def test_masks_and_weights_of_other_classes_have_no_effect():
     head = scored().eval()
     x = torch.randn(2, CHANNELS, 14, 14)
     found, again = detections([1, 1], [1, 1])
@@ -224,7 +224,7 @@ def test_masks_and_weights_of_other_classes_change_nothing():
     assert torch.equal(again.mask_scores, found.mask_scores)
 
 
-def test_boxes_without_a_score_get_masks_alone():
+def test_boxes_without_a_score_get_masks_but_no_mask_scores():
     given = Instances((SIZE, SIZE), pred_classes=torch.tensor([1]))
     scored().eval()(torch.randn(1, CHANNELS, 14, 14), [given])
     assert set(given.get_fields()) == {"pred_classes", "pred_masks"}
@@ -241,7 +241,7 @@ def test_several_heads_average_their_mask_scores():
     torch.testing.assert_close(torch.cat([i.mask_scores for i in found]), sum(each) / 3)
 
 
-def test_class_agnostic_masks_may_have_scores_by_class():
+def test_class_agnostic_masks_may_have_class_specific_mask_scores():
     mask_head = MaskHeadWithPredictor(
         SHAPE, num_classes=1, conv_dims=[CHANNELS, CHANNELS], predictor=mask_predictor(std=0.1)
     )
@@ -259,11 +259,11 @@ def test_class_agnostic_masks_may_have_scores_by_class():
         (AveragedMaskHeads([]), r"got AveragedMaskHeads.*Wrap each of several"),
     ],
 )
-def test_other_mask_heads_are_named(mask_head, message):
+def test_unsupported_mask_heads_are_reported(mask_head, message):
     with pytest.raises(ValueError, match=message):
         ScoredMaskHead(mask_head, iou_head=iou_head())
 
 
-def test_unequal_numbers_of_classes_are_named():
+def test_unequal_numbers_of_classes_are_reported():
     with pytest.raises(ValueError, match="is 5 in the mask head and 7 in the mask-IoU head"):
         ScoredMaskHead(parts.mask_head(), iou_head=iou_head(7))

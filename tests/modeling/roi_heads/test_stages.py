@@ -21,7 +21,7 @@ def stage(predictor, proposals):
     return Stage(predictor, (logits * 5, deltas), proposals)
 
 
-def test_class_agnostic_boxes_are_the_predictors():
+def test_class_agnostic_boxes_are_decoded_from_the_deltas():
     seen = stage(parts.box_predictor(), [rois(3), rois(0), rois(2)])
     boxes = refined_boxes(seen, C)
     deltas = seen.predictions[1]
@@ -32,16 +32,16 @@ def test_class_agnostic_boxes_are_the_predictors():
 
 
 def box_of_class(seen, roi, label):
-    """The class-specific box of one RoI, by its formula."""
+    """Compute the class-specific box of one RoI by its formula."""
     proposals = torch.cat([p.proposal_boxes.tensor for p in seen.proposals])
     deltas = seen.predictions[1][roi, 4 * label : 4 * label + 4]
     return seen.predictor.box2box_transform.apply_deltas(deltas[None], proposals[roi][None])[0]
 
 
-def test_of_class_specific_boxes_inference_takes_the_best_scored_class():
+def test_inference_uses_the_box_of_the_highest_scoring_class():
     seen = stage(parts.box_predictor(agnostic=False), [rois(3), rois(0), rois(2)])
     with torch.no_grad():
-        seen.predictions[0][1, C + 1] = 30  # best of all would be background
+        seen.predictions[0][1, C + 1] = 30  # background would score highest
     boxes = torch.cat(refined_boxes(seen, C))
     best = seen.predictions[0][:, :C].argmax(dim=1)
     assert len(set(best.tolist())) > 1
@@ -49,7 +49,7 @@ def test_of_class_specific_boxes_inference_takes_the_best_scored_class():
     torch.testing.assert_close(boxes, expected)
 
 
-def test_of_class_specific_boxes_training_takes_the_true_class():
+def test_training_uses_the_box_of_the_true_class():
     image = rois(4)
     image.gt_classes = torch.tensor([2, C, 0, -1])  # the second is background, the last ignored
     seen = stage(parts.box_predictor(agnostic=False), [image])
@@ -61,11 +61,11 @@ def test_of_class_specific_boxes_training_takes_the_true_class():
     torch.testing.assert_close(boxes, expected)
 
 
-def test_what_ground_truth_boxes_have_become_is_left_out():
+def test_refined_ground_truth_boxes_are_excluded():
     image = rois(4)
     image.gt_boxes = Boxes(image.proposal_boxes.tensor.clone())
     image.gt_boxes.tensor[1] += 0.5
-    image.gt_classes = torch.tensor([0, 2, C, 1])  # background cannot be an object itself
+    image.gt_classes = torch.tensor([0, 2, C, 1])  # a background RoI cannot be an appended object
     boxes = torch.arange(16.0).view(4, 4)
     nothing = rois(2)
     nothing.gt_classes = torch.tensor([C, C])
@@ -80,7 +80,7 @@ def three_stages():
     return [stage(parts.box_predictor(k), proposals) for k in range(3)]
 
 
-def test_logits_are_averaged_before_they_are_scored(three_stages):
+def test_logits_are_averaged_before_scoring(three_stages):
     boxes, scores = fuse(three_stages, "logits")
     z = sum(s.predictions[0] for s in three_stages) / 3
     p = z[:, :C].softmax(1) * z[:, C:].softmax(1)[:, :1]
@@ -100,9 +100,9 @@ def test_half_precision_logits_are_averaged_in_float32(three_stages):
     torch.testing.assert_close(torch.cat(scores), expected)
 
 
-def test_probabilities_are_averaged_after_they_are_scored(three_stages):
+def test_probabilities_are_averaged_after_scoring(three_stages):
     _, scores = fuse(three_stages, "probabilities")
-    of_stages = [s.predictor.cls_loss.scores(s.predictions[0]) for s in three_stages]
-    torch.testing.assert_close(torch.cat(scores), sum(of_stages) / 3)
+    stage_scores = [s.predictor.cls_loss.scores(s.predictions[0]) for s in three_stages]
+    torch.testing.assert_close(torch.cat(scores), sum(stage_scores) / 3)
     _, other = fuse(three_stages, "logits")
     assert (torch.cat(scores) - torch.cat(other)).abs().max() > 0.05

@@ -1,4 +1,4 @@
-"""TSD as the box heads and predictors of the cascade and of HTC-Lite."""
+"""Tests of TSD as the box heads and predictors of the cascade and of HTC-Lite."""
 
 from itertools import pairwise
 
@@ -31,13 +31,13 @@ def tsd(kind, **options):
     return build(kind, tsd_parts.cascade_options(**options))
 
 
-def in_place_and_plain(kind, **options):
-    """TSD that moves nothing and repeats its sibling, and the same heads without TSD."""
+def zero_offset_and_plain_heads(kind, **options):
+    """Build TSD heads with zero offsets and the sibling's weights, and equal heads without TSD."""
     heads = tsd(kind, masks="none", **options)
     plain = build(
         kind, parts.cascade_options(masks="none", box_pooler=tsd_parts.pooler(), **options)
     )
-    of_plain = plain.state_dict()
+    plain_state = plain.state_dict()
     for k in range(3):
         tsd_parts.stay_in_place(heads.box_head[k])
         predictor = heads.box_predictor[k]
@@ -46,24 +46,24 @@ def in_place_and_plain(kind, **options):
             weights = getattr(predictor, name).state_dict()
             getattr(predictor.sibling, name).load_state_dict(weights)
     state = heads.state_dict()
-    for name in of_plain:
-        of_plain[name] = state[name.replace("fc1", "sibling.fc1")]
-    plain.load_state_dict(of_plain)
+    for name in plain_state:
+        plain_state[name] = state[name.replace("fc1", "sibling.fc1")]
+    plain.load_state_dict(plain_state)
     return heads, plain
 
 
 @pytest.mark.parametrize("seesaw", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_in_place_with_the_siblings_weights_it_is_the_cascade_without_tsd(kind, seesaw):
-    heads, plain = in_place_and_plain(kind, seesaw=seesaw, **MMDET)
+def test_zero_offsets_and_the_siblings_weights_equal_the_cascade_without_tsd(kind, seesaw):
+    heads, plain = zero_offset_and_plain_heads(kind, seesaw=seesaw, **MMDET)
     batch = parts.batch()
     losses, expected = losses_of(heads, batch), losses_of(plain, batch)
     assert len(expected) >= (9 if seesaw else 6)
     for name, loss in expected.items():
         torch.testing.assert_close(losses[name], loss, atol=1e-4, rtol=1e-4)
         if name != "loss_context":
-            of_sibling = losses[name.replace("_stage", "_sibling_stage")]
-            torch.testing.assert_close(of_sibling, loss, atol=1e-4, rtol=1e-4)
+            sibling_loss = losses[name.replace("_stage", "_sibling_stage")]
+            torch.testing.assert_close(sibling_loss, loss, atol=1e-4, rtol=1e-4)
     features, proposals, _ = batch
     with torch.no_grad():
         found = heads.eval().box_predictions(features, proposals)
@@ -73,7 +73,7 @@ def test_in_place_with_the_siblings_weights_it_is_the_cascade_without_tsd(kind, 
 
 
 @pytest.mark.parametrize("resample", [False, True])
-def test_the_next_stage_starts_from_what_the_moved_boxes_have_become(resample):
+def test_the_next_stage_starts_from_the_refined_moved_boxes(resample):
     heads = tsd("cascade", resample=resample, proposal_append_gt=False, batch_size_per_image=40)
     for predictor in heads.box_predictor:
         torch.nn.init.normal_(predictor.bbox_pred.weight, std=0.1)
@@ -90,7 +90,7 @@ def test_the_next_stage_starts_from_what_the_moved_boxes_have_become(resample):
             expected = Boxes(become)
             expected.clip((SIZE, SIZE))
             expected = expected.tensor[expected.nonempty()]
-            # Sampling changes the order.
+            # Compare as sets, because sampling changes the order.
             found = rois.proposal_boxes.tensor
             same = (found[:, None] - expected).abs().max(dim=2).values < 1e-4
             assert len(found) == len(expected) > 0
@@ -100,7 +100,7 @@ def test_the_next_stage_starts_from_what_the_moved_boxes_have_become(resample):
 
 @pytest.mark.parametrize("seesaw", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_losses_are_named_and_weighted_by_stage_and_counts_kept_apart(kind, seesaw):
+def test_losses_are_named_and_weighted_and_counts_kept_per_stage(kind, seesaw):
     heads, whole = (tsd(kind, seesaw=seesaw, stage_loss_weights=w) for w in ([1, 2, 4], [1, 1, 1]))
     whole.load_state_dict(heads.state_dict())
     batch = parts.batch()
@@ -109,20 +109,20 @@ def test_losses_are_named_and_weighted_by_stage_and_counts_kept_apart(kind, sees
     if not seesaw:
         names[1:] = ["loss_cls"]
     names += [f"{n}_sibling" for n in names] + ["loss_pc_loc"] + ([] if seesaw else ["loss_pc_cls"])
-    of_boxes = {f"{n}_stage{k}" for n in names for k in range(3)}
-    assert of_boxes == {name for name in losses if "_stage" in name}
-    for name in of_boxes:
+    expected = {f"{n}_stage{k}" for n in names for k in range(3)}
+    assert expected == {name for name in losses if "_stage" in name}
+    for name in expected:
         factor = [1, 2, 4][int(name[-1])]
         torch.testing.assert_close(losses[name], factor * unweighted[name])
     if seesaw:
         stages = [(p.cls_loss, p.sibling.cls_loss) for p in heads.box_predictor]
-        for of_tsd, of_sibling in stages:
-            assert of_tsd.class_counts.sum() == 48  # the RoIs of two images, once
-            assert torch.equal(of_tsd.class_counts, of_sibling.class_counts)
+        for tsd_loss, sibling_loss in stages:
+            assert tsd_loss.class_counts.sum() == 48  # the RoIs of two images, each counted once
+            assert torch.equal(tsd_loss.class_counts, sibling_loss.class_counts)
         assert not torch.equal(stages[0][0].class_counts, stages[2][0].class_counts)
 
 
-def test_the_stages_gradient_into_the_maps_is_divided_but_not_that_of_the_offsets():
+def test_stage_gradients_are_scaled_for_feature_maps_but_not_for_offsets():
     scaled, whole = (
         tsd("cascade", masks="none"),
         tsd("cascade", masks="none", stage_loss_weights=[1] * 3),
@@ -138,17 +138,17 @@ def test_the_stages_gradient_into_the_maps_is_divided_but_not_that_of_the_offset
         ]
         return torch.autograd.grad(sum(losses_of(heads, batch).values()), wanted)
 
-    *of_maps, of_bins, of_boxes = gradients(whole)
+    *map_gradients, bin_gradients, box_gradients = gradients(whole)
     torch.testing.assert_close(
         list(gradients(scaled)),
-        [*(g / 3 for g in of_maps), of_bins, of_boxes],
+        [*(g / 3 for g in map_gradients), bin_gradients, box_gradients],
         atol=1e-5,
         rtol=1e-4,
     )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_offsets_learn_in_every_stage_from_the_losses_they_should(kind):
+def test_offsets_are_trained_only_by_their_own_branchs_losses(kind):
     heads = tsd(kind, **MMDET)
     losses = losses_of(heads, parts.batch())
     for k, head in enumerate(heads.box_head):
@@ -183,7 +183,7 @@ MODES = {
 }
 EVERYWHERE = [*(("cascade", mode) for mode in MODES), ("htc_lite", "mmdet"), ("htc_lite", "seesaw")]
 MANY = ((0, 2, 2), (4, 1, 1, 3))
-GIVEN = {  # objects, and of how many images there are proposals
+GIVEN = {  # labels by image, and the number of images with proposals
     "no objects": (((), ()), 2),
     "one object": (((), (2,)), 2),
     "many objects": (MANY, 2),
@@ -213,7 +213,7 @@ def test_trains_and_detects_with_any_number_of_objects_and_proposals(kind, mode,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_stage_is_tsd_without_a_cascade(kind):
+def test_a_single_stage_is_tsd_without_a_cascade(kind):
     heads = tsd(
         kind,
         box_heads=[tsd_parts.box_head()],
@@ -234,7 +234,7 @@ def test_one_stage_is_tsd_without_a_cascade(kind):
 
 @pytest.mark.parametrize("fusion", ["logits", "probabilities"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_scores_of_shared_proposals_come_without_the_siblings(kind, fusion):
+def test_scores_of_shared_proposals_are_computed_without_the_siblings(kind, fusion):
     heads = tsd(kind, seesaw=True, score_fusion=fusion).eval()
     features, proposals, _ = parts.batch()
     with torch.no_grad():
@@ -249,7 +249,7 @@ def test_scores_of_shared_proposals_come_without_the_siblings(kind, fusion):
     torch.testing.assert_close((boxes, scores), again)
 
 
-def test_every_pooling_adds_the_context():
+def test_the_context_is_added_to_every_pooled_feature():
     heads = tsd("htc_lite", **MMDET)
     pooled = []
     heads.box_pooler.register_forward_hook(
@@ -259,7 +259,7 @@ def test_every_pooling_adds_the_context():
         with_kwargs=True,
     )
     losses_of(heads, parts.batch())
-    assert len(pooled) == 9  # as it is, of bins and of boxes, in three stages
+    assert len(pooled) == 9  # plain, moved bins and moved boxes, in three stages
     for without, (maps, boxes), out in pooled:
         context = torch.cat(
             [c.expand(len(b), -1, 1, 1) for c, b in zip(maps[-1], boxes, strict=True)]
@@ -305,6 +305,6 @@ def test_bfloat16_autocast_is_close_to_full_precision(kind):
     assert all(torch.isfinite(p.grad).all() for p in heads.parameters())
 
 
-def test_a_pooler_without_offsets_is_refused():
+def test_a_pooler_without_offsets_is_rejected():
     with pytest.raises(ValueError, match="TSDBoxHead pools RoIs with offsets, which ROIPooler"):
         tsd("cascade", box_pooler=parts.pooler(7))

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("storage")
 
 
 def rois(labels=(1, C, 3)):
-    """Proposals of one image, their objects a little beside them."""
+    """Return proposals of one image, with their objects slightly shifted."""
     image = Instances((SIZE, SIZE))
     image.proposal_boxes = Boxes(parts.boxes(len(labels)))
     image.gt_boxes = Boxes(image.proposal_boxes.tensor + torch.randn(len(labels), 4))
@@ -26,13 +26,13 @@ def features(image, moved_by=3.0):
 
 
 def predictions(image, predictor):
-    """With boxes that depend on something that learns."""
+    """Return predictions whose boxes require a gradient."""
     found = predictor(features(image))
     return found._replace(boxes=found.boxes.requires_grad_())
 
 
 @pytest.mark.parametrize("agnostic", [True, False])
-def test_deltas_lead_from_the_moved_box_to_the_object_and_are_what_is_learned(agnostic):
+def test_the_regression_target_is_the_delta_from_moved_box_to_object(agnostic):
     predictor = tsd_parts.predictor(cls_agnostic_bbox_reg=agnostic, pc_loc=False)
     image = rois()
     found = predictions(image, predictor)
@@ -47,7 +47,7 @@ def test_deltas_lead_from_the_moved_box_to_the_object_and_are_what_is_learned(ag
 
 
 @pytest.mark.parametrize("detach", [False, True])
-def test_targets_teach_where_to_move_unless_detached(detach):
+def test_regression_targets_train_the_offsets_unless_detached(detach):
     predictor = tsd_parts.predictor(detach_targets=detach)
     image = rois()
     found = predictions(image, predictor)
@@ -63,7 +63,7 @@ def test_targets_teach_where_to_move_unless_detached(detach):
     assert gradient.any()
 
 
-def test_a_sibling_in_the_same_place_with_equal_weights_has_equal_losses():
+def test_a_sibling_with_equal_features_and_weights_has_equal_losses():
     predictor = tsd_parts.predictor()
     predictor.sibling.cls_score.load_state_dict(predictor.cls_score.state_dict())
     predictor.sibling.bbox_pred.load_state_dict(predictor.bbox_pred.state_dict())
@@ -76,16 +76,16 @@ def test_a_sibling_in_the_same_place_with_equal_weights_has_equal_losses():
         torch.testing.assert_close(losses[f"{name}_sibling"], losses[name])
 
 
-def test_classification_is_asked_for_the_true_class_of_all_rois_but_the_ignored():
+def test_the_classification_constraint_covers_the_true_class_of_valid_rois():
     predictor = tsd_parts.predictor(pc_margin=0.2)
     image = rois((1, C, 3, -1))
-    sibling = torch.tensor([0.5, 0.95, 0.1, 0.5])  # so asked: 0.7, 1, 0.3
+    sibling = torch.tensor([0.5, 0.95, 0.1, 0.5])  # targets: 0.7, 1 and 0.3; ignored
     tsd = torch.tensor([0.6, 0.4, 0.9, 0.5])
     classes = [1, C, 3, 0]
 
-    def logits(of_true_class):
-        p = ((1 - of_true_class) / C)[:, None].repeat(1, C + 1)
-        p[range(4), classes] = of_true_class
+    def logits(true_class_probs):
+        p = ((1 - true_class_probs) / C)[:, None].repeat(1, C + 1)
+        p[range(4), classes] = true_class_probs
         return p.log() + 3.0
 
     found = TSDPredictions(
@@ -99,26 +99,26 @@ def test_classification_is_asked_for_the_true_class_of_all_rois_but_the_ignored(
 
 
 def boxes_at(*left):
-    """Boxes of 10 x 10."""
+    """Return boxes of 10 x 10 pixels."""
     return torch.tensor([[x, 10.0, x + 10, 20.0] for x in left])
 
 
 @pytest.mark.parametrize("agnostic", [True, False])
-def test_localization_is_asked_for_overlap_with_the_objects(agnostic):
+def test_the_localization_constraint_compares_ious_with_the_objects(agnostic):
     predictor = tsd_parts.predictor(cls_agnostic_bbox_reg=agnostic)
     image = rois()
     image.gt_boxes = Boxes(boxes_at(20, 20, 20))
-    # 10 x 10 boxes shifted by s overlap by (10 - s) / (10 + s).
+    # 10 x 10 boxes shifted by s have an IoU of (10 - s) / (10 + s).
     image.proposal_boxes = Boxes(boxes_at(25, 20, 21))  # IoU 1/3, background, 9/11
     start = boxes_at(15, 0, 23)
 
     logits = torch.zeros(3, C + 1)
-    of_sibling = torch.zeros(3, 4 if agnostic else 4 * C)
-    deltas = of_sibling.clone()
+    sibling_deltas = torch.zeros(3, 4 if agnostic else 4 * C)
+    deltas = sibling_deltas.clone()
     if not agnostic:
-        # The box of class c is moved by c pixels: a tenth of its width, and the weight of dx is 10.
+        # The box of class c moves by c pixels: dx has weight 10 and the width is 10.
         deltas[:, ::4] = torch.arange(float(C))
-    found = TSDPredictions(logits, deltas, start, (logits, of_sibling))
+    found = TSDPredictions(logits, deltas, start, (logits, sibling_deltas))
     shifts = (5, 3) if agnostic else (-5 + 1, 3 + 3)
     loss = 0
     for shift, reference in zip(shifts, (1 / 3, 9 / 11), strict=True):
@@ -130,7 +130,7 @@ def test_localization_is_asked_for_overlap_with_the_objects(agnostic):
     )
 
 
-def test_what_learns_from_being_compared_is_not_the_sibling():
+def test_the_constraints_do_not_train_the_sibling():
     predictor = tsd_parts.predictor()
     image = rois()
     x = features(image)
@@ -182,7 +182,7 @@ def test_the_constraints_can_be_left_out():
     } == set(predictor.losses(predictor(features(image)), [image]))
 
 
-def test_each_loss_object_counts_for_itself():
+def test_each_loss_object_has_its_own_counts():
     predictor = tsd_parts.predictor(seesaw=True, sibling_seesaw=True)
     image = rois((1, C, 3, 3, -1))
     losses = predictor.losses(predictor(features(image)), [image])
@@ -192,7 +192,7 @@ def test_each_loss_object_counts_for_itself():
         assert loss.class_counts.tolist() == [0, 1, 0, 2, 0, 1]
 
 
-def test_accuracies_of_the_sibling_are_stored_apart(storage):
+def test_accuracies_of_the_sibling_are_logged_separately(storage):
     predictor = tsd_parts.predictor()
     image = rois()
     found = predictor(features(image))
@@ -205,7 +205,7 @@ def test_accuracies_of_the_sibling_are_stored_apart(storage):
 
 
 @pytest.mark.parametrize("labels", [(), (C, C)])
-def test_without_objects_losses_are_finite_and_everything_has_a_gradient(labels):
+def test_without_objects_losses_are_finite_and_all_parameters_get_a_gradient(labels):
     predictor = tsd_parts.predictor()
     image = rois(labels)
     if not labels:
@@ -219,7 +219,7 @@ def test_without_objects_losses_are_finite_and_everything_has_a_gradient(labels)
         assert torch.isfinite(parameter.grad).all(), name
 
 
-def test_predictions_of_inference_have_no_losses():
+def test_inference_predictions_cannot_be_trained_on():
     predictor = tsd_parts.predictor()
     image = rois()
     found = predictor(features(image)._replace(sibling=None))
@@ -239,12 +239,12 @@ def test_predictions_of_inference_have_no_losses():
         ({"sibling_seesaw": True}, "but sibling_cls_loss is a SeesawLoss with 7 logits"),
     ],
 )
-def test_probabilities_that_are_not_softmax_are_not_compared(options, message):
+def test_the_constraint_rejects_losses_without_softmax_probabilities(options, message):
     with pytest.raises(ValueError, match=message):
         tsd_parts.predictor(**options, pc_cls=True)
 
 
-def test_one_loss_object_for_both_is_refused():
+def test_sharing_one_loss_object_is_rejected():
     loss = SoftmaxLoss(C)
     with pytest.raises(ValueError, match="are the same SoftmaxLoss"):
         tsd_parts.predictor(cls_loss=loss, sibling_cls_loss=loss)

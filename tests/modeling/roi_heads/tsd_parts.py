@@ -1,4 +1,4 @@
-"""Small TSD heads, of the sizes of ``parts``."""
+"""Small TSD heads with the sizes of ``parts``."""
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -11,7 +11,7 @@ from tests.modeling.roi_heads.parts import C
 
 
 def pooler(output_size=7):
-    """Boxes of 32 and more go to the second level."""
+    """Build a pooler that assigns boxes of 32 pixels and more to the second level."""
     return OffsetROIPooler(
         output_size, [1 / 4, 1 / 8], sampling_ratio=2, canonical_box_size=64, canonical_level=4
     )
@@ -44,7 +44,7 @@ def predictor(stage=0, *, seesaw=False, sibling_seesaw=False, **options):
 
 
 def cascade_options(*, seesaw=False, agnostic=True, predictors=None, **options):
-    """Arguments of cascade heads with TSD in all three stages."""
+    """Return the arguments of cascade heads with TSD in all three stages."""
     options = {
         "box_pooler": pooler(),
         "box_heads": [box_head() for _ in range(3)],
@@ -63,7 +63,7 @@ def cascade_options(*, seesaw=False, agnostic=True, predictors=None, **options):
 
 
 def stay_in_place(head):
-    """Offsets of zero, and the sibling's weights in both branches."""
+    """Set all offsets to zero and copy the sibling's weights into both branches."""
     with torch.no_grad():
         for offsets in (head.delta_c, head.delta_r):
             offsets[-1].weight.zero_()

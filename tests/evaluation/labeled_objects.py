@@ -1,4 +1,4 @@
-"""Random data whose objects are taken for others, and the rule that names them, literally."""
+"""Random data with confused objects, and a literal version of the rule that labels objects."""
 
 import numpy as np
 from pycocotools import mask as mask_utils
@@ -10,7 +10,7 @@ MORE_TRAITS = ("strange ids", "images without objects", "images without detectio
 
 
 def confused_case(seed, *traits):
-    """A federated case with more detections near its objects, of any category."""
+    """Generate a federated case with more detections of any category near its objects."""
     data, results = federated_case(seed, *TRAITS, *MORE_TRAITS, *traits)
     rng = np.random.default_rng(seed)
     ids = [c["id"] for c in data["categories"]] + [77]
@@ -26,10 +26,10 @@ def confused_case(seed, *traits):
     return data, results
 
 
-def named_one_by_one(data, results, score, compared, limit):
-    """The rule, as slow and literal as possible. ``compared`` is "bbox" or "segm".
+def label_one_by_one(data, results, score, compared, limit):
+    """Apply the rule as literally as possible; ``compared`` is "bbox" or "segm".
 
-    Returns the result that names each object, or None, by the id of the annotation.
+    Return by annotation id the result that labels the object, or None.
     """
     known = {c["id"] for c in data["categories"]}
     names = {}

@@ -1,0 +1,26 @@
+"""Detectron2's loggers, which its commands configure for the whole process."""
+
+import contextlib
+import logging
+
+from detectron2.utils.logger import _cached_log_stream, setup_logger
+
+
+@contextlib.contextmanager
+def loggers_kept():
+    """Restore the handlers of Detectron2's loggers, because each run adds its own."""
+    loggers = [logging.getLogger(name) for name in (None, "detectron2", "fvcore", "d2_seesaw")]
+    kept = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers[1:]:
+        logger.handlers[:] = []
+    setup_logger.cache_clear()
+    try:
+        yield
+    finally:
+        for logger, handlers, level, propagate in kept:
+            for handler in set(logger.handlers) - set(handlers):
+                handler.close()
+            logger.handlers[:], logger.propagate = handlers, propagate
+            logger.setLevel(level)
+        setup_logger.cache_clear()
+        _cached_log_stream.cache_clear()
