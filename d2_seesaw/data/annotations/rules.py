@@ -132,12 +132,6 @@ RULES: Mapping[str, Rule] = {
     "image_without_annotations": Rule(
         INFORMATION, "an image without annotations: not trained on", "nothing", PLAUSIBILITY
     ),
-    "nothing_to_train_on": Rule(
-        ERROR,
-        "no annotation of a single object with a usable box and mask",
-        "set iscrowd to 0 for single objects; correct the boxes and masks",
-        PLAUSIBILITY,
-    ),
     "box_format": Rule(
         ERROR,
         "boxes in another format than x, y, width, height in pixels",

@@ -32,6 +32,7 @@ class DatasetCheck:
         issues: All issues, in the order of the rules.
         missing_folders: Number of images in each folder that does not exist.
         thresholds: The effects of thresholds of repeat factor sampling.
+        categories: The categories, with "id" and "name".
     """
 
     json_file: str
@@ -41,6 +42,7 @@ class DatasetCheck:
     issues: Sequence[Issue]
     missing_folders: Mapping[str, int]
     thresholds: Sequence[ThresholdEffect] = ()
+    categories: Sequence[Mapping[str, Any]] = ()
 
     @property
     def number_of_errors(self) -> int:
@@ -135,6 +137,7 @@ def check_dataset(
         issues=sorted(_with_hints(issues, image_root), key=lambda issue: rank[issue.kind]),
         missing_folders={f: n for f, n in sorted(folders.items()) if not os.path.isdir(f)},
         thresholds=threshold_effects(parsed.table),
+        categories=parsed.table.categories,
     )
 
 

@@ -54,7 +54,8 @@ def _of_polygons(
     """Return those of the rows ``[start, stop)`` that have polygons, their extents and areas."""
     first, last = table.polygon_offsets[start], table.polygon_offsets[stop]
     offsets = table.coordinate_offsets[first : last + 1]
-    numbers, valid = np.diff(offsets), table.valid_polygons[first:last]
+    numbers = np.diff(offsets)
+    valid = (numbers >= 6) & (numbers % 2 == 0)
     rows = np.repeat(np.arange(start, stop), np.diff(table.polygon_offsets[start : stop + 1]))
     coordinates = table.coordinates[offsets[0] : offsets[-1]]
     if not valid.all():

@@ -1,4 +1,4 @@
-"""Annotations that are legal but unlikely: formats of boxes, areas, nothing to train on.
+"""Annotations that are legal but unlikely: boxes, areas and masks that contradict each other.
 
 Loading accepts these files. A fault of most entries is one error, because a model trained on them
 learns something else than the user wants. A fault of single entries, which COCO and LVIS have too,
@@ -29,6 +29,7 @@ from d2_seesaw.data.check.masks import MaskGeometry, mask_geometry
 _CONTRADICTION = 0.5  # IoU of a box and its mask that have little in common
 _AREA_FACTOR = 2.0
 _SAME_AREA = 0.01
+_MOST = 0.9
 _DRAWN = 1000  # masks that are drawn to confirm that most areas are wrong
 
 
@@ -39,11 +40,7 @@ def check_plausibility(parsed: ParsedFile) -> list[Issue]:
         Issues of rules that apply to plausibility, except for those of names.
     """
     found = _Plausibility(parsed.table)
-    issues = [*found.boxes(), *found.areas(), *found.tiny()]
-    known = {problem.kind for problem in parsed.problems}
-    if parsed.numbers["images"] and "nothing_to_train_on" not in known:
-        issues += found.nothing()
-    return issues
+    return [*found.boxes(), *found.areas(), *found.tiny()]
 
 
 def area_differs(area: np.ndarray, expected: np.ndarray, size: np.ndarray) -> np.ndarray:
@@ -59,7 +56,19 @@ def area_differs(area: np.ndarray, expected: np.ndarray, size: np.ndarray) -> np
     slack = np.abs(size).sum(axis=1) + 1
     with np.errstate(invalid="ignore", over="ignore"):
         above = area > _AREA_FACTOR * expected + slack
-        return above | (area < expected / _AREA_FACTOR - slack) | ((area <= 0) & (expected >= 1))
+        return above | (area < expected / _AREA_FACTOR - slack)
+
+
+def areas_of_boxes(area: np.ndarray, of_mask: np.ndarray, of_box: np.ndarray) -> np.ndarray | None:
+    """Return ``(A,)`` areas that are those of boxes, if nine tenths of the areas are.
+
+    Objects that fill their box are not counted. Areas of both are NaN where they are unknown.
+    """
+    with np.errstate(invalid="ignore"):
+        boxed = np.abs(area - of_box) <= _SAME_AREA * of_box
+        judged = np.isfinite(area) & (np.abs(of_mask - of_box) > _SAME_AREA * of_box)
+    boxed &= judged
+    return boxed if judged.any() and boxed.sum() >= _MOST * judged.sum() else None
 
 
 def drawn_areas(table: AnnotationTable, rows: np.ndarray) -> np.ndarray:
@@ -158,12 +167,10 @@ class _Plausibility:
         size = np.where(has_mask[:, None], extent[:, 2:] - extent[:, :2], table.box[:, 2:])
         judged = self.single & np.isfinite(table.area) & np.isfinite(expected)
         far = judged & area_differs(table.area, expected, size)
-        with np.errstate(invalid="ignore"):
-            boxed = has_mask & (np.abs(table.area - of_box) <= _SAME_AREA * of_box)
-            fills = has_mask & (np.abs(self.masks.area - of_box) <= _SAME_AREA * of_box)
-        chosen = judged & has_mask & ~fills
-        if chosen.any() and (boxed & chosen).sum() >= 0.9 * chosen.sum() and (boxed & far).any():
-            number = f"{int((boxed & chosen).sum()):,} of {int(chosen.sum()):,}"
+        of_mask = np.where(judged, self.masks.area, np.nan)
+        boxed = areas_of_boxes(table.area, of_mask, of_box)
+        if boxed is not None and (boxed & far).any():
+            number = f"{int(boxed.sum()):,} of {int(np.isfinite(of_mask).sum()):,}"
             yield Issue("area_of_box", f"{number} areas are width x height of the box")
             far &= ~boxed
         yield from self._far_areas(far, judged, expected)
@@ -174,12 +181,13 @@ class _Plausibility:
         rows = np.flatnonzero(far)
         if len(rows) > judged.sum() / 2:
             some = rows[:: max(1, len(rows) // _DRAWN)]
-            if self._confirmed(some).mean() > 0.9:
+            if self._confirmed(some).mean() >= _MOST:
                 values = np.unique(self.table.area[rows])
                 equal = f", all {values[0]:g}" if len(values) == 1 else ""
                 message = f"{len(rows):,} of {int(judged.sum()):,} areas are far off{equal}"
                 yield Issue("areas_unlike_masks", message)
                 return
+        rows = rows[self.table.area[rows] != 0]  # these are named when the file is read
         for row in rows[self._confirmed(rows)].tolist():
             what = "mask" if np.isfinite(self.masks.area[row]) else "box"
             message = f"the area is {self.table.area[row]:g}, that of the {what} {expected[row]:g}"
@@ -211,19 +219,6 @@ class _Plausibility:
         for row in np.flatnonzero(tiny).tolist():
             message = f"the mask has an area of {self.masks.area[row]:.2g} pixels"
             yield self._issue("tiny_mask", row, message)
-
-    def nothing(self) -> Iterator[Issue]:
-        known = (self.table.image >= 0) & (self.table.category >= 0)
-        usable = known & self.sound & self.table.usable
-        if usable.any() or not known.all():  # an unknown image or category is an issue of its own
-            return
-        if not len(known):
-            yield Issue("nothing_to_train_on", "there are no annotations")
-        elif self.table.crowd.all():
-            yield Issue("nothing_to_train_on", f"all {len(known):,} annotations are crowds")
-        else:
-            message = f"none of {len(known):,} annotations is an object with a usable box and mask"
-            yield Issue("nothing_to_train_on", message)
 
     def _issue(self, kind: str, row: int, message: str) -> Issue:
         image = self.table.images[self.table.image[row]]
