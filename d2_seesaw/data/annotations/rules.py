@@ -199,7 +199,7 @@ RULES: Mapping[str, Rule] = {
         PLAUSIBILITY,
     ),
     "exif_orientation": Rule(
-        WARNING,
+        INFORMATION,
         "an image that its EXIF turns when it is read",
         "see that the annotations are on the turned image, or store it turned",
         IMAGES,

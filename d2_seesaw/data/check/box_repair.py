@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from d2_seesaw.data.check.boxes import box_fits, recognize_format
+from d2_seesaw.data.check.boxes import BoxFormat, box_fits, recognize_format
 from d2_seesaw.data.check.plausibility import area_differs, areas_of_boxes
 from d2_seesaw.data.check.values import is_number, usable_polygons, whole_or_rounded
 from d2_seesaw.data.rle import compressed_rle, encode_segmentation
 
 _PIXEL = 1.0  # boxes that were rounded reach that far beyond an image
-_SLIGHTLY = 0.1  # of a side of the box
+_SLIGHTLY, _FEW_PIXELS = 0.1, 2.0  # of a side of the box, or pixels if that is more
+_CLOSE = 0.1  # of an area
 _LARGE = 1e5  # coordinates that are not drawn
 
 
@@ -80,22 +81,34 @@ class BoxColumns:
         if masked.any() and self.extent[masked].max() <= 1:  # shares of the image, not pixels
             masked[:] = False
         other = masked & single & ~missing
-        other[other] = ~box_fits(self.box[other], self.extent[other], self.size[other])
+        found = self._format()
+        if found is None:
+            other[other] = ~box_fits(self.box[other], self.extent[other], self.size[other])
+        else:  # also boxes that fit by accident
+            box = np.concatenate(
+                [self.extent[:, :2], np.diff(self.extent.reshape(-1, 2, 2), axis=1)[:, 0]], axis=1
+            )
+            other[other] = (np.abs(box - self.box)[other] > _PIXEL / 2).any(axis=1)
         for row in np.flatnonzero(masked & (missing | other)).tolist():
             extent = self._clipped(self.extent[row], row)
             if (extent[2:] > extent[:2]).all():
                 reason = "boxes missing" if missing[row] else "boxes unlike their masks"
                 yield row, _as_box(extent), reason
-        chosen = (self.box[single], self.extent[single], self.size[single])
-        if len(self.box) and single.any() and recognize_format(*chosen) is not None:
+        if found is not None:
             return
         low, size = self.box[:, :2], self.box[:, 2:]
         with np.errstate(invalid="ignore"):
             reach = np.maximum(-low, low + size - self.size)
-            beyond = (reach > _PIXEL).any(axis=1) & (reach <= _SLIGHTLY * size).all(axis=1)
+            beyond = (reach > _PIXEL).any(axis=1) & (
+                reach <= np.maximum(_SLIGHTLY * size, _FEW_PIXELS)
+            ).all(axis=1)
         for row in np.flatnonzero(beyond & ~missing & ~other).tolist():
             corners = np.concatenate([low[row], low[row] + size[row]])
             yield row, _as_box(self._clipped(corners, row)), "boxes slightly beyond the image"
+
+    def _format(self) -> BoxFormat | None:
+        single = ~self.crowd
+        return recognize_format(self.box[single], self.extent[single], self.size[single])
 
     def _clipped(self, corners: np.ndarray, row: int) -> np.ndarray:
         return np.fmin(np.fmax(corners, 0), np.tile(self.size[row], 2))
@@ -103,30 +116,28 @@ class BoxColumns:
     def new_areas(self) -> Iterator[tuple[int, float, str]]:
         """Yield row, area and reason of each area to change."""
         single, masked = ~self.crowd, np.isfinite(self.mask_area)
-        chosen = (self.box[single], self.extent[single], self.size[single])
-        known = not single.any() or recognize_format(*chosen) is None
         with np.errstate(invalid="ignore", over="ignore"):
             of_box = self.box[:, 2:].prod(axis=1)
-            of_box[~(known & (self.box[:, 2:] > 0).all(axis=1))] = np.nan
+            of_box[(self.box[:, 2:] <= 0).any(axis=1) | (self._format() is not None)] = np.nan
             missing = ~(self.area > 0)
-        expected = np.where(masked, self.mask_area, of_box)
+            expected = np.where(masked, self.mask_area, of_box)
+            far = np.abs(self.area - expected) > _CLOSE * expected
         extent = self.extent[:, 2:] - self.extent[:, :2]
         side = np.where(masked[:, None], extent, self.box[:, 2:])
         differs = single & area_differs(self.area, expected, side)
-        of_mask = np.where(single, self.mask_area, np.nan)
-        boxed = areas_of_boxes(self.area, of_mask, of_box)
-        if boxed is not None and (boxed & differs).any():
-            differs |= boxed
-        else:
-            boxed = np.zeros(len(missing), bool)
-        for row in np.flatnonzero((missing | differs) & (expected > 0)).tolist():
+        boxed = areas_of_boxes(self.area, np.where(single, self.mask_area, np.nan), of_box)
+        surely = missing.copy()  # without drawing the mask
+        if differs.sum() > (single & np.isfinite(self.area + expected)).sum() / 2:
+            surely |= single & far
+        elif boxed is not None and (boxed & differs).any():
+            surely |= boxed
+        for row in np.flatnonzero((surely | differs) & (expected > 0)).tolist():
             drawn = self._drawn(row) if masked[row] else np.nan
-            if not (missing[row] or boxed[row] or np.isnan(drawn)) and not area_differs(
-                self.area[row : row + 1], np.array([drawn]), side[row : row + 1]
-            ):
-                continue
-            new = drawn if drawn > 0 else expected[row]
-            yield row, whole_or_rounded(new), "areas missing" if missing[row] else "areas far off"
+            given = (self.area[row : row + 1], np.array([drawn]), side[row : row + 1])
+            if surely[row] or np.isnan(drawn) or area_differs(*given)[0]:
+                new = drawn if drawn > 0 else expected[row]
+                reason = "areas missing" if missing[row] else "areas far off"
+                yield row, whole_or_rounded(new), reason
 
     def _drawn(self, row: int) -> float:
         """Return the area of a mask as pycocotools draws it, NaN if it cannot."""

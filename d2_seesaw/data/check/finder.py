@@ -56,7 +56,7 @@ class FileFinder:
             return f"; {same[0]} exists"
         if found:
             others = f", and in {len(found) - 1:,} other folders" * (len(found) > 1)
-            if PurePosixPath(found[0]).name != PurePosixPath(file_name).name:
+            if PurePosixPath(found[0]).name != path.name:
                 return f"; {found[0]} exists{others}"
             return f"; found in {os.path.dirname(found[0]) or self.folder}{others}"
         other = self._by_stem.get(_folded(path.stem), [])

@@ -39,8 +39,9 @@ def _similar_names(categories: Sequence[Mapping[str, Any]]) -> Iterator[Issue]:
             yield _similar(first[key], category, "case, spaces, hyphens or underscores")
         first.setdefault(key, category)
     for key, category in first.items():
-        for plural in (key + "s", key + "es", key[:-1] + "ies" if key.endswith("y") else ""):
-            if len(key) > 2 and plural in first and not key.isdecimal():
+        plurals = [key + "s", key + "es", key[:-1] + "ies"][: 2 + key.endswith("y")]
+        for plural in plurals if len(key) > 2 and not key.isdecimal() else ():
+            if plural in first:
                 yield _similar(category, first[plural], "singular and plural")
 
 
