@@ -73,7 +73,7 @@ RULES: Mapping[str, Rule] = {
     "wrong_size": Rule(
         ERROR,
         "an image whose size differs from the annotations",
-        "write the height and width of the file, as it is without rotation by EXIF",
+        "write the height and width of the image, turned as its EXIF says",
         IMAGES,
     ),
     "sixteen_bit_image": Rule(
@@ -131,6 +131,102 @@ RULES: Mapping[str, Rule] = {
     ),
     "image_without_annotations": Rule(
         INFORMATION, "an image without annotations: not trained on", "nothing", PLAUSIBILITY
+    ),
+    "box_format": Rule(
+        ERROR,
+        "boxes in another format than x, y, width, height in pixels",
+        "convert the boxes; --fix takes them from the masks, if there are some",
+        PLAUSIBILITY,
+    ),
+    "boxes_unlike_masks": Rule(
+        ERROR,
+        "most boxes are not those of their masks",
+        "look for boxes or masks of other images; --fix takes the boxes from the masks",
+        PLAUSIBILITY,
+    ),
+    "areas_unlike_masks": Rule(
+        ERROR,
+        "most areas are far from those of the masks, or of the boxes without masks",
+        "write the areas in pixels, from which small, medium and large follow; --fix does it",
+        PLAUSIBILITY,
+    ),
+    "box_unlike_mask": Rule(
+        WARNING,
+        "a box that is not that of its mask",
+        "training and evaluation use both as they are; --fix takes the box from the mask",
+        PLAUSIBILITY,
+    ),
+    "area_unlike_mask": Rule(
+        WARNING,
+        "an area of less than half, or more than twice, that of the mask or box",
+        "evaluation uses it as it is; --fix computes it",
+        PLAUSIBILITY,
+    ),
+    "area_of_box": Rule(
+        WARNING,
+        "areas of boxes, while the annotations have masks",
+        "evaluation uses them as they are, which moves masks to larger sizes",
+        PLAUSIBILITY,
+    ),
+    "tiny_box": Rule(
+        WARNING,
+        "a box of less than one pixel",
+        "it is used as it is; correct or remove the annotation",
+        PLAUSIBILITY,
+    ),
+    "tiny_mask": Rule(
+        WARNING,
+        "a mask of less than one pixel",
+        "it is used as it is; correct or remove the annotation",
+        PLAUSIBILITY,
+    ),
+    "similar_names": Rule(
+        WARNING,
+        "two categories with nearly the same name",
+        "they are two classes; merge them if they are one",
+        PLAUSIBILITY,
+    ),
+    "name_with_spaces": Rule(
+        WARNING,
+        "a name that is empty, or begins or ends with a space",
+        "it is a name of its own; remove the spaces in all splits",
+        PLAUSIBILITY,
+    ),
+    "numeric_name": Rule(
+        INFORMATION,
+        "a category named by a number",
+        "write the name of the class, if this is its id",
+        PLAUSIBILITY,
+    ),
+    "exif_orientation": Rule(
+        INFORMATION,
+        "an image that its EXIF turns when it is read",
+        "see that the annotations are on the turned image, or store it turned",
+        IMAGES,
+    ),
+    "huge_image": Rule(
+        WARNING,
+        "an image of so many pixels that reading it may fill the memory",
+        "make the image and its annotations smaller, or cut it into tiles",
+        IMAGES,
+    ),
+    "animated_image": Rule(
+        WARNING,
+        "a file with several frames",
+        "only the first frame is read; store the frames as images",
+        IMAGES,
+    ),
+    "file_outside_folder": Rule(
+        WARNING,
+        "a file name that leads out of the folder of the images",
+        "it is read in training, but not shown in reports; name the folder that has all images",
+        IMAGES,
+    ),
+    "duplicate_image": Rule(
+        WARNING,
+        "an image whose content another image has",
+        "remove it from one split, or one of the two (looked for with --duplicates)",
+        IMAGES,
     ),
 }
 """All rules by name, in the order in which a check reports them."""

@@ -127,6 +127,11 @@ def test_a_valid_dataset_has_no_issues(tmp_path):
     assert found.issues == []
     assert found.text().splitlines() == [
         f"{tmp_path}/train.json: 4 images, 7 annotations, 3 categories",
+        "  repeat factor sampling on this split:",
+        *(
+            f"    threshold {t}: 0 of 4 images repeated, mean repeat factor 1.00"
+            for t in (0.001, 0.003, 0.01, 0.03, 0.1)
+        ),
         "  found: nothing wrong",
     ]
 

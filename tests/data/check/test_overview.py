@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from d2_seesaw.data import RepeatFactorSampling
-from d2_seesaw.data.check.overview import SIZE_BOUNDS, dataset_overview
+from d2_seesaw.data.check.overview import SIZE_BOUNDS, dataset_overview, threshold_effects
 from tests.data import own_data
 from tests.data.own_data import annotation
 
@@ -103,3 +103,26 @@ def test_a_dataset_without_annotations_has_an_overview():
 def test_a_threshold_out_of_range_is_reported(threshold):
     with pytest.raises(ValueError, match=rf"in \(0, 1\], got {threshold}"):
         overview_of(own_data.content(), threshold=threshold)
+
+
+def test_thresholds_are_compared_as_the_sampler_repeats():
+    columns = own_data.table(random_data())
+    records = [
+        r for r in columns.records(str) if any(not a.get("iscrowd") for a in r["annotations"])
+    ]
+    for effect in overview_of(random_data()).thresholds:
+        factors = RepeatFactorSampling(effect.threshold).repeat_factors(records)
+        assert effect.images == len(records)
+        assert effect.repeated_images == int((factors > 1).sum())
+        assert effect.mean_factor == pytest.approx(float(factors.double().mean()))
+    assert effect.threshold == 0.1
+    assert effect.repeated_images > 0
+
+
+def test_annotations_of_unknown_images_and_categories_change_no_threshold():
+    data, broken = random_data(), random_data()
+    broken["annotations"] += [annotation(900, 3, 8), annotation(901, 999, 7), annotation(902, 4, 7)]
+    broken["annotations"][-1]["bbox"] = None
+    data["annotations"].append(annotation(902, 4, 8))
+    effects = threshold_effects(own_data.parsed(broken, keep_all=True).table)
+    assert effects == threshold_effects(own_data.table(data))
