@@ -1,9 +1,9 @@
 """The command line: ``d2-seesaw COMMAND``, or ``python -m d2_seesaw COMMAND``.
 
 A command is a module in this folder with a function ``main(arguments)``, which returns the exit
-status. The module of ``import`` is ``import_``, because that name is a keyword. A module is imported
-when its command is called, so that ``d2-seesaw --help`` and ``d2-seesaw env`` need neither PyTorch
-nor Detectron2.
+status. The module of ``import`` is ``import_``, because that name is a keyword. A module is
+imported when its command is called, so that ``d2-seesaw --help`` and ``d2-seesaw env`` need neither
+PyTorch nor Detectron2.
 """
 
 import argparse

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,10 +96,11 @@ def _image_of(builder: DatasetBuilder, file: Path, content: Mapping[str, Any], s
     name = content.get("imagePath")
     if not isinstance(name, str | None):
         raise ValueError(f"{file}: 'imagePath' must be text, got {name!r}")
-    beside = file.parent / Path((name or "").replace("\\", "/"))
     root = builder.image_root
-    if name and beside.is_file() and beside.resolve().is_relative_to(root.resolve()):
-        return root / beside.resolve().relative_to(root.resolve())
+    beside = Path(os.path.abspath(file.parent / (name or "").replace("\\", "/")))
+    below = os.path.relpath(beside, root)
+    if beside.is_file() and not below.startswith(".."):
+        return root / below
     try:
         return find_image(root, name, stem, str(file))
     except ValueError as error:

@@ -178,8 +178,8 @@ def _parsed(fields: Sequence[str], place: str, layout: _Layout, builder: Dataset
             f"{place}: must be a class index and four numbers (a box) or at least three points x y "
             f"(a polygon), got {len(fields)} numbers"
         )
-    low, high = (0, 1) if is_box else (-_BEYOND, 1 + _BEYOND)
-    if numbers.min() < low or numbers.max() > high + _BEYOND:
+    low = 0 if is_box else -_BEYOND  # the size of a box is not rounded below 0
+    if numbers.min() < low or numbers.max() > 1 + _BEYOND:
         wrong = fields[1 + int(np.argmax(np.abs(numbers - 0.5)))]
         raise ValueError(f"{place}: coordinates must be fractions from 0 to 1, got {wrong}")
     return _Line(place, int(label), numbers)
