@@ -67,8 +67,10 @@ def argument_parser() -> argparse.ArgumentParser:
             add("--polygons", action="store_true", help="lines of four points are never boxes")
         if name == "voc":
             add("--split", help="a list in ImageSets, such as train or Segmentation/train")
+            add("--zero-based", action="store_true", help="boxes count from 0, as CVAT writes them")
         if name == "coco":
-            add("--keep-crowds", action="store_true", help="keep masks that CVAT marks as crowds")
+            crowds = "default: keep crowds, but take those of CVAT as objects"
+            add("--crowds", choices=["keep", "objects"], help=crowds)
     return parser
 
 
@@ -79,7 +81,7 @@ def import_dataset(args: argparse.Namespace) -> ImportedDataset:
         boxes_only=args.boxes_only,
         boxes_as_masks=args.boxes_as_masks,
     )
-    known = ("images", "classes", "split", "polygons", "keep_crowds")
+    known = ("images", "classes", "split", "polygons", "zero_based", "crowds")
     given = {key: value for key, value in vars(args).items() if key in known}
     return FORMATS[args.format][0](args.source, options=options, **given)
 

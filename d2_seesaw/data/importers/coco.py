@@ -36,7 +36,7 @@ def import_coco(
     source: str | Path,
     *,
     images: str | Path | None = None,
-    keep_crowds: bool = False,
+    crowds: str | None = None,
     options: ImportOptions | None = None,
 ) -> ImportedDataset:
     """Import a COCO export of CVAT, Roboflow or Label Studio.
@@ -49,7 +49,8 @@ def import_coco(
         source: the JSON file, or the folder of the export.
         images: folder that file names are relative to; by default the one of the JSON file, or
             for ``annotations/instances_x.json`` the folder ``images/x`` or ``images`` beside it.
-        keep_crowds: keep ``iscrowd: 1`` of CVAT's masks. Crowds of other tools are always kept.
+        crowds: ``objects`` sets ``iscrowd`` to 0, ``keep`` keeps it. By default it is kept, except
+            for masks of CVAT.
         options: choices about boxes and masks.
 
     Raises:
@@ -66,7 +67,7 @@ def import_coco(
     builder = DatasetBuilder(str(file), root, kept, options or ImportOptions())
     for name in unused.values():
         builder.note("categories without objects that stand for a group left out", repr(name))
-    reader = _Reader(builder, file, keep_crowds)
+    reader = _Reader(builder, file, crowds)
     reader.read_images(sections[0])
     for entry in annotations:
         reader.read_annotation(entry)
@@ -140,8 +141,8 @@ def _category(category: Mapping[str, Any], file: Path) -> dict[str, Any]:
 class _Reader:
     """Reads the entries of one file into a builder."""
 
-    def __init__(self, builder: DatasetBuilder, file: Path, keep_crowds: bool) -> None:
-        self.builder, self.file, self.keep_crowds = builder, file, keep_crowds
+    def __init__(self, builder: DatasetBuilder, file: Path, crowds: str | None) -> None:
+        self.builder, self.file, self.crowds = builder, file, crowds
         self.names = {c["id"]: c["name"] for c in builder.categories or ()}
         self.images: dict[Any, dict[str, Any]] = {}
 
@@ -211,11 +212,14 @@ class _Reader:
                 raise ValueError(f"{place}: {key!r} must be 0 or 1, got {value!r}")
             if value:
                 extra[key] = 1
-        attributes = entry.get("attributes")
-        of_cvat = isinstance(attributes, dict) and "occluded" in attributes
-        if "iscrowd" in extra and of_cvat and not self.keep_crowds:
-            self.builder.note("masks that CVAT marks as crowds imported as objects", place)
-            del extra["iscrowd"]
+        if "iscrowd" in extra:
+            attributes = entry.get("attributes")
+            of_cvat = isinstance(attributes, dict) and "occluded" in attributes
+            if self.crowds == "objects" or (of_cvat and self.crowds is None):
+                self.builder.note("objects marked as crowds imported as single objects", place)
+                del extra["iscrowd"]
+            else:
+                self.builder.note("crowds kept, which are not trained on", place)
         return extra
 
     def _add_rle(

@@ -1,9 +1,9 @@
 """Pascal VOC: one XML file per image, boxes, and masks of segmented images.
 
 Pixels count from 1 and a box includes its last pixel, as the VOC development kit defines it. A box
-from ``xmin`` to ``xmax`` therefore begins at ``xmin - 1`` and ends at ``xmax`` here. Tools that
-write coordinates from 0 into these files shift every box by a pixel; the files do not say so, and
-boxes that begin at 0 are clipped.
+from ``xmin`` to ``xmax`` therefore begins at ``xmin - 1`` and ends at ``xmax`` here. Some tools,
+such as CVAT, write edges that count from 0 instead. The files do not say so, unless a box begins
+at 0.
 """
 
 from __future__ import annotations
@@ -36,13 +36,14 @@ def import_voc(
     images: str | Path | None = None,
     split: str | None = None,
     classes: str | Path | None = None,
+    zero_based: bool = False,
     options: ImportOptions | None = None,
 ) -> ImportedDataset:
     """Import Pascal VOC.
 
     Difficult objects get ``ignore: 1``: they are trained on, and evaluation counts them neither as
     missed nor as found. Where ``SegmentationObject`` has an image, object ``i`` of its XML file has
-    the pixels of value ``i``. Pose, ``truncated``, parts, actions and the void border of masks are
+    the pixels of value ``i``, and its box is the one of these pixels. Pose, ``truncated``, parts, actions and the void border of masks are
     lost.
 
     Args:
@@ -52,6 +53,7 @@ def import_voc(
         split: a file in ``ImageSets/Main``, such as ``train``, or in ``ImageSets``, such as
             ``Segmentation/train``. By default all XML files are imported.
         classes: class names, one a line; by default the names of the objects, sorted.
+        zero_based: boxes are edges that count from 0, as CVAT writes them.
         options: choices about boxes and masks.
 
     Raises:
@@ -68,7 +70,7 @@ def import_voc(
         f"Pascal VOC {source}", Path(images), categories_from(names), options or ImportOptions()
     )
     for file in _xml_files(source, annotations, split):
-        _add_file(builder, file, annotations)
+        _add_file(builder, file, annotations, 0 if zero_based else 1)
     return builder.finish()
 
 
@@ -86,7 +88,7 @@ def _xml_files(source: Path, annotations: Path, split: str | None) -> Sequence[P
     return [annotations / f"{line.split()[0]}.xml" for line in lines if line.strip()]
 
 
-def _add_file(builder: DatasetBuilder, file: Path, annotations: Path) -> None:
+def _add_file(builder: DatasetBuilder, file: Path, annotations: Path, first: int) -> None:
     root = read_xml(file)
     if root.tag != "annotation":
         raise ValueError(f"{file} is not a file of Pascal VOC: its root is <{root.tag}>")
@@ -94,37 +96,29 @@ def _add_file(builder: DatasetBuilder, file: Path, annotations: Path) -> None:
     path = find_image(builder.image_root, root.findtext("filename"), stem, str(file))
     image = builder.add_image(path, str(file), _size(root, file))
     objects = root.findall("object")
-    masks = _masks(annotations.parent / "SegmentationObject", stem, image, len(objects))
+    masks: Any = [None] * len(objects)
+    if not builder.options.boxes_only:
+        masks = _masks(annotations.parent / "SegmentationObject", stem, image, len(objects))
     for number, (entry, mask) in enumerate(zip(objects, masks, strict=True), 1):
         place = f"{file}, object {number}"
         name = (entry.findtext("name") or "").strip()
         if not name:
             raise ValueError(f"{place}: it has no name")
         extra = {"ignore": 1} if _flag(entry, "difficult", place) else {}
-        _add_object(builder, image, entry, name, mask, place, extra)
+        corners, angle = _box(entry, first, place)
+        if min(corners) < 0 and first:
+            builder.note("boxes begin before pixel 1: does the file need --zero-based?", place)
+        if mask is not None:
+            _check_mask(mask, corners, place)
+            builder.add_mask(image, name, mask, place, **extra)
+        elif angle:
+            points = rotated_corners(corners, angle)
+            builder.add_rotated_box(image, name, points, place, **extra)
+        else:
+            builder.add_box(image, name, corners, place, **extra)
 
 
-def _add_object(
-    builder: DatasetBuilder,
-    image: dict[str, Any],
-    entry: ElementTree.Element,
-    name: str,
-    mask: NDArray[np.bool_] | None,
-    place: str,
-    extra: dict[str, Any],
-) -> None:
-    corners, angle = _box(entry, place)
-    if mask is not None:
-        _check_mask(mask, corners, place)
-        builder.add_mask(image, name, mask, place, **extra)
-    elif angle:
-        points = rotated_corners(corners, angle)
-        builder.add_rotated_box(image, name, points, place, **extra)
-    else:
-        builder.add_box(image, name, corners, place, **extra)
-
-
-def _box(entry: ElementTree.Element, place: str) -> tuple[list[float], float]:
+def _box(entry: ElementTree.Element, first: int, place: str) -> tuple[list[float], float]:
     """Return the corners from 0 and the clockwise rotation in degrees.
 
     CVAT writes the rotation as an attribute, roLabelImg in a box of its own, in radians.
@@ -143,7 +137,7 @@ def _box(entry: ElementTree.Element, place: str) -> tuple[list[float], float]:
     for attribute in entry.iterfind("attributes/attribute"):
         if attribute.findtext("name") == "rotation":
             angle = _number(attribute, "value", place) % 360
-    return [x0 - 1, y0 - 1, x1, y1], angle
+    return [x0 - first, y0 - first, x1, y1], angle
 
 
 def _number(parent: ElementTree.Element, tag: str, place: str) -> float:
@@ -189,7 +183,10 @@ def _masks(
         raise ValueError(f"{file} is {indices.shape[1]} x {indices.shape[0]}, not as its image")
     used = set(np.unique(indices).tolist()) - {0, _VOID}
     if used != set(range(1, number + 1)):
-        raise ValueError(f"{file} has the objects {sorted(used)}, its XML file 1 to {number}")
+        raise ValueError(
+            f"{file} has the objects {sorted(used)}, its XML file 1 to {number}: "
+            "--boxes-only leaves out all masks"
+        )
     return (indices == index for index in range(1, number + 1))
 
 

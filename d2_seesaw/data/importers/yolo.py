@@ -65,7 +65,8 @@ def import_yolo(
     Args:
         source: a YAML file of Ultralytics, a folder with one, or a folder of label files.
         images: folder that file names are relative to; for a folder of label files, the images. By
-            default the folder of the split, or ``images`` beside ``labels``.
+            default the folder of the split, or ``images`` beside ``labels``, or the
+            folder itself.
         split: ``train``, ``val`` or ``test`` of the YAML file.
         classes: class names, one a line, or a YAML file with ``names``. By default those of the
             YAML file, or of ``classes.txt`` or ``obj.names`` in the folder or the one above.
@@ -210,17 +211,20 @@ def _layout(source: Path, images: Path | None, split: str, classes: Path | None)
         raise ValueError(f"{source} is neither a YAML file nor a folder")
     labels = source / "labels" if (source / "labels").is_dir() else source
     if images is None:
-        images = _beside(labels)
-        if images is None or not images.is_dir():
-            raise ValueError(f"the images of {labels} were not found: give --images FOLDER")
+        images = _images_of(labels)
     files = [(f, (labels / f.relative_to(images)).with_suffix(".txt")) for f in image_files(images)]
     names = read_names(classes or _name_file(source))
     return _checked(_Layout(files, images, names, 0), images)
 
 
-def _beside(labels: Path) -> Path | None:
-    """Return the folder with ``images`` in place of the last ``labels`` of a path."""
-    return _replaced(labels, "labels", "images")
+def _images_of(labels: Path) -> Path:
+    """Return the folder of images: ``images`` in place of the last ``labels``, or the same one."""
+    beside = _replaced(labels, "labels", "images")
+    if beside is not None and beside.is_dir():
+        return beside
+    if not image_files(labels):
+        raise ValueError(f"the images of {labels} were not found: give --images FOLDER")
+    return labels
 
 
 def _replaced(path: Path, part: str, by: str) -> Path | None:

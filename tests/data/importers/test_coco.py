@@ -85,14 +85,18 @@ def test_masks_of_cvat_are_objects_with_their_holes_and_parts(cvat, tmp_path):
     np.testing.assert_array_equal(decoded(cat), mask)
     assert dog["segmentation"] == PARTS
     assert cat["iscrowd"] == 0
-    assert "1 masks that CVAT marks as crowds imported as objects" in dataset.summary()
-    kept = import_coco(folder, keep_crowds=True)
+    assert "1 objects marked as crowds imported as single objects" in dataset.summary()
+    kept = import_coco(folder, crowds="keep")
     assert [a["iscrowd"] for a in kept.content["annotations"]] == [1, 0]
 
 
 def test_crowds_of_others_stay_crowds(cvat):
     folder = cvat(annotation(1, 1, rle(mask_with_hole()), iscrowd=1), annotation(2, 1, PARTS))
-    assert [a["iscrowd"] for a in import_coco(folder).content["annotations"]] == [1, 0]
+    dataset = import_coco(folder)
+    assert [a["iscrowd"] for a in dataset.content["annotations"]] == [1, 0]
+    assert "1 crowds kept, which are not trained on" in dataset.summary()
+    objects = import_coco(folder, crowds="objects").content["annotations"]
+    assert [a["iscrowd"] for a in objects] == [0, 0]
 
 
 def test_rotated_boxes_of_cvat_are_refused_or_enclosed(cvat, tmp_path):

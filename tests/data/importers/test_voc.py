@@ -68,6 +68,15 @@ def test_boxes_count_from_1_and_include_the_last_pixel(write, tmp_path):
     ]
 
 
+def test_edges_that_count_from_0_are_read_on_request_and_suspected(write):
+    folder = write(voc_object("cat", (0, 20, 50, 60)), voc_object("cat", (10, 20, 60, 60)))
+    assert "1 boxes begin before pixel 1" in import_voc(folder).summary()
+    dataset = import_voc(folder, zero_based=True)
+    expected = [("cat", [0, 20, 50, 40], 2000), ("cat", [10, 20, 50, 40], 2000)]
+    assert objects(dataset)["a.jpg"] == expected
+    assert dataset.notes == []
+
+
 def test_difficult_objects_are_ignored_in_evaluation_and_parts_are_no_objects(write, tmp_path):
     more = (
         "<difficult>1</difficult><part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin>"
@@ -106,6 +115,8 @@ def test_masks_in_another_order_or_number_are_refused(write):
     write_masks(folder, cat)
     with pytest.raises(ValueError, match=r"has the objects \[1\], its XML file 1 to 2"):
         import_voc(folder)
+    boxes = import_voc(folder, options=ImportOptions(boxes_only=True))
+    assert [a["area"] for a in boxes.content["annotations"]] == [2000, 2400]
     write_masks(folder, (cat + 2 * dog)[:-1])
     with pytest.raises(ValueError, match="is 100 x 79"):
         import_voc(folder)

@@ -194,6 +194,17 @@ def test_a_folder_of_labels_takes_names_from_a_file(tmp_path):
     assert objects(given) == expected
 
 
+def test_labels_beside_their_images_are_read(tmp_path):
+    """The layout of Darknet, which CVAT exports as "YOLO 1.1"."""
+    add_images(tmp_path, "obj_train_data/a.jpg")
+    (tmp_path / "obj_train_data/a.txt").write_text(CAT_BOX)
+    (tmp_path / "obj.names").write_text("cat\n")
+    (tmp_path / "train.txt").write_text("data/obj_train_data/a.jpg\n")
+    dataset = import_yolo(tmp_path)
+    assert objects(dataset) == {"obj_train_data/a.jpg": [("cat", [10, 10, 20, 20], 400)]}
+    assert dataset.notes == []
+
+
 def test_sizes_are_those_of_the_image_turned_by_its_exif_data(write):
     yaml = write({"a": CAT_BOX})
     exif = Image.Exif()
