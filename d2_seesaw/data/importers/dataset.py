@@ -209,12 +209,15 @@ class DatasetBuilder:
             clipped = clip_polygon(points, image["width"], image["height"])
             if len(clipped) != len(points) or np.abs(clipped - points).max() > 1:
                 self.note("polygons clipped to their image", place)
-            if len(clipped) >= 3:
+            if len(clipped) >= 3 and np.ptp(clipped, axis=0).min() > 0:
                 kept.append(clipped)
-        size = (image["height"], image["width"])
+            else:
+                self.note("flat polygons, or polygons outside of their image, left out", place)
         segmentation = [points.ravel().tolist() for points in kept]
-        area = int(coco_mask.area(encode_segmentation(segmentation, size))) if kept else 0
-        if not area:
+        if not kept:
+            return
+        rle: Any = encode_segmentation(segmentation, (image["height"], image["width"]))
+        if not (area := int(coco_mask.area(rle))):
             self.note("masks that cover no pixel left out", place)
             return
         low, high = np.concatenate(kept).min(axis=0), np.concatenate(kept).max(axis=0)
@@ -225,7 +228,7 @@ class DatasetBuilder:
         self, image: Mapping[str, Any], name: str, mask: Any, place: str, **extra: Any
     ) -> None:
         """Add an object with a bitmap ``(H, W)`` or a run-length encoding of the image."""
-        rle = dict(mask) if isinstance(mask, Mapping) else encode_bitmap(mask)
+        rle: Any = dict(mask) if isinstance(mask, Mapping) else encode_bitmap(mask)
         area, box = int(coco_mask.area(rle)), coco_mask.toBbox(rle).tolist()
         if not area:
             self.note("masks that cover no pixel left out", place)
@@ -291,7 +294,7 @@ class DatasetBuilder:
             if "segmentation" not in entry:
                 x, y, w, h = entry["bbox"]
                 polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
-                rle = encode_segmentation([polygon], sizes[entry["image_id"]])
+                rle: Any = encode_segmentation([polygon], sizes[entry["image_id"]])
                 entry |= {"segmentation": [polygon], "area": int(coco_mask.area(rle))}
         self.objects = [entry for entry in self.objects if entry["area"]]
 

@@ -100,7 +100,9 @@ def _checked_names(names: dict[int, Any], path: Path) -> dict[int, str]:
 
 def categories_from(names: Mapping[int, str] | None) -> list[dict[str, Any]] | None:
     """Return categories numbered from 1 for classes numbered from 0, None for None."""
-    return names and [{"id": index + 1, "name": name} for index, name in names.items()]
+    if names is None:
+        return None
+    return [{"id": index + 1, "name": name} for index, name in names.items()]
 
 
 def read_json(path: Path) -> Any:

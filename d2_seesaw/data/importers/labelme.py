@@ -78,7 +78,7 @@ def import_labelme(
 
 def _add_file(builder: DatasetBuilder, file: Path, content: Mapping[str, Any], stem: Path) -> None:
     path = _image_of(builder, file, content, stem)
-    size = (content.get("imageWidth"), content.get("imageHeight"))
+    size: Any = (content.get("imageWidth"), content.get("imageHeight"))
     image = builder.add_image(path, str(file), None if None in size else size)
     shapes = content["shapes"]
     if not isinstance(shapes, list):
@@ -243,6 +243,6 @@ def _union(parts: Sequence[_Part], image: Mapping[str, Any]) -> NDArray[np.bool_
         if part.mask is not None:
             union |= part.mask
         else:
-            rle = encode_segmentation([part.polygon().ravel().tolist()], size)
+            rle: Any = encode_segmentation([part.polygon().ravel().tolist()], size)
             union |= coco_mask.decode(rle).astype(bool)
     return union

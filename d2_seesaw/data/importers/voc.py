@@ -43,8 +43,8 @@ def import_voc(
 
     Difficult objects get ``ignore: 1``: they are trained on, and evaluation counts them neither as
     missed nor as found. Where ``SegmentationObject`` has an image, object ``i`` of its XML file has
-    the pixels of value ``i``, and its box is the one of these pixels. Pose, ``truncated``, parts, actions and the void border of masks are
-    lost.
+    the pixels of value ``i``, and the box around them. Pose, ``truncated``, parts, actions and the
+    void border of masks are lost.
 
     Args:
         source: a folder with ``Annotations``, such as ``VOC2012``, or a folder of XML files.

@@ -77,7 +77,8 @@ def import_yolo(
         FileNotFoundError: there is no such file.
         ValueError: a file or line is invalid; the message names both.
     """
-    layout = _layout(Path(source), images and Path(images), split, classes and Path(classes))
+    image_root = Path(images) if images else None
+    layout = _layout(Path(source), image_root, split, Path(classes) if classes else None)
     categories = categories_from(layout.names)
     options = options or ImportOptions()
     builder = DatasetBuilder(f"YOLO labels {source}", layout.root, categories, options)
@@ -249,7 +250,7 @@ def _layout_of_config(
     config = read_yaml(config_file)
     names = read_names(classes) if classes else names_of(config, config_file)
     given = config.get(split)
-    entries = given if isinstance(given, list) else [given]
+    entries: list[Any] = given if isinstance(given, list) else [given]
     if not all(isinstance(entry, str) and entry for entry in entries):
         splits = [name for name in ("train", "val", "test") if config.get(name)]
         raise ValueError(f"{config_file} has no split {split!r}: give --split with one of {splits}")

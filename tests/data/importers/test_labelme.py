@@ -162,7 +162,21 @@ def test_a_polygon_beyond_the_image_is_clipped_and_said(write, tmp_path):
     dataset = written(import_labelme(folder), tmp_path)
     assert objects(dataset)["a.jpg"] == [("cat", [0, 10, 20, 50], 1000)]
     assert "2 polygons clipped to their image" in dataset.summary()
-    assert "1 masks that cover no pixel left out" in dataset.summary()
+    assert "1 flat polygons, or polygons outside of their image, left out" in dataset.summary()
+
+
+def test_parts_without_area_are_left_out_and_said(write, tmp_path):
+    flat_part = shape("cat", [[1, 1], [5, 1], [9, 1]], group_id=1)
+    speck = shape("cat", [[1.1, 1.1], [1.2, 1.1], [1.2, 1.2]])
+    folder = write(shape("cat", square(10, 10, 20), group_id=1), flat_part, speck)
+    dataset = written(import_labelme(folder), tmp_path)
+    assert [a["segmentation"] for a in dataset.content["annotations"]] == [
+        [flat(square(10, 10, 20))]
+    ]
+    assert [note.partition(", first")[0] for note in dataset.notes] == [
+        "1 flat polygons, or polygons outside of their image, left out",
+        "1 masks that cover no pixel left out",
+    ]
 
 
 def test_given_classes_decide_the_order_and_other_labels_are_refused(write, tmp_path):
