@@ -154,10 +154,17 @@ class _Reader:
             if not isinstance(name, str) or not name:
                 raise ValueError(f"{place} has the file_name {name!r}, not text")
             path = self._find(name, place)
-            size = (entry.get("width"), entry.get("height"))
+            size: Any = (entry.get("width"), entry.get("height"))
             if None in size:
                 self.builder.note("images whose size was read from their file", place)
             kept = {key: entry[key] for key in _KEPT_OF_IMAGES if entry.get(key) is not None}
+            for key, ids in kept.items():
+                if not isinstance(ids, list) or not all(
+                    _is_number(i) and i in self.names for i in ids
+                ):
+                    raise ValueError(
+                        f"{place}: {key!r} must list ids of categories: {str(ids)[:60]}"
+                    )
             given = None if None in size else size
             self.images[entry["id"]] = self.builder.add_image(
                 path, place, given, id=entry["id"], **kept
