@@ -142,8 +142,9 @@ def test_the_category_of_a_roboflow_project_is_left_out_and_said(tmp_path, proje
     assert f"left out, first: {project!r}" in dataset.summary()
 
 
-def test_categories_without_objects_stay_if_they_are_no_group(tmp_path):
-    categories = [("cat", "none"), ("dog", "none"), ("fox", "none")]
+@pytest.mark.parametrize("group", ["none", "cat"])
+def test_categories_without_objects_stay_if_they_are_no_group(tmp_path, group):
+    categories = [("cat", group), ("dog", group), ("fox", group)]
     dataset = import_coco(roboflow(tmp_path, categories, annotation(0, 1, PARTS)))
     assert [name for _, name in names(dataset)] == ["cat", "dog", "fox"]
 

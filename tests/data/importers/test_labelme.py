@@ -87,7 +87,7 @@ def test_parts_of_a_group_are_one_object(write, tmp_path):
 def test_a_mask_keeps_its_hole_and_joins_the_parts_of_its_group(write, tmp_path):
     mask = mask_with_hole()
     part = shape("cat", square(70, 10, 10), group_id=3)
-    folder = write(mask_shape("cat", mask, group_id=3), part, mask_shape("dog", mask))
+    folder = write(part, mask_shape("cat", mask, group_id=3), mask_shape("dog", mask))
     cat, dog = written(import_labelme(folder), tmp_path).content["annotations"]
     np.testing.assert_array_equal(decoded(dog), mask)
     assert (dog["area"], dog["bbox"]) == (1900, [10, 20, 50, 40])
