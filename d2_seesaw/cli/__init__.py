@@ -1,12 +1,14 @@
 """The command line: ``d2-seesaw COMMAND``, or ``python -m d2_seesaw COMMAND``.
 
 A command is a module in this folder with a function ``main(arguments)``, which returns the exit
-status. It is imported when it is called, so that ``d2-seesaw --help`` and ``d2-seesaw env`` need
-neither PyTorch nor Detectron2.
+status. The module of ``import`` is ``import_``, because that name is a keyword. A module is
+imported when its command is called, so that ``d2-seesaw --help`` and ``d2-seesaw env`` need neither
+PyTorch nor Detectron2.
 """
 
 import argparse
 import importlib
+import keyword
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -21,6 +23,7 @@ COMMANDS = {
     "evaluate": "score saved detections with the LVIS metrics",
     "report": "draw the long-tail report of one evaluation, or compare two",
     "check": "check a dataset in COCO or LVIS format before training",
+    "import": "import annotations of YOLO, Labelme, Pascal VOC and COCO exports",
     "convert": "convert a checkpoint of MMDetection",
     "draw": "draw ground truth and predictions side by side",
     "generate": "generate a long-tailed dataset: instances or semantic",
@@ -51,6 +54,11 @@ def command_parser(command: str, doc: str | None, **options: Any) -> argparse.Ar
         formatter_class=argparse.RawDescriptionHelpFormatter,
         **options,
     )
+
+
+def module_of(command: str) -> str:
+    """Return the name of the module of a command."""
+    return f"d2_seesaw.cli.{command}{'_' * keyword.iskeyword(command)}"
 
 
 @contextmanager
@@ -88,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if command != "env":
             importlib.import_module("d2_seesaw._requires_detectron2")
-        module = importlib.import_module(f"d2_seesaw.cli.{command}")
+        module = importlib.import_module(module_of(command))
     except ModuleNotFoundError as error:
         if (error.name or "d2_seesaw").partition(".")[0] == "d2_seesaw":
             raise
