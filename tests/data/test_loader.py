@@ -73,7 +73,7 @@ def test_options_of_loading_processes_reach_torch_only_with_some(monkeypatch):
     )
     build = functools.partial(
         build_train_loader,
-        [{"file_name": "a"}],
+        [{"width": 1, "height": 1}],
         mapper=dict,
         sampling=RandomSampling(),
         total_batch_size=1,
