@@ -1,13 +1,20 @@
 """The training data loader: Detectron2's, with the sampling decided by an object."""
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from detectron2.data import DatasetFromList, build_detection_train_loader
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetFromList,
+    MetadataCatalog,
+    build_detection_train_loader,
+)
 from detectron2.utils import comm
 
 from d2_seesaw.data.annotations.records import Records
 from d2_seesaw.data.bad_images import BadImages, MappedDataset, check_files_exist, dataset_files
+from d2_seesaw.data.catalog import FileMetadata, load_dataset
 from d2_seesaw.data.sampling import Dataset, Sampling
 from d2_seesaw.utils.ranks import raise_on_all_ranks
 
@@ -109,5 +116,39 @@ def has_masks(dataset: Dataset) -> bool:
     """Return whether an annotation of the dataset has a segmentation; True without annotations."""
     if isinstance(dataset, Records):
         return dataset.has_masks()
-    annotations = [a for record in dataset for a in record.get("annotations", ())]
-    return not annotations or any(annotation.get("segmentation") for annotation in annotations)
+    has_annotations = False
+    for record in dataset:
+        for annotation in record.get("annotations", ()):
+            has_annotations = True
+            if annotation.get("segmentation"):
+                return True
+    return not has_annotations
+
+
+def dataset_has_masks(names: str | Sequence[str]) -> bool:
+    """Return whether a dataset of :func:`register_longtail_instances` has masks; True for others.
+
+    Args:
+        names: one or several registered datasets.
+    """
+    single = names if isinstance(names, str) else names[0] if len(names) == 1 else ""
+    metadata = MetadataCatalog.get(single) if single in DatasetCatalog.list() else None
+    return not isinstance(metadata, FileMetadata) or metadata.records().has_masks()
+
+
+def check_test_files(names: str | Sequence[str]) -> None:
+    """Check that the files of the test data exist, which are read only after training.
+
+    Args:
+        names: one or several registered datasets.
+
+    Raises:
+        FileNotFoundError: some do not.
+    """
+    quiet = logging.getLogger("detectron2.data")
+    level, quiet.level = quiet.level, logging.WARNING  # its histogram of classes
+    try:
+        dataset = load_dataset(names, filter_empty=False)
+    finally:
+        quiet.level = level
+    check_files_exist(dataset_files(dataset), "files of the test data")

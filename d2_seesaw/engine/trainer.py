@@ -181,8 +181,8 @@ def _memory_message(batch: Batch, device: str, iteration: int) -> str:
     objects = [len(image["instances"]) for image in batch if "instances" in image]
     most = f", at most {max(objects)} objects in an image" if objects else ""
     return (
-        f"out of memory ({device}) at iteration {iteration}, with a batch of {len(batch)} images on "
-        f"this rank, height x width {', '.join(sizes)}{most}. Smaller images: "
+        f"out of memory ({device}) at iteration {iteration}, with a batch of {len(batch)} images "
+        f"on this rank, height x width {', '.join(sizes)}{most}. Smaller images: "
         "dataloader.train.mapper.augmentations, such as ResizeShortestEdge with max_size; a "
         "smaller batch: dataloader.train.total_batch_size, with train.accumulate_steps for the "
         "same number of images per update; fewer regions: model.roi_heads.batch_size_per_image; "
