@@ -54,7 +54,7 @@ from d2_seesaw.engine import (
     load_config,
     tracking_writers,
 )
-from d2_seesaw.engine.boxes_only import boxes_only, has_mask_head
+from d2_seesaw.engine.boxes_only import boxes_only, masks_left_out
 from d2_seesaw.engine.config_files import find_config
 from d2_seesaw.engine.launch import check_machine, launch_training, torch_device
 from d2_seesaw.engine.schedule import format_changes, scale_to_world_size
@@ -149,7 +149,7 @@ def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
     """Build the trainer with its hooks, load the weights and return it with its first iteration."""
     loader = build(cfg.dataloader.train)
     loader.bad_images.limit = cfg.train.max_bad_images
-    if not (loader.has_masks and has_mask_head(cfg)):
+    if not loader.has_masks or masks_left_out(cfg):
         boxes_only(cfg)
     # Built early: an evaluator that cannot run fails before the training, not after it.
     evaluator = build(cfg.dataloader.evaluator)
@@ -356,7 +356,7 @@ def run(args: argparse.Namespace) -> None:
         cfg.dataloader.evaluator.output_dir += "_tta"  # keeps the files of the plain evaluation
     with ending_in_one_line(ValueError, OSError, MemoryError, OtherRankError):
         names = OmegaConf.select(cfg, "dataloader.test.dataset.names")
-        if not (has_mask_head(cfg) and (names is None or dataset_has_masks(names))):
+        if masks_left_out(cfg) or not (names is None or dataset_has_masks(names)):
             boxes_only(cfg)
         evaluator = build(cfg.dataloader.evaluator)
         model = build_model(cfg)

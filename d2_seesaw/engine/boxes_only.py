@@ -12,10 +12,10 @@ _HEADS = ("mask_in_features", "mask_pooler", "mask_head")
 _MAPPER = {"use_instance_mask": False, "recompute_boxes": False, "instance_augmentation": None}
 
 
-def has_mask_head(cfg: DictConfig) -> bool:
-    """Return whether the model of a config predicts masks."""
-    keys = [f"model.roi_heads.{key}" for key in _HEADS]
-    return all(OmegaConf.select(cfg, key) is not None for key in keys)
+def masks_left_out(cfg: DictConfig) -> bool:
+    """Return whether a config sets the mask head, or what belongs to it, to null."""
+    heads = OmegaConf.select(cfg, "model.roi_heads") or {}
+    return any(key in heads and heads[key] is None for key in _HEADS)
 
 
 def boxes_only(cfg: DictConfig) -> DictConfig:
@@ -24,7 +24,7 @@ def boxes_only(cfg: DictConfig) -> DictConfig:
     It also leaves out an augmentation of instances, which needs masks. ``d2-seesaw train`` calls
     this if no annotation of the training data has a mask. A config may call it for other data.
     """
-    if has_mask_head(cfg):
+    if not masks_left_out(cfg):
         logger.info("Boxes only: model.roi_heads.mask_head and what belongs to it is left out")
     heads = OmegaConf.select(cfg, "model.roi_heads") or {}
     for key in _HEADS:
