@@ -176,5 +176,5 @@ def _on_two_ranks(limit):
 def test_ranks_count_a_bad_image_of_both_once_and_agree():
     expected = ["of rank 0", "of rank 1", "shared"]
     assert run_on_ranks(_on_two_ranks, 3, world_size=2) == [expected, expected]
-    with pytest.raises(Exception, match="3 images cannot be used, train.max_bad_images is 2"):
+    with pytest.raises(Exception, match=r"3 images .*, train\.max_bad_images is 2"):
         run_on_ranks(_on_two_ranks, 2, world_size=2)

@@ -165,7 +165,7 @@ def test_a_missing_file_is_named_with_the_nearest():
 def test_an_error_inside_a_config_leaves_pythons_import_alone(tmp_path):
     before = builtins.__import__
     (tmp_path / "bad.py").write_text("raise RuntimeError('inside')")
-    with pytest.raises(RuntimeError, match="inside"):
+    with pytest.raises(ConfigError, match="line 1: RuntimeError: inside"):
         load_config(str(tmp_path / "bad.py"))
     assert builtins.__import__ is before
 
