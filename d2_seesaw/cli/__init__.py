@@ -73,7 +73,9 @@ def ending_in_one_line(*kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        raise RunError(str(error) or type(error).__name__) from error
+        # The text of an error in a loading process is its traceback.
+        _, _, message = str(error).rpartition(f"{type(error).__name__}: ")
+        raise RunError(message.strip() or type(error).__name__) from error
 
 
 def say(text: str) -> None:

@@ -14,6 +14,7 @@ Examples:
 """
 
 import argparse
+import copy
 import logging
 import math
 import os
@@ -44,7 +45,7 @@ from torch.multiprocessing import ProcessRaisedException
 from d2_seesaw.checkpoint import StrictCheckpointer, class_metadata
 from d2_seesaw.cli import RunError, command_parser, ending_in_one_line, errors_in_one_line
 from d2_seesaw.data import check_dataset_files
-from d2_seesaw.data.bad_images import BadImageError
+from d2_seesaw.data.bad_images import BadImageError, NamingMapper
 from d2_seesaw.data.loader import check_test_files, dataset_has_masks
 from d2_seesaw.engine import (
     EMAHook,
@@ -99,7 +100,10 @@ def evaluate(cfg: DictConfig, model: nn.Module, evaluator: DatasetEvaluator) -> 
     """
     if getattr(evaluator, "takes_roi_masks", False):
         model = with_roi_masks(model)  # avoids pasting masks into whole images
-    results = inference_on_dataset(model, build(cfg.dataloader.test), evaluator)
+    test = copy.deepcopy(cfg.dataloader.test)
+    if "mapper" in test:
+        test.mapper = NamingMapper(build(test.mapper))
+    results = inference_on_dataset(model, build(test), evaluator)
     if comm.is_main_process():
         print_longtail_results(results)
     return drop_absent(results)
@@ -366,7 +370,8 @@ def run(args: argparse.Namespace) -> None:
         if args.tta:
             cfg.tta.model = model
             model = build(cfg.tta)
-    evaluate(cfg, model, evaluator)
+    with ending_in_one_line(BadImageError, MemoryError):
+        evaluate(cfg, model, evaluator)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -136,6 +136,30 @@ class MappedDataset(Dataset):
         return {**size, _KEY: bad, "image": None}
 
 
+class NamingMapper:
+    """Mapper that names the image which another mapper cannot map, for evaluation.
+
+    Args:
+        mapper: returns a model input.
+    """
+
+    def __init__(self, mapper: Callable[[dict[str, Any]], Any]) -> None:
+        self.mapper = mapper
+
+    def __call__(self, record: dict[str, Any]) -> Any:
+        """Map a record.
+
+        Raises:
+            BadImageError: the image is damaged, or its size is not that of the annotations.
+        """
+        try:
+            _check_png(record.get("file_name"))
+            return self.mapper(record)
+        except _OF_THE_IMAGE as error:
+            name, reason = _name(record), _reason(error)
+            raise BadImageError(f"an image cannot be used: {name}: {reason}") from error
+
+
 def replacement(seed: int, position: int, attempt: int, count: int) -> int:
     """Return the index to map in an attempt: ``position`` itself, then random ones.
 

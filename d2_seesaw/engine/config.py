@@ -250,6 +250,8 @@ def apply_overrides(cfg: DictConfig, overrides: list[str]) -> DictConfig:
 def _apply(cfg: DictConfig, text: str) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
+    if text.startswith("--"):
+        raise ConfigError(f"the flag {shorten(text)} must stand before KEY=VALUE arguments")
     override = OverridesParser.create().parse_override(text)
     if override.is_delete():
         raise ConfigError(f"cannot read the override {text!r}: deleting is not supported")
