@@ -40,7 +40,7 @@ from detectron2.utils.events import EventWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
-from torch.multiprocessing import ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from d2_seesaw.checkpoint import StrictCheckpointer, class_metadata
 from d2_seesaw.cli import RunError, command_parser, ending_in_one_line, errors_in_one_line

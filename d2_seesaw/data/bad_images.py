@@ -249,7 +249,8 @@ class BadImages:
         Raises:
             BadImageError: all ranks together know more bad images than the limit.
         """
-        for new in comm.all_gather(self._new):
+        of_ranks: Any = comm.all_gather(self._new)
+        for new in of_ranks:
             self.found |= {name: why for name, why in new.items() if name not in self.found}
         self._new = {}
         self._check(self.found)

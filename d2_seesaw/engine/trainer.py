@@ -132,7 +132,7 @@ class Trainer(SimpleTrainer):
         if comm.get_world_size() > 1:
             torch.distributed.all_reduce(both)
         value, news = both.tolist()
-        if news:
+        if news and self.bad_images is not None:
             self.bad_images.exchange()
         if self.bad_images is not None and self.bad_images.found:
             self.storage.put_scalar("bad_images", len(self.bad_images.found), smoothing_hint=False)

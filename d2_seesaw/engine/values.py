@@ -29,7 +29,9 @@ def _number(
     least: float, *, below: float = math.inf, optional: bool = False
 ) -> tuple[str, Callable[[Any], bool]]:
     def fits(value: Any) -> bool:
-        return (value is None and optional) or (_is_number(value) and least <= value < below)
+        if value is None:
+            return optional
+        return _is_number(value) and least <= value < below
 
     end = "" if math.isinf(below) else f" and below {below:g}"
     return f"a number of at least {least:g}{end}{' or null' if optional else ''}", fits
