@@ -15,6 +15,7 @@ from detectron2.modeling.meta_arch import SemanticSegmentor
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from d2_seesaw.checkpoint.contents import check_contents
 from d2_seesaw.checkpoint.pretrained import convert_pretrained
 from d2_seesaw.utils.files import atomic_write
 
@@ -169,7 +170,8 @@ class StrictCheckpointer(DetectionCheckpointer):
             checkpointables: names of the further objects to load; None loads all.
 
         Raises:
-            ValueError: weights that do not fit, all in one message; no ``path`` for a model that
+            ValueError: a damaged file; values that are not finite; weights that do not fit, all in
+                one message; no ``path`` for a model that
                 extends a trained one.
         """
         if not path and _added_keys(self.model):
@@ -191,7 +193,14 @@ class StrictCheckpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(file)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        loaded = super()._load_file(filename)
+        try:
+            loaded = super()._load_file(filename)
+            check_contents(loaded["model"])
+        except MemoryError:
+            raise
+        except Exception as error:  # what unpickling a damaged file raises may be of any kind
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"checkpoint {filename} cannot be read: {reason}") from error
         loaded["model"] = convert_pretrained(loaded["model"], self.model.state_dict())
         return loaded
 

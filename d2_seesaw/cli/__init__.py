@@ -9,6 +9,7 @@ PyTorch nor Detectron2.
 import argparse
 import importlib
 import keyword
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -70,6 +71,21 @@ def errors_in_one_line(command: str) -> Iterator[None]:
         sys.exit(f"d2-seesaw {command}: {error}")
 
 
+class RunError(RuntimeError):
+    """Error that ends a run with its message in one line."""
+
+
+@contextmanager
+def ending_in_one_line(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn errors of these kinds into a :class:`RunError` with the same message."""
+    try:
+        yield
+    except kinds as error:
+        # The text of an error in a loading process is its traceback.
+        _, _, message = str(error).rpartition(f"{type(error).__name__}: ")
+        raise RunError(message.strip() or type(error).__name__) from error
+
+
 def say(text: str) -> None:
     """Write a line to stdout."""
     sys.stdout.write(f"{text}\n")
@@ -91,6 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         parser.error(f"unknown command {arguments[0]!r}{did_you_mean(arguments[0], COMMANDS)}")
     command = parser.parse_args(arguments[:1]).command  # the rest belongs to the command
+    if not sys.stdout.isatty():
+        os.environ.setdefault("NO_COLOR", "1")  # of Detectron2's log
     # Detectron2 uses torch.jit.script, which is deprecated.
     warnings.filterwarnings("ignore", r".*torch\.jit\.script", FutureWarning)
     try:

@@ -274,7 +274,11 @@ def check_dataset_files(names: str | Iterable[str]) -> None:
     for name in names:
         if name not in DatasetCatalog.list():
             hint = did_you_mean(name, DatasetCatalog.list())
-            raise ValueError(f"dataset {name!r} is not registered{hint}")
+            raise ValueError(
+                f"dataset {name!r} is not registered{hint or '.'} A dataset is registered by the "
+                "Python config that was trained (--config-file my_config.py), not by the saved "
+                "config.yaml"
+            )
         places += [p for p in _expected_places(name) if p not in places]
     if all(place.exists() for place in places):
         _check_cityscapes_labels(names)
@@ -337,7 +341,10 @@ def load_dataset(
         dataset: Any = _load_records(metadata, filter_empty)
         files = dataset.file_names()
     else:
-        dataset = get_detection_dataset_dicts(names, filter_empty=filter_empty)
+        try:
+            dataset = get_detection_dataset_dicts(names, filter_empty=filter_empty)
+        except AssertionError as error:  # Detectron2's, of a dataset without images
+            raise ValueError(f"no image of {names} can be used: {error}") from error
         files = [image["file_name"] for image in dataset if "file_name" in image]
     folders = set(map(os.path.dirname, files))
     missing = sorted(folder for folder in folders if not os.path.isdir(folder))

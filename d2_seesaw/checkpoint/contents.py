@@ -1,0 +1,53 @@
+"""Checks of what a checkpoint file contains, before it reaches a model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CLASS_COUNTS = "class_counts"
+"""End of the names of the buffers in which losses count classes."""
+
+_SHOWN = 3
+
+
+def check_contents(weights: Any) -> None:
+    """Refuse a file that is not a state dict, or whose values cannot be right.
+
+    Raises:
+        ValueError: not a dictionary of tensors; values that are not finite or are complex; class
+            counts that are negative or not whole. The message names the tensors.
+    """
+    if not isinstance(weights, Mapping) or not weights:
+        given = "an empty one" if isinstance(weights, Mapping) else f"a {type(weights).__name__}"
+        raise ValueError(f"expected a dictionary of tensors, got {given}")
+    faults = [
+        f"{name}: {fault}" for name, value in weights.items() if (fault := _fault(name, value))
+    ]
+    if faults:
+        more = f", and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise ValueError(f"its values cannot be used: {', '.join(faults[:_SHOWN])}{more}")
+
+
+def _fault(name: Any, value: Any) -> str:
+    if not isinstance(name, str):
+        return "its name is not text"
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufc":
+        value = torch.as_tensor(value)
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__} instead of a tensor"
+    if value.is_complex():
+        return "complex numbers"
+    if value.is_floating_point() and not (finite := torch.isfinite(value)).all():
+        return f"{int((~finite).sum())} of {value.numel()} values are NaN or infinite"
+    return _fault_of_counts(value) if name.rpartition(".")[2] == CLASS_COUNTS else ""
+
+
+def _fault_of_counts(counts: Tensor) -> str:
+    if (counts < 0).any():
+        return f"a negative class count, {counts.min().item():g}"
+    if counts.is_floating_point() and (counts != counts.round()).any():
+        return "class counts that are not whole numbers"
+    return ""

@@ -1,0 +1,68 @@
+"""Checkpoints whose content cannot be right are refused, naming the tensor."""
+
+import pytest
+import torch
+from torch import nn
+
+from d2_seesaw.checkpoint import StrictCheckpointer
+
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 3)
+        self.register_buffer("class_counts", torch.zeros(4, dtype=torch.int64))
+
+
+def load(path, content):
+    torch.save(content, path)
+    return StrictCheckpointer(Counting(), require_all=True).load(str(path))
+
+
+def state(**changes):
+    return {**Counting().state_dict(), **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"linear.weight": torch.full((3, 2), torch.nan)}, "linear.weight: 6 of 6 values are NaN"),
+        ({"linear.bias": torch.tensor([1.0, torch.inf, 2.0])}, "linear.bias: 1 of 3 values"),
+        ({"class_counts": torch.tensor([0.5, 1, 2, 3])}, "class_counts: class counts that are not"),
+        ({"class_counts": torch.tensor([0, -7, 2, 3])}, "class_counts: a negative class count, -7"),
+        ({"class_counts": torch.ones(4, dtype=torch.complex64)}, "class_counts: complex"),
+        ({"linear.bias": [1.0, 2.0, 3.0]}, "linear.bias: a list instead of a tensor"),
+        ({7: torch.zeros(1)}, "7: its name is not text"),
+    ],
+)
+def test_a_value_that_cannot_be_right_is_refused_with_its_name(tmp_path, changes, message):
+    content = {"model": {**state(), **changes}}
+    with pytest.raises(ValueError, match=message) as error:
+        load(tmp_path / "m.pth", content)
+    assert str(error.value).startswith(f"checkpoint {tmp_path}/m.pth cannot be read: ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content", [None, [], {}, {"model": None}, {"model": []}, {"model": {}}, 5, "text", b"bytes"]
+)
+def test_a_file_without_weights_is_one_line(tmp_path, content):
+    with pytest.raises(ValueError, match=r"m\.pth cannot be read: "):
+        load(tmp_path / "m.pth", content)
+
+
+def test_whole_counts_in_floating_point_are_loaded(tmp_path):
+    path = tmp_path / "m.pth"
+    torch.save({"model": state(class_counts=torch.tensor([0.0, 1, 2, 2**20]))}, path)
+    model = Counting()
+    StrictCheckpointer(model, require_all=True).load(str(path))
+    assert model.class_counts.tolist() == [0, 1, 2, 2**20]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 10, 100, 500, -1])
+def test_a_truncated_file_is_one_line(tmp_path, cut):
+    path = tmp_path / "m.pth"
+    torch.save({"model": state()}, path)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(ValueError, match=r"m\.pth cannot be read: "):
+        StrictCheckpointer(Counting()).load(str(path))
