@@ -144,10 +144,12 @@ def _difference(
 ) -> str:
     hint = next((h for name in absent[:_SHOWN] if (h := did_you_mean(name, unused or given))), "")
     text = (
-        f"{target} has other classes than {source}: {len(absent)} of its {len(wanted)} names are "
-        f"not among the {len(given)} of {source}: {_shown(absent)}{hint}"
+        f"{target} has other classes than {source}: only the former has {_shown(absent)} "
+        f"({len(absent)} of {len(wanted)})"
     )
-    return text + (f" ({source} also has {_shown(unused)})" if unused else "")
+    if unused:
+        text += f", only the latter {_shown(unused)} ({len(unused)} of {len(given)})"
+    return text + hint
 
 
 def _shown(names: Sequence[str]) -> str:

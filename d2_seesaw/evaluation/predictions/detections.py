@@ -132,12 +132,12 @@ class Detections:
         if not results:
             return EMPTY
         fields, entries = set().union(*results), Entries(results, first)
+        ids = [entries.ids(key) for key in ("image_id", "category_id")]
         scores, mask_scores = entries.numbers("score"), None
         if MASK_SCORE in fields:
             mask_scores = entries.numbers(MASK_SCORE, default=scores.tolist())
         return cls(
-            entries.ids("image_id"),
-            entries.ids("category_id"),
+            *ids,
             scores,
             boxes=entries.lists("bbox", 4) if "bbox" in fields else None,
             mask_scores=mask_scores,
