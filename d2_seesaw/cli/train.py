@@ -26,7 +26,6 @@ from typing import Any
 
 import torch
 from detectron2.config import LazyConfig, instantiate
-from detectron2.data import MetadataCatalog
 from detectron2.engine import (
     create_ddp_model,
     default_argument_parser,

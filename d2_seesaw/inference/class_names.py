@@ -55,8 +55,8 @@ def check_class_names_of_splits(cfg: DictConfig, *, eval_only: bool) -> None:
 def _check_number(dataset: Any, names: Sequence[str] | None, expected: int) -> None:
     if names is not None and len(names) != expected:
         raise ValueError(
-            f"dataset {dataset!r} has {len(names)} categories, the model {expected} classes, and "
-            f"no other names of them are known: set model.roi_heads.num_classes={len(names)}"
+            f"dataset {dataset!r} has {len(names)} categories, the model {expected} classes: "
+            f"set model.roi_heads.num_classes={len(names)}"
         )
 
 
