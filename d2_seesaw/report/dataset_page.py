@@ -118,7 +118,9 @@ def group_pictures(
         shown = sorted((c for c in categories if c.objects), key=lambda c: c.train_images)
         places = np.linspace(0, len(shown) - 1, min(_PICTURES_OF_GROUP, len(shown)))
         chosen = {index_of[shown[i].category_id]: shown[i] for i in map(round, places.tolist())}
-        drawn = sample_pictures(columns, list(chosen), path_of, color=GROUP_COLORS[group])
+        drawn = sample_pictures(
+            columns, list(chosen), path_of, color=GROUP_COLORS[group], image_root=image_root
+        )
         pictures[group] = [
             (jpeg, f"{chosen[i].name}: {chosen[i].train_images:,} training images")
             for i, jpeg in drawn.items()

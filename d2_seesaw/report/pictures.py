@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,8 @@ _LINE, _OUTLINE = 3, 5  # pixels of the picture
 _SAME_GROUP = "#1c2833"
 _QUALITY = 85
 _TRIES = 5  # images of a category, if earlier ones cannot be read
+
+logger = logging.getLogger(__name__)
 
 
 class ExamplePictures:
@@ -71,10 +74,25 @@ class ExamplePictures:
         place = f"image {example.image_id!r}"
         try:
             place = self._path_of(self._image_of[example.image_id])
+            check_is_inside(place, self._image_root)
             return draw_example(read_image(place, format="RGB"), example, groups)
         except Exception as error:  # any failure costs one picture, not the whole report
             self.failures.append(f"{place}: {error!r}")
             return None
+
+
+def check_is_inside(path: str, folder: str | os.PathLike[str]) -> None:
+    """Refuse a file outside of a folder, also behind a symbolic link.
+
+    A report may be passed on. It must not contain files that only its author can read, to which an
+    annotation file of somebody else points.
+
+    Raises:
+        ValueError: the file is outside.
+    """
+    root, file = os.path.realpath(folder), os.path.realpath(path)
+    if os.path.commonpath([root, file]) != root:
+        raise ValueError(f"the file is outside of the image folder {os.fspath(folder)}")
 
 
 def draw_example(image: np.ndarray, example: ConfusionExample, groups: Mapping[int, str]) -> bytes:
@@ -163,6 +181,7 @@ def sample_pictures(
     file_name: Callable[[Mapping[str, Any]], str],
     *,
     color: str,
+    image_root: str | os.PathLike[str] | None = None,
     long_side: int = 420,
 ) -> dict[int, bytes]:
     """Draw one image of each category: the image with its largest object, crowds excluded.
@@ -172,6 +191,7 @@ def sample_pictures(
         categories: Indices of categories.
         file_name: Function that returns the path of an entry of ``columns.images``.
         color: Color of the objects, ``#rrggbb``.
+        image_root: Folder of the images, if files outside of it must not be drawn.
         long_side: Longer side of the pictures, in pixels.
 
     Returns:
@@ -181,6 +201,12 @@ def sample_pictures(
     for category in categories:
         for image in _images_of(columns, category):
             path = file_name(columns.images[image])
+            try:
+                if image_root is not None:
+                    check_is_inside(path, image_root)
+            except ValueError as error:
+                logger.warning("%s is not drawn: %s", path, error)
+                continue
             jpeg = _draw_sample(columns, image, category, path, color, long_side)
             if jpeg is not None:
                 pictures[category] = jpeg

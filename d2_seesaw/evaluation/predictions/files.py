@@ -168,7 +168,9 @@ def load_columns(path: str | PathLike[str]) -> Detections:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = dict(archive)
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError) as error:
+    except FileNotFoundError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, TypeError) as error:
         raise ValueError(f"it is damaged: {error}") from error
     missing = {"image_ids", "category_ids", "scores"} - arrays.keys()
     if "masks_counts" in arrays:
