@@ -5,7 +5,9 @@ dataset registered where the model is used, may belong to other classes.
 """
 
 import os
+import zipfile
 from collections.abc import Mapping, Sequence, Set
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -73,6 +75,23 @@ def class_metadata(names: str | Sequence[str], model: nn.Module) -> dict[str, An
     if colors and len(colors) == len(classes):
         found["class_colors"] = [[int(channel) for channel in color] for color in colors]
     return found
+
+
+def read_class_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the class metadata of a checkpoint without its weights.
+
+    Returns:
+        As :func:`class_metadata`; empty if the checkpoint has none, has another format, or is not a
+        local file.
+    """
+    if not os.path.isfile(path) or not zipfile.is_zipfile(path):
+        return {}
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, UnpicklingError):  # loading the weights says more
+        return {}
+    metadata = content.get(METADATA) if isinstance(content, Mapping) else None
+    return dict(metadata) if isinstance(metadata, Mapping) else {}
 
 
 def _category_ids(

@@ -30,10 +30,10 @@ from d2_seesaw.data import check_dataset, check_dataset_files
 from d2_seesaw.data.annotations.coco import parse_file
 from d2_seesaw.data.annotations.reader import file_image_counts
 from d2_seesaw.data.annotations.rules import RULES
-from d2_seesaw.data.catalog import check_same_names
 from d2_seesaw.data.check import DatasetCheck
 from d2_seesaw.data.check.overview import DatasetOverview, dataset_overview
 from d2_seesaw.data.check.repair import Repair, repair_file
+from d2_seesaw.data.class_names import counts_by_category
 from d2_seesaw.engine import load_config
 from d2_seesaw.report import write_dataset_report
 from d2_seesaw.utils.files import write_text
@@ -96,12 +96,11 @@ def train_images(
     """
     if args.counts_from:
         counts = file_image_counts(args.counts_from)
-        check_same_names(categories, counts, json_file, args.counts_from)
-    elif args.name:
+        return counts_by_category(categories, counts, json_file, args.counts_from)
+    if args.name:
         counts = MetadataCatalog.get(args.name).get("class_image_count") or []
-    else:
-        return None
-    return {count["id"]: count["image_count"] for count in counts}
+        return {count["id"]: count["image_count"] for count in counts}
+    return None
 
 
 def rules_text(width: int) -> str:

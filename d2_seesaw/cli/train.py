@@ -20,13 +20,12 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import LazyConfig, instantiate
-from detectron2.data import MetadataCatalog
 from detectron2.engine import (
     create_ddp_model,
     default_argument_parser,
@@ -61,6 +60,12 @@ from d2_seesaw.engine.launch import check_machine, launch_training, torch_device
 from d2_seesaw.engine.schedule import format_changes, scale_to_world_size
 from d2_seesaw.evaluation import drop_absent, print_longtail_results
 from d2_seesaw.inference import with_roi_masks
+from d2_seesaw.inference.class_names import (
+    check_class_names_of_splits,
+    check_initial_classes,
+    set_class_names,
+    trained_classes,
+)
 from d2_seesaw.utils.ranks import OtherRankError, raise_on_all_ranks
 
 logger = logging.getLogger("d2_seesaw")
@@ -175,6 +180,7 @@ def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
         **cfg.train.clip_grad,
     )
     metadata = _metadata(cfg, model)
+    set_class_names(evaluator, metadata, cfg)
     checkpointer = StrictCheckpointer(
         model,
         cfg.train.output_dir,
@@ -201,7 +207,9 @@ def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
     )
     checkpointer.require_all = resumes
     resumed_from = checkpointer.get_checkpoint_file() if resumes else ""
-    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+    loaded = checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+    origin = resumed_from or cfg.train.init_checkpoint
+    check_initial_classes(loaded, metadata, origin, resumed=resumes)
     start = trainer.iter + 1 if resumes else 0
     if is_main:  # only now: writers create files and runs, which a failed start should not
         writers = _writers(cfg, resumed_from, start)
@@ -279,29 +287,10 @@ def read_config(args: argparse.Namespace) -> DictConfig:
     splits = ["test"] if args.eval_only else ["train", "test"]
     names = [OmegaConf.select(cfg, f"dataloader.{split}.dataset.names") for split in splits]
     check_dataset_files([name for name in names if name is not None])
-    _check_num_classes(cfg, names)
     if not args.resume:  # when resuming, the initial checkpoint may have been deleted
         _check_checkpoint_file(cfg.train.init_checkpoint)
+    check_class_names_of_splits(cfg, eval_only=args.eval_only)
     return cfg
-
-
-def _check_num_classes(cfg: DictConfig, names: Sequence[Any]) -> None:
-    """Compare with the datasets: a missing class would silently be trained as background.
-
-    Raises:
-        ValueError: the numbers of classes differ.
-    """
-    expected = OmegaConf.select(cfg, "model.roi_heads.num_classes")
-    for name in names:
-        first = name if name is None or isinstance(name, str) else name[0]
-        if expected is None or first not in MetadataCatalog.list():
-            continue
-        classes = MetadataCatalog.get(first).get("thing_classes")
-        if classes is not None and len(classes) != expected:
-            raise ValueError(
-                f"dataset {first!r} has {len(classes)} categories, the model "
-                f"{expected} classes: set model.roi_heads.num_classes={len(classes)}"
-            )
 
 
 def _check_checkpoint_file(path: str | None) -> None:
@@ -364,9 +353,10 @@ def run(args: argparse.Namespace) -> None:
             boxes_only(cfg)
         evaluator = build(cfg.dataloader.evaluator)
         model = build_model(cfg)
-        StrictCheckpointer(
+        loaded = StrictCheckpointer(
             model, require_all=True, allow_partial=cfg.train.allow_partial_checkpoint
         ).load(cfg.train.init_checkpoint)
+        set_class_names(evaluator, trained_classes(cfg, model, loaded), cfg)
         if args.tta:
             cfg.tta.model = model
             model = build(cfg.tta)

@@ -19,6 +19,7 @@ from detectron2.data.catalog import Metadata
 
 from d2_seesaw.data.annotations.reader import file_image_counts, read_annotations, read_categories
 from d2_seesaw.data.annotations.records import Records
+from d2_seesaw.data.class_names import counts_by_category
 from d2_seesaw.utils.text import did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -78,15 +79,16 @@ def register_longtail_instances(
         metadata: further metadata fields; ``class_image_count`` if it is known.
         json_file: the annotations.
         image_root: folder of the images.
-        counts_from: the training split whose images are counted: a registered name, or a file. By
-            default the counts are the ``image_count`` of the file's categories, as in LVIS, or else
-            those of its own images. Splits other than the training split need this argument then.
+        counts_from: the training split whose images are counted, by the names of the categories: a
+            registered name, or a file. By default the counts are the ``image_count`` of the file's
+            categories, as in LVIS, or else those of its own images. Splits other than the training
+            split need this argument then.
 
     Raises:
         ValueError: no ``json_file`` or ``image_root``, ``name`` is registered with other arguments,
             or ``metadata`` has a field that comes from the files. On first use: a file that is not
             in the format, categories that share an id or a name, unknown categories, or a
-            ``counts_from`` that is neither a name nor a file or that has other categories.
+            ``counts_from`` that is neither a name nor a file or whose categories have other names.
     """
     if json_file is None or image_root is None:
         raise ValueError(f"dataset {name!r} needs a json_file and an image_root")
@@ -190,40 +192,8 @@ def _class_image_count(json_file: str, counts_from: str | None) -> list[dict[str
     if counts_from is None and categories and all("image_count" in c for c in categories):
         return [{"id": c["id"], "image_count": c["image_count"]} for c in categories]
     source = json_file if counts_from is None else _training_file(counts_from)
-    counts = file_image_counts(source)
-    check_same_names(categories, counts, json_file, source)
-    counted = {count["id"]: count for count in counts}
-    return [
-        {"id": c["id"], "image_count": counted.get(c["id"], {}).get("image_count", 0)}
-        for c in categories
-    ]
-
-
-def check_same_names(
-    categories: Sequence[Mapping[str, Any]],
-    counts: Sequence[Mapping[str, Any]],
-    json_file: str | Path,
-    source: str | Path,
-) -> None:
-    """Refuse counts of other categories.
-
-    Args:
-        categories: categories in ``json_file``, with ``id`` and ``name``.
-        counts: image counts in ``source``, see :func:`file_image_counts`.
-        json_file: annotations.
-        source: annotations of the training split.
-
-    Raises:
-        ValueError: an id that stands for different names in both.
-    """
-    names = {count["id"]: count["name"] for count in counts}
-    for category in categories:
-        name = names.get(category["id"], category["name"])
-        if name != category["name"]:
-            raise ValueError(
-                f"category {category['id']!r} is {category['name']!r} in {json_file}, but "
-                f"{name!r} in {source}, whose images are to be counted"
-            )
+    images = counts_by_category(categories, file_image_counts(source), json_file, source)
+    return [{"id": c["id"], "image_count": images[c["id"]]} for c in categories]
 
 
 def _training_file(counts_from: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,8 @@ _LINE, _OUTLINE = 3, 5  # pixels of the picture
 _SAME_GROUP = "#1c2833"
 _QUALITY = 85
 _TRIES = 5  # images of a category, if earlier ones cannot be read
+
+logger = logging.getLogger(__name__)
 
 
 class ExamplePictures:

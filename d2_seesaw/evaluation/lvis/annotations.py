@@ -9,10 +9,11 @@ exhaustively: every category was looked for in every image.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from detectron2.data import MetadataCatalog
@@ -21,6 +22,7 @@ from detectron2.utils.file_io import PathManager
 from d2_seesaw.data.annotations.reader import file_image_counts, read_table, summary
 from d2_seesaw.data.annotations.schema import FEDERATED, Problem
 from d2_seesaw.data.annotations.table import AnnotationTable
+from d2_seesaw.data.class_names import counts_by_category
 from d2_seesaw.data.frequency import GROUPS, UNKNOWN_FREQUENCY, frequency_group
 from d2_seesaw.utils.text import did_you_mean
 
@@ -86,7 +88,8 @@ def read_evaluation_table(
     has_groups = any("frequency" in category for category in table.categories)
     if train_image_counts is None and not has_groups:
         train_image_counts = registered_counts
-    table = complete_coco_fields(table, read_train_image_counts(train_image_counts))
+    counts = read_train_image_counts(train_image_counts, table.categories, json_file)
+    table = complete_coco_fields(table, counts)
     check_lvis_format(table, json_file, with_masks=with_masks)
     return table
 
@@ -237,19 +240,23 @@ def _label_exhaustively(table: AnnotationTable) -> AnnotationTable:
     return replace(table, images=images, ignored=table.ignored | table.crowd)
 
 
-def read_train_image_counts(counts: TrainImageCounts | None) -> Mapping[int, int] | None:
+def read_train_image_counts(
+    counts: TrainImageCounts | None, categories: Sequence[Mapping[str, Any]], json_file: str
+) -> Mapping[int, int] | None:
     """Return training images by category id.
 
     Args:
         counts: the numbers themselves, or the training annotations in which to count them, a JSON
-            file in COCO or LVIS format.
+            file in COCO or LVIS format. Its categories are found by name.
+        categories: the categories of the evaluated annotations.
+        json_file: the evaluated annotations, for messages.
 
     Raises:
-        ValueError: the file cannot be read, or has no annotations to count.
+        ValueError: the file cannot be read, has no annotations to count, or has other categories.
     """
     if counts is None or isinstance(counts, Mapping):
         return counts
-    images = {count["id"]: count["image_count"] for count in file_image_counts(Path(counts))}
-    if not any(images.values()):
+    counted = file_image_counts(Path(counts))
+    if not any(count["image_count"] for count in counted):
         raise ValueError(f"{counts} has no 'annotations' in which to count training images")
-    return images
+    return counts_by_category(categories, counted, json_file, counts)
