@@ -100,10 +100,11 @@ def _parse_text(text: bytes, name: str, keep_all: bool, problems: list[Problem])
         lists = [_decoded(getattr(file, s), t) for s, t in zip(SECTIONS, types, strict=True)]
         return _parse(name, lists, keep_all, problems)
     except _NOT_DECODED as error:
-        content, reason = _content_of(text, name), error
+        reason, constants = error, []
+        content = _content_of(text, name, constants)
     problems = [problem for problem in problems if problem.kind == "text_encoding"]
     found = _parse(name, [content.get(section) for section in SECTIONS], keep_all, problems)
-    if not any(problem.kind == "not_finite" for problem in found.problems):
+    if constants and not any(problem.kind == "not_finite" for problem in found.problems):
         message = f"the file is not strict JSON, which has no NaN or Infinity: {reason}"
         found.problems.append(Problem("not_finite", message))
     return found
@@ -136,18 +137,26 @@ def _decoded(section: msgspec.Raw, entry_type: Any) -> Any:
         return _loads(bytes(section))
 
 
-def _loads(text: bytes) -> Any:
-    return json.loads(text.decode(), parse_int=_whole_number)
+def _loads(text: bytes, **hooks: Any) -> Any:
+    return json.loads(text.decode(), parse_int=_whole_number, **hooks)
 
 
 def _whole_number(digits: str) -> int | float:
     return int(digits) if len(digits) < _MOST_DIGITS else float(digits)
 
 
-def _content_of(text: bytes, name: str) -> dict[str, Any]:
-    """Read what msgspec refuses with Python's ``json``, which says where an error is."""
+def _content_of(text: bytes, name: str, constants: list[str]) -> dict[str, Any]:
+    """Read what msgspec refuses with Python's ``json``, which says where an error is.
+
+    Each NaN and Infinity is added to ``constants``.
+    """
+
+    def constant(name: str) -> float:
+        constants.append(name)
+        return float(name)
+
     try:
-        content = _loads(text)
+        content = _loads(text, parse_constant=constant)
     except ValueError as error:
         raise ValueError(f"{name} is not valid JSON: {error}") from error
     if not isinstance(content, dict):

@@ -309,7 +309,7 @@ def _complete_areas(table: AnnotationTable, problems: Iterable[Problem]) -> Anno
 
 
 def _check_training(table: AnnotationTable, problems: list[Problem]) -> None:
-    if (table.usable & ~table.crowd).any():
+    if (table.usable & ~table.crowd).any() or any(p.is_error for p in problems):
         return
     number, crowds = len(table.image), int(table.crowd.sum())
     message = f"none of {number} annotations is an object to train on, {crowds} are crowds"
