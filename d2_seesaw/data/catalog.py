@@ -174,9 +174,9 @@ class FileMetadata(Metadata):
             return counts
         return super().__getattr__(key)
 
-    def records(self) -> Records:
+    def records(self, *, for_training: bool = False) -> Records:
         """Read the images, and set the fields that follow from the categories."""
-        table = read_annotations(self.json_file)
+        table = read_annotations(self.json_file, for_training=for_training)
         self._set_categories(table.categories)  # spares reading them again
         return table.records(image_paths(table.images, self.image_root))
 
@@ -327,12 +327,12 @@ def load_dataset(
 
 def _load_records(metadata: FileMetadata, filter_empty: bool) -> Records:
     """Do what ``get_detection_dataset_dicts`` does, without building all dicts."""
-    records = metadata.records()
+    records = metadata.records(for_training=filter_empty)
     if filter_empty:
         number, records = len(records), records.with_objects()
         message = "Removed %d images with no usable annotations. %d images left."
         logger.info(message, number - len(records), len(records))
     if not records:
-        raise ValueError(f"no image of {metadata.name} has {'objects' if filter_empty else 'data'}")
+        raise ValueError(f"{metadata.json_file} lists no images")
     print_instances_class_histogram(records.without_masks(), metadata.thing_classes)
     return records

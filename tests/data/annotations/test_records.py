@@ -60,7 +60,7 @@ def test_many_annotations_of_an_image_keep_the_order_of_the_file():
 )
 def test_coordinates_equal_those_in_the_file_at_any_precision_and_range(number):
     data = own_data.content()
-    polygon, box = [1.25, 1, 5, number, 5, 5], [1.5, 1, float(number), 4]
+    polygon, box = [1.25, 1, 5, number, 5, 5], [float(number), 1, 1.5, 4]
     data["annotations"][0] |= {"segmentation": [polygon], "bbox": box}
     records = own_data.table(data).records(str)
     for made in (records[0], records.to_list()[0]):

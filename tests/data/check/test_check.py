@@ -91,7 +91,7 @@ def test_each_fault_is_named_with_its_place(tmp_path, fault):
     assert (issue.kind, issue.file_name, issue.image_id) == (TWELVE[fault], name, number)
     assert issue.annotation_id == (None if fault in list(TWELVE)[:5] else number)
     assert str(issue) in found.text()
-    assert found.number_of_errors == (fault not in ("crowd", "CMYK"))
+    assert found.number_of_errors == (RULES[issue.kind].severity == "error")
 
 
 def test_all_twelve_at_once_are_all_named(tmp_path):
@@ -119,7 +119,7 @@ def test_file_names_must_be_text_and_folders_are_not_images(tmp_path):
     data["images"][0]["file_name"], data["images"][1]["file_name"] = 5, "part"
     json_file.write_text(json.dumps(data))
     issues = [(i.kind, i.image_id) for i in check(json_file, read_images=False).issues]
-    assert issues == [("missing_field", 12), ("missing_image", 3)]
+    assert issues == [("invalid_type", 12), ("missing_image", 3)]
 
 
 def test_a_valid_dataset_has_no_issues(tmp_path):
@@ -181,4 +181,4 @@ def test_two_images_that_share_a_file_are_named(tmp_path):
 def test_a_file_without_sections_has_an_issue_for_each(tmp_path):
     (tmp_path / "a.json").write_text("{}")
     found = check_dataset(tmp_path / "a.json", tmp_path)
-    assert [i.kind for i in found.issues] == ["missing_field"] * 3
+    assert [i.kind for i in found.issues] == ["missing_section"] * 3

@@ -76,8 +76,8 @@ def test_the_median_size_counts_boxes_without_area_as_0():
     boxes = ([0, 0, 2, 2], [0, 0, 9, 4], [0, 0, 30, 30], [9, 9, -3, 5])
     data["annotations"] = [annotation(i, 3, 7) | {"bbox": box} for i, box in enumerate(boxes)]
     overview = overview_of(data)
-    assert overview.categories[0].median_size == (2 + 6) / 2  # the median of 0, 2, 6 and 30
-    assert sum(overview.object_sizes) == 4
+    assert overview.categories[0].median_size == 6  # the median of 2, 6 and 30
+    assert sum(overview.object_sizes) == 3
 
 
 def test_object_sizes_are_counted_from_each_bound_to_the_next():
