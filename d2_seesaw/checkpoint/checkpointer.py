@@ -214,14 +214,17 @@ class StrictCheckpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> dict[str, Any]:
         try:
             loaded = super()._load_file(filename)
-            check_contents(loaded["model"])
+            weights = loaded["model"]
+            # A published checkpoint may hold its weights one level deeper.
+            if isinstance(weights, Mapping) and all(isinstance(name, str) for name in weights):
+                weights = convert_pretrained(weights, self.model.state_dict())
+            check_contents(weights)
         except MemoryError:
             raise
         except Exception as error:  # what unpickling a damaged file raises may be of any kind
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"checkpoint {filename} cannot be read: {reason}") from error
-        loaded["model"] = convert_pretrained(loaded["model"], self.model.state_dict())
-        return loaded
+        return {**loaded, "model": weights}
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         if self.allow_partial:
