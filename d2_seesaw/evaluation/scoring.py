@@ -10,7 +10,7 @@ from functools import cache, cached_property
 from os import PathLike
 from typing import Any, Protocol
 
-from d2_seesaw.data.annotations.reader import read_table
+from d2_seesaw.data.annotations.reader import read_annotations
 from d2_seesaw.evaluation.analysis import LongTailAnalysis, write_analysis
 from d2_seesaw.evaluation.analysis.calibration import reliability_by_group
 from d2_seesaw.evaluation.analysis.confusion import (
@@ -375,7 +375,7 @@ def _image_sizes(
 
     @cache
     def sizes() -> dict[Any, tuple[int, int]]:
-        images = read_table(str(annotations))[0].images
+        images = read_annotations(str(annotations)).images
         if predicted_images is not None:
             images = read_images(predicted_images)["images"]
         return {
