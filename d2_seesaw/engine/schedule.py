@@ -37,7 +37,7 @@ def multi_step_with_warmup(
     """Return a linear warm-up, then a factor of ``gamma`` at each milestone except the last.
 
     Args:
-        milestones: increasing, in any unit, such as epochs ``[16, 22, 24]``.
+        milestones: increasing, in any unit, such as epochs ``[16, 22, 24]``; the last is the end.
         max_iter: number of training steps.
         gamma: factor on the learning rate at a milestone.
         warmup_iters: number of warm-up steps.
