@@ -43,7 +43,6 @@ _MASKS_PER_BLOCK = 10_000  # that `take` copies at once
 _FIRST_CHARACTER = 48  # stands for 0
 _MOST_CHARACTERS = 8  # per number: images have fewer than 2**32 pixels
 _MOST_PIXELS = 2**31
-_EMPTY_AT_MOST = 20  # characters: few runs, some of them perhaps of length 0
 
 
 @dataclass(frozen=True)
@@ -157,14 +156,14 @@ def compressed_rle(segmentation: Mapping[str, Any]) -> dict[str, Any]:
     size = _checked_size(segmentation["size"])
     counts = segmentation["counts"]
     if not isinstance(counts, list | str):
-        raise TypeError(f"counts must be a list or text, got {str(counts)[:40]!r}")
+        raise TypeError(f"counts must be a list or text, got {repr(counts)[:40]}")
     if isinstance(counts, str):
         runs = _run_lengths(counts)
     elif all(type(count) is int for count in counts):
         runs = counts
     else:
         wrong = next(count for count in counts if type(count) is not int)
-        raise TypeError(f"counts must be whole numbers, got {str(wrong)[:40]!r}")
+        raise TypeError(f"counts must be whole numbers, got {repr(wrong)[:40]}")
     if (total := sum(runs)) != size[0] * size[1] or min(runs) < 0:
         hint = ": they look like pairs of start and length" if _are_pairs(runs, size) else ""
         negative = ", some of them negative" if min(runs, default=0) < 0 else ""
@@ -176,18 +175,12 @@ def compressed_rle(segmentation: Mapping[str, Any]) -> dict[str, Any]:
     return {"size": size, "counts": counts}
 
 
-def is_empty_rle(rle: Mapping[str, Any]) -> bool:
-    """Return whether a compressed encoding, which is valid, covers no pixel."""
-    text: Any = rle
-    return len(rle["counts"]) < _EMPTY_AT_MOST and not coco_mask.area(text)
-
-
 def _checked_size(size: Any) -> list[int]:
     if not isinstance(size, list | tuple) or [type(side) for side in size] != [int, int]:
-        raise TypeError(f"size must be two whole numbers, got {str(size)[:40]}")
+        raise TypeError(f"size must be two whole numbers, got {repr(size)[:40]}")
     height, width = size
     if height < 1 or width < 1 or height * width > _MOST_PIXELS:
-        raise ValueError(f"size must be that of an image, got {str(size)[:40]}")
+        raise ValueError(f"size must be that of an image, got {repr(size)[:40]}")
     return [height, width]
 
 

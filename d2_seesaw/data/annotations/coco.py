@@ -31,9 +31,9 @@ from d2_seesaw.data.annotations.schema import (
     unknown_id,
     whole_numbers,
 )
-from d2_seesaw.data.annotations.table import ARRAYS, AnnotationTable
+from d2_seesaw.data.annotations.table import AnnotationTable
 from d2_seesaw.data.annotations.validation import validate
-from d2_seesaw.data.rle import compressed_rle, is_empty_rle
+from d2_seesaw.data.rle import compressed_rle
 from d2_seesaw.utils.progress import track
 
 _NULL = msgspec.Raw(b"null")
@@ -184,7 +184,7 @@ def _parse(name: str, lists: Sequence[Any], keep_all: bool, problems: list[Probl
     builder = _TableBuilder(images, categories, problems)
     entries = track(annotations, f"reading {os.path.basename(name)}", unit="annotation")
     for position, entry in enumerate(entries):
-        builder.add(entry, f"annotations[{position}]", keep_all)
+        builder.add(entry, position, keep_all)
     return ParsedFile(validate(builder.table(), problems), problems, numbers)
 
 
@@ -241,13 +241,14 @@ class _TableBuilder:
         self.category_index = {category["id"]: i for i, category in enumerate(categories)}
         self.ids: list[Any] = []
         self.image, self.category = array("i"), array("i")
-        self.crowd, self.ignored = array("b"), array("b")
+        # Rows with a crowd, an ignored object or an encoding: columns of all rows take longer.
+        self.crowds, self.ignored_rows, self.rle_rows = array("q"), array("q"), array("q")
         self.box, self.area, self.coordinates = array("d"), array("d"), bytearray()
         self.polygon_offsets, self.coordinate_offsets = array("q", [0]), array("q", [0])
-        self.rle_offsets, self.rle_size, self.rle = array("q", [0]), array("i"), bytearray()
+        self.rle_lengths, self.rle_sizes, self.rle = array("q"), array("i"), bytearray()
 
-    def add(self, entry: Any, place: str, keep_all: bool) -> None:
-        annotation, found = self._read(entry, place)
+    def add(self, entry: Any, position: int, keep_all: bool) -> None:
+        annotation, found = self._read(entry, position)
         if annotation is None:
             return
         image = self.image_index.get(annotation.image_id, -1)
@@ -266,7 +267,7 @@ class _TableBuilder:
         if is_kept:
             self._append(annotation, image, category)
 
-    def _read(self, entry: Any, place: str) -> tuple[Annotation | None, Sequence[Found]]:
+    def _read(self, entry: Any, position: int) -> tuple[Annotation | None, Sequence[Found]]:
         """Return the annotation, and rule, field and message of what is wrong with it."""
         is_raw = isinstance(entry, msgspec.Raw)
         try:
@@ -278,6 +279,7 @@ class _TableBuilder:
                 return annotation, ()
         except (*_NOT_DECODED, KeyError, TypeError):
             pass  # the entry breaks a rule; find out which one
+        place = f"annotations[{position}]"
         entry = _loads(bytes(entry)) if is_raw else entry
         if not isinstance(entry, dict):
             message = f"{place} is {shown(entry)}, not an object"
@@ -289,26 +291,27 @@ class _TableBuilder:
         return annotation, found
 
     def _append(self, annotation: Annotation, image: int, category: int) -> None:
-        self.ids.append(annotation.id)
+        if annotation.iscrowd:
+            self.crowds.append(len(self.ids))
+        if annotation.ignore:
+            self.ignored_rows.append(len(self.ids))
         self.image.append(image)
         self.category.append(category)
-        self.crowd.append(bool(annotation.iscrowd))
-        self.ignored.append(bool(annotation.ignore))
         self.box.extend(annotation.bbox or [np.nan] * 4)
         self.area.append(np.nan if annotation.area is None else annotation.area)
         segmentation = annotation.segmentation or ()
-        if isinstance(segmentation, dict) and is_empty_rle(segmentation):
-            segmentation = ()
-        if isinstance(segmentation, dict):
-            self.rle += segmentation["counts"].encode("ascii")
-            self.rle_size.extend(segmentation["size"])
+        if type(segmentation) is dict:
+            counts = segmentation["counts"].encode("ascii")
+            self.rle += counts
+            self.rle_rows.append(len(self.ids))
+            self.rle_lengths.append(len(counts))
+            self.rle_sizes.extend(segmentation["size"])
         else:
-            self.rle_size.extend((0, 0))
             for polygon in segmentation:
                 self.coordinates += pack(f"{len(polygon)}d", *polygon)  # the fastest way
                 self.coordinate_offsets.append(len(self.coordinates) // 8)
         self.polygon_offsets.append(len(self.coordinate_offsets) - 1)
-        self.rle_offsets.append(len(self.rle))
+        self.ids.append(annotation.id)
 
     def _check_ids(self) -> None:
         if len(set(self.ids)) == len(self.ids):
@@ -324,10 +327,16 @@ class _TableBuilder:
     def table(self) -> AnnotationTable:
         self._check_ids()
         ids = np.array(self.ids) if self.ids else np.zeros(0, np.int64)
-        self.annotation_id = ids.astype(str) if ids.dtype == object else ids
-        arrays = {name: np.asarray(getattr(self, name)) for name in ARRAYS}
-        arrays |= {name: arrays[name].view(bool) for name in ("crowd", "ignored")}
-        arrays["box"] = arrays["box"].reshape(-1, 4)
-        arrays["rle_size"] = arrays["rle_size"].reshape(-1, 2)
+        plain = ("image", "category", "area", "polygon_offsets", "coordinate_offsets")
+        arrays = {name: np.asarray(getattr(self, name)) for name in (*plain, "coordinates", "rle")}
+        arrays["annotation_id"] = ids.astype(str) if ids.dtype == object else ids
+        arrays["box"] = np.asarray(self.box).reshape(-1, 4)
         arrays["coordinates"] = arrays["coordinates"].view(np.float64)
+        for name, rows in (("crowd", self.crowds), ("ignored", self.ignored_rows)):
+            arrays[name] = np.zeros(len(ids), bool)
+            arrays[name][np.asarray(rows, np.int64)] = True
+        lengths, sizes = np.zeros(len(ids), np.int64), np.zeros((len(ids), 2), np.int32)
+        encoded = np.asarray(self.rle_rows, np.int64)
+        lengths[encoded], sizes[encoded] = self.rle_lengths, np.reshape(self.rle_sizes, (-1, 2))
+        arrays |= {"rle_offsets": np.concatenate([[0], np.cumsum(lengths)]), "rle_size": sizes}
         return AnnotationTable(self.images, self.categories, **arrays)

@@ -207,8 +207,13 @@ RULES: Mapping[str, Rule] = {
     ),
     "empty_segmentation": Rule(
         WARNING,
-        "no segmentation, or one without a pixel, while other annotations have one",
+        "no segmentation, while other annotations have one",
         "training and evaluation of masks leave the annotation out; add the mask",
+    ),
+    "empty_mask": Rule(
+        WARNING,
+        "a run-length encoding that covers no pixel",
+        "training leaves it out, evaluation counts it as lvis-api does; encode the mask again",
     ),
     "invalid_rle": Rule(
         ERROR,

@@ -16,6 +16,7 @@ FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 _LARGE = 1e300  # no coordinate of an image is larger
 _LARGEST_ID = 2**63 - 1
 _MOST_PIXELS = 2**31
+_LONGEST_SIDE = 2**15  # of an image whose number of pixels need not be computed
 LARGEST_AREA = 1e10
 """The largest area that LVIS and COCO evaluation count, in pixels."""
 
@@ -136,11 +137,11 @@ def id_problem(value: Any, place: str) -> tuple[str, str] | None:
 def image_problems(image: Mapping[str, Any]) -> Iterator[Found]:
     """Yield rule, field and message for each value of an image that is missing or unusable."""
     yield from _size_problems(image.get("height"), image.get("width"))
-    names = {key: name for key in ("file_name", "coco_url") if (name := image.get(key))}
-    if not names:
+    names = image.get("file_name"), image.get("coco_url")
+    if not any(names):
         yield "missing_field", "file_name", "it has neither a 'file_name' nor a 'coco_url'"
-    for key, name in names.items():
-        if not is_text(name):
+    for key, name in zip(("file_name", "coco_url"), names, strict=True):
+        if name and not is_text(name):
             rule = "invalid_text" if isinstance(name, str) else "invalid_type"
             yield rule, key, f"the {key} is {shown(name)}, not text"
     for key in FEDERATED:
@@ -152,6 +153,8 @@ def image_problems(image: Mapping[str, Any]) -> Iterator[Found]:
 
 
 def _size_problems(height: Any, width: Any) -> Iterator[Found]:
+    if type(height) is type(width) is int and 0 < height <= _LONGEST_SIDE >= width > 0:
+        return  # quick: images are many
     valid = True
     for key, value in (("height", height), ("width", width)):
         if type(value) is int and 0 < value <= _MOST_PIXELS:

@@ -16,8 +16,11 @@ from typing import Any
 
 import numpy as np
 from detectron2.structures import BoxMode
+from pycocotools import mask as coco_mask
 
 from d2_seesaw.data.annotations.records import Records
+
+LONGEST_EMPTY_RLE = 20  # bytes of few runs, some of them perhaps of length 0
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,24 @@ class AnnotationTable:
         return (np.diff(self.polygon_offsets) > 0) | (np.diff(self.rle_offsets) > 0)
 
     @cached_property
+    def without_pixel(self) -> np.ndarray:
+        """``(A,)`` whether an annotation has a run-length encoding that covers no pixel."""
+        empty = np.zeros(len(self.image), bool)
+        lengths = np.diff(self.rle_offsets)
+        for row in np.flatnonzero((lengths > 0) & (lengths < LONGEST_EMPTY_RLE)).tolist():
+            empty[row] = not coco_mask.area(self.segmentation(row))
+        return empty
+
+    @cached_property
     def usable(self) -> np.ndarray:
         """``(A,)`` whether a model can be trained on an annotation.
 
-        Its box has an area, and it has a segmentation, or no annotation has one.
+        Its box has an area, and it has a mask with a pixel, or no annotation has a segmentation.
         """
         with_box = np.all(self.box[:, 2:] > 0, axis=1)
-        return with_box & self.has_segmentation if self.has_segmentation.any() else with_box
+        if not self.has_segmentation.any():
+            return with_box
+        return with_box & self.has_segmentation & ~self.without_pixel
 
     def image_counts(self) -> np.ndarray:
         """Return ``(C,)`` numbers of images in which training sees each category."""

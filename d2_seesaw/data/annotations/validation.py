@@ -46,7 +46,8 @@ def validate(table: AnnotationTable, problems: list[Problem]) -> AnnotationTable
     unusable = {(p.row, p.field) for p in problems}
     images = [image["id"] for image in table.images]
     rules = (_box_rules, _area_rules, _segmentation_rules, _polygon_rules, _rle_rules)
-    for rule, field, row, message in (broken for find in rules for broken in find(table)):
+    sizes = _image_sizes(table)
+    for rule, field, row, message in (broken for find in rules for broken in find(table, sizes)):
         if (row, field) not in unusable:
             image = images[table.image[row]] if table.image[row] >= 0 else None
             known = (image, table.annotation_id[row].item(), None, row)
@@ -135,20 +136,27 @@ def _own_name(name: str, category_id: Any, taken: set[str]) -> str:
 
 def _image_sizes(table: AnnotationTable) -> np.ndarray:
     """Return ``(A, 2)`` width and height of the image of each annotation, NaN if unknown."""
-    sizes = [[i.get("width", np.nan), i.get("height", np.nan)] for i in table.images]
-    return np.array([*sizes, [np.nan, np.nan]], float)[table.image]  # the last one is index -1
+    sizes = np.full((len(table.images) + 1, 2), np.nan)  # the last one is index -1
+    for axis, side in enumerate(("width", "height")):  # not a list for each image: they are many
+        values = (image.get(side, np.nan) for image in table.images)
+        sizes[:-1, axis] = np.fromiter(values, float, len(table.images))
+    return sizes[table.image]
 
 
-def _box_rules(table: AnnotationTable) -> Rows:
-    sizes = _image_sizes(table)
+def _either(condition: np.ndarray) -> np.ndarray:
+    """Return whether a condition holds for x or y; faster than ``any`` along an axis of two."""
+    return condition[:, 0] | condition[:, 1]
+
+
+def _box_rules(table: AnnotationTable, sizes: np.ndarray) -> Rows:
     low, size = table.box[:, :2], table.box[:, 2:]
     high = low + size
-    limit = _FAR * sizes.max(axis=1, initial=0)[:, None]
-    negative = np.any(size < 0, axis=1)
-    empty = ~negative & np.any(size == 0, axis=1)
-    far = np.any((low < -limit) | (high > sizes + limit), axis=1)
-    outside = ~negative & ~empty & ~far & np.any((high <= 0) | (low >= sizes), axis=1)
-    beyond = np.any((low < -_PIXEL) | (sizes - high < -_PIXEL), axis=1)
+    limit = _FAR * np.maximum(sizes[:, :1], sizes[:, 1:])
+    negative = _either(size < 0)
+    empty = ~negative & _either(size == 0)
+    far = _either((low < -limit) | (high > sizes + limit))
+    outside = ~negative & ~empty & ~far & _either((high <= 0) | (low >= sizes))
+    beyond = _either((low < -_PIXEL) | (sizes - high < -_PIXEL))
     beyond &= ~(negative | empty | far | outside)
     for row in np.flatnonzero(negative | empty | far | outside | beyond).tolist():
         box = table.box[row].tolist()
@@ -166,25 +174,27 @@ def _box_rules(table: AnnotationTable) -> Rows:
             yield "box_beyond_image", "bbox", row, f"the box {box} reaches beyond {place}"
 
 
-def _area_rules(table: AnnotationTable) -> Rows:
+def _area_rules(table: AnnotationTable, _: np.ndarray) -> Rows:
     for row in np.flatnonzero(np.isnan(table.area)).tolist():
         yield "missing_area", "area", row, "it has no area"
     for row in np.flatnonzero(table.area == 0).tolist():
         yield "zero_area", "area", row, "the area is 0"
 
 
-def _segmentation_rules(table: AnnotationTable) -> Rows:
+def _segmentation_rules(table: AnnotationTable, _: np.ndarray) -> Rows:
     if table.has_segmentation.any():
         for row in np.flatnonzero(~table.has_segmentation).tolist():
-            message = "no segmentation with a pixel, while other annotations have one"
+            message = "no segmentation, while other annotations have one"
             yield "empty_segmentation", "segmentation", row, message
+    for row in np.flatnonzero(table.without_pixel).tolist():
+        yield "empty_mask", "segmentation", row, "the run-length encoding covers no pixel"
 
 
-def _rle_rules(table: AnnotationTable) -> Rows:
+def _rle_rules(table: AnnotationTable, sizes: np.ndarray) -> Rows:
     encoded = np.flatnonzero(np.diff(table.rle_offsets))
-    sizes = _image_sizes(table)[encoded, ::-1]
+    sizes = sizes[encoded, ::-1]
     given = table.rle_size[encoded]
-    wrong = np.flatnonzero(np.any(given != sizes, axis=1) & ~np.isnan(sizes).any(axis=1))
+    wrong = np.flatnonzero(_either(given != sizes) & ~np.isnan(sizes).any(axis=1))
     for row, size, expected in zip(
         encoded[wrong].tolist(), given[wrong].tolist(), sizes[wrong].tolist(), strict=True
     ):
@@ -234,17 +244,17 @@ def _are_whole(numbers: np.ndarray) -> np.ndarray:
     return (numbers >= 6) & (numbers % 2 == 0)
 
 
-def _polygon_rules(table: AnnotationTable) -> Rows:
+def _polygon_rules(table: AnnotationTable, sizes: np.ndarray) -> Rows:
     polygons = _Polygons.of(table)
-    sizes = _image_sizes(table)[polygons.rows]
-    limit = _FAR * sizes.max(axis=1, initial=0)[:, None]
+    sizes = sizes[polygons.rows]
+    limit = _FAR * np.maximum(sizes[:, :1], sizes[:, 1:])
     low, high, numbers = polygons.low, polygons.high, polygons.numbers
     odd, short = numbers % 2 == 1, (numbers % 2 == 0) & (numbers < 6)
-    far = np.any((low < -limit) | (high > sizes + limit), axis=1)
+    far = _either((low < -limit) | (high > sizes + limit))
     extent = high - low
     long = _are_long(table, np.flatnonzero(~far & (extent.sum(1) * numbers > _LONGEST_OUTLINE)))
-    flat = ~odd & ~short & np.any(extent == 0, axis=1)
-    beyond = np.any((low < -_PIXEL) | (sizes - high < -_PIXEL), axis=1) & ~far & ~flat
+    flat = ~odd & ~short & _either(extent == 0)
+    beyond = _either((low < -_PIXEL) | (sizes - high < -_PIXEL)) & ~far & ~flat
     messages = (
         ("odd_polygon", odd, "{number:.1f} points"),
         ("invalid_polygon", short, "{number:.0f} points"),

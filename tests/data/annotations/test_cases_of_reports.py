@@ -6,9 +6,18 @@ import time
 
 import pytest
 
-from d2_seesaw.data import check_dataset, load_dataset, load_longtail_json
-from d2_seesaw.data.catalog import register_longtail_instances
+from d2_seesaw.data import (
+    InstanceDatasetMapper,
+    check_dataset,
+    load_dataset,
+    load_longtail_json,
+    register_longtail_instances,
+)
+from d2_seesaw.data.annotations import reader
 from d2_seesaw.evaluation.lvis.annotations import read_evaluation_table
+from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
+from d2_seesaw.evaluation.predictions.detections import Detections
+from d2_seesaw.evaluation.scoring import LVISScoring
 from tests.data import own_data
 
 SIZE = [own_data.H, own_data.W]
@@ -134,6 +143,10 @@ ALLOWED = {
     "polygon_beyond_image": (lambda: polygon(-3, 1, 5, 1, 5, 5), "polygon_beyond_image"),
     "polygon_on_a_line": (lambda: polygon(1, 1, 5, 1, 9, 1), "zero_area_polygon"),
     "no_mask": (lambda: changed(segmentation=None), "empty_segmentation"),
+    "no_pixel": (
+        lambda: changed(segmentation={"size": SIZE, "counts": [SIZE[0] * SIZE[1]]}),
+        "empty_mask",
+    ),
     "no_area": (lambda: changed(area=None), "missing_area"),
     "area_of_0": (lambda: changed(area=0), "zero_area"),
 }
@@ -221,8 +234,6 @@ def test_deep_nesting_is_one_error(tmp_path, before):
 
 
 def test_a_kept_copy_says_the_warnings_again(tmp_path, monkeypatch, caplog):
-    from d2_seesaw.data.annotations import reader
-
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(reader, "_LEAST_BYTES_KEPT", 0)
     json_file = own_data.write(tmp_path, changed(area=None))
@@ -233,3 +244,36 @@ def test_a_kept_copy_says_the_warnings_again(tmp_path, monkeypatch, caplog):
     assert reader.read_annotations(json_file).area.tolist() == first.area.tolist()
     assert caplog.messages == said
     assert len(said) == 1
+
+
+@pytest.mark.parametrize("box", [[4, 4, 0, 8], [4, 4, 8, 0]])
+def test_a_box_without_an_area_is_not_trained_on(tmp_path, box):
+    data = own_data.content()
+    data["annotations"][0]["bbox"] = box
+    data["annotations"][5]["bbox"] = box  # the other annotation of its image is encoded
+    mapper = InstanceDatasetMapper(
+        is_train=True, augmentations=[], image_format="RGB", use_instance_mask=True
+    )
+    records = load_longtail_json(own_data.write(tmp_path, data), tmp_path / "images")
+    assert [len(mapper(record)["instances"]) for record in records] == [1, 2, 1, 1]
+
+
+@pytest.mark.parametrize("engine", ["sparse", "lvis"])
+def test_an_object_without_a_mask_neither_counts_nor_makes_detections_wrong(tmp_path, engine):
+    with_it, without_it = own_data.content(), own_data.content()
+    for data in (with_it, without_it):
+        data["annotations"].append(own_data.annotation(8, 3, 1000, x=20, y=12))
+    with_it["annotations"][6]["segmentation"] = None
+    del without_it["annotations"][6]
+    in_its_image = {"image_id": 90, "category_id": 1000, "bbox": [5, 5, 9, 9], "score": 0.9}
+    others = [dict(a, score=0.8) for a in without_it["annotations"]]
+    mask = own_data.compressed(own_data.mask_of(20, 12, 8))
+
+    def score(data, results):
+        json_file = str(own_data.write(tmp_path, data))
+        truth = GroundTruthColumns.from_table(read_evaluation_table(json_file, with_masks=True))
+        found = Detections.from_results([d | {"segmentation": mask} for d in results])
+        return LVISScoring(engine).score_task(truth, found, "segm").metrics["AP"]
+
+    assert score(with_it, [in_its_image, *others]) == score(without_it, others)
+    assert score(without_it, [in_its_image, *others]) < score(without_it, others)

@@ -49,7 +49,7 @@ def test_valid_annotations_have_no_issues(data):
         ({"segmentation": [1, 1, 5, 1, 5, 5]}, "invalid_segmentation", "list of polygons"),
         ({"segmentation": []}, "empty_segmentation", "while other annotations have one"),
         ({"segmentation": None}, "empty_segmentation", "no segmentation"),
-        ({"segmentation": {"size": [H, W], "counts": [H * W]}}, "empty_segmentation", "a pixel"),
+        ({"segmentation": {"size": [H, W], "counts": [H * W]}}, "empty_mask", "no pixel"),
         ({"segmentation": {"size": [W, H], "counts": [9, W * H - 9]}}, "invalid_rle", "swapped"),
         ({"segmentation": {"size": [H, W], "counts": [5]}}, "invalid_rle", "add up"),
         ({"segmentation": {"counts": [5]}}, "invalid_rle", "size"),
