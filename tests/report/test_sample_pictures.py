@@ -106,3 +106,12 @@ def test_after_five_images_that_cannot_be_read_a_category_has_no_picture(tmp_pat
             color="#ff0000",
         )
         assert list(found) == shown
+
+
+def test_a_file_outside_of_the_folder_is_not_drawn_and_named(gray, tmp_path, caplog):
+    columns, path_of = gray
+    options = {"color": "#ff0000", "image_root": tmp_path / "images"}
+    assert list(sample_pictures(columns, [1], path_of, **options)) == [1]
+    options["image_root"] = tmp_path / "elsewhere"
+    assert sample_pictures(columns, [1], path_of, **options) == {}
+    assert "is not drawn: the file is outside of the image folder" in caplog.text
