@@ -35,7 +35,7 @@ SEGMENTATION_METRICS = (
 )
 
 # Characters with which spreadsheets begin a formula; the last four are their full-width forms.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 logger = logging.getLogger(__name__)
 
@@ -243,8 +243,10 @@ def write_category_results(rows: Sequence[Any], folder: str, task: str) -> None:
 
 
 def _csv_cell(value: Any) -> Any:
-    is_formula = isinstance(value, str) and value.startswith(_FORMULA_STARTS)
-    return f"'{value}" if is_formula else value
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r", " ")  # would end the row in some programs
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 
 def row_table(rows: Sequence[Any]) -> str:

@@ -149,10 +149,10 @@ class Entries:
             values = [self._encoding(row, value, image_size) for row, value in enumerate(values)]
         try:
             masks = MaskColumns.from_rles(values)
-        except (ValueError, OverflowError):  # text beyond ASCII, huge sizes
+        except (ValueError, OverflowError) as error:  # text beyond ASCII, huge sizes
             for row, value in enumerate(values):
                 self._encoding(row, value, image_size)  # names the entry
-            raise
+            raise ValueError(f"the segmentation of a detection is invalid: {error}") from error
         row = first_invalid_mask(masks)
         if row is not None:
             self._encoding(row, values[row], image_size)  # says what is wrong
