@@ -142,9 +142,11 @@ def recognize_format(box: np.ndarray, extent: np.ndarray, size: np.ndarray) -> B
         return _by_masks(box, extent, size, masked)
     if not shares:
         layout = _by_images(box[usable], size[usable])
-        reason = "such boxes are inside the images, which {} boxes are not as " + FILE_FORMAT
+        if layout is None:
+            return None
         beyond = int((_of_file(box[usable])[:, 2:] > size[usable] + 1).any(axis=1).sum())
-        return layout and BoxFormat(layout, usable, int(usable.sum()), reason.format(beyond))
+        reason = f"such boxes are inside the images, which {beyond:,} are not as {FILE_FORMAT}"
+        return BoxFormat(layout, usable, int(usable.sum()), reason)
     scale = list(_SCALES)[1]
     layout = _by_images(box[usable] * np.tile(size[usable], 2), size[usable]) or FILE_FORMAT
     return BoxFormat(layout + scale, usable, int(usable.sum()), "no coordinate is above 1")

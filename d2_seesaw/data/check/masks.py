@@ -6,6 +6,7 @@ Shapes in this module:
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as mask_utils
@@ -40,7 +41,7 @@ def mask_geometry(table: AnnotationTable) -> MaskGeometry:
         extent[rows], area[rows] = extents, areas
     encoded = np.flatnonzero(np.diff(table.rle_offsets))
     if len(encoded):
-        rles = [table.segmentation(row) for row in encoded.tolist()]
+        rles: Any = [table.segmentation(row) for row in encoded.tolist()]
         boxes = np.asarray(mask_utils.toBbox(rles)).reshape(-1, 4)
         area[encoded] = mask_utils.area(rles)
         extent[encoded] = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)

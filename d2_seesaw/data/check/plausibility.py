@@ -11,6 +11,7 @@ Shapes in this module:
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as mask_utils
@@ -25,6 +26,8 @@ from d2_seesaw.data.check.boxes import (
 )
 from d2_seesaw.data.check.issues import Issue
 from d2_seesaw.data.check.masks import MaskGeometry, mask_geometry
+from d2_seesaw.data.check.values import usable_polygons
+from d2_seesaw.data.rle import encode_segmentation
 
 _CONTRADICTION = 0.5  # IoU of a box and its mask that have little in common
 _AREA_FACTOR = 2.0
@@ -75,13 +78,14 @@ def drawn_areas(table: AnnotationTable, rows: np.ndarray) -> np.ndarray:
     """Return areas of masks as pycocotools draws them; NaN if the size of the image is unknown."""
     areas = np.full(len(rows), np.nan)
     for place, row in enumerate(rows.tolist()):
-        image, mask = table.images[table.image[row]], table.segmentation(row)
+        image = table.images[table.image[row]]
+        mask: Any = table.segmentation(row)
         if isinstance(mask, dict):
             areas[place] = mask_utils.area(mask)
         elif "height" in image and "width" in image:
-            valid = [p for p in mask if len(p) >= 6 and len(p) % 2 == 0]
-            rles = mask_utils.frPyObjects(valid, image["height"], image["width"])
-            areas[place] = mask_utils.area(mask_utils.merge(rles))
+            valid = usable_polygons(mask)
+            rle: Any = encode_segmentation(valid, (image["height"], image["width"]))
+            areas[place] = mask_utils.area(rle)
     return areas
 
 
