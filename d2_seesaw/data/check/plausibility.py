@@ -80,12 +80,11 @@ def drawn_areas(table: AnnotationTable, rows: np.ndarray) -> np.ndarray:
     for place, row in enumerate(rows.tolist()):
         image = table.images[table.image[row]]
         mask: Any = table.segmentation(row)
-        if isinstance(mask, dict):
+        size = image.get("height"), image.get("width")
+        if isinstance(mask, list):
+            mask = encode_segmentation(usable_polygons(mask), size) if None not in size else None
+        if mask is not None:
             areas[place] = mask_utils.area(mask)
-        elif "height" in image and "width" in image:
-            valid = usable_polygons(mask)
-            rle: Any = encode_segmentation(valid, (image["height"], image["width"]))
-            areas[place] = mask_utils.area(rle)
     return areas
 
 
