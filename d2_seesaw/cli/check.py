@@ -109,8 +109,12 @@ def rules_text(width: int) -> str:
     for name, rule in RULES.items():
         lines.append(f"{name:<30}{rule.severity:<13}{rule.applies_to}")
         for label, text in (("", rule.description), ("fix: ", rule.fix)):
-            indent = {"initial_indent": f"    {label}", "subsequent_indent": " " * 9}
-            lines += textwrap.wrap(text, max(width, 60), **indent)
+            lines += textwrap.wrap(
+                text,
+                max(width, 60),
+                initial_indent=f"    {label}",
+                subsequent_indent=" " * 9,
+            )
     return "\n".join(lines)
 
 

@@ -127,7 +127,8 @@ def test_images_of_another_split_are_named(json_file, tmp_path, capsys):
     val = own_data.write(tmp_path, data, "val.json")
     run(val, tmp_path / "images", "--duplicates", json_file)
     out = capsys.readouterr().out
-    assert "warning: 3 x an image whose content another image has" in out
+    assert "warning: 4 x an image whose content another image has" in out
+    assert f"image 12: the content is that of image 12 of {json_file}, part/12.png" in out
     assert f"the content is that of image 3 of {json_file}, part/3.png" in out
     run(val, tmp_path / "images", "--duplicates", json_file, tmp_path / "elsewhere")
     assert "duplicate_image" not in capsys.readouterr().out

@@ -299,7 +299,7 @@ RULES: Mapping[str, Rule] = {
     ),
     "name_with_spaces": Rule(
         WARNING,
-        "a name that is empty, or begins or ends with a space",
+        "a name that begins or ends with a space",
         "it is a name of its own; remove the spaces in all splits",
         PLAUSIBILITY,
     ),

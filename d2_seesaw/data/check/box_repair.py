@@ -76,8 +76,8 @@ class BoxColumns:
     def new_boxes(self) -> Iterator[tuple[int, list[float], str]]:
         """Yield row, box and reason of each box to change."""
         single = ~self.crowd
-        missing = ~np.isfinite(self.box).all(axis=1)
-        masked = np.isfinite(self.extent).all(axis=1)
+        missing = ~np.isfinite(self.box.sum(axis=1))
+        masked = np.isfinite(self.mask_area)
         if masked.any() and self.extent[masked].max() <= 1:  # shares of the image, not pixels
             masked[:] = False
         other = masked & single & ~missing
@@ -119,7 +119,7 @@ class BoxColumns:
         with np.errstate(invalid="ignore", over="ignore"):
             of_box = self.box[:, 2:].prod(axis=1)
             of_box[(self.box[:, 2:] <= 0).any(axis=1) | (self._format() is not None)] = np.nan
-            missing = ~(self.area > 0)
+            missing = np.logical_not(self.area > 0)
             expected = np.where(masked, self.mask_area, of_box)
             far = np.abs(self.area - expected) > _CLOSE * expected
         extent = self.extent[:, 2:] - self.extent[:, :2]
@@ -147,7 +147,7 @@ class BoxColumns:
         if not np.isfinite(size).all() or not (np.abs(self.extent[row]) < _LARGE).all():
             return float("nan")
         height, width = int(size[1]), int(size[0])
-        drawn = encode_segmentation(usable_polygons(mask), (height, width))
+        drawn: Any = encode_segmentation(usable_polygons(mask), (height, width))
         return float(mask_utils.area(drawn))
 
 
@@ -156,7 +156,7 @@ def _mask_of(segmentation: Any) -> tuple[list[float], float]:
     unknown = [float("nan")] * 4, float("nan")
     if isinstance(segmentation, dict):
         try:
-            rle = compressed_rle(segmentation)
+            rle: Any = compressed_rle(segmentation)
             x, y, width, height = np.asarray(mask_utils.toBbox(rle)).tolist()
             area = float(mask_utils.area(rle))
         except (KeyError, TypeError, ValueError):

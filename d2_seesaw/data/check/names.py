@@ -24,9 +24,7 @@ def _single_names(categories: Sequence[Mapping[str, Any]]) -> Iterator[Issue]:
         if name != name.strip():
             message = f"the name {name!r} begins or ends with a space"
             yield Issue("name_with_spaces", message, category_id=category["id"])
-        if not name.strip():
-            yield Issue("name_with_spaces", "the name is empty", category_id=category["id"])
-        elif name.strip().isdecimal():
+        if name.strip().isdecimal():
             message = f"the name is a number, {name!r}"
             yield Issue("numeric_name", message, category_id=category["id"])
 

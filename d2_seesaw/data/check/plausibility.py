@@ -11,6 +11,7 @@ Shapes in this module:
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as mask_utils
@@ -25,6 +26,8 @@ from d2_seesaw.data.check.boxes import (
 )
 from d2_seesaw.data.check.issues import Issue
 from d2_seesaw.data.check.masks import MaskGeometry, mask_geometry
+from d2_seesaw.data.check.values import usable_polygons
+from d2_seesaw.data.rle import encode_segmentation
 
 _CONTRADICTION = 0.5  # IoU of a box and its mask that have little in common
 _AREA_FACTOR = 2.0
@@ -75,13 +78,13 @@ def drawn_areas(table: AnnotationTable, rows: np.ndarray) -> np.ndarray:
     """Return areas of masks as pycocotools draws them; NaN if the size of the image is unknown."""
     areas = np.full(len(rows), np.nan)
     for place, row in enumerate(rows.tolist()):
-        image, mask = table.images[table.image[row]], table.segmentation(row)
-        if isinstance(mask, dict):
+        image = table.images[table.image[row]]
+        mask: Any = table.segmentation(row)
+        size = image.get("height"), image.get("width")
+        if isinstance(mask, list):
+            mask = encode_segmentation(usable_polygons(mask), size) if None not in size else None
+        if mask is not None:
             areas[place] = mask_utils.area(mask)
-        elif "height" in image and "width" in image:
-            valid = [p for p in mask if len(p) >= 6 and len(p) % 2 == 0]
-            rles = mask_utils.frPyObjects(valid, image["height"], image["width"])
-            areas[place] = mask_utils.area(mask_utils.merge(rles))
     return areas
 
 
@@ -111,7 +114,7 @@ class _Plausibility:
         """``(A,)`` whether a box has a size and is in its image, at least in part."""
         low, size = self.table.box[:, :2], self.table.box[:, 2:]
         inside = (size > 0) & (low + size > 0) & (low < self.size)
-        return self.single & inside.all(axis=1)
+        return self.single & inside[:, 0] & inside[:, 1]
 
     @cached_property
     def format(self) -> BoxFormat | None:
@@ -125,8 +128,8 @@ class _Plausibility:
 
     @cached_property
     def misfits(self) -> np.ndarray:
-        """``(A,)`` whether a box is not that of its mask."""
-        masked = self.sound & np.isfinite(self.masks.extent).all(axis=1)
+        """``(A,)`` whether the box of a single object is not that of its mask."""
+        masked = self.single & np.isfinite(self.masks.area + self.table.box.sum(axis=1))
         masked[masked] = ~self._fits(masked)
         return masked
 
@@ -136,20 +139,20 @@ class _Plausibility:
 
     def boxes(self) -> Iterator[Issue]:
         explained = np.zeros(len(self.single), bool)
-        masked = self.single & np.isfinite(self.masks.extent).all(axis=1)
         if self.format is not None:
             explained = self.format.fitting
             number = f"{int(explained.sum()):,} of {self.format.judged:,}"
             name, reason = self.format.name, self.format.reason
             yield Issue("box_format", f"{number} boxes look like {name}: {reason}")
-        elif masked.any():
-            other = int((~self._fits(masked, least_iou=_CONTRADICTION)).sum())
+        elif self.misfits.any():
+            masked = self.single & np.isfinite(self.masks.area)
+            other = int((~self._fits(self.misfits, least_iou=_CONTRADICTION)).sum())
             if other > masked.sum() / 2:
                 message = f"{other:,} of {masked.sum():,} boxes are not those of their masks"
                 if 0 < self.masks.extent[masked].max() <= 1:
                     message += "; the masks look like shares of the image from 0 to 1"
                 yield Issue("boxes_unlike_masks", message)
-        for row in np.flatnonzero(self.misfits & ~explained).tolist():
+        for row in np.flatnonzero(self.misfits & self.sound & ~explained).tolist():
             box, extent = self.table.box[row], self.masks.extent[row]
             of_mask = np.round([*extent[:2], *(extent[2:] - extent[:2])], 2).tolist()
             message = f"the box {box.tolist()} is not that of its mask, {of_mask}"
@@ -210,7 +213,7 @@ class _Plausibility:
     def tiny(self) -> Iterator[Issue]:
         if self.format is None:
             for row in np.flatnonzero(
-                self.sound & (self.table.box[:, 2:] < 1).any(axis=1)
+                self.sound & (self.table.box[:, 2:].min(axis=1) < 1)
             ).tolist():
                 width, height = self.table.box[row, 2:].tolist()
                 yield self._issue("tiny_box", row, f"the box is {width:g} x {height:g} pixels")

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from d2_seesaw.data import RepeatFactorSampling
+from d2_seesaw.data.check import overview as overview_module
 from d2_seesaw.data.check.overview import SIZE_BOUNDS, dataset_overview, threshold_effects
 from tests.data import own_data
 from tests.data.own_data import annotation
@@ -105,7 +106,8 @@ def test_a_threshold_out_of_range_is_reported(threshold):
         overview_of(own_data.content(), threshold=threshold)
 
 
-def test_thresholds_are_compared_as_the_sampler_repeats():
+def test_thresholds_are_compared_as_the_sampler_repeats(monkeypatch):
+    monkeypatch.setattr(overview_module, "THRESHOLDS", (0.01, 0.3, 0.9))
     columns = own_data.table(random_data())
     records = [
         r for r in columns.records(str) if any(not a.get("iscrowd") for a in r["annotations"])
@@ -115,7 +117,7 @@ def test_thresholds_are_compared_as_the_sampler_repeats():
         assert effect.images == len(records)
         assert effect.repeated_images == int((factors > 1).sum())
         assert effect.mean_factor == pytest.approx(float(factors.double().mean()))
-    assert effect.threshold == 0.1
+    assert effect.threshold == 0.9
     assert effect.repeated_images > 0
 
 

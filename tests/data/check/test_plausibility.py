@@ -120,7 +120,7 @@ FAULTS = {
     "names that differ in case": ("similar_names", names("Fire truck", "fire_truck")),
     "singular and plural": ("similar_names", names("berry", "berries")),
     "a space behind the name": ("name_with_spaces", names("curb ")),
-    "an empty name": ("name_with_spaces", names("")),
+    "a name of spaces": ("name_with_spaces", names(" ")),
     "a number as a name": ("numeric_name", names("17")),
     "a category without images": (
         "category_without_images",
