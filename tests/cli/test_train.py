@@ -82,7 +82,7 @@ def test_a_dataset_of_a_python_config_is_explained(own):
 
 def test_training_data_without_annotations_are_one_line(own):
     line = line_of(own, change=lambda data: data.update(annotations=[]))
-    assert "has objects" in line
+    assert "cannot be used: 1 problem: it has no annotations" in line
 
 
 def test_missing_images_are_one_line_before_the_first_step(own):

@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +29,15 @@ def table():
 @pytest.fixture
 def records(table):
     return table.records(lambda image: f"root/{image['file_name']}")
+
+
+@pytest.fixture
+def files(records, tmp_path, monkeypatch):
+    """Create the files of the records, empty, below the working folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in records.file_names():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
 
 
 def test_records_hold_every_annotation_in_the_order_of_the_file(records):
@@ -151,6 +161,7 @@ def test_records_survive_pickling_and_detectron2s_lists(records):
         assert [dataset[i] for i in range(len(dataset))] == expected
 
 
+@pytest.mark.usefixtures("files")
 def test_samplers_get_records_without_masks(records, monkeypatch):
     seen = []
     sampling = RandomSampling()
@@ -162,6 +173,7 @@ def test_samplers_get_records_without_masks(records, monkeypatch):
     assert not any("segmentation" in a for d in seen for r in d for a in r["annotations"])
 
 
+@pytest.mark.usefixtures("files")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_training_loader_builds_records_in_its_workers(records, workers):
     loader = build_train_loader(
