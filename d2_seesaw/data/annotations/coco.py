@@ -203,7 +203,7 @@ def _entries(
         if problem := id_problem(entry.get("id"), place):
             problems.append(Problem(*problem, "id"))
             continue
-        name = as_id(entry["id"])
+        name: Any = as_id(entry["id"])
         if name in kept:
             message = f"two {section} have the id {name!r}"
             problems.append(Problem("duplicate_id", message, **{key: name}))
@@ -223,8 +223,8 @@ def _check_frequencies(categories: list[dict[str, Any]], problems: list[Problem]
         return
     if lacking and len(lacking) < len(categories):
         number = f"{len(lacking)} of {len(categories)} categories have no 'frequency'"
-        names = {"category_id": lacking[0]["id"]}
-        problems.append(Problem("invalid_frequency", number, "frequency", **names))
+        first = lacking[0]["id"]
+        problems.append(Problem("invalid_frequency", number, "frequency", category_id=first))
 
 
 class _TableBuilder:

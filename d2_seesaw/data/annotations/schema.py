@@ -102,8 +102,9 @@ def as_id(value: Any) -> int | str | None:
         value = int(value)
     if isinstance(value, str):
         return value if is_text(value) else None
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    return value if is_number and abs(value) <= _LARGEST_ID else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if abs(value) <= _LARGEST_ID else None
 
 
 def is_text(value: Any) -> bool:

@@ -313,8 +313,8 @@ def _complete_areas(table: AnnotationTable, problems: Iterable[Problem]) -> Anno
         segmentation, image = table.segmentation(row), table.images[table.image[row]]
         area[row] = table.box[row, 2] * table.box[row, 3]
         if segmentation is not None and {"height", "width"} <= image.keys():
-            size = image["height"], image["width"]
-            area[row] = coco_mask.area(encode_segmentation(segmentation, size)) or area[row]
+            rle: Any = encode_segmentation(segmentation, (image["height"], image["width"]))
+            area[row] = coco_mask.area(rle) or area[row]
     return replace(table, area=area)
 
 
