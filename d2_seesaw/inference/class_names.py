@@ -97,7 +97,7 @@ def trained_classes(cfg: DictConfig, model: nn.Module, loaded: Mapping[str, Any]
     return {**found, "dataset": f"training split {train!r}"} if fits else {}
 
 
-def set_class_names(evaluator: object, metadata: Mapping[str, Any], cfg: DictConfig) -> None:
+def set_class_names(evaluator: Any, metadata: Mapping[str, Any], cfg: DictConfig) -> None:
     """Give an evaluator the class names of the model.
 
     Args:

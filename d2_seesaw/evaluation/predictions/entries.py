@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from numbers import Integral, Real
 from typing import Any, NoReturn
 
 import numpy as np
@@ -49,10 +48,13 @@ class Entries:
         Raises:
             ValueError: some of them lack it.
         """
-        missing = sum(key not in r for r in self._results)
-        if missing:
-            raise ValueError(f"{missing} of {len(self._results)} detections have no {key!r}")
-        return [r[key] for r in self._results]
+        try:
+            return [r[key] for r in self._results]
+        except KeyError:
+            missing = sum(key not in r for r in self._results)
+            raise ValueError(
+                f"{missing} of {len(self._results)} detections have no {key!r}"
+            ) from None
 
     def ids(self, key: str) -> np.ndarray:
         """Return ``(N,)`` ids: whole numbers, or text."""
@@ -69,21 +71,20 @@ class Entries:
                     f"the {key} is a number in {self._name(number)} and text in {self._name(text)}"
                 )
         column = np.array(values)
+        wrong: list[int] = []
         if column.dtype.kind == "U":
             wrong = [row for row, v in enumerate(values) if v.endswith("\0")]  # NumPy drops it
-        else:
+        elif column.dtype.kind != "i":
             wrong = [row for row, v in enumerate(values) if not -(2**63) <= v < 2**63]
         if wrong:
             self._refuse(wrong[0], key, values[wrong[0]], "a whole number of 64 bits or text")
         return column
 
     def _id(self, key: str, value: Any, row: int) -> int | str:
-        is_bool = isinstance(value, (bool, np.bool_))
         if isinstance(value, str):
             return str(value)
-        if isinstance(value, Integral) and not is_bool:
-            return int(value)
-        if not isinstance(value, Real) or is_bool or not float(value).is_integer():
+        is_number = isinstance(value, (int, float, np.integer, np.floating))
+        if not is_number or isinstance(value, bool) or value != value // 1:
             self._refuse(row, key, value, "a whole number or text")
         return int(value)
 
@@ -112,27 +113,24 @@ class Entries:
 
         def fits(value: Any) -> bool:
             is_list = isinstance(value, (list, tuple, np.ndarray))
-            return is_list and len(value) == length and _are_numbers(value)
+            return is_list and len(value) == length and _are_numbers(list(value))
 
         # One call for all entries; ``fits`` for each of them takes ten times as long.
-        all_fit = set(map(type, values)) <= _LISTS and set(map(len, values)) == {length}
-        if not (all_fit and _are_numbers(list(chain.from_iterable(values)))):
-            row = next((i for i, value in enumerate(values) if not fits(value)), None)
-            if row is not None:
-                count = {4: "four", 0: "a list of"}.get(length, str(length))
-                self._refuse(row, key, values[row], f"{count} numbers")
-        return self._column(key, values).reshape(len(values), length)
+        if set(map(type, values)) <= _LISTS and set(map(len, values)) == {length}:
+            flat = list(chain.from_iterable(values))
+            if _are_numbers(flat):
+                return self._column(key, flat, length).reshape(len(values), length)
+        row = next((i for i, value in enumerate(values) if not fits(value)), None)
+        if row is not None:
+            count = {4: "four", 0: "a list of"}.get(length, str(length))
+            self._refuse(row, key, values[row], f"{count} numbers")
+        return np.array(values).reshape(len(values), length)
 
-    def _column(self, key: str, values: Sequence[Any]) -> np.ndarray:
-        try:
-            column = np.array(values)
-        except (OverflowError, ValueError):
-            column = np.array(None)
+    def _column(self, key: str, values: Sequence[Any], per_row: int = 1) -> np.ndarray:
+        column = np.array(values)
         if column.dtype.kind not in "iuf":  # whole numbers beyond 64 bits
-            for row, value in enumerate(values):
-                numbers = value if isinstance(value, (list, tuple)) else [value]
-                if any(abs(number) >= 2**63 for number in numbers):
-                    self._refuse(row, key, value, "numbers of 64 bits")
+            place = next((i for i, value in enumerate(values) if abs(value) >= 2**63), 0)
+            self._refuse(place // per_row, key, values[place], "numbers of 64 bits")
         return column
 
     def masks(self, image_size: ImageSize | None = None) -> MaskColumns:
@@ -148,11 +146,16 @@ class Entries:
         if not _are_compressed(values):
             values = [self._encoding(row, value, image_size) for row, value in enumerate(values)]
         try:
-            masks = MaskColumns.from_rles(values)
+            counts = [value["counts"].encode("ascii") for value in values]
+            sizes = np.array(list(chain.from_iterable(v["size"] for v in values)), np.int32)
+            lengths = np.array(list(map(len, counts)), np.int32)
         except (ValueError, OverflowError) as error:  # text beyond ASCII, huge sizes
             for row, value in enumerate(values):
                 self._encoding(row, value, image_size)  # names the entry
             raise ValueError(f"the segmentation of a detection is invalid: {error}") from error
+        masks = MaskColumns(
+            sizes.reshape(-1, 2), lengths, np.frombuffer(b"".join(counts), np.uint8)
+        )
         row = first_invalid_mask(masks)
         if row is not None:
             self._encoding(row, values[row], image_size)  # says what is wrong
@@ -196,7 +199,7 @@ def _elided(text: str, length: int = _SHOWN) -> str:
 def _are_numbers(values: Sequence[Any]) -> bool:
     types = set(map(type, values))
     return types <= {int, float} or all(
-        issubclass(t, Real) and t is not bool and t is not np.bool_ for t in types
+        issubclass(t, (int, float, np.integer, np.floating)) and t is not bool for t in types
     )
 
 
@@ -213,17 +216,21 @@ def _are_compressed(values: Sequence[Any]) -> bool:
     )
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 def _checked_rle(rle: Mapping[str, Any]) -> dict[str, Any]:
     size, counts = rle["size"], rle["counts"]
     if not isinstance(size, (list, tuple, np.ndarray)) or len(size) != 2:
         raise ValueError(f"size must be height and width, got {size!r}")
-    if not all(isinstance(s, Integral) and not isinstance(s, bool) and s > 0 for s in size):
+    if not all(_is_whole(side) and side > 0 for side in size):
         raise ValueError(f"size must be two positive whole numbers, got {size!r}")
     if isinstance(counts, bytes):
         counts = counts.decode("ascii")
     if isinstance(counts, (list, tuple)):
         counts = list(counts)
-        wrong = [c for c in counts if not isinstance(c, Integral) or isinstance(c, bool)]
+        wrong = [c for c in counts if not _is_whole(c)]
         if wrong:
             raise ValueError(f"counts must be whole numbers, got {wrong[0]!r}")
     return compressed_rle({"size": [int(s) for s in size], "counts": counts})
@@ -247,7 +254,8 @@ def _rasterized(polygons: Sequence[Any], size: Sequence[int]) -> dict[str, Any]:
             raise ValueError(
                 f"a polygon has the coordinate {far[0]!r}, the image is {text_of(size)}"
             )
-    return encode_segmentation([list(map(float, p)) for p in polygons], size)
+    rle = encode_segmentation([list(map(float, p)) for p in polygons], size)
+    return {**rle, "counts": rle["counts"].decode()}
 
 
 def text_of(size: Sequence[int]) -> str:
@@ -259,6 +267,7 @@ def text_of(size: Sequence[int]) -> str:
 # fourth number on, each is the difference to the number before the last one.
 _ZERO = 48  # the character of 0
 _MOST_CHARACTERS = 8  # per number
+_VALUES = np.array([(i & 31) - 2 * (i & 16) for i in range(64)], np.int64)  # with the sign
 _MASKS_PER_BLOCK = 2_000  # so that the numbers of a block stay in the processor's cache
 
 
@@ -290,37 +299,48 @@ def _add_up(counts: np.ndarray, lengths: np.ndarray, pixels: np.ndarray) -> np.n
     last_byte = np.cumsum(lengths[rows]) - 1
     bits = counts - np.uint8(_ZERO)  # wraps around below the character of 0
     is_last = bits < 32  # of its number
-    if (bits > 63).any() or not is_last[last_byte].all():
+    if bits.max() > 63 or not is_last[last_byte].all():
         return _one_by_one(counts, lengths, pixels)
     last = np.flatnonzero(is_last)
-    first = np.concatenate([[0], last[:-1] + 1])
-    characters = last - first + 1
-    if characters.max() > _MOST_CHARACTERS:
-        return _one_by_one(counts, lengths, pixels)
-    numbers = (bits[first] & 31).astype(np.int64)
-    for place in range(1, int(characters.max())):
-        longer = np.flatnonzero(characters > place)
-        numbers[longer] += (bits[first[longer] + place].astype(np.int64) & 31) << 5 * place
-    negative = (bits[last] & 16) > 0
-    numbers[negative] -= np.int64(1) << 5 * characters[negative]
-    until = np.cumsum(is_last)[last_byte]  # numbers up to the end of each mask
-    per_mask = np.diff(until, prepend=0)
-    begin = until - per_mask
-    position = np.arange(len(numbers)) - np.repeat(begin, per_mask)
-    for chosen, of_mask in (
-        (position % 2 == 1, per_mask // 2),
-        ((position % 2 == 0) & (position > 0), (per_mask - 1) // 2),
-    ):
-        numbers[chosen] = _sums_within(numbers[chosen], of_mask)
-    valid[rows] &= np.minimum.reduceat(numbers, begin) >= 0
-    valid[rows] &= np.add.reduceat(numbers, begin) == pixels[rows]
+    numbers = _VALUES[bits[last]]
+    earlier = np.flatnonzero(~is_last)
+    if len(earlier):
+        of_number = earlier - np.arange(len(earlier))  # the numbers that end before it
+        place = earlier - np.concatenate([[0], last + 1])[of_number]
+        if place.max() >= _MOST_CHARACTERS - 1:
+            return _one_by_one(counts, lengths, pixels)
+        numbers <<= 5 * np.bincount(of_number, minlength=len(last))
+        low = (bits[earlier] & 31).astype(np.int64) << 5 * place
+        numbers += np.bincount(of_number, low, minlength=len(last)).astype(np.int64)
+    per_mask = np.diff(np.searchsorted(last, last_byte, side="right"), prepend=0)
+    lowest, total = _runs_of(numbers, per_mask)
+    valid[rows] &= (lowest >= 0) & (total == pixels[rows])
     return valid
 
 
-def _sums_within(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return cumulative sums that start anew for each of the consecutive parts."""
-    sums = np.concatenate([[0], np.cumsum(values)])
-    return sums[1:] - np.repeat(sums[np.cumsum(lengths) - lengths], lengths)
+def _runs_of(numbers: np.ndarray, per_mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the shortest run and the sum of the runs of each mask.
+
+    Runs at even and at odd positions are two chains of differences. The first number of a mask is
+    in neither. Masks of an odd length are padded, so that all begin at an even position.
+    """
+    is_odd = per_mask % 2
+    pairs = (per_mask + is_odd) // 2
+    ends = np.cumsum(pairs)
+    starts = ends - pairs
+    padded = np.zeros(2 * ends[-1], np.int64)
+    filled = np.ones(len(padded), dtype=bool)
+    filled[2 * ends[is_odd > 0] - 1] = False
+    padded[filled] = numbers
+    lowest = padded[2 * starts]
+    total = lowest.copy()
+    padded[2 * starts] = 0
+    for column in (0, 1):
+        sums = np.cumsum(padded[column::2])
+        base = np.where(starts > 0, sums[starts - 1], 0)
+        lowest = np.minimum(lowest, np.minimum.reduceat(sums, starts) - base)
+        total += np.add.reduceat(sums, starts) - base * pairs
+    return lowest, total - is_odd * (sums[ends - 1] - base)  # without the padding
 
 
 def _one_by_one(counts: np.ndarray, lengths: np.ndarray, pixels: np.ndarray) -> np.ndarray:

@@ -9,22 +9,25 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
 from os import PathLike
-from typing import IO, Any, cast
+from typing import IO, Any, NoReturn, cast
 
 import numpy as np
 
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.entries import ImageSize
-from d2_seesaw.evaluation.predictions.validation import check_columns
+from d2_seesaw.evaluation.predictions.validation import check_columns, check_encodings
 from d2_seesaw.utils.files import atomic_write
 from d2_seesaw.utils.progress import Progress
 
 _RESULTS_PER_BLOCK = 10_000
 _CHARACTERS_PER_READ = 2**22
+_SPACES: Any = re.compile(r"[ \t\n\r]*")
+_COMMA: Any = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
 _LONGEST_ENTRY = 2**26  # characters: a longer one is an error in the file
 
 
@@ -102,31 +105,42 @@ def _batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
 def _items(file: IO[str], progress: Progress) -> Iterator[dict[str, Any]]:
     """Yield the dicts of a JSON list, each as soon as it is read."""
     decoder = json.JSONDecoder()
+    scan: Any = decoder.scan_once  # attribute of the C implementation, not in the type stubs
     text = _first_characters(file)
     progress.update(len(text))
     if not text.startswith("["):
         hint = " (annotations are another file than results)" if text.startswith("{") else ""
         raise ValueError(f"expected a JSON list of detections, it starts with {text[:20]!r}{hint}")
-    place, not_first = 1, False
+    place, between = 1, _SPACES
     while True:
-        place = _skip_spaces(text, place)
-        if place < len(text) and text[place] == "]":
-            _check_end(text[place + 1 :] + file.read(_CHARACTERS_PER_READ))
-            return
         try:
-            begin = _after_comma(text, place) if not_first else place
-            item, place = decoder.raw_decode(text, begin)
-        except ValueError:
+            begin = between.match(text, place).end()
+            item, place = scan(text, begin)
+        except (AttributeError, StopIteration, ValueError):  # no comma, no value, or half of one
+            end = _SPACES.match(text, place).end()
+            if text[end : end + 1] == "]":
+                _check_end(text[end + 1 :] + file.read(_CHARACTERS_PER_READ))
+                return
             more = file.read(_CHARACTERS_PER_READ) if len(text) - place < _LONGEST_ENTRY else ""
             if not more:
-                raise
+                _raise_error(decoder, text, place, between)
             progress.update(len(more))
             text, place = text[place:] + more, 0
             continue
-        not_first = True
+        between = _COMMA
         if not isinstance(item, dict):
             raise ValueError(f"expected dicts in the list, got {str(item)[:40]}")
         yield item
+
+
+def _raise_error(
+    decoder: json.JSONDecoder, text: str, place: int, between: re.Pattern[str]
+) -> NoReturn:
+    found = between.match(text, place)
+    if found is None:
+        raise json.JSONDecodeError("Expecting ',' delimiter", text, place)
+    decoder.raw_decode(text, found.end())
+    raise json.JSONDecodeError("Expecting value", text, place)
 
 
 def _check_end(rest: str) -> None:
@@ -139,18 +153,6 @@ def _first_characters(file: IO[str]) -> str:
     while not text and (more := file.read(_CHARACTERS_PER_READ)):
         text = more.lstrip()
     return text
-
-
-def _skip_spaces(text: str, place: int) -> int:
-    while place < len(text) and text[place].isspace():
-        place += 1
-    return place
-
-
-def _after_comma(text: str, place: int) -> int:
-    if not text.startswith(",", place):
-        raise json.JSONDecodeError("Expecting ',' delimiter", text, place)
-    return _skip_spaces(text, place + 1)
 
 
 def save_columns(path: str, detections: Detections) -> None:
@@ -179,4 +181,5 @@ def load_columns(path: str | PathLike[str]) -> Detections:
         raise ValueError(f"it has no {sorted(missing)}")
     detections = Detections.from_arrays(arrays)
     check_columns(detections)
+    check_encodings(detections)
     return detections

@@ -48,7 +48,7 @@ def check_detections(
     """
     if not len(detections):
         return
-    check_columns(detections, with_masks="segm" in tasks)
+    check_columns(detections)
     check_numbers(detections, any_scores=any_scores)
     _check_image_ids(detections, ground_truth)
     _check_category_ids(detections, ground_truth)
@@ -56,11 +56,11 @@ def check_detections(
         _check_mask_sizes(detections, ground_truth)
 
 
-def check_columns(detections: Detections, *, with_masks: bool = True) -> None:
-    """Check types and shapes of the columns, and that masks are valid run-length encodings.
+def check_columns(detections: Detections) -> None:
+    """Check types and shapes of the columns.
 
     Raises:
-        ValueError: a column has another type or shape, or a mask is invalid.
+        ValueError: a column has another type or shape.
     """
     number = len(detections.scores) if detections.scores.ndim else -1
     columns = {
@@ -80,19 +80,25 @@ def check_columns(detections: Detections, *, with_masks: bool = True) -> None:
                 f"{name} of {len(detections.scores)} detections must be {expected} of shape "
                 f"{(number, *shape)}, got {column.dtype} of shape {column.shape}"
             )
-    if with_masks and detections.masks is not None:
-        _check_masks(detections, number)
-
-
-def _check_masks(detections: Detections, number: int) -> None:
     masks: Any = detections.masks
+    if masks is None:
+        return
     shapes = masks.sizes.shape, masks.lengths.shape
     kinds = {column.dtype.kind for column in (masks.sizes, masks.lengths, masks.counts)}
     if shapes != ((number, 2), (number,)) or not kinds <= set("iu") or masks.counts.itemsize > 1:
         raise ValueError(f"masks of {number} detections must have {number} sizes and lengths")
     if (masks.lengths < 0).any() or masks.lengths.sum(dtype=np.int64) != masks.counts.size:
         raise ValueError(f"the counts of masks have {masks.counts.size} bytes, not their lengths")
-    row = first_invalid_mask(masks)
+
+
+def check_encodings(detections: Detections) -> None:
+    """Check that masks from a file are valid run-length encodings. Those of a model are.
+
+    Raises:
+        ValueError: the counts of a mask are invalid, or do not add up to its size.
+    """
+    masks: Any = detections.masks
+    row = None if masks is None else first_invalid_mask(masks)
     if row is not None:
         raise ValueError(
             f"{_named(detections, row)} has a run-length encoding that is invalid or does not add "
@@ -133,7 +139,7 @@ def check_numbers(detections: Detections, *, any_scores: bool = False) -> None:
 
 
 def _refuse(
-    detections: Detections, wrong: np.ndarray, values: np.ndarray, what: str, *, hint: str = ""
+    detections: Detections, wrong: Any, values: np.ndarray, what: str, *, hint: str = ""
 ) -> None:
     rows = np.flatnonzero(wrong)
     if len(rows):
