@@ -203,7 +203,8 @@ class _Repeats:
         known &= ~np.isnan(table.box).any(axis=1)
         trained = np.zeros(len(table.images), bool)
         trained[table.image[known & ~table.crowd]] = True
-        shown = known & trained[table.image]
+        shown = known
+        shown[known] = trained[table.image[known]]  # beside an object that is not a crowd
         index = np.cumsum(trained) - 1
         pairs = np.unique(index[table.image[shown]] * max(C, 1) + table.category[shown])
         image, category = np.divmod(pairs, max(C, 1))

@@ -32,7 +32,7 @@ from d2_seesaw.data.rle import encode_segmentation
 _CONTRADICTION = 0.5  # IoU of a box and its mask that have little in common
 _AREA_FACTOR = 2.0
 _SAME_AREA = 0.01
-_MOST = 0.9
+_MOST, _LEAST_BOXED = 0.9, 3
 _DRAWN = 1000  # masks that are drawn to confirm that most areas are wrong
 
 
@@ -71,7 +71,7 @@ def areas_of_boxes(area: np.ndarray, of_mask: np.ndarray, of_box: np.ndarray) ->
         boxed = np.abs(area - of_box) <= _SAME_AREA * of_box
         judged = np.isfinite(area) & (np.abs(of_mask - of_box) > _SAME_AREA * of_box)
     boxed &= judged
-    return boxed if judged.any() and boxed.sum() >= _MOST * judged.sum() else None
+    return boxed if boxed.sum() >= max(_LEAST_BOXED, _MOST * judged.sum()) else None
 
 
 def drawn_areas(table: AnnotationTable, rows: np.ndarray) -> np.ndarray:
@@ -173,8 +173,8 @@ class _Plausibility:
         of_mask = np.where(judged, self.masks.area, np.nan)
         boxed = areas_of_boxes(table.area, of_mask, of_box)
         if boxed is not None and (boxed & far).any():
-            number = f"{int(boxed.sum()):,} of {int(np.isfinite(of_mask).sum()):,}"
-            yield Issue("area_of_box", f"{number} areas are width x height of the box")
+            message = f"{int(boxed.sum()):,} areas are width x height of the box"
+            yield Issue("area_of_box", message)
             far &= ~boxed
         yield from self._far_areas(far, judged, expected)
 

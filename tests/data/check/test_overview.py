@@ -128,3 +128,10 @@ def test_annotations_of_unknown_images_and_categories_change_no_threshold():
     data["annotations"].append(annotation(902, 4, 8))
     effects = threshold_effects(own_data.parsed(broken, keep_all=True).table)
     assert effects == threshold_effects(own_data.table(data))
+
+
+def test_without_images_there_is_nothing_to_repeat():
+    data = own_data.content()
+    data["images"] = []
+    effects = threshold_effects(own_data.parsed(data, keep_all=True).table)
+    assert {(e.images, e.repeated_images, e.mean_factor) for e in effects} == {(0, 0, 1.0)}
