@@ -249,8 +249,8 @@ def read_mmdet_file(path: str | Path, *, trust: bool = False) -> MmdetFile:
             you trust. Such files may need mmengine or mmcv.
 
     Raises:
-        ValueError: the file contains objects other than tensors and the known harmless ones, or no
-            weights.
+        ValueError: the file is damaged, contains objects other than tensors and the known harmless
+            ones, or no weights.
         FileNotFoundError: the file does not exist.
     """
     if not Path(path).is_file():
@@ -261,6 +261,11 @@ def read_mmdet_file(path: str | Path, *, trust: bool = False) -> MmdetFile:
         raise ValueError(_why_refused(path, error)) from error
     except ModuleNotFoundError as error:
         raise ValueError(f"{path}: contains objects of {error.name!r}; install it first") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file raises errors of many kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} cannot be read: {reason}") from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict) or not state or not _are_tensors(state):
         raise ValueError(f"{path}: expected a checkpoint of mmdet, with weights in 'state_dict'")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetFromList
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from d2_seesaw.data import RandomSampling, RepeatFactorSampling, build_train_loader
@@ -33,11 +34,12 @@ def records(table):
 
 @pytest.fixture
 def files(records, tmp_path, monkeypatch):
-    """Create the files of the records, empty, below the working folder."""
+    """Create the images of the records below the working folder."""
     monkeypatch.chdir(tmp_path)
-    for name in records.file_names():
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).touch()
+    for record in records:
+        path = Path(record["file_name"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (record["width"], record["height"])).save(path)
 
 
 def test_records_hold_every_annotation_in_the_order_of_the_file(records):
