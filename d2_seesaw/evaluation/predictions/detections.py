@@ -132,12 +132,13 @@ class Detections:
         if not results:
             return EMPTY
         fields, entries = set().union(*results), Entries(results, first)
-        ids = [entries.ids(key) for key in ("image_id", "category_id")]
+        image_ids, category_ids = entries.ids("image_id"), entries.ids("category_id")
         scores, mask_scores = entries.numbers("score"), None
         if MASK_SCORE in fields:
             mask_scores = entries.numbers(MASK_SCORE, default=scores.tolist())
         return cls(
-            *ids,
+            image_ids,
+            category_ids,
             scores,
             boxes=entries.lists("bbox", 4) if "bbox" in fields else None,
             mask_scores=mask_scores,
@@ -276,8 +277,9 @@ def in_classes_of(instances: Instances, targets: Sequence[int | None]) -> Instan
     """
     of_class = torch.tensor([-1 if target is None else target for target in targets])
     classes = of_class[instances.pred_classes]
-    found = instances[classes >= 0]
-    found.pred_classes = classes[classes >= 0]
+    kept: Any = classes >= 0
+    found = instances[kept]
+    found.pred_classes = classes[kept]
     return found
 
 

@@ -58,7 +58,7 @@ class Entries:
 
     def ids(self, key: str) -> np.ndarray:
         """Return ``(N,)`` ids: whole numbers, or text."""
-        values = self.values(key)
+        values: list[Any] = self.values(key)
         types = set(map(type, values))
         if not types <= {int} and not types <= {str}:
             values = [self._id(key, value, row) for row, value in enumerate(values)]
@@ -80,7 +80,8 @@ class Entries:
             self._refuse(wrong[0], key, values[wrong[0]], "a whole number of 64 bits or text")
         return column
 
-    def _id(self, key: str, value: Any, row: int) -> int | str:
+    def _id(self, key: str, value: Any, row: int) -> Any:
+        """Return an id as Python's number or text."""
         if isinstance(value, str):
             return str(value)
         is_number = isinstance(value, (int, float, np.integer, np.floating))

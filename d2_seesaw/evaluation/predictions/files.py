@@ -104,8 +104,8 @@ def _batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
 
 def _items(file: IO[str], progress: Progress) -> Iterator[dict[str, Any]]:
     """Yield the dicts of a JSON list, each as soon as it is read."""
-    decoder = json.JSONDecoder()
-    scan: Any = decoder.scan_once  # attribute of the C implementation, not in the type stubs
+    decoder: Any = json.JSONDecoder()  # the type stubs lack scan_once, the C scanner
+    scan = decoder.scan_once
     text = _first_characters(file)
     progress.update(len(text))
     if not text.startswith("["):

@@ -98,7 +98,9 @@ def check_encodings(detections: Detections) -> None:
         ValueError: the counts of a mask are invalid, or do not add up to its size.
     """
     masks: Any = detections.masks
-    row = None if masks is None else first_invalid_mask(masks)
+    if masks is None:
+        return
+    row = first_invalid_mask(masks)
     if row is not None:
         raise ValueError(
             f"{_named(detections, row)} has a run-length encoding that is invalid or does not add "
