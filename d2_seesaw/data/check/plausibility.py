@@ -82,8 +82,9 @@ def drawn_areas(table: AnnotationTable, rows: np.ndarray) -> np.ndarray:
         mask: Any = table.segmentation(row)
         if isinstance(mask, list) and {"height", "width"} <= image.keys():
             mask = encode_segmentation(usable_polygons(mask), (image["height"], image["width"]))
-        if isinstance(mask, dict):
-            areas[place] = mask_utils.area(mask)
+        rle: Any = None if isinstance(mask, list) else mask
+        if rle is not None:
+            areas[place] = mask_utils.area(rle)
     return areas
 
 
