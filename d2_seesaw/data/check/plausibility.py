@@ -80,11 +80,11 @@ def drawn_areas(table: AnnotationTable, rows: np.ndarray) -> np.ndarray:
     for place, row in enumerate(rows.tolist()):
         image = table.images[table.image[row]]
         mask: Any = table.segmentation(row)
-        size = image.get("height"), image.get("width")
-        if isinstance(mask, list):
-            mask = encode_segmentation(usable_polygons(mask), size) if None not in size else None
-        if mask is not None:
-            areas[place] = mask_utils.area(mask)
+        if isinstance(mask, list) and {"height", "width"} <= image.keys():
+            mask = encode_segmentation(usable_polygons(mask), (image["height"], image["width"]))
+        rle: Any = None if isinstance(mask, list) else mask
+        if rle is not None:
+            areas[place] = mask_utils.area(rle)
     return areas
 
 
