@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -10,7 +11,7 @@ from tests.data import own_data
 NAME = "tests_check_dataset_own"
 
 
-def run(*arguments):
+def run(*arguments) -> Any:
     try:
         return check.main([*map(str, arguments)])
     except SystemExit as end:

@@ -1,6 +1,7 @@
 """`d2-seesaw import`: every format by its command, what it prints, and one-line errors."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ def sources(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(*arguments):
+def run(*arguments) -> Any:
     try:
         return cli.main(["import", *map(str, arguments)])
     except SystemExit as end:

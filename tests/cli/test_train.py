@@ -3,7 +3,7 @@
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from torch.multiprocessing import ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from d2_seesaw.cli import RunError, train
 from d2_seesaw.data import register_longtail_instances
