@@ -137,7 +137,7 @@ class LongTailLVISEvaluator(LVISEvaluator):
                 json_file,
                 train_image_counts=train_image_counts,
                 registered_counts=self._train_images,
-                with_masks="segm" in (self._tasks or TASKS),
+                with_masks="segm" in (self._tasks or ()),
             )
             self._ground_truth = GroundTruthColumns.from_table(table)
             self._image_ids = set(self._ground_truth.image_ids.tolist())
@@ -303,7 +303,10 @@ class LongTailLVISEvaluator(LVISEvaluator):
             )
             detections = detections.take(np.flatnonzero(listed))
         # A model with masks that found nothing is not seen in the detections.
-        inferred = TASKS if saw_masks else ("bbox",)
+        has_masks = self._ground_truth.table.has_segmentation.any()
+        inferred = TASKS if saw_masks and has_masks else ("bbox",)
+        if saw_masks and not has_masks:
+            self._logger.warning("No annotation has a mask: only boxes are evaluated.")
         result = self._scoring.score(
             self._ground_truth,
             detections,

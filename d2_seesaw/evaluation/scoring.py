@@ -185,7 +185,7 @@ class LVISScoring:
         self, ground_truth: GroundTruthColumns, detections: Detections, task: str
     ) -> TaskEvaluation:
         return TaskEvaluation(
-            ground_truth=ground_truth,
+            ground_truth=ground_truth.of_task(task),
             detections=detections.of_task(task),
             task=task,
             official=self.engine == "lvis",

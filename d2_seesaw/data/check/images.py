@@ -89,8 +89,8 @@ def _problems(image: ImageFile) -> Iterator[tuple[str, str]]:
                     yield from _problems_of_pixels(opened, image)
             else:
                 yield from _problems_of_pixels(opened, image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        yield "unreadable_image", str(error)
+    except Exception as error:  # Pillow raises errors of many kinds
+        yield "unreadable_image", str(error) or type(error).__name__
 
 
 def _problems_of_format(opened: Image.Image) -> Iterator[tuple[str, str]]:

@@ -71,7 +71,7 @@ def read_evaluation_table(
         train_image_counts: training images by category id, or the training annotations in which to
             count them.
         registered_counts: training images by category id, for a file without frequency groups.
-        with_masks: whether annotations need a segmentation.
+        with_masks: whether masks are to be evaluated.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -83,40 +83,12 @@ def read_evaluation_table(
     if train_image_counts is None and not has_groups:
         train_image_counts = registered_counts
     counts = read_train_image_counts(train_image_counts, table.categories, json_file)
-    table = complete_coco_fields(table, counts)
-    return without_maskless(table, json_file) if with_masks else table
-
-
-def without_maskless(table: AnnotationTable, json_file: str) -> AnnotationTable:
-    """Return a table for the evaluation of masks, in which each object that counts has a mask.
-
-    Where it has none, the object is known to be in the image, but not where. It does not count, and
-    detections of its category in that image that match nothing are not wrong.
-
-    Args:
-        table: annotations with federated sets.
-        json_file: their file, for the message.
-
-    Raises:
-        ValueError: there are annotations, but none of them has a mask.
-    """
-    maskless = ~table.has_segmentation
-    if not maskless.any():
-        return table
-    if maskless.all():
+    if with_masks and len(table.image) and not table.has_segmentation.any():
         raise ValueError(
-            f"{json_file} cannot be used to evaluate masks: none of its {len(maskless)} "
+            f"{json_file} cannot be used to evaluate masks: none of its {len(table.image)} "
             "annotations has a 'segmentation'; to evaluate boxes only, pass tasks=('bbox',)"
         )
-    images = list(table.images)
-    for row in np.flatnonzero(maskless).tolist():
-        image = images[table.image[row]]
-        category = table.categories[table.category[row]]["id"]
-        open_categories = image["not_exhaustive_category_ids"]
-        if category not in open_categories:
-            open_categories = [*open_categories, category]
-            images[table.image[row]] = {**image, "not_exhaustive_category_ids": open_categories}
-    return replace(table, images=images, area=np.where(maskless, 0.0, table.area))
+    return complete_coco_fields(table, counts)
 
 
 def category_of_class(

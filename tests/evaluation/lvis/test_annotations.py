@@ -6,6 +6,7 @@ from d2_seesaw.evaluation.lvis.annotations import (
     category_of_class,
     read_evaluation_table,
 )
+from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from tests.evaluation.lvis_data import add_object, dataset, write_json
 
 
@@ -50,12 +51,13 @@ def test_an_object_without_a_mask_does_not_count_for_masks_nor_do_detections_of_
     data, tmp_path, segmentation
 ):
     data["annotations"][1]["segmentation"] = segmentation
-    table = read(data, tmp_path)
-    assert table.area.tolist() == [81 * 7 / 8, 0]
-    assert table.images[0]["not_exhaustive_category_ids"] == [2]
-    table = read(data, tmp_path, with_masks=False)
-    assert table.area.tolist() == [81 * 7 / 8] * 2
-    assert table.images[0]["not_exhaustive_category_ids"] == []
+    ground_truth = GroundTruthColumns.from_table(read(data, tmp_path))
+    masks = ground_truth.of_task("segm")
+    assert masks.areas.tolist() == [81 * 7 / 8]
+    assert masks.table.images[0]["not_exhaustive_category_ids"] == [2]
+    assert ground_truth.of_task("bbox") is ground_truth
+    assert ground_truth.areas.tolist() == [81 * 7 / 8] * 2
+    assert ground_truth.table.images[0]["not_exhaustive_category_ids"] == []
 
 
 def test_masks_of_boxes_alone_are_refused(data, tmp_path):
