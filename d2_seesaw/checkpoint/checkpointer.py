@@ -17,7 +17,7 @@ from detectron2.modeling.meta_arch import SemanticSegmentor
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from d2_seesaw.checkpoint.contents import check_contents
+from d2_seesaw.checkpoint.contents import check_checksums, check_contents
 from d2_seesaw.checkpoint.pretrained import convert_pretrained
 from d2_seesaw.utils.files import atomic_write
 
@@ -213,6 +213,7 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         try:
+            check_checksums(filename)
             loaded = super()._load_file(filename)
             weights = loaded["model"]
             # A published checkpoint may hold its weights one level deeper.

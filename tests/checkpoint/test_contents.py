@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from d2_seesaw.checkpoint import StrictCheckpointer
+from d2_seesaw.checkpoint.contents import check_checksums
 
 
 class Counting(nn.Module):
@@ -66,3 +67,22 @@ def test_a_truncated_file_is_one_line(tmp_path, cut):
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(ValueError, match=r"m\.pth cannot be read: "):
         StrictCheckpointer(Counting()).load(str(path))
+
+
+@pytest.mark.parametrize("has_checksums", [True, False])
+def test_a_changed_byte_of_the_weights_is_reported(tmp_path, has_checksums):
+    weights = {"a": torch.ones(1000)}
+    torch.serialization.set_crc32_options(has_checksums)
+    try:
+        torch.save({"model": weights}, tmp_path / "model.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    check_checksums(tmp_path / "model.pth")
+    data = (tmp_path / "model.pth").read_bytes()
+    place = data.index(weights["a"].numpy().tobytes()) + 400
+    (tmp_path / "model.pth").write_bytes(data[:place] + b"\x01" + data[place + 1 :])
+    if has_checksums:
+        with pytest.raises(ValueError, match=r"it is damaged: Bad CRC-32 for file .*/data/0"):
+            check_checksums(tmp_path / "model.pth")
+    else:
+        check_checksums(tmp_path / "model.pth")
