@@ -64,7 +64,7 @@ def _fault(name: Any, value: Any) -> str:
     if not isinstance(value, Tensor):
         return f"a {type(value).__name__} instead of a tensor"
     if value.layout is not torch.strided or value.device.type == "meta":
-        return f"a tensor without values ({value.layout}, {value.device.type})"
+        return f"not a dense tensor with values, but {value.layout} on {value.device.type}"
     if value.is_complex():
         return "complex numbers"
     if value.is_floating_point() and not (finite := torch.isfinite(value)).all():
