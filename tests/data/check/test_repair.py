@@ -132,11 +132,11 @@ def test_half_of_a_surrogate_pair_is_kept_as_an_escape(tmp_path):
     assert json.loads((tmp_path / "b.json").read_text()) == json.loads(given.read_text())
 
 
-def test_masks_as_shares_and_boxes_far_beyond_the_image_change_no_box():
+def test_masks_as_shares_and_boxes_far_beyond_the_image_change_nothing():
     data = sound()
     for a in data["annotations"]:
         a["segmentation"] = [[v / W for v in a["segmentation"][0]]]
-    assert [c for c in mend(copy.deepcopy(data)) if c.field == "bbox"] == []
+    assert mend(copy.deepcopy(data)) == []
     data = sound()
     every(segmentation=[])(data)
     data["annotations"][0]["bbox"] = [10, 5, 2 * W, 10]
@@ -162,6 +162,14 @@ def test_the_area_of_a_polygon_is_that_of_its_pixels():
     drawn = int(mask_utils.area(mask_utils.merge(mask_utils.frPyObjects(triangle, H, W))))
     assert change.new == drawn
     assert abs(drawn - 32) <= 5
+
+
+def test_a_mask_of_another_size_than_the_image_changes_nothing():
+    data = sound()
+    data["annotations"][0]["segmentation"] = {"size": [W, H], "counts": [0, W * H]}
+    assert mend(data) == []
+    data["annotations"][0]["segmentation"] = {"size": 5, "counts": [0, W * H]}
+    assert mend(data) == []
 
 
 def test_text_in_federated_sets_becomes_the_ids_of_the_categories():
