@@ -145,6 +145,18 @@ def _whole_number(digits: str) -> int | float:
     return int(digits) if len(digits) < _MOST_DIGITS else float(digits)
 
 
+def read_content(text: bytes, name: str) -> dict[str, Any]:
+    """Return the object in the text of a file called ``name``, without checking its entries.
+
+    Raises:
+        ValueError: it is not valid JSON, or does not hold an object.
+    """
+    try:
+        return _content_of(_as_utf_8(text, name, []), name, [])
+    except RecursionError as error:
+        raise ValueError(f"{name} is nested too deeply to hold annotations") from error
+
+
 def _content_of(text: bytes, name: str, constants: list[str]) -> dict[str, Any]:
     """Read what msgspec refuses with Python's ``json``, which says where an error is.
 

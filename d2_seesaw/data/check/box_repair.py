@@ -59,10 +59,12 @@ class BoxColumns:
             boxes.append(box if is_box else [nan] * 4)
             areas.append(area if is_number(area) else nan)
             of_image.append(size if len(size) == 2 and all(map(is_number, size)) else (nan, nan))
-            extent, mask_area = _mask_of(entry.get("segmentation"))
+            extent, mask_area = _mask_of(entry.get("segmentation"), size)
             extents.append(extent)
             mask_areas.append(mask_area)
         A = len(boxes)
+        if A and np.fmax.reduce(extents, axis=None) <= 1:  # shares of the image, not pixels
+            extents, mask_areas = [[nan] * 4] * A, [nan] * A
         return cls(
             masks=[entry.get("segmentation") for entry in entries],
             box=np.array(boxes, float).reshape(A, 4),
@@ -78,8 +80,6 @@ class BoxColumns:
         single = ~self.crowd
         missing = ~np.isfinite(self.box.sum(axis=1))
         masked = np.isfinite(self.mask_area)
-        if masked.any() and self.extent[masked].max() <= 1:  # shares of the image, not pixels
-            masked[:] = False
         other = masked & single & ~missing
         found = self._format()
         if found is None:
@@ -151,11 +151,16 @@ class BoxColumns:
         return float(mask_utils.area(drawn))
 
 
-def _mask_of(segmentation: Any) -> tuple[list[float], float]:
-    """Return extent and area of a mask; NaN if there is none that can be used."""
+def _mask_of(segmentation: Any, size: Sequence[Any]) -> tuple[list[float], float]:
+    """Return extent and area of a mask; NaN if there is none that can be used.
+
+    A run-length encoding of another size than the image, width and height, is not used.
+    """
     unknown = [float("nan")] * 4, float("nan")
     if isinstance(segmentation, dict):
         try:
+            if list(size) != list(segmentation["size"])[::-1]:
+                return unknown
             rle: Any = compressed_rle(segmentation)
             x, y, width, height = np.asarray(mask_utils.toBbox(rle)).tolist()
             area = float(mask_utils.area(rle))

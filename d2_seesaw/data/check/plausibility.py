@@ -129,7 +129,7 @@ class _Plausibility:
     @cached_property
     def misfits(self) -> np.ndarray:
         """``(A,)`` whether the box of a single object is not that of its mask."""
-        masked = self.single & np.isfinite(self.masks.area + self.table.box.sum(axis=1))
+        masked = self.single & np.isfinite(self.masks.extent[:, 0] + self.table.box.sum(axis=1))
         masked[masked] = ~self._fits(masked)
         return masked
 

@@ -7,11 +7,12 @@ fields are kept, in their order.
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from d2_seesaw.data.annotations.coco import read_content
 from d2_seesaw.data.check.box_repair import BoxColumns
 from d2_seesaw.data.check.values import as_flag, as_numbers, is_number, other_form
 from d2_seesaw.utils.files import atomic_write
@@ -110,13 +111,7 @@ def repair_file(json_file: str | Path, mended_file: str | Path) -> Repair:
     if os.path.realpath(json_file) == os.path.realpath(mended_file):
         raise ValueError(f"the mended copy must be another file than {json_file}")
     text = Path(json_file).read_bytes()
-    encoding = json.detect_encoding(text)
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{json_file} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{json_file} must hold an object, got a {type(content).__name__}")
+    content, encoding = read_content(text, str(json_file)), json.detect_encoding(text)
     changes = mend(content)
     if encoding != "utf-8":
         changes.insert(0, Change("file", None, "encoding", encoding, "utf-8", "not plain UTF-8"))
@@ -187,12 +182,21 @@ class _Repair:
 
     def references(self) -> None:
         """Mend ids that are text where the list has numbers, or the reverse."""
+        reason = "ids in another form"
+        known: dict[str, set[Any]] = {}
         for section, key in (("images", "image_id"), ("categories", "category_id")):
-            ids = {_hashable(entry.get("id")) for _, entry in self.entries(section)}
+            known[section] = {_hashable(e.get("id")) for _, e in self.entries(section)} - {None}
             for name, entry in self.entries("annotations"):
                 value = entry.get(key)
-                if _hashable(value) not in ids and (other := other_form(value)) in ids:
-                    self.set("annotations", name, entry, (key, other, "ids in another form"))
+                if (other := _in_known_form(value, known[section])) is not value:
+                    self.set("annotations", name, entry, (key, other, reason))
+        for name, image in self.entries("images"):
+            for key in _FEDERATED:
+                ids = image.get(key)
+                if isinstance(ids, list):
+                    new = [_in_known_form(value, known["categories"]) for value in ids]
+                    if new != ids:
+                        self.set("images", name, image, (key, new, reason))
 
     def duplicate_categories(self) -> None:
         """Remove unused categories that have the name of another one."""
@@ -237,6 +241,12 @@ class _Repair:
 
 def _hashable(value: Any) -> Any:
     return value if isinstance(value, (int, float, str)) and not isinstance(value, bool) else None
+
+
+def _in_known_form(value: Any, known: Container[Any]) -> Any:
+    """Return text as an integer, or an integer as text, if only the other form is known."""
+    other = None if _hashable(value) in known else other_form(value)
+    return other if other in known else value
 
 
 def _short(value: Any) -> str:

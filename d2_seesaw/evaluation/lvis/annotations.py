@@ -86,7 +86,7 @@ def read_evaluation_table(
     if with_masks and len(table.image) and not table.has_segmentation.any():
         raise ValueError(
             f"{json_file} cannot be used to evaluate masks: none of its {len(table.image)} "
-            "annotations has a 'segmentation'; to evaluate boxes only, pass tasks=('bbox',)"
+            "annotations has a 'segmentation'; boxes alone need --task bbox (tasks=('bbox',))"
         )
     return complete_coco_fields(table, counts)
 

@@ -167,11 +167,12 @@ def load_columns(path: str | PathLike[str]) -> Detections:
     Raises:
         ValueError: the file is damaged or lacks an array, or the arrays do not fit each other.
     """
+    with open(path, "rb") as file:
+        if not zipfile.is_zipfile(file):  # NumPy would advise to unpickle it
+            raise ValueError("it is damaged or not an .npz file")
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = dict(archive)
-    except FileNotFoundError:
-        raise
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, TypeError) as error:
         raise ValueError(f"it is damaged: {error}") from error
     missing = {"image_ids", "category_ids", "scores"} - arrays.keys()

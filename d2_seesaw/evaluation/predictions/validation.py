@@ -9,20 +9,25 @@ Shapes in this module:
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
+from d2_seesaw.data.check.boxes import FILE_FORMAT, recognize_format
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns, index_of
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.entries import first_invalid_mask, text_of
 
+logger = logging.getLogger(__name__)
+
 _LARGEST = 1e9  # pixels: no coordinate is larger
 _ROUNDING = 1e-6  # by which a probability in 16 or 32 bits may exceed 1
 _SHOWN = 3
+_MOST_JUDGED = 100_000  # boxes, from which another format is recognized
 _COCO_IDS = tuple(category["id"] for category in COCO_CATEGORIES if category["isthing"])
 
 
@@ -34,6 +39,8 @@ def check_detections(
     any_scores: bool = False,
 ) -> None:
     """Check that detections can be scored against annotations.
+
+    Boxes that look like another format than left, top, width and height are a warning.
 
     Args:
         detections: The detections.
@@ -54,6 +61,8 @@ def check_detections(
     _check_category_ids(detections, ground_truth)
     if "segm" in tasks:
         _check_mask_sizes(detections, ground_truth)
+    if "bbox" in tasks and detections.boxes is not None:
+        _warn_of_box_format(detections, ground_truth)
 
 
 def check_columns(detections: Detections) -> None:
@@ -62,7 +71,7 @@ def check_columns(detections: Detections) -> None:
     Raises:
         ValueError: a column has another type or shape.
     """
-    number = len(detections.scores) if detections.scores.ndim else -1
+    number = detections.scores.size
     columns = {
         "image_ids": ("iuU", ()),
         "category_ids": ("iuU", ()),
@@ -77,18 +86,21 @@ def check_columns(detections: Detections) -> None:
         if column.dtype.kind not in kinds or column.shape != (number, *shape):
             expected = "whole numbers or text" if "U" in kinds else "numbers"
             raise ValueError(
-                f"{name} of {len(detections.scores)} detections must be {expected} of shape "
+                f"{name} of {number} detections must be {expected} of shape "
                 f"{(number, *shape)}, got {column.dtype} of shape {column.shape}"
             )
-    masks: Any = detections.masks
+    keypoints, masks = detections.keypoints, cast("Any", detections.masks)
+    if keypoints is not None and (keypoints.ndim != 2 or len(keypoints) != number):
+        raise ValueError(f"keypoints of {number} detections have the shape {keypoints.shape}")
     if masks is None:
         return
     shapes = masks.sizes.shape, masks.lengths.shape
     kinds = {column.dtype.kind for column in (masks.sizes, masks.lengths, masks.counts)}
     if shapes != ((number, 2), (number,)) or not kinds <= set("iu") or masks.counts.itemsize > 1:
         raise ValueError(f"masks of {number} detections must have {number} sizes and lengths")
-    if (masks.lengths < 0).any() or masks.lengths.sum(dtype=np.int64) != masks.counts.size:
-        raise ValueError(f"the counts of masks have {masks.counts.size} bytes, not their lengths")
+    total = masks.lengths.sum(dtype=np.int64)
+    if (masks.lengths < 0).any() or masks.counts.shape != (total,):
+        raise ValueError(f"the counts of masks have the shape {masks.counts.shape}, not {(total,)}")
 
 
 def check_encodings(detections: Detections) -> None:
@@ -205,7 +217,7 @@ def _unknown(
     return (
         f"{kind} id {given[first].item()!r} of a detection is not in the annotations, whose ids "
         f"start as {known[:_SHOWN].tolist()} (detection {first}, and {int(unknown.sum()) - 1} of "
-        f"{len(detections)} others): {reason}"
+        f"{len(detections) - 1} others): {reason}"
     )
 
 
@@ -267,12 +279,31 @@ def _file_names(given: np.ndarray, images: Sequence[Mapping[str, Any]]) -> str:
         if stem.isdecimal():
             stems[int(stem)] = image["id"]
     used = np.unique(given).tolist()
-    if not all(value in stems for value in used):
+    names = [os.path.basename(v.replace("\\", "/")) if isinstance(v, str) else v for v in used]
+    if not all(name in stems for name in names):
         return ""
     return (
-        f"the image ids are names of the image files; {used[0]!r} has the id {stems[used[0]]!r} "
+        f"the image ids are names of the image files; {used[0]!r} has the id {stems[names[0]]!r} "
         "in the annotations"
     )
+
+
+# Boxes
+
+
+def _warn_of_box_format(detections: Detections, ground_truth: GroundTruthColumns) -> None:
+    rows = slice(None, None, max(1, len(detections) // _MOST_JUDGED))
+    boxes: Any = detections.boxes
+    boxes = boxes[rows].astype(float)
+    images = index_of(detections.image_ids[rows], ground_truth.image_ids)
+    sizes = ground_truth.image_sizes[images][:, ::-1].astype(float)
+    sizes[sizes <= 0] = np.nan  # unknown
+    found = recognize_format(boxes, np.full_like(boxes, np.nan), sizes)
+    if found is not None:
+        logger.warning(
+            f"The boxes of the detections look like {found.name}, and are read as {FILE_FORMAT}: "
+            f"{found.reason}"
+        )
 
 
 # Masks

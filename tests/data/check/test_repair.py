@@ -132,11 +132,11 @@ def test_half_of_a_surrogate_pair_is_kept_as_an_escape(tmp_path):
     assert json.loads((tmp_path / "b.json").read_text()) == json.loads(given.read_text())
 
 
-def test_masks_as_shares_and_boxes_far_beyond_the_image_change_no_box():
+def test_masks_as_shares_and_boxes_far_beyond_the_image_change_nothing():
     data = sound()
     for a in data["annotations"]:
         a["segmentation"] = [[v / W for v in a["segmentation"][0]]]
-    assert [c for c in mend(copy.deepcopy(data)) if c.field == "bbox"] == []
+    assert mend(copy.deepcopy(data)) == []
     data = sound()
     every(segmentation=[])(data)
     data["annotations"][0]["bbox"] = [10, 5, 2 * W, 10]
@@ -164,6 +164,31 @@ def test_the_area_of_a_polygon_is_that_of_its_pixels():
     assert abs(drawn - 32) <= 5
 
 
+def test_a_mask_of_another_size_than_the_image_changes_nothing():
+    data = sound()
+    data["annotations"][0]["segmentation"] = {"size": [W, H], "counts": [0, W * H]}
+    assert mend(data) == []
+    data["annotations"][0]["segmentation"] = {"size": 5, "counts": [0, W * H]}
+    assert mend(data) == []
+
+
+def test_text_in_federated_sets_becomes_the_ids_of_the_categories():
+    data = sound()
+    known = data["categories"][0]["id"]
+    data["images"][0]["neg_category_ids"] = [str(known), known, "x", [known]]
+    (change,) = mend(data)
+    assert (change.field, change.new) == ("neg_category_ids", [known, known, "x", [known]])
+
+
+def test_a_number_of_more_digits_than_python_reads_is_mended_as_an_area(tmp_path):
+    given = own_data.write(tmp_path, data := sound())
+    area = json.dumps(data["annotations"][0]["area"])
+    text = given.read_text().replace(f'"area": {area}', '"area": ' + "9" * 6000, 1)
+    given.write_text(text)
+    (change,) = repair_file(given, tmp_path / "mended.json").changes
+    assert change.new == data["annotations"][0]["area"]
+
+
 def test_changes_are_counted_and_listed(tmp_path):
     data = sound()
     every(area=1, iscrowd="0")(data)
@@ -186,7 +211,7 @@ def test_the_given_file_is_never_overwritten(tmp_path):
             repair_file(given, target)
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b"{", b"\xff\xff", b"[" * 100_000])
+@pytest.mark.parametrize("text", [b"", b"[]", b"{", b"\xff\xff", b"\x1f\x8b", b"[" * 100_000])
 def test_what_is_no_json_object_is_one_error(tmp_path, text):
     (tmp_path / "a.json").write_bytes(text)
     with pytest.raises(ValueError, match=r"a\.json"):

@@ -106,6 +106,7 @@ def shifted(field, by):
         (shifted("image_id", str), "image ids are text in the results and numbers in the annot"),
         (shifted("image_id", lambda i: f"{i:06}"), "names of the image files; '000001' has the id"),
         (shifted("image_id", lambda i: f"{i:06}.jpg"), "names of the image files; '000001.jpg' h"),
+        (shifted("image_id", lambda i: f"val/{i:06}.jpg"), "files; 'val/000001.jpg' has the id 1 "),
     ],
 )
 def test_patterns_of_wrong_ids_are_recognized(found, message, evaluate):
@@ -141,6 +142,21 @@ def test_the_two_numberings_of_coco_are_recognized(given, listed, message):
         check_detections(
             Detections.from_results(found), GroundTruthColumns.from_dataset(data), ["bbox"]
         )
+
+
+@pytest.mark.parametrize(
+    ("by", "name"),
+    [
+        (lambda x, y, w, h: [x, y, x + w, y + h], "x1, y1, x2, y2, and are read as x, y, width"),
+        (lambda x, y, w, h: [x / WIDTH, y / HEIGHT, w / WIDTH, h / HEIGHT], "shares of the image"),
+    ],
+)
+def test_boxes_of_another_format_are_a_warning(by, name, evaluate, caplog):
+    evaluate([{**r, "bbox": by(*r["bbox"])} for r in results()], tasks=["segm"])
+    evaluate(results())
+    assert "look like" not in caplog.text
+    evaluate([{**r, "bbox": by(*r["bbox"])} for r in results()])
+    assert name in caplog.text
 
 
 def test_transposed_images_are_named(evaluate):
@@ -237,6 +253,10 @@ def test_utf_16_is_named_and_a_byte_order_mark_is_read(tmp_path):
         ({"boxes": np.zeros((10, 3))}, r"boxes .* of shape \(10, 4\), got float64 of shape"),
         ({"image_ids": np.zeros(10)}, "image_ids .* whole numbers or text"),
         ({"category_ids": np.zeros(9, int)}, r"of shape \(10,\), got int64 of shape \(9,\)"),
+        ({"scores": np.array(0.5)}, r"image_ids of 1 detections .* of shape \(1,\), got int64"),
+        ({"scores": np.ones((10, 1))}, r"scores .* of shape \(10,\), got float64 of shape"),
+        ({"keypoints": np.zeros((9, 3))}, r"keypoints of 10 detections have the shape \(9, 3\)"),
+        ({"masks_counts": np.zeros((1, 10), np.uint8)}, "the counts of masks have"),
         ({"masks_lengths": np.ones(10, int)}, "the counts of masks have"),
         ({"masks_sizes": np.ones((10, 2), int)}, r"detection 0 \(image 1\) has a run-length"),
     ],
@@ -251,9 +271,15 @@ def test_a_damaged_archive_is_one_line(tmp_path):
     path = tmp_path / "x.npz"
     save_columns(str(path), Detections.from_results(results()))
     content = path.read_bytes()
-    for damaged in (content[: len(content) // 2], b"", b"PK\x03\x04", content[:50] + content[60:]):
+    for damaged in (
+        content[: len(content) // 2],
+        b"",
+        b"PK\x03\x04",
+        content[:50] + content[60:],
+        b"a",
+    ):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"x\.npz is not a file of results"):
+        with pytest.raises(ValueError, match=r"x\.npz is not a file of results: it is damaged"):
             read_results(path)
 
 
