@@ -223,7 +223,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         except MemoryError:
             raise
         except Exception as error:  # what unpickling a damaged file raises may be of any kind
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = _reason(error)
             raise ValueError(f"checkpoint {filename} cannot be read: {reason}") from error
         return {**loaded, "model": weights}
 
@@ -259,6 +259,15 @@ class StrictCheckpointer(DetectionCheckpointer):
         if not added:
             return set(missing)
         return added if added.issubset(missing) else set()
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, UnpicklingError):  # PyTorch advises to run the code in the file
+        text = text.rpartition("WeightsUnpickler error: ")[2].partition(" Check the doc")[0]
+        text = text.partition(". ")[0]
+        return f"it is not a file of torch.save with tensors and plain values ({text})"
+    return text
 
 
 def _added_keys(model: nn.Module) -> frozenset[str]:

@@ -14,6 +14,7 @@ CLASS_COUNTS = "class_counts"
 
 _SHOWN = 3
 _CHUNK = 1 << 22
+_ZIP_SIGNATURE = b"PK\x03\x04"
 
 
 def check_checksums(path: str | os.PathLike[str]) -> None:
@@ -22,9 +23,12 @@ def check_checksums(path: str | os.PathLike[str]) -> None:
     Files without checksums, and files that are not zip archives, pass.
 
     Raises:
-        ValueError: a record does not match its checksum.
+        ValueError: a record does not match its checksum, or the end of the file is missing.
     """
     if not zipfile.is_zipfile(path):
+        with open(path, "rb") as file:
+            if file.read(4) == _ZIP_SIGNATURE:
+                raise ValueError("it is truncated: the end of the file is missing")
         return
     with zipfile.ZipFile(path) as archive:
         for record in archive.infolist():

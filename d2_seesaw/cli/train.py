@@ -20,6 +20,7 @@ import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -364,6 +365,15 @@ def run(args: argparse.Namespace) -> None:
         evaluate(cfg, model, evaluator)
 
 
+def _has_checkpoint(output_dir: str, resume: bool, started: float) -> bool:
+    """Return whether ``--resume`` would continue this run, and not an earlier one in the folder."""
+    try:
+        saved = os.path.getmtime(os.path.join(output_dir, "last_checkpoint"))
+    except OSError:
+        return False
+    return resume or saved >= started
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Check the command, then train or evaluate on every rank; return the exit status."""
     args = argument_parser().parse_args(arguments)
@@ -371,10 +381,12 @@ def main(arguments: list[str] | None = None) -> int:
         cfg = read_config(args)  # fails here, before the ranks start; each of them reads it again
         check_machine(cfg, args)
         args.config_file = str(find_config(args.config_file))  # Detectron2 logs the file
+    started = time.time()
     try:
         launch_training(run, args)
     except KeyboardInterrupt:
-        how = "nothing was saved" if args.eval_only else "continue with --resume"
+        saved = not args.eval_only and _has_checkpoint(cfg.train.output_dir, args.resume, started)
+        how = "continue with --resume" if saved else "nothing was saved"
         sys.stderr.write(f"d2-seesaw train: interrupted; {how}\n")
         return 128 + signal.SIGINT
     except RunError as error:

@@ -69,6 +69,17 @@ def test_a_truncated_file_is_one_line(tmp_path, cut):
         StrictCheckpointer(Counting()).load(str(path))
 
 
+def test_a_truncated_archive_and_a_text_file_are_named_without_advice_of_pytorch(tmp_path):
+    torch.save({"model": state()}, path := tmp_path / "m.pth")
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(ValueError, match="it is truncated: the end of the file is missing"):
+        StrictCheckpointer(Counting()).load(str(path))
+    path.write_text('{"images": []}')
+    with pytest.raises(ValueError, match=r"not a file of torch\.save") as error:
+        StrictCheckpointer(Counting()).load(str(path))
+    assert "weights_only" not in str(error.value)
+
+
 @pytest.mark.parametrize("has_checksums", [True, False])
 def test_a_changed_byte_of_the_weights_is_reported(tmp_path, has_checksums):
     weights = {"a": torch.ones(1000)}

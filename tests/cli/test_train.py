@@ -1,5 +1,7 @@
 """`d2-seesaw train`: mistakes are one line, and data without masks train boxes."""
 
+import os
+
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -148,17 +150,34 @@ def test_every_kind_of_mask_head_can_be_left_out(name):
     assert not cfg.dataloader.train.mapper.use_instance_mask
 
 
-def test_interrupting_an_evaluation_does_not_promise_to_resume(own, monkeypatch, capsys):
+def test_an_interruption_promises_to_resume_only_a_run_that_saved_a_checkpoint(
+    own, monkeypatch, capsys, tmp_path
+):
+    last = tmp_path / "last_checkpoint"
+    saves = False
+
     def interrupt(*_):
+        if saves:
+            last.write_text("model_0.pth")
         raise KeyboardInterrupt
 
+    cfg = load_config("quickstart/seesaw", [f"train.output_dir={tmp_path}"])
     monkeypatch.setattr(train, "launch_training", interrupt)
-    monkeypatch.setattr(train, "read_config", lambda args: load_config("quickstart/seesaw"))
+    monkeypatch.setattr(train, "read_config", lambda args: cfg)
     monkeypatch.setattr(train, "check_machine", lambda *_: None)
-    assert own("--eval-only", "train.init_checkpoint=x") == 130
-    assert "--resume" not in capsys.readouterr().err
-    assert own() == 130
-    assert "--resume" in capsys.readouterr().err
+
+    def resumes(*arguments):
+        assert own(*arguments) == 130
+        return "--resume" in capsys.readouterr().err
+
+    assert not resumes()  # before the first checkpoint
+    last.write_text("model_0.pth")
+    os.utime(last, (0, 0))
+    assert not resumes()  # the checkpoint of an earlier run
+    assert not resumes("--eval-only", "train.init_checkpoint=x")
+    assert resumes("--resume")
+    saves = True
+    assert resumes()
 
 
 @pytest.mark.parametrize(
