@@ -116,6 +116,11 @@ def read_picture(
     try:
         with _limit_of_pillow(None), Image.open(path) as opened:
             _check_pixels(path, opened.width, opened.height, max_pixels)
+            if opened.mode.startswith(("I", "F")):
+                raise UnreadableError(
+                    f"{path} has more than 8 bits a channel (mode {opened.mode}), which would be "
+                    "clipped: convert it to 8 bits"
+                )
             opened.load()  # Detectron2 accepts a PNG with damaged pixels
             return _from_pillow(opened, image_format)
     except UnreadableError:

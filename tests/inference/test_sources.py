@@ -187,3 +187,10 @@ def test_a_video_without_a_frame_is_unreadable(monkeypatch):
     monkeypatch.setattr(cv2, "VideoCapture", NoFrames)
     with pytest.raises(UnreadableError, match=r"clip.avi has no readable frame"):
         list(VideoFrames("clip.avi"))
+
+
+def test_pictures_of_more_than_8_bits_are_refused_because_they_would_be_clipped(tmp_path):
+    gray = np.full((20, 30), 40_000, np.uint16)
+    cv2.imwrite(str(tmp_path / "gray.png"), gray)
+    with pytest.raises(UnreadableError, match=r"more than 8 bits a channel \(mode I;16\)"):
+        read_picture(tmp_path / "gray.png")

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from d2_seesaw.data.annotations.box_formats import FILE_FORMAT, box_format
 from d2_seesaw.data.annotations.coco import parse_file
 from d2_seesaw.data.annotations.rules import RULES, WARNING
 from d2_seesaw.data.annotations.schema import Problem
@@ -81,6 +82,11 @@ def _parse(
     if fatal:
         raise ValueError(f"{json_file} cannot be used: {summary(fatal)}")
     warnings = _warnings(parsed.problems)
+    if other := box_format(parsed.table):
+        warnings.append(
+            f"the boxes look like {other.name}, and are read as {FILE_FORMAT}: {other.reason}. "
+            "d2-seesaw check says more"
+        )
     if kept is not None and not errors:
         _write_copy(kept, parsed.table, warnings, state)  # of before: a change is noticed
     return parsed.table, warnings

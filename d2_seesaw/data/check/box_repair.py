@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from d2_seesaw.data.check.boxes import BoxFormat, box_fits, recognize_format
+from d2_seesaw.data.annotations.box_formats import BoxFormat, box_fits, recognize_format
 from d2_seesaw.data.check.plausibility import area_differs, areas_of_boxes
 from d2_seesaw.data.check.values import is_number, usable_polygons, whole_or_rounded
 from d2_seesaw.data.rle import compressed_rle, encode_segmentation

@@ -9,23 +9,23 @@ Shapes in this module:
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from d2_seesaw.data.annotations.coco import ParsedFile
-from d2_seesaw.data.annotations.table import AnnotationTable
-from d2_seesaw.data.check.boxes import (
+from d2_seesaw.data.annotations.box_formats import (
     BoxFormat,
     box_fits,
+    box_format,
     fitting_format,
-    recognize_format,
 )
+from d2_seesaw.data.annotations.coco import ParsedFile
+from d2_seesaw.data.annotations.mask_geometry import MaskGeometry, mask_geometry
+from d2_seesaw.data.annotations.table import AnnotationTable
 from d2_seesaw.data.check.issues import Issue
-from d2_seesaw.data.check.masks import MaskGeometry, mask_geometry
 from d2_seesaw.data.check.values import usable_polygons
 from d2_seesaw.data.rle import encode_segmentation
 
@@ -118,13 +118,7 @@ class _Plausibility:
 
     @cached_property
     def format(self) -> BoxFormat | None:
-        rows = self.single
-        found = recognize_format(self.table.box[rows], self.masks.extent[rows], self.size[rows])
-        if found is None:
-            return None
-        fitting = np.zeros(len(rows), bool)
-        fitting[rows] = found.fitting
-        return replace(found, fitting=fitting)
+        return box_format(self.table, self.masks)
 
     @cached_property
     def misfits(self) -> np.ndarray:

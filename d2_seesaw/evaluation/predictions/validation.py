@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
-from d2_seesaw.data.check.boxes import FILE_FORMAT, recognize_format
+from d2_seesaw.data.annotations.box_formats import FILE_FORMAT, recognize_format
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns, index_of
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.entries import first_invalid_mask, text_of

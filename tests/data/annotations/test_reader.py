@@ -277,3 +277,15 @@ def test_slow_reading_is_logged(tmp_path, monkeypatch, caplog, seconds, is_said)
         patch.setattr(reader, "time", SimpleNamespace(monotonic=lambda: next(times)))
         read_annotations(json_file)
     assert (f"took {seconds} s to read" in caplog.text) == is_said
+
+
+def test_boxes_in_another_format_are_a_warning_on_every_start(cache, tmp_path, caplog):
+    data = own_data.content()
+    for annotation in data["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        annotation["bbox"] = [x, y, x + width, y + height]
+    json_file = own_data.write(tmp_path, data)
+    for _ in range(2):
+        caplog.clear()
+        read_annotations(json_file)
+        assert "the boxes look like x1, y1, x2, y2, and are read as x, y, width" in caplog.text

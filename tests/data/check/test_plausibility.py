@@ -11,8 +11,8 @@ from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 from PIL import Image
 
 from d2_seesaw.data import check_dataset
+from d2_seesaw.data.annotations.mask_geometry import mask_geometry
 from d2_seesaw.data.annotations.rules import IMAGES, PLAUSIBILITY, RULES
-from d2_seesaw.data.check.masks import mask_geometry
 from d2_seesaw.data.check.names import check_names
 from d2_seesaw.data.check.plausibility import check_plausibility
 from d2_seesaw.synthetic.instances import LongTailSpec, generate_longtail_dataset

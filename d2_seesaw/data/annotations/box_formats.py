@@ -5,9 +5,12 @@ Shapes in this module:
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+from d2_seesaw.data.annotations.mask_geometry import MaskGeometry, mask_geometry
+from d2_seesaw.data.annotations.table import AnnotationTable
 
 _LEAST_IOU = 0.75
 _PIXELS = 2.0  # boxes that differ by less were rounded
@@ -150,6 +153,25 @@ def recognize_format(box: np.ndarray, extent: np.ndarray, size: np.ndarray) -> B
     scale = list(_SCALES)[1]
     layout = _by_images(box[usable] * np.tile(size[usable], 2), size[usable]) or FILE_FORMAT
     return BoxFormat(layout + scale, usable, int(usable.sum()), "no coordinate is above 1")
+
+
+def box_format(table: AnnotationTable, masks: MaskGeometry | None = None) -> BoxFormat | None:
+    """Recognize the format of the boxes of single objects, see :func:`recognize_format`.
+
+    Args:
+        table: the annotations.
+        masks: their masks, if they are known already.
+    """
+    masks = mask_geometry(table) if masks is None else masks
+    sizes = [[i.get("width", np.nan), i.get("height", np.nan)] for i in table.images]
+    size = np.array([*sizes, [np.nan, np.nan]], float)[table.image]  # -1 is the last
+    single = ~table.crowd & (table.image >= 0)
+    found = recognize_format(table.box[single], masks.extent[single], size[single])
+    if found is None:
+        return None
+    fitting = np.zeros(len(single), bool)
+    fitting[single] = found.fitting
+    return replace(found, fitting=fitting)
 
 
 def _are_shares(box: np.ndarray, size: np.ndarray) -> bool:
