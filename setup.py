@@ -58,6 +58,7 @@ setup(
     extras_require={
         "dev": [
             "codespell",
+            "hypothesis",
             "nbmake",
             "pre-commit",
             "pyright",

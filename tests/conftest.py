@@ -3,6 +3,7 @@
 import os
 import random
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -12,10 +13,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--runslow", action="store_true", help="also run the tests marked slow")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     # The tensors are small, so threads would mostly wait for each other. On a busy machine a file
     # of loss tests took 9 s with several threads, and 2 s with one.
     torch.set_num_threads(1)
+    # The same cases in each run. Calls under test have a limit of their own, see tests/fuzz.
+    every = {"derandomize": True, "deadline": None, "database": None}
+    hypothesis.settings.register_profile(
+        "few", max_examples=20, suppress_health_check=list(hypothesis.HealthCheck), **every
+    )
+    hypothesis.settings.register_profile(
+        "many", hypothesis.settings.get_profile("few"), max_examples=1000
+    )
+    hypothesis.settings.load_profile("many" if config.getoption("--runslow") else "few")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

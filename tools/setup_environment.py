@@ -64,6 +64,7 @@ PACKAGES = {
     "wheel": "wheel",
     # Needed for tests and checks
     "codespell_lib": "codespell",
+    "hypothesis": "hypothesis",
     "nbmake": "nbmake",
     "pre_commit": "pre-commit",
     "pytest": "pytest",

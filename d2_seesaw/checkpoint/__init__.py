@@ -7,6 +7,7 @@ from d2_seesaw.checkpoint.checkpointer import (
     class_metadata,
     is_semantic,
     number_of_classes,
+    read_class_metadata,
     save_weights,
 )
 from d2_seesaw.checkpoint.mmdet import (
@@ -30,6 +31,7 @@ __all__ = [
     "describe_mmdet",
     "is_semantic",
     "number_of_classes",
+    "read_class_metadata",
     "read_mmdet_file",
     "save_weights",
 ]

@@ -5,7 +5,9 @@ dataset registered where the model is used, may belong to other classes.
 """
 
 import os
+import zipfile
 from collections.abc import Mapping, Sequence, Set
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from detectron2.modeling.meta_arch import SemanticSegmentor
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from d2_seesaw.checkpoint.contents import check_checksums, check_contents
 from d2_seesaw.checkpoint.pretrained import convert_pretrained
 from d2_seesaw.utils.files import atomic_write
 
@@ -72,6 +75,23 @@ def class_metadata(names: str | Sequence[str], model: nn.Module) -> dict[str, An
     if colors and len(colors) == len(classes):
         found["class_colors"] = [[int(channel) for channel in color] for color in colors]
     return found
+
+
+def read_class_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the class metadata of a checkpoint without its weights.
+
+    Returns:
+        As :func:`class_metadata`; empty if the checkpoint has none, has another format, or is not a
+        local file.
+    """
+    if not os.path.isfile(path) or not zipfile.is_zipfile(path):
+        return {}
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, UnpicklingError):  # loading the weights says more
+        return {}
+    metadata = content.get(METADATA) if isinstance(content, Mapping) else None
+    return dict(metadata) if isinstance(metadata, Mapping) else {}
 
 
 def _category_ids(
@@ -169,7 +189,8 @@ class StrictCheckpointer(DetectionCheckpointer):
             checkpointables: names of the further objects to load; None loads all.
 
         Raises:
-            ValueError: weights that do not fit, all in one message; no ``path`` for a model that
+            ValueError: a damaged file; values that are not finite; weights that do not fit, all in
+                one message; no ``path`` for a model that
                 extends a trained one.
         """
         if not path and _added_keys(self.model):
@@ -191,9 +212,20 @@ class StrictCheckpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(file)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        loaded = super()._load_file(filename)
-        loaded["model"] = convert_pretrained(loaded["model"], self.model.state_dict())
-        return loaded
+        try:
+            check_checksums(filename)
+            loaded = super()._load_file(filename)
+            weights = loaded["model"]
+            # A published checkpoint may hold its weights one level deeper.
+            if isinstance(weights, Mapping) and all(isinstance(name, str) for name in weights):
+                weights = convert_pretrained(weights, self.model.state_dict())
+            check_contents(weights)
+        except MemoryError:
+            raise
+        except Exception as error:  # what unpickling a damaged file raises may be of any kind
+            reason = _reason(error)
+            raise ValueError(f"checkpoint {filename} cannot be read: {reason}") from error
+        return {**loaded, "model": weights}
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         if self.allow_partial:
@@ -227,6 +259,15 @@ class StrictCheckpointer(DetectionCheckpointer):
         if not added:
             return set(missing)
         return added if added.issubset(missing) else set()
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, UnpicklingError):  # PyTorch advises to run the code in the file
+        text = text.rpartition("WeightsUnpickler error: ")[2].partition(" Check the doc")[0]
+        text = text.partition(". ")[0]
+        return f"it is not a file of torch.save with tensors and plain values ({text})"
+    return text
 
 
 def _added_keys(model: nn.Module) -> frozenset[str]:

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from d2_seesaw.checkpoint.contents import check_checksums, check_contents
+
 _AFFINE = "(weight|bias)"
 _NORM = "(weight|bias|running_mean|running_var)"
 
@@ -195,7 +197,7 @@ def describe_mmdet(state: Mapping[str, Tensor]) -> MmdetModel:
     cascade = "roi_head.bbox_head.0.fc_cls.bias" in state
     stage = ".0" if cascade else ""
     sizes = [
-        state[key].shape[0] if key in state else None
+        state[key].numel() if key in state and state[key].dim() == 1 else None
         for key in (
             f"roi_head.bbox_head{stage}.fc_cls.bias",
             f"roi_head.mask_head{stage}.conv_logits.bias",
@@ -249,21 +251,31 @@ def read_mmdet_file(path: str | Path, *, trust: bool = False) -> MmdetFile:
             you trust. Such files may need mmengine or mmcv.
 
     Raises:
-        ValueError: the file contains objects other than tensors and the known harmless ones, or no
-            weights.
+        ValueError: the file is damaged, contains objects other than tensors and the known harmless
+            ones, has values that are not finite, or has no weights.
         FileNotFoundError: the file does not exist.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{str(path)!r} does not exist")
     try:
+        check_checksums(path)
         loaded = _load(path, trust)
     except pickle.UnpicklingError as error:
         raise ValueError(_why_refused(path, error)) from error
     except ModuleNotFoundError as error:
         raise ValueError(f"{path}: contains objects of {error.name!r}; install it first") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file raises errors of many kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} cannot be read: {reason}") from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict) or not state or not _are_tensors(state):
         raise ValueError(f"{path}: expected a checkpoint of mmdet, with weights in 'state_dict'")
+    try:
+        check_contents(state)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return MmdetFile(dict(state), _config_text(loaded.get("meta")))
 
 

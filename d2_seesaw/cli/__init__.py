@@ -1,12 +1,15 @@
 """The command line: ``d2-seesaw COMMAND``, or ``python -m d2_seesaw COMMAND``.
 
 A command is a module in this folder with a function ``main(arguments)``, which returns the exit
-status. It is imported when it is called, so that ``d2-seesaw --help`` and ``d2-seesaw env`` need
-neither PyTorch nor Detectron2.
+status. The module of ``import`` is ``import_``, because that name is a keyword. A module is
+imported when its command is called, so that ``d2-seesaw --help`` and ``d2-seesaw env`` need neither
+PyTorch nor Detectron2.
 """
 
 import argparse
 import importlib
+import keyword
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -21,6 +24,7 @@ COMMANDS = {
     "evaluate": "score saved detections with the LVIS metrics",
     "report": "draw the long-tail report of one evaluation, or compare two",
     "check": "check a dataset in COCO or LVIS format before training",
+    "import": "import annotations of YOLO, Labelme, Pascal VOC and COCO exports",
     "convert": "convert a checkpoint of MMDetection",
     "draw": "draw ground truth and predictions side by side",
     "generate": "generate a long-tailed dataset: instances or semantic",
@@ -53,6 +57,11 @@ def command_parser(command: str, doc: str | None, **options: Any) -> argparse.Ar
     )
 
 
+def module_of(command: str) -> str:
+    """Return the name of the module of a command."""
+    return f"d2_seesaw.cli.{command}{'_' * keyword.iskeyword(command)}"
+
+
 @contextmanager
 def errors_in_one_line(command: str) -> Iterator[None]:
     """Turn an error in the user's input into one line on stderr and exit status 1."""
@@ -60,6 +69,21 @@ def errors_in_one_line(command: str) -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         sys.exit(f"d2-seesaw {command}: {error}")
+
+
+class RunError(RuntimeError):
+    """Error that ends a run with its message in one line."""
+
+
+@contextmanager
+def ending_in_one_line(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn errors of these kinds into a :class:`RunError` with the same message."""
+    try:
+        yield
+    except kinds as error:
+        # The text of an error in a loading process is its traceback.
+        _, _, message = str(error).rpartition(f"{type(error).__name__}: ")
+        raise RunError(message.strip() or type(error).__name__) from error
 
 
 def say(text: str) -> None:
@@ -83,12 +107,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         parser.error(f"unknown command {arguments[0]!r}{did_you_mean(arguments[0], COMMANDS)}")
     command = parser.parse_args(arguments[:1]).command  # the rest belongs to the command
+    if not sys.stdout.isatty():
+        os.environ.setdefault("NO_COLOR", "1")  # of Detectron2's log
     # Detectron2 uses torch.jit.script, which is deprecated.
     warnings.filterwarnings("ignore", r".*torch\.jit\.script", FutureWarning)
     try:
         if command != "env":
             importlib.import_module("d2_seesaw._requires_detectron2")
-        module = importlib.import_module(f"d2_seesaw.cli.{command}")
+        module = importlib.import_module(module_of(command))
     except ModuleNotFoundError as error:
         if (error.name or "d2_seesaw").partition(".")[0] == "d2_seesaw":
             raise

@@ -11,6 +11,7 @@ Examples:
 import argparse
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from d2_seesaw.cli import command_parser, errors_in_one_line, say
 from d2_seesaw.data import load_dataset
 from d2_seesaw.engine import load_config
 from d2_seesaw.inference import draw_instances, drawing_metadata
-from d2_seesaw.inference.drawing import enlargement
+from d2_seesaw.inference.drawing import enlargement, fonts_for
 
 RESULTS = "lvis_instances_results.json"
 
@@ -46,28 +47,42 @@ def read_predictions(path: Path, min_score: float) -> dict[int, list[dict[str, A
     return by_image
 
 
-def to_instances(predictions: list[dict[str, Any]], image_size: tuple[int, int]) -> Instances:
-    """Convert the predictions of one image for Detectron2's visualizer."""
+def to_instances(
+    predictions: list[dict[str, Any]], image_size: tuple[int, int], classes: Mapping[int, int]
+) -> Instances:
+    """Convert the predictions of one image for Detectron2's visualizer.
+
+    Args:
+        predictions: as in the results file.
+        image_size: height and width.
+        classes: class index by category id.
+
+    Raises:
+        ValueError: a category id that is not among ``classes``.
+    """
+    unknown = sorted({p["category_id"] for p in predictions} - classes.keys())
+    if unknown:
+        raise ValueError(
+            f"the predictions have categories {unknown[:5]}, which the test data do not have"
+        )
     instances = Instances(image_size)
     boxes = [BoxMode.convert(p["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for p in predictions]
     instances.pred_boxes = Boxes(torch.tensor(boxes).reshape(-1, 4))
     instances.scores = np.array([p["score"] for p in predictions])
-    instances.pred_classes = np.array([p["category_id"] - 1 for p in predictions], dtype=int)
-    instances.pred_masks = [p["segmentation"] for p in predictions]
+    instances.pred_classes = np.array([classes[p["category_id"]] for p in predictions], dtype=int)
+    if all(p.get("segmentation") for p in predictions):
+        instances.pred_masks = [p["segmentation"] for p in predictions]
     return instances
 
 
-def draw(
-    record: dict[str, Any], predictions: list[dict[str, Any]], metadata: Any, scale: float
-) -> Any:
+def draw(record: dict[str, Any], instances: Instances, metadata: Any, scale: float) -> Any:
     """Draw ground truth on the left and predictions on the right, as a BGR image."""
     image = read_image(record["file_name"], format="RGB")
     canvas = Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION)
-    instances = to_instances(predictions, (record["height"], record["width"]))
-    pictures = {
-        "ground truth": canvas.draw_dataset_dict(record).get_image(),
-        "predictions": draw_instances(image, instances, metadata, scale),
-    }
+    with fonts_for(metadata.thing_classes):
+        truth = canvas.draw_dataset_dict(record).get_image()
+    found = draw_instances(image, instances, metadata, scale)
+    pictures = {"ground truth": truth, "predictions": found}
     halves = []
     for kind, rgb in pictures.items():
         picture = np.ascontiguousarray(rgb[:, :, ::-1])
@@ -95,19 +110,23 @@ def draw_run(config_file: str, num_images: int, min_score: float, min_side: int)
 
     Raises:
         FileNotFoundError: the config, the predictions or the dataset do not exist.
-        ValueError: the config cannot be read.
+        ValueError: the config cannot be read, or the predictions are of other categories.
     """
     cfg = load_config(config_file)
     run = Path(cfg.train.output_dir)
     predictions = read_predictions(run / "inference" / RESULTS, min_score)
     name = cfg.dataloader.test.dataset.names
     records = load_dataset(name, filter_empty=False)
-    metadata = drawing_metadata(MetadataCatalog.get(name).thing_classes)
+    known = MetadataCatalog.get(name)
+    metadata = drawing_metadata(known.thing_classes)
+    numbered = {index + 1: index for index in range(len(known.thing_classes))}  # as Detectron2 does
+    classes = known.get("thing_dataset_id_to_contiguous_id") or numbered
     folder = run / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     for record in records[:num_images]:
-        scale = enlargement((record["height"], record["width"]), min_side)
-        picture = draw(record, predictions[record["image_id"]], metadata, scale)
+        size = (record["height"], record["width"])
+        instances = to_instances(predictions[record["image_id"]], size, classes)
+        picture = draw(record, instances, metadata, enlargement(size, min_side))
         cv2.imwrite(str(folder / f"{Path(record['file_name']).stem}.png"), picture)
     return folder
 

@@ -54,6 +54,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--max-dets-per-image", type=int, default=300, metavar="N", help="default: 300, as in LVIS")
     add("--fixed-ap", action="store_true", help="10,000 detections per category, not per image")
     add("--class-agnostic", action="store_true", help="ignore categories when matching")
+    add("--any-scores", action="store_true", help="allow scores outside of [0, 1], such as logits")
     add("--output", metavar="DIR", help=OUTPUT_HELP)
     add("--images", metavar="DIR", help="folder of the images; default: that of --dataset")
     return parser
@@ -94,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
             args.results,
             annotation_file(args.dataset) if args.dataset else args.annotations,
             tasks=args.task,
-            scoring=LVISScoring(args.engine, limits, args.class_agnostic),
+            scoring=LVISScoring(args.engine, limits, args.class_agnostic, args.any_scores),
             train_image_counts=args.train_annotations,
             registered_counts=registered_train_images(args.dataset) if args.dataset else None,
             predicted_images=args.predicted_images,

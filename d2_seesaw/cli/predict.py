@@ -4,8 +4,8 @@ By default the config is the one that training saved beside the checkpoint. The 
 from the checkpoint. The output folder receives the images and videos with the detections drawn on
 them, results.json in the format of COCO and LVIS, and images.json with the file (and frame) of each
 image id. Detections below --score-threshold are neither drawn nor written. Set it to 0 if
-`d2-seesaw evaluate` is to score the results. The exit status is 0, 1 if some files could not be
-read, 2 if nothing was done.
+`d2-seesaw evaluate` is to score the results. The exit status is 0, 1 if some files were
+skipped, 2 if nothing was done.
 
 Examples:
   d2-seesaw predict --checkpoint output/quickstart/seesaw/model_final.pth images/ --output out
@@ -21,6 +21,7 @@ from detectron2.utils.logger import setup_logger
 from d2_seesaw.cli import command_parser
 from d2_seesaw.engine.config_files import find_config
 from d2_seesaw.inference import FilePredictions, find_sources, load_predictor
+from d2_seesaw.inference.sources import MAX_PIXELS
 
 logger = logging.getLogger("d2_seesaw")
 
@@ -44,6 +45,13 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--tta", action="store_true", help="test-time augmentation with the config's tta")
     add("--device", default="auto", help="default: the GPU if there is one, else the CPU")
     add("--json-only", action="store_true", help="do not write pictures or videos")
+    add(
+        "--max-pixels",
+        type=_count,
+        default=MAX_PIXELS,
+        metavar="N",
+        help=f"skip larger images; default: {MAX_PIXELS}",
+    )
     add(
         "--min-side",
         type=int,
@@ -84,12 +92,15 @@ def main(arguments: list[str] | None = None) -> int:
             max_detections=args.max_detections,
             draw=not args.json_only,
             min_side=args.min_side,
+            max_pixels=args.max_pixels,
         )
         predictions.check(sources)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     unreadable = predictions.run(sources)
     logger.info("Files with results: %d, in %s", len(sources) - len(unreadable), args.output)
+    if not predictor.is_semantic and len(unreadable) < len(sources):
+        logger.info(predictions.scores.advice(args.score_threshold))
     if unreadable:
-        logger.error("Not readable: %d\n%s", len(unreadable), "\n".join(unreadable))
+        logger.error("Skipped: %d\n%s", len(unreadable), "\n".join(unreadable))
     return int(bool(unreadable))

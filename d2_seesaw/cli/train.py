@@ -14,19 +14,19 @@ Examples:
 """
 
 import argparse
+import copy
 import logging
 import math
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.config import LazyConfig, instantiate
-from detectron2.data import MetadataCatalog
 from detectron2.engine import (
     create_ddp_model,
     default_argument_parser,
@@ -40,10 +40,13 @@ from detectron2.utils.events import EventWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from d2_seesaw.checkpoint import StrictCheckpointer, class_metadata
-from d2_seesaw.cli import command_parser, errors_in_one_line
+from d2_seesaw.cli import RunError, command_parser, ending_in_one_line, errors_in_one_line
 from d2_seesaw.data import check_dataset_files
+from d2_seesaw.data.bad_images import BadImageError, NamingMapper
+from d2_seesaw.data.loader import check_test_files, dataset_has_masks
 from d2_seesaw.engine import (
     EMAHook,
     Trainer,
@@ -52,11 +55,19 @@ from d2_seesaw.engine import (
     load_config,
     tracking_writers,
 )
+from d2_seesaw.engine.boxes_only import boxes_only, masks_left_out
 from d2_seesaw.engine.config_files import find_config
-from d2_seesaw.engine.launch import launch_training
+from d2_seesaw.engine.launch import check_machine, launch_training, torch_device
 from d2_seesaw.engine.schedule import format_changes, scale_to_world_size
 from d2_seesaw.evaluation import drop_absent, print_longtail_results
 from d2_seesaw.inference import with_roi_masks
+from d2_seesaw.inference.class_names import (
+    check_class_names_of_splits,
+    check_initial_classes,
+    set_class_names,
+    trained_classes,
+)
+from d2_seesaw.utils.ranks import OtherRankError, raise_on_all_ranks
 
 logger = logging.getLogger("d2_seesaw")
 
@@ -95,7 +106,10 @@ def evaluate(cfg: DictConfig, model: nn.Module, evaluator: DatasetEvaluator) -> 
     """
     if getattr(evaluator, "takes_roi_masks", False):
         model = with_roi_masks(model)  # avoids pasting masks into whole images
-    results = inference_on_dataset(model, build(cfg.dataloader.test), evaluator)
+    test = copy.deepcopy(cfg.dataloader.test)
+    if "mapper" in test:
+        test.mapper = NamingMapper(build(test.mapper))
+    results = inference_on_dataset(model, build(test), evaluator)
     if comm.is_main_process():
         print_longtail_results(results)
     return drop_absent(results)
@@ -116,23 +130,43 @@ def evaluate_in_training(
 
 def build_model(cfg: DictConfig) -> nn.Module:
     """Build the model on its device, wrapped in DDP if there are several ranks."""
-    device = cfg.train.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch_device(cfg.train.device)
     model = build(cfg.model).to(device)
     how = cfg.train.compile
     if how.enabled:
         compile_parts(model, how.parts, backend=how.backend, mode=how.mode, dynamic=how.dynamic)
     # DDP takes device ids for GPUs only.
-    on_cpu: dict[str, Any] = {"device_ids": None} if device == "cpu" else {}
+    on_cpu: dict[str, Any] = {"device_ids": None} if device.type == "cpu" else {}
     return create_ddp_model(model, **cfg.train.ddp, **on_cpu)
 
 
 def train(cfg: DictConfig, *, resume: bool) -> None:
-    """Train to the end; with ``resume``, from the last checkpoint of the output folder."""
-    # Built first: an evaluator that cannot run fails before the training, not after it.
-    evaluator = build(cfg.dataloader.evaluator)
+    """Train to the end; with ``resume``, from the last checkpoint of the output folder.
+
+    Raises:
+        RunError: training cannot start, memory is exhausted, or too many images are bad.
+    """
+    with ending_in_one_line(ValueError, OSError, MemoryError, OtherRankError):
+        trainer, start = build_trainer(cfg, resume=resume)
+    # Detectron2 logs a traceback of every error.
+    of_loop = logging.getLogger("detectron2.engine.train_loop")
+    of_loop.addFilter(lambda r: not (r.exc_info and isinstance(r.exc_info[1], BadImageError)))
+    with ending_in_one_line(BadImageError, MemoryError):
+        trainer.train(start, cfg.train.max_iter)
+
+
+def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
+    """Build the trainer with its hooks, load the weights and return it with its first iteration."""
     loader = build(cfg.dataloader.train)
+    loader.bad_images.limit = cfg.train.max_bad_images
+    if not loader.has_masks or masks_left_out(cfg):
+        boxes_only(cfg)
+    # Built early: an evaluator that cannot run fails before the training, not after it.
+    evaluator = build(cfg.dataloader.evaluator)
+    names = OmegaConf.select(cfg, "dataloader.test.dataset.names")
+    with raise_on_all_ranks():
+        if names is not None and comm.is_main_process():
+            check_test_files(names)
     _settle_length(cfg, loader.images_per_epoch, loader.total_batch_size)
     model = build_model(cfg)
     logger.info("Model:\n%s", model)
@@ -147,6 +181,7 @@ def train(cfg: DictConfig, *, resume: bool) -> None:
         **cfg.train.clip_grad,
     )
     metadata = _metadata(cfg, model)
+    set_class_names(evaluator, metadata, cfg)
     checkpointer = StrictCheckpointer(
         model,
         cfg.train.output_dir,
@@ -173,12 +208,14 @@ def train(cfg: DictConfig, *, resume: bool) -> None:
     )
     checkpointer.require_all = resumes
     resumed_from = checkpointer.get_checkpoint_file() if resumes else ""
-    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+    loaded = checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+    origin = resumed_from or cfg.train.init_checkpoint
+    check_initial_classes(loaded, metadata, origin, resumed=resumes)
     start = trainer.iter + 1 if resumes else 0
     if is_main:  # only now: writers create files and runs, which a failed start should not
         writers = _writers(cfg, resumed_from, start)
         trainer.register_hooks([hooks.PeriodicWriter(writers, period=cfg.train.log_period)])
-    trainer.train(start, cfg.train.max_iter)
+    return trainer, start
 
 
 def _metadata(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
@@ -251,29 +288,10 @@ def read_config(args: argparse.Namespace) -> DictConfig:
     splits = ["test"] if args.eval_only else ["train", "test"]
     names = [OmegaConf.select(cfg, f"dataloader.{split}.dataset.names") for split in splits]
     check_dataset_files([name for name in names if name is not None])
-    _check_num_classes(cfg, names)
     if not args.resume:  # when resuming, the initial checkpoint may have been deleted
         _check_checkpoint_file(cfg.train.init_checkpoint)
+    check_class_names_of_splits(cfg, eval_only=args.eval_only)
     return cfg
-
-
-def _check_num_classes(cfg: DictConfig, names: Sequence[Any]) -> None:
-    """Compare with the datasets: a missing class would silently be trained as background.
-
-    Raises:
-        ValueError: the numbers of classes differ.
-    """
-    expected = OmegaConf.select(cfg, "model.roi_heads.num_classes")
-    for name in names:
-        first = name if name is None or isinstance(name, str) else name[0]
-        if expected is None or first not in MetadataCatalog.list():
-            continue
-        classes = MetadataCatalog.get(first).get("thing_classes")
-        if classes is not None and len(classes) != expected:
-            raise ValueError(
-                f"dataset {first!r} has {len(classes)} categories, the model "
-                f"{expected} classes: set model.roi_heads.num_classes={len(classes)}"
-            )
 
 
 def _check_checkpoint_file(path: str | None) -> None:
@@ -316,33 +334,66 @@ def setup(args: argparse.Namespace) -> DictConfig:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train or evaluate on this rank."""
-    cfg = setup(args)
+    """Train or evaluate on this rank.
+
+    Raises:
+        RunError: see :func:`train`.
+    """
+    with ending_in_one_line(ValueError, OSError, OtherRankError):
+        cfg = setup(args)
+    if args.resume and (unused := [o for o in args.opts if o.startswith("optimizer.")]):
+        logger.warning("--resume restores the optimizer, so %s has no effect", " ".join(unused))
     if not args.eval_only:
         train(cfg, resume=args.resume)
         return
     if args.tta and cfg.dataloader.evaluator.get("output_dir"):
         cfg.dataloader.evaluator.output_dir += "_tta"  # keeps the files of the plain evaluation
-    evaluator = build(cfg.dataloader.evaluator)
-    model = build_model(cfg)
-    StrictCheckpointer(
-        model, require_all=True, allow_partial=cfg.train.allow_partial_checkpoint
-    ).load(cfg.train.init_checkpoint)
-    if args.tta:
-        cfg.tta.model = model
-        model = build(cfg.tta)
-    evaluate(cfg, model, evaluator)
+    with ending_in_one_line(ValueError, OSError, MemoryError, OtherRankError):
+        names = OmegaConf.select(cfg, "dataloader.test.dataset.names")
+        if masks_left_out(cfg) or not (names is None or dataset_has_masks(names)):
+            boxes_only(cfg)
+        evaluator = build(cfg.dataloader.evaluator)
+        model = build_model(cfg)
+        loaded = StrictCheckpointer(
+            model, require_all=True, allow_partial=cfg.train.allow_partial_checkpoint
+        ).load(cfg.train.init_checkpoint)
+        set_class_names(evaluator, trained_classes(cfg, model, loaded), cfg)
+        if args.tta:
+            cfg.tta.model = model
+            model = build(cfg.tta)
+    with ending_in_one_line(BadImageError, MemoryError):
+        evaluate(cfg, model, evaluator)
+
+
+def _has_checkpoint(output_dir: str, resume: bool, started: float) -> bool:
+    """Return whether ``--resume`` would continue this run, and not an earlier one in the folder."""
+    try:
+        saved = os.path.getmtime(os.path.join(output_dir, "last_checkpoint"))
+    except OSError:
+        return False
+    return resume or saved >= started
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Check the command, then train or evaluate on every rank; return the exit status."""
     args = argument_parser().parse_args(arguments)
     with errors_in_one_line("train"):
-        read_config(args)  # fails here, before the ranks start; each of them reads it again
+        cfg = read_config(args)  # fails here, before the ranks start; each of them reads it again
+        check_machine(cfg, args)
         args.config_file = str(find_config(args.config_file))  # Detectron2 logs the file
+    started = time.time()
     try:
         launch_training(run, args)
     except KeyboardInterrupt:
-        sys.stderr.write("d2-seesaw train: interrupted; continue with --resume\n")
+        saved = not args.eval_only and _has_checkpoint(cfg.train.output_dir, args.resume, started)
+        how = "continue with --resume" if saved else "nothing was saved"
+        sys.stderr.write(f"d2-seesaw train: interrupted; {how}\n")
         return 128 + signal.SIGINT
+    except RunError as error:
+        sys.exit(f"d2-seesaw train: {error}")
+    except ProcessRaisedException as error:  # the traceback of the rank is its text
+        _, is_expected, message = str(error).rpartition(f"{RunError.__name__}: ")
+        if not is_expected:
+            raise
+        sys.exit(f"d2-seesaw train: {message.strip()}")
     return 0

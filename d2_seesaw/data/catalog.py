@@ -19,6 +19,7 @@ from detectron2.data.catalog import Metadata
 
 from d2_seesaw.data.annotations.reader import file_image_counts, read_annotations, read_categories
 from d2_seesaw.data.annotations.records import Records
+from d2_seesaw.data.class_names import counts_by_category
 from d2_seesaw.utils.text import did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -78,15 +79,16 @@ def register_longtail_instances(
         metadata: further metadata fields; ``class_image_count`` if it is known.
         json_file: the annotations.
         image_root: folder of the images.
-        counts_from: the training split whose images are counted: a registered name, or a file. By
-            default the counts are the ``image_count`` of the file's categories, as in LVIS, or else
-            those of its own images. Splits other than the training split need this argument then.
+        counts_from: the training split whose images are counted, by the names of the categories: a
+            registered name, or a file. By default the counts are the ``image_count`` of the file's
+            categories, as in LVIS, or else those of its own images. Splits other than the training
+            split need this argument then.
 
     Raises:
         ValueError: no ``json_file`` or ``image_root``, ``name`` is registered with other arguments,
             or ``metadata`` has a field that comes from the files. On first use: a file that is not
             in the format, categories that share an id or a name, unknown categories, or a
-            ``counts_from`` that is neither a name nor a file or that has other categories.
+            ``counts_from`` that is neither a name nor a file or whose categories have other names.
     """
     if json_file is None or image_root is None:
         raise ValueError(f"dataset {name!r} needs a json_file and an image_root")
@@ -172,9 +174,9 @@ class FileMetadata(Metadata):
             return counts
         return super().__getattr__(key)
 
-    def records(self) -> Records:
+    def records(self, *, for_training: bool = False) -> Records:
         """Read the images, and set the fields that follow from the categories."""
-        table = read_annotations(self.json_file)
+        table = read_annotations(self.json_file, for_training=for_training)
         self._set_categories(table.categories)  # spares reading them again
         return table.records(image_paths(table.images, self.image_root))
 
@@ -190,40 +192,8 @@ def _class_image_count(json_file: str, counts_from: str | None) -> list[dict[str
     if counts_from is None and categories and all("image_count" in c for c in categories):
         return [{"id": c["id"], "image_count": c["image_count"]} for c in categories]
     source = json_file if counts_from is None else _training_file(counts_from)
-    counts = file_image_counts(source)
-    check_same_names(categories, counts, json_file, source)
-    counted = {count["id"]: count for count in counts}
-    return [
-        {"id": c["id"], "image_count": counted.get(c["id"], {}).get("image_count", 0)}
-        for c in categories
-    ]
-
-
-def check_same_names(
-    categories: Sequence[Mapping[str, Any]],
-    counts: Sequence[Mapping[str, Any]],
-    json_file: str | Path,
-    source: str | Path,
-) -> None:
-    """Refuse counts of other categories.
-
-    Args:
-        categories: categories in ``json_file``, with ``id`` and ``name``.
-        counts: image counts in ``source``, see :func:`file_image_counts`.
-        json_file: annotations.
-        source: annotations of the training split.
-
-    Raises:
-        ValueError: an id that stands for different names in both.
-    """
-    names = {count["id"]: count["name"] for count in counts}
-    for category in categories:
-        name = names.get(category["id"], category["name"])
-        if name != category["name"]:
-            raise ValueError(
-                f"category {category['id']!r} is {category['name']!r} in {json_file}, but "
-                f"{name!r} in {source}, whose images are to be counted"
-            )
+    images = counts_by_category(categories, file_image_counts(source), json_file, source)
+    return [{"id": c["id"], "image_count": images[c["id"]]} for c in categories]
 
 
 def _training_file(counts_from: str) -> str:
@@ -274,7 +244,11 @@ def check_dataset_files(names: str | Iterable[str]) -> None:
     for name in names:
         if name not in DatasetCatalog.list():
             hint = did_you_mean(name, DatasetCatalog.list())
-            raise ValueError(f"dataset {name!r} is not registered{hint}")
+            raise ValueError(
+                f"dataset {name!r} is not registered{hint or '.'} A dataset is registered by the "
+                "Python config that was trained (--config-file my_config.py), not by the saved "
+                "config.yaml"
+            )
         places += [p for p in _expected_places(name) if p not in places]
     if all(place.exists() for place in places):
         _check_cityscapes_labels(names)
@@ -337,7 +311,10 @@ def load_dataset(
         dataset: Any = _load_records(metadata, filter_empty)
         files = dataset.file_names()
     else:
-        dataset = get_detection_dataset_dicts(names, filter_empty=filter_empty)
+        try:
+            dataset = get_detection_dataset_dicts(names, filter_empty=filter_empty)
+        except AssertionError as error:  # Detectron2's, of a dataset without images
+            raise ValueError(f"no image of {names} can be used: {error}") from error
         files = [image["file_name"] for image in dataset if "file_name" in image]
     folders = set(map(os.path.dirname, files))
     missing = sorted(folder for folder in folders if not os.path.isdir(folder))
@@ -350,12 +327,12 @@ def load_dataset(
 
 def _load_records(metadata: FileMetadata, filter_empty: bool) -> Records:
     """Do what ``get_detection_dataset_dicts`` does, without building all dicts."""
-    records = metadata.records()
+    records = metadata.records(for_training=filter_empty)
     if filter_empty:
         number, records = len(records), records.with_objects()
         message = "Removed %d images with no usable annotations. %d images left."
         logger.info(message, number - len(records), len(records))
     if not records:
-        raise ValueError(f"no image of {metadata.name} has {'objects' if filter_empty else 'data'}")
+        raise ValueError(f"{metadata.json_file} lists no images")
     print_instances_class_histogram(records.without_masks(), metadata.thing_classes)
     return records

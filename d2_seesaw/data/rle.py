@@ -42,6 +42,7 @@ _MASKS_PER_BLOCK = 10_000  # that `take` copies at once
 # Compressed counts
 _FIRST_CHARACTER = 48  # stands for 0
 _MOST_CHARACTERS = 8  # per number: images have fewer than 2**32 pixels
+_MOST_PIXELS = 2**31
 
 
 @dataclass(frozen=True)
@@ -152,18 +153,43 @@ def compressed_rle(segmentation: Mapping[str, Any]) -> dict[str, Any]:
         KeyError, TypeError, ValueError: "size" or "counts" are missing or invalid, or the counts
             do not add up to the size. pycocotools would then read beyond the end of its memory.
     """
-    height, width = size = segmentation["size"]
-    if not all(isinstance(side, int) for side in size):
-        raise TypeError(f"size must be two whole numbers, got {size!r}")
+    size = _checked_size(segmentation["size"])
     counts = segmentation["counts"]
     if not isinstance(counts, list | str):
-        raise TypeError(f"counts must be a list or text, got {counts!r}")
-    runs = _run_lengths(counts) if isinstance(counts, str) else counts
-    if sum(runs) != height * width or min(runs, default=0) < 0:
-        raise ValueError(f"counts must add up to {height} x {width}, got {sum(runs)}")
+        raise TypeError(f"counts must be a list or text, got {repr(counts)[:40]}")
+    if isinstance(counts, str):
+        runs = _run_lengths(counts)
+    elif all(type(count) is int for count in counts):
+        runs = counts
+    else:
+        wrong = next(count for count in counts if type(count) is not int)
+        raise TypeError(f"counts must be whole numbers, got {repr(wrong)[:40]}")
+    if (total := sum(runs)) != size[0] * size[1] or min(runs) < 0:
+        hint = ": they look like pairs of start and length" if _are_pairs(runs, size) else ""
+        negative = ", some of them negative" if min(runs, default=0) < 0 else ""
+        raise ValueError(
+            f"counts must add up to {size[0]} x {size[1]}, got {total}{negative}{hint}"
+        )
     if isinstance(counts, list):
         counts = encode_segmentation({"size": size, "counts": counts}, size)["counts"].decode()
-    return {"size": [height, width], "counts": counts}
+    return {"size": size, "counts": counts}
+
+
+def _checked_size(size: Any) -> list[int]:
+    if not isinstance(size, list | tuple) or [type(side) for side in size] != [int, int]:
+        raise TypeError(f"size must be two whole numbers, got {repr(size)[:40]}")
+    height, width = size
+    if height < 1 or width < 1 or height * width > _MOST_PIXELS:
+        raise ValueError(f"size must be that of an image, got {repr(size)[:40]}")
+    return [height, width]
+
+
+def _are_pairs(runs: Sequence[int], size: Sequence[int]) -> bool:
+    """Return whether runs are starts, which ascend, and lengths of the foreground."""
+    ends = [start + length for start, length in zip(runs[::2], runs[1::2], strict=False)]
+    starts = [*runs[::2], size[0] * size[1]]
+    ascend = all(end <= start for end, start in zip(ends, starts[1:], strict=False))
+    return len(runs) % 2 == 0 and len(runs) > 0 and min(runs) >= 0 and ascend
 
 
 def _run_lengths(counts: str) -> list[int]:

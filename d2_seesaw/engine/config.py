@@ -7,6 +7,8 @@ the signature behind a ``LazyCall``. Everything is checked before anything is bu
 import builtins
 import importlib.util
 import inspect
+import os
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from d2_seesaw.engine.config_files import config_name, find_config
 from d2_seesaw.engine.train_options import train_options
+from d2_seesaw.engine.values import ConfigError, check_kind, check_values, in_one_line, shorten
 from d2_seesaw.utils.text import did_you_mean
 
 TOP_LEVEL = ("model", "dataloader", "optimizer", "lr_multiplier", "train", "tta")
@@ -39,7 +42,7 @@ def target_of(node: Mapping[str, Any]) -> Callable[..., Any]:
     """Return the callable that ``node["_target_"]`` is or names.
 
     Raises:
-        ValueError: the name cannot be imported.
+        ValueError: the name cannot be imported, or it is neither a name nor callable.
     """
     target = node["_target_"]
     if isinstance(target, str):
@@ -47,6 +50,8 @@ def target_of(node: Mapping[str, Any]) -> Callable[..., Any]:
             return locate(target)
         except Exception as error:
             raise ValueError(f"_target_ {target!r} cannot be imported: {error}") from error
+    if not callable(target):
+        raise ValueError(f"_target_ must be a class or function or its name, got {target!r}")
     return target
 
 
@@ -78,10 +83,6 @@ def _named(function: Callable[..., Any], *, skip_any: bool = False) -> set[str] 
     return {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
 
-class ConfigError(ValueError):
-    """Error in a config or an override."""
-
-
 def load_config(path: str, overrides: list[str] | None = None) -> DictConfig:
     """Load a config file, apply ``key=value`` overrides and check every key.
 
@@ -97,21 +98,12 @@ def load_config(path: str, overrides: list[str] | None = None) -> DictConfig:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ConfigError: a YAML file that cannot be read or is empty, an unknown key, with the nearest
-            known one, or a part that needs Detectron2's extension module where it is missing.
+        ConfigError: a file that cannot be read or is empty, an unknown key, with the nearest known
+            one, a value of the wrong kind or out of range, or a part that needs Detectron2's
+            extension module where it is missing.
     """
     path = str(find_config(path))
-    unpatched_import = builtins.__import__
-    try:
-        cfg: Any = LazyConfig.load(str(path))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())  # it has several lines
-        raise ConfigError(f"config {str(path)!r} cannot be read: {reason}") from error
-    finally:
-        # Detectron2 leaves Python's import patched when a config raises.
-        builtins.__import__ = unpatched_import
-    if not cfg and Path(path).suffix != ".py":  # a .py file may only register datasets
-        raise ConfigError(f"config {str(path)!r} is empty")
+    cfg = _read(path)
     check_config(cfg)
     if "train" in cfg:
         # Options that are newer than the config have their default values.
@@ -119,8 +111,43 @@ def load_config(path: str, overrides: list[str] | None = None) -> DictConfig:
     cfg = apply_overrides(cfg, overrides or [])
     if "train" in cfg and not cfg.train.output_dir:
         cfg.train.output_dir = f"output/{config_name(path)}"
+    for _, node in _call_nodes(cfg, ""):
+        target_of(node)  # an override may have changed it
+    check_values(cfg)
     check_compiled_parts(cfg)
     return cfg
+
+
+def _read(path: str) -> Any:
+    unpatched_import = builtins.__import__
+    try:
+        cfg: Any = LazyConfig.load(path)
+    except (ConfigError, FileNotFoundError):
+        raise
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config {path!r} cannot be read: {in_one_line(error)}") from error
+    except Exception as error:
+        if isinstance(error, ValueError | OSError) and Path(path).suffix == ".py":
+            raise  # its own message, such as of a dataset that the config registers
+        where = _line_in(path, error)
+        raise ConfigError(
+            f"config {path!r} cannot be read{where}: {type(error).__name__}: {in_one_line(error)}"
+        ) from error
+    finally:
+        # Detectron2 leaves Python's import patched when a config raises.
+        builtins.__import__ = unpatched_import
+    if not cfg and Path(path).suffix != ".py":  # a .py file may only register datasets
+        raise ConfigError(f"config {path!r} is empty")
+    if not isinstance(cfg, DictConfig):
+        raise ConfigError(f"config {path!r} must have keys and values, got a {type(cfg).__name__}")
+    return cfg
+
+
+def _line_in(path: str, error: BaseException) -> str:
+    """Return ", line N" for the last line of the config that took part in an error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f.lineno for f in frames if os.path.abspath(f.filename) == os.path.abspath(path)]
+    return f", line {lines[-1]}" if lines else ""
 
 
 def check_config(cfg: DictConfig) -> None:
@@ -136,6 +163,8 @@ def check_config(cfg: DictConfig) -> None:
                 f"unknown top-level key {key!r} in the config{hint}. Parts that only build others "
                 "start with an underscore"
             )
+        if not isinstance(cfg._get_node(key), DictConfig):
+            raise ConfigError(f"{key} must be a section with keys, got {cfg[key]!r}")
     _check_train(cfg.get("train", {}), train_options(), "train")
     for path, node in _call_nodes(cfg, ""):
         known = accepted_keywords(target_of(node))
@@ -207,21 +236,35 @@ def apply_overrides(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     Raises:
         ConfigError: an unknown key, an override that cannot be read, or a deletion.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
     for text in overrides:
         try:
-            override = OverridesParser.create().parse_override(text)
-            key, value = override.key_or_group, override.value()
-        except HydraException as error:
-            raise ConfigError(f"cannot read the override {text!r}: {error}") from error
-        if override.is_delete():
-            raise ConfigError(f"cannot read the override {text!r}: deleting is not supported")
-        if not override.is_add():
-            _check_key(cfg, key)
-        OmegaConf.update(cfg, key, value, merge=True, force_add=True)
+            _apply(cfg, text)
+        except ConfigError:
+            raise
+        except Exception as error:  # Hydra, ANTLR and OmegaConf have errors of many kinds
+            reason = in_one_line(error)
+            raise ConfigError(f"cannot read the override {shorten(text)!r}: {reason}") from error
     return cfg
+
+
+def _apply(cfg: DictConfig, text: str) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    if text.startswith("--"):
+        raise ConfigError(f"the flag {shorten(text)} must stand before KEY=VALUE arguments")
+    override = OverridesParser.create().parse_override(text)
+    if override.is_delete():
+        raise ConfigError(f"cannot read the override {text!r}: deleting is not supported")
+    if override.package is not None or override.is_sweep_override():
+        raise ConfigError(
+            f"cannot read the override {text!r}: expected KEY=VALUE with one value; a list is "
+            "written as KEY=[A,B]"
+        )
+    key, value = override.key_or_group, override.value()
+    if not override.is_add():
+        _check_key(cfg, key)
+    check_kind(cfg, key, value)
+    OmegaConf.update(cfg, key, value, merge=True, force_add=True)
 
 
 def _check_key(cfg: DictConfig, key: str) -> None:

@@ -30,6 +30,10 @@ def train_options(**changes: Any) -> dict[str, Any]:
       scales from it.
     - ``allow_partial_checkpoint``: load a checkpoint that does not fit the model, for training
       or evaluation; weights that do not fit keep their initial values.
+    - ``max_bad_images``: number of training images that cannot be read, or whose size is not that
+      of the annotations, that may be replaced by others; one more stops training. Missing files
+      always stop it, before the first step. The count is logged as ``bad_images`` and saved in
+      checkpoints.
     - ``wandb``, ``mlflow``: experiment trackers that get the config, losses and metrics beside
       TensorBoard; see :class:`~d2_seesaw.engine.WandbWriter` and
       :class:`~d2_seesaw.engine.MLflowWriter`. ``--resume`` continues the same run.
@@ -49,6 +53,7 @@ def train_options(**changes: Any) -> dict[str, Any]:
         "max_iter": None,
         "reference_world_size": 8,
         "accumulate_steps": 1,
+        "max_bad_images": 0,
         "amp": {"enabled": False, "dtype": "float16"},
         "ema": {"enabled": False, "decay": 0.9998, "warmup": True},
         "compile": {

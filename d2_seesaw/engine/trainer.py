@@ -3,9 +3,10 @@
 ``torch.compile`` is applied to parts of a model whose graph Detectron2 does not break.
 """
 
+import math
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -25,11 +26,13 @@ class Trainer(SimpleTrainer):
     """Trainer whose optimizer step uses the gradients of one or several batches.
 
     Losses or gradients that are not finite stop training on all ranks before the weights change.
-    With float16, loss scaling skips the step instead if gradients overflow.
+    With float16, loss scaling skips the step instead if gradients overflow. If memory runs out, the
+    error gives the sizes of the images and the keys that reduce them.
 
     Args:
         model: returns a dictionary of scalar losses; may be wrapped in DDP.
-        data_loader: an endless iterable of batches.
+        data_loader: an endless iterable of batches. Its ``bad_images``, if it has them as
+            :class:`~d2_seesaw.data.TrainLoader` does, are shared by the ranks, logged and saved.
         optimizer: optimizer of the model's parameters.
         amp_dtype: ``"float16"``, ``"bfloat16"`` or None for full precision.
         accumulate_steps: number of batches per step, whose losses are averaged.
@@ -61,6 +64,7 @@ class Trainer(SimpleTrainer):
         self.accumulate_steps = accumulate_steps
         self.max_norm = max_norm
         self.max_value = max_value
+        self.bad_images: Any = getattr(data_loader, "bad_images", None)
         self.grad_scaler = torch.amp.GradScaler(
             self.device_type, enabled=self.amp_dtype is torch.float16
         )
@@ -75,7 +79,8 @@ class Trainer(SimpleTrainer):
             start = time.perf_counter()
             batches.append(next(self._data_loader_iter))
             data_time += time.perf_counter() - start
-            losses = self._backward(batches[-1], is_last=step == self.accumulate_steps - 1)
+            with self._memory_explained(batches[-1]):
+                losses = self._backward(batches[-1], is_last=step == self.accumulate_steps - 1)
             total = {name: total.get(name, 0) + loss for name, loss in losses.items()}
         self.after_backward()
         self.grad_scaler.unscale_(self.optimizer)
@@ -110,9 +115,7 @@ class Trainer(SimpleTrainer):
         checked = torch.stack(list(losses.values())).sum()
         if not self.grad_scaler.is_enabled():
             checked = checked + norm
-        if comm.get_world_size() > 1:
-            torch.distributed.all_reduce(checked)
-        if not torch.isfinite(checked):
+        if not math.isfinite(self._reduce(checked)):
             values = {name: loss.item() for name, loss in losses.items()}
             images = [image.get("file_name", "?") for batch in batches for image in batch]
             raise FloatingPointError(
@@ -122,9 +125,33 @@ class Trainer(SimpleTrainer):
             )
         self.storage.put_scalar("grad_norm", norm.item())
 
+    def _reduce(self, checked: Tensor) -> float:
+        """Return the sum of ``checked`` over the ranks, and share their bad images."""
+        new = self.bad_images.num_new if self.bad_images is not None else 0
+        both = torch.stack([checked, checked.new_tensor(float(new))])
+        if comm.get_world_size() > 1:
+            torch.distributed.all_reduce(both)
+        value, news = both.tolist()
+        if news and self.bad_images is not None:
+            self.bad_images.exchange()
+        if self.bad_images is not None and self.bad_images.found:
+            self.storage.put_scalar("bad_images", len(self.bad_images.found), smoothing_hint=False)
+        return value
+
+    @contextmanager
+    def _memory_explained(self, batch: Batch) -> Iterator[None]:
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:  # torch's error is a RuntimeError
+            if not is_out_of_memory(error):
+                raise
+            raise MemoryError(_memory_message(batch, self.device_type, self.iter)) from error
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the base class, and the loss scale of float16 training."""
+        """Return the state of the base class, the loss scale of float16 and the bad images."""
         state: dict[str, Any] = super().state_dict()
+        if self.bad_images is not None and self.bad_images.found:
+            state["bad_images"] = self.bad_images.state_dict()
         if self.grad_scaler.is_enabled():
             state["grad_scaler"] = self.grad_scaler.state_dict()
         return state
@@ -134,6 +161,33 @@ class Trainer(SimpleTrainer):
         super().load_state_dict(state_dict)
         if self.grad_scaler.is_enabled() and "grad_scaler" in state_dict:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        if self.bad_images is not None:
+            self.bad_images.load_state_dict(state_dict.get("bad_images", {}))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that the memory of the GPU or of the machine is exhausted."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "not enough memory" in _normalized(error)
+
+
+def _normalized(error: BaseException) -> str:
+    return str(error).replace("can't allocate memory", "not enough memory")
+
+
+def _memory_message(batch: Batch, device: str, iteration: int) -> str:
+    sizes = [" x ".join(map(str, i["image"].shape[-2:])) for i in batch if "image" in i]
+    objects = [len(image["instances"]) for image in batch if "instances" in image]
+    most = f", at most {max(objects)} objects in an image" if objects else ""
+    return (
+        f"out of memory ({device}) at iteration {iteration}, with a batch of {len(batch)} images "
+        f"on this rank, height x width {', '.join(sizes)}{most}. Smaller images: "
+        "dataloader.train.mapper.augmentations, such as ResizeShortestEdge with max_size; a "
+        "smaller batch: dataloader.train.total_batch_size, with train.accumulate_steps for the "
+        "same number of images per update; fewer regions: model.roi_heads.batch_size_per_image; "
+        "on a GPU also train.amp.enabled=True"
+    )
 
 
 def compile_parts(

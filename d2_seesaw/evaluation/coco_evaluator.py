@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
 
-from d2_seesaw.evaluation.predictions.detections import Detections
+from d2_seesaw.data.class_names import NameMapping, compare_names
+from d2_seesaw.evaluation.predictions.detections import Detections, in_classes_of
 from d2_seesaw.evaluation.predictions.gather import DetectionLog, gather_detections
+from d2_seesaw.evaluation.predictions.validation import check_numbers
 from d2_seesaw.utils.files import write_text
 
 
@@ -32,6 +35,27 @@ class MaskScoringCOCOEvaluator(COCOEvaluator):
     takes_roi_masks = True
     """Models may leave masks on their boxes: Detectron2's ``ROIMasks`` as ``pred_masks``."""
 
+    _classes: NameMapping | None = None
+
+    def set_class_names(self, names: Sequence[str], source: str = "the model") -> None:
+        """Map the classes of the model to those of the dataset, by name.
+
+        Predictions of classes that the dataset lacks are dropped.
+
+        Args:
+            names: Names of the model's classes, in their order.
+            source: Source of the names, for messages.
+
+        Raises:
+            ValueError: the dataset has names that the model lacks.
+        """
+        own = self._metadata.get("thing_classes")
+        if own:
+            target = f"dataset {self._metadata.name!r}"
+            mapping = compare_names(names, own, source=source, target=target)
+            mapping.log()
+            self._classes = mapping if mapping.message else None
+
     def reset(self) -> None:
         """Drop all predictions."""
         super().reset()
@@ -49,7 +73,11 @@ class MaskScoringCOCOEvaluator(COCOEvaluator):
             if "instances" in output:
                 # Category ids are class indices here; the base class maps them.
                 instances = output["instances"].to("cpu")
-                self._found.append(Detections.from_instances(instances, image["image_id"]))
+                if self._classes is not None:
+                    instances = in_classes_of(instances, self._classes.targets)
+                found = Detections.from_instances(instances, image["image_id"])
+                check_numbers(found)
+                self._found.append(found)
                 prediction["instances"] = len(instances)  # replaced by dicts in `evaluate`
             if "proposals" in output:
                 prediction["proposals"] = output["proposals"].to("cpu")

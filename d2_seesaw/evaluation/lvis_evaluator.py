@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation.lvis_evaluation import LVISEvaluator
@@ -16,6 +17,7 @@ from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
+from d2_seesaw.data.class_names import NameMapping, compare_names
 from d2_seesaw.evaluation.lvis.annotations import (
     TrainImageCounts,
     annotation_file,
@@ -26,7 +28,7 @@ from d2_seesaw.evaluation.lvis.annotations import (
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.lvis.official import lvis_from_table
 from d2_seesaw.evaluation.lvis.rules import TASKS
-from d2_seesaw.evaluation.predictions.detections import Detections
+from d2_seesaw.evaluation.predictions.detections import Detections, in_classes_of
 from d2_seesaw.evaluation.predictions.files import save_columns, write_results
 from d2_seesaw.evaluation.predictions.gather import (
     DetectionLog,
@@ -37,6 +39,7 @@ from d2_seesaw.evaluation.predictions.gather import (
     gather_detections,
 )
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
+from d2_seesaw.evaluation.predictions.validation import check_numbers
 from d2_seesaw.evaluation.scoring import LVISScoring, ReportWriter, check_tasks
 from d2_seesaw.utils.ranks import raise_on_all_ranks
 
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from lvis import LVIS
 
 _LVIS_LIMIT = 300
+_SHOWN_NAMES = 3
 
 
 class LongTailLVISEvaluator(LVISEvaluator):
@@ -89,6 +93,9 @@ class LongTailLVISEvaluator(LVISEvaluator):
         train_image_counts: Training images by category id, or the path of the training annotations
             in which to count them; they decide the frequency groups. By default the annotations
             do, or the metadata's ``class_image_count`` where these have no groups.
+        class_names: Names of the model's classes, in their order; by default those of the dataset.
+            See ``set_class_names``.
+        any_scores: Whether scores may be outside of [0, 1]; they must be finite in any case.
         report: Function that writes ``longtail.html`` into ``output_dir``, usually
             ``d2_seesaw.report.write_evaluation_report``; no report is written if None.
     """
@@ -108,6 +115,8 @@ class LongTailLVISEvaluator(LVISEvaluator):
         fixed_ap: bool = False,
         class_agnostic: bool = False,
         train_image_counts: TrainImageCounts | None = None,
+        class_names: Sequence[str] | None = None,
+        any_scores: bool = False,
         report: ReportWriter | None = None,
     ) -> None:
         # The constructor of LVISEvaluator would parse the annotations again, with lvis.
@@ -119,20 +128,23 @@ class LongTailLVISEvaluator(LVISEvaluator):
         with raise_on_all_ranks(distributed):
             check_tasks(tasks)
             limits = _limits(max_dets_per_image, fixed_ap)
-            self._scoring = LVISScoring(engine, limits, class_agnostic)
+            self._scoring = LVISScoring(engine, limits, class_agnostic, any_scores)
             self._scoring.probe()
             json_file = annotation_file(dataset_name)
-            self._metadata = MetadataCatalog.get(dataset_name)
+            self._name, self._metadata = dataset_name, MetadataCatalog.get(dataset_name)
             self._train_images = registered_train_images(dataset_name)
             table = read_evaluation_table(
                 json_file,
                 train_image_counts=train_image_counts,
                 registered_counts=self._train_images,
-                with_masks="segm" in (self._tasks or TASKS),
+                with_masks="segm" in (self._tasks or ()),
             )
             self._ground_truth = GroundTruthColumns.from_table(table)
             self._image_ids = set(self._ground_truth.image_ids.tolist())
             self._category_ids = self._category_id_of_class()
+            self._classes: NameMapping | None = None
+            if class_names is not None:
+                self.set_class_names(class_names)
             self._do_evaluation = len(table.image) > 0
             if engine == "lvis" and (table.annotation_id == 0).any():
                 self._logger.warning(
@@ -156,12 +168,41 @@ class LongTailLVISEvaluator(LVISEvaluator):
         num_classes = len(self._metadata.get("thing_classes") or [])
         return category_of_class(ids, mapping, num_classes or None)
 
+    def set_class_names(self, names: Sequence[str], source: str = "the model") -> None:
+        """Map the classes of the model to those of the dataset, by name.
+
+        Predictions of classes that the dataset lacks are dropped, and a warning counts them.
+
+        Args:
+            names: Names of the model's classes, in their order.
+            source: Source of the names, for messages.
+
+        Raises:
+            ValueError: the dataset has names that the model lacks.
+        """
+        own = self._class_names()
+        if own is None:
+            return
+        mapping = compare_names(names, own, source=source, target=f"dataset {self._name!r}")
+        mapping.log()
+        self._classes = mapping if mapping.message else None
+
+    def _class_names(self) -> list[str] | None:
+        """Return the names of the classes of the dataset, None if it has only ids."""
+        if names := self._metadata.get("thing_classes"):
+            return list(names)
+        names = {c["id"]: c["name"] for c in self._ground_truth.table.categories}
+        if all(name == str(id_) for id_, name in names.items()):
+            return None
+        ids = [id_ for _, id_ in sorted(self._category_ids.items())]
+        return [names.get(id_, str(id_)) for id_ in ids]
+
     def reset(self) -> None:
         """Forget all predictions."""
         super().reset()
         self._found = self._new_log()
         self._proposals = ProposalLog()
-        self._num_images = 0
+        self._num_images = self._num_dropped = 0
         self._saw_masks = False
 
     def _new_log(self) -> DetectionLog:
@@ -178,9 +219,13 @@ class LongTailLVISEvaluator(LVISEvaluator):
             if "instances" in output:
                 instances = output["instances"].to(self._cpu_device)
                 self._check_prediction(image["image_id"], instances)
-                self._found.append(
-                    Detections.from_instances(instances, image["image_id"], self._category_ids)
-                )
+                if self._classes is not None:
+                    number, targets = len(instances), self._classes.targets
+                    instances = in_classes_of(instances, targets)
+                    self._num_dropped += number - len(instances)
+                found = Detections.from_instances(instances, image["image_id"], self._category_ids)
+                check_numbers(found, any_scores=self._scoring.any_scores)
+                self._found.append(found)
                 self._num_images += 1
             if "proposals" in output:
                 proposals = output["proposals"].to(self._cpu_device)
@@ -197,21 +242,29 @@ class LongTailLVISEvaluator(LVISEvaluator):
         self._saw_masks |= has_masks
         if len(instances) and not has_masks and "segm" in (self._tasks or ()):
             raise ValueError("Task 'segm' needs masks, the model has none: pass tasks=('bbox',)")
-        unknown = set(instances.pred_classes.tolist()) - self._category_ids.keys()
+        classes = self._category_ids
+        if self._classes is not None:
+            classes = dict(enumerate(self._classes.targets))
+        unknown = set(instances.pred_classes.tolist()) - classes.keys()
         if unknown:
+            names = ", ".join(
+                map(repr, (self._class_names() or list(classes.values()))[:_SHOWN_NAMES])
+            )
             raise ValueError(
-                f"The model predicts class {max(unknown)}, but the dataset has "
-                f"{len(self._category_ids)} classes: set the model's num_classes to that"
+                f"The model predicts class {max(unknown)}, but dataset {self._name!r} has "
+                f"{len(self._category_ids)} classes ({names} ...). If the model has others, give "
+                "their names as class_names, so that they are mapped by name"
             )
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Return metrics by task on the main process, ``{}`` on the others."""
-        num_images, saw_masks = self._num_images, self._saw_masks
+        num_images, saw_masks, dropped = self._num_images, self._saw_masks, self._num_dropped
         proposals, found = self._proposals.columns(), self._found.columns()
         if self._distributed:
             comm.synchronize()
-            gathered = all_gather_json([num_images, saw_masks])
-            num_images, saw_masks = sum(n for n, _ in gathered), any(saw for _, saw in gathered)
+            gathered = all_gather_json([num_images, saw_masks, dropped])
+            num_images, dropped = (sum(counts[i] for counts in gathered) for i in (0, 2))
+            saw_masks = any(counts[1] for counts in gathered)
             proposals = ProposalColumns.from_arrays(gather_columns(proposals.arrays()))
             # All ranks together may have more of a category than counts.
             log = self._new_log()
@@ -224,6 +277,11 @@ class LongTailLVISEvaluator(LVISEvaluator):
             return {}
         if self._output_dir:
             PathManager.mkdirs(self._output_dir)
+        if dropped:
+            self._logger.warning(
+                f"{dropped} of {dropped + len(found)} detections are of classes that dataset "
+                f"{self._name!r} lacks: they are dropped"
+            )
         self._results = {}
         if len(proposals):
             self._eval_box_proposals(proposals)
@@ -237,8 +295,18 @@ class LongTailLVISEvaluator(LVISEvaluator):
         if not self._do_evaluation:
             self._logger.info("Annotations are not available for evaluation.")
             return
+        listed = np.isin(detections.category_ids, self._ground_truth.category_ids)
+        if len(detections) and not listed.all():
+            self._logger.warning(
+                f"{int((~listed).sum())} of {len(detections)} detections are of categories that "
+                "the annotation file does not list: they are not scored"
+            )
+            detections = detections.take(np.flatnonzero(listed))
         # A model with masks that found nothing is not seen in the detections.
-        inferred = TASKS if saw_masks else ("bbox",)
+        has_masks = self._ground_truth.table.has_segmentation.any()
+        inferred = TASKS if saw_masks and has_masks else ("bbox",)
+        if saw_masks and not has_masks:
+            self._logger.warning("No annotation has a mask: only boxes are evaluated.")
         result = self._scoring.score(
             self._ground_truth,
             detections,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from os import PathLike
 from typing import Any, Protocol
 
+from d2_seesaw.data.annotations.reader import read_annotations
 from d2_seesaw.evaluation.analysis import LongTailAnalysis, write_analysis
 from d2_seesaw.evaluation.analysis.calibration import reliability_by_group
 from d2_seesaw.evaluation.analysis.confusion import (
@@ -33,8 +34,14 @@ from d2_seesaw.evaluation.lvis.official import (
 )
 from d2_seesaw.evaluation.lvis.rules import METRICS, TASKS
 from d2_seesaw.evaluation.predictions.detections import Detections
-from d2_seesaw.evaluation.predictions.files import read_results, with_ids_of
+from d2_seesaw.evaluation.predictions.files import read_results
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
+from d2_seesaw.evaluation.predictions.predicted_images import (
+    read_images,
+    with_categories_of,
+    with_ids_of,
+)
+from d2_seesaw.evaluation.predictions.validation import check_detections
 from d2_seesaw.evaluation.tables import (
     CategoryResult,
     category_results,
@@ -136,11 +143,13 @@ class LVISScoring:
             slower, needs gigabytes more, and counts a detection that matches annotation 0 as wrong.
         limits: Detections that count.
         class_agnostic: Whether a detection may match an object of any category.
+        any_scores: Whether scores may be outside of [0, 1]. They must be finite in any case.
     """
 
     engine: str = "sparse"
     limits: DetectionLimits = field(default_factory=DetectionLimits)
     class_agnostic: bool = False
+    any_scores: bool = False
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
@@ -159,15 +168,25 @@ class LVISScoring:
     def score_task(
         self, ground_truth: GroundTruthColumns, detections: Detections, task: str
     ) -> LVISScores:
-        """Compute the scores of one task, "bbox" or "segm", without logging them."""
+        """Compute the scores of one task, "bbox" or "segm", without logging them.
+
+        Raises:
+            ValueError: detections that cannot be scored, see ``check_detections``.
+        """
+        self._check(ground_truth, detections, [task])
         return self._evaluation(ground_truth, detections, task).scores()
+
+    def _check(
+        self, ground_truth: GroundTruthColumns, detections: Detections, tasks: Sequence[str]
+    ) -> None:
+        check_detections(detections, ground_truth, tasks, any_scores=self.any_scores)
 
     def _evaluation(
         self, ground_truth: GroundTruthColumns, detections: Detections, task: str
     ) -> TaskEvaluation:
         return TaskEvaluation(
-            ground_truth=ground_truth,
-            detections=detections,
+            ground_truth=ground_truth.of_task(task),
+            detections=detections.of_task(task),
             task=task,
             official=self.engine == "lvis",
             limits=self.limits,
@@ -191,11 +210,15 @@ class LVISScoring:
             tasks: Any of "bbox" and "segm".
             train_images: Training images by category id, for annotations without counts.
             analyze: Whether to compute the long-tail analyses.
+
+        Raises:
+            ValueError: detections that cannot be scored, see ``check_detections``.
         """
+        self._check(ground_truth, detections, tasks)
         result = EvaluationResult(images=ground_truth.table.images)
         for task in sorted(tasks):
-            logger.info(f"Evaluating {len(detections)} detections, task {task} ...")
             evaluation = self._evaluation(ground_truth, detections, task)
+            logger.info(f"Evaluating {len(evaluation.detections)} detections, task {task} ...")
             scores = evaluation.scores()
             metrics, rows = dict(scores.metrics), []
             if not self.class_agnostic:
@@ -317,7 +340,7 @@ def evaluate_results_file(
         ValueError: a file has the wrong format, does not fit the other, or lacks data for a task.
     """
     check_tasks(tasks)
-    detections = read_results(results)
+    detections = read_results(results, image_size=_image_sizes(annotations, predicted_images))
     possible = detections.tasks if len(detections) else tuple(tasks or ("bbox",))
     impossible = set(tasks or ()) - set(possible)
     if impossible:
@@ -330,6 +353,7 @@ def evaluate_results_file(
     )
     if predicted_images is not None:
         detections = with_ids_of(detections, predicted_images, table.images)
+        detections = with_categories_of(detections, predicted_images, table.categories)
     if not len(table.image):
         raise ValueError(f"{annotations} has no annotations to score against")
     result = (scoring or LVISScoring()).score(
@@ -342,6 +366,30 @@ def evaluate_results_file(
     if output_dir:
         result.write(output_dir, report=report, image_root=image_root)
     return result.metrics
+
+
+def _image_sizes(
+    annotations: str | PathLike[str], predicted_images: str | PathLike[str] | None
+) -> Callable[[Any], Sequence[int]]:
+    """Return a function from an image id of results to height and width. It reads when called."""
+
+    @cache
+    def sizes() -> dict[Any, tuple[int, int]]:
+        images = read_annotations(str(annotations)).images
+        if predicted_images is not None:
+            images = read_images(predicted_images)["images"]
+        return {
+            i["id"]: (i["height"], i["width"]) for i in images if "height" in i and "width" in i
+        }
+
+    def size_of(image_id: Any) -> tuple[int, int]:
+        if not isinstance(image_id, (int, float, str)) or image_id not in sizes():
+            raise ValueError(
+                f"the size of image {image_id!r} is needed for polygons, but not known"
+            )
+        return sizes()[image_id]
+
+    return size_of
 
 
 def check_tasks(tasks: Sequence[str] | None) -> None:

@@ -13,6 +13,7 @@ from detectron2.evaluation import SemSegEvaluator
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
+from d2_seesaw.data.class_names import compare_names
 from d2_seesaw.data.frequency import check_group_bounds, check_pixel_counts
 from d2_seesaw.evaluation.semantic_scores import (
     ClassResult,
@@ -105,6 +106,25 @@ class LongTailSemSegEvaluator(SemSegEvaluator):
         self._compute_boundary_iou = False  # the implementation of the base class
         self._save_predictions = save_predictions
         self.reset()
+
+    def set_class_names(self, names: Sequence[str], source: str = "the model") -> None:
+        """Check that the classes of the model are those of the dataset, in the same order.
+
+        Args:
+            names: Names of the model's classes, in their order.
+            source: Source of the names, for messages.
+
+        Raises:
+            ValueError: they are not. Label maps are not mapped.
+        """
+        own = MetadataCatalog.get(self._dataset_name).stuff_classes
+        target = f"dataset {self._dataset_name!r}"
+        mapping = compare_names(names, own, source=source, target=target)
+        if mapping.message:
+            raise ValueError(
+                f"{mapping.message}, which is not possible for label maps: number the classes of "
+                "both splits alike"
+            )
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Count the pixels of a batch of images.

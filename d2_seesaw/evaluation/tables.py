@@ -34,6 +34,9 @@ SEGMENTATION_METRICS = (
     "mBoundaryIoU",
 )
 
+# Characters with which spreadsheets begin a formula; the last four are their full-width forms.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
 logger = logging.getLogger(__name__)
 
 
@@ -221,6 +224,9 @@ def group_counts(rows: Sequence[Any], score: str = "AP") -> dict[str, float]:
 def write_category_results(rows: Sequence[Any], folder: str, task: str) -> None:
     """Write ``per_category_<task>.csv`` and ``.json``. Missing values are empty, or null.
 
+    In the CSV file, text that a spreadsheet would run as a formula gets an apostrophe in front
+    (https://owasp.org/www-community/attacks/CSV_Injection).
+
     Args:
         rows: At least one instance of a dataclass whose fields are the columns.
         folder: An existing folder.
@@ -230,10 +236,17 @@ def write_category_results(rows: Sequence[Any], folder: str, task: str) -> None:
     table = io.StringIO()
     writer = csv.DictWriter(table, list(records[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(records)
+    writer.writerows({k: _csv_cell(v) for k, v in record.items()} for record in records)
     path = os.path.join(folder, f"per_category_{task}")
     write_text(f"{path}.csv", table.getvalue())
     write_text(f"{path}.json", json.dumps(records, indent=1))
+
+
+def _csv_cell(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r", " ")  # would end the row in some programs
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 
 def row_table(rows: Sequence[Any]) -> str:

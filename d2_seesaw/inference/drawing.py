@@ -1,13 +1,20 @@
 """Drawings of predictions by Detectron2's visualizer, with one color per class."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import cv2
+import matplotlib as mpl
 import numpy as np
 from detectron2.data.catalog import Metadata
 from detectron2.structures import Instances
 from detectron2.utils.visualizer import ColorMode, Visualizer
+from matplotlib import font_manager
+
+logger = logging.getLogger(__name__)
 
 
 def palette(count: int) -> list[tuple[int, ...]]:
@@ -38,6 +45,51 @@ def enlargement(size: tuple[int, int], min_side: int) -> float:
     return max(1.0, min_side / min(size))
 
 
+@contextmanager
+def fonts_for(names: Iterable[str]) -> Iterator[None]:
+    """Draw with an installed font that has the characters of the names, such as Chinese ones.
+
+    Matplotlib's own font is used where it has them. A warning tells once if no font has them.
+    """
+    fonts = [
+        *_fallback_fonts("".join(sorted(set("".join(names))))),
+        *mpl.rcParams["font.sans-serif"],
+    ]
+    with mpl.rc_context({"font.family": "sans-serif", "font.sans-serif": fonts}):
+        yield
+
+
+@cache
+def _fallback_fonts(characters: str) -> tuple[str, ...]:
+    """Return the installed font that has most of what Matplotlib's own lacks, if it lacks some."""
+    default = font_manager.findfont(font_manager.FontProperties(family=["sans-serif"]))
+    missing = _lacking(default, characters)
+    if not missing:
+        return ()
+    lacking = {font.fname: missing for font in font_manager.fontManager.ttflist}
+    lacking = {file: _lacking(file, missing) for file in lacking}
+    best = min(lacking, key=lambda file: len(lacking[file]), default=default)
+    if rest := lacking.get(best, missing):
+        logger.warning(
+            "No installed font has %d characters of the class names, such as %r; pictures show "
+            "boxes instead. Fonts such as Noto Sans CJK have them",
+            len(rest),
+            rest[:5],
+        )
+    if lacking.get(best) == missing:
+        return ()
+    families = [f.name for f in font_manager.fontManager.ttflist if f.fname == best]
+    return ("DejaVu Sans", families[0])
+
+
+def _lacking(file: str, characters: str) -> str:
+    try:
+        known = font_manager.get_font(file).get_charmap()
+    except (OSError, RuntimeError):  # a font that FreeType cannot read
+        return characters
+    return "".join(c for c in characters if ord(c) not in known and not c.isspace())
+
+
 def draw_instances(
     image: np.ndarray, instances: Instances, metadata: Any, scale: float = 1.0
 ) -> np.ndarray:
@@ -53,7 +105,8 @@ def draw_instances(
         RGB image, ``scale`` times as large.
     """
     canvas = Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION)
-    return canvas.draw_instance_predictions(instances).get_image()
+    with fonts_for(metadata.thing_classes):
+        return canvas.draw_instance_predictions(instances).get_image()
 
 
 def draw_label_map(
@@ -71,4 +124,5 @@ def draw_label_map(
         RGB image, ``scale`` times as large.
     """
     canvas = Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION)
-    return canvas.draw_sem_seg(labels, alpha=0.5).get_image()
+    with fonts_for(metadata.stuff_classes):
+        return canvas.draw_sem_seg(labels, alpha=0.5).get_image()

@@ -5,6 +5,7 @@ Detections are written as JSON in the COCO results format, which is also the for
 
 import json
 import logging
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -18,6 +19,7 @@ from detectron2.structures import Instances
 from detectron2.utils.logger import log_every_n_seconds
 
 from d2_seesaw.data.rle import encode_bitmap
+from d2_seesaw.engine.trainer import is_out_of_memory
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.inference.drawing import (
     draw_instances,
@@ -26,13 +28,22 @@ from d2_seesaw.inference.drawing import (
     enlargement,
 )
 from d2_seesaw.inference.predictor import Predictor, best_instances
-from d2_seesaw.inference.sources import Source, UnreadableError, VideoFrames, read_picture
+from d2_seesaw.inference.sources import (
+    MAX_PIXELS,
+    Source,
+    UnreadableError,
+    VideoFrames,
+    read_picture,
+)
 from d2_seesaw.utils.files import atomic_write, write_text
 from d2_seesaw.utils.progress import Progress
 
 RESULTS = "results.json"
 IMAGES = "images.json"
 LABELS = "labels"
+
+_BINS = 1000
+_THRESHOLDS = (0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +116,40 @@ class ResultsWriter:
             self._separator = ",\n"
 
 
+class ScoreCounts:
+    """Numbers of detections by score, from which other thresholds follow.
+
+    Attributes:
+        highest: highest score; None without detections.
+    """
+
+    def __init__(self) -> None:
+        self.highest: float | None = None
+        self._counts = np.zeros(_BINS + 1, np.int64)
+
+    def add(self, scores: np.ndarray) -> None:
+        """Count the scores, in [0, 1], of an image."""
+        if len(scores):
+            self.highest = max(self.highest or 0.0, float(scores.max()))
+            # Scores are float32, in which a threshold such as 0.3 is a little larger.
+            bins = np.floor(scores.astype(np.float64) * _BINS + 1e-4).astype(int)
+            self._counts += np.bincount(bins.clip(0, _BINS), minlength=_BINS + 1)
+
+    def advice(self, threshold: float) -> str:
+        """Return how many detections a threshold and lower ones let pass, and the highest score."""
+        if self.highest is None:
+            return "The model found nothing, at any threshold"
+        above = self._counts[::-1].cumsum()[::-1]
+        passed = int(above[math.ceil(threshold * _BINS - 1e-9)])
+        lower = [t for t in _THRESHOLDS if t < min(threshold, self.highest + 1 / _BINS)]
+        others = [f"{t:g} gives {above[round(t * _BINS)]:,}" for t in lower]
+        text = (
+            f"Detections with a score of at least {threshold:g}: {passed:,} of {above[0]:,}, the "
+            f"highest score is {self.highest:.3f}"
+        )
+        return f"{text}; --score-threshold {', '.join(others)}" if others else text
+
+
 class FilePredictions:
     """Prediction on files, with results and drawings in a folder.
 
@@ -121,6 +166,7 @@ class FilePredictions:
         max_detections: Limit of detections per image; no limit if None.
         draw: False writes only the JSON files.
         min_side: Short side in pixels to which smaller pictures are enlarged for drawing.
+        max_pixels: Limit of pixels of a picture or frame; larger ones are skipped.
     """
 
     def __init__(
@@ -132,12 +178,15 @@ class FilePredictions:
         max_detections: int | None = None,
         draw: bool = True,
         min_side: int = 0,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.predictor = predictor
         self.output = Path(output)
         self.limits = {"score_threshold": score_threshold, "max_detections": max_detections}
         self.draw = draw
         self.min_side = min_side
+        self.max_pixels = max_pixels
+        self.scores = ScoreCounts()
         self._metadata = drawing_metadata(predictor.class_names, predictor.class_colors)
 
     def check(self, sources: Sequence[Source]) -> None:
@@ -150,7 +199,9 @@ class FilePredictions:
             _refuse_overwritten_label_maps(sources)
 
     def run(self, sources: Sequence[Source]) -> list[str]:
-        """Predict on all files and return the error messages of unreadable ones.
+        """Predict on all files and return the error messages of those that were skipped.
+
+        A file is skipped if it cannot be read, is too large or takes more memory than there is.
 
         Progress is a bar in a terminal and one log line per picture elsewhere.
 
@@ -168,9 +219,13 @@ class FilePredictions:
                 try:
                     found = self._video(source) if source.is_video else self._picture(source)
                     self._say(f"{number}/{len(sources)} {source.name}: {found}")
-                except UnreadableError as error:
-                    unreadable.append(str(error))
-                    self._say(f"{number}/{len(sources)} skipped: {error}", logging.WARNING)
+                except (UnreadableError, MemoryError, RuntimeError) as error:
+                    if not (isinstance(error, UnreadableError) or is_out_of_memory(error)):
+                        raise
+                    no_memory = f"{source.path} takes more memory than there is"
+                    reason = str(error) if isinstance(error, UnreadableError) else no_memory
+                    unreadable.append(reason)
+                    self._say(f"{number}/{len(sources)} skipped: {reason}", logging.WARNING)
                 self._progress.update()
         return unreadable
 
@@ -181,15 +236,15 @@ class FilePredictions:
             self._progress.write(message)
 
     def _picture(self, source: Source) -> str:
-        image = read_picture(source.path, self.predictor.image_format)
-        image_id = self._results.add_image(source.name, image.shape[:2])
-        drawn, found = self._predict(image, image_id, Path(source.name).with_suffix(".png"))
+        image = read_picture(source.path, max_pixels=self.max_pixels)
+        label_name = Path(source.name).with_suffix(".png")
+        drawn, found = self._predict(image, source.name, None, label_name)
         if drawn is not None:
             _write_image(self.output / source.name, drawn)
         return found
 
     def _video(self, source: Source) -> str:
-        frames = VideoFrames(source.path, self.predictor.image_format)
+        frames = VideoFrames(source.path, max_pixels=self.max_pixels)
         count = 0
         path = (self.output / source.name).with_suffix(".mp4")
         with closing(VideoWriter(path, frames.fps)) as video:
@@ -209,14 +264,14 @@ class FilePredictions:
     def _frames(self, source: Source, frames: VideoFrames) -> Iterator[np.ndarray | None]:
         stem = Path(source.name).with_suffix("")
         for index, frame in enumerate(frames):
-            image_id = self._results.add_image(source.name, frame.shape[:2], frame=index)
-            yield self._predict(frame, image_id, stem / f"{index:06d}.png")[0]
+            yield self._predict(frame, source.name, index, stem / f"{index:06d}.png")[0]
 
     def _predict(
-        self, image: np.ndarray, image_id: int, label_name: Path
+        self, image: np.ndarray, name: str, frame: int | None, label_name: Path
     ) -> tuple[np.ndarray | None, str]:
-        """Write the results of an image; return its drawing (BGR) and a summary."""
+        """Write the results of an image (BGR); return its drawing (BGR) and a summary."""
         output = self.predictor(image)
+        image_id = self._results.add_image(name, image.shape[:2], frame=frame)
         draw: Any
         if self.predictor.is_semantic:
             found = output["sem_seg"].argmax(dim=0).numpy()
@@ -226,13 +281,15 @@ class FilePredictions:
                 _write_image(self.output / LABELS / label_name, found.astype(depth))
             draw, text = draw_label_map, f"{len(np.unique(found))} classes"
         else:
+            self.scores.add(output["instances"].scores.numpy())
             found = best_instances(output["instances"], **self.limits)
             self._results.add_instances(image_id, found)
             draw, text = draw_instances, f"{len(found)} objects"
         if not self.draw:
             return None, text
-        rgb = image if self.predictor.image_format == "RGB" else image[:, :, ::-1]
-        drawn = draw(rgb, found, self._metadata, enlargement(image.shape[:2], self.min_side))
+        drawn = draw(
+            image[:, :, ::-1], found, self._metadata, enlargement(image.shape[:2], self.min_side)
+        )
         return np.ascontiguousarray(drawn[:, :, ::-1]), text
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from detectron2.config import instantiate
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 from torch import Tensor, nn
 
 from d2_seesaw.checkpoint import (
@@ -21,6 +21,8 @@ from d2_seesaw.checkpoint import (
 )
 from d2_seesaw.data import check_dataset_files, load_dataset
 from d2_seesaw.engine import load_config
+from d2_seesaw.engine.launch import torch_device
+from d2_seesaw.inference.sources import as_bgr
 from d2_seesaw.inference.tta import evaluating
 
 _build: Any = instantiate  # returns what the config names
@@ -55,13 +57,25 @@ class Predictor:
         self.is_semantic = is_semantic
 
     @torch.no_grad()
-    def __call__(self, image: np.ndarray) -> dict[str, Any]:
-        """Predict on an ``(H, W, 3)`` uint8 image in ``image_format``.
+    def __call__(self, image: str | Path | Image.Image | np.ndarray) -> dict[str, Any]:
+        """Predict on an image.
+
+        Args:
+            image: a path; a Pillow image; or a uint8 array as ``cv2.imread`` returns it and
+                ``DefaultPredictor`` takes it: ``(H, W, 3)`` in BGR whatever ``image_format`` is,
+                ``(H, W)`` or ``(H, W, 1)`` gray, or ``(H, W, 4)`` BGRA, whose alpha is dropped.
+                Files and Pillow images are rotated by their EXIF orientation.
 
         Returns:
             ``{"instances": ...}`` or ``{"sem_seg": (C, H, W)}`` on the CPU, in coordinates of the
             image.
+
+        Raises:
+            ValueError: another kind, dtype or shape, or a file that cannot be read.
         """
+        image = as_bgr(image)
+        if self.image_format == "RGB":
+            image = image[:, :, ::-1]
         height, width = image.shape[:2]
         augmented: Any = T.AugInput(image)  # its image is annotated as optional
         self.augmentations(augmented)
@@ -134,8 +148,8 @@ def load_predictor(
     for key in ("model", "dataloader.test.mapper"):
         if OmegaConf.select(cfg, key) is None:
             raise ValueError(f"config {config_file} has no `{key}`: it is not a training config")
-    model = _build(cfg.model).to(_device(device)).eval()
-    saved = _load_weights(model, checkpoint)
+    model = _build(cfg.model).to(torch_device(device)).eval()
+    saved = StrictCheckpointer(model, require_all=True).load(str(checkpoint))
     metadata = _class_names(saved.get("metadata", {}), cfg, model, checkpoint)
     semantic = is_semantic(model)
     mapper = _build(cfg.dataloader.test.mapper)
@@ -149,27 +163,6 @@ def load_predictor(
         metadata=metadata,
         is_semantic=semantic,
     )
-
-
-def _device(name: str) -> torch.device:
-    has_gpu = torch.cuda.is_available()
-    if name == "auto":
-        name = "cuda" if has_gpu else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}") from error
-    if device.type == "cuda" and not has_gpu:
-        raise ValueError(f"device {name!r} is not available: there is no GPU that torch can use")
-    return device
-
-
-def _load_weights(model: nn.Module, checkpoint: Path) -> dict[str, Any]:
-    try:
-        return StrictCheckpointer(model, require_all=True).load(str(checkpoint))
-    except (RuntimeError, EOFError, UnpicklingError) as error:  # of torch.load
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"checkpoint {checkpoint} cannot be read: {reason}") from error
 
 
 def _class_names(

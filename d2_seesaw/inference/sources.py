@@ -2,8 +2,10 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,8 +16,12 @@ PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
 
+MAX_PIXELS = 50_000_000
+"""Default limit of pixels of a picture. A model may need several hundred bytes for each."""
+
+
 class UnreadableError(ValueError):
-    """Error for a file that is damaged, or neither a picture nor a video."""
+    """Error for a file that is damaged, too large, or neither a picture nor a video."""
 
 
 @dataclass(frozen=True)
@@ -90,27 +96,90 @@ def _below(path: Path, output: Path) -> Iterator[Source]:
             yield Source(file, str(file.relative_to(path)))
 
 
-def read_picture(path: str | Path, image_format: str) -> np.ndarray:
+def read_picture(
+    path: str | Path, image_format: str = "BGR", *, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
     """Read a picture as Detectron2 does, rotated by its EXIF orientation.
 
     Args:
         path: Path of the file.
         image_format: Channel order, ``"BGR"`` or ``"RGB"``.
+        max_pixels: Limit of width times height, which are read before the pixels.
 
     Returns:
         ``(H, W, 3)`` uint8.
 
     Raises:
-        UnreadableError: the file does not exist, is damaged or is not a picture.
+        UnreadableError: the file does not exist, is damaged, has too many pixels or is not a
+            picture.
     """
     try:
-        with Image.open(path) as opened:
+        with _limit_of_pillow(None), Image.open(path) as opened:
+            _check_pixels(path, opened.width, opened.height, max_pixels)
+            if opened.mode.startswith(("I", "F")):
+                raise UnreadableError(
+                    f"{path} has more than 8 bits a channel (mode {opened.mode}), which would be "
+                    "clipped: convert it to 8 bits"
+                )
             opened.load()  # Detectron2 accepts a PNG with damaged pixels
-            image = convert_PIL_to_numpy(_apply_exif_orientation(opened), image_format)
-    # Pillow raises SyntaxError for some broken PNGs.
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UnreadableError(f"{path} cannot be read: {error}") from error
-    return np.ascontiguousarray(image)
+            return _from_pillow(opened, image_format)
+    except UnreadableError:
+        raise
+    except Exception as error:  # Pillow's are of many kinds: SyntaxError, struct.error, ...
+        raise UnreadableError(f"{path} cannot be read: {error or type(error).__name__}") from error
+
+
+@contextmanager
+def _limit_of_pillow(limit: int | None) -> Iterator[None]:
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, limit
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _check_pixels(path: str | Path, width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise UnreadableError(
+            f"{path} has {width} x {height} = {width * height:,} pixels, the limit is "
+            f"{max_pixels:,}"
+        )
+
+
+def _from_pillow(image: Image.Image, image_format: str) -> np.ndarray:
+    array = convert_PIL_to_numpy(_apply_exif_orientation(image), image_format)
+    return np.ascontiguousarray(array)
+
+
+def as_bgr(image: Any, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Return an image of any supported kind as ``(H, W, 3)`` uint8 in BGR.
+
+    Args:
+        image: a path; a Pillow image; or a uint8 array as OpenCV reads it: ``(H, W)`` or
+            ``(H, W, 1)`` gray, ``(H, W, 3)`` BGR, or ``(H, W, 4)`` BGRA, whose alpha is dropped.
+        max_pixels: Limit for files, see :func:`read_picture`.
+
+    Raises:
+        ValueError: another kind, dtype or shape, or a file that cannot be read.
+    """
+    if isinstance(image, str | Path):
+        return read_picture(image, "BGR", max_pixels=max_pixels)
+    if isinstance(image, Image.Image):
+        return _from_pillow(image, "BGR")
+    given = type(image).__name__
+    if isinstance(image, np.ndarray):
+        gray = image[..., None] if image.ndim == 2 else image
+        channels = gray.shape[2] if gray.ndim == 3 else 0
+        if image.dtype == np.uint8 and image.size and channels in (1, 3, 4):
+            repeated = gray.repeat(3, axis=2) if channels == 1 else gray[:, :, :3]
+            return np.ascontiguousarray(repeated)
+        given = f"an array of {image.dtype} and shape {image.shape}"
+    elif image is None:
+        given = "None, as cv2.imread returns for a file that it cannot read"
+    raise ValueError(
+        "an image must be a path, a Pillow image, or a uint8 array of shape (H, W), (H, W, 1), "
+        f"(H, W, 3) in BGR or (H, W, 4) in BGRA; got {given}"
+    )
 
 
 class VideoFrames:
@@ -118,20 +187,22 @@ class VideoFrames:
 
     Args:
         path: Path of the file.
-        image_format: Channel order of the frames, ``"BGR"`` or ``"RGB"``.
+        max_pixels: Limit of width times height of a frame.
 
     Attributes:
         fps: Frames per second.
         announced: Number of frames in the header of the file, which may be wrong.
 
     Raises:
-        UnreadableError: OpenCV cannot read the file, or (during iteration) it has no frames.
+        UnreadableError: OpenCV cannot read the file, its frames are too large, or (during
+            iteration) it has no frames.
     """
 
-    def __init__(self, path: str | Path, image_format: str) -> None:
+    def __init__(self, path: str | Path, *, max_pixels: int = MAX_PIXELS) -> None:
         self.path = path
-        self.image_format = image_format
         capture = self._open()
+        width, height = cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT
+        _check_pixels(path, int(capture.get(width)), int(capture.get(height)), max_pixels)
         self.fps = capture.get(cv2.CAP_PROP_FPS) or 25.0
         self.announced = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
         capture.release()
@@ -143,13 +214,12 @@ class VideoFrames:
         return capture
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield ``(H, W, 3)`` uint8 frames."""
+        """Yield ``(H, W, 3)`` uint8 frames in BGR."""
         capture, count = self._open(), 0
         try:
             while (frame := capture.read()[1]) is not None:
                 count += 1
-                is_bgr = self.image_format == "BGR"
-                yield frame if is_bgr else cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+                yield frame
         finally:
             capture.release()
         if count == 0:

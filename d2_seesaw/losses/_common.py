@@ -96,6 +96,20 @@ def is_training_step(loss: nn.Module) -> bool:
     return loss.training and torch.is_grad_enabled()
 
 
+def is_first_pass(loss: nn.Module) -> bool:
+    """Return whether a training step is not the recomputation of an earlier one.
+
+    Activation checkpointing calls a loss again in the backward pass. In its reentrant form, the
+    earlier call was without gradients, so that the second one is the first training step.
+    """
+    if torch.compiler.is_compiling():  # which does not recompute losses
+        return True
+    if torch._C._current_graph_task_id() == -1:  # not in a backward pass
+        loss.__dict__["_has_forward_steps"] = True
+        return True
+    return not loss.__dict__.get("_has_forward_steps", False)
+
+
 def sum_over_ranks(counts: Tensor) -> int:
     """Sum ``counts`` over the ranks in place; return the number of ranks."""
     if not (dist.is_available() and dist.is_initialized()):

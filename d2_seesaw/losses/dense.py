@@ -18,6 +18,7 @@ from d2_seesaw.losses._common import (
     check_num_classes,
     count_labels,
     full_precision,
+    is_first_pass,
     is_training_step,
     sum_over_ranks,
 )
@@ -104,7 +105,8 @@ class DenseLoss(nn.Module):
         ranks = 1
         if is_training_step(self):
             ranks = sum_over_ranks(counts) if self.sync else 1
-            self.update(counts)
+            if is_first_pass(self):
+                self.update(counts)
         weights, normalizer = self.weigh(counts)
         # The mean per rank, because DDP averages the gradients.
         normalizer = torch.where(normalizer > 0, normalizer, 1).double() / ranks

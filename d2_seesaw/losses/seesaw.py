@@ -22,6 +22,7 @@ from d2_seesaw.losses._common import (
     check_logits,
     check_num_classes,
     full_precision,
+    is_first_pass,
     is_training_step,
     sum_over_ranks,
 )
@@ -121,7 +122,7 @@ class SeesawLoss(nn.Module):
     the RoIs of each class in ``class_counts``, an integer buffer of length C + 1 with background
     last. The buffer is saved with the model and stays int64 after ``.half()``. It changes only in
     training mode with gradients enabled, so a validation loss under ``torch.no_grad()`` leaves it
-    unchanged. Do not use the loss inside a checkpointed region: it would count twice.
+    unchanged. Activation checkpointing around the loss counts a batch once.
 
     With ``sync`` and a process group, counts and the number of RoIs are summed over the ranks, so
     that counts, loss and (averaged) gradients equal those of one process on the whole batch. All
@@ -237,5 +238,6 @@ class SeesawLoss(nn.Module):
         ranks = 1
         if is_training_step(self):
             ranks = sum_over_ranks(batch_counts) if self.sync else 1
-            self.class_counts += batch_counts
+            if is_first_pass(self):
+                self.class_counts += batch_counts
         return batch_counts.sum().clamp(min=1) / ranks

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from d2_seesaw.data.annotations.rules import ERROR, INFORMATION, RULES, WARNING
 from d2_seesaw.data.annotations.table import AnnotationTable
 from d2_seesaw.data.catalog import image_paths
 from d2_seesaw.data.check import DatasetCheck
-from d2_seesaw.data.check.issues import ERROR, INFORMATION, KINDS, WARNING, Issue
+from d2_seesaw.data.check.issues import Issue
 from d2_seesaw.data.check.overview import DatasetOverview
 from d2_seesaw.data.frequency import MOST_IMAGES_OF_COMMON, MOST_IMAGES_OF_RARE
 from d2_seesaw.report import dataset_figures
@@ -87,7 +88,7 @@ def dataset_page(
         numbers={name: count_text(number) for name, number in numbers.items()},
         issues=by_kind,
         issues_shown=_ISSUES_SHOWN,
-        kinds=KINDS,
+        rules=RULES,
         severity_colors=_SEVERITY_COLORS,
         overview=overview,
         pictures=pictures or {},
@@ -117,7 +118,9 @@ def group_pictures(
         shown = sorted((c for c in categories if c.objects), key=lambda c: c.train_images)
         places = np.linspace(0, len(shown) - 1, min(_PICTURES_OF_GROUP, len(shown)))
         chosen = {index_of[shown[i].category_id]: shown[i] for i in map(round, places.tolist())}
-        drawn = sample_pictures(columns, list(chosen), path_of, color=GROUP_COLORS[group])
+        drawn = sample_pictures(
+            columns, list(chosen), path_of, image_root=image_root, color=GROUP_COLORS[group]
+        )
         pictures[group] = [
             (jpeg, f"{chosen[i].name}: {chosen[i].train_images:,} training images")
             for i, jpeg in drawn.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,8 @@ _LINE, _OUTLINE = 3, 5  # pixels of the picture
 _SAME_GROUP = "#1c2833"
 _QUALITY = 85
 _TRIES = 5  # images of a category, if earlier ones cannot be read
+
+logger = logging.getLogger(__name__)
 
 
 class ExamplePictures:
@@ -71,10 +74,30 @@ class ExamplePictures:
         place = f"image {example.image_id!r}"
         try:
             place = self._path_of(self._image_of[example.image_id])
-            return draw_example(read_image(place, format="RGB"), example, groups)
+            return draw_example(read_image_inside(place, self._image_root), example, groups)
         except Exception as error:  # any failure costs one picture, not the whole report
             self.failures.append(f"{place}: {error!r}")
             return None
+
+
+def read_image_inside(path: str, image_root: str | os.PathLike[str]) -> np.ndarray:
+    """Read an image for a report, which may be passed on with the pictures in it.
+
+    Args:
+        path: The file.
+        image_root: Folder of the images.
+
+    Returns:
+        ``(H, W, 3)`` RGB.
+
+    Raises:
+        ValueError: the file is outside of the folder, by its name or by a symbolic link.
+        OSError: the file cannot be read.
+    """
+    file, folder = os.path.realpath(path), os.path.realpath(image_root)
+    if os.path.commonpath([file, folder]) != folder:
+        raise ValueError(f"{path} is outside of {image_root}, whose images alone are shown")
+    return read_image(file, format="RGB")
 
 
 def draw_example(image: np.ndarray, example: ConfusionExample, groups: Mapping[int, str]) -> bytes:
@@ -162,6 +185,7 @@ def sample_pictures(
     categories: Sequence[int],
     file_name: Callable[[Mapping[str, Any]], str],
     *,
+    image_root: str | os.PathLike[str],
     color: str,
     long_side: int = 420,
 ) -> dict[int, bytes]:
@@ -171,6 +195,7 @@ def sample_pictures(
         columns: The annotations.
         categories: Indices of categories.
         file_name: Function that returns the path of an entry of ``columns.images``.
+        image_root: Folder of the images; other files are not read.
         color: Color of the objects, ``#rrggbb``.
         long_side: Longer side of the pictures, in pixels.
 
@@ -180,11 +205,12 @@ def sample_pictures(
     pictures = {}
     for category in categories:
         for image in _images_of(columns, category):
-            path = file_name(columns.images[image])
-            jpeg = _draw_sample(columns, image, category, path, color, long_side)
-            if jpeg is not None:
-                pictures[category] = jpeg
-                break
+            try:
+                pixels = read_image_inside(file_name(columns.images[image]), image_root)
+            except (OSError, SyntaxError, ValueError):
+                continue
+            pictures[category] = _draw_sample(columns, image, category, pixels, color, long_side)
+            break
     return pictures
 
 
@@ -197,14 +223,13 @@ def _images_of(columns: AnnotationTable, category: int) -> list[int]:
 
 
 def _draw_sample(
-    columns: AnnotationTable, image: int, category: int, path: str, color: str, long_side: int
-) -> bytes | None:
-    if not os.path.isfile(path):
-        return None
-    try:
-        pixels = read_image(path, format="RGB")
-    except (OSError, SyntaxError, ValueError):
-        return None
+    columns: AnnotationTable,
+    image: int,
+    category: int,
+    pixels: np.ndarray,
+    color: str,
+    long_side: int,
+) -> bytes:
     scale = long_side / max(pixels.shape[:2])
     canvas = _visualizer(np.ascontiguousarray(pixels), scale=scale)
     annotations = columns.annotations_of(image, category)

@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+class OtherRankError(RuntimeError):
+    """Error for a failure of another rank."""
+
+
 @contextmanager
 def raise_on_all_ranks(distributed: bool = True) -> Iterator[None]:
     """Raise on every rank if the ``with`` block raised on any of them.
@@ -17,7 +21,7 @@ def raise_on_all_ranks(distributed: bool = True) -> Iterator[None]:
         distributed: False ignores the process group and treats this process as the only one.
 
     Raises:
-        RuntimeError: another rank raised; the message gives its error.
+        OtherRankError: another rank raised; the message gives its error.
     """
     from detectron2.utils import comm
 
@@ -32,4 +36,4 @@ def raise_on_all_ranks(distributed: bool = True) -> Iterator[None]:
         raise own_error
     failed = [f"rank {rank}: {text}" for rank, text in enumerate(reports) if text]
     if failed:
-        raise RuntimeError(f"Another rank failed, so all ranks stop. {'; '.join(failed)}")
+        raise OtherRankError(f"Another rank failed, so all ranks stop. {'; '.join(failed)}")

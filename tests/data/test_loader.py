@@ -73,7 +73,7 @@ def test_worker_options_are_passed_on_only_if_there_are_workers(monkeypatch):
     )
     build = functools.partial(
         build_train_loader,
-        [{"file_name": "a"}],
+        [{"width": 1, "height": 1}],
         mapper=dict,
         sampling=RandomSampling(),
         total_batch_size=1,

@@ -165,7 +165,7 @@ def test_a_missing_file_is_reported_with_a_suggestion():
 def test_an_error_inside_a_config_restores_pythons_import(tmp_path):
     before = builtins.__import__
     (tmp_path / "bad.py").write_text("raise RuntimeError('inside')")
-    with pytest.raises(RuntimeError, match="inside"):
+    with pytest.raises(ConfigError, match="line 1: RuntimeError: inside"):
         load_config(str(tmp_path / "bad.py"))
     assert builtins.__import__ is before
 

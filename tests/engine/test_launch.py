@@ -8,7 +8,8 @@ import torch
 from detectron2.utils import comm
 
 from d2_seesaw.cli.train import argument_parser
-from d2_seesaw.engine.launch import launch_training
+from d2_seesaw.engine import load_config
+from d2_seesaw.engine.launch import check_machine, launch_training, torch_device
 from tests.support.ranks import run_processes
 
 
@@ -64,3 +65,62 @@ def test_ranks_started_by_torchrun_join_one_process_group_and_leave_it(tmp_path)
     run_processes(_run_rank_as_torchrun, (port, tmp_path), world_size=2)
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     assert found == [[2, 0, 3], [2, 1, 3]]
+
+
+def config(folder, *overrides):
+    return load_config("quickstart/seesaw", [f"train.output_dir={folder}", *overrides])
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "overrides", "message"),
+    [
+        (["--num-gpus", "9"], [], "--num-gpus 9, but this machine has no GPU .* and 8 CPU cores"),
+        (["--num-gpus", "-1"], [], "must be at least 0 and 1, got -1 and 1"),
+        (["--num-gpus", "3"], [], "total_batch_size is 8, which 3 processes cannot share equally"),
+        (["--num-gpus", "3", "--auto-scale-lr"], ["train.reference_world_size=2"], None),
+        ([], ["train.device=cuda"], "device 'cuda' is not available: there is no GPU"),
+        ([], ["train.device=gpu"], "device must be auto, cpu, cuda or cuda:N, got 'gpu'"),
+        (["--num-gpus", "2"], ["train.device=cpu"], None),
+        (["--num-gpus", "3", "--eval-only"], [], None),
+    ],
+)
+def test_what_the_machine_cannot_do_is_said_before_ranks_start(
+    no_gpu, tmp_path, flags, overrides, message
+):
+    cfg, args = config(tmp_path, *overrides), parse(*flags)
+    if message is None:
+        check_machine(cfg, args)
+        assert cfg.dataloader.train.total_batch_size == 8  # scaling is left to the ranks
+        return
+    with pytest.raises(ValueError, match=message):
+        check_machine(cfg, args)
+
+
+def test_ranks_of_torchrun_share_the_batch_too(no_gpu, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    with pytest.raises(ValueError, match="is 8, which 16 processes"):
+        check_machine(config(tmp_path), parse())
+
+
+def test_an_output_folder_that_cannot_be_written_is_named(no_gpu, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"output_dir '.*file/run' cannot be written: Not a dir"):
+        check_machine(config(tmp_path / "file/run"), parse())
+    check_machine(config(tmp_path / "new/run"), parse())
+
+
+def test_a_gpu_beyond_the_last_one_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert torch_device("cuda:1").index == 1
+    with pytest.raises(ValueError, match="'cuda:2' is not available: GPUs are numbered"):
+        torch_device("cuda:2")

@@ -101,7 +101,9 @@ def test_the_reference_world_size_changes_nothing():
 def test_a_batch_that_cannot_be_split_is_reported():
     with pytest.raises(ValueError, match="a total batch of 16 for 32 GPUs"):
         scale_to_world_size(config("train.reference_world_size=32"), 3)
-    with pytest.raises(ValueError, match=r"reference_world_size must be at least 1, got 0"):
+    with pytest.raises(
+        ValueError, match=r"reference_world_size must be a whole number of at least 1, got 0"
+    ):
         scale_to_world_size(config("train.reference_world_size=0"), 3)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from d2_seesaw.data.bad_images import BadImages
 from d2_seesaw.engine import Trainer
 
 
@@ -149,3 +150,57 @@ def test_options_out_of_range_are_reported(options, message):
     model = Regression()
     with pytest.raises(ValueError, match=message):
         Trainer(model, [], torch.optim.SGD(model.parameters(), lr=0.1), **options)
+
+
+class _Loader:
+    """A loader that replaced bad images, as ``TrainLoader`` tells."""
+
+    def __init__(self, batches):
+        self.batches = batches
+        self.bad_images = BadImages(limit=2)
+
+    def __iter__(self):
+        for batch in self.batches:
+            self.bad_images.collect(batch)
+            yield batch
+
+
+def test_bad_images_are_logged_and_continue_from_the_checkpoint():
+    batches = [images(2), images(2)]
+    batches[1][0]["_bad_images"] = {"a.jpg": "truncated"}
+    trainer = trained(Regression(), _Loader(batches), 2)
+    assert trainer.storage.history("bad_images").latest() == 1
+    again = trained(Regression(), _Loader([]), 0)
+    again.load_state_dict(trainer.state_dict())
+    assert again.bad_images.found == {"a.jpg": "truncated"}
+    assert "bad_images" not in trained(Regression(), [images(2)], 1).state_dict()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate"),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_says_the_sizes_the_batch_and_the_keys_to_change(fault):
+    def fails(_, inputs):
+        raise fault
+
+    model = Regression()
+    model.linear.register_forward_pre_hook(fails)
+    batch = [image | {"image": torch.zeros(3, 40, 50 + i)} for i, image in enumerate(images(2))]
+    trainer = Trainer(model, [batch], torch.optim.SGD(model.parameters(), lr=0.1))
+    message = r"iteration 0, with a batch of 2 images .* 40 x 50, 40 x 51\. .*mapper.augmentations"
+    with pytest.raises(MemoryError, match=message) as error:
+        trainer.train(0, 1)
+    assert error.value.__cause__ is fault
+    assert "dataloader.train.total_batch_size" in str(error.value)
+
+
+def test_another_runtime_error_of_the_model_stays_as_it_is():
+    model = Regression()
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        trained(model, [[{"x": torch.zeros(7)}]], 1)

@@ -122,3 +122,15 @@ def test_the_table_starts_with_the_most_frequent_category(rows):
     lines = row_table(most_frequent_first(rows)).splitlines()[2:]
     assert [line.split("|")[1].strip() for line in lines] == ["class3", "class2", "class1"]
     assert [line.split("|")[5].strip() for line in lines] == ["40.000", "n/a", "0.333"]
+
+
+@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1+cmd", "-2+3", "@SUM(A1)", "\ta"])
+def test_a_name_that_is_a_formula_is_text_in_the_csv_file(name, data, scores, tmp_path):
+    data["categories"][0]["name"] = name
+    rows = category_results(table_of(data), scores, {})
+    write_category_results(rows, str(tmp_path), "bbox")
+    with open(tmp_path / "per_category_bbox.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["name"] for row in table] == [f"'{name}", "class2", "class3"]
+    assert float(table[0]["AP"]) == pytest.approx(100 / 300)
+    assert json.loads((tmp_path / "per_category_bbox.json").read_text())[0]["name"] == name

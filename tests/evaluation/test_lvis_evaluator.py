@@ -439,7 +439,7 @@ def test_a_file_with_a_part_of_the_fields_is_refused_naming_them(evaluator_of):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"images": []}, "cannot be evaluated .*the file has no list of 'annotations'"),
+        ({"images": []}, "cannot be used: .*the file has no list of 'annotations'"),
         ([], "must hold an object with images, annotations and categories, got a list"),
     ],
 )

@@ -34,6 +34,7 @@ def on_boxes(n=6):
 def lvis_or_coco(register):
     data = dataset("rcf", image_ids=(1, 2, 3))
     for image in data["images"]:
+        image["height"], image["width"] = SIZE
         for category in (1, 2, 3):
             add_object(data, image["id"], category, [5, 5, 40, 30], iscrowd=0)
     return register(data, thing_dataset_id_to_contiguous_id={i: i - 1 for i in (1, 2, 3)})

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from d2_seesaw.inference import FilePredictions, Predictor, find_sources
+from d2_seesaw.inference.files import ScoreCounts
 from d2_seesaw.inference.sources import VideoFrames
 
 SIZE = (40, 60)
@@ -225,10 +226,48 @@ def test_folders_next_to_label_maps_are_allowed(folder, tmp_path):
 def test_a_truncated_video_is_reported(folder, tmp_path, caplog, monkeypatch):
     plain = VideoFrames.__init__
 
-    def init(self, *args):
-        plain(self, *args)
+    def init(self, *args, **options):
+        plain(self, *args, **options)
         self.announced = 9
 
     monkeypatch.setattr(VideoFrames, "__init__", init)
     run(folder, tmp_path / "out", draw=False)
     assert any("read 3 of 9 announced frames" in text for text in caplog.messages)
+
+
+def test_what_is_too_large_or_takes_too_much_memory_is_skipped_and_the_rest_goes_on(
+    folder, tmp_path
+):
+    Image.fromarray(np.zeros((50, 60, 3), np.uint8)).save(folder / "huge.png")
+    Image.fromarray(red_box(7)).save(folder / "heavy.png")
+    made = predictor()
+    plain = made.model.forward
+
+    def forward(inputs):
+        if inputs[0]["image"][0, 15, 8] and not inputs[0]["image"][0, 15, 6]:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+        return plain(inputs)
+
+    made.model.forward = forward
+    skipped, images, _ = run(folder, tmp_path / "out", made, max_pixels=2400)
+    assert [line.split("/")[-1] for line in skipped] == [
+        skipped[0].split("/")[-1],
+        "heavy.png takes more memory than there is",
+        "huge.png has 60 x 50 = 3,000 pixels, the limit is 2,400",
+    ]
+    assert {image["file_name"] for image in images} == {"a.png", "clip.avi", "sub/b.png"}
+
+
+def test_counts_of_scores_say_what_other_thresholds_give():
+    counts = ScoreCounts()
+    assert counts.advice(0.5) == "The model found nothing, at any threshold"
+    counts.add(np.array([], np.float32))
+    counts.add(np.array([0.31, 0.3, 0.12, 0.004], np.float32))
+    assert counts.advice(0.5) == (
+        "Detections with a score of at least 0.5: 0 of 4, the highest score is 0.310; "
+        "--score-threshold 0.3 gives 2, 0.2 gives 2, 0.1 gives 3, 0.05 gives 3, 0.02 gives 3, "
+        "0.01 gives 3"
+    )
+    assert "at least 0.3: 2 of 4" in counts.advice(0.3)
+    counts.add(np.array([1.0], np.float32))
+    assert "at least 1: 1 of 5, the highest score is 1.000" in counts.advice(1.0)

@@ -1,12 +1,14 @@
 import copy
 import json
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
+from PIL import Image
 from torch.testing import assert_close
 
 from d2_seesaw.checkpoint import StrictCheckpointer
@@ -41,7 +43,7 @@ def checkpoint(model, tmp_path_factory):
 
 @pytest.fixture
 def image(tmp_path):
-    return read_picture(picture(tmp_path / "a.png")["file_name"], "RGB")
+    return read_picture(picture(tmp_path / "a.png")["file_name"], "BGR")
 
 
 def assert_same_instances(one, other):
@@ -99,8 +101,62 @@ def test_views_of_test_time_augmentation_start_from_the_original_picture():
     predictor(image)
     (view,) = seen
     assert view["image"].shape == (3, 20, 30)
-    assert np.array_equal(view["original_image"].permute(1, 2, 0).numpy(), image)
+    assert np.array_equal(view["original_image"].permute(1, 2, 0).numpy(), image[:, :, ::-1])
     assert (view["height"], view["width"]) == (40, 60)
+
+
+class Echo(torch.nn.Module):
+    """Model that returns its image."""
+
+    def forward(self, inputs):
+        return [{"sem_seg": inputs[0]["image"]}]
+
+
+def echo(image_format):
+    return Predictor(
+        Echo(),
+        augmentations=T.AugmentationList([]),
+        image_format=image_format,
+        metadata={"class_names": ["a"], "category_ids": [1]},
+    )
+
+
+@pytest.mark.parametrize("image_format", ["RGB", "BGR"])
+def test_a_file_a_pillow_image_and_opencvs_array_are_the_same_image(tmp_path, image_format):
+    rgb = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    path = tmp_path / "a.png"
+    Image.fromarray(rgb).save(path)
+    bgr = cv2.imread(str(path))
+    bgra = np.dstack([bgr, np.full((6, 8), 9, np.uint8)])
+    expected = torch.tensor(rgb if image_format == "RGB" else rgb[:, :, ::-1].copy())
+    for given in (path, str(path), Image.open(path), bgr, bgra, np.asfortranarray(bgr)):
+        seen = echo(image_format)(given)["sem_seg"]
+        assert torch.equal(seen.permute(1, 2, 0), expected)
+
+
+def test_gray_images_have_three_equal_channels(tmp_path):
+    gray = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    Image.fromarray(gray).save(tmp_path / "a.png")
+    for given in (gray, gray[:, :, None], Image.fromarray(gray), tmp_path / "a.png"):
+        assert torch.equal(echo("RGB")(given)["sem_seg"], torch.tensor(gray).expand(3, 6, 8))
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (None, "None, as cv2.imread returns"),
+        (np.zeros((4, 5, 3)), r"float64 and shape \(4, 5, 3\)"),
+        (np.zeros((4, 5, 2), np.uint8), r"uint8 and shape \(4, 5, 2\)"),
+        (np.zeros((1, 3, 4, 5), np.uint8), r"uint8 and shape \(1, 3, 4, 5\)"),
+        (np.zeros((0, 5, 3), np.uint8), r"uint8 and shape \(0, 5, 3\)"),
+        (torch.zeros(3, 4, 5), "got Tensor"),
+        ([1], "got list"),
+        ("nowhere.png", "nowhere.png cannot be read"),
+    ],
+)
+def test_what_is_not_an_image_is_named(given, named):
+    with pytest.raises(ValueError, match=named):
+        echo("RGB")(given)
 
 
 def test_predictions_are_on_the_cpu():

@@ -47,11 +47,17 @@ def page():
 def test_metrics_are_side_by_side_with_their_difference(page):
     rows = {row[0]: row[1:] for row in cells(section(page, "metrics"))}
     assert rows[""] == ["&lt;a&gt;", "b", "difference", "95 % interval", "categories evaluated"]
-    assert rows["AP"] == ["20.0", "21.0", "+1.0", "-2.0 to +5.0", "3"]
+    assert rows["AP"] == ["20.0", "21.0", "+1.0", "n/a", "3"]  # too few for an interval
     assert rows["AP50"] == ["50.0", "n/a", "n/a", "", ""]
-    assert rows["APr"] == ["15.0", "16.5", "+1.5", "-2.0 to +5.0", "2 of 2 rare"]
+    assert rows["APr"] == ["15.0", "16.5", "+1.5", "n/a", "2 of 2 rare"]
     assert rows["APc"] == ["30.0", "30.0", "0.0", "n/a", "1 of 1 common"]
     assert rows["APf"] == ["n/a", "n/a", "n/a", "n/a", "0 of 1 frequent"]
+
+
+def test_many_categories_have_an_interval():
+    page = text_of(lvis_like(200), lvis_like(200, seed=1))
+    rows = {row[0]: row[1:] for row in cells(section(page, "metrics"))}
+    assert re.fullmatch(r"[+-]?\d+\.\d to [+-]?\d+\.\d", rows["AP"][3])
 
 
 def test_cards_have_the_differences(page):

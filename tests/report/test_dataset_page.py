@@ -2,6 +2,7 @@ import re
 from html.parser import HTMLParser
 
 from d2_seesaw.data import check_dataset
+from d2_seesaw.data.annotations.rules import RULES
 from d2_seesaw.data.check.overview import dataset_overview
 from d2_seesaw.report import write_dataset_report
 from d2_seesaw.report.dataset_page import dataset_page, group_pictures
@@ -161,3 +162,15 @@ def test_missing_folders_are_listed_with_their_images_and_few_issues_in_full(tmp
     (row,) = table_of(text, "missing folder")
     assert row == [str(tmp_path / "elsewhere/part"), "4"]
     assert "the first" not in text
+
+
+def test_issues_come_with_their_fix_and_thresholds_with_what_they_repeat(tmp_path):
+    data = one_object_each(20)
+    data["annotations"][0]["iscrowd"] = 1
+    text = report(tmp_path, data)
+    (crowd,) = [row for row in table_of(text, "fix") if "crowd" in row[2]]
+    assert crowd[3] == RULES["crowd"].fix
+    rows = table_of(text, "mean repeat factor")
+    assert [row[0] for row in rows] == ["0.001", "0.003", "0.01", "0.03", "0.1"]
+    assert rows[0][1:] == ["0", "19", "1.00"]
+    assert rows[-1][1:] == ["19", "19", f"{(0.1 * 19) ** 0.5:.2f}"]

@@ -212,3 +212,23 @@ def test_a_picture_that_cannot_be_drawn_has_a_reason_and_is_not_an_error(
     assert pictures.draw(example(box, image_id=7), GROUPS) is None
     (failure,) = pictures.failures
     assert re.search(reason, failure), failure
+
+
+@pytest.mark.parametrize("how", ["../secret.png", "absolute", "link.png", "linked/secret.png"])
+def test_a_file_outside_of_the_folder_is_not_drawn(how, tmp_path):
+    root = tmp_path / "images"
+    root.mkdir()
+    secret = tmp_path / "secret.png"
+    cv2.imwrite(str(secret), np.zeros((100, 100, 3), np.uint8))
+    (root / "link.png").symlink_to(secret)
+    (root / "linked").symlink_to(tmp_path)
+    cv2.imwrite(str(root / "inside.png"), np.zeros((100, 100, 3), np.uint8))
+    link_to_root = tmp_path / "other"
+    link_to_root.symlink_to(root)
+    name = str(secret) if how == "absolute" else how
+    images = [{"id": 1, "file_name": name}, {"id": 2, "file_name": "inside.png"}]
+    pictures = ExamplePictures(images, link_to_root)
+    box = [10, 10, 30, 30]
+    assert pictures.draw(example(box), GROUPS) is None
+    assert "whose images alone are shown" in pictures.failures[0]
+    assert pictures.draw(example(box, image_id=2), GROUPS) is not None

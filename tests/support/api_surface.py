@@ -13,6 +13,7 @@ RECORD = Path(__file__).resolve().parents[1] / "api_surface.json"
 SUBPACKAGES = (
     "checkpoint",
     "data",
+    "data.importers",
     "engine",
     "evaluation",
     "inference",

@@ -12,13 +12,16 @@ import json
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from d2_seesaw.data.annotations.box_formats import FILE_FORMAT, box_format
 from d2_seesaw.data.annotations.coco import parse_file
+from d2_seesaw.data.annotations.rules import RULES, WARNING
 from d2_seesaw.data.annotations.schema import Problem
 from d2_seesaw.data.annotations.table import ARRAYS, AnnotationTable
 from d2_seesaw.utils.files import atomic_write, default_cache_folder, digest, file_state
@@ -29,58 +32,78 @@ CACHE_SWITCH = "D2_SEESAW_ANNOTATION_CACHE"
 """Environment variable; ``0`` parses annotation files on every start and keeps nothing."""
 
 _LEAST_BYTES_KEPT = 1 << 24  # a smaller file is parsed in less than a second
-_VERSION = 3
+_VERSION = 4
 _SHOWN = 5
 _HEADER = ("images", "categories")
 
-_COUNTS_VERSION = 2
+_COUNTS_VERSION = 3
 _CHUNK = 1 << 20
 _KEYS = {"id", "name", "image_count"}
 
 
-def read_annotations(json_file: str | Path) -> AnnotationTable:
-    """Read annotations in COCO or LVIS format for training.
+def read_annotations(json_file: str | Path, *, for_training: bool = False) -> AnnotationTable:
+    """Read annotations in COCO or LVIS format. Every file that is used is read here.
 
     Files of 16 MiB and more are kept as arrays in ``~/.cache/d2_seesaw`` (below
-    ``$XDG_CACHE_HOME`` where that is set), unless ``D2_SEESAW_ANNOTATION_CACHE=0``.
+    ``$XDG_CACHE_HOME`` where that is set), unless ``D2_SEESAW_ANNOTATION_CACHE=0``. Only files
+    without errors are kept. Each rule of severity "warning" that the file breaks is logged.
+
+    Args:
+        json_file: the file.
+        for_training: also refuse files with nothing to train on.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not valid JSON, lacks required fields, or has entries that training
-            cannot use: unknown images or categories, repeated ids or names, and boxes or masks
-            that are not finite numbers.
-    """
-    table, problems = read_table(json_file)
-    if found := [problem for problem in problems if problem.prevents_training]:
-        raise ValueError(f"{json_file} cannot be used for training: {summary(found)}")
-    for reason, number in table.left_out().items():
-        logger.warning("%s: %d annotations %s are left out", json_file, number, reason)
-    return table
-
-
-def read_table(json_file: str | Path) -> tuple[AnnotationTable, list[Problem]]:
-    """Read annotations in COCO or LVIS format, from the kept copy where there is one.
-
-    Returns:
-        The annotations of known images and categories that have a box, and the rules that the
-        file breaks. Only files that can be used for training are kept.
-
-    Raises:
-        FileNotFoundError, ValueError: as :func:`~d2_seesaw.data.annotations.coco.parse_file`.
+        ValueError: the file is not valid JSON, or breaks a rule of severity "error" in
+            ``d2_seesaw.data.annotations.rules``.
     """
     kept = _kept_copy(json_file)
     state = _state(json_file)
-    table = None if kept is None else _read_copy(kept, state)
-    if table is not None:
-        return table, []
+    found = None if kept is None else _read_copy(kept, state)
+    if found is None:
+        found = _parse(json_file, kept, state, for_training)
+    table, warnings = found
+    for warning in warnings:
+        logger.warning("%s: %s", json_file, warning)
+    return table
+
+
+def _parse(
+    json_file: str | Path, kept: Path | None, state: list[int], for_training: bool
+) -> tuple[AnnotationTable, list[str]]:
+    """Return the table and the warnings of a file without errors, and keep them."""
     start = time.monotonic()
     parsed = parse_file(json_file)
     seconds = time.monotonic() - start
     if seconds > 1:
         logger.info("%s took %.1f s to read", json_file, seconds)
-    if kept is not None and not any(problem.prevents_training for problem in parsed.problems):
-        _write_copy(kept, parsed.table, state)  # of before: a change since then is noticed
-    return parsed.table, parsed.problems
+    errors = [p for p in parsed.problems if p.is_error]
+    fatal = [p for p in errors if for_training or not RULES[p.kind].training_only]
+    if fatal:
+        raise ValueError(f"{json_file} cannot be used: {summary(fatal)}")
+    warnings = _warnings(parsed.problems)
+    if other := box_format(parsed.table):
+        warnings.append(
+            f"the boxes look like {other.name}, and are read as {FILE_FORMAT}: {other.reason}. "
+            "d2-seesaw check says more"
+        )
+    if kept is not None and not errors:
+        _write_copy(kept, parsed.table, warnings, state)  # of before: a change is noticed
+    return parsed.table, warnings
+
+
+def _warnings(problems: Sequence[Problem]) -> list[str]:
+    """Return a line for each rule of severity "warning": the number, an example, the treatment."""
+    examples: dict[str, Problem] = {}
+    numbers = Counter(problem.kind for problem in problems)
+    for problem in problems:
+        examples.setdefault(problem.kind, problem)
+    return [
+        f"{numbers[kind]:,} x {rule.description} ({kind}), for example {examples[kind]}. "
+        f"Treatment: {rule.fix}"
+        for kind, rule in RULES.items()
+        if numbers[kind] and rule.severity == WARNING
+    ]
 
 
 def summary(problems: Sequence[Problem]) -> str:
@@ -125,15 +148,16 @@ def _header(archive: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(archive["header"].tobytes())
 
 
-def _read_copy(path: Path, state: list[int]) -> AnnotationTable | None:
-    """Return the table kept for this state of the file, if there is one."""
+def _read_copy(path: Path, state: list[int]) -> tuple[AnnotationTable, list[str]] | None:
+    """Return the table and the warnings kept for this state of the file, if they are."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             header = _header(archive)
             if header["state"] != state:
                 return None
-            header = {key: header[key] for key in _HEADER}
-            return AnnotationTable(**header, **{name: archive[name] for name in ARRAYS})
+            sections = {key: header[key] for key in _HEADER}
+            table = AnnotationTable(**sections, **{name: archive[name] for name in ARRAYS})
+            return table, list(map(str, header["warnings"]))
     except FileNotFoundError:
         return None
     except Exception as error:  # a damaged archive raises errors of many kinds
@@ -141,9 +165,9 @@ def _read_copy(path: Path, state: list[int]) -> AnnotationTable | None:
         return None
 
 
-def _write_copy(path: Path, table: AnnotationTable, state: list[int]) -> None:
-    header = {key: getattr(table, key) for key in _HEADER}
-    header["state"] = state
+def _write_copy(path: Path, table: AnnotationTable, warnings: list[str], state: list[int]) -> None:
+    header: dict[str, Any] = {key: getattr(table, key) for key in _HEADER}
+    header |= {"state": state, "warnings": warnings}
     arrays = {name: getattr(table, name) for name in ARRAYS}
     try:
         with atomic_write(path) as file:

@@ -74,6 +74,10 @@ class Records(Sequence[dict[str, Any]]):
         with_objects = self._table.image[self._table.usable & ~self._table.crowd]
         return self._changed(_images=self._images[np.isin(self._images, with_objects)])
 
+    def has_masks(self) -> bool:
+        """Return whether an annotation of the file has a segmentation."""
+        return bool(self._table.has_segmentation.any()) or not len(self._rows)
+
     def without_masks(self) -> Records:
         """Return the images without ``segmentation``, which are built many times faster."""
         return self._changed(_with_masks=False)

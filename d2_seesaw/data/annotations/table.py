@@ -16,8 +16,11 @@ from typing import Any
 
 import numpy as np
 from detectron2.structures import BoxMode
+from pycocotools import mask as coco_mask
 
 from d2_seesaw.data.annotations.records import Records
+
+LONGEST_EMPTY_RLE = 20  # bytes of few runs, some of them perhaps of length 0
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class AnnotationTable:
         image: ``(A,)`` indices into ``images``.
         category: ``(A,)`` indices into ``categories``.
         box: ``(A, 4)`` left, top, width and height, as in the file.
-        area: ``(A,)`` areas as in the file, NaN where it has none.
+        area: ``(A,)`` areas as in the file, or of the mask or box where it has none.
         crowd: ``(A,)`` whether an annotation stands for a crowd.
         ignored: ``(A,)`` whether the file says that evaluation ignores the object.
         polygon_offsets: ``(A + 1,)``; annotation i has polygons ``[offsets[i], offsets[i + 1])``.
@@ -66,29 +69,24 @@ class AnnotationTable:
         return (np.diff(self.polygon_offsets) > 0) | (np.diff(self.rle_offsets) > 0)
 
     @cached_property
-    def valid_polygons(self) -> np.ndarray:
-        """``(P,)`` whether a polygon has at least three points, and both coordinates of each."""
-        return is_valid_polygon(np.diff(self.coordinate_offsets))
+    def without_pixel(self) -> np.ndarray:
+        """``(A,)`` whether an annotation has a run-length encoding that covers no pixel."""
+        empty = np.zeros(len(self.image), bool)
+        lengths = np.diff(self.rle_offsets)
+        for row in np.flatnonzero((lengths > 0) & (lengths < LONGEST_EMPTY_RLE)).tolist():
+            empty[row] = not coco_mask.area(self.segmentation(row))
+        return empty
 
     @cached_property
     def usable(self) -> np.ndarray:
-        """``(A,)`` whether a mask head can be trained on an annotation.
+        """``(A,)`` whether a model can be trained on an annotation.
 
-        Its segmentation is an encoding or has a valid polygon, or no annotation has one.
+        Its box has an area, and it has a mask with a pixel, or no annotation has a segmentation.
         """
+        with_box = np.all(self.box[:, 2:] > 0, axis=1)
         if not self.has_segmentation.any():
-            return np.ones(len(self.image), bool)
-        valid = np.concatenate([[0], np.cumsum(self.valid_polygons)])[self.polygon_offsets]
-        return (np.diff(valid) > 0) | (np.diff(self.rle_offsets) > 0)
-
-    def left_out(self) -> dict[str, int]:
-        """Return how many annotations training leaves out, by the reason."""
-        unusable = ~self.usable
-        numbers = {
-            "without a segmentation": unusable & ~self.has_segmentation,
-            "whose polygons have fewer than three points": unusable & self.has_segmentation,
-        }
-        return {reason: int(rows.sum()) for reason, rows in numbers.items() if rows.any()}
+            return with_box
+        return with_box & self.has_segmentation & ~self.without_pixel
 
     def image_counts(self) -> np.ndarray:
         """Return ``(C,)`` numbers of images in which training sees each category."""
@@ -119,7 +117,7 @@ class AnnotationTable:
 
         Args:
             rows: the annotations.
-            with_masks: add their ``segmentation``, without polygons of fewer than three points.
+            with_masks: add their ``segmentation``.
             share: replaces equal numbers by one object.
         """
         columns = (share(self.box[rows]), self.category[rows], self.crowd[rows])
@@ -147,8 +145,7 @@ class AnnotationTable:
         for row, of_row in zip(rows.tolist(), bounds, strict=True):
             shift, end = end - of_row[0], end + of_row[-1] - of_row[0]
             polygons = [numbers[a + shift : b + shift].tolist() for a, b in pairwise(of_row)]
-            valid = [polygon for polygon in polygons if is_valid_polygon(len(polygon))]
-            yield valid if polygons else self.segmentation(row)
+            yield polygons or self.segmentation(row)
 
     def annotations_of(self, image: int, category: int) -> list[dict[str, Any]]:
         """Return annotations of a category in an image, both as indices, as Detectron2's dicts."""
@@ -162,11 +159,6 @@ class AnnotationTable:
             file_name: returns the path of an entry of ``images``.
         """
         return Records(self, [file_name(image) for image in self.images])
-
-
-def is_valid_polygon(numbers: Any) -> Any:
-    """Return whether a polygon of so many numbers has three points, and whole ones."""
-    return (numbers >= 6) & (numbers % 2 == 0)
 
 
 ARRAYS = tuple(f.name for f in fields(AnnotationTable) if f.type is np.ndarray)

@@ -1,6 +1,8 @@
 """Check of image files: each is read as training reads it, several at a time."""
 
 import os
+import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from d2_seesaw.data.check.issues import Issue
 from d2_seesaw.utils.progress import track
 
 _SIXTEEN_BITS = ("I;16", "I", "F", ";16")
+_HUGE = threading.Lock()  # two huge images at once could fill the memory
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ def check_images(
         All issues, in the order of the images.
     """
     threads = workers or min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads) as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # these are issues
         found = track(
             pool.map(_issues_of, images, chunksize=16),
             "reading images",
@@ -68,12 +72,25 @@ def _problems(image: ImageFile) -> Iterator[tuple[str, str]]:
     if not os.path.isfile(image.path):
         yield "missing_image", f"there is no file {image.path}"
         return
+    if not os.path.getsize(image.path):
+        yield "unreadable_image", "the file is empty"
+        return
     try:
         with Image.open(image.path) as opened:
             yield from _problems_of_format(opened)
-            yield from _problems_of_pixels(opened, image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        yield "unreadable_image", str(error)
+            pixels = opened.width * opened.height
+            if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
+                yield (
+                    "huge_image",
+                    f"{opened.width} x {opened.height} pixels take {3e-9 * pixels:.1f} GB, and "
+                    "without a resize many times that in a model",
+                )
+                with _HUGE:
+                    yield from _problems_of_pixels(opened, image)
+            else:
+                yield from _problems_of_pixels(opened, image)
+    except Exception as error:  # Pillow raises errors of many kinds
+        yield "unreadable_image", str(error) or type(error).__name__
 
 
 def _problems_of_format(opened: Image.Image) -> Iterator[tuple[str, str]]:
@@ -83,16 +100,30 @@ def _problems_of_format(opened: Image.Image) -> Iterator[tuple[str, str]]:
         yield "cmyk_image", "the image is CMYK"
     elif opened.mode.startswith(_SIXTEEN_BITS) or ";16" in raw:
         yield "sixteen_bit_image", f"the image has more than 8 bits a channel (mode {opened.mode})"
+    frames = getattr(opened, "n_frames", 1) if opened.format != "MPO" else 1  # with a preview
+    if frames > 1:
+        yield "animated_image", f"the file has {frames:,} frames"
 
 
 def _problems_of_pixels(opened: Image.Image, image: ImageFile) -> Iterator[tuple[str, str]]:
+    stored = (opened.width, opened.height)
     try:
         opened.load()
     except (OSError, SyntaxError, ValueError) as error:
         yield "truncated_image", f"its pixels cannot all be read: {error}"
         return
     turned = _apply_exif_orientation(opened)  # Detectron2 reads it so, whatever else is in the EXIF
-    size = (turned.height, turned.width)
-    if image.height is not None and image.width is not None and size != (image.height, image.width):
-        stated = f"{image.width} x {image.height}"
-        yield "wrong_size", f"the image is {size[1]} x {size[0]}, the annotations say {stated}"
+    size, stated = turned.size, (image.width, image.height)
+    exif = turned is not opened
+    if None not in stated and size != stated:
+        message = (
+            f"the image is {size[0]} x {size[1]}, the annotations say {stated[0]} x {stated[1]}"
+        )
+        if exif and stored == stated:
+            message += ", which is its size before its EXIF turns it"
+        yield "wrong_size", message
+    elif exif:
+        message = "its EXIF turns the image"
+        if size != stored and None not in stated:
+            message += "; the annotations have the size of the turned image"
+        yield "exif_orientation", message

@@ -4,6 +4,7 @@ Shapes in this module:
     A: annotations
     C: categories
     N: images
+    P: pairs of an image and a category that it shows
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,9 @@ import numpy as np
 
 from d2_seesaw.data.annotations.table import AnnotationTable
 from d2_seesaw.data.frequency import GROUPS, frequency_group
+
+THRESHOLDS = (0.001, 0.003, 0.01, 0.03, 0.1)
+"""Thresholds of repeat factor sampling whose effects are compared."""
 
 SIZE_BOUNDS = (8, 16, 32, 64, 128, 256, 512, 1024)
 """Bounds of the histogram of object sizes, in pixels; a size is the root of a box's area."""
@@ -45,6 +49,29 @@ class CategoryOverview:
 
 
 @dataclass(frozen=True)
+class ThresholdEffect:
+    """The effect of a threshold of repeat factor sampling.
+
+    Attributes:
+        threshold: t.
+        images: Images with at least one object that is not a crowd.
+        repeated_images: Images whose repeat factor is above 1.
+        mean_factor: Mean repeat factor of the images; 1 without images.
+    """
+
+    threshold: float
+    images: int
+    repeated_images: int
+    mean_factor: float
+
+    def __str__(self) -> str:
+        return (
+            f"threshold {self.threshold:g}: {self.repeated_images:,} of {self.images:,} images "
+            f"repeated, mean repeat factor {self.mean_factor:.2f}"
+        )
+
+
+@dataclass(frozen=True)
 class DatasetOverview:
     """A dataset in numbers.
 
@@ -58,6 +85,7 @@ class DatasetOverview:
         threshold: t of repeat factor sampling.
         epoch: Images of an epoch with repeat factor sampling, on average.
         repeated_images: Images whose repeat factor is above 1.
+        thresholds: The effects of other thresholds.
     """
 
     images: int
@@ -68,6 +96,7 @@ class DatasetOverview:
     threshold: float
     epoch: float
     repeated_images: int
+    thresholds: Sequence[ThresholdEffect] = ()
 
     def groups(self) -> dict[str, list[CategoryOverview]]:
         """Return the categories of each group ``"r"``, ``"c"`` and ``"f"``."""
@@ -100,11 +129,11 @@ def dataset_overview(
     C = len(table.categories)
     images = table.image_counts()
     image, category = table.image[table.usable], table.category[table.usable]
+    repeats = _Repeats.of(table)
     objects = np.bincount(category, minlength=C)
     sizes = np.sqrt(np.clip(table.box[table.usable, 2] * table.box[table.usable, 3], 0, None))
     by_category = np.split(sizes[np.argsort(category)], np.cumsum(objects)[:-1])
-    trained = np.unique(image[~table.crowd[table.usable]])
-    of_category, of_image = _repeat_factors(table, trained, threshold)
+    of_category, of_image = repeats.factors(threshold)
     counts = train_images or {}
     categories = [
         CategoryOverview(
@@ -122,7 +151,7 @@ def dataset_overview(
     ]
     return DatasetOverview(
         images=len(table.images),
-        trained_images=len(trained),
+        trained_images=len(of_image),
         objects=len(image),
         categories=categories,
         object_sizes=np.bincount(
@@ -131,20 +160,61 @@ def dataset_overview(
         threshold=threshold,
         epoch=float(of_image.sum()),
         repeated_images=int((of_image > 1).sum()),
+        thresholds=threshold_effects(table),
     )
 
 
-def _repeat_factors(
-    table: AnnotationTable, trained: np.ndarray, threshold: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return repeat factors of the categories and the ``trained`` images (LVIS, appendix B.2)."""
-    C = len(table.categories)
-    shown = table.usable & np.isin(table.image, trained)
-    image, category = table.image[shown], table.category[shown]
-    pairs = np.unique(image.astype(np.int64) * max(C, 1) + category)
-    share = np.bincount(pairs % max(C, 1), minlength=C) / max(len(trained), 1)
-    # A category that no image shows needs no repetition.
-    of_category = np.sqrt(threshold / np.where(share > 0, share, 1)).clip(min=1)
-    of_image = np.ones(len(table.images))
-    np.maximum.at(of_image, image, of_category[category])
-    return of_category, of_image[trained]
+def threshold_effects(table: AnnotationTable) -> list[ThresholdEffect]:
+    """Compute what each of ``THRESHOLDS`` repeats.
+
+    Args:
+        table: annotations. Those of unknown images or categories are left out.
+    """
+    repeats, effects = _Repeats.of(table), []
+    for threshold in THRESHOLDS:
+        _, factors = repeats.factors(threshold)
+        mean = float(factors.mean()) if len(factors) else 1.0
+        repeated = int((factors > 1).sum())
+        effects.append(ThresholdEffect(threshold, len(factors), repeated, mean))
+    return effects
+
+
+@dataclass(frozen=True)
+class _Repeats:
+    """What repeat factors are computed from (LVIS, appendix B.2).
+
+    Attributes:
+        image: ``(P,)`` index among the N trained images, one for each category that an image shows.
+        category: ``(P,)`` index of that category.
+        images: N.
+        categories: C.
+    """
+
+    image: np.ndarray
+    category: np.ndarray
+    images: int
+    categories: int
+
+    @classmethod
+    def of(cls, table: AnnotationTable) -> "_Repeats":
+        """Collect the pairs of images and categories that training sees."""
+        C = len(table.categories)
+        known = table.usable & (table.image >= 0) & (table.category >= 0)
+        known &= ~np.isnan(table.box).any(axis=1)
+        trained = np.zeros(len(table.images), bool)
+        trained[table.image[known & ~table.crowd]] = True
+        shown = known
+        shown[known] = trained[table.image[known]]  # beside an object that is not a crowd
+        index = np.cumsum(trained) - 1
+        pairs = np.unique(index[table.image[shown]] * max(C, 1) + table.category[shown])
+        image, category = np.divmod(pairs, max(C, 1))
+        return cls(image, category, int(trained.sum()), C)
+
+    def factors(self, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return ``(C,)`` repeat factors of the categories and ``(N,)`` of the trained images."""
+        share = np.bincount(self.category, minlength=self.categories) / max(self.images, 1)
+        # A category that no image shows needs no repetition.
+        of_category = np.sqrt(threshold / np.where(share > 0, share, 1)).clip(min=1)
+        of_image = np.ones(self.images)
+        np.maximum.at(of_image, self.image, of_category[self.category])
+        return of_category, of_image

@@ -9,24 +9,22 @@ exhaustively: every category was looked for in every image.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-from d2_seesaw.data.annotations.reader import file_image_counts, read_table, summary
-from d2_seesaw.data.annotations.schema import FEDERATED, Problem
+from d2_seesaw.data.annotations.reader import file_image_counts, read_annotations
+from d2_seesaw.data.annotations.schema import FEDERATED
 from d2_seesaw.data.annotations.table import AnnotationTable
-from d2_seesaw.data.frequency import GROUPS, UNKNOWN_FREQUENCY, frequency_group
+from d2_seesaw.data.class_names import counts_by_category
+from d2_seesaw.data.frequency import UNKNOWN_FREQUENCY, frequency_group
 from d2_seesaw.utils.text import did_you_mean
-
-_REQUIRED_FIELDS = {"categories": ("frequency",), "images": FEDERATED}
-_UNUSED_FIELDS = {"name", "height", "width", "file_name", "coco_url", "iscrowd", "area"}
-_BOXES_ONLY = "to evaluate boxes only, pass tasks=('bbox',)"
 
 TrainImageCounts = Mapping[int, int] | str | PathLike[str]
 
@@ -73,90 +71,24 @@ def read_evaluation_table(
         train_image_counts: training images by category id, or the training annotations in which to
             count them.
         registered_counts: training images by category id, for a file without frequency groups.
-        with_masks: whether annotations need a segmentation.
+        with_masks: whether masks are to be evaluated.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not valid JSON, or lacks fields that evaluation needs.
+        ValueError: as :func:`~d2_seesaw.data.annotations.reader.read_annotations`, and if masks are
+            to be evaluated and no annotation has one.
     """
-    table, problems = read_table(json_file)
-    fatal = [problem for problem in problems if _prevents_evaluation(problem, with_masks)]
-    if fatal:
-        raise ValueError(f"{json_file} cannot be evaluated as LVIS: {summary(fatal)}")
+    table = read_annotations(json_file)
     has_groups = any("frequency" in category for category in table.categories)
     if train_image_counts is None and not has_groups:
         train_image_counts = registered_counts
-    table = complete_coco_fields(table, read_train_image_counts(train_image_counts))
-    check_lvis_format(table, json_file, with_masks=with_masks)
-    return table
-
-
-def _prevents_evaluation(problem: Problem, with_masks: bool) -> bool:
-    if problem.kind in ("duplicate_name", "missing_name"):
-        return False
-    if problem.kind == "not_finite":
-        return True
-    if problem.kind in ("unknown_image", "unknown_category"):
-        return problem.field is not None  # objects of what is not listed do not count
-    unused = _UNUSED_FIELDS if with_masks else {*_UNUSED_FIELDS, "segmentation"}
-    return problem.field not in unused
-
-
-def check_lvis_format(table: AnnotationTable, json_file: str, *, with_masks: bool) -> None:
-    """Raise one ``ValueError`` that names every field that LVIS evaluation needs and a file lacks.
-
-    A dataset without annotations, such as a test split, passes, because nothing is scored.
-
-    Args:
-        table: the annotations.
-        json_file: their file, for the message.
-        with_masks: whether annotations need a segmentation.
-    """
-    if not len(table.image):
-        return
-    problems = _missing_fields(table, with_masks=with_masks)
-    groups = {str(category.get("frequency")) for category in table.categories}
-    if not problems and (unknown := groups - {*GROUPS, UNKNOWN_FREQUENCY}):
-        problems = [f"'frequency' must be in {GROUPS}, got {sorted(unknown)}"]
-    if with_masks and not problems:
-        problems = _wrong_polygons(table)
-    if problems:
+    counts = read_train_image_counts(train_image_counts, table.categories, json_file)
+    if with_masks and len(table.image) and not table.has_segmentation.any():
         raise ValueError(
-            f"{json_file} cannot be evaluated as LVIS: {'; '.join(problems)}. "
-            "The LVIS format: https://www.lvisdataset.org/dataset"
+            f"{json_file} cannot be used to evaluate masks: none of its {len(table.image)} "
+            "annotations has a 'segmentation'; boxes alone need --task bbox (tasks=('bbox',))"
         )
-
-
-def _missing_fields(table: AnnotationTable, *, with_masks: bool) -> list[str]:
-    absent = {
-        (section, field): [field not in entry for entry in getattr(table, section)]
-        for section, fields in _REQUIRED_FIELDS.items()
-        for field in fields
-    }
-    absent["annotations", "area"] = np.isnan(table.area).tolist()
-    without_mask = with_masks and not table.has_segmentation.all()
-    if without_mask:  # pycocotools fails on them after all inference
-        absent["annotations", "segmentation"] = (~table.has_segmentation).tolist()
-    problems = [
-        f"{sum(lacking)} of {len(lacking)} {section} have no {field!r}"
-        for (section, field), lacking in absent.items()
-        if any(lacking)
-    ]
-    return [*problems, _BOXES_ONLY] if without_mask else problems
-
-
-def _wrong_polygons(table: AnnotationTable) -> list[str]:
-    # pycocotools takes four numbers for a box, or fails.
-    short = np.flatnonzero(np.diff(table.coordinate_offsets) < 6)
-    rows = np.unique(np.searchsorted(table.polygon_offsets, short, side="right") - 1)
-    if not len(rows):
-        return []
-    number = f"{len(rows)} of {len(table.image)} annotations"
-    example = table.annotation_id[rows[0]].item()
-    return [
-        f"{number} have polygons of fewer than three points, for example {example!r}",
-        _BOXES_ONLY,
-    ]
+    return complete_coco_fields(table, counts)
 
 
 def category_of_class(
@@ -203,8 +135,6 @@ def complete_coco_fields(
       bounds of LVIS v1, and a category that they lack is rare. Without, the groups of a file that
       has no "frequency" at all are unknown.
 
-    Fields that only a part of a section lacks are left for ``check_lvis_format`` to refuse.
-
     Args:
         table: the annotations.
         train_image_counts: training images by category id.
@@ -237,19 +167,23 @@ def _label_exhaustively(table: AnnotationTable) -> AnnotationTable:
     return replace(table, images=images, ignored=table.ignored | table.crowd)
 
 
-def read_train_image_counts(counts: TrainImageCounts | None) -> Mapping[int, int] | None:
+def read_train_image_counts(
+    counts: TrainImageCounts | None, categories: Sequence[Mapping[str, Any]], json_file: str
+) -> Mapping[int, int] | None:
     """Return training images by category id.
 
     Args:
         counts: the numbers themselves, or the training annotations in which to count them, a JSON
-            file in COCO or LVIS format.
+            file in COCO or LVIS format. Its categories are found by name.
+        categories: the categories of the evaluated annotations.
+        json_file: the evaluated annotations, for messages.
 
     Raises:
-        ValueError: the file cannot be read, or has no annotations to count.
+        ValueError: the file cannot be read, has no annotations to count, or has other categories.
     """
     if counts is None or isinstance(counts, Mapping):
         return counts
-    images = {count["id"]: count["image_count"] for count in file_image_counts(Path(counts))}
-    if not any(images.values()):
+    counted = file_image_counts(Path(counts))
+    if not any(count["image_count"] for count in counted):
         raise ValueError(f"{counts} has no 'annotations' in which to count training images")
-    return images
+    return counts_by_category(categories, counted, json_file, counts)

@@ -14,7 +14,8 @@ import hashlib
 import itertools
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -102,6 +103,34 @@ class GroundTruthColumns:
     def from_dataset(cls, dataset: dict[str, Any]) -> GroundTruthColumns:
         """Return the ground truth of the content of a file in LVIS format."""
         return cls.from_table(parse_text(msgspec.json.encode(dataset), "the dataset").table)
+
+    def of_task(self, task: str) -> GroundTruthColumns:
+        """Return the ground truth of "bbox" or "segm"."""
+        return self._of_masks if task == "segm" else self
+
+    @cached_property
+    def _of_masks(self) -> GroundTruthColumns:
+        """The ground truth in which each object has a mask.
+
+        An object without a mask is known to be in the image, but not where. It does not count, and
+        detections of its category in that image that match nothing are not wrong.
+        """
+        table = self.table
+        without = ~table.has_segmentation & (table.area > 0)
+        if not without.any():
+            return self
+        images = list(table.images)
+        for row in np.flatnonzero(without).tolist():
+            image, category = table.image[row], table.categories[table.category[row]]["id"]
+            loose = images[image].get("not_exhaustive_category_ids", ())
+            if category not in loose:
+                images[image] = {
+                    **images[image],
+                    "not_exhaustive_category_ids": [*loose, category],
+                }
+        return GroundTruthColumns.from_table(
+            replace(table, images=images, area=np.where(without, 0.0, table.area))
+        )
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that identify what detections are scored against.

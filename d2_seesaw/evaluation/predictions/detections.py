@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+import torch
 from detectron2.structures import BoxMode, Instances
 
 from d2_seesaw.data.rle import MaskColumns, encode_instances
+from d2_seesaw.evaluation.predictions.entries import Entries, ImageSize
 
 MASK_SCORE = "mask_score"
 """Key of the score of the mask in a result, next to the "score" of the box."""
@@ -71,7 +73,7 @@ class Detections:
         boxes: ``(N, 4)`` left, top, width, height in pixels, or None.
         mask_scores: ``(N,)`` scores of masks, or None.
         keypoints: ``(N, 3 P)`` x, y and score of each keypoint, or None. Carried, never scored.
-        masks: N masks, or None.
+        masks: N masks, or None. A detection without a mask has no counts.
     """
 
     image_ids: np.ndarray
@@ -88,35 +90,60 @@ class Detections:
     @property
     def tasks(self) -> tuple[str, ...]:
         """The tasks, of "bbox" and "segm", in which the detections can be scored."""
-        of_task = {"bbox": self.boxes, "segm": self.masks}
-        return tuple(task for task, column in of_task.items() if column is not None)
+        has_masks = self.masks is not None and (not len(self) or self._has_mask.any())
+        of_task = {"bbox": self.boxes is not None, "segm": has_masks}
+        return tuple(task for task, possible in of_task.items() if possible)
+
+    @property
+    def _has_mask(self) -> np.ndarray:
+        return np.zeros(len(self), bool) if self.masks is None else self.masks.lengths > 0
+
+    def of_task(self, task: str) -> Detections:
+        """Return the detections that exist in ``task``: for "segm", those with a mask."""
+        if task != "segm" or self.masks is None or self._has_mask.all():
+            return self
+        return self.take(np.flatnonzero(self._has_mask))
 
     def scores_of(self, task: str) -> np.ndarray:
         """Return the ``(N,)`` scores by which ``task``, "bbox" or "segm", ranks."""
         return self.scores if task != "segm" or self.mask_scores is None else self.mask_scores
 
     @classmethod
-    def from_results(cls, results: Sequence[Mapping[str, Any]]) -> Detections:
+    def from_results(
+        cls,
+        results: Sequence[Mapping[str, Any]],
+        *,
+        first: int = 0,
+        image_size: ImageSize | None = None,
+    ) -> Detections:
         """Build detections from dicts in the COCO results format, with or without "mask_score".
 
+        Other fields are ignored. A "segmentation" that is null or ``[]`` means that the detection
+        has no mask.
+
+        Args:
+            results: The dicts.
+            first: Position of the first one in its file, for messages.
+            image_size: Height and width of an image by its id, for masks that are polygons.
+
         Raises:
-            ValueError: a field is missing, in all or in some of them.
+            ValueError: a field is missing, in all or in some of them, or has a wrong type.
         """
         if not results:
             return EMPTY
-        fields = set().union(*results)
-        mask_scores = None
+        fields, entries = set().union(*results), Entries(results, first)
+        image_ids, category_ids = entries.ids("image_id"), entries.ids("category_id")
+        scores, mask_scores = entries.numbers("score"), None
         if MASK_SCORE in fields:
-            mask_scores = np.array([r.get(MASK_SCORE, r["score"]) for r in results])
-        masks = None
-        if "segmentation" in fields:
-            masks = MaskColumns.from_rles(_values(results, "segmentation"))
+            mask_scores = entries.numbers(MASK_SCORE, default=scores.tolist())
         return cls(
-            *(_column(results, key) for key in ("image_id", "category_id", "score")),
-            boxes=_column(results, "bbox").reshape(-1, 4) if "bbox" in fields else None,
+            image_ids,
+            category_ids,
+            scores,
+            boxes=entries.lists("bbox", 4) if "bbox" in fields else None,
             mask_scores=mask_scores,
-            keypoints=_column(results, "keypoints") if "keypoints" in fields else None,
-            masks=masks,
+            keypoints=entries.lists("keypoints") if "keypoints" in fields else None,
+            masks=entries.masks(image_size) if "segmentation" in fields else None,
         )
 
     @classmethod
@@ -229,13 +256,31 @@ class Detections:
         columns["score"] = scores[rows].tolist()
         if self.masks is not None and task != "bbox":
             rles = self.masks.rles(rows)
-            columns["segmentation"] = [{**r, "counts": r["counts"].decode()} for r in rles]
+            columns["segmentation"] = [
+                {**r, "counts": r["counts"].decode()} if r["counts"] else [] for r in rles
+            ]
         if self.keypoints is not None and task is None:
             columns["keypoints"] = self.keypoints[rows].tolist()
         if self.mask_scores is not None and task is None:
             columns[MASK_SCORE] = self.mask_scores[rows].tolist()
         for values in zip(*columns.values(), strict=True):
             yield dict(zip(columns, values, strict=True))
+
+
+def in_classes_of(instances: Instances, targets: Sequence[int | None]) -> Instances:
+    """Return the output of a model in the classes of a dataset.
+
+    Args:
+        instances: Instances with ``pred_classes``.
+        targets: Class of the dataset for each class of the model, None for classes that the dataset
+            lacks, whose instances are dropped.
+    """
+    of_class = torch.tensor([-1 if target is None else target for target in targets])
+    classes = of_class[instances.pred_classes]
+    kept: Any = classes >= 0
+    found = instances[kept]
+    found.pred_classes = classes[kept]
+    return found
 
 
 _PLAIN = ("image_ids", "category_ids", "scores", "boxes", "mask_scores", "keypoints")
@@ -254,14 +299,3 @@ def common_columns(of_parts: Iterable[Iterable[str]]) -> set[str]:
     if any(together - names - {"mask_scores"} for names in parts):
         raise ValueError("Only some of the detections have boxes, masks or keypoints")
     return together
-
-
-def _column(results: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
-    return np.array(_values(results, key))
-
-
-def _values(results: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
-    missing = sum(key not in r for r in results)
-    if missing:
-        raise ValueError(f"{missing} of {len(results)} detections have no {key!r}")
-    return [r[key] for r in results]

@@ -1,4 +1,4 @@
-"""Files of detections: COCO's results format and ``.npz``, and image ids matched by file name.
+"""Files of detections: COCO's results format and ``.npz``.
 
 JSON is read and written block by block. Neither the text of a whole file nor the dicts of all
 detections are in memory. ``lvis`` and ``pycocotools`` read the written files.
@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
 from os import PathLike
-from typing import IO, Any, cast
+from typing import IO, Any, NoReturn, cast
 
 import numpy as np
 
 from d2_seesaw.evaluation.predictions.detections import Detections
+from d2_seesaw.evaluation.predictions.entries import ImageSize
+from d2_seesaw.evaluation.predictions.validation import check_columns, check_encodings
 from d2_seesaw.utils.files import atomic_write
 from d2_seesaw.utils.progress import Progress
 
 _RESULTS_PER_BLOCK = 10_000
 _CHARACTERS_PER_READ = 2**22
-
-logger = logging.getLogger(__name__)
+_SPACES: Any = re.compile(r"[ \t\n\r]*")
+_COMMA: Any = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
+_LONGEST_ENTRY = 2**26  # characters: a longer one is an error in the file
 
 
 def write_results(path: str, detections: Detections, task: str | None = None) -> None:
@@ -49,27 +52,49 @@ def write_results(path: str, detections: Detections, task: str | None = None) ->
         file.write(b"]" if len(detections) else b"[]")
 
 
-def read_results(path: str | PathLike[str]) -> Detections:
+def read_results(path: str | PathLike[str], *, image_size: ImageSize | None = None) -> Detections:
     """Read detections from a JSON list of results or from the ``.npz`` file of an evaluation.
+
+    Args:
+        path: The file.
+        image_size: Height and width of an image by its id, for masks that are polygons.
 
     Raises:
         ValueError: the file has another format, or its detections lack a field.
     """
     try:
-        return load_columns(path) if str(path).endswith(".npz") else _read_json(path)
+        if str(path).endswith(".npz"):
+            return load_columns(path)
+        return _read_json(path, image_size)
+    except RecursionError as error:
+        raise ValueError(f"{path} is not a file of results: it is nested too deeply") from error
     except ValueError as error:
         raise ValueError(f"{path} is not a file of results: {error}") from error
 
 
-def _read_json(path: str | PathLike[str]) -> Detections:
+def _read_json(path: str | PathLike[str], image_size: ImageSize | None) -> Detections:
     work = {"total": os.path.getsize(path), "unit": "B"}
     with (
-        open(path, encoding="utf-8") as file,
+        open(path, encoding=_encoding_of(path)) as file,
         Progress(f"reading {os.path.basename(path)}", **work) as progress,
     ):
-        blocks = _batched(_items(file, progress), _RESULTS_PER_BLOCK)
-        parts = [Detections.from_results(block) for block in blocks]
+        parts: list[Detections] = []
+        first = 0
+        for block in _batched(_items(file, progress), _RESULTS_PER_BLOCK):
+            parts.append(Detections.from_results(block, first=first, image_size=image_size))
+            first += len(block)
+        for name in ("image_ids", "category_ids"):
+            if len({getattr(part, name).dtype.kind == "U" for part in parts}) > 1:
+                raise ValueError(f"some {name.replace('_', ' ')} are numbers, others are text")
         return Detections.concatenate(parts, consume=True)
+
+
+def _encoding_of(path: str | PathLike[str]) -> str:
+    with open(path, "rb") as file:
+        start = file.read(4)
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")) or (start[:1] and 0 in start):
+        raise ValueError("it is UTF-16 or UTF-32, or binary: save it as UTF-8")
+    return "utf-8-sig"  # without a byte order mark, this is UTF-8
 
 
 def _batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
@@ -79,30 +104,48 @@ def _batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
 
 def _items(file: IO[str], progress: Progress) -> Iterator[dict[str, Any]]:
     """Yield the dicts of a JSON list, each as soon as it is read."""
-    decoder = json.JSONDecoder()
+    decoder: Any = json.JSONDecoder()  # the type stubs lack scan_once, the C scanner
+    scan = decoder.scan_once
     text = _first_characters(file)
     progress.update(len(text))
     if not text.startswith("["):
-        raise ValueError(f"expected a JSON list of detections, it starts with {text[:20]!r}")
-    place, not_first = 1, False
+        hint = " (annotations are another file than results)" if text.startswith("{") else ""
+        raise ValueError(f"expected a JSON list of detections, it starts with {text[:20]!r}{hint}")
+    place, between = 1, _SPACES
     while True:
-        place = _skip_spaces(text, place)
-        if place < len(text) and text[place] == "]":
-            return
         try:
-            begin = _after_comma(text, place) if not_first else place
-            item, place = decoder.raw_decode(text, begin)
-        except ValueError:
-            more = file.read(_CHARACTERS_PER_READ)
+            begin = between.match(text, place).end()
+            item, place = scan(text, begin)
+        except (AttributeError, StopIteration, ValueError):  # no comma, no value, or half of one
+            end = _SPACES.match(text, place).end()
+            if text[end : end + 1] == "]":
+                _check_end(text[end + 1 :] + file.read(_CHARACTERS_PER_READ))
+                return
+            more = file.read(_CHARACTERS_PER_READ) if len(text) - place < _LONGEST_ENTRY else ""
             if not more:
-                raise
+                _raise_error(decoder, text, place, between)
             progress.update(len(more))
             text, place = text[place:] + more, 0
             continue
-        not_first = True
+        between = _COMMA
         if not isinstance(item, dict):
             raise ValueError(f"expected dicts in the list, got {str(item)[:40]}")
         yield item
+
+
+def _raise_error(
+    decoder: json.JSONDecoder, text: str, place: int, between: re.Pattern[str]
+) -> NoReturn:
+    found = between.match(text, place)
+    if found is None:
+        raise json.JSONDecodeError("Expecting ',' delimiter", text, place)
+    decoder.raw_decode(text, found.end())
+    raise json.JSONDecodeError("Expecting value", text, place)
+
+
+def _check_end(rest: str) -> None:
+    if rest.strip():
+        raise ValueError(f"the list ends, but the file goes on with {rest.strip()[:20]!r}")
 
 
 def _first_characters(file: IO[str]) -> str:
@@ -112,18 +155,6 @@ def _first_characters(file: IO[str]) -> str:
     return text
 
 
-def _skip_spaces(text: str, place: int) -> int:
-    while place < len(text) and text[place].isspace():
-        place += 1
-    return place
-
-
-def _after_comma(text: str, place: int) -> int:
-    if not text.startswith(",", place):
-        raise json.JSONDecodeError("Expecting ',' delimiter", text, place)
-    return _skip_spaces(text, place + 1)
-
-
 def save_columns(path: str, detections: Detections) -> None:
     """Write detections as the arrays of a ``.npz`` file."""
     with atomic_write(path) as file:
@@ -131,94 +162,25 @@ def save_columns(path: str, detections: Detections) -> None:
 
 
 def load_columns(path: str | PathLike[str]) -> Detections:
-    """Read the file of ``save_columns``. Code in the file is never executed."""
-    with np.load(path, allow_pickle=False) as arrays:
-        missing = {"image_ids", "category_ids", "scores"} - set(arrays.files)
-        if missing:
-            raise ValueError(f"it has no {sorted(missing)}")
-        return Detections.from_arrays(dict(arrays))
-
-
-def with_ids_of(
-    detections: Detections,
-    images_file: str | PathLike[str],
-    annotated: Sequence[Mapping[str, Any]],
-) -> Detections:
-    """Replace image ids by those of the annotations, matching images by file name.
-
-    Two names match if they are equal, or if one ends with the other, folder by folder:
-    ``"val2017/1.jpg"`` and ``"1.jpg"``, but not ``"11.jpg"``. A warning counts the annotated images
-    that are not in ``images_file``, because all their objects count as missed.
-
-    Args:
-        detections: Detections with other image ids.
-        images_file: JSON file with "images", which gives the "file_name" of each of these ids, such
-            as the ``images.json`` of prediction.
-        annotated: "images" of the annotations, with "file_name" or "coco_url".
+    """Read the file of ``save_columns``. Code in the file is never executed.
 
     Raises:
-        ValueError: ``images_file`` has another format or lacks an id, or an image with detections
-            has no match, several matches, or the match of another image.
+        ValueError: the file is damaged or lacks an array, or the arrays do not fit each other.
     """
-    names = _names(images_file)
-    by_end: dict[str, list[tuple[str, Any]]] = defaultdict(list)
-    for image in annotated:
-        name = image.get("file_name") or image.get("coco_url") or ""
-        by_end[name.rsplit("/", 1)[-1]].append((name, image["id"]))
-    found: dict[Any, Any] = {}
-    new_ids, places = np.unique(detections.image_ids, return_inverse=True)
-    for own in new_ids.tolist():
-        if own not in names:
-            raise ValueError(f"{images_file} has no image {own!r}, which has detections")
-        found[own] = _counterpart(names[own], by_end)
-    _check_distinct(found, names)
-    pictures = {id_ for name in names.values() for id_ in _candidates(name, by_end)}
-    missed = [image for image in annotated if image["id"] not in pictures]
-    if missed:
-        logger.warning(
-            f"{len(missed)} of {len(annotated)} annotated images are not in {images_file}, such as "
-            f"image {missed[0]['id']!r}: their objects count as missed"
-        )
-    if not len(detections):
-        return detections
-    ids = np.array([found[own] for own in new_ids.tolist()])  # numbers or text
-    return replace(detections, image_ids=ids[places.reshape(-1)])
-
-
-def _names(images_file: str | PathLike[str]) -> dict[Any, str]:
+    with open(path, "rb") as file:
+        if not zipfile.is_zipfile(file):  # NumPy would advise to unpickle it
+            raise ValueError("it is damaged or not an .npz file")
     try:
-        with open(images_file, encoding="utf-8") as file:
-            return {i["id"]: i["file_name"].replace("\\", "/") for i in json.load(file)["images"]}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{images_file} must contain 'images' with 'id' and 'file_name', like the images.json "
-            f"of prediction: {type(error).__name__} {error}"
-        ) from error
-
-
-def _candidates(name: str, by_end: Mapping[str, Iterable[tuple[str, Any]]]) -> list[Any]:
-    same_end = list(by_end.get(name.rsplit("/", 1)[-1], ()))
-    equal = [id_ for other, id_ in same_end if other == name]
-    return equal or [
-        id_
-        for other, id_ in same_end
-        if f"/{other}".endswith(f"/{name}") or f"/{name}".endswith(f"/{other}")
-    ]
-
-
-def _counterpart(name: str, by_end: Mapping[str, Iterable[tuple[str, Any]]]) -> Any:
-    ids = _candidates(name, by_end)
-    if len(ids) != 1:
-        matching = f"{len(ids)} images match" if ids else "no image matches"
-        raise ValueError(f"{name!r} has detections, but {matching} its name in the annotations")
-    return ids[0]
-
-
-def _check_distinct(found: Mapping[Any, Any], names: Mapping[Any, str]) -> None:
-    first: dict[Any, Any] = {}
-    for own, id_ in found.items():
-        if first.setdefault(id_, own) != own:
-            raise ValueError(
-                f"{names[first[id_]]!r} and {names[own]!r} both match the annotated image {id_!r}; "
-                "frames of a video cannot be matched by file name"
-            )
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = dict(archive)
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, TypeError) as error:
+        raise ValueError(f"it is damaged: {error}") from error
+    missing = {"image_ids", "category_ids", "scores"} - arrays.keys()
+    if "masks_counts" in arrays:
+        missing |= {"masks_sizes", "masks_lengths"} - arrays.keys()
+    if missing:
+        raise ValueError(f"it has no {sorted(missing)}")
+    detections = Detections.from_arrays(arrays)
+    check_columns(detections)
+    check_encodings(detections)
+    return detections

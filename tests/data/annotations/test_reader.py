@@ -54,8 +54,8 @@ def test_the_second_start_parses_nothing_and_returns_the_same(cache, json_file, 
     for name in (*ARRAYS, "images", "categories"):
         np.testing.assert_array_equal(getattr(second, name), getattr(first, name))
         assert type(getattr(second, name)) is type(getattr(first, name))
-    assert second.left_out() == {"whose polygons have fewer than three points": 1}
-    assert "1 annotations whose polygons" in caplog.text  # repeated on every start
+    assert "1 x a polygon of fewer than three points (invalid_polygon)" in caplog.text
+    assert "for example annotation 8: polygon 0 has 2 points. Treatment:" in caplog.text
 
 
 def test_categories_alone_are_read_from_the_cache(cache, json_file, parses):
@@ -157,9 +157,7 @@ def test_unusable_annotations_are_one_error_with_the_command_that_lists_all(tmp_
     for annotation in data["annotations"]:
         annotation["category_id"] = 8
     json_file = own_data.write(tmp_path, data)
-    with pytest.raises(
-        ValueError, match="cannot be used for training: 7 problems: annotation 1:"
-    ) as error:
+    with pytest.raises(ValueError, match="cannot be used: 7 problems: annotation 1:") as error:
         read_annotations(json_file)
     assert "d2-seesaw check" in str(error.value)
     assert "annotation 5:" in str(error.value)
@@ -171,9 +169,14 @@ def test_unusable_annotations_are_one_error_with_the_command_that_lists_all(tmp_
     [
         ("{", "is not valid JSON"),
         ("\xff", "is not valid JSON"),
-        ("\xef\xbb\xbf{}", "is not valid JSON: Unexpected UTF-8 BOM"),  # as in lvis and pycocotools
+        ("", "is not valid JSON: the file is empty"),
+        ("\x1f\x8b\x08", "is not valid JSON: unpack the file, it is a gzip file"),
+        ("\xff\xfe{}{", "is not valid JSON: 'utf-16.*' codec can't decode"),
         ("[]", "must hold an object .* got a list"),
-        ('{"images": [], "annotations": []}', "cannot be used .*the file has no list of 'categor"),
+        (
+            '{"images": [], "annotations": []}',
+            "cannot be used: 1 problem: the file has no",
+        ),
     ],
 )
 def test_files_of_another_kind_are_named(tmp_path, text, message):
@@ -231,12 +234,12 @@ def test_categories_of_a_changed_file_are_read_again(cache, json_file):
     assert [c["name"] for c in read_categories(json_file)][-1] == "another name"
 
 
-def test_files_that_cannot_be_used_for_training_are_not_cached(cache, tmp_path):
+def test_files_with_errors_are_not_cached(cache, tmp_path):
     data = own_data.content()
     data["annotations"][0]["image_id"] = 4
     json_file = own_data.write(tmp_path, data)
-    table, problems = reader.read_table(json_file)
-    assert ([p.kind for p in problems], len(table.image)) == (["unknown_image"], 6)
+    with pytest.raises(ValueError, match="annotation 1: the image id 4"):
+        read_annotations(json_file)
     assert not cache.exists()
 
 
@@ -251,7 +254,7 @@ def test_the_first_five_unusable_annotations_are_shown(tmp_path, wrong, is_cut):
     data = own_data.content()
     for annotation in data["annotations"][:wrong]:
         annotation["category_id"] = 8
-    with pytest.raises(ValueError, match=f"training: {wrong} problems") as error:
+    with pytest.raises(ValueError, match=f"used: {wrong} problems") as error:
         read_annotations(own_data.write(tmp_path, data))
     assert str(error.value).count("; ") == 4 + is_cut
     assert ("; ..." in str(error.value)) == is_cut
@@ -274,3 +277,15 @@ def test_slow_reading_is_logged(tmp_path, monkeypatch, caplog, seconds, is_said)
         patch.setattr(reader, "time", SimpleNamespace(monotonic=lambda: next(times)))
         read_annotations(json_file)
     assert (f"took {seconds} s to read" in caplog.text) == is_said
+
+
+def test_boxes_in_another_format_are_a_warning_on_every_start(cache, tmp_path, caplog):
+    data = own_data.content()
+    for annotation in data["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        annotation["bbox"] = [x, y, x + width, y + height]
+    json_file = own_data.write(tmp_path, data)
+    for _ in range(2):
+        caplog.clear()
+        read_annotations(json_file)
+        assert "the boxes look like x1, y1, x2, y2, and are read as x, y, width" in caplog.text

@@ -3,11 +3,13 @@
 import copy
 import gc
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetFromList
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from d2_seesaw.data import RandomSampling, RepeatFactorSampling, build_train_loader
@@ -28,6 +30,16 @@ def table():
 @pytest.fixture
 def records(table):
     return table.records(lambda image: f"root/{image['file_name']}")
+
+
+@pytest.fixture
+def files(records, tmp_path, monkeypatch):
+    """Create the images of the records below the working folder."""
+    monkeypatch.chdir(tmp_path)
+    for record in records:
+        path = Path(record["file_name"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (record["width"], record["height"])).save(path)
 
 
 def test_records_hold_every_annotation_in_the_order_of_the_file(records):
@@ -60,7 +72,7 @@ def test_many_annotations_of_an_image_keep_the_order_of_the_file():
 )
 def test_coordinates_equal_those_in_the_file_at_any_precision_and_range(number):
     data = own_data.content()
-    polygon, box = [1.25, 1, 5, number, 5, 5], [1.5, 1, float(number), 4]
+    polygon, box = [1.25, 1, 5, number, 5, 5], [float(number), 1, 1.5, 4]
     data["annotations"][0] |= {"segmentation": [polygon], "bbox": box}
     records = own_data.table(data).records(str)
     for made in (records[0], records.to_list()[0]):
@@ -151,6 +163,7 @@ def test_records_survive_pickling_and_detectron2s_lists(records):
         assert [dataset[i] for i in range(len(dataset))] == expected
 
 
+@pytest.mark.usefixtures("files")
 def test_samplers_get_records_without_masks(records, monkeypatch):
     seen = []
     sampling = RandomSampling()
@@ -162,6 +175,7 @@ def test_samplers_get_records_without_masks(records, monkeypatch):
     assert not any("segmentation" in a for d in seen for r in d for a in r["annotations"])
 
 
+@pytest.mark.usefixtures("files")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_training_loader_builds_records_in_its_workers(records, workers):
     loader = build_train_loader(

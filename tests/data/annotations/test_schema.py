@@ -24,8 +24,8 @@ def test_annotations_that_cannot_be_used_are_named(data):
     bad = {
         1: ({"category_id": 8}, "the category id 8 is not in 'categories'"),
         2: ({"image_id": 4}, "the image id 4 is not in 'images'"),
-        3: ({"bbox": [1, 2, 10**400, 4]}, "the box is [1, 2, 1000"),
-        4: ({"segmentation": [[1, 1, 2, 1e301, 5, 5]]}, "polygon 0 has the coordinate 1e+301 at 3"),
+        3: ({"bbox": [1, 2, 10**400, 4]}, "number 2 of the box [1, 2, 1000"),
+        4: ({"segmentation": [[1, 1, 2, 1e301, 5, 5]]}, "number 3 of polygon 0 is 1e+301"),
         5: ({"segmentation": {"size": [9, 9], "counts": [3, 4]}}, "the run-length encoding"),
         6: ({"bbox": [1, 2, 3]}, "'bbox' must be four numbers, got [1, 2, 3]"),
         7: ({"segmentation": 5}, "'segmentation' must be a list of polygons, each a list of numb"),
@@ -35,7 +35,7 @@ def test_annotations_that_cannot_be_used_are_named(data):
     found = own_data.parsed(data)
     for problem, (name, (_, message)) in zip(found.problems, bad.items(), strict=True):
         assert str(problem).startswith(f"annotation {name}: {message}")
-        assert problem.prevents_training
+        assert problem.is_error
     # Their boxes, images and categories are valid, so box evaluation can use them.
     assert found.table.annotation_id.tolist() == [4, 5, 7]
     assert not found.table.has_segmentation.any()
@@ -46,8 +46,8 @@ def test_annotation_ids_that_are_repeated_absent_or_neither_number_nor_text_are_
     del data["annotations"][2]["id"]
     data["annotations"][3]["id"] = [2]
     assert problems_of(data) == [
-        "annotations[2] has no 'id'",
-        "annotations[3] has the id [2], not a number or text",
+        "image 5: annotations[2] has no 'id'",
+        "image 12: annotations[3] has the id [2], not an integer of 64 bits or text",
         "annotation 1: two annotations have the id 1",
     ]
 
@@ -55,27 +55,42 @@ def test_annotation_ids_that_are_repeated_absent_or_neither_number_nor_text_are_
 @pytest.mark.parametrize(
     ("section", "change", "message"),
     [
-        ("images", {"id": 3}, "two images have the id 3"),
-        ("categories", {"id": 7}, "two categories have the id 7"),
-        ("categories", {"name": "kerb"}, "category 7 is called 'kerb', too"),
-        ("images", {"height": None}, "images[0] has the height None, not a positive whole number"),
-        ("images", {"width": 31.5}, "images[0] has the width 31.5, not a positive whole number"),
-        ("images", {"width": 10**400}, "images[0] has the width 10000"),
-        ("images", {"file_name": None}, "images[0] has neither a 'file_name' nor a 'coco_url'"),
+        ("images", {"id": 3}, "image 3: two images have the id 3"),
+        ("categories", {"id": 7}, "category 7: two categories have the id 7"),
+        ("images", {"height": None}, "image 12: it has no height"),
+        ("images", {"height": "24"}, "image 12: the height is '24', not a number"),
+        ("images", {"height": True}, "image 12: the height is True, not a number"),
+        ("images", {"height": 0}, "image 12: the height is 0, not a positive whole number"),
+        ("images", {"width": 31.5}, "image 12: the width is 31.5, not a positive whole number"),
+        ("images", {"width": 10**400}, "image 12: the width is 10000"),
+        ("images", {"width": 2**31}, "image 12: 2147483648 x 24 pixels are too many"),
+        ("images", {"file_name": None}, "image 12: it has neither a 'file_name' nor a 'coco_url'"),
+        ("images", {"file_name": 5}, "image 12: the file_name is 5, not text"),
+        ("images", {"file_name": "a\ud800"}, "image 12: the file_name is 'a\\ud800'"),
+        ("images", {"file_name": "a\0"}, "image 12: the file_name is 'a\\x00'"),
+        ("images", {"coco_url": ["x"]}, "image 12: the coco_url is ['x'], not text"),
+        ("images", {"neg_category_ids": 7}, "image 12: the neg_category_ids are 7, not a list"),
+        ("images", {"neg_category_ids": [7, None]}, "image 12: the neg_category_ids have None"),
+        ("images", {"id": None}, "images[0] has no 'id'"),
+        ("images", {"id": [1]}, "images[0] has the id [1], not an integer of 64 bits or text"),
+        ("images", {"id": 1.5}, "images[0] has the id 1.5"),
+        ("images", {"id": True}, "images[0] has the id True"),
+        ("images", {"id": 2**63}, "images[0] has the id 9223372036854775808"),
+        ("images", {"id": "12"}, "ids of 'images' are text and numbers, such as '12' and 3"),
         ("categories", {"id": None}, "categories[0] has no 'id'"),
-        ("categories", {"name": ["x"]}, "categories[0] has the name ['x'], not text or a number"),
-        ("categories", {"image_count": "9"}, "categories[0] has the image_count '9', not a whole"),
-        ("images", {"file_name": 5}, "images[0] has the name 5, not text"),
-        ("images", {"coco_url": ["x"]}, "images[0] has the name ['x'], not text"),
-        ("images", {"neg_category_ids": 7}, "images[0] has the neg_category_ids 7, not a list"),
-        ("images", {"id": [1]}, "images[0] has the id [1], not a number or text"),
-        ("categories", {"id": {}}, "categories[0] has the id {}, not a number or text"),
+        ("categories", {"id": {}}, "categories[0] has the id {}"),
+        ("categories", {"name": ["x"]}, "category 1000: the name is ['x'], not text or a number"),
+        ("categories", {"name": "\udc00"}, "category 1000: the name is '\\udc00'"),
+        ("categories", {"image_count": "9"}, "category 1000: the image_count is '9', not a number"),
+        ("categories", {"image_count": -1}, "category 1000: the image_count is -1"),
+        ("categories", {"frequency": 1}, "category 1000: the frequency is 1, not in"),
+        ("categories", {"frequency": "r"}, "category 7: 2 of 3 categories have no 'frequency'"),
     ],
 )
 def test_images_and_categories_that_break_a_rule_are_named_and_refused(
     data, tmp_path, section, change, message
 ):
-    data["annotations"] = []
+    data["annotations"] = data["annotations"][4:5]  # of the second entries
     data[section][0].update(change)
     json_file = own_data.write(tmp_path)
     absent = [key for key, value in change.items() if value is None]
@@ -85,15 +100,16 @@ def test_images_and_categories_that_break_a_rule_are_named_and_refused(
         (problem,) = problems_of(data)
         assert problem.startswith(message)
         json_file.write_text(json.dumps(data))
-        with pytest.raises(ValueError, match=r"train\.json cannot be used for training: 1 problem"):
+        with pytest.raises(ValueError, match=r"train\.json cannot be used: 1 problem: "):
             reader.read_annotations(json_file)
 
 
 def test_sizes_of_images_may_be_whole_floats_and_federated_fields_null(data):
     data["images"][0] |= {"height": 24.0, "neg_category_ids": None}
+    data["images"][1]["id"] = data["annotations"][0]["image_id"] = 3.0
     found = own_data.parsed(data)
     assert found.problems == []
-    assert found.table.images[2]["height"] == 24
+    assert repr([found.table.images[2]["height"], found.table.images[0]["id"]]) == "[24, 3]"
     assert "neg_category_ids" not in found.table.images[2]
 
 
@@ -102,7 +118,7 @@ def test_names_are_converted_to_text(data):
     found = own_data.parsed(data)
     names = {category["id"]: category["name"] for category in found.table.categories}
     assert names == {7: "7", 40: "12", 1000: "1000"}
-    assert [(p.kind, p.prevents_training) for p in found.problems] == [("missing_name", False)] * 2
+    assert [(p.kind, p.is_error) for p in found.problems] == [("missing_name", False)] * 2
 
 
 @pytest.mark.parametrize("section", ["images", "annotations", "categories"])
@@ -197,7 +213,10 @@ def test_text_that_is_not_an_encoding_is_refused(text):
         ({"counts": None}, "counts must be a list or text, got None"),
         ({"size": ["2", "2"]}, "size must be two whole numbers"),
         ({"size": [2.0, 2.0]}, "size must be two whole numbers"),
-        ({"size": None}, "NoneType"),
+        ({"size": None}, "size must be two whole numbers, got None"),
+        ({"size": [2, True]}, "size must be two whole numbers"),
+        ({"counts": [1.5, 2.5]}, "counts must be whole numbers, got 1.5"),
+        ({"counts": [True, 3]}, "counts must be whole numbers, got True"),
     ],
 )
 def test_sizes_and_counts_of_other_types_are_refused(change, message):

@@ -42,21 +42,34 @@ def test_annotations_without_masks_are_left_out_of_training_unless_all_are(nothi
         annotation["segmentation"] = nothing
     table = own_data.table(data)
     assert table.usable.tolist() == [True] + [False] * 6
-    assert table.left_out() == {"without a segmentation": 6}
     assert table.image_counts().tolist() == [1, 0, 0]
     data["annotations"][0]["segmentation"] = nothing
     table = own_data.table(data)
-    assert (table.usable.all(), table.left_out()) == (True, {})
+    assert table.usable.all()
 
 
-def test_polygons_without_three_points_are_left_out_of_training_but_not_of_the_table():
+def test_polygons_of_fewer_than_three_points_are_left_out():
     data, valid = own_data.content(), own_data.square(1, 1, 3)
-    polygons = ([valid, [1, 1, 2, 2]], [[1, 1, 2, 2], [1, 2, 3, 4, 5, 6, 7]], [[]], [[], valid])
+    polygons = ([valid, [1, 1, 2, 2]], [[1, 1, 2, 2], [1, 2]], [[]], [[], valid])
     for annotation, given in zip(data["annotations"], polygons, strict=False):
         annotation["segmentation"] = given
-    table = own_data.table(data)
-    assert [table.segmentation(row) for row in range(4)] == list(polygons)
-    found = [a.get("segmentation") for a in table.annotations(np.arange(4))]
-    assert found == [[valid], None, None, [valid]]
+    found = own_data.parsed(data)
+    assert [(p.kind, p.annotation_id, p.message) for p in found.problems] == [
+        ("invalid_polygon", 1, "polygon 1 has 2 points"),
+        ("invalid_polygon", 2, "polygon 0 has 2 points"),
+        ("invalid_polygon", 2, "polygon 1 has 1 points"),
+        ("invalid_polygon", 3, "polygon 0 has 0 points"),
+        ("invalid_polygon", 4, "polygon 0 has 0 points"),
+    ]
+    table = found.table
+    expected = [[valid], None, None, [valid]]
+    assert [table.segmentation(row) for row in range(4)] == expected
+    assert [a.get("segmentation") for a in table.annotations(np.arange(4))] == expected
     assert table.usable.tolist() == [True, False, False, True, True, True, True]
-    assert table.left_out() == {"whose polygons have fewer than three points": 2}
+
+
+@pytest.mark.parametrize("box", [[4, 4, 0, 8], [4, 4, 8, 0]])
+def test_boxes_without_an_area_are_left_out_of_training(box):
+    data = own_data.content()
+    data["annotations"][0]["bbox"] = box
+    assert own_data.table(data).usable.tolist() == [False] + [True] * 6

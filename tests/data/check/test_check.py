@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from d2_seesaw.data import check_dataset
-from d2_seesaw.data.check.issues import KINDS
+from d2_seesaw.data.annotations.rules import RULES
 from tests.data import own_data
 from tests.data.own_data import H, W, annotation
 
@@ -91,7 +91,7 @@ def test_each_fault_is_named_with_its_place(tmp_path, fault):
     assert (issue.kind, issue.file_name, issue.image_id) == (TWELVE[fault], name, number)
     assert issue.annotation_id == (None if fault in list(TWELVE)[:5] else number)
     assert str(issue) in found.text()
-    assert found.number_of_errors == (fault not in ("crowd", "CMYK"))
+    assert found.number_of_errors == (RULES[issue.kind].severity == "error")
 
 
 def test_all_twelve_at_once_are_all_named(tmp_path):
@@ -104,7 +104,7 @@ def test_issues_come_in_the_order_of_the_kinds_up_to_the_limit(tmp_path):
     json_file, _ = planted(tmp_path, TWELVE)
     found = check(json_file)
     kinds = [issue.kind for issue in found.issues]
-    assert kinds == sorted(kinds, key=list(KINDS).index)
+    assert kinds == sorted(kinds, key=list(RULES).index)
     assert len(set(kinds)) == 12
     data = own_data.content()
     data["annotations"] = [annotation(i, 3, 8) for i in range(1, 5)]
@@ -119,7 +119,7 @@ def test_file_names_must_be_text_and_folders_are_not_images(tmp_path):
     data["images"][0]["file_name"], data["images"][1]["file_name"] = 5, "part"
     json_file.write_text(json.dumps(data))
     issues = [(i.kind, i.image_id) for i in check(json_file, read_images=False).issues]
-    assert issues == [("missing_field", 12), ("missing_image", 3)]
+    assert issues == [("invalid_type", 12), ("missing_image", 3)]
 
 
 def test_a_valid_dataset_has_no_issues(tmp_path):
@@ -127,6 +127,11 @@ def test_a_valid_dataset_has_no_issues(tmp_path):
     assert found.issues == []
     assert found.text().splitlines() == [
         f"{tmp_path}/train.json: 4 images, 7 annotations, 3 categories",
+        "  repeat factor sampling on this split:",
+        *(
+            f"    threshold {t}: 0 of 4 images repeated, mean repeat factor 1.00"
+            for t in (0.001, 0.003, 0.01, 0.03, 0.1)
+        ),
         "  found: nothing wrong",
     ]
 
@@ -176,4 +181,4 @@ def test_two_images_that_share_a_file_are_named(tmp_path):
 def test_a_file_without_sections_has_an_issue_for_each(tmp_path):
     (tmp_path / "a.json").write_text("{}")
     found = check_dataset(tmp_path / "a.json", tmp_path)
-    assert [i.kind for i in found.issues] == ["missing_field"] * 3
+    assert [i.kind for i in found.issues] == ["missing_section"] * 3

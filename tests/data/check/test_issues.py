@@ -1,22 +1,13 @@
-from d2_seesaw.data.check.issues import KINDS, SEVERITIES, Issue, number_by_kind
+from d2_seesaw.data.annotations.rules import APPLIES_TO, RULES, SEVERITIES
+from d2_seesaw.data.check.issues import Issue, number_by_kind
 
 
-def test_every_kind_has_a_severity_and_a_description():
-    assert all(severity in SEVERITIES and text for severity, text in KINDS.values())
-
-
-def test_issues_that_do_not_harm_training_are_not_errors():
-    harmless = {kind for kind, (severity, _) in KINDS.items() if severity != "error"}
-    assert harmless == {
-        "missing_name",
-        "missing_area",
-        "cmyk_image",
-        "box_beyond_image",
-        "crowd",
-        "shared_file",
-        "category_without_images",
-        "image_without_annotations",
-    }
+def test_every_rule_has_a_severity_a_place_a_description_and_a_fix():
+    for name, rule in RULES.items():
+        assert rule.severity in SEVERITIES, name
+        assert rule.applies_to in APPLIES_TO, name
+        assert rule.description, name
+        assert rule.fix, name
 
 
 def test_an_issue_names_its_place():
@@ -26,6 +17,6 @@ def test_an_issue_names_its_place():
     assert str(Issue("missing_field", "the file has no list")) == "the file has no list"
 
 
-def test_counts_are_in_the_order_of_the_kinds():
+def test_numbers_are_in_the_order_of_the_rules():
     issues = [Issue("crowd", ""), Issue("missing_image", ""), Issue("crowd", "")]
     assert list(number_by_kind(issues).items()) == [("missing_image", 1), ("crowd", 2)]

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from d2_seesaw.data import RepeatFactorSampling
-from d2_seesaw.data.check.overview import SIZE_BOUNDS, dataset_overview
+from d2_seesaw.data.check import overview as overview_module
+from d2_seesaw.data.check.overview import SIZE_BOUNDS, dataset_overview, threshold_effects
 from tests.data import own_data
 from tests.data.own_data import annotation
 
@@ -76,8 +77,8 @@ def test_the_median_size_counts_boxes_without_area_as_0():
     boxes = ([0, 0, 2, 2], [0, 0, 9, 4], [0, 0, 30, 30], [9, 9, -3, 5])
     data["annotations"] = [annotation(i, 3, 7) | {"bbox": box} for i, box in enumerate(boxes)]
     overview = overview_of(data)
-    assert overview.categories[0].median_size == (2 + 6) / 2  # the median of 0, 2, 6 and 30
-    assert sum(overview.object_sizes) == 4
+    assert overview.categories[0].median_size == 6  # the median of 2, 6 and 30
+    assert sum(overview.object_sizes) == 3
 
 
 def test_object_sizes_are_counted_from_each_bound_to_the_next():
@@ -103,3 +104,35 @@ def test_a_dataset_without_annotations_has_an_overview():
 def test_a_threshold_out_of_range_is_reported(threshold):
     with pytest.raises(ValueError, match=rf"in \(0, 1\], got {threshold}"):
         overview_of(own_data.content(), threshold=threshold)
+
+
+def test_thresholds_are_compared_as_the_sampler_repeats(monkeypatch):
+    monkeypatch.setattr(overview_module, "THRESHOLDS", (0.01, 0.3, 0.9))
+    columns = own_data.table(random_data())
+    records = [
+        r for r in columns.records(str) if any(not a.get("iscrowd") for a in r["annotations"])
+    ]
+    effects = overview_of(random_data()).thresholds
+    for effect in effects:
+        factors = RepeatFactorSampling(effect.threshold).repeat_factors(records)
+        assert effect.images == len(records)
+        assert effect.repeated_images == int((factors > 1).sum())
+        assert effect.mean_factor == pytest.approx(float(factors.double().mean()))
+    assert effects[-1].threshold == 0.9
+    assert effects[-1].repeated_images > 0
+
+
+def test_annotations_of_unknown_images_and_categories_change_no_threshold():
+    data, broken = random_data(), random_data()
+    broken["annotations"] += [annotation(900, 3, 8), annotation(901, 999, 7), annotation(902, 4, 7)]
+    broken["annotations"][-1]["bbox"] = None
+    data["annotations"].append(annotation(902, 4, 8))
+    effects = threshold_effects(own_data.parsed(broken, keep_all=True).table)
+    assert effects == threshold_effects(own_data.table(data))
+
+
+def test_without_images_there_is_nothing_to_repeat():
+    data = own_data.content()
+    data["images"] = []
+    effects = threshold_effects(own_data.parsed(data, keep_all=True).table)
+    assert {(e.images, e.repeated_images, e.mean_factor) for e in effects} == {(0, 0, 1.0)}

@@ -79,6 +79,17 @@ def test_one_category_has_no_interval_and_zero_categories_have_no_mean():
     assert all(math.isnan(v) for v in (one.low, one.high, none.mean, none.low, none.high))
 
 
+def test_a_comparison_gives_an_interval_from_ten_categories_on():
+    aps = np.random.default_rng(0).uniform(0, 100, 10).tolist()
+    for number, has_interval in ((9, False), (10, True)):
+        rows = [category(i, "r", 5, ap, objects=1) for i, ap in enumerate(aps[:number], start=1)]
+        better = [dataclasses.replace(row, AP=row.AP + row.category_id) for row in rows]
+        found = compare(analysis(rows), analysis(better)).groups["r"]
+        assert found.mean == pytest.approx((number + 1) / 2)
+        assert found.categories == number
+        assert [math.isfinite(end) for end in (found.low, found.high)] == [has_interval] * 2
+
+
 def test_the_seed_determines_the_draws():
     differences = np.random.default_rng(0).normal(0, 5, 30).tolist()
     one, again, other = (paired_bootstrap(differences, seed=s, resamples=99) for s in (1, 1, 2))
@@ -126,6 +137,9 @@ def test_runs_that_cannot_be_compared_are_refused():
         compare(one, run(1, 2, 3, 4, truth="z9"))
     with pytest.raises(ValueError, match="two names, got 'a' for both"):
         compare(one, one, names=("a", "a"))
+    renamed = [dataclasses.replace(one.categories[0], name="x"), *one.categories[1:]]
+    with pytest.raises(ValueError, match=r"category 1 is .* in first and 'x' in second \(1 such"):
+        compare(one, dataclasses.replace(one, categories=renamed))
     regrouped = [dataclasses.replace(c, frequency="c") for c in one.categories]
     with pytest.raises(ValueError, match=r"3 categories into different .* first.* 1"):
         compare(one, dataclasses.replace(one, categories=regrouped))

@@ -59,19 +59,21 @@ def test_federated_sets_and_groups_of_a_file_are_kept(coco):
         category["frequency"] = "c"
     table = completed(coco)
     assert table.images[0]["neg_category_ids"] == [40]
-    assert "neg_category_ids" not in table.images[1]
+    assert table.images[1]["neg_category_ids"] == []
     assert {c["frequency"] for c in table.categories} == {"c"}
 
 
 def test_counts_are_images_not_objects(coco, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     json_file = write_json(tmp_path / "train.json", coco)
-    assert read_train_image_counts(json_file) == {7: 2, 40: 1, 1000: 0}
-    assert read_train_image_counts({7: 3}) == {7: 3}
-    assert read_train_image_counts(None) is None
+    evaluated = [{"id": i, "name": f"class{n}"} for n, i in enumerate((7, 40, 1000), start=1)]
+    against = evaluated, "val.json"
+    assert read_train_image_counts(json_file, *against) == {7: 2, 40: 1, 1000: 0}
+    assert read_train_image_counts({7: 3}, *against) == {7: 3}
+    assert read_train_image_counts(None, *against) is None
     coco["annotations"] = []
     with pytest.raises(ValueError, match=r"empty\.json has no 'annotations'"):
-        read_train_image_counts(write_json(tmp_path / "empty.json", coco))
+        read_train_image_counts(write_json(tmp_path / "empty.json", coco), *against)
 
 
 def test_groups_come_from_given_counts_then_the_file_then_registered_counts(coco, tmp_path):

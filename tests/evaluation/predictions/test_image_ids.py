@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from d2_seesaw.evaluation.predictions.detections import Detections
-from d2_seesaw.evaluation.predictions.files import with_ids_of
+from d2_seesaw.evaluation.predictions.predicted_images import with_ids_of
 
 ANNOTATED = [
     {"id": 70, "file_name": "a/1.jpg"},

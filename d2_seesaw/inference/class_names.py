@@ -1,0 +1,154 @@
+"""Class names of a model against those of the data that it is evaluated on or trained with.
+
+A model numbers its classes. The names in its checkpoint, or those of its training split, say which
+classes these are. Splits with the same names in another order are mapped, see ``compare_names``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from detectron2.data import MetadataCatalog
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from d2_seesaw.checkpoint import class_metadata, read_class_metadata
+from d2_seesaw.data.class_names import compare_names
+
+logger = logging.getLogger(__name__)
+
+
+def check_class_names_of_splits(cfg: DictConfig, *, eval_only: bool) -> None:
+    """Compare the classes of the model with those of the datasets, before anything is built.
+
+    A missing class would silently be trained as background, and a class of another name would be
+    scored as a wrong detection.
+
+    Args:
+        cfg: The config.
+        eval_only: Whether the model is that of ``train.init_checkpoint``, whose class names count.
+
+    Raises:
+        ValueError: the number of classes differs from that of the training split, or the evaluated
+            split has names that the model lacks.
+    """
+    expected = OmegaConf.select(cfg, "model.roi_heads.num_classes")
+    if expected is None:
+        return
+    train, test = (_first_name(cfg, split) for split in ("train", "test"))
+    names, source = None, f"training split {train!r}"
+    if eval_only:
+        names = read_class_metadata(cfg.train.init_checkpoint).get("class_names")
+        source = f"checkpoint {cfg.train.init_checkpoint}"
+    else:
+        names = _thing_classes(train)
+        _check_number(train, names, expected)
+    evaluated = _thing_classes(test)
+    if names is None:
+        _check_number(test, evaluated, expected)
+    elif evaluated is not None and len(names) == expected:  # else, the checkpoint does not fit
+        compare_names(names, evaluated, source=source, target=f"dataset {test!r}")
+
+
+def _check_number(dataset: Any, names: Sequence[str] | None, expected: int) -> None:
+    if names is not None and len(names) != expected:
+        raise ValueError(
+            f"dataset {dataset!r} has {len(names)} categories, the model {expected} classes: "
+            f"set model.roi_heads.num_classes={len(names)}"
+        )
+
+
+def _first_name(cfg: DictConfig, split: str) -> str | None:
+    names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names")
+    return names if names is None or isinstance(names, str) else names[0]
+
+
+def _thing_classes(dataset: str | None) -> Sequence[str] | None:
+    if dataset not in MetadataCatalog.list():
+        return None
+    return MetadataCatalog.get(dataset).get("thing_classes")
+
+
+def trained_classes(cfg: DictConfig, model: nn.Module, loaded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the class metadata of a loaded checkpoint, or else of the training split.
+
+    Args:
+        cfg: The config.
+        model: The model.
+        loaded: Extras of the checkpoint, as returned by ``StrictCheckpointer.load``.
+
+    Returns:
+        As ``class_metadata``, with "dataset" as the source of the names. Without "class_names" if
+        neither is known, or if the training split has another number of classes.
+    """
+    saved = loaded.get("metadata") or {}
+    if saved.get("class_names"):
+        return {**saved, "dataset": "the checkpoint"}
+    train = _first_name(cfg, "train")
+    try:
+        found = class_metadata(train, model) if train is not None else {}
+    except (OSError, ValueError) as error:  # its files are not needed for evaluation
+        logger.debug("class names of %s cannot be read: %s", train, error)
+        return {}
+    expected = OmegaConf.select(cfg, "model.roi_heads.num_classes")
+    fits = expected in (None, len(found.get("class_names", ())))
+    return {**found, "dataset": f"training split {train!r}"} if fits else {}
+
+
+def set_class_names(evaluator: Any, metadata: Mapping[str, Any], cfg: DictConfig) -> None:
+    """Give an evaluator the class names of the model.
+
+    Args:
+        evaluator: An evaluator; one without ``set_class_names`` cannot map classes.
+        metadata: Class metadata of the model, see ``class_metadata``.
+        cfg: The config, which names the evaluated dataset.
+
+    Raises:
+        ValueError: the evaluated split has other names, or another order that cannot be mapped.
+    """
+    names, source = metadata.get("class_names"), str(metadata.get("dataset", "the model"))
+    if not names:
+        return
+    if hasattr(evaluator, "set_class_names"):
+        evaluator.set_class_names(names, source)
+        return
+    test = _first_name(cfg, "test")
+    evaluated = _thing_classes(test)
+    if evaluated is None or OmegaConf.select(cfg, "model.roi_heads") is None:
+        return
+    mapping = compare_names(names, evaluated, source=source, target=f"dataset {test!r}")
+    if mapping.message:
+        raise ValueError(
+            f"{mapping.message}, which {type(evaluator).__name__} cannot do: use an evaluator of "
+            "d2_seesaw, or number the classes of both splits alike"
+        )
+
+
+def check_initial_classes(
+    loaded: Mapping[str, Any], metadata: Mapping[str, Any], path: str, *, resumed: bool
+) -> None:
+    """Compare the classes of the checkpoint that a training starts from with its training split.
+
+    Args:
+        loaded: Extras of the checkpoint.
+        metadata: Class metadata of the training split.
+        path: Path of the checkpoint.
+        resumed: Whether the training is resumed. Otherwise other classes are only a warning.
+
+    Raises:
+        ValueError: a resumed training has other classes, or another order of them.
+    """
+    saved = (loaded.get("metadata") or {}).get("class_names")
+    names = metadata.get("class_names")
+    if not saved or not names or list(saved) == list(names):
+        return
+    index = next((i for i, (a, b) in enumerate(zip(saved, names, strict=False)) if a != b), None)
+    example = f"{len(saved)} and {len(names)} classes"
+    if index is not None:
+        example = f"class {index} is {saved[index]!r} there and {names[index]!r} here"
+    text = f"{path} was trained on other classes than {metadata['dataset']!r}: {example}"
+    if resumed:
+        raise ValueError(f"{text}. Start a new training, or restore the annotations")
+    logger.warning("%s. Its classifiers start from the weights of these classes", text)
