@@ -218,7 +218,7 @@ class StrictCheckpointer(DetectionCheckpointer):
             weights = loaded["model"]
             # A published checkpoint may hold its weights one level deeper.
             if isinstance(weights, Mapping) and all(isinstance(name, str) for name in weights):
-                weights = convert_pretrained(weights, self.model.state_dict())
+                weights = convert_pretrained(dict(weights), self.model.state_dict())
             check_contents(weights)
         except MemoryError:
             raise

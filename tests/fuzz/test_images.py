@@ -55,6 +55,7 @@ def test_what_the_check_passes_is_read_everywhere(tmp_path_factory, kind, damage
     image = ImageFile(str(path), "fuzz.img", 7, H, W)
     issues, refused = outcome(check_images, [image], progress=False)
     assert refused is None
+    assert issues is not None
     record = {"file_name": str(path), "image_id": 7, "height": H, "width": W}
     _, refused_by_prediction = outcome(read_picture, str(path), "BGR")
     _, refused_by_training = outcome(NamingMapper(MAPPER), record)
