@@ -90,7 +90,9 @@ def matches(boxes, labels, expected_boxes, expected_labels):
 
 
 @every_architecture
-@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize(
+    "image", [pytest.param(i, marks=[pytest.mark.slow] * (i != "a")) for i in IMAGES]
+)
 @torch.no_grad()
 def test_the_300_detections_match_mmdet(name, image):
     models, recorded = converted(name), golden(name)

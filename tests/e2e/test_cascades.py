@@ -12,6 +12,7 @@ def losses_and_accuracies(run):
     return set().union(*run.metrics)
 
 
+@pytest.mark.slow  # HTC-Lite below is a cascade, too
 def test_the_cascade_trains_and_evaluates(train_net, tmp_path):
     run = train_net(tmp_path, *RUN, config="configs/quickstart/cascade.py")
     expected = LOSSES | {f"loss_mask_stage{k}" for k in range(3)}

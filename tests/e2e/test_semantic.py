@@ -88,7 +88,14 @@ def test_a_resumed_training_continues_counting(trained, train_semantic):
     assert 0 < (after[key] - before[key]).sum() <= 4 * 2 * 64 * 96
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "recall", "inverse_frequency"])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        pytest.param("cross_entropy", marks=pytest.mark.slow),
+        "recall",
+        pytest.param("inverse_frequency", marks=pytest.mark.slow),
+    ],
+)
 def test_every_loss_trains_with_any_sampling(loss, train_semantic, tmp_path):
     sampling = {
         "cross_entropy": [],

@@ -327,7 +327,10 @@ def test_a_view_and_its_mirror_image_can_run_together(record):
     assert agree.float().mean() > 0.9999
 
 
-@pytest.mark.parametrize("merge", [UnionOfDetections(), MeanOverSharedProposals()])
+@pytest.mark.parametrize(
+    "merge",
+    [UnionOfDetections(), pytest.param(MeanOverSharedProposals(), marks=pytest.mark.slow)],
+)
 def test_mixed_precision_applies_to_the_model_but_merging_is_in_float32(record, merge):
     model, dtypes = mask_rcnn(), set()
     model.backbone.register_forward_hook(lambda *a: dtypes.add(a[2]["p2"].dtype))
