@@ -41,7 +41,9 @@ demo-semantic: $(READY)  ## the same with Recall Loss beside cross-entropy
 
 # One thread per process, because more would wait for each other. The tests of a file share fixtures
 # and stay in one process.
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
+# One process more than there are cores, because tests of ranks and time limits wait.
+WORKERS := $(shell $(PYTHON) -c "import os; print(min(4, (os.cpu_count() or 1) + 1))")
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 test: $(READY)  ## run the tests
 	$(PYTEST)
