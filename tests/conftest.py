@@ -20,7 +20,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # The same cases in each run. Calls under test have a limit of their own, see tests/fuzz.
     every = {"derandomize": True, "deadline": None, "database": None}
     hypothesis.settings.register_profile(
-        "few", max_examples=20, suppress_health_check=list(hypothesis.HealthCheck), **every
+        "few", max_examples=15, suppress_health_check=list(hypothesis.HealthCheck), **every
     )
     hypothesis.settings.register_profile(
         "many", hypothesis.settings.get_profile("few"), max_examples=1000

@@ -123,7 +123,8 @@ def test_epochs_become_steps_from_the_repeated_images(train_net, tmp_path):
     assert f"max_iter: {steps}" in (tmp_path / "config.yaml").read_text()
 
 
-@pytest.mark.parametrize("dtype", [pytest.param("bfloat16", marks=pytest.mark.slow), "float16"])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_mixed_precision_accumulation_and_clipping_train(train_net, tmp_path, dtype):
     run = train_net(
         tmp_path,

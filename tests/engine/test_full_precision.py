@@ -84,6 +84,7 @@ def test_mixed_precision_keeps_the_best_scores_within_its_tolerance(amp_dtype, t
     assert_close(found.scores[:10], expected.scores[:10], rtol=tolerance, atol=0)
 
 
+@pytest.mark.slow
 def test_aot_eager_keeps_a_training_step_within_1e_6():
     compiled = model()
     compile_parts(compiled, ["backbone"], backend="aot_eager")

@@ -268,6 +268,7 @@ def test_an_unknown_loss_is_refused(tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_runs_as_a_script_with_torch_numpy_and_opencv_alone(tmp_path):
     arguments = [str(SCRIPT), *SMALL, "--seeds", "1", "--output", str(tmp_path / "runs.json")]
     code = (

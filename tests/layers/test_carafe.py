@@ -232,6 +232,7 @@ def test_under_autocast_taps_are_not_converted_one_by_one(direction):
 SIZES = [(2, 4, 6, 8), (3, 4, 10, 6)]
 
 
+@pytest.mark.slow
 @every_direction
 def test_compiles_without_a_graph_break(direction):
     module = sampler(direction)

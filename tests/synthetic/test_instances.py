@@ -149,6 +149,7 @@ def test_writing_only_annotations_gives_the_same_annotations(tmp_path, dataset):
     assert not list(tmp_path.rglob("*.jpg"))
 
 
+@pytest.mark.slow
 def test_1203_categories_keep_their_long_tail_and_are_all_evaluated(tmp_path):
     spec = LongTailSpec(
         num_categories=1203,

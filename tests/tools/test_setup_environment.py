@@ -85,6 +85,7 @@ def test_in_its_own_environment_all_leftovers_of_pip_are_removed(set_up, monkeyp
     assert left == {set_up.made_here_mark(tmp_path).name, "~file"}
 
 
+@pytest.mark.slow
 def test_an_environment_whose_python_is_gone_is_recreated(set_up, tmp_path):
     set_up.venv.create(tmp_path, with_pip=False)
     for link in (tmp_path / "bin").glob("python*"):
@@ -106,6 +107,7 @@ def test_a_folder_with_other_contents_is_not_changed(set_up, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_environment_is_completed(set_up, tmp_path):
     folder = tmp_path / "venv"
     set_up.venv.create(folder, with_pip=False)
