@@ -2,6 +2,9 @@
 
 import pytest
 
+# tests/e2e/test_challenge.py trains an HTC-Lite cascade by default.
+pytestmark = pytest.mark.slow
+
 LOSSES = {
     f"loss_{n}_stage{k}" for n in ("cls_classes", "cls_objectness", "box_reg") for k in range(3)
 }
@@ -12,7 +15,6 @@ def losses_and_accuracies(run):
     return set().union(*run.metrics)
 
 
-@pytest.mark.slow  # HTC-Lite below is a cascade, too
 def test_the_cascade_trains_and_evaluates(train_net, tmp_path):
     run = train_net(tmp_path, *RUN, config="configs/quickstart/cascade.py")
     expected = LOSSES | {f"loss_mask_stage{k}" for k in range(3)}
@@ -30,7 +32,7 @@ FEDERATED = [
 
 @pytest.mark.parametrize(
     "options",
-    [pytest.param([], marks=pytest.mark.slow, id="default"), pytest.param(FEDERATED, id="options")],
+    [pytest.param([], id="default"), pytest.param(FEDERATED, id="options")],
 )
 def test_htc_lite_trains_and_evaluates(train_net, tmp_path, options):
     run = train_net(tmp_path, *RUN, *options, config="configs/quickstart/htc_lite.py")

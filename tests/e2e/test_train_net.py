@@ -171,6 +171,7 @@ def test_a_part_to_compile_that_the_model_lacks_is_one_clear_error(train_net, tm
     assert "no part 'neck'. Its parts are ['backbone', 'proposal_generator'" in run.text
 
 
+@pytest.mark.slow
 def test_softmax_trains_from_its_own_config(train_net, tmp_path):
     run = train_net(tmp_path, "train.max_iter=2", config="configs/quickstart/softmax.py")
     assert "loss_cls" in set().union(*run.metrics)
