@@ -163,10 +163,8 @@ def box_format(table: AnnotationTable, masks: MaskGeometry | None = None) -> Box
         masks: their masks, if they are known already.
     """
     masks = mask_geometry(table) if masks is None else masks
-    sizes = [[i.get("width", np.nan), i.get("height", np.nan)] for i in table.images]
-    size = np.array([*sizes, [np.nan, np.nan]], float)[table.image]  # -1 is the last
     single = ~table.crowd & (table.image >= 0)
-    found = recognize_format(table.box[single], masks.extent[single], size[single])
+    found = recognize_format(table.box[single], masks.extent[single], table.image_sizes[single])
     if found is None:
         return None
     fitting = np.zeros(len(single), bool)

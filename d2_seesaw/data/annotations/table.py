@@ -64,6 +64,12 @@ class AnnotationTable:
     rle_size: np.ndarray
 
     @cached_property
+    def image_sizes(self) -> np.ndarray:
+        """``(A, 2)`` width and height of the image of each annotation, NaN where it is unknown."""
+        sizes = [[i.get("width", np.nan), i.get("height", np.nan)] for i in self.images]
+        return np.array([*sizes, [np.nan, np.nan]], float)[self.image]  # index -1 is the last
+
+    @cached_property
     def has_segmentation(self) -> np.ndarray:
         """``(A,)`` whether an annotation has polygons or a run-length encoding."""
         return (np.diff(self.polygon_offsets) > 0) | (np.diff(self.rle_offsets) > 0)

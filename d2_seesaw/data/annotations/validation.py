@@ -46,7 +46,7 @@ def validate(table: AnnotationTable, problems: list[Problem]) -> AnnotationTable
     unusable = {(p.row, p.field) for p in problems}
     images = [image["id"] for image in table.images]
     rules = (_box_rules, _area_rules, _segmentation_rules, _polygon_rules, _rle_rules)
-    sizes = _image_sizes(table)
+    sizes = table.image_sizes
     for rule, field, row, message in (broken for find in rules for broken in find(table, sizes)):
         if (row, field) not in unusable:
             image = images[table.image[row]] if table.image[row] >= 0 else None
@@ -132,15 +132,6 @@ def _own_name(name: str, category_id: Any, taken: set[str]) -> str:
         own += "'"
     taken.add(own)
     return own
-
-
-def _image_sizes(table: AnnotationTable) -> np.ndarray:
-    """Return ``(A, 2)`` width and height of the image of each annotation, NaN if unknown."""
-    sizes = np.full((len(table.images) + 1, 2), np.nan)  # the last one is index -1
-    for axis, side in enumerate(("width", "height")):  # not a list for each image: they are many
-        values = (image.get(side, np.nan) for image in table.images)
-        sizes[:-1, axis] = np.fromiter(values, float, len(table.images))
-    return sizes[table.image]
 
 
 def _either(condition: np.ndarray) -> np.ndarray:

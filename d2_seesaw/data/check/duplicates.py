@@ -1,16 +1,14 @@
 """Images with equal content: in both splits, or twice in one split."""
 
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from d2_seesaw.data.annotations.reader import content_hash
 from d2_seesaw.data.check.images import ImageFile
 from d2_seesaw.data.check.issues import Issue
 from d2_seesaw.utils.progress import track
-
-_CHUNK = 1 << 20
 
 
 def check_duplicates(
@@ -44,7 +42,7 @@ def check_duplicates(
     threads = workers or min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
         hashes = track(
-            pool.map(_content_hash, candidates),
+            pool.map(content_hash, candidates),
             "comparing images",
             total=len(candidates),
             unit="image",
@@ -73,11 +71,3 @@ def check_duplicates(
 def _issue(file: ImageFile, other: ImageFile, split: str) -> Issue:
     message = f"the content is that of image {other.image_id!r}{split}, {other.file_name}"
     return Issue("duplicate_image", message, file.file_name, file.image_id)
-
-
-def _content_hash(path: str) -> bytes:
-    made = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            made.update(chunk)
-    return made.digest()

@@ -95,12 +95,6 @@ class _Plausibility:
     table: AnnotationTable
 
     @cached_property
-    def size(self) -> np.ndarray:
-        """``(A, 2)`` width and height of the images."""
-        sizes = [[i.get("width", np.nan), i.get("height", np.nan)] for i in self.table.images]
-        return np.array([*sizes, [np.nan, np.nan]], float)[self.table.image]  # -1 is the last
-
-    @cached_property
     def masks(self) -> MaskGeometry:
         return mask_geometry(self.table)
 
@@ -113,7 +107,7 @@ class _Plausibility:
     def sound(self) -> np.ndarray:
         """``(A,)`` whether a box has a size and is in its image, at least in part."""
         low, size = self.table.box[:, :2], self.table.box[:, 2:]
-        inside = (size > 0) & (low + size > 0) & (low < self.size)
+        inside = (size > 0) & (low + size > 0) & (low < self.table.image_sizes)
         return self.single & inside[:, 0] & inside[:, 1]
 
     @cached_property
@@ -129,7 +123,7 @@ class _Plausibility:
 
     def _fits(self, rows: np.ndarray, **options: float) -> np.ndarray:
         box, extent = self.table.box[rows], self.masks.extent[rows]
-        return box_fits(box, extent, self.size[rows], **options)
+        return box_fits(box, extent, self.table.image_sizes[rows], **options)
 
     def boxes(self) -> Iterator[Issue]:
         explained = np.zeros(len(self.single), bool)
@@ -150,7 +144,7 @@ class _Plausibility:
             box, extent = self.table.box[row], self.masks.extent[row]
             of_mask = np.round([*extent[:2], *(extent[2:] - extent[:2])], 2).tolist()
             message = f"the box {box.tolist()} is not that of its mask, {of_mask}"
-            if name := fitting_format(box, extent, self.size[row]):
+            if name := fitting_format(box, extent, self.table.image_sizes[row]):
                 message += f", but would be as {name}"
             yield self._issue("box_unlike_mask", row, message)
 

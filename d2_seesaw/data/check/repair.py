@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from d2_seesaw.data.annotations.coco import read_content
+from d2_seesaw.data.annotations.schema import FEDERATED
 from d2_seesaw.data.check.box_repair import BoxColumns
 from d2_seesaw.data.check.values import as_flag, as_numbers, is_number, other_form
 from d2_seesaw.utils.files import atomic_write
 
 _SHOWN = 60
-_FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 _OPTIONAL = {
-    "images": ("coco_url", *_FEDERATED),
+    "images": ("coco_url", *FEDERATED),
     "annotations": ("area", "bbox", "ignore", "segmentation"),
     "categories": ("image_count", "frequency"),
 }
@@ -191,7 +191,7 @@ class _Repair:
                 if (other := _in_known_form(value, known[section])) is not value:
                     self.set("annotations", name, entry, (key, other, reason))
         for name, image in self.entries("images"):
-            for key in _FEDERATED:
+            for key in FEDERATED:
                 ids = image.get(key)
                 if isinstance(ids, list):
                     new = [_in_known_form(value, known["categories"]) for value in ids]
@@ -202,7 +202,7 @@ class _Repair:
         """Remove unused categories that have the name of another one."""
         used = {_hashable(entry.get("category_id")) for _, entry in self.entries("annotations")}
         for _, image in self.entries("images"):
-            for key in _FEDERATED:
+            for key in FEDERATED:
                 ids = image.get(key)
                 used.update(map(_hashable, ids if isinstance(ids, list) else []))
         named: dict[str, list[dict[str, Any]]] = {}

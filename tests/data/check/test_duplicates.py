@@ -46,7 +46,7 @@ def test_only_files_of_equal_size_are_read(files, monkeypatch):
     from d2_seesaw.data.check import duplicates
 
     read = []
-    monkeypatch.setattr(duplicates, "_content_hash", lambda path: read.append(path) or path)
+    monkeypatch.setattr(duplicates, "content_hash", lambda path: read.append(path) or path)
     here = files("val", {"a.png": b"one", "b.png": b"other"})
     assert found(here, {"t": files("train", {"x.png": b"two", "y.png": b"longest"})}) == []
     assert sorted(path[-5:] for path in read) == ["a.png", "x.png"]
