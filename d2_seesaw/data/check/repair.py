@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from d2_seesaw.data.annotations.coco import read_content
-from d2_seesaw.data.annotations.schema import FEDERATED
+from d2_seesaw.data.annotations.schema import FEDERATED, other_form
 from d2_seesaw.data.check.box_repair import BoxColumns
-from d2_seesaw.data.check.values import as_flag, as_numbers, is_number, other_form
+from d2_seesaw.data.check.values import as_flag, as_numbers, is_number
 from d2_seesaw.utils.files import atomic_write
 
 _SHOWN = 60

@@ -46,16 +46,6 @@ def as_flag(value: Any) -> int | None:
     return _FLAGS.get(value.strip().lower()) if isinstance(value, str) else None
 
 
-def other_form(value: Any) -> int | str | None:
-    """Return an id that is text as a whole number, and a whole number as text."""
-    if isinstance(value, str):
-        text = value.strip()
-        return int(text) if _WHOLE.fullmatch(text) else None
-    if isinstance(value, bool) or not is_number(value) or value % 1:
-        return None
-    return str(int(value))
-
-
 def usable_polygons(segmentation: Any) -> list[list[float]]:
     """Return the polygons of at least three points whose coordinates are finite numbers."""
     if not isinstance(segmentation, list):
