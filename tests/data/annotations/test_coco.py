@@ -175,3 +175,16 @@ def test_annotations_of_unknown_images_and_categories_are_kept_on_request(data):
 def test_a_repeated_key_of_an_object_has_its_last_value(data):
     text = json.dumps(data).replace('"iscrowd": 0', '"iscrowd": 0, "area": 1, "area": 7.5')
     assert set(parse_text(text.encode(), "").table.area.tolist()) == {7.5}
+
+
+@pytest.mark.parametrize(("reach", "kind"), [(10, "beyond_image"), (10.1, "far_outside_image")])
+@pytest.mark.parametrize("part", ["box", "polygon"])
+def test_far_is_more_than_ten_times_the_longer_side_beyond_the_image(data, part, reach, kind):
+    right = own_data.W * (1 + reach)  # the images are wider than high
+    if part == "box":
+        data["annotations"][0]["bbox"] = [0, 0, right, 8]
+    else:
+        data["annotations"][0]["segmentation"] = [[1, 1, right, 1, 5, 5]]
+    kinds = [problem.kind for problem in own_data.parsed(data).problems]
+    assert [found for found in kinds if found.endswith(kind)] == kinds
+    assert len(kinds) == 1
