@@ -1,0 +1,191 @@
+r"""Train or evaluate a model that a LazyConfig describes.
+
+The config is a path or the name of a shipped config, such as lvis_v1_seesaw for
+configs/lvis_v1_seesaw.py. Without a GPU, --num-gpus N starts N processes on the CPU.
+`python train_net.py` in a checkout is the same command.
+
+Examples:
+  d2-seesaw train --config-file lvis_v1_seesaw --num-gpus 8
+  d2-seesaw train --config-file lvis_v1_seesaw --num-gpus 8 --resume
+  d2-seesaw train --config-file my_config.py train.max_iter=1000 train.output_dir=output/mine
+  d2-seesaw train --config-file lvis_v1_seesaw --num-gpus 8 --eval-only --tta \
+      train.init_checkpoint=model.pth
+  torchrun --nproc-per-node 8 -m d2_seesaw train --config-file lvis_v1_seesaw
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from detectron2.engine import default_argument_parser, default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig, OmegaConf
+from torch.multiprocessing.spawn import ProcessRaisedException
+
+from d2_seesaw.cli import RunError, command_parser, ending_in_one_line, errors_in_one_line
+from d2_seesaw.cli.train.evaluating import evaluate_checkpoint
+from d2_seesaw.cli.train.training import train
+from d2_seesaw.data import check_dataset_files
+from d2_seesaw.engine import check_trackers, load_config
+from d2_seesaw.engine.config_files import find_config
+from d2_seesaw.engine.launch import check_machine, launch_training
+from d2_seesaw.engine.schedule import format_changes, scale_to_world_size
+from d2_seesaw.inference.class_names import check_class_names_of_splits
+from d2_seesaw.utils.ranks import OtherRankError
+
+logger = logging.getLogger("d2_seesaw")
+
+# Keys that a config needs to be evaluated, and to be trained.
+EVALUATED = ("dataloader", "model", "train")
+TRAINED = (*EVALUATED, "lr_multiplier", "optimizer")
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser: Detectron2's training flags, scaling and test-time augmentation."""
+    detectron2s = default_argument_parser()
+    parser = command_parser("train", __doc__, parents=[detectron2s], add_help=False)
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale batch size, learning rate and number of steps from train.reference_world_size "
+        "GPUs to the number of GPUs in use",
+    )
+    parser.add_argument(
+        "--tta",
+        action="store_true",
+        help="with --eval-only: test-time augmentation with the views of the config's tta",
+    )
+    # Detectron2's default is one port per user, which two trainings at once would share.
+    parser.set_defaults(dist_url="auto")
+    return parser
+
+
+def read_config(args: argparse.Namespace) -> DictConfig:
+    """Load the config, apply the overrides and check both before anything is built.
+
+    Raises:
+        ValueError: an unknown key or dataset, a number of classes that differs from the dataset's,
+            a missing length or checkpoint, ``--tta`` without ``--eval-only`` or without ``tta`` in
+            the config, or a tracker whose package is not installed.
+        FileNotFoundError: the config file, the dataset or the checkpoint does not exist.
+    """
+    if not args.config_file:
+        raise ValueError("--config-file is missing")
+    cfg = load_config(args.config_file, args.opts)
+    needed = EVALUATED if args.eval_only else TRAINED
+    missing = [part for part in needed if part not in cfg]
+    if missing:
+        raise ValueError(
+            f"{args.config_file} has no {', '.join(missing)}: start from a shipped config"
+        )
+    if cfg.train.max_iter is None and cfg.train.epochs is None:
+        raise ValueError("give train.max_iter (steps) or train.epochs, both are null")
+    if args.eval_only and not cfg.train.init_checkpoint:
+        raise ValueError("--eval-only needs train.init_checkpoint=MODEL.pth")
+    if args.tta:
+        _check_tta(cfg, args)
+    if not args.eval_only:
+        check_trackers(cfg)
+    splits = ["test"] if args.eval_only else ["train", "test"]
+    names = [OmegaConf.select(cfg, f"dataloader.{split}.dataset.names") for split in splits]
+    check_dataset_files([name for name in names if name is not None])
+    if not args.resume:  # when resuming, the initial checkpoint may have been deleted
+        _check_checkpoint_file(cfg.train.init_checkpoint)
+    check_class_names_of_splits(cfg, eval_only=args.eval_only)
+    return cfg
+
+
+def _check_checkpoint_file(path: str | None) -> None:
+    if path and "://" not in path and not os.path.isfile(path):
+        raise FileNotFoundError(f"train.init_checkpoint {path!r} does not exist")
+
+
+def _check_tta(cfg: DictConfig, args: argparse.Namespace) -> None:
+    if not args.eval_only:
+        raise ValueError("--tta needs --eval-only: evaluation during training is plain")
+    if "tta" not in cfg:
+        raise ValueError(
+            f"--tta needs the views in the config, but {args.config_file} has no `tta`. "
+            "configs/common/tta.py has examples"
+        )
+
+
+@contextmanager
+def _config_kept(cfg: DictConfig) -> Iterator[None]:
+    """Save the config of an evaluation as config_eval.yaml; keep the config.yaml of a training."""
+    written = Path(cfg.train.output_dir) / "config.yaml"
+    of_training = written.read_bytes() if written.exists() else None
+    yield
+    written.replace(written.with_name("config_eval.yaml"))
+    if of_training is not None:
+        written.write_bytes(of_training)
+
+
+def setup(args: argparse.Namespace) -> DictConfig:
+    """Set up logging and seeds, save the config and return it."""
+    cfg = read_config(args)
+    changes = scale_to_world_size(cfg, comm.get_world_size()) if args.auto_scale_lr else None
+    with _config_kept(cfg) if args.eval_only and comm.is_main_process() else nullcontext():
+        default_setup(cfg, args)
+    setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="d2_seesaw")
+    if changes is not None:
+        reference = cfg.train.reference_world_size
+        logger.info(format_changes(changes, reference, comm.get_world_size()))
+    return cfg
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train or evaluate on this rank.
+
+    Raises:
+        RunError: see :func:`train`.
+    """
+    with ending_in_one_line(ValueError, OSError, OtherRankError):
+        cfg = setup(args)
+    if args.resume and (unused := [o for o in args.opts if o.startswith("optimizer.")]):
+        logger.warning("--resume restores the optimizer, so %s has no effect", " ".join(unused))
+    if not args.eval_only:
+        train(cfg, resume=args.resume)
+        return
+    evaluate_checkpoint(cfg, tta=args.tta)
+
+
+def _has_checkpoint(output_dir: str, resume: bool, started: float) -> bool:
+    """Return whether ``--resume`` would continue this run, and not an earlier one in the folder."""
+    try:
+        saved = os.path.getmtime(os.path.join(output_dir, "last_checkpoint"))
+    except OSError:
+        return False
+    return resume or saved >= started
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Check the command, then train or evaluate on every rank; return the exit status."""
+    args = argument_parser().parse_args(arguments)
+    with errors_in_one_line("train"):
+        cfg = read_config(args)  # fails here, before the ranks start; each of them reads it again
+        check_machine(cfg, args)
+        args.config_file = str(find_config(args.config_file))  # Detectron2 logs the file
+    started = time.time()
+    try:
+        launch_training(run, args)
+    except KeyboardInterrupt:
+        saved = not args.eval_only and _has_checkpoint(cfg.train.output_dir, args.resume, started)
+        how = "continue with --resume" if saved else "nothing was saved"
+        sys.stderr.write(f"d2-seesaw train: interrupted; {how}\n")
+        return 128 + signal.SIGINT
+    except RunError as error:
+        sys.exit(f"d2-seesaw train: {error}")
+    except ProcessRaisedException as error:  # the traceback of the rank is its text
+        _, is_expected, message = str(error).rpartition(f"{RunError.__name__}: ")
+        if not is_expected:
+            raise
+        sys.exit(f"d2-seesaw train: {message.strip()}")
+    return 0
