@@ -2,7 +2,7 @@
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 IGNORED = -1
 """Label of samples to ignore, as in Detectron2's matchers."""
@@ -68,15 +68,25 @@ def check_dense_logits(logits: Tensor, labels: Tensor, num_classes: int) -> None
 def check_labels(labels: Tensor, lowest: int, highest: int, meaning: str) -> None:
     """Check that labels are integers from ``lowest`` to ``highest``, both included.
 
-    Synchronizes with a GPU once, regardless of the number of classes.
+    Synchronizes with a GPU once, regardless of the number of classes. In a compiled graph, it is an
+    assertion that does not synchronize.
 
     Raises:
         ValueError: a label is invalid; the message gives it and the valid range.
+        RuntimeError: in a compiled graph on the CPU; the message gives the valid range. On a GPU,
+            the process fails with a device-side assertion.
     """
-    if labels.numel() == 0:
+    is_compiling = torch.compiler.is_compiling()
+    if not is_compiling and labels.numel() == 0:
         return
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"labels must be integers, got {labels.dtype}")
+    if is_compiling:
+        # A comparison of uint8 with -1 would wrap around.
+        labels = labels.long()
+        is_valid = ((labels >= lowest) & (labels <= highest)).all()
+        torch._assert_async(is_valid, f"labels must be in [{lowest}, {highest}] ({meaning})")
+        return
     smallest, largest = torch.stack(labels.aminmax()).tolist()
     if smallest < lowest or largest > highest:
         wrong = smallest if smallest < lowest else largest
@@ -86,28 +96,6 @@ def check_labels(labels: Tensor, lowest: int, highest: int, meaning: str) -> Non
 def full_precision(logits: Tensor) -> Tensor:
     """Convert to float32 and keep float64; differentiable."""
     return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def is_training_step(loss: nn.Module) -> bool:
-    """Return whether ``loss`` may update its statistics: training mode with gradients enabled.
-
-    A validation loss under ``torch.no_grad()`` thus changes nothing and does not communicate.
-    """
-    return loss.training and torch.is_grad_enabled()
-
-
-def is_first_pass(loss: nn.Module) -> bool:
-    """Return whether a training step is not the recomputation of an earlier one.
-
-    Activation checkpointing calls a loss again in the backward pass. In its reentrant form, the
-    earlier call was without gradients, so that the second one is the first training step.
-    """
-    if torch.compiler.is_compiling():  # which does not recompute losses
-        return True
-    if torch._C._current_graph_task_id() == -1:  # not in a backward pass
-        loss.__dict__["_has_forward_steps"] = True
-        return True
-    return not loss.__dict__.get("_has_forward_steps", False)
 
 
 def sum_over_ranks(counts: Tensor) -> int:
@@ -131,4 +119,7 @@ def count_labels(labels: Tensor, keep: Tensor, num_classes: int) -> Tensor:
     """
     left_out = num_classes
     kept = torch.where(keep, labels, left_out).flatten()
+    if torch.compiler.is_compiling():  # where the size of bincount's result is unknown
+        counts = kept.new_zeros(num_classes + 1)
+        return counts.scatter_add(0, kept, torch.ones_like(kept))[:num_classes]
     return kept.bincount(minlength=num_classes + 1)[:num_classes]

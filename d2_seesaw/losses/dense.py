@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.autograd.graph import saved_tensors_hooks
 
 from d2_seesaw.losses._common import (
     check_dense_logits,
@@ -18,10 +19,9 @@ from d2_seesaw.losses._common import (
     check_num_classes,
     count_labels,
     full_precision,
-    is_first_pass,
-    is_training_step,
     sum_over_ranks,
 )
+from d2_seesaw.losses._first_pass import once
 
 CHUNK_SIZE = 2**16
 """Default number of pixels per chunk: with 19 classes, a chunk fits into a CPU's cache."""
@@ -101,23 +101,26 @@ class DenseLoss(nn.Module):
         """
         is_valid = self._check_batch(logits, labels)
         labels = labels.long()
-        counts = self.count(logits.detach(), labels, is_valid)
-        ranks = 1
-        if is_training_step(self):
-            ranks = sum_over_ranks(counts) if self.sync else 1
-            if is_first_pass(self):
+
+        def weights_and_normalizer(is_training_step: bool) -> tuple[Tensor, Tensor]:
+            counts = self.count(logits.detach(), labels, is_valid)
+            ranks = 1
+            if is_training_step:
+                ranks = sum_over_ranks(counts) if self.sync else 1
                 self.update(counts)
-        weights, normalizer = self.weigh(counts)
-        # The mean per rank, because DDP averages the gradients.
-        normalizer = torch.where(normalizer > 0, normalizer, 1).double() / ranks
-        logits, labels, fraction = self.select(logits, labels, is_valid)
+            weights, normalizer = self.weigh(counts)
+            # The mean per rank, because DDP averages the gradients.
+            return weights, torch.where(normalizer > 0, normalizer, 1).double() / ranks
+
+        weights, normalizer = once(self, weights_and_normalizer)
+        some_logits, some_labels, fraction = self.select(logits, labels, is_valid)
 
         def loss_sum(logits: Tensor, labels: Tensor) -> Tensor:
             return self.loss_sum(full_precision(logits), labels, weights)
 
         with torch.autocast(logits.device.type, enabled=False):
-            total = sum_in_chunks(loss_sum, logits, labels, self.chunk_size)
-            return self.loss_weight / fraction * total / normalizer.to(total.dtype)
+            total = sum_in_chunks(loss_sum, some_logits, some_labels, self.chunk_size)
+            return self.loss_weight * total / (fraction * normalizer).to(total.dtype)
 
     def count(self, logits: Tensor, labels: Tensor, is_valid: Tensor) -> Tensor:
         """Return the int64 counts to sum over the ranks; by default the ``(C,)`` pixels per class.
@@ -142,7 +145,7 @@ class DenseLoss(nn.Module):
 
     def select(
         self, logits: Tensor, labels: Tensor, is_valid: Tensor
-    ) -> tuple[Tensor, Tensor, float]:
+    ) -> tuple[Tensor, Tensor, float | Tensor]:
         """Return the logits and labels to sum over, and their fraction of the valid pixels."""
         return logits, labels, 1.0
 
@@ -176,7 +179,7 @@ def sum_in_chunks(
 
     The gradient of each chunk is computed along with its loss. Only one tensor like the logits is
     kept for the backward pass, whatever ``loss_sum`` itself would keep. A batch that fits into one
-    chunk is left to autograd.
+    chunk is left to autograd, and every batch to the compiler in a compiled graph.
 
     Args:
         loss_sum: a sum over independent pixels.
@@ -188,7 +191,7 @@ def sum_in_chunks(
         The sum, a scalar in float32, or float64 for float64 logits. A sum of several chunks can be
         differentiated once.
     """
-    if chunk_size is None or labels.numel() <= chunk_size:
+    if torch.compiler.is_compiling() or chunk_size is None or labels.numel() <= chunk_size:
         return loss_sum(logits, labels)
     return _SumInChunks.apply(logits, labels, loss_sum, chunk_size)
 
@@ -210,12 +213,13 @@ class _SumInChunks(torch.autograd.Function):
             strict=True,
         )
         for some_logits, some_labels, some_gradient in chunks:
-            with torch.enable_grad():
+            # Not through the hooks of a checkpointed region, which would recompute it for each chunk.
+            with torch.enable_grad(), saved_tensors_hooks(_same, _same):
                 leaf = some_logits.detach().requires_grad_(needs_gradient)
                 value = loss_sum(leaf, some_labels.squeeze(1))
+                if needs_gradient:
+                    some_gradient.copy_(torch.autograd.grad(value, leaf)[0])
             total += value.detach()
-            if needs_gradient:
-                some_gradient.copy_(torch.autograd.grad(value, leaf)[0])
         ctx.save_for_backward(gradient)
         return total.to(dtype)
 
@@ -226,6 +230,10 @@ class _SumInChunks(torch.autograd.Function):
     ) -> tuple[Tensor | None, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return (None if gradient is None else gradient * grad_outputs[0]), None, None, None
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _chunks(values: Tensor, chunk_size: int) -> Iterator[Tensor]:

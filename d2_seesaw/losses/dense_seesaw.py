@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from d2_seesaw.losses._first_pass import once
 from d2_seesaw.losses.dense import CHUNK_SIZE, DenseLoss
 from d2_seesaw.losses.seesaw import check_hyper_parameters, seesaw_logits
 
@@ -81,17 +82,29 @@ class SeesawCrossEntropyLoss(DenseLoss):
 
     def select(
         self, logits: Tensor, labels: Tensor, is_valid: Tensor
-    ) -> tuple[Tensor, Tensor, float]:
+    ) -> tuple[Tensor, Tensor, float | Tensor]:
         """Draw ``(S, C)`` logits and ``(S,)`` labels if there is a ``sample_size``."""
         if self.sample_size is None:
             return logits, labels, 1.0
-        valid = is_valid.flatten().nonzero().squeeze(1)
-        drawn = valid[torch.randperm(len(valid), device=valid.device)[: self.sample_size]]
+        if torch.compiler.is_compiling():
+            drawn, fraction = self._draw_in_graph(is_valid.flatten())
+        else:
+            valid = is_valid.flatten().nonzero().squeeze(1)
+            drawn = valid[torch.randperm(len(valid), device=valid.device)[: self.sample_size]]
+            # Drawn again in a recomputation, which may use other random numbers.
+            (drawn,) = once(self, lambda _: (drawn,))
+            fraction = len(drawn) / max(len(valid), 1) or 1.0
         pixels_per_image = max(labels.shape[1:].numel(), 1)
         image, pixel = drawn // pixels_per_image, drawn % pixels_per_image
         columns = logits.unsqueeze(2) if logits.dim() == 2 else logits.flatten(2)
-        fraction = len(drawn) / max(len(valid), 1) or 1.0
         return columns[image, :, pixel], labels.flatten()[drawn], fraction
+
+    def _draw_in_graph(self, is_valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw a fixed number of pixels, ignored ones last; return them and their fraction."""
+        size = min(self.sample_size or 0, is_valid.numel())
+        keys = torch.rand(is_valid.shape, device=is_valid.device).masked_fill(~is_valid, -1)
+        valid = is_valid.sum()
+        return keys.topk(size).indices, valid.clamp(1, max(size, 1)).double() / valid.clamp(min=1)
 
     def loss_sum(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         """Sum the Seesaw cross-entropy over the pixels that are not ignored."""

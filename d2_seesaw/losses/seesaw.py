@@ -10,6 +10,7 @@ loss does not depend on the number of sampled foreground RoIs.
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +23,9 @@ from d2_seesaw.losses._common import (
     check_logits,
     check_num_classes,
     full_precision,
-    is_first_pass,
-    is_training_step,
     sum_over_ranks,
 )
+from d2_seesaw.losses._first_pass import once
 
 
 def seesaw_cross_entropy(
@@ -208,36 +208,47 @@ class SeesawLoss(nn.Module):
         labels = labels.long()
         with torch.autocast(logits.device.type, enabled=False):
             logits = full_precision(logits)
-            normalizer = self._count(labels)
+            normalizer, class_counts = once(self, partial(self._count, labels))
             is_background = (labels == C).long()
             objectness_target = torch.where(labels == IGNORED, IGNORED, is_background)
             objectness = F.cross_entropy(
                 logits[:, C:], objectness_target, ignore_index=IGNORED, reduction="sum"
             )
-            foreground = ((labels != IGNORED) & (labels != C)).nonzero().squeeze(1)
-            class_logits, class_labels = logits[foreground, :C], labels[foreground]
+            class_logits, class_labels = self._foreground(logits[:, :C], labels)
             shifted = seesaw_logits(
-                class_logits, class_labels, self.class_counts[:C], self.p, self.q, self.eps
+                class_logits, class_labels.clamp(min=0), class_counts, self.p, self.q, self.eps
             )
-            classes = F.cross_entropy(shifted, class_labels, reduction="sum")
+            classes = F.cross_entropy(
+                shifted, class_labels, ignore_index=IGNORED, reduction="sum"
+            )
         # Not (weight / normalizer) * loss: the quotient is float32 and would round float64 losses.
         return {
             "loss_cls_classes": self.loss_weight * classes / normalizer,
             "loss_cls_objectness": self.loss_weight * objectness / normalizer,
         }
 
-    def _count(self, labels: Tensor) -> Tensor:
-        """Add the batch to the counts in a training step; return the normalizer of the losses.
+    def _foreground(self, class_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Select the foreground RoIs; in a compiled graph, ignore the others."""
+        is_foreground = (labels != IGNORED) & (labels != self.num_classes)
+        if torch.compiler.is_compiling():  # where the number of foreground RoIs is unknown
+            return class_logits, torch.where(is_foreground, labels, IGNORED)
+        foreground = is_foreground.nonzero().squeeze(1)
+        return class_logits[foreground], labels[foreground]
 
-        On several ranks, this is the mean number of RoIs per rank, because DDP averages gradients.
+    def _count(self, labels: Tensor, is_training_step: bool) -> tuple[Tensor, Tensor]:
+        """Add the batch to the counts in a training step.
+
+        Returns:
+            The normalizer of the losses, and the ``(C,)`` counts of the foreground classes. On
+            several ranks, the normalizer is the mean number of RoIs per rank, because DDP averages
+            gradients.
         """
         # Not bincount: the size of its result depends on the data, which needs a GPU sync.
         counts_after_ignored = labels.new_zeros(self.num_classes + 2)
         counts_after_ignored.scatter_add_(0, labels - IGNORED, torch.ones_like(labels))
         batch_counts = counts_after_ignored[1:].contiguous()
         ranks = 1
-        if is_training_step(self):
+        if is_training_step:
             ranks = sum_over_ranks(batch_counts) if self.sync else 1
-            if is_first_pass(self):
-                self.class_counts += batch_counts
-        return batch_counts.sum().clamp(min=1) / ranks
+            self.class_counts += batch_counts
+        return batch_counts.sum().clamp(min=1) / ranks, self.class_counts[:-1]
