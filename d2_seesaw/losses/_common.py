@@ -65,11 +65,14 @@ def check_dense_logits(logits: Tensor, labels: Tensor, num_classes: int) -> None
         )
 
 
-def check_labels(labels: Tensor, lowest: int, highest: int, meaning: str) -> None:
+def check_labels(labels: Tensor, lowest: int, highest: int, meaning: str) -> Tensor:
     """Check that labels are integers from ``lowest`` to ``highest``, both included.
 
     Synchronizes with a GPU once, regardless of the number of classes. In a compiled graph, it is an
     assertion that does not synchronize.
+
+    Returns:
+        The labels as int64.
 
     Raises:
         ValueError: a label is invalid; the message gives it and the valid range.
@@ -78,7 +81,7 @@ def check_labels(labels: Tensor, lowest: int, highest: int, meaning: str) -> Non
     """
     is_compiling = torch.compiler.is_compiling()
     if not is_compiling and labels.numel() == 0:
-        return
+        return labels.long()
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"labels must be integers, got {labels.dtype}")
     if is_compiling:
@@ -86,11 +89,14 @@ def check_labels(labels: Tensor, lowest: int, highest: int, meaning: str) -> Non
         labels = labels.long()
         is_valid = ((labels >= lowest) & (labels <= highest)).all()
         torch._assert_async(is_valid, f"labels must be in [{lowest}, {highest}] ({meaning})")
-        return
+        # An invalid index could fail before the assertion, without naming the range. "Ignored", the
+        # lowest label of the losses for RoIs, moreover leaves their counts unchanged.
+        return torch.where(is_valid, labels, lowest)
     smallest, largest = torch.stack(labels.aminmax()).tolist()
     if smallest < lowest or largest > highest:
         wrong = smallest if smallest < lowest else largest
         raise ValueError(f"labels must be in [{lowest}, {highest}] ({meaning}), got {wrong}")
+    return labels.long()
 
 
 def full_precision(logits: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ is not found, as for other implementations of checkpointing, the second pass is 
 
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from types import CodeType, FrameType, GeneratorType
 from typing import Any, cast
 
@@ -60,34 +60,43 @@ def once(loss: nn.Module, compute: Callable[[bool], Tensors]) -> Tensors:
         RuntimeError: the loss is called in a backward pass, and its first pass is unknown.
     """
     if torch.compiler.is_compiling():
-        is_training_step = loss.training and torch.is_grad_enabled()
-        if is_training_step:
-            for buffer in loss.buffers():
-                _refuse_recomputation(buffer)
-        return compute(is_training_step)
+        return _compute_in_graph(loss, compute)
     running, recomputed = _regions(sys._getframe(1))
-    if recomputed is not None:
-        region, recomputation = recomputed
-        results: _Results | None = getattr(region, _ATTRIBUTE, None)
-        result = None if results is None else results.next(loss, recomputation)
-        if result is None:
-            raise RuntimeError(_unknown_pass(type(loss).__name__))
-    else:
-        differentiated = torch.is_grad_enabled() or any(map(_is_differentiated, running))
-        is_training_step = loss.training and differentiated
-        if is_training_step and _in_backward_pass():
-            raise RuntimeError(_unknown_pass(type(loss).__name__))
-        # Selective checkpointing expects the same operations both times.
-        unseen: AbstractContextManager = _disable_current_modes() if running else nullcontext()
-        with unseen:
-            result = compute(is_training_step)
-            kept = tuple(tensor.detach().clone() for tensor in result) if running else ()
-    for region in running:
-        if not hasattr(region, _ATTRIBUTE):
-            setattr(region, _ATTRIBUTE, _Results())
-        repeated = result if recomputed is not None else kept
-        getattr(region, _ATTRIBUTE).by_loss.setdefault(loss, []).append(repeated)
+    result = _repeat(loss, *recomputed) if recomputed else _compute(loss, compute, running)
+    if running:
+        with _disable_current_modes():
+            kept = tuple(tensor.detach().clone() for tensor in result)
+        for region in running:
+            if not hasattr(region, _ATTRIBUTE):
+                setattr(region, _ATTRIBUTE, _Results())
+            getattr(region, _ATTRIBUTE).by_loss.setdefault(loss, []).append(kept)
     return result
+
+
+def _compute(loss: nn.Module, compute: Callable[[bool], Tensors], running: list[Any]) -> Tensors:
+    differentiated = torch.is_grad_enabled() or any(map(_is_differentiated, running))
+    is_training_step = loss.training and differentiated
+    if is_training_step and _in_backward_pass():
+        raise RuntimeError(_unknown_pass(type(loss).__name__))
+    # Selective checkpointing expects the operations that it sees in a recomputation, too.
+    with _disable_current_modes() if running else nullcontext():
+        return compute(is_training_step)
+
+
+def _repeat(loss: nn.Module, region: Any, recomputation: Any) -> Tensors:
+    results: _Results | None = getattr(region, _ATTRIBUTE, None)
+    result = None if results is None else results.next(loss, recomputation)
+    if result is None:
+        raise RuntimeError(_unknown_pass(type(loss).__name__))
+    return result
+
+
+def _compute_in_graph(loss: nn.Module, compute: Callable[[bool], Tensors]) -> Tensors:
+    is_training_step = loss.training and torch.is_grad_enabled()
+    if is_training_step:
+        for buffer in loss.buffers():
+            _refuse_recomputation(buffer)
+    return compute(is_training_step)
 
 
 def _regions(frame: FrameType | None) -> tuple[list[Any], tuple[Any, Any] | None]:

@@ -99,8 +99,7 @@ class DenseLoss(nn.Module):
         Raises:
             ValueError: shapes or labels are invalid.
         """
-        is_valid = self._check_batch(logits, labels)
-        labels = labels.long()
+        labels, is_valid = self._check_batch(logits, labels)
 
         def weights_and_normalizer(is_training_step: bool) -> tuple[Tensor, Tensor]:
             counts = self.count(logits.detach(), labels, is_valid)
@@ -162,14 +161,20 @@ class DenseLoss(nn.Module):
             logits, labels, weight=weights, ignore_index=self.ignore_index, reduction="sum"
         )
 
-    def _check_batch(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Check shapes and labels; return booleans of the labels' shape, false for ignored ones."""
+    def _check_batch(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Check shapes and labels.
+
+        Returns:
+            The labels as int64, and booleans of their shape, false for ignored ones.
+        """
         C, ignored = self.num_classes, self.ignore_index
         check_dense_logits(logits, labels, C)
         is_valid = labels != ignored
         known = torch.where(is_valid, labels, torch.zeros_like(labels))
-        check_labels(known, 0, C - 1, f"{C} classes; {ignored} is ignored")
-        return is_valid
+        known = check_labels(known, 0, C - 1, f"{C} classes; {ignored} is ignored")
+        if torch.compiler.is_compiling():
+            return torch.where(is_valid, known, ignored), is_valid
+        return labels.long(), is_valid
 
 
 def sum_in_chunks(
@@ -213,7 +218,7 @@ class _SumInChunks(torch.autograd.Function):
             strict=True,
         )
         for some_logits, some_labels, some_gradient in chunks:
-            # Not through the hooks of a checkpointed region, which would recompute it for each chunk.
+            # The hooks of a checkpointed region would recompute the region for each chunk.
             with torch.enable_grad(), saved_tensors_hooks(_same, _same):
                 leaf = some_logits.detach().requires_grad_(needs_gradient)
                 value = loss_sum(leaf, some_labels.squeeze(1))

@@ -67,14 +67,14 @@ def seesaw_cross_entropy(
         raise ValueError(f"logits must have shape (P, C, ...), got {tuple(logits.shape)}")
     num_classes = logits.shape[1]
     check_dense_logits(logits, labels, num_classes)
-    check_labels(labels, 0, num_classes - 1, f"{num_classes} classes")
+    labels = check_labels(labels, 0, num_classes - 1, f"{num_classes} classes")
     if class_counts.shape != (num_classes,):
         raise ValueError(
             f"class_counts must have shape ({num_classes},) to match logits "
             f"{tuple(logits.shape)}, got {tuple(class_counts.shape)}"
         )
     with torch.autocast(logits.device.type, enabled=False):
-        logits, labels = full_precision(logits), labels.long()
+        logits = full_precision(logits)
         shifted = seesaw_logits(logits, labels, class_counts, p, q, eps)
         return F.cross_entropy(shifted, labels, reduction="none")
 
@@ -204,8 +204,8 @@ class SeesawLoss(nn.Module):
         """
         C = self.num_classes
         check_logits(logits, labels, self.num_logits, f"{C} classes, object and background")
-        check_labels(labels, IGNORED, C, f"{C} classes, then background; {IGNORED} is ignored")
-        labels = labels.long()
+        meaning = f"{C} classes, then background; {IGNORED} is ignored"
+        labels = check_labels(labels, IGNORED, C, meaning)
         with torch.autocast(logits.device.type, enabled=False):
             logits = full_precision(logits)
             normalizer, class_counts = once(self, partial(self._count, labels))
@@ -218,9 +218,7 @@ class SeesawLoss(nn.Module):
             shifted = seesaw_logits(
                 class_logits, class_labels.clamp(min=0), class_counts, self.p, self.q, self.eps
             )
-            classes = F.cross_entropy(
-                shifted, class_labels, ignore_index=IGNORED, reduction="sum"
-            )
+            classes = F.cross_entropy(shifted, class_labels, ignore_index=IGNORED, reduction="sum")
         # Not (weight / normalizer) * loss: the quotient is float32 and would round float64 losses.
         return {
             "loss_cls_classes": self.loss_weight * classes / normalizer,

@@ -57,10 +57,11 @@ class SoftmaxLoss(nn.Module):
         """
         C = self.num_classes
         check_logits(logits, labels, self.num_logits, f"{C} classes and background")
-        check_labels(labels, IGNORED, C, f"{C} classes, then background; {IGNORED} is ignored")
+        meaning = f"{C} classes, then background; {IGNORED} is ignored"
+        labels = check_labels(labels, IGNORED, C, meaning)
         with torch.autocast(logits.device.type, enabled=False):
             total = F.cross_entropy(
-                full_precision(logits), labels.long(), ignore_index=IGNORED, reduction="sum"
+                full_precision(logits), labels, ignore_index=IGNORED, reduction="sum"
             )
         normalizer = (labels != IGNORED).sum().clamp(min=1)
         return {"loss_cls": self.loss_weight * total / normalizer}
