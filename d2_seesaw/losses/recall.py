@@ -100,7 +100,6 @@ class RecallLoss(DenseLoss):
         self.momentum = momentum
         self.register_buffer("running_recall", torch.zeros(num_classes) if momentum else None)
 
-    @torch.no_grad()
     def count(self, logits: Tensor, labels: Tensor, is_valid: Tensor) -> Tensor:
         """Return ``(2C + 1,)`` counts: pixels and hits per class, and all pixels."""
         is_hit = logits.argmax(dim=1) == labels

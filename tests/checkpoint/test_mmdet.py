@@ -107,13 +107,13 @@ def test_weight_values_are_not_changed():
 
 
 def test_counts_become_exact_integers_of_the_same_value():
-    counts = torch.tensor([0.0, 1.0, 2.0**24, 3e9, 7.0])
+    counts = torch.tensor([0.0, 1.0, 2.0**24, 3e9, 2.0**53 - 1], dtype=torch.float64)
     (converted,) = convert_mmdet({COUNTS: counts}).values()
     assert converted.dtype == torch.int64
-    assert converted.tolist() == [0, 1, 16777216, 3000000000, 7]
+    assert converted.tolist() == [0, 1, 16777216, 3000000000, 9007199254740991]
 
 
-@pytest.mark.parametrize("bad", [0.5, -1.0, float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("bad", [0.5, -1.0, float("nan"), float("inf"), 1e30, 2.0**53])
 def test_invalid_counts_are_rejected(bad):
     with pytest.raises(ValueError, match=r"cum_samples: class counts must be .* of class 2") as e:
         convert_mmdet({COUNTS: torch.tensor([3.0, 0.0, bad, bad])})

@@ -92,6 +92,12 @@ def test_lengths_in_epochs_and_disabled_periods_are_not_scaled():
     assert cfg.dataloader.train.total_batch_size == 32
 
 
+def test_a_period_of_one_step_stays_one_step_on_many_gpus():
+    cfg = config("train.eval_period=1")
+    scale_to_world_size(cfg, 64)
+    assert cfg.train.eval_period == 1
+
+
 def test_the_reference_world_size_changes_nothing():
     cfg = config()
     assert scale_to_world_size(cfg, 8) == []

@@ -249,6 +249,14 @@ def test_recorded_scores(recorded_logits):
     assert_close(scores[[0, 4]], torch.tensor([row_0, row_4]), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("label", [2, 4])
+def test_a_single_roi_is_not_divided_by_more_than_one(detections, label):
+    logits, labels = detections[0][:1], torch.tensor([label])
+    losses = {name: value.item() for name, value in SeesawLoss(4)(logits, labels).items()}
+    counts = torch.tensor(reference.count(labels, 4))
+    assert losses == pytest.approx(reference.detection_losses(logits, labels, counts, 0.8, 2.0))
+
+
 def test_repeating_every_roi_changes_nothing(detections):
     # Counts double as well, which keeps their ratios.
     logits, labels = detections
