@@ -88,7 +88,8 @@ def check_labels(labels: Tensor, lowest: int, highest: int, meaning: str) -> Ten
         # A comparison of uint8 with -1 would wrap around.
         labels = labels.long()
         is_valid = ((labels >= lowest) & (labels <= highest)).all()
-        torch._assert_async(is_valid, f"labels must be in [{lowest}, {highest}] ({meaning})")
+        message = f"labels must be in [{lowest}, {highest}] ({meaning})"
+        torch.ops.aten._assert_async.msg(is_valid, message)
         # An invalid index could fail before the assertion, without naming the range. "Ignored", the
         # lowest label of the losses for RoIs, moreover leaves their counts unchanged.
         return torch.where(is_valid, labels, lowest)

@@ -5,6 +5,7 @@ Shapes: R sampled RoIs over all ranks, C = 4 classes, 4 is background.
 
 from functools import cache
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
 
 from d2_seesaw.losses import SeesawLoss
 from tests.support.ranks import run_on_ranks
@@ -36,17 +38,38 @@ def features_of(step: int, rois: int) -> Tensor:
     return torch.randn(rois, 3, generator=generator)
 
 
-def train(batches: list[tuple[Tensor, Tensor]], sync: bool, wrap: type | None = None) -> Result:
-    """Return losses, gradients of the classifier and class counts, after each step."""
+def train(
+    batches: list[tuple[Tensor, Tensor]],
+    sync: bool,
+    wrap: type | None = None,
+    how: str = "plain",
+) -> Result:
+    """Return losses, gradients of the classifier and class counts, after each step.
+
+    Args:
+        batches: features and labels of each step.
+        sync: sum counts over the ranks.
+        wrap: wrapper of the model.
+        how: "plain", "compiled", or the kind of activation checkpointing around the loss.
+    """
     torch.manual_seed(0)
     classifier = nn.Linear(3, C + 2)
     model = wrap(classifier, broadcast_buffers=False) if wrap else classifier
     loss = SeesawLoss(C, sync=sync)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     optimizer = torch.optim.SGD(classifier.parameters(), lr=0.5)
     losses, gradients, counts = [], [], []
+
+    def region(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        return tuple(loss(logits, labels).values())
+
     for features, labels in batches:
         optimizer.zero_grad()
-        losses.append(loss(model(features), labels))
+        if "reentrant" in how:
+            values = checkpoint(region, model(features), labels, use_reentrant=how == "reentrant")
+            losses.append(dict(zip(("classes", "objectness"), values, strict=True)))
+        else:
+            losses.append((compiled if how == "compiled" else loss)(model(features), labels))
         sum(losses[-1].values()).backward()
         gradients.append(classifier.weight.grad.clone())
         counts.append(loss.class_counts.clone())
@@ -65,6 +88,22 @@ def batches_of(rank: int | None) -> list[tuple[Tensor, Tensor]]:
         else:
             batches.append((features[rank], labels[rank]))
     return batches
+
+
+def train_compiled_on_this_rank() -> Result:
+    return train(
+        batches_of(dist.get_rank()), sync=True, wrap=DistributedDataParallel, how="compiled"
+    )
+
+
+def train_checkpointed_on_this_rank() -> list[tuple[Result, int]]:
+    """Return the results and the number of sums over the ranks, by kind of checkpointing."""
+    results = []
+    for how in ("plain", "reentrant", "not reentrant"):
+        with mock.patch.object(dist, "all_reduce", wraps=dist.all_reduce) as all_reduce:
+            result = train(batches_of(dist.get_rank()), True, DistributedDataParallel, how)
+        results.append((result, all_reduce.call_count))
+    return results
 
 
 def train_on_this_rank() -> dict[str, Any]:
@@ -115,6 +154,22 @@ def test_the_mean_of_the_losses_matches_one_process(step):
 def test_averaged_gradients_match_one_process(step):
     for rank in on_two_ranks():
         assert_close(rank["synced"][1][step], in_one_process()[1][step])
+
+
+def test_checkpointed_losses_match_plain_ones_and_communicate_once():
+    for plain, *checkpointed in run_on_ranks(train_checkpointed_on_this_rank, world_size=2):
+        for (losses, *rest), sums in checkpointed:
+            values = [tuple(step.values()) for step in losses]
+            expected = [tuple(step.values()) for step in plain[0][0]]
+            assert_close((values, rest), (expected, list(plain[0][1:])), rtol=0, atol=0)
+            assert sums == plain[1] == len(STEPS)
+
+
+@pytest.mark.slow
+def test_compiled_losses_match_eager_ones():
+    compiled = run_on_ranks(train_compiled_on_this_rank, world_size=2)
+    for index, rank in enumerate(on_two_ranks()):
+        assert_close(compiled[index], rank["synced"])
 
 
 def test_the_steps_change_the_classifier():
