@@ -9,7 +9,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from d2_seesaw.data.annotations.mask_geometry import MaskGeometry, mask_geometry
+from d2_seesaw.data.annotations.mask_geometry import (
+    ROWS_AT_ONCE,
+    MaskGeometry,
+    mask_geometry,
+)
 from d2_seesaw.data.annotations.table import AnnotationTable
 
 _LEAST_IOU = 0.75
@@ -18,6 +22,11 @@ _LEAST_SHARE = 0.8  # of the boxes that do not fit: they fit in the other format
 _LEAST_BEYOND = 3  # boxes that reach beyond their image are no accident
 _SHARE_BEYOND = {"x1, y1, x2, y2": 0.2, "center x, center y, width, height": 0.05}
 _SHARE_INSIDE = 0.97
+
+_NEAR = 0.5  # of what the whole file must reach
+
+SAMPLED_BLOCKS = 48
+"""Blocks of rows, 98,304 annotations in all, by which large files are judged first."""
 
 FILE_FORMAT = "x, y, width, height"
 """The format that annotation files have."""
@@ -161,15 +170,57 @@ def box_format(table: AnnotationTable, masks: MaskGeometry | None = None) -> Box
     Args:
         table: the annotations.
         masks: their masks, if they are known already.
+
+    Large files are first judged by a sample, see :func:`sampled_blocks`.
     """
-    masks = mask_geometry(table) if masks is None else masks
     single = ~table.crowd & (table.image >= 0)
+    masked = single & table.has_segmentation
+    if blocks := sampled_blocks(masked if masked.any() else single):
+        some = mask_geometry(table, blocks) if masks is None else masks
+        rows = (np.array(blocks)[:, None] * ROWS_AT_ONCE + np.arange(ROWS_AT_ONCE)).ravel()
+        rows = rows[rows < len(single)]
+        rows = rows[single[rows]]
+        if not _may_differ(table.box[rows], some.extent[rows], table.image_sizes[rows]):
+            return None
+    masks = mask_geometry(table) if masks is None else masks
     found = recognize_format(table.box[single], masks.extent[single], table.image_sizes[single])
     if found is None:
         return None
     fitting = np.zeros(len(single), bool)
     fitting[single] = found.fitting
     return replace(found, fitting=fitting)
+
+
+def sampled_blocks(rows: np.ndarray) -> list[int]:
+    """Return blocks of ``ROWS_AT_ONCE`` rows that represent many, spread evenly over a file.
+
+    Args:
+        rows: ``(A,)`` whether a row is to be represented.
+
+    Returns:
+        At most ``SAMPLED_BLOCKS`` of the blocks with such rows; empty if the file has not more.
+    """
+    starts = np.arange(0, len(rows), ROWS_AT_ONCE)
+    if len(starts) <= SAMPLED_BLOCKS:
+        return []
+    blocks = np.flatnonzero(np.logical_or.reduceat(rows, starts))
+    if len(blocks) > SAMPLED_BLOCKS:
+        blocks = blocks[np.arange(SAMPLED_BLOCKS) * len(blocks) // SAMPLED_BLOCKS]
+    return blocks.tolist()
+
+
+def _may_differ(box: np.ndarray, extent: np.ndarray, size: np.ndarray) -> bool:
+    """Return whether a sample is anywhere near what :func:`recognize_format` looks for."""
+    usable = np.isfinite(box.sum(axis=1) + size.sum(axis=1))
+    box, extent, size = box[usable], extent[usable], size[usable]
+    if _are_shares(box, size):
+        return True
+    masked = np.isfinite(extent[:, 0])
+    if masked.any():
+        misfits = ~box_fits(box[masked], extent[masked], size[masked])
+        return bool(misfits.mean() > _NEAR / 2)
+    beyond = (_of_file(box)[:, 2:] > size + 1).any(axis=1)
+    return bool(len(box)) and bool(beyond.mean() > _NEAR * min(_SHARE_BEYOND.values()))
 
 
 def _are_shares(box: np.ndarray, size: np.ndarray) -> bool:

@@ -5,6 +5,7 @@ Shapes in this module:
     P: polygons
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,8 @@ from pycocotools import mask as mask_utils
 
 from d2_seesaw.data.annotations.table import AnnotationTable
 
-_ROWS_AT_ONCE = 1 << 11  # so that intermediate results stay in the cache of the processor
+ROWS_AT_ONCE = 1 << 11
+"""Rows of a block, few enough that intermediate results stay in the cache of the processor."""
 
 
 @dataclass(frozen=True)
@@ -29,17 +31,25 @@ class MaskGeometry:
     area: np.ndarray
 
 
-def mask_geometry(table: AnnotationTable) -> MaskGeometry:
+def mask_geometry(table: AnnotationTable, blocks: Iterable[int] | None = None) -> MaskGeometry:
     """Compute extents and areas from the coordinates of polygons and from run lengths.
 
     Polygons of fewer than three points are left out.
+
+    Args:
+        table: the annotations.
+        blocks: compute only those of these blocks of ``ROWS_AT_ONCE`` rows; by default all.
     """
     A = len(table.image)
     extent, area = np.full((A, 4), np.nan), np.full(A, np.nan)
-    for start in range(0, A, _ROWS_AT_ONCE):
-        rows, extents, areas = _of_polygons(table, start, min(start + _ROWS_AT_ONCE, A))
+    encoded = []
+    for block in range(-(-A // ROWS_AT_ONCE)) if blocks is None else blocks:
+        start = block * ROWS_AT_ONCE
+        stop = min(start + ROWS_AT_ONCE, A)
+        rows, extents, areas = _of_polygons(table, start, stop)
         extent[rows], area[rows] = extents, areas
-    encoded = np.flatnonzero(np.diff(table.rle_offsets))
+        encoded += [start + np.flatnonzero(np.diff(table.rle_offsets[start : stop + 1]))]
+    encoded = np.concatenate(encoded) if encoded else np.zeros(0, np.int64)
     if len(encoded):
         rles: Any = [table.segmentation(row) for row in encoded.tolist()]
         boxes = np.asarray(mask_utils.toBbox(rles)).reshape(-1, 4)

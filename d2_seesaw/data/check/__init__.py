@@ -147,14 +147,24 @@ def _image_files(images: Sequence[Mapping[str, Any]], image_root: str | Path) ->
     path_of = image_paths(named, image_root)
     return [
         ImageFile(
-            path=path_of(image),
-            file_name=os.path.relpath(path_of(image), image_root),
+            path=path,
+            file_name=_relative(path, image_root),
             image_id=image["id"],
             height=image.get("height"),
             width=image.get("width"),
         )
         for image in named
+        for path in [path_of(image)]
     ]
+
+
+def _relative(path: str, folder: str | Path) -> str:
+    """Return ``os.path.relpath(path, folder)``, fast for most paths in the folder."""
+    name = path.removeprefix(os.path.join(folder, ""))
+    is_plain = name != path and os.path.normpath(name) == name
+    if is_plain and not os.path.isabs(name) and not name.startswith(os.pardir):
+        return name
+    return os.path.relpath(path, folder)
 
 
 def _missing(file: ImageFile) -> Issue:
@@ -166,8 +176,8 @@ def _with_hints(issues: Sequence[Issue], image_root: str | Path) -> list[Issue]:
     """Add to each missing image where its file is, if it is found."""
     finder = FileFinder(image_root)
     return [
-        replace(issue, message=issue.message + finder.hint(str(issue.file_name)))
-        if issue.kind == "missing_image"
+        replace(issue, message=issue.message + hint)
+        if issue.kind == "missing_image" and (hint := finder.hint(str(issue.file_name)))
         else issue
         for issue in issues
     ]

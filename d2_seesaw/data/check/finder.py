@@ -49,6 +49,8 @@ class FileFinder:
         Upper and lower case, the form of Unicode, folders, Windows paths, percent encodings and
         the extension may differ.
         """
+        if not self._files:
+            return ""
         path = PurePosixPath(_DRIVE.sub("", unquote(file_name).replace("\\", "/")))
         found = self._by_name.get(_folded(path.name), [])
         same = [name for name in found if _folded(name) == _folded(str(path))]
