@@ -85,18 +85,24 @@ def _fault(name: Any, value: Any) -> str:
         value = torch.as_tensor(value)
     if not isinstance(value, Tensor):
         return f"a {type(value).__name__} instead of a tensor"
+    if fault := _fault_of_form(value):
+        return fault
+    if value.is_floating_point() and not (finite := torch.isfinite(value)).all():
+        return f"{int((~finite).sum())} of {value.numel()} values are NaN or infinite"
+    return _fault_of_counts(value) if name.rpartition(".")[2] == CLASS_COUNTS else ""
+
+
+def _fault_of_form(value: Tensor) -> str:
     if value.layout is not torch.strided or value.device.type == "meta":
         return f"not a dense tensor with values, but {value.layout} on {value.device.type}"
     if value.is_complex():
         return "complex numbers"
     if value.dtype not in _DTYPES:
-        return f"numbers of type {value.dtype}, which no model has"
+        return f"numbers of type {value.dtype}, which models do not have"
     stored = value.untyped_storage().nbytes()
     if value.numel() * value.element_size() > max(stored, _SMALL):
         return f"{value.numel()} values, but only {stored} bytes of data"
-    if value.is_floating_point() and not (finite := torch.isfinite(value)).all():
-        return f"{int((~finite).sum())} of {value.numel()} values are NaN or infinite"
-    return _fault_of_counts(value) if name.rpartition(".")[2] == CLASS_COUNTS else ""
+    return ""
 
 
 def _fault_of_counts(counts: Tensor) -> str:

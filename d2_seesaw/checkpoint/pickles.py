@@ -72,8 +72,9 @@ def _array(data: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarray:
 
 
 def _globals() -> dict[tuple[str, str], Callable[..., Any] | type]:
-    """Return what a pickle may name. Each file gets new functions, because a pickle can set
-    attributes of what it names.
+    """Return what a pickle may name.
+
+    Each file gets new functions, because a pickle can set attributes of what it names.
     """
 
     class Dtype(_Dtype):
@@ -158,29 +159,29 @@ def _plain(value: Any, done: dict[int, Any], depth: int) -> Any:
     """Return a value with arrays in the place of their stand-ins."""
     if depth > MAX_DEPTH:
         raise RefusedPickleError(f"it is nested more than {MAX_DEPTH} levels deep")
-    if isinstance(value, _Array):
-        if value.value is None:
-            raise RefusedPickleError("it contains an array without data")
+    if isinstance(value, _Array) and value.value is not None:
         return value.value
     if isinstance(value, np.ndarray | np.generic | _PLAIN):
         return value
-    if id(value) in done:  # shared, or part of itself
-        return done[id(value)]
-    if type(value) in (dict, OrderedDict):
-        done[id(value)] = result = type(value)()
-        for key, part in dict.items(value):  # an attribute may hide its own method
-            if not isinstance(key, str | int):
-                raise RefusedPickleError(f"it contains a key of type {type(key).__name__}")
-            result[key] = _plain(part, done, depth + 1)
-        return result
-    if type(value) is list:
-        done[id(value)] = parts = []
-        parts.extend(_plain(part, done, depth + 1) for part in value)
-        return parts
+    if type(value) not in (dict, OrderedDict, list, tuple):
+        raise RefusedPickleError(f"it contains an object of type {type(value).__name__}")
+    if id(value) not in done:  # else it is shared, or part of itself
+        _copy_container(value, done, depth)
+    return done[id(value)]
+
+
+def _copy_container(value: Any, done: dict[int, Any], depth: int) -> None:
     if type(value) is tuple:
-        done[id(value)] = result = tuple(_plain(part, done, depth + 1) for part in value)
-        return result
-    raise RefusedPickleError(f"it contains an object of type {type(value).__name__}")
+        done[id(value)] = tuple(_plain(part, done, depth + 1) for part in value)
+        return
+    done[id(value)] = result = type(value)()
+    if isinstance(value, list):
+        result.extend(_plain(part, done, depth + 1) for part in value)
+        return
+    for key, part in dict.items(value):  # an attribute may hide its own method
+        if not isinstance(key, str | int):
+            raise RefusedPickleError(f"it contains a key of type {type(key).__name__}")
+        result[key] = _plain(part, done, depth + 1)
 
 
 def read_model_zoo_file(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -94,9 +94,8 @@ def load_config(
 ) -> DictConfig:
     """Load a config file, apply ``key=value`` overrides and check every key.
 
-    A Python config is a program, which is run. A YAML config may come from somebody else: nothing
-    in it is run, and it may only name what
-    :mod:`d2_seesaw.engine.untrusted.names` lists.
+    A Python config is a program, which is run. A YAML config may be somebody else's: nothing in it
+    is run, and it may only name what :mod:`d2_seesaw.engine.untrusted.names` lists.
 
     If ``train.output_dir`` is not set, it becomes ``output/`` and the name of the config, see
     :func:`~d2_seesaw.engine.config_files.config_name`.

@@ -73,7 +73,11 @@ def _resolve(node: DictConfig | ListConfig, path: str, part: str) -> None:
             node[key] = _without_structure(value)
         if key != "_target_":
             continue
-        if not is_allowed(value, part):  # also resolved for another part, or not a name
+        if not callable(value):
+            raise ConfigError(
+                f"{where} must be the name of a class or function, got {shorten(repr(value), 80)}"
+            )
+        if not is_allowed(value, part):  # resolved for another part
             raise ConfigError(_refusal(where, shorten(str(value), 80), part))
         if fault := argument_fault(value, node):  # type: ignore[arg-type]
             raise ConfigError(f"{path}: {fault}. {_HOW}")

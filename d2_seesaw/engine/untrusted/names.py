@@ -115,12 +115,9 @@ def find(name: str) -> Any:
     found, path = importlib.import_module(package), package
     for part in name.removeprefix(f"{package}.").split("."):
         path = f"{path}.{part}"
-        if inspect.ismodule(found):
-            found = vars(found).get(part)  # a module's __getattr__ could import others
-        elif inspect.isclass(found):
-            found = getattr(found, part, None)
-        else:
+        if not (inspect.ismodule(found) or inspect.isclass(found)):
             return None
+        found = getattr(found, part, None)
         if inspect.ismodule(found) and found.__name__ != path:
             return None
     return found
@@ -150,7 +147,7 @@ def _listed(part: str) -> tuple[Any, ...]:
 
 
 def argument_fault(target: Any, arguments: Mapping[str, Any]) -> str:
-    """Return what is wrong with arguments that would read files, download or run code, or ``""``."""
+    """Return a message about arguments that would read files or run code, else ``""``."""
     if "cfg" in arguments:  # Detectron2's classes then build whatever names are in it
         return "cfg cannot be given"
     return _ARGUMENTS[name](arguments) if (name := _path_of(target)) in _ARGUMENTS else ""
@@ -170,6 +167,16 @@ def _fault_of_timm(arguments: Mapping[str, Any]) -> str:
     return f"model_options.{wrong[0]} cannot be given" if wrong else ""
 
 
+def _fault_of_dataset(arguments: Mapping[str, Any]) -> str:
+    # Detectron2 takes a section for a yacs config, which may name pickled proposals.
+    dataset = arguments.get("dataset")
+    if isinstance(dataset, Mapping) and "_target_" not in dataset:
+        return "dataset must be built by load_dataset"
+    return ""
+
+
 _ARGUMENTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "d2_seesaw.data.loader.build_train_loader": _fault_of_dataset,
+    "detectron2.data.build.build_detection_test_loader": _fault_of_dataset,
     "d2_seesaw.modeling.backbones.timm.TimmBackbone": _fault_of_timm,
 }

@@ -54,6 +54,13 @@ def _object(loader: yaml.SafeLoader, kind: str, node: yaml.Node) -> Unresolved:
     return Unresolved(f"!!python/{kind}", is_name=False)
 
 
+def _represent(dumper: yaml.Dumper, value: Unresolved) -> yaml.Node:
+    # As text: Detectron2 reads what it has saved with yaml.unsafe_load.
+    return dumper.represent_str(value.text)
+
+
+yaml.add_representer(Unresolved, _represent)
+
 _PYTHON = "tag:yaml.org,2002:python/"
 _Loader.add_constructor(f"{_PYTHON}tuple", _tuple)
 _Loader.add_multi_constructor(f"{_PYTHON}name:", _name)
@@ -72,30 +79,32 @@ def read_yaml_config(path: str | os.PathLike[str], *, is_own: bool = False) -> D
 
     Raises:
         ConfigError: the file is damaged, empty, too large or too deep, or has a reference with a
-            resolver, such as ``${oc.env:HOME}``, which would read more than the file.
+            resolver, such as ``${oc.env:HOME}``, which would read the environment.
         OSError: the file cannot be read.
     """
     if (size := os.path.getsize(path)) > MAX_BYTES:
         raise ConfigError(f"config {str(path)!r} has {size} bytes, the limit is {MAX_BYTES}")
     try:
-        content = _content(Path(path).read_text(encoding="utf-8-sig"))
-        if isinstance(content, Mapping) and content:
-            for key, value in () if is_own else _leaves(content, ""):
-                _check_references(key, value)
-            return OmegaConf.create(content, flags={"allow_objects": True})
-    except ConfigError as error:
-        raise ConfigError(f"config {str(path)!r}: {error}") from error
-    except RecursionError as error:
-        raise ConfigError(f"config {str(path)!r} is nested too deeply") from error
+        return _config(Path(path).read_text(encoding="utf-8-sig"), is_own=is_own)
     except (OSError, MemoryError):
         raise
+    except ConfigError as error:
+        raise ConfigError(f"config {str(path)!r} {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"config {str(path)!r} is nested too deeply") from error
     except Exception as error:  # PyYAML and OmegaConf have errors of many kinds
         raise ConfigError(f"config {str(path)!r} cannot be read: {in_one_line(error)}") from error
-    if not content:
-        raise ConfigError(f"config {str(path)!r} is empty")
-    raise ConfigError(
-        f"config {str(path)!r} must have keys and values, got a {type(content).__name__}"
-    )
+
+
+def _config(text: str, *, is_own: bool) -> DictConfig:
+    content = _content(text)
+    if not content and not isinstance(content, int | str):
+        raise ConfigError("is empty")
+    if not isinstance(content, dict):
+        raise ConfigError(f"must have keys and values, got a {type(content).__name__}")
+    for key, value in () if is_own else _leaves(content, ""):
+        _check_references(key, value)
+    return OmegaConf.create(content, flags={"allow_objects": True})
 
 
 def _content(text: str) -> Any:
@@ -105,7 +114,7 @@ def _content(text: str) -> Any:
         if node is None:
             return None
         if _count(node, {}, 0) > MAX_VALUES:
-            raise ConfigError(f"it has more than {MAX_VALUES} values, repeated ones included")
+            raise ConfigError(f"has more than {MAX_VALUES} values, repeated ones included")
         content = loader.construct_document(node)
     finally:
         loader.dispose()
@@ -116,10 +125,10 @@ def _content(text: str) -> Any:
 def _count(node: yaml.Node, known: dict[int, int], depth: int) -> int:
     """Count the values below a node, those of anchors wherever they are repeated."""
     if depth > MAX_DEPTH:
-        raise ConfigError(f"it is nested more than {MAX_DEPTH} levels deep")
+        raise ConfigError(f"is nested more than {MAX_DEPTH} levels deep")
     if id(node) in known:
         if not known[id(node)]:
-            raise ConfigError("an anchor contains itself")
+            raise ConfigError("has an anchor that contains itself")
         return known[id(node)]
     known[id(node)] = 0
     children: list[Any] = []
@@ -155,9 +164,10 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 def _check_references(key: str, value: Any) -> None:
     """Refuse resolvers, and more than one reference in a text, which could grow without limit."""
-    if isinstance(value, str) and "${" in value:
-        if value.count("${") > 1 or not _REFERENCE.search(value):
-            raise ConfigError(
-                f"{key} is {shorten(value, 80)!r}: expected at most one reference to another key, "
-                "such as ${model.input_format}, without a resolver"
-            )
+    if not isinstance(value, str) or "${" not in value:
+        return
+    if value.count("${") > 1 or not _REFERENCE.search(value):
+        raise ConfigError(
+            f"has {key}={shorten(value, 80)!r}: expected at most one reference to another key, "
+            "such as ${model.input_format}, without a resolver"
+        )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
@@ -219,6 +220,8 @@ def _pretrained(source: bool | str) -> dict[str, Any]:
         return {"pretrained": source}
     if not Path(source).is_file():
         raise ValueError(f"pretrained must be True, False or a file, but {source!r} does not exist")
+    if Path(source).suffix != ".safetensors":  # before timm, of which older versions would run it
+        torch.load(source, map_location="cpu", weights_only=True)
     return {"pretrained": True, "pretrained_cfg_overlay": {"file": source}}
 
 
