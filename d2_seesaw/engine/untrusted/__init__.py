@@ -12,8 +12,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from d2_seesaw.engine.untrusted.names import argument_fault, find, is_allowed
-from d2_seesaw.engine.untrusted.yaml_files import MAX_DEPTH, MAX_VALUES, Unresolved
+from d2_seesaw.engine.untrusted.yaml_files import MAX_DEPTH, Unresolved
 from d2_seesaw.engine.values import ConfigError, in_one_line, shorten
+
+MAX_RESOLVED = 10_000
+"""Limit of the values of a part, wherever references repeat them."""
 
 
 def resolve_names(cfg: DictConfig, parts: Sequence[str], origin: str) -> None:
@@ -32,10 +35,10 @@ def resolve_names(cfg: DictConfig, parts: Sequence[str], origin: str) -> None:
     try:
         for part in parts:
             node = OmegaConf.select(cfg, part)
-            left = MAX_VALUES
+            left = MAX_RESOLVED
             for container, path in _containers(node, part, 0):
                 if (left := left - 1 - len(container)) < 0:
-                    raise ConfigError(f"{part} has more than {MAX_VALUES} values")
+                    raise ConfigError(f"{part} has more than {MAX_RESOLVED} values")
                 _resolve(container, path, part)
     except ConfigError as error:
         raise ConfigError(f"config {origin!r}: {error}") from error
