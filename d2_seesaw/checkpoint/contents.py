@@ -14,7 +14,7 @@ CLASS_COUNTS = "class_counts"
 
 _SHOWN = 3
 _CHUNK = 1 << 22
-_SMALL = 1 << 20  # bytes: a tensor below may repeat its values
+_REPEATED = 1 << 28  # bytes that a tensor may take which repeats its values
 _MAX_DEPTH = 30
 _PLAIN = (str, bytes, int, float, np.ndarray, np.generic, torch.dtype, torch.device)
 _DTYPES = {
@@ -100,7 +100,7 @@ def _fault_of_form(value: Tensor) -> str:
     if value.dtype not in _DTYPES:
         return f"numbers of type {value.dtype}, which models do not have"
     stored = value.untyped_storage().nbytes()
-    if value.numel() * value.element_size() > max(stored, _SMALL):
+    if value.numel() * value.element_size() > max(stored, _REPEATED):
         return f"{value.numel()} values, but only {stored} bytes of data"
     return ""
 

@@ -141,7 +141,7 @@ def backbone():
 
 
 def test_a_backbone_of_the_model_zoo_is_matched_by_its_names(tmp_path):
-    """The form of ``detectron2://ImageNetPretrained/MSRA/R-50.pkl``, with random weights of an R-18."""
+    """The form of ``detectron2://ImageNetPretrained/MSRA/R-50.pkl``, of an R-18."""
     generator = np.random.default_rng(0)
     weights = {
         name: generator.normal(size=tuple(value.shape)).astype(np.float32)
