@@ -208,7 +208,14 @@ class StrictCheckpointer(DetectionCheckpointer):
                 f"{type(self.model).__name__} extends a trained model: give its checkpoint, "
                 "train.init_checkpoint=MODEL.pth"
             )
-        return super().load(path, checkpointables)
+        try:
+            return super().load(path, checkpointables)
+        except (AttributeError, LookupError, TypeError) as error:  # of load_state_dict
+            reason = f"{type(error).__name__}: {_reason(error)}"
+            raise ValueError(
+                f"checkpoint {path} does not fit this training, its state cannot be restored: "
+                f"{reason}"
+            ) from error
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``name.pth`` as the base class does, but atomically and with the metadata."""

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -119,6 +119,12 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
     def __init__(self, data: bytes) -> None:
         super().__init__(io.BytesIO(data), encoding="latin1")
         self.known = _globals()
+
+    def load_bytearray8(self) -> None:
+        # Python's own allocates the length that the file gives, whatever follows.
+        self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
+
+    dispatch: ClassVar = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: load_bytearray8}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.known:

@@ -113,6 +113,7 @@ def test_everything_else_is_refused(tmp_path, name, protocol):
         (pickle.dumps(ARRAYS)[:200], "not a pickle of arrays"),
         (b"\x80\x04" + b"]" * 3000 + b"a" * 2999 + b".", "nested more than 50 levels"),
         (b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x0f.", "not a pickle of arrays"),
+        (b"\x80\x05\x96\xff\xff\xff\xff\xff\x00\x00\x00.", "not a pickle of arrays"),  # 1 TiB
         (b"\x80\x04N" + b"r\xff\xff\xff\xff.", "expected a dictionary"),  # index 2 ** 32 - 1
         (b"\x80\x04K\x01.", "expected a dictionary of arrays, got a int"),
         (pickle.dumps({"blobs": 3}), "expected a dictionary of arrays, got a int"),

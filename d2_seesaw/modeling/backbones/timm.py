@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -221,7 +222,12 @@ def _pretrained(source: bool | str) -> dict[str, Any]:
     if not Path(source).is_file():
         raise ValueError(f"pretrained must be True, False or a file, but {source!r} does not exist")
     if Path(source).suffix != ".safetensors":  # before timm, of which older versions would run it
-        torch.load(source, map_location="cpu", weights_only=True)
+        try:
+            torch.load(source, map_location="cpu", weights_only=True)
+        except (UnpicklingError, RuntimeError, EOFError) as error:
+            raise ValueError(
+                f"pretrained: {source} is not a file of torch.save with tensors"
+            ) from error
     return {"pretrained": True, "pretrained_cfg_overlay": {"file": source}}
 
 
