@@ -17,7 +17,13 @@ from detectron2.modeling.meta_arch import SemanticSegmentor
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from d2_seesaw.checkpoint.contents import check_checksums, check_contents
+from d2_seesaw.checkpoint.contents import (
+    check_checksums,
+    check_contents,
+    check_metadata,
+    check_states,
+)
+from d2_seesaw.checkpoint.pickles import read_model_zoo_file
 from d2_seesaw.checkpoint.pretrained import convert_pretrained
 from d2_seesaw.utils.files import atomic_write
 
@@ -90,8 +96,12 @@ def read_class_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, EOFError, UnpicklingError):  # loading the weights says more
         return {}
-    metadata = content.get(METADATA) if isinstance(content, Mapping) else None
-    return dict(metadata) if isinstance(metadata, Mapping) else {}
+    metadata = content.get(METADATA, {}) if isinstance(content, Mapping) else {}
+    try:
+        check_metadata(metadata)
+    except ValueError:
+        return {}
+    return dict(metadata)
 
 
 def _category_ids(
@@ -198,7 +208,14 @@ class StrictCheckpointer(DetectionCheckpointer):
                 f"{type(self.model).__name__} extends a trained model: give its checkpoint, "
                 "train.init_checkpoint=MODEL.pth"
             )
-        return super().load(path, checkpointables)
+        try:
+            return super().load(path, checkpointables)
+        except (AttributeError, LookupError, TypeError) as error:  # of load_state_dict
+            reason = f"{type(error).__name__}: {_reason(error)}"
+            raise ValueError(
+                f"checkpoint {path} does not fit this training, its state cannot be restored: "
+                f"{reason}"
+            ) from error
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``name.pth`` as the base class does, but atomically and with the metadata."""
@@ -214,18 +231,33 @@ class StrictCheckpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> dict[str, Any]:
         try:
             check_checksums(filename)
-            loaded = super()._load_file(filename)
+            loaded = self._read(filename)
             weights = loaded["model"]
             # A published checkpoint may hold its weights one level deeper.
             if isinstance(weights, Mapping) and all(isinstance(name, str) for name in weights):
                 weights = convert_pretrained(dict(weights), self.model.state_dict())
             check_contents(weights)
+            check_states({key: value for key, value in loaded.items() if key != "model"})
+            check_metadata(loaded.get(METADATA, {}))
         except MemoryError:
             raise
         except Exception as error:  # what unpickling a damaged file raises may be of any kind
             reason = _reason(error)
             raise ValueError(f"checkpoint {filename} cannot be read: {reason}") from error
         return {**loaded, "model": weights}
+
+    def _read(self, filename: str) -> dict[str, Any]:
+        """Read a file as the base class does, but nothing in it is run."""
+        if filename.endswith(".pkl"):
+            return read_model_zoo_file(filename)
+        if filename.endswith(".pyth"):  # of pycls
+            state = self._torch_load(filename)["model_state"]
+            weights = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+            return {"model": weights, "__author__": "pycls", "matching_heuristics": True}
+        return super()._load_file(filename)
+
+    def _torch_load(self, f: str) -> Any:
+        return torch.load(f, map_location="cpu", weights_only=True)
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         if self.allow_partial:

@@ -57,6 +57,16 @@ def command_parser(command: str, doc: str | None, **options: Any) -> argparse.Ar
     )
 
 
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add the flag with which a YAML config may name anything."""
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="build whatever the YAML config names, which can run any code: only for configs whose "
+        "author you trust. A Python config is a program and needs no flag",
+    )
+
+
 def module_of(command: str) -> str:
     """Return the name of the module of a command."""
     return f"d2_seesaw.cli.{command}{'_' * keyword.iskeyword(command)}"

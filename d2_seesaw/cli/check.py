@@ -74,7 +74,7 @@ def files_of(args: argparse.Namespace) -> tuple[Path, Path]:
         ValueError: neither or both are given.
     """
     if args.config_file:
-        load_config(args.config_file)  # registers datasets
+        load_config(args.config_file, parts=())  # registers datasets
     if args.name:
         if args.json_file:
             raise ValueError("give files or --name, not both")

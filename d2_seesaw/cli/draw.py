@@ -112,7 +112,7 @@ def draw_run(config_file: str, num_images: int, min_score: float, min_side: int)
         FileNotFoundError: the config, the predictions or the dataset do not exist.
         ValueError: the config cannot be read, or the predictions are of other categories.
     """
-    cfg = load_config(config_file)
+    cfg = load_config(config_file, parts=())
     run = Path(cfg.train.output_dir)
     predictions = read_predictions(run / "inference" / RESULTS, min_score)
     name = cfg.dataloader.test.dataset.names

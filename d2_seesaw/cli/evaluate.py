@@ -21,7 +21,7 @@ from pathlib import Path
 import detectron2.data.datasets  # noqa: F401  registers the built-in datasets
 from detectron2.data import MetadataCatalog
 
-from d2_seesaw.cli import command_parser, errors_in_one_line, say
+from d2_seesaw.cli import add_trust, command_parser, errors_in_one_line, say
 from d2_seesaw.engine import load_config
 from d2_seesaw.evaluation import (
     DetectionLimits,
@@ -47,6 +47,7 @@ def argument_parser() -> argparse.ArgumentParser:
     truth.add_argument("--dataset", metavar="NAME", help="name of a registered dataset")
     truth.add_argument("--annotations", metavar="FILE", help="annotation file")
     add("--config-file", metavar="FILE", help="a config that registers the dataset")
+    add_trust(parser)
     add("--train-annotations", metavar="FILE", help="training annotations, for APr, APc and APf")
     add("--predicted-images", metavar="FILE", help=PREDICTED_HELP)
     add("--task", nargs="+", choices=TASKS, help="default: all that the detections support")
@@ -90,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
         limits = DetectionLimits.of_fixed_ap()
     with errors_in_one_line("evaluate"):
         if args.config_file:
-            load_config(args.config_file)  # registers datasets
+            load_config(args.config_file, trust=args.trust, parts=())  # registers datasets
         results = evaluate_results_file(
             args.results,
             annotation_file(args.dataset) if args.dataset else args.annotations,

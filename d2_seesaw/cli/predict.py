@@ -1,11 +1,11 @@
 """Run a trained model on images, folders and videos.
 
-By default the config is the one that training saved beside the checkpoint. The class names come
-from the checkpoint. The output folder receives the images and videos with the detections drawn on
-them, results.json in the format of COCO and LVIS, and images.json with the file (and frame) of each
-image id. Detections below --score-threshold are neither drawn nor written. Set it to 0 if
-`d2-seesaw evaluate` is to score the results. The exit status is 0, 1 if some files were
-skipped, 2 if nothing was done.
+By default the config is the one that training saved beside the checkpoint. Nothing that checkpoint
+and YAML config say is run without --trust. The class names come from the checkpoint. The output
+folder receives the images and videos with the detections drawn on them, results.json in the format
+of COCO and LVIS, and images.json with the file (and frame) of each image id. Detections below
+--score-threshold are neither drawn nor written. Set it to 0 if `d2-seesaw evaluate` is to score the
+results. The exit status is 0, 1 if some files were skipped, 2 if nothing was done.
 
 Examples:
   d2-seesaw predict --checkpoint output/quickstart/seesaw/model_final.pth images/ --output out
@@ -18,7 +18,7 @@ import logging
 
 from detectron2.utils.logger import setup_logger
 
-from d2_seesaw.cli import command_parser
+from d2_seesaw.cli import add_trust, command_parser
 from d2_seesaw.engine.config_files import find_config
 from d2_seesaw.inference import FilePredictions, find_sources, load_predictor
 from d2_seesaw.inference.sources import MAX_PIXELS
@@ -43,6 +43,7 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     add("--max-detections", type=_count, metavar="N", help="keep the N best detections per image")
     add("--tta", action="store_true", help="test-time augmentation with the config's tta")
+    add_trust(parser)
     add("--device", default="auto", help="default: the GPU if there is one, else the CPU")
     add("--json-only", action="store_true", help="do not write pictures or videos")
     add(
@@ -83,7 +84,11 @@ def main(arguments: list[str] | None = None) -> int:
         sources = find_sources(args.inputs, args.output)
         config_file = args.config_file and find_config(args.config_file)
         predictor = load_predictor(
-            args.checkpoint, config_file=config_file, device=args.device, tta=args.tta
+            args.checkpoint,
+            config_file=config_file,
+            device=args.device,
+            tta=args.tta,
+            trust=args.trust,
         )
         predictions = FilePredictions(
             predictor,

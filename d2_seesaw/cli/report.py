@@ -92,7 +92,7 @@ def images_of(args: argparse.Namespace, analyses: Iterable[LongTailAnalysis]) ->
     folder, annotations = args.images, args.annotations
     if args.dataset:
         if args.config_file:
-            load_config(args.config_file)  # registers datasets
+            load_config(args.config_file, parts=())  # registers datasets
         annotations = annotation_file(args.dataset)
         folder = folder or MetadataCatalog.get(args.dataset).get("image_root")
     if annotations is None or folder is None:

@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import os
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from d2_seesaw.engine.config_files import config_name, find_config
 from d2_seesaw.engine.train_options import train_options
+from d2_seesaw.engine.untrusted import resolve_names
+from d2_seesaw.engine.untrusted.yaml_files import Unresolved, read_yaml_config
 from d2_seesaw.engine.values import ConfigError, check_kind, check_values, in_one_line, shorten
 from d2_seesaw.utils.text import did_you_mean
 
@@ -83,27 +85,42 @@ def _named(function: Callable[..., Any], *, skip_any: bool = False) -> set[str] 
     return {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
 
-def load_config(path: str, overrides: list[str] | None = None) -> DictConfig:
+def load_config(
+    path: str,
+    overrides: list[str] | None = None,
+    *,
+    trust: bool = False,
+    parts: Sequence[str] = TOP_LEVEL,
+) -> DictConfig:
     """Load a config file, apply ``key=value`` overrides and check every key.
+
+    A Python config is a program, which is run. A YAML config may be somebody else's: nothing in it
+    is run, and it may only name what :mod:`d2_seesaw.engine.untrusted.names` lists.
 
     If ``train.output_dir`` is not set, it becomes ``output/`` and the name of the config, see
     :func:`~d2_seesaw.engine.config_files.config_name`.
 
     Args:
         path: path of a ``.py`` or ``.yaml`` config, or name of a shipped one, see
-            :func:`~d2_seesaw.engine.config_files.find_config`. Configs are programs: load only
-            configs you trust.
+            :func:`~d2_seesaw.engine.config_files.find_config`.
         overrides: overrides in Hydra's grammar: ``key=value`` changes or sets a known key,
-            ``+key=value`` adds an unknown one.
+            ``+key=value`` adds an unknown one. They may name anything.
+        trust: resolve whatever a YAML config names, which can run any code; only for files whose
+            author you trust.
+        parts: dotted keys of a YAML config that are to be built. Names elsewhere are not resolved.
 
     Raises:
         FileNotFoundError: the file does not exist.
         ConfigError: a file that cannot be read or is empty, an unknown key, with the nearest known
-            one, a value of the wrong kind or out of range, or a part that needs Detectron2's
-            extension module where it is missing.
+            one, a value of the wrong kind or out of range, a part that needs Detectron2's extension
+            module where it is missing, or a name in a YAML config that needs ``trust``.
     """
     path = str(find_config(path))
-    cfg = _read(path)
+    if Path(path).suffix in (".yaml", ".yml") and not trust:
+        cfg = read_yaml_config(path)
+        resolve_names(cfg, parts, path)
+    else:
+        cfg = _read(path)
     check_config(cfg)
     if "train" in cfg:
         # Options that are newer than the config have their default values.
@@ -216,12 +233,17 @@ def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, node._value()
 
 
+def _is_call(node: DictConfig) -> bool:
+    """Return whether a node is a ``LazyCall`` of a part that is to be built."""
+    return "_target_" in node and not isinstance(node["_target_"], Unresolved)
+
+
 def _call_nodes(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
     """Yield path and node of each ``LazyCall`` below ``node``, without following interpolations."""
     if isinstance(node, DictConfig):
         if node._is_none() or node._is_missing() or node._is_interpolation():
             return
-        if "_target_" in node:
+        if _is_call(node):
             yield path, node
         for key in node:
             yield from _call_nodes(node._get_node(key), f"{path}.{key}" if path else str(key))
@@ -300,7 +322,7 @@ def _known_to(node: DictConfig, path: str) -> set[str]:
         for part in path.split(".")[1:]:
             options = options.get(part, {})
         return set(options)
-    return accepted_keywords(target_of(node)) or set() if "_target_" in node else set()
+    return accepted_keywords(target_of(node)) or set() if _is_call(node) else set()
 
 
 def _did_you_mean_below(path: str, key: object, known: Iterable[Any], rest: str = "") -> str:

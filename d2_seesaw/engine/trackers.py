@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detectron2.config import LazyConfig
 from detectron2.utils.events import EventWriter, get_event_storage
 from omegaconf import DictConfig, OmegaConf
 
 from d2_seesaw.engine.config import ConfigError
+from d2_seesaw.engine.untrusted.yaml_files import Unresolved, read_yaml_config
 from d2_seesaw.utils.files import write_text
 
 # MLflow's limits on one call and on the length of one parameter.
@@ -70,7 +70,7 @@ def _switched_on(cfg: DictConfig) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def plain_config(path: str | Path) -> dict[str, Any]:
     """Return a saved config as nested dicts, lists and plain values, interpolations resolved."""
-    cfg: Any = LazyConfig.load(str(path))
+    cfg = read_yaml_config(path, is_own=True)
     return _plain(OmegaConf.to_container(cfg, resolve=True))
 
 
@@ -79,7 +79,9 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(child) for key, child in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(child) for child in value]
-    if callable(value):  # such as the block of a ResNet
+    if isinstance(value, Unresolved):  # such as a target, or the block of a ResNet
+        return value.text
+    if callable(value):
         return f"{value.__module__}.{value.__qualname__}"
     return value if isinstance(value, int | float | str | None) else str(value)
 

@@ -25,7 +25,8 @@ from d2_seesaw.engine.launch import torch_device
 from d2_seesaw.inference.sources import as_bgr
 from d2_seesaw.inference.tta import evaluating
 
-_build: Any = instantiate  # returns what the config names
+PARTS = ("model", "dataloader.test.mapper")
+"""Parts of a config that a predictor needs."""
 
 
 class Predictor:
@@ -111,25 +112,30 @@ def load_predictor(
     overrides: list[str] | None = None,
     device: str = "auto",
     tta: bool = False,
+    trust: bool = False,
 ) -> Predictor:
     """Load a trained model from its checkpoint and the config that was saved next to it.
 
-    Class names are read from the checkpoint. If it has none, they are those of the dataset in the
-    config.
+    Nothing that these files say is run without ``trust``: see
+    :func:`~d2_seesaw.engine.load_config`. Only the model, the mapper of the test data and, on
+    request, ``tta`` are built. Class names are read from the checkpoint. If it has none, they are
+    those of the dataset in the config.
 
     Args:
         checkpoint: Checkpoint of a training run.
         config_file: Config file; by default ``config.yaml`` in the folder of the checkpoint.
-            Configs are programs: load only those you trust.
+            A Python config is a program, which is run.
         overrides: Changes of the config, ``key=value``.
         device: Device name; ``"auto"`` is the GPU if there is one, otherwise the CPU.
         tta: Whether to use test-time augmentation, with the views in ``tta`` of the config.
+        trust: Whether the config may name anything, which can run any code.
 
     Raises:
         FileNotFoundError: the checkpoint or the config does not exist.
-        ValueError: the checkpoint is damaged, weights do not match the config, class names are
-            missing or their number is not that of the classes, the config has no model, no test
-            data or no ``tta``, or the device is not available.
+        ValueError: the config names something that needs ``trust``, the checkpoint is damaged,
+            weights do not match the config, class names are missing or their number is not that of
+            the classes, the config has no model, no test data or no ``tta``, a part cannot be
+            built, or the device is not available.
     """
     checkpoint = Path(checkpoint)
     if not checkpoint.is_file():
@@ -139,23 +145,25 @@ def load_predictor(
         raise FileNotFoundError(
             f"config {str(config_file)!r} does not exist; training saves it next to the checkpoints"
         )
-    cfg = load_config(str(config_file), overrides)
+    parts = (*PARTS, "tta") if tta else PARTS
+    cfg = load_config(str(config_file), overrides, trust=trust, parts=parts)
     if tta and "tta" not in cfg:
         raise ValueError(
             f"test-time augmentation needs a config with views: {config_file} has no `tta`, see "
             "configs/common/tta.py"
         )
-    for key in ("model", "dataloader.test.mapper"):
+    for key in PARTS:
         if OmegaConf.select(cfg, key) is None:
             raise ValueError(f"config {config_file} has no `{key}`: it is not a training config")
-    model = _build(cfg.model).to(torch_device(device)).eval()
+    _without_pretrained_weights(cfg)
+    model = _build(cfg, "model").to(torch_device(device)).eval()
     saved = StrictCheckpointer(model, require_all=True).load(str(checkpoint))
     metadata = _class_names(saved.get("metadata", {}), cfg, model, checkpoint)
     semantic = is_semantic(model)
-    mapper = _build(cfg.dataloader.test.mapper)
+    mapper = _build(cfg, "dataloader.test.mapper")
     if tta:
         cfg.tta.model = model
-        model = _build(cfg.tta)
+        model = _build(cfg, "tta")
     return Predictor(
         model,
         augmentations=mapper.augmentations,
@@ -163,6 +171,23 @@ def load_predictor(
         metadata=metadata,
         is_semantic=semantic,
     )
+
+
+def _without_pretrained_weights(cfg: DictConfig) -> None:
+    """Keep backbones from loading weights that the checkpoint replaces."""
+    backbone = OmegaConf.select(cfg, "model.backbone.bottom_up")
+    if isinstance(backbone, DictConfig) and "pretrained" in backbone:
+        backbone.pretrained = False
+
+
+def _build(cfg: DictConfig, part: str) -> Any:
+    try:
+        return instantiate(OmegaConf.select(cfg, part))
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # the constructor may raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{part} of the config cannot be built: {reason}") from error
 
 
 def _class_names(

@@ -36,7 +36,8 @@ def test_options_reach_the_model_and_the_results(given, tmp_path):
     options = ["--tta", "--device", "cpu", "--config-file", str(config)]
     limits = ["--score-threshold", "0.1", "--max-detections", "3", "--json-only"]
     assert call(tmp_path, *options, *limits) == 0
-    assert given == {"checkpoint": "m.pth", "config_file": config, "device": "cpu", "tta": True}
+    expected = {"checkpoint": "m.pth", "config_file": config, "device": "cpu", "tta": True}
+    assert given == {**expected, "trust": False}
     assert len(json.loads((tmp_path / "out/results.json").read_text())) == 3
     assert not (tmp_path / "out/a.png").exists()
 

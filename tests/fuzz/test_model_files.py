@@ -2,8 +2,10 @@
 
 import io
 import json
+import pickle
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,6 +14,8 @@ from torch import nn
 
 from d2_seesaw.checkpoint import StrictCheckpointer
 from d2_seesaw.checkpoint.mmdet import convert_mmdet, describe_mmdet, read_mmdet_file
+from d2_seesaw.checkpoint.pickles import read_pickle
+from d2_seesaw.engine.config import _call_nodes, load_config, target_of
 from d2_seesaw.losses import SeesawLoss
 from tests.fuzz.harness import ENCODINGS, PLACE, outcome
 
@@ -122,6 +126,50 @@ def test_a_damaged_file_of_mmdet_is_converted_or_refused(
     for name, tensor in (weights or {}).items():
         assert isinstance(tensor, torch.Tensor), name
         assert not name.endswith("class_counts") or (tensor >= 0).all()
+
+
+@given(place=PLACE, encoding=BYTES, protocol=st.integers(0, 5), number=st.integers(0, 255))
+def test_a_damaged_pickle_gives_numbers_or_is_refused(
+    tmp_path_factory, place, encoding, protocol, number
+):
+    content = {"model": {"w": np.arange(6.0).reshape(2, 3), "b": [np.float32(2)]}, "x": ("y", 1)}
+    data = bytearray(pickle.dumps(content, protocol))
+    data[place % len(data)] = number
+    path = tmp_path_factory.getbasetemp() / "fuzz.pkl"
+    path.write_bytes(ENCODINGS[encoding](bytes(data), place))
+    found, _ = outcome(read_pickle, path)
+    assert_plain(found)
+
+
+def assert_plain(value):
+    if isinstance(value, dict | list | tuple):
+        for part in [*value.values(), *value] if isinstance(value, dict) else value:
+            assert_plain(part)
+    elif isinstance(value, np.ndarray | np.generic):
+        assert value.dtype.kind in "biuf"
+    else:
+        assert value is None or isinstance(value, str | bytes | int | float)
+
+
+NAMES = ("os.getcwd", "torch.nn.Linear", "torch.nn.modules.module.torch.load", "x", "", "a.b", "..")
+TAGS = ("!!python/name:", "!!python/object/apply:", "!!python/tuple", "!!binary", "!!set", "!x ")
+TOKENS = st.sampled_from(
+    (*NAMES, *TAGS, *"&*[]{}:,-?|>%@'\"\n #!", "<<: ", "${", "}", "_target_: ")
+)
+
+
+@given(tokens=st.lists(TOKENS, max_size=12), place=PLACE, encoding=BYTES)
+def test_a_damaged_yaml_config_is_read_without_running_anything(
+    tmp_path_factory, tokens, place, encoding
+):
+    text = "model: {_target_: torch.nn.Linear, in_features: 2}\ntrain: {seed: 1}\ntta: {}\n"
+    place %= len(text)
+    data = (text[:place] + "".join(tokens) + text[place:]).encode()
+    path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
+    path.write_bytes(ENCODINGS[encoding](data, place))
+    cfg, _ = outcome(load_config, str(path))
+    for _, node in _call_nodes(cfg, "") if cfg is not None else ():
+        assert issubclass(target_of(node), nn.Module)
 
 
 @pytest.mark.parametrize("name", ["missing.pth", "."])

@@ -15,6 +15,7 @@ from d2_seesaw.checkpoint import StrictCheckpointer
 from d2_seesaw.data import register_longtail_instances
 from d2_seesaw.engine import load_config
 from d2_seesaw.inference import MultiViewInference, Predictor, best_instances, load_predictor
+from d2_seesaw.inference.predictor import _without_pretrained_weights
 from d2_seesaw.inference.sources import read_picture
 from tests.inference.models import mask_rcnn, picture
 
@@ -263,6 +264,31 @@ def test_a_config_without_a_model_is_named(checkpoint, tmp_path):
     (tmp_path / "c.yaml").write_text("train: {output_dir: x}\n")
     with pytest.raises(ValueError, match=r"c\.yaml has no `model`"):
         load_predictor(checkpoint, config_file=tmp_path / "c.yaml", device="cpu")
+
+
+def test_a_config_with_own_parts_in_its_training_needs_no_trust(checkpoint, model, image, tmp_path):
+    text = checkpoint.with_name("config.yaml").read_text()
+    (tmp_path / "c.yaml").write_text(
+        text.replace("d2_seesaw.data.InstanceDatasetMapper", "own.Mapper")
+    )
+    assert "own.Mapper" in (tmp_path / "c.yaml").read_text()
+    predictor = load_predictor(checkpoint, config_file=tmp_path / "c.yaml", device="cpu")
+    assert len(predictor(image)["instances"]) > 0
+    with pytest.raises(ValueError, match=r"dataloader.train.mapper._target_ names own.Mapper"):
+        load_config(str(tmp_path / "c.yaml"))
+
+
+def test_a_part_that_cannot_be_built_is_named(checkpoint):
+    wrong = ["model.roi_heads.box_head.conv_dims=[-1]"]
+    with pytest.raises(ValueError, match=r"^model of the config cannot be built: \S"):
+        load_predictor(checkpoint, device="cpu", overrides=wrong)
+
+
+def test_weights_of_the_backbone_are_not_downloaded_before_those_of_the_checkpoint():
+    cfg = load_config("configs/backbones/resnest50_mask_rcnn_seesaw_rfs.py")
+    assert cfg.model.backbone.bottom_up.pretrained
+    _without_pretrained_weights(cfg)
+    assert cfg.model.backbone.bottom_up.pretrained is False
 
 
 def test_weights_of_another_model_are_refused(checkpoint):

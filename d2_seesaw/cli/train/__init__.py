@@ -1,7 +1,8 @@
 r"""Train or evaluate a model that a LazyConfig describes.
 
 The config is a path or the name of a shipped config, such as lvis_v1_seesaw for
-configs/lvis_v1_seesaw.py. Without a GPU, --num-gpus N starts N processes on the CPU.
+configs/lvis_v1_seesaw.py. A Python config is a program, which is run; nothing in a YAML config is
+run without --trust. Without a GPU, --num-gpus N starts N processes on the CPU.
 `python train_net.py` in a checkout is the same command.
 
 Examples:
@@ -29,11 +30,18 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from d2_seesaw.cli import RunError, command_parser, ending_in_one_line, errors_in_one_line
+from d2_seesaw.cli import (
+    RunError,
+    add_trust,
+    command_parser,
+    ending_in_one_line,
+    errors_in_one_line,
+)
 from d2_seesaw.cli.train.evaluating import evaluate_checkpoint
 from d2_seesaw.cli.train.training import train
 from d2_seesaw.data import check_dataset_files
 from d2_seesaw.engine import check_trackers, load_config
+from d2_seesaw.engine.config import TOP_LEVEL
 from d2_seesaw.engine.config_files import find_config
 from d2_seesaw.engine.launch import check_machine, launch_training
 from d2_seesaw.engine.schedule import format_changes, scale_to_world_size
@@ -45,6 +53,8 @@ logger = logging.getLogger("d2_seesaw")
 # Keys that a config needs to be evaluated, and to be trained.
 EVALUATED = ("dataloader", "model", "train")
 TRAINED = (*EVALUATED, "lr_multiplier", "optimizer")
+# Parts that an evaluation builds.
+EVALUATED_PARTS = ("model", "dataloader.test", "dataloader.evaluator")
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -62,6 +72,7 @@ def argument_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="with --eval-only: test-time augmentation with the views of the config's tta",
     )
+    add_trust(parser)
     # Detectron2's default is one port per user, which two trainings at once would share.
     parser.set_defaults(dist_url="auto")
     return parser
@@ -78,7 +89,8 @@ def read_config(args: argparse.Namespace) -> DictConfig:
     """
     if not args.config_file:
         raise ValueError("--config-file is missing")
-    cfg = load_config(args.config_file, args.opts)
+    parts = (*EVALUATED_PARTS, "tta") if args.eval_only else TOP_LEVEL
+    cfg = load_config(args.config_file, args.opts, trust=args.trust, parts=parts)
     needed = EVALUATED if args.eval_only else TRAINED
     missing = [part for part in needed if part not in cfg]
     if missing:

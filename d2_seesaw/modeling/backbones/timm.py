@@ -10,8 +10,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import torch
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
@@ -219,6 +221,13 @@ def _pretrained(source: bool | str) -> dict[str, Any]:
         return {"pretrained": source}
     if not Path(source).is_file():
         raise ValueError(f"pretrained must be True, False or a file, but {source!r} does not exist")
+    if Path(source).suffix != ".safetensors":  # before timm, of which older versions would run it
+        try:
+            torch.load(source, map_location="cpu", weights_only=True)
+        except (UnpicklingError, RuntimeError, EOFError) as error:
+            raise ValueError(
+                f"pretrained: {source} is not a file of torch.save with tensors"
+            ) from error
     return {"pretrained": True, "pretrained_cfg_overlay": {"file": source}}
 
 
