@@ -1,5 +1,6 @@
 """The training run that a config describes: data, model, optimizer and hooks."""
 
+import functools
 import logging
 import math
 import os
@@ -61,21 +62,10 @@ def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
     logger.info("Model:\n%s", model)
     cfg.optimizer.params.model = model
     optimizer = build(cfg.optimizer)
-    trainer = Trainer(
-        model,
-        loader,
-        optimizer,
-        amp_dtype=cfg.train.amp.dtype if cfg.train.amp.enabled else None,
-        accumulate_steps=cfg.train.accumulate_steps,
-        seed=seed,
-        **cfg.train.clip_grad,
-    )
+    trainer = Trainer(model, loader, optimizer, seed=seed, **_arithmetic(cfg))
     metadata = _metadata(cfg, model)
     set_class_names(evaluator, metadata, cfg)
-    ema = None
-    if cfg.train.ema.enabled:
-        average = {"decay": cfg.train.ema.decay, "warmup": cfg.train.ema.warmup}
-        ema = EMAHook(model, cfg.train.output_dir, metadata=metadata, **average)
+    ema = _average(cfg, model, metadata)
     rank_state = RankState(model=model, ema=ema and ema.averaged)
     checkpointer = StrictCheckpointer(
         model,
@@ -96,32 +86,21 @@ def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if is_main else None,
         ]
     )
-    trainer.register_hooks_after_checkpoint(
-        [
-            EvaluationHook(
-                cfg.train.eval_period,
-                lambda: evaluate_in_training(cfg, model, evaluator, ema),
-                cfg.train.output_dir,
-                before=rank_state.gather,
-            )
-        ]
+    evaluate = functools.partial(evaluate_in_training, cfg, model, evaluator, ema)
+    evaluation = EvaluationHook(
+        cfg.train.eval_period, evaluate, cfg.train.output_dir, before=rank_state.gather
     )
+    trainer.register_hooks_after_checkpoint([evaluation])
     checkpointer.require_all = resumes
     resumed_from = checkpointer.get_checkpoint_file() if resumes else ""
     loaded = checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     origin = resumed_from or cfg.train.init_checkpoint
     check_initial_classes(loaded, metadata, origin, resumed=resumes)
     start = trainer.iter + 1 if resumes else 0
-    if resumes and cfg.train.seed >= 0 and trainer.seed != cfg.train.seed:
-        logger.warning(
-            "train.seed=%d has no effect: training continues with seed %d of the checkpoint",
-            *(cfg.train.seed, trainer.seed),
-        )
+    _warn_of_seed(cfg, trainer)
     if is_main:  # only now: writers create files and runs, which a failed start should not
-        writers = _writers(cfg, start, start - trainer.finishes_step)
-        trainer.register_hooks_after_checkpoint(
-            [hooks.PeriodicWriter(writers, period=cfg.train.log_period)]
-        )
+        writer = hooks.PeriodicWriter(_writers(cfg, trainer, start), period=cfg.train.log_period)
+        trainer.register_hooks_after_checkpoint([writer])
     return trainer, start
 
 
@@ -133,6 +112,30 @@ def _settle_seed(cfg: DictConfig) -> int:
     logger.info("train.seed=%d: seed %d was drawn", cfg.train.seed, seed)
     seed_all_rng(seed + comm.get_rank())
     return seed
+
+
+def _warn_of_seed(cfg: DictConfig, trainer: Trainer) -> None:
+    if trainer.seed != cfg.train.seed >= 0:
+        logger.warning(
+            "train.seed=%d has no effect: training continues with seed %d of the checkpoint",
+            *(cfg.train.seed, trainer.seed),
+        )
+
+
+def _arithmetic(cfg: DictConfig) -> dict[str, Any]:
+    """Return precision, accumulation and clipping as arguments of the trainer."""
+    return {
+        "amp_dtype": cfg.train.amp.dtype if cfg.train.amp.enabled else None,
+        "accumulate_steps": cfg.train.accumulate_steps,
+        **cfg.train.clip_grad,
+    }
+
+
+def _average(cfg: DictConfig, model: nn.Module, metadata: dict[str, Any]) -> EMAHook | None:
+    if not cfg.train.ema.enabled:
+        return None
+    options = {"decay": cfg.train.ema.decay, "warmup": cfg.train.ema.warmup}
+    return EMAHook(model, cfg.train.output_dir, metadata=metadata, **options)
 
 
 def _gather_before_saving(rank_state: RankState, period: int) -> HookBase:
@@ -149,18 +152,19 @@ def _metadata(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
     return {} if names is None else class_metadata(names, model)
 
 
-def _writers(cfg: DictConfig, start: int, first_written: int) -> list[EventWriter]:
+def _writers(cfg: DictConfig, trainer: Trainer, start: int) -> list[EventWriter]:
     """Return Detectron2's writers and the trackers.
 
     Args:
         cfg: the config.
+        trainer: has loaded its checkpoint.
         start: first iteration; more than 0 if a checkpoint is resumed.
-        first_written: first iteration whose scalars are written, again if they are there already.
     """
     output_dir = cfg.train.output_dir
     if start == 0:
         writers = default_writers(output_dir, cfg.train.max_iter)
     else:
+        first_written = start - trainer.finishes_step  # again, if it is there already
         metrics = ResumedMetricsFile(os.path.join(output_dir, "metrics.json"), first_written)
         curves = TensorboardXWriter(output_dir, purge_step=first_written)
         curves._last_write = metrics.last_written
