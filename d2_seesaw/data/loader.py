@@ -1,11 +1,14 @@
 """The training loader: batches from any position on, equal for any number of workers."""
 
+import atexit
 import hashlib
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -24,6 +27,16 @@ from d2_seesaw.utils.files import digest
 from d2_seesaw.utils.ranks import raise_on_all_ranks
 
 logger = logging.getLogger(__name__)
+
+
+_OPEN: WeakSet["TrainLoader"] = WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    # Python would wait for processes that are not told to end, as they ignore its signal.
+    for loader in list(_OPEN):
+        loader.close()
 
 
 class TrainLoader:
@@ -64,13 +77,20 @@ class TrainLoader:
         self.identity = dict(identity or {})
         self.given_seeds = dict(given_seeds or {})
         self.bad_images = BadImages()
-        self.batches = DataLoader(
-            dataset,
-            batch_sampler=order,
+        self._options = options
+        self._stream: Generator[list[dict[str, Any]], None, None] | None = None
+        _OPEN.add(self)
+
+    @cached_property
+    def batches(self) -> DataLoader:
+        """The loader of torch, which loads ahead."""
+        return DataLoader(
+            self.dataset,
+            batch_sampler=self.order,
             collate_fn=trivial_batch_collator,
             worker_init_fn=_ignore_signals,
             generator=torch.Generator(),  # by default, the generator of the model is drawn from
-            **options,
+            **self._options,
         )
 
     @property
@@ -79,15 +99,28 @@ class TrainLoader:
         return self.order.sections[-1].ranks * self.order.sections[-1].batch_size
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        """Yield the batches that follow the position.
+        """Yield the batches that follow the position. There is one stream at a time.
 
         Raises:
             BadImageError: more bad images than ``bad_images.limit``.
         """
+        if self._stream is not None:
+            self._stream.close()
+        self._stream = self._read()
+        return self._stream
+
+    def _read(self) -> Generator[list[dict[str, Any]], None, None]:
         for batch in self.batches:
             self.order.count_batch()
             self.bad_images.collect(batch)
             yield batch
+
+    def close(self) -> None:
+        """End the loading processes. Reading again starts others."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
+        vars(self).pop("batches", None)
 
     def state_dict(self) -> dict[str, Any]:
         """Return seeds and position as plain values, which are the same on all ranks."""
@@ -124,7 +157,7 @@ class TrainLoader:
 
 def _ignore_signals(_: int) -> None:
     # A signal to the whole process group must not end the loading processes before the main process
-    # has saved a checkpoint. They end with the main process.
+    # has saved a checkpoint. They end when the loader is closed or the main process has ended.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 

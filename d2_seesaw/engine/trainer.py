@@ -192,7 +192,10 @@ class Trainer(SimpleTrainer):
             self.iter = self.storage.iter = self.start_iter
 
     def after_train(self) -> None:
-        """Run the hooks, which get the same iteration if there was no step left to train."""
+        """Close the data, then run the hooks, with the same iteration if no step was left."""
+        self._data_loader_iter_obj = None
+        if hasattr(self.data_loader, "close"):
+            self.data_loader.close()
         if self.start_iter >= self.max_iter:
             self.iter = self.start_iter
         super().after_train()
