@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,10 @@ from cv2 import error as OpenCVError
 from detectron2.utils import comm
 from detectron2.utils.serialize import PicklableWrapper
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
+
+from d2_seesaw.data.batch_order import Sample
+from d2_seesaw.utils.random_state import IMAGE, generators_kept, seed_generators
 
 logger = logging.getLogger(__name__)
 
@@ -86,14 +90,15 @@ def dataset_files(dataset: Sequence[dict[str, Any]]) -> Iterator[str]:
 class MappedDataset(Dataset):
     """Dataset that maps records and replaces those that cannot be mapped.
 
-    The replacement of an image depends on the seed and on the place of the image in the dataset,
-    not on the process that loads it. The sample names the images that it replaces;
+    Every random number of the mapper and every replacement depends on the seed and on the position
+    of the sample, not on the process that loads it. The sample names the images that it replaces;
     :meth:`BadImages.collect` decides whether training may continue.
 
     Args:
         records: images as dicts in Detectron2's format.
         mapper: returns a model input, or None for an image that is left out.
-        seed: seed of the replacements.
+        seed: seed of the random numbers.
+        is_wide: ``(N,)`` bool; a replacement then has the same value as the image it replaces.
     """
 
     def __init__(
@@ -101,25 +106,34 @@ class MappedDataset(Dataset):
         records: Any,
         mapper: Callable[[dict[str, Any]], dict[str, Any] | None],
         seed: int = 0,
+        is_wide: np.ndarray | None = None,
     ) -> None:
         self.records = records
         self.mapper = PicklableWrapper(mapper)
         self.seed = seed
+        self.is_wide = is_wide
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return the sample at ``index``, or the one that replaces it.
+    def __getitem__(self, sample: Sample) -> dict[str, Any]:
+        """Return the sample for a position in the order of the data and the index of its image.
+
+        The generators of the main process, from which the model draws, are left as they were.
 
         Raises:
             RuntimeError: the mapper failed for a reason other than the image, or left out all
                 images that were tried.
         """
+        with generators_kept() if get_worker_info() is None else nullcontext():
+            return self._mapped(*sample)
+
+    def _mapped(self, position: int, index: int) -> dict[str, Any]:
         bad: dict[str, str] = {}
         record: dict[str, Any] = {}
         for attempt in range(_ATTEMPTS):
-            record = self.records[replacement(self.seed, int(index), attempt, len(self))]
+            record = self.records[self.replacement(position, index, attempt)]
+            seed_generators(self.seed, IMAGE, position, attempt)
             try:
                 _check_png(record.get("file_name"))
                 sample = self.mapper(record)
@@ -134,6 +148,21 @@ class MappedDataset(Dataset):
             raise RuntimeError(f"the mapper left out {_ATTEMPTS} images, the last: {_name(record)}")
         size = {key: record.get(key, 1) for key in ("height", "width")}
         return {**size, _KEY: bad, "image": None}
+
+    def replacement(self, position: int, index: int, attempt: int) -> int:
+        """Return the index of the image to map: ``index`` itself, then random ones.
+
+        Args:
+            position: position of the sample.
+            index: index of its image.
+            attempt: number of earlier attempts.
+        """
+        if attempt == 0:
+            return index
+        rng = np.random.default_rng([self.seed, position, attempt])
+        if self.is_wide is None:
+            return int(rng.integers(len(self)))
+        return int(rng.choice(np.flatnonzero(self.is_wide == self.is_wide[index])))
 
 
 class NamingMapper:
@@ -158,20 +187,6 @@ class NamingMapper:
         except _OF_THE_IMAGE as error:
             name, reason = _name(record), _reason(error)
             raise BadImageError(f"an image cannot be used: {name}: {reason}") from error
-
-
-def replacement(seed: int, position: int, attempt: int, count: int) -> int:
-    """Return the index to map in an attempt: ``position`` itself, then random ones.
-
-    Args:
-        seed: seed of the replacements.
-        position: place of the sample.
-        attempt: number of earlier attempts.
-        count: number of images.
-    """
-    if attempt == 0:
-        return position
-    return int(np.random.default_rng([seed, position, attempt]).integers(count))
 
 
 def _name(record: dict[str, Any]) -> str:

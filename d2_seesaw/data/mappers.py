@@ -57,7 +57,7 @@ class InstanceAugmentationDatasetMapper(InstanceDatasetMapper):
     after a crop, both are applied again with new random numbers.
 
     Only training images with at least one instance that is not a crowd are augmented this way. All
-    random numbers derive from NumPy's global generator, which Detectron2 seeds in each worker.
+    random numbers derive from NumPy's global generator, which the loader seeds for each image.
 
     Args:
         is_train: produce training inputs.

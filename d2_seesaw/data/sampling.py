@@ -24,10 +24,20 @@ Dataset = Sequence[dict[str, Any]]
 
 
 class Sampling(Protocol):
-    """Strategy for how often the images of a dataset are sampled."""
+    """Strategy for how often the images of a dataset are sampled.
 
-    def sampler(self, dataset: Dataset) -> Sampler[int]:
-        """Return this rank's infinite stream of indices into ``dataset``."""
+    Attributes:
+        seed: seed of the order; None draws one.
+    """
+
+    seed: int | None
+
+    def sampler(self, dataset: Dataset, seed: int) -> Sampler[int]:
+        """Return the infinite stream of indices into ``dataset`` that all ranks share.
+
+        The stream depends on the arguments alone and is the same each time it is read, because a
+        resumed training reads it again.
+        """
         ...
 
     def images_per_epoch(self, dataset: Dataset) -> float:
@@ -45,13 +55,31 @@ class RandomSampling:
     def __init__(self, seed: int | None = None) -> None:
         self.seed = seed
 
-    def sampler(self, dataset: Dataset) -> Sampler[int]:
-        """Return Detectron2's ``TrainingSampler`` over ``dataset``."""
-        return TrainingSampler(len(dataset), seed=self.seed)
+    def sampler(self, dataset: Dataset, seed: int) -> Sampler[int]:
+        """Return Detectron2's ``TrainingSampler`` over ``dataset``, for all ranks together."""
+        return _of_all_ranks(TrainingSampler(len(dataset), seed=seed))
 
     def images_per_epoch(self, dataset: Dataset) -> float:
         """Return the number of images."""
         return float(len(dataset))
+
+
+class _RepeatFactorSampler(RepeatFactorTrainingSampler):
+    """Detectron2's sampler with the same epochs, computed a hundred times as fast.
+
+    A resumed training computes all epochs from the first one on.
+    """
+
+    def _get_epoch_indices(self, generator: torch.Generator) -> Tensor:
+        draws = torch.rand(len(self._frac_part), generator=generator)
+        repeats = self._int_part + (draws < self._frac_part).float()
+        return torch.repeat_interleave(repeats.long())
+
+
+def _of_all_ranks(sampler: Any) -> Sampler[int]:
+    """Return one of Detectron2's samplers, which yields the indices of all ranks from now on."""
+    sampler._rank, sampler._world_size = 0, 1
+    return sampler
 
 
 class RepeatFactorSampling:
@@ -90,9 +118,9 @@ class RepeatFactorSampling:
             self._factors_of = dataset, self._compute(dataset)
         return self._factors_of[1]
 
-    def sampler(self, dataset: Dataset) -> Sampler[int]:
-        """Return Detectron2's ``RepeatFactorTrainingSampler`` with these factors."""
-        return RepeatFactorTrainingSampler(self.repeat_factors(dataset), seed=self.seed)
+    def sampler(self, dataset: Dataset, seed: int) -> Sampler[int]:
+        """Return Detectron2's sampler with these factors, for all ranks together."""
+        return _of_all_ranks(_RepeatFactorSampler(self.repeat_factors(dataset), seed=seed))
 
     def images_per_epoch(self, dataset: Dataset) -> float:
         """Return the sum of the repeat factors, the expected length of an epoch."""

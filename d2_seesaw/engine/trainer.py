@@ -3,6 +3,7 @@
 ``torch.compile`` is applied to parts of a model whose graph Detectron2 does not break.
 """
 
+import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,12 +11,16 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from detectron2.engine import SimpleTrainer
+from detectron2.engine import HookBase, SimpleTrainer
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from d2_seesaw.engine.run_records import restore_storage, storage_state
+from d2_seesaw.utils.random_state import STEP, seed_generators
 from d2_seesaw.utils.text import did_you_mean
+
+logger = logging.getLogger(__name__)
 
 Batch = list[dict[str, Any]]
 
@@ -29,15 +34,22 @@ class Trainer(SimpleTrainer):
     With float16, loss scaling skips the step instead if gradients overflow. If memory runs out, the
     error gives the sizes of the images and the keys that reduce them.
 
+    A training that is resumed from a checkpoint equals one that was never interrupted, bit for bit,
+    if its data loader continues at a saved position. Random numbers of the model depend on the
+    seed, the rank, the step and the batch in the step alone.
+
     Args:
         model: returns a dictionary of scalar losses; may be wrapped in DDP.
-        data_loader: an endless iterable of batches. Its ``bad_images``, if it has them as
-            :class:`~d2_seesaw.data.TrainLoader` does, are shared by the ranks, logged and saved.
+        data_loader: an endless iterable of batches. If it is like
+            :class:`~d2_seesaw.data.TrainLoader`, its position in the data is saved, and its
+            ``bad_images`` are shared by the ranks, logged and saved.
         optimizer: optimizer of the model's parameters.
         amp_dtype: ``"float16"``, ``"bfloat16"`` or None for full precision.
         accumulate_steps: number of batches per step, whose losses are averaged.
         max_norm: largest norm of all gradients together; None does not clip.
         max_value: largest absolute entry of a gradient; None does not clip.
+        seed: seed of the model's random numbers, the same on all ranks; drawn and shared by
+            default. A resumed training keeps the one of its checkpoint.
 
     Raises:
         ValueError: an unknown dtype or ``accumulate_steps`` below 1.
@@ -53,6 +65,7 @@ class Trainer(SimpleTrainer):
         accumulate_steps: int = 1,
         max_norm: float | None = None,
         max_value: float | None = None,
+        seed: int | None = None,
     ) -> None:
         super().__init__(model, data_loader, optimizer)
         if amp_dtype is not None and amp_dtype not in _DTYPES:
@@ -64,6 +77,9 @@ class Trainer(SimpleTrainer):
         self.accumulate_steps = accumulate_steps
         self.max_norm = max_norm
         self.max_value = max_value
+        self.seed = comm.shared_random_seed() if seed is None else seed
+        self._after_checkpoint: list[HookBase] = []
+        self._saved_scalars: dict[str, Any] | None = None  # of a checkpoint that is resumed
         self.bad_images: Any = getattr(data_loader, "bad_images", None)
         self.grad_scaler = torch.amp.GradScaler(
             self.device_type, enabled=self.amp_dtype is torch.float16
@@ -79,6 +95,8 @@ class Trainer(SimpleTrainer):
             start = time.perf_counter()
             batches.append(next(self._data_loader_iter))
             data_time += time.perf_counter() - start
+            # Here, as the mapper draws from the same generators if there are no loading processes.
+            seed_generators(self.seed, STEP, comm.get_rank(), self.iter, step)
             with self._memory_explained(batches[-1]):
                 losses = self._backward(batches[-1], is_last=step == self.accumulate_steps - 1)
             total = {name: total.get(name, 0) + loss for name, loss in losses.items()}
@@ -147,22 +165,108 @@ class Trainer(SimpleTrainer):
                 raise
             raise MemoryError(_memory_message(batch, self.device_type, self.iter)) from error
 
+    def register_hooks_after_checkpoint(self, hooks: list[HookBase | None]) -> None:
+        """Register hooks that run after the one that saves checkpoints.
+
+        They have not run when a checkpoint is saved. A resumed training therefore calls their
+        ``after_step`` for the step of the checkpoint first.
+        """
+        self.register_hooks(hooks)
+        self._after_checkpoint += [hook for hook in hooks if hook is not None]
+
+    @property
+    def finishes_step(self) -> bool:
+        """Whether training is resumed and the step of the checkpoint will be finished first."""
+        return self._saved_scalars is not None
+
+    def before_train(self) -> None:
+        """Continue the scalars of a checkpoint, and finish its step."""
+        finishes = self.finishes_step
+        restore_storage(self.storage, self._saved_scalars or {})
+        self._saved_scalars = None
+        super().before_train()
+        if finishes and self.start_iter > 0:
+            self.iter = self.storage.iter = self.start_iter - 1
+            for hook in self._after_checkpoint:
+                hook.after_step()
+            self.iter = self.storage.iter = self.start_iter
+
+    def after_train(self) -> None:
+        """Close the data, then run the hooks, with the same iteration if no step was left."""
+        self._data_loader_iter_obj = None
+        if hasattr(self.data_loader, "close"):
+            self.data_loader.close()
+        if self.start_iter >= self.max_iter:
+            self.iter = self.start_iter
+        super().after_train()
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the base class, the loss scale of float16 and the bad images."""
+        """Return all that a resumed training needs to equal an uninterrupted one, but the model.
+
+        This is the state of the base class, the loss scale of float16, the bad images, the scalars
+        that are to be smoothed and, as ``resume``, the seed, the position in the data and what the
+        arithmetic depends on.
+        """
         state: dict[str, Any] = super().state_dict()
         if self.bad_images is not None and self.bad_images.found:
             state["bad_images"] = self.bad_images.state_dict()
         if self.grad_scaler.is_enabled():
             state["grad_scaler"] = self.grad_scaler.state_dict()
+        state["scalars"] = storage_state(self.storage) if hasattr(self, "storage") else {}
+        state["resume"] = {"seed": self.seed, "environment": self._environment()}
+        if hasattr(self.data_loader, "state_dict"):
+            state["resume"]["data"] = self.data_loader.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state; one of a full-precision training starts a new loss scale."""
+        """Load a state; one of a full-precision training starts a new loss scale.
+
+        A warning in one line says if the training will not equal an uninterrupted one.
+        """
         super().load_state_dict(state_dict)
         if self.grad_scaler.is_enabled() and "grad_scaler" in state_dict:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
         if self.bad_images is not None:
             self.bad_images.load_state_dict(state_dict.get("bad_images", {}))
+        self._saved_scalars = state_dict.get("scalars")
+        if "resume" not in state_dict:
+            logger.warning(
+                "The checkpoint of an earlier version has no position in the data. They start "
+                "anew, so the training does not equal an uninterrupted one"
+            )
+            return
+        self._continue(**state_dict["resume"])
+
+    def _continue(
+        self, seed: int, environment: dict[str, Any], data: dict[str, Any] | None = None
+    ) -> None:
+        self.seed = seed
+        logger.info("Random numbers continue with seed %d of the checkpoint", seed)
+        now = self._environment()
+        changes = [
+            f"{name} {now[name]} instead of {saved}"
+            for name, saved in environment.items()
+            if now.get(name) != saved
+        ]
+        if data is not None and hasattr(self.data_loader, "load_state_dict"):
+            changes += self.data_loader.load_state_dict(data)
+        if changes:
+            logger.warning(
+                "Training continues at the same position in the data, but does not equal an "
+                "uninterrupted one bit for bit: %s",
+                ", ".join(changes),
+            )
+
+    def _environment(self) -> dict[str, Any]:
+        """Return what the bits of a step depend on beside the state."""
+        return {
+            "ranks": comm.get_world_size(),
+            "accumulate_steps": self.accumulate_steps,
+            "dtype": str(self.amp_dtype or torch.float32).removeprefix("torch."),
+            "device": self.device_type,
+            "threads": torch.get_num_threads(),
+            "PyTorch": str(torch.__version__),
+        }
 
 
 def is_out_of_memory(error: BaseException) -> bool:

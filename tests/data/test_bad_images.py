@@ -14,7 +14,6 @@ from d2_seesaw.data.bad_images import (
     BadImages,
     MappedDataset,
     check_files_exist,
-    replacement,
 )
 from tests.support.ranks import run_on_ranks
 
@@ -124,17 +123,26 @@ def test_one_more_than_the_limit_stops_and_names_all(tmp_path):
         list(itertools.islice(loader(given, limit=1), 6))
 
 
-def test_replacements_depend_on_seed_and_place_alone(tmp_path):
+def test_replacements_depend_on_seed_and_position_alone(tmp_path):
     given = records(tmp_path, 8)
     cut(given[3])
-    cut(given[replacement(7, 3, 1, 8)])  # the first replacement is bad, too
+    first = MappedDataset(given, mapper(), 7).replacement(40, 3, 1)
+    cut(given[first])  # the first replacement is bad, too
 
-    def sample(seed):
+    def sample(seed, position=40):
         np.random.seed(np.random.randint(1000))
-        return MappedDataset(given, mapper(), seed)[3]["image_id"]
+        return MappedDataset(given, mapper(), seed)[position, 3]["image_id"]
 
     assert len({sample(7) for _ in range(5)}) == 1
     assert len({sample(seed) for seed in range(20)}) > 1
+    assert len({sample(7, position) for position in range(20)}) > 1
+
+
+def test_a_replacement_has_the_orientation_of_its_batch(tmp_path):
+    is_wide = np.array([True, False] * 4)
+    dataset = MappedDataset([{}] * 8, dict, 7, is_wide)
+    found = {dataset.replacement(position, 3, 1) for position in range(100)}
+    assert found == {1, 3, 5, 7}
 
 
 def test_a_dataset_without_a_usable_image_stops_whatever_the_limit(tmp_path):

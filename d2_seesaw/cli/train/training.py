@@ -1,14 +1,16 @@
 """The training run that a config describes: data, model, optimizer and hooks."""
 
+import functools
 import logging
 import math
 import os
 from typing import Any
 
 from detectron2.config import LazyConfig
-from detectron2.engine import default_writers, hooks
+from detectron2.engine import HookBase, default_writers, hooks
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter, TensorboardXWriter
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -19,6 +21,8 @@ from d2_seesaw.data.bad_images import BadImageError
 from d2_seesaw.data.loader import check_test_files
 from d2_seesaw.engine import EMAHook, Trainer, tracking_writers
 from d2_seesaw.engine.boxes_only import boxes_only, masks_left_out
+from d2_seesaw.engine.rank_state import RankState
+from d2_seesaw.engine.run_records import EvaluationHook, ResumedMetricsFile
 from d2_seesaw.inference.class_names import check_initial_classes, set_class_names
 from d2_seesaw.utils.ranks import OtherRankError, raise_on_all_ranks
 
@@ -42,6 +46,7 @@ def train(cfg: DictConfig, *, resume: bool) -> None:
 
 def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
     """Build the trainer with its hooks, load the weights and return it with its first iteration."""
+    seed = _settle_seed(cfg)
     loader = build(cfg.dataloader.train)
     loader.bad_images.limit = cfg.train.max_bad_images
     if not loader.has_masks or masks_left_out(cfg):
@@ -57,27 +62,19 @@ def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
     logger.info("Model:\n%s", model)
     cfg.optimizer.params.model = model
     optimizer = build(cfg.optimizer)
-    trainer = Trainer(
-        model,
-        loader,
-        optimizer,
-        amp_dtype=cfg.train.amp.dtype if cfg.train.amp.enabled else None,
-        accumulate_steps=cfg.train.accumulate_steps,
-        **cfg.train.clip_grad,
-    )
+    trainer = Trainer(model, loader, optimizer, seed=seed, **_arithmetic(cfg))
     metadata = _metadata(cfg, model)
     set_class_names(evaluator, metadata, cfg)
+    ema = _average(cfg, model, metadata)
+    rank_state = RankState(model=model, ema=ema and ema.averaged)
     checkpointer = StrictCheckpointer(
         model,
         cfg.train.output_dir,
         allow_partial=cfg.train.allow_partial_checkpoint,
         metadata=metadata,
         trainer=trainer,
+        rank_state=rank_state,
     )
-    ema = None
-    if cfg.train.ema.enabled:
-        average = {"decay": cfg.train.ema.decay, "warmup": cfg.train.ema.warmup}
-        ema = EMAHook(model, cfg.train.output_dir, metadata=metadata, **average)
     resumes = resume and checkpointer.has_checkpoint()
     is_main = comm.is_main_process()
     trainer.register_hooks(
@@ -85,22 +82,68 @@ def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
             hooks.IterationTimer(),
             ema,
             hooks.LRScheduler(scheduler=build(cfg.lr_multiplier)),
+            _gather_before_saving(rank_state, cfg.train.checkpointer.period),
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if is_main else None,
-            hooks.EvalHook(
-                cfg.train.eval_period, lambda: evaluate_in_training(cfg, model, evaluator, ema)
-            ),
         ]
     )
+    evaluate = functools.partial(evaluate_in_training, cfg, model, evaluator, ema)
+    evaluation = EvaluationHook(
+        cfg.train.eval_period, evaluate, cfg.train.output_dir, before=rank_state.gather
+    )
+    trainer.register_hooks_after_checkpoint([evaluation])
     checkpointer.require_all = resumes
     resumed_from = checkpointer.get_checkpoint_file() if resumes else ""
     loaded = checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     origin = resumed_from or cfg.train.init_checkpoint
     check_initial_classes(loaded, metadata, origin, resumed=resumes)
     start = trainer.iter + 1 if resumes else 0
+    _warn_of_seed(cfg, trainer)
     if is_main:  # only now: writers create files and runs, which a failed start should not
-        writers = _writers(cfg, resumed_from, start)
-        trainer.register_hooks([hooks.PeriodicWriter(writers, period=cfg.train.log_period)])
+        writer = hooks.PeriodicWriter(_writers(cfg, trainer, start), period=cfg.train.log_period)
+        trainer.register_hooks_after_checkpoint([writer])
     return trainer, start
+
+
+def _settle_seed(cfg: DictConfig) -> int:
+    """Return ``train.seed``. If it is negative, draw one, share it and seed all generators."""
+    if cfg.train.seed >= 0:
+        return cfg.train.seed
+    seed = comm.shared_random_seed()
+    logger.info("train.seed=%d: seed %d was drawn", cfg.train.seed, seed)
+    seed_all_rng(seed + comm.get_rank())
+    return seed
+
+
+def _warn_of_seed(cfg: DictConfig, trainer: Trainer) -> None:
+    if trainer.seed != cfg.train.seed >= 0:
+        logger.warning(
+            "train.seed=%d has no effect: training continues with seed %d of the checkpoint",
+            *(cfg.train.seed, trainer.seed),
+        )
+
+
+def _arithmetic(cfg: DictConfig) -> dict[str, Any]:
+    """Return precision, accumulation and clipping as arguments of the trainer."""
+    return {
+        "amp_dtype": cfg.train.amp.dtype if cfg.train.amp.enabled else None,
+        "accumulate_steps": cfg.train.accumulate_steps,
+        **cfg.train.clip_grad,
+    }
+
+
+def _average(cfg: DictConfig, model: nn.Module, metadata: dict[str, Any]) -> EMAHook | None:
+    if not cfg.train.ema.enabled:
+        return None
+    options = {"decay": cfg.train.ema.decay, "warmup": cfg.train.ema.warmup}
+    return EMAHook(model, cfg.train.output_dir, metadata=metadata, **options)
+
+
+def _gather_before_saving(rank_state: RankState, period: int) -> HookBase:
+    def gather(trainer: Any) -> None:
+        if (trainer.iter + 1) % period == 0 or trainer.iter + 1 >= trainer.max_iter:
+            rank_state.gather()
+
+    return hooks.CallbackHook(after_step=gather)
 
 
 def _metadata(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
@@ -109,22 +152,24 @@ def _metadata(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
     return {} if names is None else class_metadata(names, model)
 
 
-def _writers(cfg: DictConfig, resumed_from: str, start: int) -> list[EventWriter]:
+def _writers(cfg: DictConfig, trainer: Trainer, start: int) -> list[EventWriter]:
     """Return Detectron2's writers and the trackers.
 
     Args:
         cfg: the config.
-        resumed_from: checkpoint that is resumed, empty for a new training.
-        start: first iteration.
+        trainer: has loaded its checkpoint.
+        start: first iteration; more than 0 if a checkpoint is resumed.
     """
-    writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
-    if resumed_from:
-        # TensorBoard then hides what was written after the checkpoint, which is trained again. The
-        # final metrics of a finished training belong to its last checkpoint and stay.
-        first_again = start + resumed_from.endswith("model_final.pth")
-        writers = [w for w in writers if not isinstance(w, TensorboardXWriter)]
-        writers.append(TensorboardXWriter(cfg.train.output_dir, purge_step=first_again))
-    return [*writers, *tracking_writers(cfg, resume=bool(resumed_from))]
+    output_dir = cfg.train.output_dir
+    if start == 0:
+        writers = default_writers(output_dir, cfg.train.max_iter)
+    else:
+        first_written = start - trainer.finishes_step  # again, if it is there already
+        metrics = ResumedMetricsFile(os.path.join(output_dir, "metrics.json"), first_written)
+        curves = TensorboardXWriter(output_dir, purge_step=first_written)
+        curves._last_write = metrics.last_written
+        writers = [CommonMetricPrinter(cfg.train.max_iter), metrics, curves]
+    return [*writers, *tracking_writers(cfg, resume=start > 0)]
 
 
 def _settle_length(cfg: DictConfig, images_per_epoch: float, total_batch_size: int) -> None:

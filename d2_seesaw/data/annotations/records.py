@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
@@ -68,6 +70,23 @@ class Records(Sequence[dict[str, Any]]):
     def file_names(self) -> list[str]:
         """Return the files of the images."""
         return [self._paths[image] for image in self._images.tolist()]
+
+    def sizes(self) -> np.ndarray:
+        """Return ``(N, 2)`` widths and heights of the images."""
+        images = [self._table.images[image] for image in self._images.tolist()]
+        return np.array([(i["width"], i["height"]) for i in images]).reshape(-1, 2)
+
+    def fingerprint(self) -> str:
+        """Return a digest of names, ids and sizes of the images, and of the classes in them."""
+        images = [self._table.images[image] for image in self._images.tolist()]
+        names = [os.path.basename(name) for name in self.file_names()]
+        counts = np.diff(self._bounds)[self._images]
+        found = hashlib.sha256(
+            str([(i["id"], n) for i, n in zip(images, names, strict=True)]).encode()
+        )
+        for numbers in (self.sizes(), counts, self._table.category[self._rows]):
+            found.update(np.asarray(numbers, np.int64).tobytes())
+        return found.hexdigest()[:32]
 
     def with_objects(self) -> Records:
         """Return the images with at least one annotation that is not a crowd."""

@@ -195,7 +195,7 @@ def _of(split: FrameSplit | None) -> str:
 
 
 def _record(image: str, labels: str, label_ids: Mapping[int, int] | None) -> dict[str, Any]:
-    width, height = _size(image)
+    width, height = read_image_size(image)
     record = {
         "file_name": image,
         "sem_seg_file_name": labels,
@@ -205,8 +205,12 @@ def _record(image: str, labels: str, label_ids: Mapping[int, int] | None) -> dic
     return record if label_ids is None else record | {"sem_seg_label_ids": dict(label_ids)}
 
 
-def _size(path: str) -> tuple[int, int]:
-    """Return width and height of an image, rotated by its EXIF data as in Detectron2."""
+def read_image_size(path: str) -> tuple[int, int]:
+    """Return width and height of an image, rotated by its EXIF data as in Detectron2.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
     try:
         with Image.open(path) as image:
             turned = image.getexif().get(_EXIF_ORIENTATION) in _TURNED_ORIENTATIONS
