@@ -5,7 +5,7 @@ import logging
 from typing import Any
 
 from detectron2.config import instantiate
-from detectron2.engine import create_ddp_model
+from detectron2.engine import create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
@@ -56,6 +56,15 @@ def evaluate_in_training(
     # The trained weights come last, so that the files of the evaluator belong to them.
     logger.info("Evaluation of the trained weights:")
     return {**evaluate(cfg, model, evaluator), "ema": of_average}
+
+
+class EvaluationHook(hooks.EvalHook):
+    """Detectron2's hook, which would also evaluate after an error in the last step."""
+
+    def after_train(self) -> None:
+        """Evaluate if training is complete."""
+        if self.trainer.iter >= self.trainer.max_iter:
+            super().after_train()
 
 
 def build_model(cfg: DictConfig) -> nn.Module:
