@@ -63,7 +63,12 @@ def _holds_state(path: Path) -> bool:
 
 
 def read_iteration(path: str | os.PathLike[str]) -> int:
-    """Read the last iteration that a checkpoint holds, but not its weights.
+    """Read the last iteration that a checkpoint holds; see :func:`read_entries`."""
+    return read_entries(path)["iteration"]
+
+
+def read_entries(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+    """Read the checkpoint of a training without checking its tensors, which stay on the disk.
 
     Raises:
         ValueError: the reason why it cannot be resumed.
@@ -76,17 +81,18 @@ def read_iteration(path: str | os.PathLike[str]) -> int:
         raise ValueError("it is empty")
     if not zipfile.is_zipfile(path):
         check_checksums(path)  # recognizes a truncated one
-        raise ValueError("it is not a file of torch.save")
+        raise ValueError("it is not a zip file of torch.save")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (MemoryError, OSError):
         raise
     except Exception as error:  # a damaged file may raise anything
+        check_checksums(path)  # says so if it is damaged
         raise ValueError(reason_of(error)) from error
     iteration = content.get("iteration") if isinstance(content, Mapping) else None
     if not isinstance(iteration, int) or "trainer" not in content:
         raise ValueError("it does not hold the state of a training")
-    return iteration
+    return content
 
 
 def choose_checkpoint(checkpointer: StrictCheckpointer) -> str:
@@ -123,7 +129,7 @@ def _newest(checkpointer: StrictCheckpointer) -> str:
         try:
             fault = _misfit(checkpointer, checkpointer.read(str(path)))
         except (OSError, ValueError) as error:
-            fault = _in_one_line(error)
+            fault = _in_one_line(error.__cause__ or error)
         if not fault:
             return str(path)
         _skip(skipped, path, fault)
@@ -138,14 +144,15 @@ def _newest(checkpointer: StrictCheckpointer) -> str:
 
 def _newest_first(folder: str, skipped: dict[str, str]) -> list[Path]:
     named = _named_last(Path(folder))
-    found: list[tuple[int, bool, bool, Path]] = []
+    found: list[tuple[int, bool, int, Path]] = []
     for path in training_checkpoints(folder):
         try:
             iteration = read_iteration(path)
         except (OSError, ValueError) as error:
             _skip(skipped, path, _in_one_line(error))
         else:
-            found.append((iteration, path.name == named, path.name == "model_final.pth", path))
+            rank = {"model_final.pth": 2, "model_best.pth": 0}.get(path.name, 1)
+            found.append((iteration, path.name == named, rank, path))
     return [path for *_, path in sorted(found, reverse=True)]
 
 
@@ -154,12 +161,12 @@ def _skip(skipped: dict[str, str], path: Path, reason: str) -> None:
     logger.warning("Skipped %s: %s", path, reason)
 
 
-def _in_one_line(error: Exception) -> str:
+def _in_one_line(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
         return "a link to a file that does not exist"
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    return reason_of(error.__cause__ or error)
+    return reason_of(error)
 
 
 def _misfit(checkpointer: StrictCheckpointer, content: Mapping[str, Any]) -> str:

@@ -8,11 +8,11 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from d2_seesaw.checkpoint import StrictCheckpointer
+from d2_seesaw.checkpoint.resuming import read_entries
 from d2_seesaw.utils.files import WriteError
 from d2_seesaw.utils.ranks import raise_on_all_ranks
 
@@ -178,10 +178,10 @@ class BestCheckpoint(HookBase):
         if not os.path.isfile(path):
             return
         try:
-            saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["best"]
+            saved = read_entries(path)["best"]
             same = (saved["metric"], saved["mode"]) == (self.metric, self.mode)
             value = float(saved["value"])
-        except Exception as error:  # a damaged file may raise anything
+        except (OSError, ValueError, KeyError, TypeError) as error:
             logger.warning("%s cannot be read, the next evaluation replaces it: %s", path, error)
             return
         if same and math.isfinite(value):

@@ -17,6 +17,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
+from d2_seesaw.checkpoint.resuming import training_checkpoints
 from d2_seesaw.cli import RunError
 from d2_seesaw.utils.files import WriteError, is_write_error, write_text
 
@@ -128,15 +129,22 @@ def disk_errors_in_one_line(folder: str) -> Iterator[None]:
         first = _first_write_error(error)
         if first is None:
             raise
-        text = str(first)
-        if not isinstance(first, WriteError):
-            text = f"{first.filename or folder} cannot be written: {first.strerror}"
-        if not os.path.isdir(folder):
-            text = f"the output folder {folder} was removed or is not accessible any more"
-        raise RunError(f"{text}. --resume continues from the last checkpoint") from error
+        raise RunError(_ending(first, folder)) from error
     finally:
         of_loop.removeFilter(quiet)
         threading.excepthook = printed
+
+
+def _ending(error: OSError, folder: str) -> str:
+    if "://" not in folder and not os.path.isdir(folder):
+        return f"the output folder {folder} was removed or is not accessible any more"
+    text = str(error)
+    if not isinstance(error, WriteError):
+        text = f"{error.filename or f'a file in {folder}'} cannot be written: {error.strerror}"
+    with contextlib.suppress(OSError):
+        if "://" not in folder and training_checkpoints(folder):
+            text += ". --resume continues from the newest checkpoint"
+    return text
 
 
 def _first_write_error(error: BaseException | None) -> OSError | None:
