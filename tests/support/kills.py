@@ -7,14 +7,18 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
+from uuid import uuid4
 
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from d2_seesaw.checkpoint import checkpointer as writing
 from d2_seesaw.checkpoint import choose_checkpoint
@@ -27,7 +31,7 @@ from tests.support.tiny_training import build, train
 
 PERIOD = 2
 SEED = 20261127
-CHUNK, PAUSE = 2048, 0.004
+CHUNK, PAUSE = 1024, 0.0005
 
 
 @dataclass
@@ -36,7 +40,7 @@ class Figures:
 
     kills: int = 0
     resumable: int = 0
-    while_writing: int = 0
+    writing: Counter[str] = field(default_factory=Counter)
     most_lost: int = 0
     damaged: list[str] = field(default_factory=list)
     finished: int = 0
@@ -44,8 +48,12 @@ class Figures:
     def inspect(self, folder, completed, resumed):
         """Count one kill after ``completed`` steps; ``resumed`` is the first step afterwards."""
         self.kills += 1
-        names = os.listdir(folder)
-        self.while_writing += any(name.endswith(".partial") for name in names)
+        names = os.listdir(folder) if folder.exists() else []
+        self.writing.update(
+            re.sub(r"_\d+", "_N", name[: -len(f".{uuid4().hex}.partial")])
+            for name in names
+            if name.endswith(".partial")
+        )
         for name in (n for n in names if n.endswith(".pth")):
             try:
                 check_checksums(folder / name)
@@ -103,7 +111,7 @@ def kill_checkpointers(folder, number, seed=SEED):
     moments = random.Random(seed)
     figures = Figures()
     completed = context.Value("q", 0)
-    resumed, longest = 0, 0.6
+    resumed, longest = 0, None  # the first training is not killed
     while figures.kills < number:
         before = completed.value
         process = context.Process(
@@ -113,12 +121,13 @@ def kill_checkpointers(folder, number, seed=SEED):
         while completed.value == before and process.is_alive():  # until its first step
             time.sleep(0.001)
         start = time.monotonic()
-        process.join(moments.uniform(0, longest))
+        process.join(longest and moments.uniform(0, longest))
+        took = time.monotonic() - start
         process.kill()
         process.join()
         if process.exitcode == 0:
             figures.finished += 1
-            longest = 0.9 * longest + 0.1 * (time.monotonic() - start)
+            longest = took
             resumed = completed.value
             continue
         assert process.exitcode == -9, process.exitcode
@@ -135,12 +144,17 @@ def kill_checkpointers(folder, number, seed=SEED):
 
 def _train_quickstart(folder, datasets, steps):
     os.environ["DETECTRON2_DATASETS"] = str(datasets)
-    output = os.open(folder.with_name("output.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    output = os.open(folder.with_name("output.txt"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
     torch.set_num_threads(1)
     from d2_seesaw.cli import main
+    from d2_seesaw.data.quickstart import register_quickstart
 
+    for name in [n for n in DatasetCatalog.list() if n.startswith("quickstart_")]:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    register_quickstart()
     options = [
         *("dataloader.train.num_workers=0", "dataloader.test.num_workers=0"),
         *("dataloader.train.total_batch_size=1", "dataloader.evaluator.report=null"),
@@ -167,22 +181,27 @@ def kill_trainings(folder, datasets, number, seed=SEED):
     context = multiprocessing.get_context("forkserver")
     moments = random.Random(seed)
     figures = Figures()
-    steps, longest = 3 * PERIOD, 8.0
+    resumed, steps, longest = 0, 3 * PERIOD, None  # the first training is not killed
     while figures.kills < number:
         process = context.Process(target=_train_quickstart, args=(folder, datasets, steps))
         process.start()
         start = time.monotonic()
-        process.join(moments.uniform(0, longest))
+        process.join(longest and moments.uniform(0, longest))
+        took = time.monotonic() - start
         process.kill()
         process.join()
+        text = folder.with_name("output.txt").read_text()
+        for started in re.findall(r"Starting training from iteration (\d+)", text):
+            assert int(started) == resumed, (started, resumed)
+        readable = [read_iteration(p) + 1 for p in folder.glob("model_*.pth")]
+        resumed = max(readable, default=0)
         if process.exitcode == 0:
             figures.finished += 1
-            longest = time.monotonic() - start
+            longest = took
             steps += 3 * PERIOD
             continue
-        assert process.exitcode == -9, (folder.with_name("output.txt")).read_text()[-2000:]
-        readable = [read_iteration(p) + 1 for p in folder.glob("model_*.pth")]
-        figures.inspect(folder, _steps_in(folder / "metrics.json"), max(readable, default=0))
+        assert process.exitcode == -9, text[-2000:]
+        figures.inspect(folder, _steps_in(folder / "metrics.json"), resumed)
     process = context.Process(target=_train_quickstart, args=(folder, datasets, steps))
     process.start()
     process.join()
