@@ -3,6 +3,7 @@
 python -m tests.support.kills      prints the figures of docs/reliability.md
 """
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -111,8 +112,10 @@ def kill_checkpointers(folder, number, seed=SEED):
     moments = random.Random(seed)
     figures = Figures()
     completed = context.Value("q", 0)
-    resumed, longest = 0, None  # the first training is not killed
-    while figures.kills < number:
+    resumed, longest = 0, 0.0
+    for attempt in itertools.count():
+        if figures.kills == number:
+            return figures
         before = completed.value
         process = context.Process(
             target=_train_slowly, args=(folder, completed, resumed + 3 * PERIOD)
@@ -121,13 +124,14 @@ def kill_checkpointers(folder, number, seed=SEED):
         while completed.value == before and process.is_alive():  # until its first step
             time.sleep(0.001)
         start = time.monotonic()
-        process.join(longest and moments.uniform(0, longest))
+        # Each 15th is not killed, to know how long they take.
+        process.join(moments.uniform(0, 1.1 * longest) if attempt % 15 else None)
         took = time.monotonic() - start
         process.kill()
         process.join()
         if process.exitcode == 0:
             figures.finished += 1
-            longest = took
+            longest = max(took, longest)
             resumed = completed.value
             continue
         assert process.exitcode == -9, process.exitcode
@@ -139,7 +143,7 @@ def kill_checkpointers(folder, number, seed=SEED):
             first = trainer.iter + 1
         figures.inspect(folder, completed.value, first)
         resumed = first
-    return figures
+    raise AssertionError("not reached")
 
 
 def _train_quickstart(folder, datasets, steps):

@@ -115,10 +115,10 @@ def disk_errors_in_one_line(folder: str) -> Iterator[None]:
     printed = threading.excepthook
 
     def quiet(record: logging.LogRecord) -> bool:
-        return not (record.exc_info and is_write_error(record.exc_info[1] or OSError()))
+        return not (record.exc_info and _is_of_disk(record.exc_info[1], folder))
 
     def quiet_thread(given: threading.ExceptHookArgs) -> None:
-        if given.exc_value is None or not is_write_error(given.exc_value):
+        if not _is_of_disk(given.exc_value, folder):
             printed(given)
 
     of_loop.addFilter(quiet)
@@ -126,7 +126,7 @@ def disk_errors_in_one_line(folder: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        first = _first_write_error(error)
+        first = _first_of_disk(error, folder)
         if first is None:
             raise
         raise RunError(_ending(first, folder)) from error
@@ -135,8 +135,17 @@ def disk_errors_in_one_line(folder: str) -> Iterator[None]:
         threading.excepthook = printed
 
 
+def _is_of_disk(error: BaseException | None, folder: str) -> bool:
+    """Return whether files cannot be written. TensorBoard opens its file again for each write."""
+    return isinstance(error, OSError) and (is_write_error(error) or _is_gone(folder))
+
+
+def _is_gone(folder: str) -> bool:
+    return "://" not in folder and not os.path.isdir(folder)
+
+
 def _ending(error: OSError, folder: str) -> str:
-    if "://" not in folder and not os.path.isdir(folder):
+    if _is_gone(folder):
         return f"the output folder {folder} was removed or is not accessible any more"
     text = str(error)
     if not isinstance(error, WriteError):
@@ -147,12 +156,12 @@ def _ending(error: OSError, folder: str) -> str:
     return text
 
 
-def _first_write_error(error: BaseException | None) -> OSError | None:
+def _first_of_disk(error: BaseException | None, folder: str) -> OSError | None:
     """Return the error that others followed from, of a chain of errors."""
     first: OSError | None = None
     while error is not None:
         # A WriteError says more than its cause.
-        if is_write_error(error) and not (first is not None and first.__cause__ is error):
+        if _is_of_disk(error, folder) and not (first is not None and first.__cause__ is error):
             first = cast("OSError", error)
         error = error.__context__
     return first

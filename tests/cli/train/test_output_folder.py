@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 
 import pytest
 import torch
+from detectron2.engine import hooks
 
 from d2_seesaw.checkpoint.resuming import training_checkpoints
 from tests.cli.train.test_command import line_of, without_masks
@@ -114,3 +116,21 @@ def test_a_full_disk_ends_the_training_in_one_line(own, disk, capfd, size, line)
     assert output.err.count("cannot be written") <= 2  # the log and its copy at most
     assert training_checkpoints(run) == []
     assert not [name for name in os.listdir(run) if name.endswith(".partial")]
+
+
+def test_a_removed_folder_is_said_and_not_made_again(own, tmp_path, monkeypatch, capfd):
+    timer = hooks.IterationTimer.after_step
+
+    def remove(hook):
+        timer(hook)
+        if hook.trainer.iter == 2:
+            shutil.rmtree(tmp_path / "run")
+
+    monkeypatch.setattr(hooks.IterationTimer, "after_step", remove)
+    line = line_of(own, "train.max_iter=9", "train.log_period=1", change=without_masks)
+    assert line.endswith(
+        f"the output folder {tmp_path}/run was removed or is not accessible any more"
+    )
+    assert not (tmp_path / "run").exists()
+    output = capfd.readouterr()
+    assert "Traceback" not in output.out + output.err
