@@ -365,7 +365,7 @@ def command_part(work: Path, device: str, limit: float) -> Part:
     output = work / "train_net"
     steps = 2 if device == "cpu" else 20
     precision = "bfloat16" if device == "cpu" else "float16"
-    command = ["train_net.py", "--config-file", "configs/quickstart/seesaw.py"]
+    command = ["train_net.py", "--config-file", "configs/quickstart/seesaw.py", "--restart"]
     command += [f"train.output_dir={output}", f"train.device={device}", f"train.max_iter={steps}"]
     command += ["train.amp.enabled=True", f"train.amp.dtype={precision}", "train.log_period=1"]
     return Part("train_net.py", command, limit, output / "metrics.json")

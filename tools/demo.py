@@ -41,11 +41,9 @@ def run(*arguments: str) -> None:
 def train(config: str) -> tuple[Path, dict[str, float]]:
     """Train and evaluate; return the output folder and the newest value of every metric."""
     folder = Path(load_config(config).train.output_dir)
-    metrics_file = folder / "metrics.json"
-    metrics_file.unlink(missing_ok=True)  # training would append to the file of an earlier demo
-    run("train", "--config-file", config)
+    run("train", "--config-file", config, "--restart")  # there may be an earlier demo
     metrics: dict[str, float] = {}
-    for line in metrics_file.read_text().splitlines():
+    for line in (folder / "metrics.json").read_text().splitlines():
         metrics |= json.loads(line)
     return folder, metrics
 

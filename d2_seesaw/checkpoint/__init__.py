@@ -18,12 +18,15 @@ from d2_seesaw.checkpoint.mmdet import (
     read_mmdet_file,
 )
 from d2_seesaw.checkpoint.pretrained import convert_resnest, convert_torchvision_resnet
+from d2_seesaw.checkpoint.resuming import choose_checkpoint
+from d2_seesaw.checkpoint.run_folder import prepare_folder
 
 __all__ = [
     "MmdetFile",
     "MmdetModel",
     "StrictCheckpointer",
     "check_class_names",
+    "choose_checkpoint",
     "class_metadata",
     "convert_mmdet",
     "convert_resnest",
@@ -31,6 +34,7 @@ __all__ = [
     "describe_mmdet",
     "is_semantic",
     "number_of_classes",
+    "prepare_folder",
     "read_class_metadata",
     "read_mmdet_file",
     "save_weights",

@@ -8,7 +8,8 @@ import os
 import zipfile
 from collections.abc import Mapping, Sequence, Set
 from pickle import UnpicklingError
-from typing import Any
+from typing import IO, Any, cast
+from urllib.parse import urlparse
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -25,7 +26,7 @@ from d2_seesaw.checkpoint.contents import (
 )
 from d2_seesaw.checkpoint.pickles import read_model_zoo_file
 from d2_seesaw.checkpoint.pretrained import convert_pretrained
-from d2_seesaw.utils.files import atomic_write
+from d2_seesaw.utils.files import atomic_write, write_text
 
 METADATA = "metadata"
 """Key of the class metadata in a checkpoint."""
@@ -35,6 +36,8 @@ def save_weights(
     path: str | os.PathLike[str],
     weights: Mapping[str, Tensor],
     metadata: Mapping[str, Any] | None = None,
+    *,
+    make_folder: bool = True,
     **extras: Any,
 ) -> None:
     """Write a checkpoint, which appears at ``path`` when it is complete.
@@ -43,11 +46,39 @@ def save_weights(
         path: the ``.pth`` file.
         weights: the state dict of a model.
         metadata: as :func:`class_metadata` returns it; left out if empty.
+        make_folder: create missing folders.
         extras: further entries of the checkpoint, such as the state of the trainer.
+
+    Raises:
+        WriteError: the file cannot be written, such as on a full disk. An earlier one is kept.
     """
     named = {METADATA: dict(metadata)} if metadata else {}
-    with atomic_write(path) as file:
-        torch.save({"model": weights, **named, **extras}, file)
+    with atomic_write(path, make_folder=make_folder) as file:
+        sink = _Sink(file)
+        try:
+            torch.save({"model": weights, **named, **extras}, cast("IO[bytes]", sink))
+        except RuntimeError:
+            if sink.error is None:
+                raise
+            raise sink.error from None
+
+
+class _Sink:
+    """File that keeps the first error of writing, which torch.save hides behind its own."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: BaseException | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except BaseException as error:  # also an interruption
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def class_metadata(names: str | Sequence[str], model: nn.Module) -> dict[str, Any]:
@@ -188,6 +219,7 @@ class StrictCheckpointer(DetectionCheckpointer):
     ) -> None:
         super().__init__(model, save_dir, **checkpointables)
         self.metadata = dict(metadata or {})
+        self._kept: tuple[str, dict[str, Any]] | None = None
         self.require_all = require_all
         self.allow_partial = allow_partial
 
@@ -211,24 +243,68 @@ class StrictCheckpointer(DetectionCheckpointer):
         try:
             return super().load(path, checkpointables)
         except (AttributeError, LookupError, TypeError) as error:  # of load_state_dict
-            reason = f"{type(error).__name__}: {_reason(error)}"
+            reason = f"{type(error).__name__}: {reason_of(error)}"
             raise ValueError(
                 f"checkpoint {path} does not fit this training, its state cannot be restored: "
                 f"{reason}"
             ) from error
+        finally:
+            self._parsed_url_during_load = None
 
-    def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``name.pth`` as the base class does, but atomically and with the metadata."""
+    def resume(self, path: str) -> dict[str, Any]:
+        """Load weights and all further objects from a checkpoint of the same training.
+
+        Raises:
+            ValueError: as :meth:`load`, or a state that does not fit one of the objects.
+        """
+        self.require_all = True
+        return self.load(path)
+
+    def read(self, path: str) -> Mapping[str, Any]:
+        """Read a local checkpoint without loading it; the next :meth:`load` does not read it again.
+
+        Raises:
+            ValueError: a damaged file, or values that are not finite. Its cause is the reason.
+        """
+        self._kept = None
+        self._parsed_url_during_load = urlparse("")
+        try:
+            content = self._load_file(path)
+        finally:
+            self._parsed_url_during_load = None
+        self._kept = (path, content)
+        return content
+
+    def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
+        """Write ``name.pth`` as the base class does, but atomically and with the metadata.
+
+        Args:
+            name: file name without ``.pth``.
+            tag: name the file in ``last_checkpoint``, after it is complete.
+            kwargs: further entries of the checkpoint.
+
+        Raises:
+            WriteError: it cannot be written, or the folder does not exist.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
         file = f"{name}.pth"
         path = os.path.join(self.save_dir, file)
         self.logger.info("Saving checkpoint to %s", path)
-        states = {key: part.state_dict() for key, part in self.checkpointables.items()}
-        save_weights(path, self.model.state_dict(), self.metadata, **(states | kwargs))
-        self.tag_last_checkpoint(file)
+        states = {key: part.state_dict() for key, part in self.checkpointables.items()} | kwargs
+        save_weights(path, self.model.state_dict(), self.metadata, make_folder=False, **states)
+        if tag:
+            self.tag_last_checkpoint(file)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Replace ``last_checkpoint`` atomically."""
+        path = os.path.join(self.save_dir, "last_checkpoint")
+        write_text(path, last_filename_basename, make_folder=False)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
+        kept, self._kept = self._kept, None
+        if kept is not None and kept[0] == filename:
+            return kept[1]
         try:
             check_checksums(filename)
             loaded = self._read(filename)
@@ -242,7 +318,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         except MemoryError:
             raise
         except Exception as error:  # what unpickling a damaged file raises may be of any kind
-            reason = _reason(error)
+            reason = reason_of(error)
             raise ValueError(f"checkpoint {filename} cannot be read: {reason}") from error
         return {**loaded, "model": weights}
 
@@ -293,7 +369,8 @@ class StrictCheckpointer(DetectionCheckpointer):
         return added if added.issubset(missing) else set()
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
+    """Return why a checkpoint cannot be read, in one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, UnpicklingError):  # PyTorch advises to run the code in the file
         text = text.rpartition("WeightsUnpickler error: ")[2].partition(" Check the doc")[0]

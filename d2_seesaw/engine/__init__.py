@@ -1,6 +1,7 @@
 """Parts of training that Detectron2 lacks: strict configs, trainer, schedules, trackers."""
 
 import d2_seesaw._requires_detectron2  # noqa: F401  (an error in one line)
+from d2_seesaw.engine.checkpointing import BestCheckpoint, CheckpointHook
 from d2_seesaw.engine.config import (
     ConfigError,
     apply_overrides,
@@ -24,6 +25,8 @@ from d2_seesaw.engine.train_options import train_options
 from d2_seesaw.engine.trainer import Trainer, compile_parts
 
 __all__ = [
+    "BestCheckpoint",
+    "CheckpointHook",
     "ConfigError",
     "EMAHook",
     "MLflowWriter",

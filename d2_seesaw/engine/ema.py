@@ -111,7 +111,7 @@ class EMAHook(HookBase):
         """Write the file of the average after the last step."""
         if self.trainer.iter + 1 == self.trainer.max_iter and comm.is_main_process():
             path = Path(self.output_dir) / "model_final_ema.pth"
-            save_weights(path, self.averaged.state_dict(), self.metadata)
+            save_weights(path, self.averaged.state_dict(), self.metadata, make_folder=False)
 
     def after_train(self) -> None:
         """Remove the hook on the optimizer."""

@@ -95,7 +95,6 @@ class EvaluationHook(EvalHook):
         period: steps between evaluations; 0 evaluates only after the last step.
         function: returns a nested dictionary of metrics on the first rank.
         output_dir: folder of the file.
-        before: called on all ranks before each evaluation.
     """
 
     file_name = "evaluations.jsonl"
@@ -105,13 +104,10 @@ class EvaluationHook(EvalHook):
         period: int,
         function: Callable[[], dict[str, Any] | None],
         output_dir: str,
-        *,
-        before: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(period, self._results)
         self._evaluate = function
         self._path = Path(output_dir) / self.file_name
-        self._before = before
         self._recorded: dict[str, Any] | None = None  # of the step from which training starts
 
     def before_train(self) -> None:
@@ -145,8 +141,6 @@ class EvaluationHook(EvalHook):
             recorded, self._recorded = self._recorded, None
             logger.info("The evaluation after step %d is complete; its record is used", steps)
             return recorded["results"] if comm.is_main_process() else {}
-        if self._before is not None:
-            self._before()
         seed_generators(trainer.seed, EVALUATION, comm.get_rank(), steps)
         found = flatten_results_dict(self._evaluate() or {})
         results = {name: float(value) for name, value in found.items()}

@@ -34,6 +34,11 @@ def train_options(**changes: Any) -> dict[str, Any]:
       of the annotations, that may be replaced by others; one more stops training. Missing files
       always stop it, before the first step. The count is logged as ``bad_images`` and saved in
       checkpoints.
+    - ``checkpointer``: ``period`` in steps, and ``max_to_keep``, the number of periodic checkpoints
+      to keep, those of earlier starts included; null keeps all. ``model_final.pth`` and
+      ``model_best.pth`` do not count.
+    - ``best_checkpoint``: keep the checkpoint with the best value of ``metric``, such as
+      ``segm/APr``, as ``model_best.pth``; null is off. ``mode`` is ``"max"`` or ``"min"``.
     - ``wandb``, ``mlflow``: experiment trackers that get the config, losses and metrics beside
       TensorBoard; see :class:`~d2_seesaw.engine.WandbWriter` and
       :class:`~d2_seesaw.engine.MLflowWriter`. ``--resume`` continues the same run.
@@ -70,6 +75,7 @@ def train_options(**changes: Any) -> dict[str, Any]:
             "fp16_compression": False,
         },
         "checkpointer": {"period": 5000, "max_to_keep": 3},
+        "best_checkpoint": {"metric": None, "mode": "max"},
         "wandb": {
             "enabled": False,
             "project": "d2_seesaw",

@@ -63,6 +63,8 @@ _OPTIONS = {
     "train.clip_grad.max_value": _number(0, optional=True),
     "train.checkpointer.period": _whole(1),
     "train.checkpointer.max_to_keep": _whole(1, optional=True),
+    "train.best_checkpoint.metric": _text(optional=True),
+    "train.best_checkpoint.mode": ("max or min", lambda value: value in ("max", "min")),
     "train.eval_period": _whole(0),
     "train.log_period": _whole(1),
     "train.device": _text(),

@@ -319,7 +319,8 @@ def _label_path(source: Source) -> Path:
 
 def _write_image(path: Path, image: np.ndarray) -> None:
     _, encoded = cv2.imencode(path.suffix, image)
-    with atomic_write(path) as file:
+    # A folder of pictures is drawn again in little time, so none of them waits for the disk.
+    with atomic_write(path, durable=False) as file:
         file.write(encoded.tobytes())
 
 

@@ -2,11 +2,14 @@ import os
 
 import pytest
 
+from d2_seesaw.utils import files
 from d2_seesaw.utils.files import (
+    WriteError,
     atomic_write,
     default_cache_folder,
     digest,
     file_state,
+    remove_partial_files,
     write_text,
 )
 
@@ -101,3 +104,66 @@ def test_non_local_paths_use_detectron2s_path_manager(tmp_path, monkeypatch):
     write_text("s3://bucket/a.txt", "text")
     assert opened == {"path": "s3://bucket/a.txt", "mode": "wb"}
     assert (tmp_path / "remote").read_bytes() == b"text"
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    calls = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+
+        def note(*arguments, name=name, real=real):
+            is_folder = name == "fsync" and os.path.isdir(f"/proc/self/fd/{arguments[0]}")
+            calls.append("folder" if is_folder else name)
+            real(*arguments)
+
+        monkeypatch.setattr(files.os, name, note)
+    write_text(tmp_path / "kept", "text")
+    assert calls == ["fsync", "replace", "folder"]
+    calls.clear()
+    with atomic_write(tmp_path / "picture", durable=False) as file:
+        file.write(b"quick")
+    assert calls == ["replace"]
+
+
+def test_what_a_killed_process_leaves_is_never_taken_for_a_checkpoint_and_is_removed(tmp_path):
+    with atomic_write(tmp_path / "model_final.pth"):
+        (left,) = os.listdir(tmp_path)
+        assert not left.endswith(".pth")
+        (tmp_path / "copy").write_bytes(b"half")
+        os.rename(tmp_path / "copy", tmp_path / left.replace("final", "0000009"))
+    assert remove_partial_files(tmp_path) == [left.replace("final", "0000009")]
+    assert os.listdir(tmp_path) == ["model_final.pth"]
+
+
+@pytest.mark.parametrize("number", [28, 122, 27, 5])
+def test_a_file_that_cannot_be_written_is_named_with_the_cause(tmp_path, monkeypatch, number):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files.os, "fsync", fail)
+    line = f"{tmp_path}/kept cannot be written: {os.strerror(number)}"
+    with pytest.raises(WriteError) as error:
+        write_text(tmp_path / "kept", "text")
+    assert str(error.value) == line
+    assert os.listdir(tmp_path) == []
+
+
+def test_another_error_within_the_block_is_kept(tmp_path):
+    def read_missing():
+        with atomic_write(tmp_path / "kept") as file:
+            file.write((tmp_path / "missing").read_bytes())
+
+    with pytest.raises(FileNotFoundError, match="missing"):
+        read_missing()
+    with pytest.raises(WriteError, match=r"gone cannot be written: the folder .* does not exist"):
+        write_text(tmp_path / "no" / "gone", "", make_folder=False)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_system_without_fsync_is_accepted(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(files.os, "fsync", unsupported)
+    write_text(tmp_path / "kept", "text")
+    assert (tmp_path / "kept").read_text() == "text"

@@ -15,13 +15,12 @@ Examples:
 """
 
 import argparse
+import copy
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from detectron2.engine import default_argument_parser, default_setup
@@ -30,6 +29,7 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 from torch.multiprocessing.spawn import ProcessRaisedException
 
+from d2_seesaw.checkpoint import prepare_folder
 from d2_seesaw.cli import (
     RunError,
     add_trust,
@@ -38,6 +38,7 @@ from d2_seesaw.cli import (
     errors_in_one_line,
 )
 from d2_seesaw.cli.train.evaluating import evaluate_checkpoint
+from d2_seesaw.cli.train.output import log_to_folder, save_config
 from d2_seesaw.cli.train.training import train
 from d2_seesaw.data import check_dataset_files
 from d2_seesaw.engine import check_trackers, load_config
@@ -68,11 +69,22 @@ def argument_parser() -> argparse.ArgumentParser:
         "GPUs to the number of GPUs in use",
     )
     parser.add_argument(
+        "--restart",
+        action="store_true",
+        help="move the files of an earlier training in train.output_dir to its folder previous_1, "
+        "previous_2 and so on, and start anew",
+    )
+    parser.add_argument(
         "--tta",
         action="store_true",
         help="with --eval-only: test-time augmentation with the views of the config's tta",
     )
     add_trust(parser)
+    (resume,) = [a for a in detectron2s._actions if a.dest == "resume"]
+    resume.help = (
+        "continue from the newest checkpoint in train.output_dir that can be read; start at 0 if "
+        "there is none"
+    )
     # Detectron2's default is one port per user, which two trainings at once would share.
     parser.set_defaults(dist_url="auto")
     return parser
@@ -87,8 +99,7 @@ def read_config(args: argparse.Namespace) -> DictConfig:
             the config, or a tracker whose package is not installed.
         FileNotFoundError: the config file, the dataset or the checkpoint does not exist.
     """
-    if not args.config_file:
-        raise ValueError("--config-file is missing")
+    _check_flags(args)
     parts = (*EVALUATED_PARTS, "tta") if args.eval_only else TOP_LEVEL
     cfg = load_config(args.config_file, args.opts, trust=args.trust, parts=parts)
     needed = EVALUATED if args.eval_only else TRAINED
@@ -114,6 +125,14 @@ def read_config(args: argparse.Namespace) -> DictConfig:
     return cfg
 
 
+def _check_flags(args: argparse.Namespace) -> None:
+    if not args.config_file:
+        raise ValueError("--config-file is missing")
+    if args.restart and (args.resume or args.eval_only):
+        other = "--resume" if args.resume else "--eval-only"
+        raise ValueError(f"--restart moves the earlier training aside; leave out {other}")
+
+
 def _check_checkpoint_file(path: str | None) -> None:
     if path and "://" not in path and not os.path.isfile(path):
         raise FileNotFoundError(f"train.init_checkpoint {path!r} does not exist")
@@ -129,27 +148,34 @@ def _check_tta(cfg: DictConfig, args: argparse.Namespace) -> None:
         )
 
 
-@contextmanager
-def _config_kept(cfg: DictConfig) -> Iterator[None]:
-    """Save the config of an evaluation as config_eval.yaml; keep the config.yaml of a training."""
-    written = Path(cfg.train.output_dir) / "config.yaml"
-    of_training = written.read_bytes() if written.exists() else None
-    yield
-    written.replace(written.with_name("config_eval.yaml"))
-    if of_training is not None:
-        written.write_bytes(of_training)
-
-
 def setup(args: argparse.Namespace) -> DictConfig:
-    """Set up logging and seeds, save the config and return it."""
+    """Prepare the output folder, set up logging and seeds, save the config and return it."""
     cfg = read_config(args)
+    folder = cfg.train.output_dir
+    notes: list[str] = []
+    if not args.eval_only:
+        prepared = prepare_folder(folder, resume=args.resume, restart=args.restart)
+        args.config_file = prepared.follow(args.config_file)
+        cfg.train.init_checkpoint = prepared.follow(cfg.train.init_checkpoint)
+        notes = prepared.notes
     changes = scale_to_world_size(cfg, comm.get_world_size()) if args.auto_scale_lr else None
-    with _config_kept(cfg) if args.eval_only and comm.is_main_process() else nullcontext():
-        default_setup(cfg, args)
-    setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="d2_seesaw")
+    log_to_folder(folder)
+    default_setup(_without_folder(cfg), args)
+    setup_logger(distributed_rank=comm.get_rank(), name="d2_seesaw")
+    if comm.is_main_process():
+        save_config(cfg, Path(folder, "config_eval.yaml" if args.eval_only else "config.yaml"))
+    for note in notes:
+        logger.info(note)
     if changes is not None:
         reference = cfg.train.reference_world_size
         logger.info(format_changes(changes, reference, comm.get_world_size()))
+    return cfg
+
+
+def _without_folder(cfg: DictConfig) -> DictConfig:
+    """Return the config with which Detectron2 writes nothing itself: it overwrites config.yaml."""
+    cfg = copy.deepcopy(cfg)
+    cfg.train.output_dir = None
     return cfg
 
 

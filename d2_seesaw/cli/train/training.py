@@ -6,21 +6,22 @@ import math
 import os
 from typing import Any
 
-from detectron2.config import LazyConfig
-from detectron2.engine import HookBase, default_writers, hooks
+from detectron2.engine import default_writers, hooks
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from d2_seesaw.checkpoint import StrictCheckpointer, class_metadata
+from d2_seesaw.checkpoint import StrictCheckpointer, choose_checkpoint, class_metadata
 from d2_seesaw.cli import ending_in_one_line
 from d2_seesaw.cli.train.evaluating import build, build_model, evaluate_in_training
+from d2_seesaw.cli.train.output import WritersHook, disk_errors_in_one_line, save_config
 from d2_seesaw.data.bad_images import BadImageError
 from d2_seesaw.data.loader import check_test_files
-from d2_seesaw.engine import EMAHook, Trainer, tracking_writers
+from d2_seesaw.engine import BestCheckpoint, CheckpointHook, EMAHook, Trainer, tracking_writers
 from d2_seesaw.engine.boxes_only import boxes_only, masks_left_out
+from d2_seesaw.engine.checkpointing import UnknownMetricError
 from d2_seesaw.engine.rank_state import RankState
 from d2_seesaw.engine.run_records import EvaluationHook, ResumedMetricsFile
 from d2_seesaw.inference.class_names import check_initial_classes, set_class_names
@@ -30,17 +31,22 @@ logger = logging.getLogger("d2_seesaw")
 
 
 def train(cfg: DictConfig, *, resume: bool) -> None:
-    """Train to the end; with ``resume``, from the last checkpoint of the output folder.
+    """Train to the end; with ``resume``, from the newest checkpoint that can be read.
 
     Raises:
-        RunError: training cannot start, memory is exhausted, or too many images are bad.
+        RunError: training cannot start, memory is exhausted, too many images are bad, files cannot
+            be written, or the metric of ``train.best_checkpoint`` does not exist.
     """
     with ending_in_one_line(ValueError, OSError, MemoryError, OtherRankError):
         trainer, start = build_trainer(cfg, resume=resume)
     # Detectron2 logs a traceback of every error.
     of_loop = logging.getLogger("detectron2.engine.train_loop")
-    of_loop.addFilter(lambda r: not (r.exc_info and isinstance(r.exc_info[1], BadImageError)))
-    with ending_in_one_line(BadImageError, MemoryError):
+    in_one_line = (BadImageError, UnknownMetricError, OtherRankError)
+    of_loop.addFilter(lambda r: not (r.exc_info and isinstance(r.exc_info[1], in_one_line)))
+    with (
+        ending_in_one_line(*in_one_line, MemoryError),
+        disk_errors_in_one_line(cfg.train.output_dir),
+    ):
         trainer.train(start, cfg.train.max_iter)
 
 
@@ -75,31 +81,28 @@ def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
         trainer=trainer,
         rank_state=rank_state,
     )
-    resumes = resume and checkpointer.has_checkpoint()
-    is_main = comm.is_main_process()
+    checkpoint_hook = CheckpointHook(
+        checkpointer,
+        eval_period=cfg.train.eval_period,
+        before_save=[rank_state.gather],
+        **cfg.train.checkpointer,
+    )
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
             ema,
             hooks.LRScheduler(scheduler=build(cfg.lr_multiplier)),
-            _gather_before_saving(rank_state, cfg.train.checkpointer.period),
-            hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if is_main else None,
+            checkpoint_hook,
         ]
     )
     evaluate = functools.partial(evaluate_in_training, cfg, model, evaluator, ema)
-    evaluation = EvaluationHook(
-        cfg.train.eval_period, evaluate, cfg.train.output_dir, before=rank_state.gather
-    )
-    trainer.register_hooks_after_checkpoint([evaluation])
-    checkpointer.require_all = resumes
-    resumed_from = checkpointer.get_checkpoint_file() if resumes else ""
-    loaded = checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
-    origin = resumed_from or cfg.train.init_checkpoint
-    check_initial_classes(loaded, metadata, origin, resumed=resumes)
-    start = trainer.iter + 1 if resumes else 0
+    evaluation = EvaluationHook(cfg.train.eval_period, evaluate, cfg.train.output_dir)
+    best = _best_checkpoint(cfg, checkpointer)
+    trainer.register_hooks_after_checkpoint([evaluation, best])
+    start = trainer.iter + 1 if _load(cfg, checkpointer, resume=resume) else 0
     _warn_of_seed(cfg, trainer)
-    if is_main:  # only now: writers create files and runs, which a failed start should not
-        writer = hooks.PeriodicWriter(_writers(cfg, trainer, start), period=cfg.train.log_period)
+    if comm.is_main_process():  # only now: writers create files and runs, a failed start must not
+        writer = WritersHook(_writers(cfg, trainer, start), period=cfg.train.log_period)
         trainer.register_hooks_after_checkpoint([writer])
     return trainer, start
 
@@ -138,12 +141,25 @@ def _average(cfg: DictConfig, model: nn.Module, metadata: dict[str, Any]) -> EMA
     return EMAHook(model, cfg.train.output_dir, metadata=metadata, **options)
 
 
-def _gather_before_saving(rank_state: RankState, period: int) -> HookBase:
-    def gather(trainer: Any) -> None:
-        if (trainer.iter + 1) % period == 0 or trainer.iter + 1 >= trainer.max_iter:
-            rank_state.gather()
+def _load(cfg: DictConfig, checkpointer: StrictCheckpointer, *, resume: bool) -> str:
+    """Resume from the newest checkpoint and return its path, or load the initial weights."""
+    path = choose_checkpoint(checkpointer) if resume else ""
+    if path:
+        loaded = checkpointer.resume(path)
+    else:
+        if resume:
+            logger.info("No checkpoint in %s: training starts at 0", cfg.train.output_dir)
+        loaded = checkpointer.load(cfg.train.init_checkpoint, checkpointables=[])
+    origin = path or cfg.train.init_checkpoint
+    check_initial_classes(loaded, checkpointer.metadata, origin, resumed=bool(path))
+    return path
 
-    return hooks.CallbackHook(after_step=gather)
+
+def _best_checkpoint(cfg: DictConfig, checkpointer: StrictCheckpointer) -> BestCheckpoint | None:
+    options = cfg.train.best_checkpoint
+    if options.metric is None:
+        return None
+    return BestCheckpoint(checkpointer, **options, eval_period=cfg.train.eval_period)
 
 
 def _metadata(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
@@ -186,4 +202,4 @@ def _settle_length(cfg: DictConfig, images_per_epoch: float, total_batch_size: i
             cfg.train.max_iter,
         )
     if comm.is_main_process():
-        LazyConfig.save(cfg, os.path.join(cfg.train.output_dir, "config.yaml"))
+        save_config(cfg, os.path.join(cfg.train.output_dir, "config.yaml"))

@@ -4,14 +4,11 @@ import os
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from d2_seesaw.cli import RunError, train
-from d2_seesaw.data import register_longtail_instances
 from d2_seesaw.engine import load_config
 from d2_seesaw.engine.boxes_only import boxes_only, masks_left_out
-from tests.data.own_data import content, write
 from tests.support.configs import build_model
 
 MASK_CONFIGS = [
@@ -21,34 +18,6 @@ MASK_CONFIGS = [
     pytest.param("coco/htc_lite_r50_fpn_1x", marks=pytest.mark.slow),
     pytest.param("challenge/step09_seesaw", marks=pytest.mark.slow),
 ]
-
-
-@pytest.fixture
-def own(tmp_path):
-    """Register data as ``own``; return a function that starts training on changed data."""
-    names = []
-
-    def start(*arguments, change=lambda data: None, after=lambda folder: None):
-        data = content()
-        change(data)
-        name = f"own_{tmp_path.name}_{len(names)}"
-        json_file = write(tmp_path, data, f"{name}.json")
-        after(tmp_path)
-        register_longtail_instances(name, None, json_file, tmp_path / "images")
-        names.append(name)
-        cfg = ["--config-file", "quickstart/seesaw", f"train.output_dir={tmp_path}/run"]
-        small = ["dataloader.train.total_batch_size=2", "train.max_iter=1", "train.device=cpu"]
-        data = [f"dataloader.{s}.dataset.names={name}" for s in ("train", "test")]
-        workers = [f"dataloader.{s}.num_workers=0" for s in ("train", "test")]
-        classes = ["model.roi_heads.num_classes=3"]
-        flags = [a for a in arguments if a.startswith("--")]
-        options = [a for a in arguments if not a.startswith("--")]
-        return train.main([*flags, *cfg, *small, *data, *workers, *classes, *options])
-
-    yield start
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
 
 
 def line_of(call, *arguments, **options):
