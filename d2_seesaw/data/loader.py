@@ -10,6 +10,7 @@ from detectron2.data import (
     MetadataCatalog,
     build_detection_train_loader,
 )
+from detectron2.data.build import worker_init_reset_seed
 from detectron2.utils import comm
 
 from d2_seesaw.data.annotations.records import Records
@@ -17,6 +18,7 @@ from d2_seesaw.data.bad_images import BadImages, MappedDataset, check_files_exis
 from d2_seesaw.data.catalog import FileMetadata, load_dataset
 from d2_seesaw.data.sampling import Dataset, Sampling
 from d2_seesaw.utils.ranks import raise_on_all_ranks
+from d2_seesaw.utils.signals import leave_signals_to_parent
 
 
 class TrainLoader:
@@ -111,8 +113,15 @@ def build_train_loader(
         pin_memory=pin_memory,
         **worker_options,
     )
+    loader: Any = batches.dataset if aspect_ratio_grouping else batches
+    loader.worker_init_fn = _init_worker
     epoch = sampling.images_per_epoch(sampled)
     return TrainLoader(batches, epoch, total_batch_size, has_masks(dataset))
+
+
+def _init_worker(worker_id: int) -> None:
+    leave_signals_to_parent()
+    worker_init_reset_seed(worker_id)
 
 
 def has_masks(dataset: Dataset) -> bool:

@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 from detectron2.engine import SimpleTrainer
+from detectron2.engine.hooks import PeriodicWriter
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from d2_seesaw.engine.stop import Stopped, between_steps, stop_requested
 from d2_seesaw.utils.text import did_you_mean
 
 Batch = list[dict[str, Any]]
@@ -38,6 +40,10 @@ class Trainer(SimpleTrainer):
         accumulate_steps: number of batches per step, whose losses are averaged.
         max_norm: largest norm of all gradients together; None does not clip.
         max_value: largest absolute entry of a gradient; None does not clip.
+
+    Attributes:
+        stop_agreed: whether a rank got a signal to stop, see :mod:`d2_seesaw.engine.stop`. All
+            ranks have the same value in a step.
 
     Raises:
         ValueError: an unknown dtype or ``accumulate_steps`` below 1.
@@ -64,6 +70,7 @@ class Trainer(SimpleTrainer):
         self.accumulate_steps = accumulate_steps
         self.max_norm = max_norm
         self.max_value = max_value
+        self.stop_agreed = False
         self.bad_images: Any = getattr(data_loader, "bad_images", None)
         self.grad_scaler = torch.amp.GradScaler(
             self.device_type, enabled=self.amp_dtype is torch.float16
@@ -77,7 +84,7 @@ class Trainer(SimpleTrainer):
         data_time = 0.0
         for step in range(self.accumulate_steps):
             start = time.perf_counter()
-            batches.append(next(self._data_loader_iter))
+            batches.append(self._next_batch(is_first=step == 0))
             data_time += time.perf_counter() - start
             with self._memory_explained(batches[-1]):
                 losses = self._backward(batches[-1], is_last=step == self.accumulate_steps - 1)
@@ -88,6 +95,15 @@ class Trainer(SimpleTrainer):
         self._write_metrics(total, data_time)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+
+    def _next_batch(self, *, is_first: bool) -> Batch:
+        try:
+            with between_steps() if is_first else nullcontext():
+                return next(self._data_loader_iter)
+        except Stopped:
+            self.iter -= 1  # the last complete step, which the hooks save
+            self.stop_agreed = True
+            raise
 
     def _backward(self, batch: Batch, *, is_last: bool) -> dict[str, Tensor]:
         """Add the gradients of one batch and return its detached share of the step's losses."""
@@ -126,17 +142,29 @@ class Trainer(SimpleTrainer):
         self.storage.put_scalar("grad_norm", norm.item())
 
     def _reduce(self, checked: Tensor) -> float:
-        """Return the sum of ``checked`` over the ranks, and share their bad images."""
+        """Return the sum of ``checked`` over the ranks, share their bad images, agree to stop."""
         new = self.bad_images.num_new if self.bad_images is not None else 0
-        both = torch.stack([checked, checked.new_tensor(float(new))])
+        stops = stop_requested() is not None
+        every = torch.stack([checked, checked.new_tensor(new), checked.new_tensor(stops)])
         if comm.get_world_size() > 1:
-            torch.distributed.all_reduce(both)
-        value, news = both.tolist()
+            torch.distributed.all_reduce(every)
+        value, news, stops = every.tolist()
+        self.stop_agreed = stops > 0
         if news and self.bad_images is not None:
             self.bad_images.exchange()
         if self.bad_images is not None and self.bad_images.found:
             self.storage.put_scalar("bad_images", len(self.bad_images.found), smoothing_hint=False)
         return value
+
+    def after_train(self) -> None:
+        """Call the hooks; those that write metrics also after an evaluation that was stopped."""
+        try:
+            super().after_train()
+        except BaseException:
+            for hook in self._hooks:
+                if isinstance(hook, PeriodicWriter):
+                    hook.after_train()
+            raise
 
     @contextmanager
     def _memory_explained(self, batch: Batch) -> Iterator[None]:

@@ -19,6 +19,7 @@ from d2_seesaw.data.bad_images import BadImageError
 from d2_seesaw.data.loader import check_test_files
 from d2_seesaw.engine import EMAHook, Trainer, tracking_writers
 from d2_seesaw.engine.boxes_only import boxes_only, masks_left_out
+from d2_seesaw.engine.stop import StopHook, signals_waiting, stop_requested
 from d2_seesaw.inference.class_names import check_initial_classes, set_class_names
 from d2_seesaw.utils.ranks import OtherRankError, raise_on_all_ranks
 
@@ -35,9 +36,15 @@ def train(cfg: DictConfig, *, resume: bool) -> None:
         trainer, start = build_trainer(cfg, resume=resume)
     # Detectron2 logs a traceback of every error.
     of_loop = logging.getLogger("detectron2.engine.train_loop")
-    of_loop.addFilter(lambda r: not (r.exc_info and isinstance(r.exc_info[1], BadImageError)))
-    with ending_in_one_line(BadImageError, MemoryError):
+    of_loop.addFilter(_is_crash)
+    with ending_in_one_line(BadImageError, MemoryError), signals_waiting():
         trainer.train(start, cfg.train.max_iter)
+
+
+def _is_crash(record: logging.LogRecord) -> bool:
+    """Return whether Detectron2's traceback of an error tells more than our message."""
+    error = record.exc_info[1] if record.exc_info else None
+    return error is None or not (stop_requested() or isinstance(error, BadImageError))
 
 
 def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
@@ -78,6 +85,7 @@ def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
     if cfg.train.ema.enabled:
         average = {"decay": cfg.train.ema.decay, "warmup": cfg.train.ema.warmup}
         ema = EMAHook(model, cfg.train.output_dir, metadata=metadata, **average)
+    stop = StopHook(_Checkpoints(trainer, checkpointer))
     resumes = resume and checkpointer.has_checkpoint()
     is_main = comm.is_main_process()
     trainer.register_hooks(
@@ -86,8 +94,10 @@ def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
             ema,
             hooks.LRScheduler(scheduler=build(cfg.lr_multiplier)),
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if is_main else None,
+            stop,
             hooks.EvalHook(
-                cfg.train.eval_period, lambda: evaluate_in_training(cfg, model, evaluator, ema)
+                cfg.train.eval_period,
+                stop.interruptible(lambda: evaluate_in_training(cfg, model, evaluator, ema)),
             ),
         ]
     )
@@ -101,6 +111,25 @@ def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
         writers = _writers(cfg, resumed_from, start)
         trainer.register_hooks([hooks.PeriodicWriter(writers, period=cfg.train.log_period)])
     return trainer, start
+
+
+class _Checkpoints:
+    """Checkpoints on demand."""
+
+    def __init__(self, trainer: Trainer, checkpointer: StrictCheckpointer) -> None:
+        self.trainer = trainer
+        self.checkpointer = checkpointer
+
+    def save_now(self, *, gather: bool = True) -> str:
+        """Save the state after the last complete step, unless it has been saved."""
+        iteration = min(self.trainer.iter, self.trainer.max_iter - 1)
+        if iteration < self.trainer.start_iter:
+            return ""
+        name = f"model_{iteration:07d}"
+        last = os.path.basename(self.checkpointer.get_checkpoint_file())
+        if comm.is_main_process() and last not in (f"{name}.pth", "model_final.pth"):
+            self.checkpointer.save(name, iteration=iteration)
+        return self.checkpointer.get_checkpoint_file()
 
 
 def _metadata(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
