@@ -12,8 +12,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
-from detectron2.engine import launch as detectron2_launch
-from detectron2.engine.launch import DEFAULT_TIMEOUT
+from detectron2.engine.launch import DEFAULT_TIMEOUT, _distributed_worker, _find_free_port
 from torch.multiprocessing.spawn import ProcessContext, start_processes
 
 from d2_seesaw.engine.stop import (
@@ -51,7 +50,7 @@ def run_ranks(main: Callable[..., Any], args: argparse.Namespace) -> None:
     """
     url = args.dist_url
     if url == "auto":
-        url = f"tcp://127.0.0.1:{detectron2_launch._find_free_port()}"
+        url = f"tcp://127.0.0.1:{_find_free_port()}"
     reader, writer = multiprocessing.get_context(START_METHOD).Pipe(duplex=False)
     of_detectron2 = (
         main,
@@ -101,13 +100,13 @@ def _run_rank(local_rank: int, parent: int, writer: Connection, *of_detectron2: 
     with StopSignals(parent=parent, escalates=False) as signals:
 
         def report(text: str) -> None:
-            try:
-                writer.send(text)
-            except OSError:  # the parent is gone
+            if os.getppid() != parent:  # it is gone
                 write_line(text)
+            with contextlib.suppress(OSError):
+                writer.send(text)
 
         signals.report = report
-        detectron2_launch._distributed_worker(local_rank, *of_detectron2)
+        _distributed_worker(local_rank, *of_detectron2)
 
 
 def _wait(context: ProcessContext, signals: StopSignals | None) -> int | None:

@@ -260,9 +260,10 @@ def failures_of_a_stop() -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, ConnectionError) as error:
         number = stop_requested()
-        if number is None or not (comm.get_world_size() > 1 or "DataLoader worker" in str(error)):
+        of_loader = isinstance(error, ConnectionError) or "DataLoader worker" in str(error)
+        if number is None or not (of_loader or comm.get_world_size() > 1):
             raise
         raise Stopped(number) from error
 
