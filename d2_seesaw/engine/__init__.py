@@ -13,6 +13,7 @@ from d2_seesaw.engine.schedule import (
     multi_step_with_warmup,
     polynomial_with_warmup,
 )
+from d2_seesaw.engine.stop import StopHook, Stopped, StopSignals, signals_waiting
 from d2_seesaw.engine.trackers import (
     MLflowWriter,
     TrackingWriter,
@@ -27,6 +28,9 @@ __all__ = [
     "ConfigError",
     "EMAHook",
     "MLflowWriter",
+    "StopHook",
+    "StopSignals",
+    "Stopped",
     "TrackingWriter",
     "Trainer",
     "WandbWriter",
@@ -38,6 +42,7 @@ __all__ = [
     "load_config",
     "multi_step_with_warmup",
     "polynomial_with_warmup",
+    "signals_waiting",
     "tracking_writers",
     "train_options",
 ]

@@ -68,7 +68,7 @@ def run_ranks(main: Callable[..., Any], args: argparse.Namespace) -> None:
     with stop_signals_blocked():
         context = start_processes(
             _run_rank,
-            (os.getpid(), writer, *of_detectron2),
+            (os.getpid(), writer if args.machine_rank == 0 else None, *of_detectron2),
             args.num_gpus,
             join=False,
             start_method=START_METHOD,
@@ -96,10 +96,12 @@ def _take_over_message(reader: Connection, signals: StopSignals) -> None:
             signals.outcome = lambda *_: text
 
 
-def _run_rank(local_rank: int, parent: int, writer: Connection, *of_detectron2: Any) -> None:
+def _run_rank(local_rank: int, parent: int, writer: Connection | None, *of_detectron2: Any) -> None:
     with StopSignals(parent=parent, escalates=False) as signals:
 
         def report(text: str) -> None:
+            if writer is None or local_rank > 0:
+                return
             if os.getppid() != parent:  # it is gone
                 write_line(text)
             with contextlib.suppress(OSError):

@@ -71,7 +71,7 @@ class StopSignals:
 
     Attributes:
         received: the first signal, or None.
-        report: writes the message of a stop, without its line end, to the user.
+        report: shows the message of a stop to the user; only that of one process of a run does.
         outcome: returns the message, given the signal's name and whether steps may be lost.
         before_exit: called before the process is ended at once.
         between_steps: the only rank waits for data, so that it can leave without a further step.
@@ -151,21 +151,22 @@ class StopSignals:
         return self.parent is not None and os.getppid() != self.parent
 
     def _watch(self) -> None:
-        received_at = None
+        first, received_at = None, None
         while True:
             ready, _, _ = select.select([self._reader], [], [], _POLL_SECONDS)
             numbers = self._reader.recv(64) if ready else b""
             if ready and not numbers:
                 return
-            if received_at is None and (set(numbers) & set(STOP_SIGNALS)):
-                received_at = time.monotonic()
+            if first is None:
+                first = next((number for number in numbers if number in STOP_SIGNALS), None)
+                received_at = None if first is None else time.monotonic()
             if signal.SIGINT in numbers and self._is_second_interrupt():
                 self._end_at_once(signal.SIGINT)
-            if received_at is None and self._lost_parent():
+            if first is None and self._lost_parent():
                 os.kill(self._pid, signal.SIGTERM)
             since = {_Mode.RAISE: received_at, _Mode.LEAVE: self._told_at}.get(self.mode)
             if since is not None and time.monotonic() > since + REACTION_SECONDS:
-                self._end_at_once(self.received or signal.SIGTERM)
+                self._end_at_once(self.received or first or signal.SIGTERM)
 
     def _is_second_interrupt(self) -> bool:
         now = time.monotonic()

@@ -1,15 +1,21 @@
 """Signals to real trainings: nothing is lost, nothing is left, and the exit status tells why."""
 
+import json
 import os
 import random
 import re
 import shlex
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
+import torch
 
-from tests.support.trainings import Training, generate_small_data
+from tests.support.markdown import ROOT
+from tests.support.trainings import SMALL, Training, generate_small_data
 
 pytestmark = pytest.mark.slow
 
@@ -183,3 +189,47 @@ def test_spawned_ranks_get_a_signal_that_came_before_their_handlers(start):
     assert training.status() == 143
     assert re.search(r"SIGTERM: (no step was finished; nothing to|nothing was) save", training.text)
     assert training.seconds_until_none_is_left() is not None
+
+
+def _torchrun(datasets, folder):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--standalone", "-m", "d2_seesaw", "train", "--config-file"]
+    command += ["quickstart/seesaw", *SMALL, f"train.output_dir={folder}/run"]
+    variables = {"DETECTRON2_DATASETS": str(datasets), "OMP_NUM_THREADS": "1"}
+    with open(folder / "log.txt", "w") as log:
+        return subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | variables, stdout=log, stderr=log
+        )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_under_torchrun_all_ranks_save_once_and_end(datasets, tmp_path, number):
+    torchrun = _torchrun(datasets, tmp_path)
+    metrics, log = tmp_path / "run/metrics.json", tmp_path / "log.txt"
+    try:
+        deadline = time.monotonic() + 120
+        while not (metrics.exists() and "total_loss" in metrics.read_text()):
+            assert torchrun.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.02)
+        ranks = [
+            int(p)
+            for p in Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
+        ]
+    finally:
+        torchrun.send_signal(number)
+    assert torchrun.wait(30) != 0
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{rank}").exists() for rank in ranks):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    saved = torch.load(
+        tmp_path / "run" / (tmp_path / "run/last_checkpoint").read_text(), weights_only=True
+    )
+    steps = [json.loads(x)["iteration"] for x in metrics.read_text().splitlines()]
+    assert saved["trainer"]["iteration"] == max(steps)
+    lines = [x for x in log.read_text().splitlines() if "d2-seesaw train: " in x]
+    assert len(lines) == 1, lines
+    if number != signal.SIGKILL:
+        assert "Continue with: torchrun" in lines[0] or "-m torch.distributed.run" in lines[0]
+        assert "-m d2_seesaw train --resume --config-file quickstart/seesaw" in lines[0]

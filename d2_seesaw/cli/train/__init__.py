@@ -154,14 +154,14 @@ def run(args: argparse.Namespace) -> None:
 
     Raises:
         RunError: see :func:`train`.
-        Stopped: a signal ended the run; rank 0 has reported what is saved.
+        Stopped: a signal ended the run; this rank has reported what is saved.
     """
     signals = active_signals()
     try:
         with failures_of_a_stop():
             _run(args, signals)
     except Stopped:
-        if signals is not None and comm.is_main_process():
+        if signals is not None:
             signals.tell()
         raise
     finally:
@@ -271,11 +271,12 @@ def main(arguments: list[str] | None = None) -> int:
     args = argument_parser().parse_args(arguments)
     args.continue_with, args.started = command_to_continue(arguments), time.time()
     with StopSignals() as signals:
+        if not _is_first_process(args):
+            signals.report = lambda text: None
         try:
             return _main(args, signals)
         except Stopped as stop:
-            if _is_first_process(args):
-                signals.tell(lost=args.num_gpus * args.num_machines > 1)
+            signals.tell(lost=args.num_gpus * args.num_machines > 1)
             return stop.code
 
 

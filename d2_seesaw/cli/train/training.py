@@ -85,7 +85,6 @@ def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
     if cfg.train.ema.enabled:
         average = {"decay": cfg.train.ema.decay, "warmup": cfg.train.ema.warmup}
         ema = EMAHook(model, cfg.train.output_dir, metadata=metadata, **average)
-    stop = StopHook(_Checkpoints(trainer, checkpointer))
     resumes = resume and checkpointer.has_checkpoint()
     is_main = comm.is_main_process()
     trainer.register_hooks(
@@ -94,7 +93,7 @@ def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
             ema,
             hooks.LRScheduler(scheduler=build(cfg.lr_multiplier)),
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if is_main else None,
-            stop,
+            stop := StopHook(_Checkpoints(trainer, checkpointer)),
             hooks.EvalHook(
                 cfg.train.eval_period,
                 stop.interruptible(lambda: evaluate_in_training(cfg, model, evaluator, ema)),
