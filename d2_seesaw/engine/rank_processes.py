@@ -66,7 +66,7 @@ def run_ranks(main: Callable[..., Any], args: argparse.Namespace) -> None:
         resource_tracker.ensure_running()
     # The ranks inherit this, so that a signal waits until they have handlers.
     with stop_signals_blocked():
-        context = start_processes(
+        context: Any = start_processes(
             _run_rank,
             (os.getpid(), writer if args.machine_rank == 0 else None, *of_detectron2),
             args.num_gpus,

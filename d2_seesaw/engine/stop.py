@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, Protocol, TypeVar
 
@@ -44,6 +44,7 @@ class Stopped(SystemExit):
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
         self.number = number
+        self.status = 128 + number
 
 
 class _Mode(enum.Enum):
@@ -315,7 +316,8 @@ class StopHook(HookBase):
 
     def after_train(self) -> None:
         """Save if the loop was left while the only rank waited for data."""
-        if self.trainer.stop_agreed and comm.is_main_process():
+        trainer: Any = self.trainer
+        if trainer.stop_agreed and comm.is_main_process():
             self.checkpoints.save_now(gather=False)
 
     def interruptible(self, evaluation: Callable[[], Result]) -> Callable[[], Result]:
@@ -348,5 +350,5 @@ class StopHook(HookBase):
         raise Stopped(number)
 
     @staticmethod
-    def _signals_of_ranks() -> list[int | None]:
+    def _signals_of_ranks() -> Sequence[int | None]:
         return comm.all_gather(stop_requested())

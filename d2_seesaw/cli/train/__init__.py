@@ -277,7 +277,7 @@ def main(arguments: list[str] | None = None) -> int:
             return _main(args, signals)
         except Stopped as stop:
             signals.tell(lost=args.num_gpus * args.num_machines > 1)
-            return stop.code
+            return stop.status
 
 
 def _main(args: argparse.Namespace, signals: StopSignals) -> int:

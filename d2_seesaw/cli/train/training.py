@@ -55,10 +55,7 @@ def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
         boxes_only(cfg)
     # Built early: an evaluator that cannot run fails before the training, not after it.
     evaluator = build(cfg.dataloader.evaluator)
-    names = OmegaConf.select(cfg, "dataloader.test.dataset.names")
-    with raise_on_all_ranks():
-        if names is not None and comm.is_main_process():
-            check_test_files(names)
+    _check_test_data(cfg)
     _settle_length(cfg, loader.images_per_epoch, loader.total_batch_size)
     model = build_model(cfg)
     logger.info("Model:\n%s", model)
@@ -110,6 +107,13 @@ def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
         writers = _writers(cfg, resumed_from, start)
         trainer.register_hooks([hooks.PeriodicWriter(writers, period=cfg.train.log_period)])
     return trainer, start
+
+
+def _check_test_data(cfg: DictConfig) -> None:
+    names = OmegaConf.select(cfg, "dataloader.test.dataset.names")
+    with raise_on_all_ranks():
+        if names is not None and comm.is_main_process():
+            check_test_files(names)
 
 
 class _Checkpoints:
