@@ -13,10 +13,12 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from types import ModuleType
 from typing import Any
 
 from d2_seesaw import __version__
+from d2_seesaw.utils.signals import ending_at_once
 from d2_seesaw.utils.text import did_you_mean
 
 COMMANDS = {
@@ -121,12 +123,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("NO_COLOR", "1")  # of Detectron2's log
     # Detectron2 uses torch.jit.script, which is deprecated.
     warnings.filterwarnings("ignore", r".*torch\.jit\.script", FutureWarning)
+    with ending_at_once("d2-seesaw train") if command == "train" else nullcontext():
+        return _module(command).main(arguments[1:]) or 0
+
+
+def _module(command: str) -> ModuleType:
     try:
         if command != "env":
             importlib.import_module("d2_seesaw._requires_detectron2")
-        module = importlib.import_module(module_of(command))
+        return importlib.import_module(module_of(command))
     except ModuleNotFoundError as error:
         if (error.name or "d2_seesaw").partition(".")[0] == "d2_seesaw":
             raise
         sys.exit(f"d2-seesaw {command}: {error}")
-    return module.main(arguments[1:]) or 0

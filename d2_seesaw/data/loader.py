@@ -1,14 +1,11 @@
 """The training loader: batches from any position on, equal for any number of workers."""
 
-import atexit
 import hashlib
 import logging
 import os
-import signal
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
-from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -25,18 +22,9 @@ from d2_seesaw.data.sampling import Dataset, Sampling
 from d2_seesaw.data.semantic.folders import read_image_size
 from d2_seesaw.utils.files import digest
 from d2_seesaw.utils.ranks import raise_on_all_ranks
+from d2_seesaw.utils.signals import leave_signals_to_parent
 
 logger = logging.getLogger(__name__)
-
-
-_OPEN: WeakSet["TrainLoader"] = WeakSet()
-
-
-@atexit.register
-def _close_all() -> None:
-    # Python would wait for processes that are not told to end, as they ignore its signal.
-    for loader in list(_OPEN):
-        loader.close()
 
 
 class TrainLoader:
@@ -79,7 +67,6 @@ class TrainLoader:
         self.bad_images = BadImages()
         self._options = options
         self._stream: Generator[list[dict[str, Any]], None, None] | None = None
-        _OPEN.add(self)
 
     @cached_property
     def batches(self) -> DataLoader:
@@ -88,7 +75,7 @@ class TrainLoader:
             self.dataset,
             batch_sampler=self.order,
             collate_fn=trivial_batch_collator,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=leave_signals_to_parent,
             generator=torch.Generator(),  # by default, the generator of the model is drawn from
             **self._options,
         )
@@ -153,13 +140,6 @@ class TrainLoader:
         if ranks * batch_size != size:
             changes.append(f"batches of {size} instead of {ranks * batch_size} images")
         return changes
-
-
-def _ignore_signals(_: int) -> None:
-    # A signal to the whole process group must not end the loading processes before the main process
-    # has saved a checkpoint. They end when the loader is closed or the main process has ended.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def build_train_loader(

@@ -14,6 +14,7 @@ from d2_seesaw.engine.schedule import (
     multi_step_with_warmup,
     polynomial_with_warmup,
 )
+from d2_seesaw.engine.stop import StopHook, Stopped, StopSignals, signals_waiting
 from d2_seesaw.engine.trackers import (
     MLflowWriter,
     TrackingWriter,
@@ -30,6 +31,9 @@ __all__ = [
     "ConfigError",
     "EMAHook",
     "MLflowWriter",
+    "StopHook",
+    "StopSignals",
+    "Stopped",
     "TrackingWriter",
     "Trainer",
     "WandbWriter",
@@ -41,6 +45,7 @@ __all__ = [
     "load_config",
     "multi_step_with_warmup",
     "polynomial_with_warmup",
+    "signals_waiting",
     "tracking_writers",
     "train_options",
 ]

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from detectron2.engine import launch
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 
+from d2_seesaw.engine.rank_processes import run_ranks
 from d2_seesaw.engine.schedule import scale_to_world_size
+from d2_seesaw.engine.stop import active_signals
 
 
 def launch_training(main: Callable[..., Any], args: argparse.Namespace) -> None:
@@ -25,20 +26,17 @@ def launch_training(main: Callable[..., Any], args: argparse.Namespace) -> None:
 
     Raises:
         ValueError: see :func:`check_ranks`.
+        Stopped: a signal ended the ranks.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _join_torchrun(main, args)
         return
     check_ranks(args)
     _share_cores(args.num_gpus)
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    if args.num_gpus * args.num_machines > 1:
+        run_ranks(main, args)
+    else:
+        main(args)
 
 
 def check_machine(cfg: DictConfig, args: argparse.Namespace) -> None:
@@ -129,6 +127,9 @@ def _check_writable(folder: str) -> None:
 
 
 def _join_torchrun(main: Callable[..., Any], args: argparse.Namespace) -> None:
+    signals = active_signals()
+    if signals is not None:
+        signals.parent = os.getppid()
     local_size = int(os.environ["LOCAL_WORLD_SIZE"])
     has_gpu = torch.cuda.is_available()
     if has_gpu:

@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 from detectron2.engine import HookBase, SimpleTrainer
+from detectron2.engine.hooks import PeriodicWriter
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from d2_seesaw.engine.run_records import restore_storage, storage_state
+from d2_seesaw.engine.stop import Stopped, between_steps, stop_requested
 from d2_seesaw.utils.random_state import STEP, seed_generators
 from d2_seesaw.utils.text import did_you_mean
 
@@ -51,6 +53,10 @@ class Trainer(SimpleTrainer):
         seed: seed of the model's random numbers, the same on all ranks; drawn and shared by
             default. A resumed training keeps the one of its checkpoint.
 
+    Attributes:
+        stop_agreed: whether a rank got a signal to stop, see :mod:`d2_seesaw.engine.stop`. All
+            ranks have the same value in a step.
+
     Raises:
         ValueError: an unknown dtype or ``accumulate_steps`` below 1.
     """
@@ -80,6 +86,7 @@ class Trainer(SimpleTrainer):
         self.seed = comm.shared_random_seed() if seed is None else seed
         self._after_checkpoint: list[HookBase] = []
         self._saved_scalars: dict[str, Any] | None = None  # of a checkpoint that is resumed
+        self.stop_agreed = False
         self.bad_images: Any = getattr(data_loader, "bad_images", None)
         self.grad_scaler = torch.amp.GradScaler(
             self.device_type, enabled=self.amp_dtype is torch.float16
@@ -93,7 +100,7 @@ class Trainer(SimpleTrainer):
         data_time = 0.0
         for step in range(self.accumulate_steps):
             start = time.perf_counter()
-            batches.append(next(self._data_loader_iter))
+            batches.append(self._next_batch(is_first=step == 0))
             data_time += time.perf_counter() - start
             # Here, as the mapper draws from the same generators if there are no loading processes.
             seed_generators(self.seed, STEP, comm.get_rank(), self.iter, step)
@@ -106,6 +113,15 @@ class Trainer(SimpleTrainer):
         self._write_metrics(total, data_time)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+
+    def _next_batch(self, *, is_first: bool) -> Batch:
+        try:
+            with between_steps() if is_first else nullcontext():
+                return next(self._data_loader_iter)
+        except Stopped:
+            self.iter -= 1  # the last complete step, which the hooks save
+            self.stop_agreed = True
+            raise
 
     def _backward(self, batch: Batch, *, is_last: bool) -> dict[str, Tensor]:
         """Add the gradients of one batch and return its detached share of the step's losses."""
@@ -144,12 +160,14 @@ class Trainer(SimpleTrainer):
         self.storage.put_scalar("grad_norm", norm.item())
 
     def _reduce(self, checked: Tensor) -> float:
-        """Return the sum of ``checked`` over the ranks, and share their bad images."""
+        """Return the sum of ``checked`` over the ranks, share their bad images, agree to stop."""
         new = self.bad_images.num_new if self.bad_images is not None else 0
-        both = torch.stack([checked, checked.new_tensor(float(new))])
+        stops = stop_requested() is not None
+        every = torch.stack([checked, checked.new_tensor(new), checked.new_tensor(stops)])
         if comm.get_world_size() > 1:
-            torch.distributed.all_reduce(both)
-        value, news = both.tolist()
+            torch.distributed.all_reduce(every)
+        value, news, stops = every.tolist()
+        self.stop_agreed = stops > 0
         if news and self.bad_images is not None:
             self.bad_images.exchange()
         if self.bad_images is not None and self.bad_images.found:
@@ -192,13 +210,22 @@ class Trainer(SimpleTrainer):
             self.iter = self.storage.iter = self.start_iter
 
     def after_train(self) -> None:
-        """Close the data, then run the hooks, with the same iteration if no step was left."""
+        """Close the data, then run the hooks, with the same iteration if no step was left.
+
+        Hooks that write metrics run also if an evaluation was stopped.
+        """
         self._data_loader_iter_obj = None
         if hasattr(self.data_loader, "close"):
             self.data_loader.close()
         if self.start_iter >= self.max_iter:
             self.iter = self.start_iter
-        super().after_train()
+        try:
+            super().after_train()
+        except BaseException:
+            for hook in self._hooks:
+                if isinstance(hook, PeriodicWriter):
+                    hook.after_train()
+            raise
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed training needs to equal an uninterrupted one, but the model.

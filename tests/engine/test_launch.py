@@ -1,15 +1,19 @@
 import argparse
 import json
 import os
+import signal
 import socket
+import time
 
 import pytest
 import torch
 from detectron2.utils import comm
+from torch.multiprocessing.spawn import ProcessException
 
 from d2_seesaw.cli.train import argument_parser
-from d2_seesaw.engine import load_config
+from d2_seesaw.engine import Stopped, StopSignals, load_config, rank_processes, signals_waiting
 from d2_seesaw.engine.launch import check_machine, launch_training, torch_device
+from d2_seesaw.engine.rank_processes import run_ranks
 from tests.support.ranks import run_processes
 
 
@@ -65,6 +69,54 @@ def test_ranks_started_by_torchrun_join_one_process_group_and_leave_it(tmp_path)
     run_processes(_run_rank_as_torchrun, (port, tmp_path), world_size=2)
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     assert found == [[2, 0, 3], [2, 1, 3]]
+
+
+def _leave_or_stay(args):
+    if comm.get_rank() == args.stays:
+        with signals_waiting():
+            time.sleep(60)
+    (args.folder / f"{comm.get_rank()}").touch()
+    args.leave()
+
+
+def _crash():
+    raise ValueError("of rank 0")
+
+
+def _interrupt():
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def _start_ranks(_, args, seconds):
+    rank_processes.START_METHOD = "fork"
+    rank_processes.STOP_SECONDS = rank_processes.CRASH_SECONDS = seconds
+    try:
+        with StopSignals():
+            run_ranks(_leave_or_stay, args)
+    except (Stopped, ProcessException) as end:
+        (args.folder / "end").write_text(f"{type(end).__name__} {end}")
+    assert (args.folder / "0").exists()
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize(
+    ("leave", "stays", "end"),
+    [
+        (_interrupt, 1, "Stopped 138"),  # rank 1 does not react
+        (_interrupt, None, "Stopped 138"),
+        (_crash, 1, "ProcessRaisedException"),
+        (str, None, None),
+    ],
+)
+def test_a_rank_that_leaves_ends_the_others_after_a_while(tmp_path, leave, stays, end):
+    args = parse("--num-gpus", "2")
+    args.folder, args.leave, args.stays = tmp_path, leave, stays
+    run_processes(_start_ranks, (args, 0.3), world_size=1, timeout=30)
+    if end is None:
+        assert not (tmp_path / "end").exists()
+        return
+    assert (tmp_path / "end").read_text().startswith(end)
+    assert ("of rank 0" in (tmp_path / "end").read_text()) == (leave is _crash)
 
 
 def config(folder, *overrides):

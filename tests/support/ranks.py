@@ -19,7 +19,7 @@ from torch.multiprocessing.spawn import ProcessException, start_processes
 # Imports take most of a rank's time, so they run once per test session. None of these modules may
 # initialize CUDA, because a forked process cannot use it then.
 multiprocessing.set_forkserver_preload(
-    ["pytest", "fvcore.nn.precise_bn", "d2_seesaw.engine", "d2_seesaw.evaluation"]
+    ["pytest", "fvcore.nn.precise_bn", "d2_seesaw.cli.train", "d2_seesaw.evaluation"]
 )
 
 

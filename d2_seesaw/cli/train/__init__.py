@@ -18,11 +18,13 @@ import argparse
 import copy
 import logging
 import os
-import signal
+import shlex
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -46,6 +48,13 @@ from d2_seesaw.engine.config import TOP_LEVEL
 from d2_seesaw.engine.config_files import find_config
 from d2_seesaw.engine.launch import check_machine, launch_training
 from d2_seesaw.engine.schedule import format_changes, scale_to_world_size
+from d2_seesaw.engine.stop import (
+    Stopped,
+    StopSignals,
+    active_signals,
+    end_loading_processes,
+    failures_of_a_stop,
+)
 from d2_seesaw.inference.class_names import check_class_names_of_splits
 from d2_seesaw.utils.ranks import OtherRankError
 
@@ -184,9 +193,25 @@ def run(args: argparse.Namespace) -> None:
 
     Raises:
         RunError: see :func:`train`.
+        Stopped: a signal ended the run; this rank has reported what is saved.
     """
+    signals = active_signals()
+    try:
+        with failures_of_a_stop():
+            _run(args, signals)
+    except Stopped:
+        if signals is not None:
+            signals.tell()
+        raise
+    finally:
+        end_loading_processes()
+
+
+def _run(args: argparse.Namespace, signals: StopSignals | None) -> None:
     with ending_in_one_line(ValueError, OSError, OtherRankError):
         cfg = setup(args)
+    if signals is not None:
+        signals.outcome = _outcome(args, cfg)
     if args.resume and (unused := [o for o in args.opts if o.startswith("optimizer.")]):
         logger.warning("--resume restores the optimizer, so %s has no effect", " ".join(unused))
     if not args.eval_only:
@@ -195,30 +220,113 @@ def run(args: argparse.Namespace) -> None:
     evaluate_checkpoint(cfg, tta=args.tta)
 
 
-def _has_checkpoint(output_dir: str, resume: bool, started: float) -> bool:
-    """Return whether ``--resume`` would continue this run, and not an earlier one in the folder."""
+def _outcome(args: argparse.Namespace, cfg: DictConfig) -> Callable[[str, bool], str]:
+    """Return a function that says what a stopped run has saved, as the output folder shows it."""
+
+    def outcome(name: str, lost: bool) -> str:
+        if args.eval_only:
+            return f"{name}: the evaluation was not finished; it saves nothing"
+        path = _checkpoint(cfg.train.output_dir, args.resume, args.started)
+        if path is None:
+            return f"{name}: " + (
+                "nothing was saved" if lost else "no step was finished; nothing to save"
+            )
+        step = _step_of(path)
+        saved = path if step is None else f"{path}, step {step}"
+        if step is not None and cfg.train.max_iter is not None:
+            saved += f" of {cfg.train.max_iter}"
+        before = "the last checkpoint is" if lost else "everything up to the last step is saved,"
+        return f"{name}: {before} {saved}. Continue with: {args.continue_with}"
+
+    return outcome
+
+
+def _checkpoint(output_dir: str, resume: bool, started: float) -> str | None:
+    """Return the last checkpoint, unless it is that of an earlier run in the folder."""
+    last = Path(output_dir, "last_checkpoint")
     try:
-        saved = os.path.getmtime(os.path.join(output_dir, "last_checkpoint"))
+        path = last.with_name(last.read_text().strip())
+        of_this_run = resume or last.stat().st_mtime >= started
     except OSError:
-        return False
-    return resume or saved >= started
+        return None
+    return str(path) if of_this_run and path.is_file() else None
+
+
+def _step_of(path: str) -> int | None:
+    """Return the number of steps that a checkpoint has been trained, if it can be read."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return content["trainer"]["iteration"] + 1
+    except Exception:  # the message must not fail; the next start checks the file
+        return None
+
+
+def command_to_continue(arguments: Sequence[str]) -> str:
+    """Return the command line that continues this run.
+
+    Args:
+        arguments: those behind ``d2-seesaw train``.
+    """
+    arguments = list(arguments)
+    called = sys.orig_argv
+    launcher = _launcher(called[1:]) if "TORCHELASTIC_RUN_ID" in os.environ else None
+    if launcher is not None:
+        before = launcher
+    elif arguments and called[-len(arguments) :] == arguments:
+        before = called[: -len(arguments)]
+    else:  # called from Python
+        before = ["d2-seesaw", "train"]
+    if Path(before[0]).name.startswith("python") and before[1:2] and _is_script(before[1]):
+        before = [Path(before[1]).name, *before[2:]]  # installed as a program
+    flags = [] if "--resume" in arguments else ["--resume"]
+    return shlex.join([*before, *flags, *(a for a in arguments if a != "--restart")])
+
+
+def _is_script(path: str) -> bool:
+    return not path.startswith("-") and not path.endswith(".py")
+
+
+def _launcher(called: list[str]) -> list[str] | None:
+    """Return torchrun's command line up to the arguments of ``train``, where it can be read."""
+    try:
+        line = Path(f"/proc/{os.getppid()}/cmdline").read_text().split("\0")[:-1]
+    except OSError:
+        return None
+    # A rank is called with its own program and the arguments that end torchrun's command line.
+    for length in range(len(called), 0, -1):
+        if line[-length:] == called[-length:]:
+            own = called.index("train", len(called) - length) if "train" in called else -1
+            return line[: len(line) - (len(called) - own) + 1]
+    return None
+
+
+def _is_first_process(args: argparse.Namespace) -> bool:
+    return args.machine_rank == 0 and os.environ.get("RANK", "0") == "0"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Check the command, then train or evaluate on every rank; return the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     args = argument_parser().parse_args(arguments)
+    args.continue_with, args.started = command_to_continue(arguments), time.time()
+    with StopSignals() as signals:
+        if not _is_first_process(args):
+            signals.report = lambda text: None
+        try:
+            return _main(args, signals)
+        except Stopped as stop:
+            signals.tell(lost=args.num_gpus * args.num_machines > 1)
+            return stop.status
+
+
+def _main(args: argparse.Namespace, signals: StopSignals) -> int:
     with errors_in_one_line("train"):
         cfg = read_config(args)  # fails here, before the ranks start; each of them reads it again
         check_machine(cfg, args)
         args.config_file = str(find_config(args.config_file))  # Detectron2 logs the file
-    started = time.time()
+    signals.outcome = _outcome(args, cfg)
     try:
         launch_training(run, args)
-    except KeyboardInterrupt:
-        saved = not args.eval_only and _has_checkpoint(cfg.train.output_dir, args.resume, started)
-        how = "continue with --resume" if saved else "nothing was saved"
-        sys.stderr.write(f"d2-seesaw train: interrupted; {how}\n")
-        return 128 + signal.SIGINT
     except RunError as error:
         sys.exit(f"d2-seesaw train: {error}")
     except ProcessRaisedException as error:  # the traceback of the rank is its text

@@ -10,6 +10,7 @@ from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torch.utils.data import DataLoader
 
 from d2_seesaw.checkpoint import StrictCheckpointer
 from d2_seesaw.cli import ending_in_one_line
@@ -22,6 +23,7 @@ from d2_seesaw.evaluation import drop_absent, print_longtail_results
 from d2_seesaw.inference import with_roi_masks
 from d2_seesaw.inference.class_names import set_class_names, trained_classes
 from d2_seesaw.utils.ranks import OtherRankError
+from d2_seesaw.utils.signals import leave_signals_to_parent
 
 logger = logging.getLogger("d2_seesaw")
 
@@ -39,7 +41,10 @@ def evaluate(cfg: DictConfig, model: nn.Module, evaluator: DatasetEvaluator) -> 
     test = copy.deepcopy(cfg.dataloader.test)
     if "mapper" in test:
         test.mapper = NamingMapper(build(test.mapper))
-    results = inference_on_dataset(model, build(test), evaluator)
+    loader = build(test)
+    if isinstance(loader, DataLoader):
+        loader.worker_init_fn = leave_signals_to_parent
+    results = inference_on_dataset(model, loader, evaluator)
     if comm.is_main_process():
         print_longtail_results(results)
     return drop_absent(results)

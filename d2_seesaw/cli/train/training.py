@@ -24,10 +24,13 @@ from d2_seesaw.engine.boxes_only import boxes_only, masks_left_out
 from d2_seesaw.engine.checkpointing import UnknownMetricError
 from d2_seesaw.engine.rank_state import RankState
 from d2_seesaw.engine.run_records import EvaluationHook, ResumedMetricsFile
+from d2_seesaw.engine.stop import StopHook, signals_waiting, stop_requested
 from d2_seesaw.inference.class_names import check_initial_classes, set_class_names
 from d2_seesaw.utils.ranks import OtherRankError, raise_on_all_ranks
 
 logger = logging.getLogger("d2_seesaw")
+
+_IN_ONE_LINE = (BadImageError, UnknownMetricError, OtherRankError)
 
 
 def train(cfg: DictConfig, *, resume: bool) -> None:
@@ -41,13 +44,19 @@ def train(cfg: DictConfig, *, resume: bool) -> None:
         trainer, start = build_trainer(cfg, resume=resume)
     # Detectron2 logs a traceback of every error.
     of_loop = logging.getLogger("detectron2.engine.train_loop")
-    in_one_line = (BadImageError, UnknownMetricError, OtherRankError)
-    of_loop.addFilter(lambda r: not (r.exc_info and isinstance(r.exc_info[1], in_one_line)))
+    of_loop.addFilter(_is_crash)
     with (
-        ending_in_one_line(*in_one_line, MemoryError),
+        ending_in_one_line(*_IN_ONE_LINE, MemoryError),
         disk_errors_in_one_line(cfg.train.output_dir),
+        signals_waiting(),
     ):
         trainer.train(start, cfg.train.max_iter)
+
+
+def _is_crash(record: logging.LogRecord) -> bool:
+    """Return whether Detectron2's traceback of an error tells more than our message."""
+    error = record.exc_info[1] if record.exc_info else None
+    return error is None or not (stop_requested() or isinstance(error, _IN_ONE_LINE))
 
 
 def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
@@ -59,10 +68,7 @@ def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
         boxes_only(cfg)
     # Built early: an evaluator that cannot run fails before the training, not after it.
     evaluator = build(cfg.dataloader.evaluator)
-    names = OmegaConf.select(cfg, "dataloader.test.dataset.names")
-    with raise_on_all_ranks():
-        if names is not None and comm.is_main_process():
-            check_test_files(names)
+    _check_test_data(cfg)
     _settle_length(cfg, loader.images_per_epoch, loader.total_batch_size)
     model = build_model(cfg)
     logger.info("Model:\n%s", model)
@@ -93,10 +99,13 @@ def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
             ema,
             hooks.LRScheduler(scheduler=build(cfg.lr_multiplier)),
             checkpoint_hook,
+            stop := StopHook(checkpoint_hook),
         ]
     )
     evaluate = functools.partial(evaluate_in_training, cfg, model, evaluator, ema)
-    evaluation = EvaluationHook(cfg.train.eval_period, evaluate, cfg.train.output_dir)
+    evaluation = EvaluationHook(
+        cfg.train.eval_period, stop.interruptible(evaluate), cfg.train.output_dir
+    )
     best = _best_checkpoint(cfg, checkpointer)
     trainer.register_hooks_after_checkpoint([evaluation, best])
     start = trainer.iter + 1 if _load(cfg, checkpointer, resume=resume) else 0
@@ -105,6 +114,13 @@ def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
         writer = WritersHook(_writers(cfg, trainer, start), period=cfg.train.log_period)
         trainer.register_hooks_after_checkpoint([writer])
     return trainer, start
+
+
+def _check_test_data(cfg: DictConfig) -> None:
+    names = OmegaConf.select(cfg, "dataloader.test.dataset.names")
+    with raise_on_all_ranks():
+        if names is not None and comm.is_main_process():
+            check_test_files(names)
 
 
 def _settle_seed(cfg: DictConfig) -> int:

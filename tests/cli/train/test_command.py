@@ -1,6 +1,8 @@
 """`d2-seesaw train`: mistakes are one line, and data without masks train boxes."""
 
 import os
+import signal
+import sys
 
 import pytest
 import torch
@@ -120,7 +122,7 @@ def test_every_kind_of_mask_head_can_be_left_out(name):
 
 
 def test_an_interruption_promises_to_resume_only_a_run_that_saved_a_checkpoint(
-    own, monkeypatch, capsys, tmp_path
+    own, monkeypatch, tmp_path
 ):
     last = tmp_path / "last_checkpoint"
     saves = False
@@ -128,25 +130,54 @@ def test_an_interruption_promises_to_resume_only_a_run_that_saved_a_checkpoint(
     def interrupt(*_):
         if saves:
             last.write_text("model_0.pth")
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)
 
     cfg = load_config("quickstart/seesaw", [f"train.output_dir={tmp_path}"])
     monkeypatch.setattr(train, "launch_training", interrupt)
     monkeypatch.setattr(train, "read_config", lambda args: cfg)
     monkeypatch.setattr(train, "check_machine", lambda *_: None)
+    said = []
+    monkeypatch.setattr("d2_seesaw.engine.stop.write_line", said.append)
 
     def resumes(*arguments):
         assert own(*arguments) == 130
-        return "--resume" in capsys.readouterr().err
+        return "Continue with: d2-seesaw train --resume --config-file" in said[-1]
 
+    torch.save({"trainer": {"iteration": 4}}, tmp_path / "model_0.pth")
     assert not resumes()  # before the first checkpoint
     last.write_text("model_0.pth")
     os.utime(last, (0, 0))
     assert not resumes()  # the checkpoint of an earlier run
     assert not resumes("--eval-only", "train.init_checkpoint=x")
+    assert said[-1] == "SIGINT: the evaluation was not finished; it saves nothing"
     assert resumes("--resume")
     saves = True
     assert resumes()
+    assert "model_0.pth, step 5 of 600. Continue" in said[-1]
+    (tmp_path / "model_0.pth").unlink()
+    assert not resumes()  # the checkpoint is not there
+
+
+@pytest.mark.parametrize(
+    ("called", "first", "command"),
+    [
+        (
+            ["/env/bin/python3", "/env/bin/d2-seesaw", "train", "a=1 2"],
+            3,
+            "d2-seesaw train --resume 'a=1 2'",
+        ),
+        (["python", "train_net.py", "--restart", "a=1"], 2, "python train_net.py --resume a=1"),
+        (
+            ["python", "-m", "d2_seesaw", "train", "--resume"],
+            4,
+            "python -m d2_seesaw train --resume",
+        ),
+    ],
+)
+def test_the_command_to_continue_is_the_given_one_with_resume(called, first, command, monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", called)
+    assert train.command_to_continue(called[first:]) == command
+    assert train.command_to_continue(["b=2"]) == "d2-seesaw train --resume b=2"  # from Python
 
 
 @pytest.mark.parametrize(
