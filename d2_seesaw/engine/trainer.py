@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from d2_seesaw.engine.ranks import PROGRESS, Phase
 from d2_seesaw.utils.text import did_you_mean
 
 Batch = list[dict[str, Any]]
@@ -76,18 +77,22 @@ class Trainer(SimpleTrainer):
         total: dict[str, Tensor] = {}
         data_time = 0.0
         for step in range(self.accumulate_steps):
+            PROGRESS.enter(Phase.LOADING, self.iter)
             start = time.perf_counter()
             batches.append(next(self._data_loader_iter))
             data_time += time.perf_counter() - start
+            PROGRESS.enter(Phase.FORWARD)
             with self._memory_explained(batches[-1]):
                 losses = self._backward(batches[-1], is_last=step == self.accumulate_steps - 1)
             total = {name: total.get(name, 0) + loss for name, loss in losses.items()}
+        PROGRESS.enter(Phase.UPDATE)
         self.after_backward()
         self.grad_scaler.unscale_(self.optimizer)
         self._check_and_clip(total, batches)
         self._write_metrics(total, data_time)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+        PROGRESS.enter(Phase.BETWEEN)
 
     def _backward(self, batch: Batch, *, is_last: bool) -> dict[str, Tensor]:
         """Add the gradients of one batch and return its detached share of the step's losses."""
@@ -97,6 +102,7 @@ class Trainer(SimpleTrainer):
         with self._no_gradient_exchange() if not is_last else nullcontext():
             with amp:
                 losses = self.model(batch)
+            PROGRESS.enter(Phase.BACKWARD)
             losses = {name: loss / self.accumulate_steps for name, loss in losses.items()}
             self.grad_scaler.scale(torch.stack(list(losses.values())).sum()).backward()
         return {name: loss.detach() for name, loss in losses.items()}

@@ -14,20 +14,21 @@ Examples:
 """
 
 import argparse
+import copy
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 
+from detectron2.config import LazyConfig
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
-from torch.multiprocessing.spawn import ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from d2_seesaw.cli import RunError, command_parser, ending_in_one_line, errors_in_one_line
 from d2_seesaw.cli.train.evaluating import evaluate_checkpoint
@@ -36,9 +37,11 @@ from d2_seesaw.data import check_dataset_files
 from d2_seesaw.engine import check_trackers, load_config
 from d2_seesaw.engine.config_files import find_config
 from d2_seesaw.engine.launch import check_machine, launch_training
+from d2_seesaw.engine.ranks import EXIT_STATUS, last_checkpoint, watch_ranks
 from d2_seesaw.engine.schedule import format_changes, scale_to_world_size
 from d2_seesaw.inference.class_names import check_class_names_of_splits
-from d2_seesaw.utils.ranks import OtherRankError
+from d2_seesaw.utils.folder_lock import check_folder_is_free, folder_lock, is_locked
+from d2_seesaw.utils.ranks import OtherRankError, raise_on_all_ranks
 
 logger = logging.getLogger("d2_seesaw")
 
@@ -117,44 +120,59 @@ def _check_tta(cfg: DictConfig, args: argparse.Namespace) -> None:
         )
 
 
-@contextmanager
-def _config_kept(cfg: DictConfig) -> Iterator[None]:
-    """Save the config of an evaluation as config_eval.yaml; keep the config.yaml of a training."""
-    written = Path(cfg.train.output_dir) / "config.yaml"
-    of_training = written.read_bytes() if written.exists() else None
-    yield
-    written.replace(written.with_name("config_eval.yaml"))
-    if of_training is not None:
-        written.write_bytes(of_training)
-
-
-def setup(args: argparse.Namespace) -> DictConfig:
-    """Set up logging and seeds, save the config and return it."""
-    cfg = read_config(args)
+def setup(cfg: DictConfig, args: argparse.Namespace) -> None:
+    """Set up logging and seeds, and save the config."""
     changes = scale_to_world_size(cfg, comm.get_world_size()) if args.auto_scale_lr else None
-    with _config_kept(cfg) if args.eval_only and comm.is_main_process() else nullcontext():
+    if args.eval_only:
+        _set_up_evaluation(cfg, args)
+    else:
         default_setup(cfg, args)
-    setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="d2_seesaw")
+        setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="d2_seesaw")
     if changes is not None:
         reference = cfg.train.reference_world_size
         logger.info(format_changes(changes, reference, comm.get_world_size()))
-    return cfg
+
+
+def _set_up_evaluation(cfg: DictConfig, args: argparse.Namespace) -> None:
+    """Log to log_eval.txt and save config_eval.yaml: other files belong to the training."""
+    folder, rank = Path(cfg.train.output_dir), comm.get_rank()
+    log = str(folder / "log_eval.txt")
+    for name in ("fvcore", "detectron2", "d2_seesaw"):
+        setup_logger(log, distributed_rank=rank, name=name, configure_stdout=False)
+    without_folder = copy.deepcopy(cfg)
+    without_folder.train.output_dir = None  # Detectron2 would log and save there
+    default_setup(without_folder, args)
+    setup_logger(distributed_rank=rank, name="d2_seesaw")
+    if comm.is_main_process():
+        LazyConfig.save(cfg, str(folder / "config_eval.yaml"))
+    results = cfg.dataloader.evaluator.get("output_dir")
+    if results and is_locked(folder):
+        cfg.dataloader.evaluator.output_dir = f"{results}_eval"
+        logger.info("A training writes to %s, so results go to %s_eval", folder, results)
 
 
 def run(args: argparse.Namespace) -> None:
     """Train or evaluate on this rank.
 
     Raises:
-        RunError: see :func:`train`.
+        RunError: another run writes to the output folder, another rank failed; or see
+            :func:`train`.
     """
-    with ending_in_one_line(ValueError, OSError, OtherRankError):
-        cfg = setup(args)
-    if args.resume and (unused := [o for o in args.opts if o.startswith("optimizer.")]):
-        logger.warning("--resume restores the optimizer, so %s has no effect", " ".join(unused))
-    if not args.eval_only:
-        train(cfg, resume=args.resume)
-        return
-    evaluate_checkpoint(cfg, tta=args.tta)
+    with ending_in_one_line(OtherRankError), ExitStack() as stack:
+        with ending_in_one_line(ValueError, OSError, OtherRankError):
+            cfg = read_config(args)
+            with raise_on_all_ranks():
+                if comm.is_main_process() and not args.eval_only:
+                    stack.enter_context(folder_lock(cfg.train.output_dir))
+            saved_in = "" if args.eval_only else cfg.train.output_dir
+            stack.enter_context(watch_ranks(cfg.train.get("rank_timeout"), saved_in))
+            setup(cfg, args)
+        if args.resume and (unused := [o for o in args.opts if o.startswith("optimizer.")]):
+            logger.warning("--resume restores the optimizer, so %s has no effect", " ".join(unused))
+        if not args.eval_only:
+            train(cfg, resume=args.resume)
+            return
+        evaluate_checkpoint(cfg, tta=args.tta)
 
 
 def _has_checkpoint(output_dir: str, resume: bool, started: float) -> bool:
@@ -171,6 +189,9 @@ def main(arguments: list[str] | None = None) -> int:
     args = argument_parser().parse_args(arguments)
     with errors_in_one_line("train"):
         cfg = read_config(args)  # fails here, before the ranks start; each of them reads it again
+        # Rank 0 takes the lock. The other processes of torchrun may start later than that.
+        if not args.eval_only and args.machine_rank == 0 and os.environ.get("RANK", "0") == "0":
+            check_folder_is_free(cfg.train.output_dir)
         check_machine(cfg, args)
         args.config_file = str(find_config(args.config_file))  # Detectron2 logs the file
     started = time.time()
@@ -188,4 +209,11 @@ def main(arguments: list[str] | None = None) -> int:
         if not is_expected:
             raise
         sys.exit(f"d2-seesaw train: {message.strip()}")
+    except ProcessExitedException as error:
+        if error.exit_code == EXIT_STATUS:  # a rank has written the line
+            return EXIT_STATUS
+        saved = "" if args.eval_only else f"; {last_checkpoint(cfg.train.output_dir)}"
+        end = error.signal_name or f"exit status {error.exit_code}"
+        rank = args.machine_rank * args.num_gpus + error.error_index
+        sys.exit(f"d2-seesaw train: rank {rank} died ({end}){saved}")
     return 0
