@@ -114,6 +114,7 @@ class RankWatch(threading.Thread):
         self._last_resort.cancel()
         if isinstance(failure, Exception):
             text = " ".join(str(failure).split())[:300]
+            self._send(state=PROGRESS.state)
             self._send(failed=f"{type(failure).__name__}: {text}")
         else:
             self._send(left=True)
@@ -206,7 +207,7 @@ class RankWatch(threading.Thread):
             return
         elif "failed" in message:
             rank.is_watched = False
-            text = f"{rank} failed in {self._place(rank)}: {message['failed']}"
+            text = f"{rank} failed in {rank.where}: {message['failed']}"
             self._decide(text, [rank.number], grace=GRACE)
         elif "verdict" in message:
             self._decide(message["verdict"], message["blamed"], grace=message["grace"])
@@ -233,16 +234,18 @@ class RankWatch(threading.Thread):
         elif self._own == 0 and (stuck := stuck_ranks(self._ranks, self._timeout, now)):
             waited = f"{now - max(rank.advanced_at for rank in stuck):.0f} s"
             names = " and ".join(map(str, stuck))
-            text = f"{names} made no progress for {waited} in {self._place(stuck[0])} {limit}"
+            text = f"{names} made no progress for {waited} in {stuck[0].where} {limit}"
             self._decide(text, [rank.number for rank in stuck])
 
     def _place(self, rank: Rank) -> str:
-        """Return step and phase of a rank as text. Its last report may be a second old.
+        """Return step and phase of a rank as text, whose last report may be a second old.
 
-        Ranks exchange gradients in each step, so none is behind this one by a whole step.
+        Ranks exchange gradients in each step. So a rank is in the step of this one, or not yet done
+        with what follows the step before, which takes long enough to have been reported.
         """
-        step = max(rank.state[1], self._ranks[self._own].state[1])
-        return rank.where if step == rank.state[1] else f"step {step}"
+        step = PROGRESS.state[1]
+        is_between = rank.state[3] >= Phase.BETWEEN and rank.state[1] == step - 1
+        return rank.where if is_between or rank.state[1] >= step else f"step {step}"
 
     def _decide(self, verdict: str, blamed: list[int], grace: float = 0.0) -> None:
         """Fix the reason to end and tell the others; the main thread has ``grace`` seconds."""
@@ -251,8 +254,7 @@ class RankWatch(threading.Thread):
         self._last_resort.daemon = True
         self._last_resort.start()
         self.verdict = verdict
-        if self._own == 0:
-            self._send(verdict=verdict, blamed=blamed, grace=grace)
+        self._send(verdict=verdict, blamed=blamed, grace=grace)
         self._decided.set()
 
     def message(self) -> str:
