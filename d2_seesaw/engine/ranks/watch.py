@@ -223,19 +223,19 @@ class RankWatch(threading.Thread):
         others = [rank for rank in self._ranks if rank.number != self._own]
         # Rank 0 is the first to decide; the others then hear from it.
         patience = self._timeout * (1 if self._own == 0 else 1.1)
-        limit = f"(train.rank_timeout={self._timeout:g})"
-        if (rank := silent_rank(others, patience, now)) is not None:
-            silence = f"{now - rank.heard_at:.0f} s"
-            self._decide(
-                f"{rank} has not answered for {silence} in {self._place(rank)} {limit}",
-                [rank.number],
-            )
+        if (silent := silent_rank(others, patience, now)) is not None:
+            frozen = [silent]
+            text = f"has not answered for {now - silent.heard_at:.0f} s in {self._place(silent)}"
+        elif self._own == 0 and (frozen := stuck_ranks(self._ranks, self._timeout, now)):
+            waited = now - max(rank.advanced_at for rank in frozen)
+            text = f"made no progress for {waited:.0f} s in {frozen[0].where}"
+        else:
+            return
+        names = " and ".join(map(str, frozen))
+        verdict = f"{names} {text} (train.rank_timeout={self._timeout:g})"
+        self._decide(verdict, [rank.number for rank in frozen])
+        for rank in frozen:
             _wake(rank, self._ranks[self._own])
-        elif self._own == 0 and (stuck := stuck_ranks(self._ranks, self._timeout, now)):
-            waited = f"{now - max(rank.advanced_at for rank in stuck):.0f} s"
-            names = " and ".join(map(str, stuck))
-            text = f"{names} made no progress for {waited} in {stuck[0].where} {limit}"
-            self._decide(text, [rank.number for rank in stuck])
 
     def _place(self, rank: Rank) -> str:
         """Return step and phase of a rank as text, whose last report may be a second old.
