@@ -52,7 +52,15 @@ class Run:
         self.log = output.parent / f"{name}.txt"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *python, *TRAIN, *flags, f"train.output_dir={output}", *options],
+                [
+                    sys.executable,
+                    *python,
+                    *TRAIN[:3],
+                    *flags,
+                    *TRAIN[3:],
+                    f"train.output_dir={output}",
+                    *options,
+                ],
                 cwd=ROOT,
                 env=os.environ | variables,
                 stdout=log,

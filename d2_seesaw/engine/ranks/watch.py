@@ -308,6 +308,14 @@ def watch_ranks(timeout: float | None, output_dir: str = "") -> Iterator[None]:
         yield
         return
     watch = _start(timeout, output_dir)
+
+    def is_news(record: logging.LogRecord) -> bool:
+        """Return False for the traceback of a collective that another rank has broken."""
+        error = record.exc_info and record.exc_info[1]
+        return not (is_connection_error(error) and watch.wait_for_verdict(_HEARING))
+
+    of_loop = logging.getLogger("detectron2.engine.train_loop")
+    of_loop.addFilter(is_news)
     try:
         yield
     except BaseException as error:
@@ -316,10 +324,13 @@ def watch_ranks(timeout: float | None, output_dir: str = "") -> Iterator[None]:
             raise OtherRankError(watch.message()) from error
         watch.close(error)
         raise
-    watch.close()
+    else:
+        watch.close()
+    finally:
+        of_loop.removeFilter(is_news)
 
 
-def is_connection_error(error: BaseException) -> bool:
+def is_connection_error(error: object) -> bool:
     """Return whether a collective failed because another rank could not be reached."""
     if isinstance(error, dist.DistError):
         return True
