@@ -42,6 +42,9 @@ def train_options(**changes: Any) -> dict[str, Any]:
     - ``wandb``, ``mlflow``: experiment trackers that get the config, losses and metrics beside
       TensorBoard; see :class:`~d2_seesaw.engine.WandbWriter` and
       :class:`~d2_seesaw.engine.MLflowWriter`. ``--resume`` continues the same run.
+    - ``rank_timeout``: seconds without progress after which a rank is frozen, and all ranks end.
+      The first steps, saving and scoring may take six times as long. Null does not watch the ranks;
+      otherwise a rank that dies ends all of them within 10 s.
     - ``seed``: a negative number draws a random one.
 
     Args:
@@ -93,6 +96,7 @@ def train_options(**changes: Any) -> dict[str, Any]:
         "eval_period": 0,
         "log_period": 20,
         "device": "auto",
+        "rank_timeout": 300.0,
         "seed": -1,
         "cudnn_benchmark": False,
         "float32_precision": "",

@@ -17,6 +17,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from d2_seesaw.engine.ranks import PROGRESS, Phase
 from d2_seesaw.engine.run_records import restore_storage, storage_state
 from d2_seesaw.engine.stop import Stopped, between_steps, stop_requested
 from d2_seesaw.utils.random_state import STEP, seed_generators
@@ -99,20 +100,24 @@ class Trainer(SimpleTrainer):
         total: dict[str, Tensor] = {}
         data_time = 0.0
         for step in range(self.accumulate_steps):
+            PROGRESS.enter(Phase.LOADING, self.iter)
             start = time.perf_counter()
             batches.append(self._next_batch(is_first=step == 0))
             data_time += time.perf_counter() - start
             # Here, as the mapper draws from the same generators if there are no loading processes.
             seed_generators(self.seed, STEP, comm.get_rank(), self.iter, step)
+            PROGRESS.enter(Phase.FORWARD)
             with self._memory_explained(batches[-1]):
                 losses = self._backward(batches[-1], is_last=step == self.accumulate_steps - 1)
             total = {name: total.get(name, 0) + loss for name, loss in losses.items()}
+        PROGRESS.enter(Phase.UPDATE)
         self.after_backward()
         self.grad_scaler.unscale_(self.optimizer)
         self._check_and_clip(total, batches)
         self._write_metrics(total, data_time)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+        PROGRESS.enter(Phase.BETWEEN)
 
     def _next_batch(self, *, is_first: bool) -> Batch:
         try:
@@ -131,6 +136,7 @@ class Trainer(SimpleTrainer):
         with self._no_gradient_exchange() if not is_last else nullcontext():
             with amp:
                 losses = self.model(batch)
+            PROGRESS.enter(Phase.BACKWARD)
             losses = {name: loss / self.accumulate_steps for name, loss in losses.items()}
             self.grad_scaler.scale(torch.stack(list(losses.values())).sum()).backward()
         return {name: loss.detach() for name, loss in losses.items()}

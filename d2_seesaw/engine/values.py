@@ -68,6 +68,7 @@ _OPTIONS = {
     "train.eval_period": _whole(0),
     "train.log_period": _whole(1),
     "train.device": _text(),
+    "train.rank_timeout": _number(1, optional=True),
     "train.seed": ("a whole number", lambda value: _is_number(value) and value == int(value)),
     "dataloader.train.total_batch_size": _whole(1),
     "dataloader.train.num_workers": _whole(0),

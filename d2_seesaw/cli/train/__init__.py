@@ -22,6 +22,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
-from torch.multiprocessing.spawn import ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from d2_seesaw.checkpoint import prepare_folder
 from d2_seesaw.cli import (
@@ -40,13 +41,14 @@ from d2_seesaw.cli import (
     errors_in_one_line,
 )
 from d2_seesaw.cli.train.evaluating import evaluate_checkpoint
-from d2_seesaw.cli.train.output import log_to_folder, save_config
+from d2_seesaw.cli.train.output import log_to_file, save_config
 from d2_seesaw.cli.train.training import train
 from d2_seesaw.data import check_dataset_files
 from d2_seesaw.engine import check_trackers, load_config
 from d2_seesaw.engine.config import TOP_LEVEL
 from d2_seesaw.engine.config_files import find_config
 from d2_seesaw.engine.launch import check_machine, launch_training
+from d2_seesaw.engine.ranks import EXIT_STATUS, last_checkpoint, watch_ranks
 from d2_seesaw.engine.schedule import format_changes, scale_to_world_size
 from d2_seesaw.engine.stop import (
     Stopped,
@@ -56,7 +58,8 @@ from d2_seesaw.engine.stop import (
     failures_of_a_stop,
 )
 from d2_seesaw.inference.class_names import check_class_names_of_splits
-from d2_seesaw.utils.ranks import OtherRankError
+from d2_seesaw.utils.folder_lock import check_folder_is_free, folder_lock, is_locked
+from d2_seesaw.utils.ranks import OtherRankError, raise_on_all_ranks
 
 logger = logging.getLogger("d2_seesaw")
 
@@ -157,28 +160,37 @@ def _check_tta(cfg: DictConfig, args: argparse.Namespace) -> None:
         )
 
 
-def setup(args: argparse.Namespace) -> DictConfig:
-    """Prepare the output folder, set up logging and seeds, save the config and return it."""
-    cfg = read_config(args)
-    folder = cfg.train.output_dir
-    notes: list[str] = []
-    if not args.eval_only:
-        prepared = prepare_folder(folder, resume=args.resume, restart=args.restart)
-        args.config_file = prepared.follow(args.config_file)
-        cfg.train.init_checkpoint = prepared.follow(cfg.train.init_checkpoint)
-        notes = prepared.notes
+def setup(cfg: DictConfig, args: argparse.Namespace) -> None:
+    """Prepare the output folder, set up logging and seeds, and save the config."""
+    notes = [] if args.eval_only else _prepare_for_training(cfg, args)
     changes = scale_to_world_size(cfg, comm.get_world_size()) if args.auto_scale_lr else None
-    log_to_folder(folder)
+    # The other files in the folder belong to the training, which may still be writing to it.
+    log_name, config_name = "log.txt", "config.yaml"
+    if args.eval_only:
+        log_name, config_name = "log_eval.txt", "config_eval.yaml"
+    folder = cfg.train.output_dir
+    log_to_file(os.path.join(folder, log_name))
     default_setup(_without_folder(cfg), args)
     setup_logger(distributed_rank=comm.get_rank(), name="d2_seesaw")
     if comm.is_main_process():
-        save_config(cfg, Path(folder, "config_eval.yaml" if args.eval_only else "config.yaml"))
+        save_config(cfg, os.path.join(folder, config_name))
     for note in notes:
         logger.info(note)
+    results = cfg.dataloader.evaluator.get("output_dir")
+    if args.eval_only and results and is_locked(folder):
+        cfg.dataloader.evaluator.output_dir = f"{results}_eval"
+        logger.info("A training writes to %s, so results go to %s_eval", folder, results)
     if changes is not None:
         reference = cfg.train.reference_world_size
         logger.info(format_changes(changes, reference, comm.get_world_size()))
-    return cfg
+
+
+def _prepare_for_training(cfg: DictConfig, args: argparse.Namespace) -> list[str]:
+    """Prepare the folder, follow files that are moved aside, and return lines for the log."""
+    prepared = prepare_folder(cfg.train.output_dir, resume=args.resume, restart=args.restart)
+    args.config_file = prepared.follow(args.config_file)
+    cfg.train.init_checkpoint = prepared.follow(cfg.train.init_checkpoint)
+    return prepared.notes
 
 
 def _without_folder(cfg: DictConfig) -> DictConfig:
@@ -192,7 +204,8 @@ def run(args: argparse.Namespace) -> None:
     """Train or evaluate on this rank.
 
     Raises:
-        RunError: see :func:`train`.
+        RunError: another run writes to the output folder, another rank failed; or see
+            :func:`train`.
         Stopped: a signal ended the run; this rank has reported what is saved.
     """
     signals = active_signals()
@@ -208,16 +221,23 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace, signals: StopSignals | None) -> None:
-    with ending_in_one_line(ValueError, OSError, OtherRankError):
-        cfg = setup(args)
-    if signals is not None:
-        signals.outcome = _outcome(args, cfg)
-    if args.resume and (unused := [o for o in args.opts if o.startswith("optimizer.")]):
-        logger.warning("--resume restores the optimizer, so %s has no effect", " ".join(unused))
-    if not args.eval_only:
-        train(cfg, resume=args.resume)
-        return
-    evaluate_checkpoint(cfg, tta=args.tta)
+    with ending_in_one_line(OtherRankError), ExitStack() as stack:
+        with ending_in_one_line(ValueError, OSError, OtherRankError):
+            cfg = read_config(args)
+            with raise_on_all_ranks():
+                if comm.is_main_process() and not args.eval_only:
+                    stack.enter_context(folder_lock(cfg.train.output_dir))
+            saved_in = "" if args.eval_only else cfg.train.output_dir
+            stack.enter_context(watch_ranks(cfg.train.get("rank_timeout"), saved_in))
+            setup(cfg, args)
+        if signals is not None:
+            signals.outcome = _outcome(args, cfg)
+        if args.resume and (unused := [o for o in args.opts if o.startswith("optimizer.")]):
+            logger.warning("--resume restores the optimizer, so %s has no effect", " ".join(unused))
+        if not args.eval_only:
+            train(cfg, resume=args.resume)
+            return
+        evaluate_checkpoint(cfg, tta=args.tta)
 
 
 def _outcome(args: argparse.Namespace, cfg: DictConfig) -> Callable[[str, bool], str]:
@@ -322,6 +342,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _main(args: argparse.Namespace, signals: StopSignals) -> int:
     with errors_in_one_line("train"):
         cfg = read_config(args)  # fails here, before the ranks start; each of them reads it again
+        # Rank 0 takes the lock. The other processes of torchrun may start later than that.
+        if not args.eval_only and args.machine_rank == 0 and os.environ.get("RANK", "0") == "0":
+            check_folder_is_free(cfg.train.output_dir)
         check_machine(cfg, args)
         args.config_file = str(find_config(args.config_file))  # Detectron2 logs the file
     signals.outcome = _outcome(args, cfg)
@@ -334,4 +357,11 @@ def _main(args: argparse.Namespace, signals: StopSignals) -> int:
         if not is_expected:
             raise
         sys.exit(f"d2-seesaw train: {message.strip()}")
+    except ProcessExitedException as error:
+        if error.exit_code == EXIT_STATUS:  # a rank has written the line
+            return EXIT_STATUS
+        saved = "" if args.eval_only else f"; {last_checkpoint(cfg.train.output_dir)}"
+        end = error.signal_name or f"exit status {error.exit_code}"
+        rank = args.machine_rank * args.num_gpus + error.error_index
+        sys.exit(f"d2-seesaw train: rank {rank} died ({end}){saved}")
     return 0

@@ -19,6 +19,7 @@ from d2_seesaw.data.loader import dataset_has_masks
 from d2_seesaw.engine import EMAHook, compile_parts
 from d2_seesaw.engine.boxes_only import boxes_only, masks_left_out
 from d2_seesaw.engine.launch import torch_device
+from d2_seesaw.engine.ranks import PROGRESS, Phase
 from d2_seesaw.evaluation import drop_absent, print_longtail_results
 from d2_seesaw.inference import with_roi_masks
 from d2_seesaw.inference.class_names import set_class_names, trained_classes
@@ -44,9 +45,15 @@ def evaluate(cfg: DictConfig, model: nn.Module, evaluator: DatasetEvaluator) -> 
     loader = build(test)
     if isinstance(loader, DataLoader):
         loader.worker_init_fn = leave_signals_to_parent
-    results = inference_on_dataset(model, loader, evaluator)
+    watched = {
+        "on_start": lambda: PROGRESS.enter(Phase.INFERENCE),
+        "before_inference": PROGRESS.advance,
+        "on_end": lambda: PROGRESS.enter(Phase.SCORING),
+    }
+    results = inference_on_dataset(model, loader, evaluator, callbacks=watched)
     if comm.is_main_process():
         print_longtail_results(results)
+    PROGRESS.enter(Phase.BETWEEN)
     return drop_absent(results)
 
 

@@ -24,15 +24,15 @@ from d2_seesaw.utils.files import WriteError, is_write_error, write_text
 LOGGERS = ("fvcore", "detectron2", "d2_seesaw")
 
 
-def log_to_folder(folder: str) -> None:
-    """Log to ``log.txt`` of a folder, on other ranks to a file of their own.
+def log_to_file(path: str) -> None:
+    """Log to a ``.txt`` file, on other ranks to a file of their own beside it.
 
     A line that cannot be written, such as on a full disk, is lost. The first such line is reported
     on stderr in one line.
     """
     for name in LOGGERS:
         log = setup_logger(
-            folder, distributed_rank=comm.get_rank(), name=name, configure_stdout=False
+            path, distributed_rank=comm.get_rank(), name=name, configure_stdout=False
         )
         for handler in log.handlers:
             _report_once(handler)

@@ -11,6 +11,7 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from d2_seesaw.cli import RunError, train
 from d2_seesaw.engine import load_config
 from d2_seesaw.engine.boxes_only import boxes_only, masks_left_out
+from d2_seesaw.utils.folder_lock import LOCK_NAME, folder_lock
 from tests.support.configs import build_model
 
 MASK_CONFIGS = [
@@ -45,6 +46,13 @@ def test_a_mistake_is_one_line_before_anything_starts(own, monkeypatch, argument
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(train, "launch_training", lambda *_: pytest.fail("started"))
     assert message in line_of(own, argument)
+
+
+def test_a_folder_in_use_is_refused_before_anything_is_written(own, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "launch_training", lambda *_: pytest.fail("started"))
+    with folder_lock(tmp_path / "run"):
+        assert "run' is in use by this process" in line_of(own)
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK_NAME]
 
 
 def test_a_dataset_of_a_python_config_is_explained(own):
