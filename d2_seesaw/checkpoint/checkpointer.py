@@ -19,6 +19,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from d2_seesaw.checkpoint.contents import check_checksums, check_contents
 from d2_seesaw.checkpoint.pretrained import convert_pretrained
+from d2_seesaw.checkpoint.safetensors_files import (
+    is_safetensors,
+    read_safetensors,
+    read_safetensors_metadata,
+    write_safetensors,
+)
 from d2_seesaw.utils.files import atomic_write
 
 METADATA = "metadata"
@@ -34,13 +40,20 @@ def save_weights(
     """Write a checkpoint, which appears at ``path`` when it is complete.
 
     Args:
-        path: the ``.pth`` file.
+        path: the ``.pth`` or ``.safetensors`` file.
         weights: the state dict of a model.
         metadata: as :func:`class_metadata` returns it; left out if empty.
-        extras: further entries of the checkpoint, such as the state of the trainer.
+        extras: further entries of the checkpoint, such as the state of the trainer. A
+            ``.safetensors`` file has only text beside the weights.
+
+    Raises:
+        ValueError: a value that a ``.safetensors`` file cannot hold, with its key.
     """
     named = {METADATA: dict(metadata)} if metadata else {}
     with atomic_write(path) as file:
+        if is_safetensors(path):
+            write_safetensors(file, weights, metadata, **extras)
+            return
         torch.save({"model": weights, **named, **extras}, file)
 
 
@@ -84,6 +97,11 @@ def read_class_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
         As :func:`class_metadata`; empty if the checkpoint has none, has another format, or is not a
         local file.
     """
+    if is_safetensors(path) and os.path.isfile(path):
+        try:
+            return read_safetensors_metadata(path)
+        except ValueError:  # loading the weights says more
+            return {}
     if not os.path.isfile(path) or not zipfile.is_zipfile(path):
         return {}
     try:
@@ -226,6 +244,9 @@ class StrictCheckpointer(DetectionCheckpointer):
             reason = _reason(error)
             raise ValueError(f"checkpoint {filename} cannot be read: {reason}") from error
         return {**loaded, "model": weights}
+
+    def _torch_load(self, f: str) -> dict[str, Any]:
+        return read_safetensors(f) if is_safetensors(f) else super()._torch_load(f)
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         if self.allow_partial:

@@ -20,6 +20,8 @@ from detectron2.utils.serialize import PicklableWrapper
 from PIL import Image
 from torch.utils.data import Dataset
 
+from d2_seesaw.data.image_files import check_record_image
+
 logger = logging.getLogger(__name__)
 
 _THREADS = 16  # on network file systems, many requests at a time are many times faster
@@ -121,6 +123,7 @@ class MappedDataset(Dataset):
         for attempt in range(_ATTEMPTS):
             record = self.records[replacement(self.seed, int(index), attempt, len(self))]
             try:
+                check_record_image(record)
                 _check_png(record.get("file_name"))
                 sample = self.mapper(record)
             except _OF_THE_IMAGE as error:
@@ -153,6 +156,7 @@ class NamingMapper:
             BadImageError: the image is damaged, or its size is not that of the annotations.
         """
         try:
+            check_record_image(record)
             _check_png(record.get("file_name"))
             return self.mapper(record)
         except _OF_THE_IMAGE as error:
