@@ -20,17 +20,17 @@ from d2_seesaw import __version__
 from d2_seesaw.utils.text import did_you_mean
 
 COMMANDS = {
-    "train": "train the model of a config, or evaluate it with --eval-only",
+    "train": "train a config's model, or evaluate it with --eval-only",
     "evaluate": "score saved detections with the LVIS metrics",
-    "report": "draw the long-tail report of one evaluation, or compare two",
+    "report": "draw the long-tail report of an evaluation, or compare two",
     "check": "check a dataset in COCO or LVIS format before training",
-    "import": "import annotations of YOLO, Labelme, Pascal VOC and COCO exports",
+    "import": "import annotations of YOLO, Labelme, VOC and COCO exports",
     "convert": "convert a checkpoint of MMDetection",
     "draw": "draw ground truth and predictions side by side",
     "generate": "generate a long-tailed dataset: instances or semantic",
     "predict": "run a trained model on images, folders and videos",
-    "export-weights": "export trained weights for sharing, with their config and a model card",
-    "env": "print the versions of all packages and the origin of Detectron2",
+    "export-weights": "export trained weights for sharing, with a model card",
+    "env": "print versions of packages and the origin of Detectron2",
 }
 EPILOG = """Examples:
   d2-seesaw generate instances

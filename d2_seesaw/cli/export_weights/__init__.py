@@ -13,7 +13,7 @@ datasets stay: read the files before you share them.
 Examples:
   d2-seesaw export-weights output/quickstart/seesaw/model_final.pth --output shared
   d2-seesaw export-weights output/quickstart/seesaw/model_final_ema.pth --output shared --overwrite
-  d2-seesaw predict --checkpoint shared/model.safetensors images/ --output out
+  d2-seesaw export-weights model_0004999.pth --config-file my_config.py --output shared
 """
 
 import argparse
