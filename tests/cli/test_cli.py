@@ -67,7 +67,7 @@ def test_the_main_help_lists_every_module_of_a_command(capsys):
     modules = {p.stem.rstrip("_").replace("_", "-") for p in Path("d2_seesaw/cli").glob("[!_]*")}
     assert set(cli.COMMANDS) == modules
     for name, summary in cli.COMMANDS.items():
-        assert re.search(rf"^    {name} +{re.escape(summary)}$", text, re.MULTILINE)
+        assert re.search(rf"^    {name}\s+{re.escape(summary)}$", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

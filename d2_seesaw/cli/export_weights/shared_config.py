@@ -95,7 +95,8 @@ def _differing(one: Any, other: Any, path: str) -> Iterator[str]:
         return
     for key in _children(one):
         name = f"{path}.{key}" if path else str(key)
-        before, after = one._get_node(key), other._get_node(key)
+        before: Any = one._get_node(key)
+        after: Any = other._get_node(key)
         if isinstance(before, DictConfig | ListConfig):
             yield from _differing(before, after, name)
         elif before._value() != after._value():
