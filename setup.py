@@ -44,6 +44,7 @@ setup(
         "pillow",
         "pycocotools",
         "pyyaml",
+        "safetensors",
         "setuptools<81",
         "shapely",  # Detectron2 crops polygons with it, but does not require it
         "tabulate",

@@ -51,6 +51,7 @@ PACKAGES = {
     "PIL": "pillow",
     "pkg_resources": "setuptools<81",  # detectron2.model_zoo imports pkg_resources
     "pycocotools": "pycocotools",
+    "safetensors": "safetensors",
     "shapely": "shapely",
     "tabulate": "tabulate",
     "tensorboard": "tensorboard",

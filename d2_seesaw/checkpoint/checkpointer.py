@@ -26,6 +26,12 @@ from d2_seesaw.checkpoint.contents import (
 )
 from d2_seesaw.checkpoint.pickles import read_model_zoo_file
 from d2_seesaw.checkpoint.pretrained import convert_pretrained
+from d2_seesaw.checkpoint.safetensors_files import (
+    is_safetensors,
+    read_safetensors,
+    read_safetensors_metadata,
+    write_safetensors,
+)
 from d2_seesaw.utils.files import atomic_write, write_text
 
 METADATA = "metadata"
@@ -43,17 +49,22 @@ def save_weights(
     """Write a checkpoint, which appears at ``path`` when it is complete.
 
     Args:
-        path: the ``.pth`` file.
+        path: the ``.pth`` or ``.safetensors`` file.
         weights: the state dict of a model.
         metadata: as :func:`class_metadata` returns it; left out if empty.
         make_folder: create missing folders.
-        extras: further entries of the checkpoint, such as the state of the trainer.
+        extras: further entries of the checkpoint, such as the state of the trainer. A
+            ``.safetensors`` file has only text beside the weights.
 
     Raises:
+        ValueError: a value that a ``.safetensors`` file cannot hold, with its key.
         WriteError: the file cannot be written, such as on a full disk. An earlier one is kept.
     """
     named = {METADATA: dict(metadata)} if metadata else {}
     with atomic_write(path, make_folder=make_folder) as file:
+        if is_safetensors(path):
+            write_safetensors(file, weights, metadata, **extras)
+            return
         sink = _Sink(file)
         try:
             torch.save({"model": weights, **named, **extras}, cast("IO[bytes]", sink))
@@ -121,6 +132,11 @@ def read_class_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
         As :func:`class_metadata`; empty if the checkpoint has none, has another format, or is not a
         local file.
     """
+    if is_safetensors(path) and os.path.isfile(path):
+        try:
+            return read_safetensors_metadata(path)
+        except ValueError:  # loading the weights says more
+            return {}
     if not os.path.isfile(path) or not zipfile.is_zipfile(path):
         return {}
     try:
@@ -333,6 +349,8 @@ class StrictCheckpointer(DetectionCheckpointer):
         return super()._load_file(filename)
 
     def _torch_load(self, f: str) -> Any:
+        if is_safetensors(f):
+            return read_safetensors(f)
         return torch.load(f, map_location="cpu", weights_only=True)
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from d2_seesaw.checkpoint.contents import check_checksums, check_contents
+from d2_seesaw.checkpoint.safetensors_files import is_safetensors, read_safetensors
 
 _AFFINE = "(weight|bias)"
 _NORM = "(weight|bias|running_mean|running_var)"
@@ -246,7 +247,7 @@ def read_mmdet_file(path: str | Path, *, trust: bool = False) -> MmdetFile:
     """Read a checkpoint of mmdet 2.x or 3.x.
 
     Args:
-        path: the .pth file.
+        path: the .pth file, or a .safetensors file of its weights.
         trust: unpickle everything in the file, which may run any code; only for files from a source
             you trust. Such files may need mmengine or mmcv.
 
@@ -280,6 +281,8 @@ def read_mmdet_file(path: str | Path, *, trust: bool = False) -> MmdetFile:
 
 
 def _load(path: str | Path, trust: bool) -> Any:
+    if is_safetensors(path):
+        return read_safetensors(path)["model"]
     if trust:
         return torch.load(path, map_location="cpu", weights_only=False)
     with torch.serialization.safe_globals([(_StandIn, name) for name in _HARMLESS]):

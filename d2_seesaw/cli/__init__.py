@@ -1,9 +1,9 @@
 """The command line: ``d2-seesaw COMMAND``, or ``python -m d2_seesaw COMMAND``.
 
 A command is a module in this folder with a function ``main(arguments)``, which returns the exit
-status. The module of ``import`` is ``import_``, because that name is a keyword. A module is
-imported when its command is called, so that ``d2-seesaw --help`` and ``d2-seesaw env`` need neither
-PyTorch nor Detectron2.
+status. The module of ``import`` is ``import_``, because that name is a keyword, and a hyphen
+becomes an underscore. A module is imported when its command is called, so that ``d2-seesaw --help``
+and ``d2-seesaw env`` need neither PyTorch nor Detectron2.
 """
 
 import argparse
@@ -22,16 +22,17 @@ from d2_seesaw.utils.signals import ending_at_once
 from d2_seesaw.utils.text import did_you_mean
 
 COMMANDS = {
-    "train": "train the model of a config, or evaluate it with --eval-only",
+    "train": "train a config's model, or evaluate it with --eval-only",
     "evaluate": "score saved detections with the LVIS metrics",
-    "report": "draw the long-tail report of one evaluation, or compare two",
+    "report": "draw the long-tail report of an evaluation, or compare two",
     "check": "check a dataset in COCO or LVIS format before training",
-    "import": "import annotations of YOLO, Labelme, Pascal VOC and COCO exports",
+    "import": "import annotations of YOLO, Labelme, VOC and COCO exports",
     "convert": "convert a checkpoint of MMDetection",
     "draw": "draw ground truth and predictions side by side",
     "generate": "generate a long-tailed dataset: instances or semantic",
     "predict": "run a trained model on images, folders and videos",
-    "env": "print the versions of all packages and the origin of Detectron2",
+    "export-weights": "export trained weights for sharing, with a model card",
+    "env": "print versions of packages and the origin of Detectron2",
 }
 EPILOG = """Examples:
   d2-seesaw generate instances
@@ -69,9 +70,32 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def count(text: str) -> int:
+    """Return a whole number of at least 1, for ``type`` of an argument."""
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def add_image_options(parser: argparse.ArgumentParser, max_pixels: int) -> None:
+    """Add the options that say which images of a folder are shown."""
+    parser.add_argument(
+        "--follow-links",
+        action="store_true",
+        help="show images behind links that lead out of the folder of images, too",
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=count,
+        default=max_pixels,
+        metavar="N",
+        help=f"do not read larger images to show them; default: {max_pixels}",
+    )
+
+
 def module_of(command: str) -> str:
     """Return the name of the module of a command."""
-    return f"d2_seesaw.cli.{command}{'_' * keyword.iskeyword(command)}"
+    return f"d2_seesaw.cli.{command.replace('-', '_')}{'_' * keyword.iskeyword(command)}"
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from typing import Any
 
 from detectron2.data import MetadataCatalog
 
-from d2_seesaw.cli import command_parser, errors_in_one_line, say
+from d2_seesaw.cli import add_image_options, command_parser, errors_in_one_line, say
 from d2_seesaw.data import check_dataset, check_dataset_files
 from d2_seesaw.data.annotations.coco import parse_file
 from d2_seesaw.data.annotations.reader import file_image_counts
@@ -34,6 +34,7 @@ from d2_seesaw.data.check import DatasetCheck
 from d2_seesaw.data.check.overview import DatasetOverview, dataset_overview
 from d2_seesaw.data.check.repair import Repair, repair_file
 from d2_seesaw.data.class_names import counts_by_category
+from d2_seesaw.data.image_files import MAX_PIXELS
 from d2_seesaw.engine import load_config
 from d2_seesaw.report import write_dataset_report
 from d2_seesaw.utils.files import write_text
@@ -64,6 +65,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--threshold", type=float, default=1e-3, help="of repeat factor sampling; default: 0.001")
     add("--report", type=Path, metavar="FILE", help="HTML file to write")
     add("--json", type=Path, metavar="FILE", help="JSON file to write")
+    add_image_options(parser, MAX_PIXELS)
     return parser
 
 
@@ -143,7 +145,15 @@ def write_report(args: argparse.Namespace, check: DatasetCheck) -> DatasetOvervi
     if args.report:
         title = f"Dataset {args.name or Path(check.json_file).name}"
         drawn = None if args.no_images else columns
-        write_dataset_report(args.report, check, overview, drawn, title=title)
+        write_dataset_report(
+            args.report,
+            check,
+            overview,
+            drawn,
+            title=title,
+            follow_links=args.follow_links,
+            max_pixels=args.max_pixels,
+        )
     return overview
 
 

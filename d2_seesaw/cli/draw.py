@@ -19,12 +19,12 @@ import cv2
 import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils.visualizer import ColorMode, Visualizer
 
-from d2_seesaw.cli import command_parser, errors_in_one_line, say
+from d2_seesaw.cli import add_image_options, command_parser, errors_in_one_line, say
 from d2_seesaw.data import load_dataset
+from d2_seesaw.data.image_files import MAX_PIXELS, ImageFolder
 from d2_seesaw.engine import load_config
 from d2_seesaw.inference import draw_instances, drawing_metadata
 from d2_seesaw.inference.drawing import enlargement, fonts_for
@@ -75,9 +75,10 @@ def to_instances(
     return instances
 
 
-def draw(record: dict[str, Any], instances: Instances, metadata: Any, scale: float) -> Any:
-    """Draw ground truth on the left and predictions on the right, as a BGR image."""
-    image = read_image(record["file_name"], format="RGB")
+def draw(
+    image: np.ndarray, record: dict[str, Any], instances: Instances, metadata: Any, scale: float
+) -> Any:
+    """Draw ground truth on the left and predictions on the right of an RGB image, in BGR."""
     canvas = Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION)
     with fonts_for(metadata.thing_classes):
         truth = canvas.draw_dataset_dict(record).get_image()
@@ -102,19 +103,22 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--num-images", type=int, default=6, metavar="N", help="default: 6")
     add("--min-score", type=float, default=0.3, metavar="SCORE", help="default: 0.3")
     add("--min-side", type=int, default=480, metavar="PIXELS", help="enlarge smaller images")
+    add_image_options(parser, MAX_PIXELS)
     return parser
 
 
-def draw_run(config_file: str, num_images: int, min_score: float, min_side: int) -> Path:
+def draw_run(args: argparse.Namespace) -> Path:
     """Draw the first images of the test data; return the folder of the pictures.
+
+    Images that are too large or outside of the dataset's folder are left out with a line.
 
     Raises:
         FileNotFoundError: the config, the predictions or the dataset do not exist.
         ValueError: the config cannot be read, or the predictions are of other categories.
     """
-    cfg = load_config(config_file, parts=())
+    cfg = load_config(args.config_file, parts=())
     run = Path(cfg.train.output_dir)
-    predictions = read_predictions(run / "inference" / RESULTS, min_score)
+    predictions = read_predictions(run / "inference" / RESULTS, args.min_score)
     name = cfg.dataloader.test.dataset.names
     records = load_dataset(name, filter_empty=False)
     known = MetadataCatalog.get(name)
@@ -123,10 +127,17 @@ def draw_run(config_file: str, num_images: int, min_score: float, min_side: int)
     classes = known.get("thing_dataset_id_to_contiguous_id") or numbered
     folder = run / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
-    for record in records[:num_images]:
+    # Without a folder of images, the dataset comes from a config and not from a file of others.
+    images = ImageFolder(known.get("image_root") or "/", args.follow_links, args.max_pixels)
+    for record in records[: args.num_images]:
+        try:
+            image = images.read(record["file_name"])
+        except ValueError as error:
+            say(f"left out: {error}")
+            continue
         size = (record["height"], record["width"])
         instances = to_instances(predictions[record["image_id"]], size, classes)
-        picture = draw(record, instances, metadata, enlargement(size, min_side))
+        picture = draw(image, record, instances, metadata, enlargement(size, args.min_side))
         cv2.imwrite(str(folder / f"{Path(record['file_name']).stem}.png"), picture)
     return folder
 
@@ -135,5 +146,5 @@ def main(arguments: list[str] | None = None) -> None:
     """Draw the pictures and print where they are."""
     args = argument_parser().parse_args(arguments)
     with errors_in_one_line("draw"):
-        folder = draw_run(args.config_file, args.num_images, args.min_score, args.min_side)
+        folder = draw_run(args)
     say(f"Pictures: {folder}/*.png (ground truth left, predictions right)")

@@ -16,12 +16,20 @@ import argparse
 import logging
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import detectron2.data.datasets  # noqa: F401  registers the built-in datasets
 from detectron2.data import MetadataCatalog
 
-from d2_seesaw.cli import add_trust, command_parser, errors_in_one_line, say
+from d2_seesaw.cli import (
+    add_image_options,
+    add_trust,
+    command_parser,
+    errors_in_one_line,
+    say,
+)
+from d2_seesaw.data.image_files import MAX_PIXELS
 from d2_seesaw.engine import load_config
 from d2_seesaw.evaluation import (
     DetectionLimits,
@@ -58,6 +66,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--any-scores", action="store_true", help="allow scores outside of [0, 1], such as logits")
     add("--output", metavar="DIR", help=OUTPUT_HELP)
     add("--images", metavar="DIR", help="folder of the images; default: that of --dataset")
+    add_image_options(parser, MAX_PIXELS)
     return parser
 
 
@@ -101,7 +110,11 @@ def main(arguments: list[str] | None = None) -> None:
             registered_counts=registered_train_images(args.dataset) if args.dataset else None,
             predicted_images=args.predicted_images,
             output_dir=args.output,
-            report=write_evaluation_report,
+            report=partial(
+                write_evaluation_report,
+                follow_links=args.follow_links,
+                max_pixels=args.max_pixels,
+            ),
             image_root=args.images or registered_images(args.dataset),
         )
     print_longtail_results(results)

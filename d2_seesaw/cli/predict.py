@@ -18,10 +18,10 @@ import logging
 
 from detectron2.utils.logger import setup_logger
 
-from d2_seesaw.cli import add_trust, command_parser
+from d2_seesaw.cli import add_trust, command_parser, count
+from d2_seesaw.data.image_files import MAX_PIXELS
 from d2_seesaw.engine.config_files import find_config
 from d2_seesaw.inference import FilePredictions, find_sources, load_predictor
-from d2_seesaw.inference.sources import MAX_PIXELS
 
 logger = logging.getLogger("d2_seesaw")
 
@@ -41,14 +41,14 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="SCORE",
         help="lowest score to draw and write, in [0, 1]; default: 0.5",
     )
-    add("--max-detections", type=_count, metavar="N", help="keep the N best detections per image")
+    add("--max-detections", type=count, metavar="N", help="keep the N best detections per image")
     add("--tta", action="store_true", help="test-time augmentation with the config's tta")
     add_trust(parser)
     add("--device", default="auto", help="default: the GPU if there is one, else the CPU")
     add("--json-only", action="store_true", help="do not write pictures or videos")
     add(
         "--max-pixels",
-        type=_count,
+        type=count,
         default=MAX_PIXELS,
         metavar="N",
         help=f"skip larger images; default: {MAX_PIXELS}",
@@ -66,12 +66,6 @@ def argument_parser() -> argparse.ArgumentParser:
 def _score(text: str) -> float:
     if not 0 <= (value := float(text)) <= 1:
         raise argparse.ArgumentTypeError(f"must be in [0, 1], got {text}")
-    return value
-
-
-def _count(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return value
 
 

@@ -21,8 +21,9 @@ from typing import Any
 import detectron2.data.datasets  # noqa: F401  registers the built-in datasets
 from detectron2.data import MetadataCatalog
 
-from d2_seesaw.cli import command_parser, errors_in_one_line, say
+from d2_seesaw.cli import add_image_options, command_parser, errors_in_one_line, say
 from d2_seesaw.data.annotations.reader import read_annotations
+from d2_seesaw.data.image_files import MAX_PIXELS
 from d2_seesaw.engine import load_config
 from d2_seesaw.evaluation.analysis import LongTailAnalysis, analysis_path, read_analysis
 from d2_seesaw.evaluation.analysis.comparison import compare
@@ -45,6 +46,7 @@ def argument_parser() -> argparse.ArgumentParser:
     data.add_argument("--annotations", type=Path, metavar="FILE", help="or this file and --images")
     add("--images", type=Path, metavar="DIR", help="folder of the images")
     add("--config-file", metavar="FILE", help="a config that registers the dataset")
+    add_image_options(parser, MAX_PIXELS)
     return parser
 
 
@@ -108,7 +110,8 @@ def images_of(args: argparse.Namespace, analyses: Iterable[LongTailAnalysis]) ->
             f"{annotations} does not belong to this evaluation: it has no image with id "
             f"{strangers[0]!r}"
         )
-    return {"images": images, "image_root": folder}
+    limits = {"follow_links": args.follow_links, "max_pixels": args.max_pixels}
+    return {"images": images, "image_root": folder, **limits}
 
 
 def draw(args: argparse.Namespace) -> list[str]:

@@ -22,6 +22,7 @@ from PIL import Image
 from torch.utils.data import Dataset, get_worker_info
 
 from d2_seesaw.data.batch_order import Sample
+from d2_seesaw.data.image_files import check_record_image
 from d2_seesaw.utils.random_state import IMAGE, generators_kept, seed_generators
 
 logger = logging.getLogger(__name__)
@@ -135,6 +136,7 @@ class MappedDataset(Dataset):
             record = self.records[self.replacement(position, index, attempt)]
             seed_generators(self.seed, IMAGE, position, attempt)
             try:
+                check_record_image(record)
                 _check_png(record.get("file_name"))
                 sample = self.mapper(record)
             except _OF_THE_IMAGE as error:
@@ -182,6 +184,7 @@ class NamingMapper:
             BadImageError: the image is damaged, or its size is not that of the annotations.
         """
         try:
+            check_record_image(record)
             _check_png(record.get("file_name"))
             return self.mapper(record)
         except _OF_THE_IMAGE as error:

@@ -11,10 +11,10 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 from detectron2.utils.file_io import PathManager
-from PIL import Image
 
 from d2_seesaw.data.class_names import compare_names
 from d2_seesaw.data.frequency import check_group_bounds, check_pixel_counts
+from d2_seesaw.data.image_files import open_image
 from d2_seesaw.evaluation.semantic_scores import (
     ClassResult,
     boundary_confusion_matrix,
@@ -212,7 +212,7 @@ class LongTailSemSegEvaluator(SemSegEvaluator):
 
 def _labels_in_file(record: dict[str, Any]) -> np.ndarray:
     # Detectron2's own function fails with NumPy 2 (as of April 2024).
-    with Image.open(PathManager.get_local_path(record["sem_seg_file_name"])) as image:
+    with open_image(PathManager.get_local_path(record["sem_seg_file_name"])) as image:
         return np.asarray(image)
 
 

@@ -25,6 +25,7 @@ from d2_seesaw.data.frequency import GROUPS
 from d2_seesaw.evaluation.lvis.metrics import LVISScores
 from d2_seesaw.evaluation.lvis.rules import METRICS
 from d2_seesaw.utils.files import write_text
+from d2_seesaw.utils.text import escape_formula
 
 # Metrics of semantic segmentation; an evaluator may have only some of them.
 SEGMENTATION_METRICS = (
@@ -33,9 +34,6 @@ SEGMENTATION_METRICS = (
     *(f"mACC{group}" for group in GROUPS),
     "mBoundaryIoU",
 )
-
-# Characters with which spreadsheets begin a formula; the last four are their full-width forms.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 logger = logging.getLogger(__name__)
 
@@ -224,8 +222,8 @@ def group_counts(rows: Sequence[Any], score: str = "AP") -> dict[str, float]:
 def write_category_results(rows: Sequence[Any], folder: str, task: str) -> None:
     """Write ``per_category_<task>.csv`` and ``.json``. Missing values are empty, or null.
 
-    In the CSV file, text that a spreadsheet would run as a formula gets an apostrophe in front
-    (https://owasp.org/www-community/attacks/CSV_Injection).
+    In the CSV file, text that a spreadsheet would run as a formula gets an apostrophe in front, see
+    :func:`~d2_seesaw.utils.text.escape_formula`.
 
     Args:
         rows: At least one instance of a dataclass whose fields are the columns.
@@ -233,20 +231,20 @@ def write_category_results(rows: Sequence[Any], folder: str, task: str) -> None:
         task: Part of the file names.
     """
     records = [_without_nan(asdict(row)) for row in rows]
+    cells = [
+        {k: escape_formula(v) if isinstance(v, str) else v for k, v in record.items()}
+        for record in records
+    ]
+    # csv quotes a carriage return, which would end the row in some programs, in this mode alone.
+    returns = any(isinstance(v, str) and "\r" in v for cell in cells for v in cell.values())
+    quoting = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
     table = io.StringIO()
-    writer = csv.DictWriter(table, list(records[0]), lineterminator="\n")
+    writer = csv.DictWriter(table, list(records[0]), lineterminator="\n", quoting=quoting)
     writer.writeheader()
-    writer.writerows({k: _csv_cell(v) for k, v in record.items()} for record in records)
+    writer.writerows(cells)
     path = os.path.join(folder, f"per_category_{task}")
     write_text(f"{path}.csv", table.getvalue())
     write_text(f"{path}.json", json.dumps(records, indent=1))
-
-
-def _csv_cell(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    text = value.replace("\r", " ")  # would end the row in some programs
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 
 def row_table(rows: Sequence[Any]) -> str:

@@ -2,22 +2,19 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
 from PIL import Image
+
+from d2_seesaw.data.image_files import MAX_PIXELS, check_pixels, open_image, to_array
 
 PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
-
-
-MAX_PIXELS = 50_000_000
-"""Default limit of pixels of a picture. A model may need several hundred bytes for each."""
+_OPTION = "max_pixels, --max-pixels"
 
 
 class UnreadableError(ValueError):
@@ -114,41 +111,20 @@ def read_picture(
             picture.
     """
     try:
-        with _limit_of_pillow(None), Image.open(path) as opened:
-            _check_pixels(path, opened.width, opened.height, max_pixels)
+        with open_image(path, max_pixels=max_pixels, option=_OPTION) as opened:
             if opened.mode.startswith(("I", "F")):
                 raise UnreadableError(
                     f"{path} has more than 8 bits a channel (mode {opened.mode}), which would be "
                     "clipped: convert it to 8 bits"
                 )
             opened.load()  # Detectron2 accepts a PNG with damaged pixels
-            return _from_pillow(opened, image_format)
+            return to_array(opened, image_format)
     except UnreadableError:
         raise
     except Exception as error:  # Pillow's are of many kinds: SyntaxError, struct.error, ...
-        raise UnreadableError(f"{path} cannot be read: {error or type(error).__name__}") from error
-
-
-@contextmanager
-def _limit_of_pillow(limit: int | None) -> Iterator[None]:
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, limit
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
-
-
-def _check_pixels(path: str | Path, width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        raise UnreadableError(
-            f"{path} has {width} x {height} = {width * height:,} pixels, the limit is "
-            f"{max_pixels:,}"
-        )
-
-
-def _from_pillow(image: Image.Image, image_format: str) -> np.ndarray:
-    array = convert_PIL_to_numpy(_apply_exif_orientation(image), image_format)
-    return np.ascontiguousarray(array)
+        reason = str(error) or type(error).__name__
+        known = reason.startswith(str(path))
+        raise UnreadableError(reason if known else f"{path} cannot be read: {reason}") from error
 
 
 def as_bgr(image: Any, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -165,7 +141,7 @@ def as_bgr(image: Any, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     if isinstance(image, str | Path):
         return read_picture(image, "BGR", max_pixels=max_pixels)
     if isinstance(image, Image.Image):
-        return _from_pillow(image, "BGR")
+        return to_array(image, "BGR")
     given = type(image).__name__
     if isinstance(image, np.ndarray):
         gray = image[..., None] if image.ndim == 2 else image
@@ -202,7 +178,11 @@ class VideoFrames:
         self.path = path
         capture = self._open()
         width, height = cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT
-        _check_pixels(path, int(capture.get(width)), int(capture.get(height)), max_pixels)
+        size = int(capture.get(width)), int(capture.get(height))
+        try:
+            check_pixels(path, size, max_pixels, _OPTION)
+        except ValueError as error:
+            raise UnreadableError(str(error)) from error
         self.fps = capture.get(cv2.CAP_PROP_FPS) or 25.0
         self.announced = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
         capture.release()

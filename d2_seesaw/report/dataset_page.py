@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from d2_seesaw.data.check import DatasetCheck
 from d2_seesaw.data.check.issues import Issue
 from d2_seesaw.data.check.overview import DatasetOverview
 from d2_seesaw.data.frequency import MOST_IMAGES_OF_COMMON, MOST_IMAGES_OF_RARE
+from d2_seesaw.data.image_files import MAX_PIXELS, ImageFolder
 from d2_seesaw.report import dataset_figures
 from d2_seesaw.report.pictures import sample_pictures
 from d2_seesaw.report.render import count_text, render
@@ -25,6 +27,8 @@ _SEVERITY_COLORS = {ERROR: "#c0392b", WARNING: "#d68910", INFORMATION: "#5d6d7e"
 _ISSUES_SHOWN = 20
 _PICTURES_OF_GROUP = 4
 
+logger = logging.getLogger(__name__)
+
 
 def write_dataset_report(
     path: str | os.PathLike[str],
@@ -33,6 +37,8 @@ def write_dataset_report(
     columns: AnnotationTable | None = None,
     *,
     title: str = "Dataset report",
+    follow_links: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> None:
     """Write the report on a dataset as a single HTML file.
 
@@ -42,11 +48,16 @@ def write_dataset_report(
         overview: Statistics of the dataset, if its annotations can be read.
         columns: The annotations, for pictures of the images; there are no pictures if None.
         title: Title of the page.
+        follow_links: Show images behind links that lead out of the folder of images, too.
+        max_pixels: Limit of pixels of an image to show.
     """
-    pictures = None
+    pictures, failures = None, []
     if overview is not None and columns is not None:
-        pictures = group_pictures(columns, overview, check.image_root)
+        folder = ImageFolder(check.image_root, follow_links, max_pixels)
+        pictures = group_pictures(columns, overview, folder, failures)
     write_text(path, dataset_page(check, overview, pictures, title=title))
+    if failures:
+        logger.warning(f"{len(failures)} images are not shown in {path}, the first: {failures[0]}")
 
 
 def dataset_page(
@@ -99,19 +110,23 @@ def dataset_page(
 
 
 def group_pictures(
-    columns: AnnotationTable, overview: DatasetOverview, image_root: str
+    columns: AnnotationTable,
+    overview: DatasetOverview,
+    folder: ImageFolder,
+    failures: list[str] | None = None,
 ) -> dict[str, list[tuple[bytes, str]]]:
     """Draw up to four categories of each group, from its rarest to its most frequent.
 
     Args:
         columns: The annotations.
         overview: Their statistics.
-        image_root: Folder of the images.
+        folder: Folder of the images.
+        failures: Gets one reason for each image that is left out.
 
     Returns:
         JPEG files and their captions by frequency group.
     """
-    path_of = image_paths(columns.images, image_root)
+    path_of = image_paths(columns.images, str(folder.root))
     index_of = {c.category_id: i for i, c in enumerate(overview.categories)}
     pictures = {}
     for group, categories in overview.groups().items():
@@ -119,7 +134,12 @@ def group_pictures(
         places = np.linspace(0, len(shown) - 1, min(_PICTURES_OF_GROUP, len(shown)))
         chosen = {index_of[shown[i].category_id]: shown[i] for i in map(round, places.tolist())}
         drawn = sample_pictures(
-            columns, list(chosen), path_of, image_root=image_root, color=GROUP_COLORS[group]
+            columns,
+            list(chosen),
+            path_of,
+            folder=folder,
+            color=GROUP_COLORS[group],
+            failures=failures,
         )
         pictures[group] = [
             (jpeg, f"{chosen[i].name}: {chosen[i].train_images:,} training images")

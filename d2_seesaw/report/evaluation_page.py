@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from d2_seesaw.data.frequency import GROUP_NAMES, GROUPS
+from d2_seesaw.data.image_files import MAX_PIXELS, ImageFolder
 from d2_seesaw.evaluation.analysis import ConfusionExample, LongTailAnalysis
 from d2_seesaw.evaluation.analysis.confusion import (
     TailConfusion,
@@ -60,6 +61,8 @@ def write_evaluation_report(
     *,
     images: Sequence[Mapping[str, Any]] = (),
     image_root: str | os.PathLike[str] | None = None,
+    follow_links: bool = False,
+    max_pixels: int = MAX_PIXELS,
     title: str = "Long-tail report",
     subtitle: str | None = None,
 ) -> None:
@@ -70,19 +73,22 @@ def write_evaluation_report(
         analyses: Analyses of its tasks, in the order of the page.
         images: Images of the annotation file, for pictures of the examples.
         image_root: Folder of the images. There are no pictures if it does not exist.
+        follow_links: Show images behind links that lead out of this folder, too.
+        max_pixels: Limit of pixels of an image to show.
         title: Title of the page.
         subtitle: Text below the title; by default the folder of the file.
     """
     pictures = None
     if image_root is not None and os.path.isdir(image_root):
-        pictures = ExamplePictures(images, image_root)
+        folder = ImageFolder(image_root, follow_links, max_pixels)
+        pictures = ExamplePictures(images, folder)
     if subtitle is None:
         subtitle = os.path.dirname(path)
     page = evaluation_page(analyses, title=title, subtitle=subtitle, pictures=pictures)
     write_text(path, page)
     if pictures is not None and pictures.failures:
         logger.warning(
-            f"{len(pictures.failures)} pictures of {path} could not be drawn, the first of "
+            f"{len(pictures.failures)} pictures of {path} could not be drawn, the first: "
             f"{pictures.failures[0]}"
         )
 

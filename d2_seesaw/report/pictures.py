@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 from detectron2.data.catalog import Metadata
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 from PIL import Image
 
 from d2_seesaw.data.annotations.table import AnnotationTable
 from d2_seesaw.data.catalog import image_paths
+from d2_seesaw.data.image_files import ImageFolder
 from d2_seesaw.evaluation.analysis import ConfusionExample
 from d2_seesaw.report.series import GROUP_COLORS
 
@@ -43,17 +42,15 @@ class ExamplePictures:
 
     Args:
         images: Images of the annotation file, with an "id" and a "file_name" or a "coco_url".
-        image_root: Folder of the images, see ``image_paths``.
+        folder: Folder of the images, see ``image_paths``.
 
     Attributes:
         failures: One reason for each example that could not be drawn.
     """
 
-    def __init__(
-        self, images: Sequence[Mapping[str, Any]], image_root: str | os.PathLike[str]
-    ) -> None:
+    def __init__(self, images: Sequence[Mapping[str, Any]], folder: ImageFolder) -> None:
         self._images = images
-        self._image_root = str(image_root)
+        self._folder = folder
         self.failures: list[str] = []
 
     @cached_property
@@ -62,7 +59,7 @@ class ExamplePictures:
 
     @cached_property
     def _path_of(self) -> Callable[[Mapping[str, Any]], str]:
-        return image_paths(self._images, self._image_root)
+        return image_paths(self._images, str(self._folder.root))
 
     def draw(self, example: ConfusionExample, groups: Mapping[int, str]) -> bytes | None:
         """Draw an example as a JPEG file. Return None if the image cannot be read.
@@ -74,30 +71,10 @@ class ExamplePictures:
         place = f"image {example.image_id!r}"
         try:
             place = self._path_of(self._image_of[example.image_id])
-            return draw_example(read_image_inside(place, self._image_root), example, groups)
+            return draw_example(self._folder.read(place), example, groups)
         except Exception as error:  # any failure costs one picture, not the whole report
-            self.failures.append(f"{place}: {error!r}")
+            self.failures.append(_failure(place, error))
             return None
-
-
-def read_image_inside(path: str, image_root: str | os.PathLike[str]) -> np.ndarray:
-    """Read an image for a report, which may be passed on with the pictures in it.
-
-    Args:
-        path: The file.
-        image_root: Folder of the images.
-
-    Returns:
-        ``(H, W, 3)`` RGB.
-
-    Raises:
-        ValueError: the file is outside of the folder, by its name or by a symbolic link.
-        OSError: the file cannot be read.
-    """
-    file, folder = os.path.realpath(path), os.path.realpath(image_root)
-    if os.path.commonpath([file, folder]) != folder:
-        raise ValueError(f"{path} is outside of {image_root}, whose images alone are shown")
-    return read_image(file, format="RGB")
 
 
 def draw_example(image: np.ndarray, example: ConfusionExample, groups: Mapping[int, str]) -> bytes:
@@ -185,9 +162,10 @@ def sample_pictures(
     categories: Sequence[int],
     file_name: Callable[[Mapping[str, Any]], str],
     *,
-    image_root: str | os.PathLike[str],
+    folder: ImageFolder,
     color: str,
     long_side: int = 420,
+    failures: list[str] | None = None,
 ) -> dict[int, bytes]:
     """Draw one image of each category: the image with its largest object, crowds excluded.
 
@@ -195,9 +173,10 @@ def sample_pictures(
         columns: The annotations.
         categories: Indices of categories.
         file_name: Function that returns the path of an entry of ``columns.images``.
-        image_root: Folder of the images; other files are not read.
+        folder: Folder of the images; other files are not read.
         color: Color of the objects, ``#rrggbb``.
         long_side: Longer side of the pictures, in pixels.
+        failures: Gets one reason for each image that is left out.
 
     Returns:
         A JPEG file by category, for each category with a readable image.
@@ -205,13 +184,21 @@ def sample_pictures(
     pictures = {}
     for category in categories:
         for image in _images_of(columns, category):
+            place = file_name(columns.images[image])
             try:
-                pixels = read_image_inside(file_name(columns.images[image]), image_root)
-            except (OSError, SyntaxError, ValueError):
+                pixels = folder.read(place)
+            except (OSError, SyntaxError, ValueError) as error:
+                if failures is not None:
+                    failures.append(_failure(place, error))
                 continue
             pictures[category] = _draw_sample(columns, image, category, pixels, color, long_side)
             break
     return pictures
+
+
+def _failure(place: str, error: Exception) -> str:
+    text = str(error)
+    return text if text.startswith(place) else f"{place}: {error!r}"
 
 
 def _images_of(columns: AnnotationTable, category: int) -> list[int]:

@@ -1,6 +1,7 @@
-"""Hints for error messages."""
+"""Hints for error messages, and text for spreadsheets."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 
 
@@ -21,3 +22,24 @@ def did_you_mean(
     """
     near = difflib.get_close_matches(str(name), [str(choice) for choice in choices], 1, cutoff)
     return f"; did you mean {(shown or {}).get(near[0], near[0])!r}?" if near else ""
+
+
+# Characters with which spreadsheets begin a formula; the last four are full-width forms.
+_FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+def escape_formula(text: str) -> str:
+    """Return the text of a CSV cell that no spreadsheet runs as a formula.
+
+    An apostrophe is put in front of text that begins like a formula, except for numbers, and of
+    such text behind apostrophes, so that :func:`unescape_formula` returns the same text. See
+    https://owasp.org/www-community/attacks/CSV_Injection.
+    """
+    is_formula = _FORMULA.match(text) and not _NUMBER.fullmatch(text)
+    return f"'{text}" if is_formula else text
+
+
+def unescape_formula(text: str) -> str:
+    """Return the text from which :func:`escape_formula` made the text of a cell."""
+    return text[1:] if text.startswith("'") and escape_formula(text[1:]) == text else text

@@ -3,6 +3,7 @@ from functools import cache
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.testing import assert_close
 
@@ -59,6 +60,14 @@ def test_a_resnest_file_can_initialize_a_training(tmp_path, form, options):
     loaded = model["backbone"]["bottom_up"].body.state_dict()
     expected = {k: v for k, v in weights().items() if not k.startswith("fc.")}
     assert_close(dict(loaded), expected)
+
+
+def test_timms_safetensors_file_can_initialize_a_training(tmp_path):
+    save_file(weights(), tmp_path / "model.safetensors")
+    model = detector()
+    StrictCheckpointer(model).load(str(tmp_path / "model.safetensors"))
+    loaded = model["backbone"]["bottom_up"].body.state_dict()
+    assert_close(dict(loaded), {k: v for k, v in weights().items() if not k.startswith("fc.")})
 
 
 def test_only_offsets_of_deformable_convolutions_may_be_missing():

@@ -64,10 +64,10 @@ def test_the_help_of_a_kind_of_data_has_examples_too(kind, capsys):
 
 def test_the_main_help_lists_every_module_of_a_command(capsys):
     text = help_of(capsys=capsys)
-    modules = {p.stem.rstrip("_") for p in Path("d2_seesaw/cli").glob("[!_]*")}
+    modules = {p.stem.rstrip("_").replace("_", "-") for p in Path("d2_seesaw/cli").glob("[!_]*")}
     assert set(cli.COMMANDS) == modules
     for name, summary in cli.COMMANDS.items():
-        assert re.search(rf"^    {name} +{re.escape(summary)}$", text, re.MULTILINE)
+        assert re.search(rf"^    {name}\s+{re.escape(summary)}$", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

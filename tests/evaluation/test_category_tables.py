@@ -14,6 +14,7 @@ from d2_seesaw.evaluation.tables import (
     row_table,
     write_category_results,
 )
+from d2_seesaw.utils.text import unescape_formula
 from tests.evaluation.lvis_data import add_object, dataset
 
 
@@ -124,7 +125,9 @@ def test_the_table_starts_with_the_most_frequent_category(rows):
     assert [line.split("|")[5].strip() for line in lines] == ["40.000", "n/a", "0.333"]
 
 
-@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1+cmd", "-2+3", "@SUM(A1)", "\ta"])
+@pytest.mark.parametrize(
+    "name", ["=HYPERLINK(1)", "+1+cmd", "-2+3", "@SUM(A1)", "\ta", "\r=1", "'=1", "\uff1d1"]
+)
 def test_a_name_that_is_a_formula_is_text_in_the_csv_file(name, data, scores, tmp_path):
     data["categories"][0]["name"] = name
     rows = category_results(table_of(data), scores, {})
@@ -132,5 +135,6 @@ def test_a_name_that_is_a_formula_is_text_in_the_csv_file(name, data, scores, tm
     with open(tmp_path / "per_category_bbox.csv", newline="") as file:
         table = list(csv.DictReader(file))
     assert [row["name"] for row in table] == [f"'{name}", "class2", "class3"]
+    assert [unescape_formula(row["name"]) for row in table] == [name, "class2", "class3"]
     assert float(table[0]["AP"]) == pytest.approx(100 / 300)
     assert json.loads((tmp_path / "per_category_bbox.json").read_text())[0]["name"] == name

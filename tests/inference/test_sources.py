@@ -120,7 +120,7 @@ def test_a_picture_above_the_limit_of_pixels_is_refused_before_it_is_decoded(tmp
     assert read_picture(path, max_pixels=2000).shape == (40, 50, 3)
     assert Image.MAX_IMAGE_PIXELS == 100
     monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("decoded"))
-    message = r"a.png has 50 x 40 = 2,000 pixels, the limit is 1,999$"
+    message = r"a.png has 50 x 40 = 2,000 pixels, the limit is 1,999 \(max_pixels, --max-pixels"
     with pytest.raises(UnreadableError, match=message):
         read_picture(path, max_pixels=1999)
 

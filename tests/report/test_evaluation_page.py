@@ -183,7 +183,7 @@ def test_charts_have_tooltips_and_ids_of_their_own():
 
 def test_the_page_is_one_file_that_needs_no_network():
     page = evaluation_page([analysis(ROWS, CONFUSIONS, CALIBRATION)])
-    assert not re.search(r"""(src|href)=["'](?!data:|#)|@import|<script|<link|http""", page)
+    assert not re.search(r"""(src|href)=["'](?!data:|#)|@import|<script|<link|://""", page)
 
 
 def test_the_report_is_written_into_a_new_folder(tmp_path):

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from d2_seesaw.data.image_files import ImageFolder
 from d2_seesaw.evaluation.analysis import ConfusionExample
 from d2_seesaw.report.pictures import LONG_SIDE, ExamplePictures, draw_example, window
 from d2_seesaw.report.series import GROUP_COLORS
@@ -177,7 +178,7 @@ def test_images_are_found_by_file_name_or_coco_url(name, folder):
     root, record = folder
     if name == "file_name":
         record = {"id": 7, "file_name": "val2017/7.png"}
-    pictures = ExamplePictures([record], root)
+    pictures = ExamplePictures([record], ImageFolder(root))
     picture = decoded(pictures.draw(example([20, 20, 30, 30], image_id=7), GROUPS))
     assert pictures.failures == []
     assert np.median(picture.reshape(-1, 3), axis=0).tolist() == pytest.approx([200, 0, 0], abs=9)
@@ -185,7 +186,7 @@ def test_images_are_found_by_file_name_or_coco_url(name, folder):
 
 def test_image_ids_may_be_texts_or_numbers(folder):
     root, record = folder
-    pictures = ExamplePictures([record | {"id": "7"}], root)
+    pictures = ExamplePictures([record | {"id": "7"}], ImageFolder(root))
     assert pictures.draw(example([20, 20, 30, 30], image_id="7"), GROUPS)
     assert pictures.draw(example([20, 20, 30, 30], image_id=7), GROUPS) is None
 
@@ -208,7 +209,7 @@ def test_a_picture_that_cannot_be_drawn_has_a_reason_and_is_not_an_error(
 ):
     root, _ = folder
     (root / "broken.png").write_bytes(b"no picture")
-    pictures = ExamplePictures([record], root)
+    pictures = ExamplePictures([record], ImageFolder(root))
     assert pictures.draw(example(box, image_id=7), GROUPS) is None
     (failure,) = pictures.failures
     assert re.search(reason, failure), failure
@@ -227,8 +228,10 @@ def test_a_file_outside_of_the_folder_is_not_drawn(how, tmp_path):
     link_to_root.symlink_to(root)
     name = str(secret) if how == "absolute" else how
     images = [{"id": 1, "file_name": name}, {"id": 2, "file_name": "inside.png"}]
-    pictures = ExamplePictures(images, link_to_root)
+    pictures = ExamplePictures(images, ImageFolder(link_to_root))
     box = [10, 10, 30, 30]
     assert pictures.draw(example(box), GROUPS) is None
     assert "whose images alone are shown" in pictures.failures[0]
+    following = ExamplePictures(images, ImageFolder(link_to_root, follow_links=True))
+    assert (following.draw(example(box), GROUPS) is not None) == ("link" in how)
     assert pictures.draw(example(box, image_id=2), GROUPS) is not None

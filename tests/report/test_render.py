@@ -51,7 +51,8 @@ def test_a_page_has_both_color_schemes_and_needs_no_network():
     text = render("base", title="t", subtitle="")
     assert "prefers-color-scheme: dark" in text
     assert "url(" not in text
-    assert "http" not in text
+    assert "://" not in text
+    assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:\"" in text
 
 
 def test_a_missing_variable_is_an_error():

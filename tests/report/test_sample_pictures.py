@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from d2_seesaw.report.pictures import read_image_inside, sample_pictures
+from d2_seesaw.data.image_files import ImageFolder
+from d2_seesaw.report.pictures import sample_pictures
 from tests.data import own_data
 
 
@@ -27,7 +28,7 @@ def redness(jpeg):
 
 def test_the_mask_of_the_category_is_drawn_in_the_color(gray):
     pictures = sample_pictures(
-        *gray[:1], [2], gray[1], image_root="/", color="#ff0000", long_side=320
+        *gray[:1], [2], gray[1], folder=ImageFolder("/"), color="#ff0000", long_side=320
     )
     red = redness(pictures[2])
     assert red.shape == (240, 320)
@@ -40,10 +41,12 @@ def test_an_unreadable_image_is_replaced_by_the_next(gray):
     columns, path_of = gray
     with open(path_of({"file_name": "part/5.png"}), "wb"):
         pass
-    assert list(sample_pictures(columns, [1], path_of, image_root="/", color="#ff0000")) == [1]
+    assert list(
+        sample_pictures(columns, [1], path_of, folder=ImageFolder("/"), color="#ff0000")
+    ) == [1]
     with open(path_of({"file_name": "part/12.png"}), "wb"):
         pass
-    assert sample_pictures(columns, [1], path_of, image_root="/", color="#ff0000") == {}
+    assert sample_pictures(columns, [1], path_of, folder=ImageFolder("/"), color="#ff0000") == {}
 
 
 def test_the_image_of_the_largest_object_is_drawn_and_no_other(gray):
@@ -54,7 +57,7 @@ def test_the_image_of_the_largest_object_is_drawn_and_no_other(gray):
         seen.append(image["id"])
         return path_of(image)
 
-    sample_pictures(columns, [1, 2], recorded_path, image_root="/", color="#ff0000")
+    sample_pictures(columns, [1, 2], recorded_path, folder=ImageFolder("/"), color="#ff0000")
     assert seen == [5, 90]  # the sides of category 40 are 12 and 5
 
 
@@ -64,7 +67,7 @@ def test_boxes_without_masks_are_drawn_at_their_place(gray):
         annotation["segmentation"] = None
     columns = own_data.table(data)
     pictures = sample_pictures(
-        columns, [2], gray[1], image_root="/", color="#ff0000", long_side=320
+        columns, [2], gray[1], folder=ImageFolder("/"), color="#ff0000", long_side=320
     )
     red = redness(pictures[2])  # the edge of the box is at 20 to 30, 12 to 22
     assert red[115:226, 195:306].mean() > 10
@@ -81,7 +84,7 @@ def test_crowds_do_not_determine_the_image(gray):
         return path_of(image)
 
     sample_pictures(
-        replace(columns, crowd=crowd), [1], recorded_path, image_root="/", color="#ff0000"
+        replace(columns, crowd=crowd), [1], recorded_path, folder=ImageFolder("/"), color="#ff0000"
     )
     assert seen == [12]
 
@@ -91,7 +94,7 @@ def test_a_category_with_only_crowds_has_no_picture():
     for annotation in data["annotations"]:
         annotation["iscrowd"] = 1
     columns = own_data.table(data)
-    assert sample_pictures(columns, [0, 1, 2], str, image_root="/", color="#ff0000") == {}
+    assert sample_pictures(columns, [0, 1, 2], str, folder=ImageFolder("/"), color="#ff0000") == {}
 
 
 def test_after_five_unreadable_images_a_category_has_no_picture(tmp_path):
@@ -109,7 +112,7 @@ def test_after_five_unreadable_images_a_category_has_no_picture(tmp_path):
             columns,
             [0],
             lambda image: str(tmp_path / "images" / image["file_name"]),
-            image_root="/",
+            folder=ImageFolder("/"),
             color="#ff0000",
         )
         assert list(found) == shown
@@ -126,9 +129,11 @@ def test_a_file_outside_of_the_folder_is_not_shown(tmp_path, way):
         (root / name).symlink_to(secret)
     path = str(root / name)
     with pytest.raises(ValueError, match="outside"):
-        read_image_inside(path, root)
+        ImageFolder(root).read(path)
     columns = own_data.table()
-    found = sample_pictures(columns, [0], lambda _: path, image_root=root, color="#ff0000")
+    found = sample_pictures(columns, [0], lambda _: path, folder=ImageFolder(root), color="#ff0000")
     assert found == {}
-    shown = sample_pictures(columns, [0], lambda _: path, image_root=tmp_path, color="#ff0000")
+    shown = sample_pictures(
+        columns, [0], lambda _: path, folder=ImageFolder(tmp_path), color="#ff0000"
+    )
     assert list(shown) == [0]

@@ -2,7 +2,6 @@
 
 import os
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from detectron2.data.detection_utils import _apply_exif_orientation
 from PIL import Image
 
 from d2_seesaw.data.check.issues import Issue
+from d2_seesaw.data.image_files import open_image, pixel_limit
 from d2_seesaw.utils.progress import track
 
 _SIXTEEN_BITS = ("I;16", "I", "F", ";16")
@@ -51,8 +51,7 @@ def check_images(
         All issues, in the order of the images.
     """
     threads = workers or min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # these are issues
+    with ThreadPoolExecutor(threads) as pool:
         found = track(
             pool.map(_issues_of, images, chunksize=16),
             "reading images",
@@ -76,10 +75,10 @@ def _problems(image: ImageFile) -> Iterator[tuple[str, str]]:
         yield "unreadable_image", "the file is empty"
         return
     try:
-        with Image.open(image.path) as opened:
+        with open_image(image.path) as opened:
             yield from _problems_of_format(opened)
             pixels = opened.width * opened.height
-            if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
+            if (limit := pixel_limit()) is not None and pixels > limit // 2:
                 yield (
                     "huge_image",
                     f"{opened.width} x {opened.height} pixels take {3e-9 * pixels:.1f} GB, and "

@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 import yaml
-from PIL import Image
 
+from d2_seesaw.data.image_files import open_image
 from d2_seesaw.utils.text import did_you_mean
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -27,10 +27,10 @@ def image_size(path: Path, place: str) -> tuple[int, int]:
     if not path.is_file():
         raise ValueError(f"{place}: there is no image {path}{_hint(path)}")
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             width, height = image.size
             turned = image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{place}: {path} cannot be read as an image: {error}") from error
     return (height, width) if turned else (width, height)
 

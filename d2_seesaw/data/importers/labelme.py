@@ -6,7 +6,6 @@ Shapes of one ``group_id`` and label are parts of one object, as in Labelme's ow
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -201,20 +200,22 @@ def _bitmap(
     text: Any, points: NDArray[np.float64], image: Mapping[str, Any], place: str
 ) -> NDArray[np.bool_]:
     """Paste the mask of a shape, a PNG in base64, at its first point."""
-    try:
-        with Image.open(io.BytesIO(base64.b64decode(text, validate=True))) as opened:
-            part = np.array(opened).astype(bool)
-    except (TypeError, ValueError, OSError, SyntaxError, binascii.Error) as error:
-        raise ValueError(f"{place}: its 'mask' must be a PNG in base64: {error}") from error
     (x0, y0), (x1, y1) = points.astype(int)
-    if part.shape != (y1 - y0 + 1, x1 - x0 + 1):
+    stated = (int(x1 - x0 + 1), int(y1 - y0 + 1))
+    inside = x0 >= 0 and y0 >= 0 and x1 < image["width"] and y1 < image["height"]
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["PNG"]) as png:
+            size = png.size  # compared before the pixels are read
+            part = np.array(png).astype(bool) if inside and size == stated else None
+    except (TypeError, ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{place}: its 'mask' must be a PNG in base64: {error}") from error
+    if size != stated:
         raise ValueError(
-            f"{place}: its mask is {part.shape[1]} x {part.shape[0]}, its points say "
-            f"{x1 - x0 + 1} x {y1 - y0 + 1}"
+            f"{place}: its mask is {size[0]} x {size[1]}, its points say {stated[0]} x {stated[1]}"
         )
-    mask = np.zeros((image["height"], image["width"]), dtype=bool)
-    if x0 < 0 or y0 < 0 or x1 >= image["width"] or y1 >= image["height"]:
+    if part is None:
         raise ValueError(f"{place}: its mask reaches beyond the image")
+    mask = np.zeros((image["height"], image["width"]), dtype=bool)
     mask[y0 : y1 + 1, x0 : x1 + 1] = part
     return mask
 

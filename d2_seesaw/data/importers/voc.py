@@ -16,8 +16,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from d2_seesaw.data.image_files import open_image
 from d2_seesaw.data.importers.dataset import (
     DatasetBuilder,
     ImportedDataset,
@@ -174,13 +174,13 @@ def _masks(
     file = folder / stem.with_suffix(".png")
     if not file.is_file():
         return [None] * number
-    with Image.open(file) as opened:
+    with open_image(file) as opened:
+        if opened.size != (image["width"], image["height"]):
+            raise ValueError(f"{file} is {opened.width} x {opened.height}, not as its image")
         indices = np.array(opened)
         mode = opened.mode
     if mode in ("RGB", "RGBA"):
         indices = _color_indices(indices[..., :3])
-    if indices.shape != (image["height"], image["width"]):
-        raise ValueError(f"{file} is {indices.shape[1]} x {indices.shape[0]}, not as its image")
     used = set(np.unique(indices).tolist()) - {0, _VOID}
     if used != set(range(1, number + 1)):
         raise ValueError(

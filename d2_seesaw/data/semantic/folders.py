@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from PIL import Image
+
+from d2_seesaw.data.image_files import open_image
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -212,8 +213,8 @@ def read_image_size(path: str) -> tuple[int, int]:
         ValueError: the file cannot be read.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             turned = image.getexif().get(_EXIF_ORIENTATION) in _TURNED_ORIENTATIONS
             return (image.height, image.width) if turned else (image.width, image.height)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"image {path} cannot be read: {error}") from error

@@ -11,15 +11,26 @@ Shapes in this module:
 
 import struct
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image
 
+from d2_seesaw.data.image_files import check_pixels, pixel_limit
+
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER_BYTES = 26  # the signature, and the first chunk up to the color type
 _GRAY, _RGB, _PALETTE = 0, 2, 3
+
+
+class _Header(NamedTuple):
+    """Start of a PNG: size in pixels, bits per channel and PNG color type."""
+
+    width: int
+    height: int
+    bits: int
+    colors: int
 
 
 def label_file(record: Mapping[str, Any]) -> str:
@@ -58,13 +69,16 @@ def read_labels(
             are not classes. The message names the file.
     """
     path = label_file(record)
-    ids = _read_ids(path)
-    expected = (record.get("height", ids.shape[0]), record.get("width", ids.shape[1]))
-    if ids.shape != expected:
+    header = _png_header(path)
+    expected = (record.get("height", header.height), record.get("width", header.width))
+    if (header.height, header.width) != expected:
         raise ValueError(
-            f"label map {path} is {ids.shape[0]} x {ids.shape[1]}, but its image is "
+            f"label map {path} is {header.height} x {header.width}, but its image is "
             f"{expected[0]} x {expected[1]}"
         )
+    option = "PIL.Image.MAX_IMAGE_PIXELS"
+    check_pixels(path, (header.width, header.height), pixel_limit(), option)
+    ids = _read_ids(path, header.bits, header.colors)
     label_ids = record.get("sem_seg_label_ids")
     if label_ids is not None:
         classes = np.full(np.iinfo(ids.dtype).max + 1, ignore_label, np.uint8)
@@ -76,9 +90,8 @@ def read_labels(
     return ids.astype(np.uint8, copy=False)
 
 
-def _read_ids(path: str) -> np.ndarray:
+def _read_ids(path: str, bits: int, colors: int) -> np.ndarray:
     """Read the ``(H, W)`` uint8 or uint16 ids of a file."""
-    bits, colors = _png_kind(path)
     if (bits, colors) == (16, _RGB):
         picture = cv2.imread(path, cv2.IMREAD_UNCHANGED)  # Pillow keeps 8 of its 16 bits
         if picture is None:
@@ -98,8 +111,7 @@ def _read_ids(path: str) -> np.ndarray:
     )
 
 
-def _png_kind(path: str) -> tuple[int, int]:
-    """Return the bits per channel and the PNG color type."""
+def _png_header(path: str) -> _Header:
     try:
         with open(path, "rb") as file:
             header = file.read(_HEADER_BYTES)
@@ -107,8 +119,7 @@ def _png_kind(path: str) -> tuple[int, int]:
         raise ValueError(f"label map {path} cannot be read: {error.strerror}") from error
     if len(header) < _HEADER_BYTES or not header.startswith(_PNG_SIGNATURE):
         raise ValueError(f"label map {path} is not a PNG")
-    bits, colors = struct.unpack("BB", header[-2:])
-    return bits, colors
+    return _Header(*struct.unpack(">IIBB", header[-10:]))
 
 
 def _check_classes(ids: np.ndarray, path: str, ignore_label: int, num_classes: int | None) -> None:
