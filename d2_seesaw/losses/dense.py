@@ -42,7 +42,7 @@ class DenseLoss(nn.Module):
         num_classes: C.
         ignore_index: label of pixels to ignore; not one of the classes.
         chunk_size: pixels to process at a time, which bounds the memory and does not change the
-            result; None for all.
+            result; None for all. Without effect in a compiled graph.
         loss_weight: factor on the loss.
         sync: in a training step, sum the counts over the ranks, so that counts, loss and (averaged)
             gradients equal those of one process on the whole batch. All ranks must then call the

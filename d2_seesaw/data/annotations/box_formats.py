@@ -23,7 +23,7 @@ _LEAST_BEYOND = 3  # boxes that reach beyond their image are no accident
 _SHARE_BEYOND = {"x1, y1, x2, y2": 0.2, "center x, center y, width, height": 0.05}
 _SHARE_INSIDE = 0.97
 
-_NEAR = 0.5  # of what the whole file must reach
+_LEAST_MISFITS = 0.25  # of a sample; half of all boxes must not fit
 
 SAMPLED_BLOCKS = 48
 """Blocks of rows, 98,304 annotations in all, by which large files are judged first."""
@@ -171,11 +171,10 @@ def box_format(table: AnnotationTable, masks: MaskGeometry | None = None) -> Box
         table: the annotations.
         masks: their masks, if they are known already.
 
-    Large files are first judged by a sample, see :func:`sampled_blocks`.
+    Large files with masks are first judged by a sample, see :func:`sampled_blocks`.
     """
     single = ~table.crowd & (table.image >= 0)
-    masked = single & table.has_segmentation
-    if blocks := sampled_blocks(masked if masked.any() else single):
+    if blocks := sampled_blocks(single & table.has_segmentation):
         some = mask_geometry(table, blocks) if masks is None else masks
         rows = (np.array(blocks)[:, None] * ROWS_AT_ONCE + np.arange(ROWS_AT_ONCE)).ravel()
         rows = rows[rows < len(single)]
@@ -198,7 +197,8 @@ def sampled_blocks(rows: np.ndarray) -> list[int]:
         rows: ``(A,)`` whether a row is to be represented.
 
     Returns:
-        At most ``SAMPLED_BLOCKS`` of the blocks with such rows; empty if the file has not more.
+        At most ``SAMPLED_BLOCKS`` of the blocks with such rows; empty if the file has not more, or
+        there are no such rows.
     """
     starts = np.arange(0, len(rows), ROWS_AT_ONCE)
     if len(starts) <= SAMPLED_BLOCKS:
@@ -216,11 +216,10 @@ def _may_differ(box: np.ndarray, extent: np.ndarray, size: np.ndarray) -> bool:
     if _are_shares(box, size):
         return True
     masked = np.isfinite(extent[:, 0])
-    if masked.any():
-        misfits = ~box_fits(box[masked], extent[masked], size[masked])
-        return bool(misfits.mean() > _NEAR / 2)
-    beyond = (_of_file(box)[:, 2:] > size + 1).any(axis=1)
-    return bool(len(box)) and bool(beyond.mean() > _NEAR * min(_SHARE_BEYOND.values()))
+    if not masked.any():
+        return True
+    misfits = ~box_fits(box[masked], extent[masked], size[masked])
+    return bool(misfits.mean() > _LEAST_MISFITS)
 
 
 def _are_shares(box: np.ndarray, size: np.ndarray) -> bool:
