@@ -115,7 +115,10 @@ def _globals() -> dict[tuple[str, str], Callable[..., Any] | type]:
 
 
 # The one in Python: the one in C allocates as much memory as the indices in a file ask for.
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
+_PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
+
+
+class _Unpickler(_PythonUnpickler):
     def __init__(self, data: bytes) -> None:
         super().__init__(io.BytesIO(data), encoding="latin1")
         self.known = _globals()
@@ -124,7 +127,7 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
         # Python's own allocates the length that the file gives, whatever follows.
         self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
 
-    dispatch: ClassVar = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: load_bytearray8}
+    dispatch: ClassVar = {**_PythonUnpickler.dispatch, pickle.BYTEARRAY8[0]: load_bytearray8}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.known:

@@ -65,7 +65,7 @@ def _value(node: Any, key: Any) -> Any:
     return None if OmegaConf.is_missing(node, key) else node[key]
 
 
-def _resolve(node: DictConfig | ListConfig, path: str, part: str) -> None:
+def _resolve(node: Any, path: str, part: str) -> None:
     for key in _keys(node):
         value = _value(node, key)
         where = f"{path}.{key}"
@@ -82,7 +82,7 @@ def _resolve(node: DictConfig | ListConfig, path: str, part: str) -> None:
             )
         if not is_allowed(value, part):  # resolved for another part
             raise ConfigError(_refusal(where, shorten(str(value), 80), part))
-        if fault := argument_fault(value, node):  # type: ignore[arg-type]
+        if fault := argument_fault(value, node):
             raise ConfigError(f"{path}: {fault}. {_HOW}")
 
 
@@ -95,7 +95,8 @@ def _found(value: Unresolved, where: str, part: str) -> Any:
 
 def _without_structure(value: Any) -> Any:
     """Return the name of a dataclass, which OmegaConf would turn into a section, or the value."""
-    return f"{value.__module__}.{value.__qualname__}" if is_dataclass(value) else value
+    is_structure = isinstance(value, type) and is_dataclass(value)
+    return f"{value.__module__}.{value.__qualname__}" if is_structure else value
 
 
 _HOW = "If you trust the author of the config: --trust on the command line, trust=True in Python"

@@ -42,7 +42,7 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with tuples, and with Python's other tags as ``Unresolved``."""
 
 
-def _tuple(loader: yaml.SafeLoader, node: yaml.Node) -> tuple[Any, ...]:
+def _tuple(loader: yaml.SafeLoader, node: Any) -> tuple[Any, ...]:
     return tuple(loader.construct_sequence(node, deep=True))
 
 
