@@ -151,7 +151,7 @@ def test_a_killed_rank_ends_all_within_ten_seconds(tmp_path, datasets, launcher,
         assert f"rank {victim} " in run.text()
         assert "died" in run.text()
         assert "continue with --resume" in run.text()
-        wait_until(lambda: not run.processes(), 10)  # workers of the loader
+        wait_until(lambda: not run.processes(), 30)  # workers of the loader
         record(f"rank {victim} killed", seconds)
 
 
@@ -272,7 +272,7 @@ def test_two_machines_end_when_one_dies_and_resume(tmp_path, datasets, dead):
         assert time.monotonic() - start < 45
         assert other.process.returncode == 1
         assert re.search(rf"rank {dead} on \S+ \(process \d+\) died in step \d", other.text())
-        wait_until(lambda: not other.processes(), 20)
+        wait_until(lambda: not other.processes(), 30)
     with two_nodes(output, datasets, "--resume", *schedule, name="resumed") as nodes:
         for run in nodes:
             run.ends(180)
