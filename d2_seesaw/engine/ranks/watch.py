@@ -23,6 +23,7 @@ from typing import Any
 
 import torch.distributed as dist
 from detectron2.utils import comm
+from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 
 from d2_seesaw.engine.ranks.judge import Rank, silent_rank, stuck_ranks
 from d2_seesaw.engine.ranks.links import Link, connect, listen, own_addresses
@@ -68,7 +69,7 @@ class RankWatch(threading.Thread):
         super().__init__(name="rank watch", daemon=True)
         self.verdict = ""
         self._ranks, self._own, self._timeout = ranks, own, timeout
-        self._output_dir, self._token, self._listener = output_dir, token, listener
+        self._output_dir, self._token, self._listener = output_dir, token.encode(), listener
         self._is_said = False
         self._links: dict[int, Link] = {}
         self._interval = min(1.0, timeout / 20)
@@ -184,11 +185,13 @@ class RankWatch(threading.Thread):
             self._selector.register(link.socket, selectors.EVENT_READ, link)
 
     def _greet(self, link: Link) -> None:
+        """Take the first message, with which a rank shows that it belongs to this run."""
         messages = link.receive()
         hello = messages[0] if messages else {}
         number = hello.get("rank")
+        token = str(hello.get("token")).encode()
         known = isinstance(number, int) and 0 < number < len(self._ranks)
-        if known and secrets.compare_digest(str(hello.get("token")), self._token):
+        if isinstance(number, int) and known and secrets.compare_digest(token, self._token):
             self._watch(number, link)
             for message in messages[1:]:
                 self._take(self._ranks[number], message, time.monotonic())
@@ -341,13 +344,13 @@ def _start(timeout: float, output_dir: str) -> RankWatch:
     own, node = comm.get_rank(), comm.get_rank() // comm.get_local_size()
     info: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "node": node}
     info["machine"] = _machine()
-    listener, offer = None, {}
+    listener, offer = None, dict[str, Any]()
     if own == 0:
         is_single = comm.get_local_size() == comm.get_world_size()
         listener = listen(only_this_machine=is_single)
         offer["addresses"] = ["127.0.0.1"] if is_single else own_addresses(_store_host())
         offer["port"], offer["token"] = listener.getsockname()[1], secrets.token_hex(16)
-    gathered = comm.all_gather((info, offer))
+    gathered: list[Any] = comm.all_gather((info, offer))
     offer = gathered[0][1]
     link = None
     if own > 0:
@@ -365,8 +368,8 @@ def _start(timeout: float, output_dir: str) -> RankWatch:
 
 def _store_host() -> str:
     """Return the address at which all ranks have met."""
-    store = dist.distributed_c10d._get_default_store()
-    while isinstance(store, dist.PrefixStore):
+    store = _get_default_store()
+    while isinstance(store, PrefixStore):
         store = store.underlying_store
     return getattr(store, "host", "") or socket.gethostname()
 
