@@ -109,12 +109,14 @@ def test_torchrun_is_sent_sigterm_and_queued_again(job, number, variables, statu
 @pytest.mark.slow
 def test_a_real_training_in_a_job_saves_and_resumes(job, tmp_path):
     datasets = generate_small_data(tmp_path / "datasets")
-    # It says that it is ready when it has finished a step.
+    # It is ready when it has finished a step.
     job.stand_in(
         "d2-seesaw",
         f"""#!/bin/bash
 cd {tmp_path}
-(until grep -q total_loss output/lvis/metrics.json; do sleep 0.1; done 2>/dev/null; touch ready) &
+steps() {{ cat output/lvis/metrics.json 2> /dev/null | wc -l; }}
+before=$(steps)
+(until [ "$(steps)" -gt "$before" ]; do sleep 0.1; done; touch ready) &
 export PYTHONPATH={ROOT} DETECTRON2_DATASETS={datasets}
 exec {sys.executable} -m d2_seesaw "$@" {" ".join(SMALL)} dataloader.train.num_workers=2
 """,
