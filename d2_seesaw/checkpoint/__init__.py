@@ -3,12 +3,14 @@
 import d2_seesaw._requires_detectron2  # noqa: F401  (an error in one line)
 from d2_seesaw.checkpoint.checkpointer import (
     StrictCheckpointer,
+    save_weights,
+)
+from d2_seesaw.checkpoint.class_metadata import (
     check_class_names,
     class_metadata,
     is_semantic,
     number_of_classes,
     read_class_metadata,
-    save_weights,
 )
 from d2_seesaw.checkpoint.mmdet import (
     MmdetFile,

@@ -1,23 +1,16 @@
-"""Detectron2's checkpointer with strict loading, and the one function that writes weights.
-
-The class names of a model are saved with its weights. Names from another source, such as the
-dataset registered where the model is used, may belong to other classes.
-"""
+"""Detectron2's checkpointer with strict loading, and the one function that writes weights."""
 
 import os
-import zipfile
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Set
 from pickle import UnpicklingError
 from typing import IO, Any, cast
 from urllib.parse import urlparse
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.data import MetadataCatalog
-from detectron2.modeling.meta_arch import SemanticSegmentor
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
+from d2_seesaw.checkpoint.class_metadata import METADATA
 from d2_seesaw.checkpoint.contents import (
     check_checksums,
     check_contents,
@@ -29,13 +22,9 @@ from d2_seesaw.checkpoint.pretrained import convert_pretrained
 from d2_seesaw.checkpoint.safetensors_files import (
     is_safetensors,
     read_safetensors,
-    read_safetensors_metadata,
     write_safetensors,
 )
 from d2_seesaw.utils.files import atomic_write, write_text
-
-METADATA = "metadata"
-"""Key of the class metadata in a checkpoint."""
 
 
 def save_weights(
@@ -90,114 +79,6 @@ class _Sink:
 
     def flush(self) -> None:
         self._file.flush()
-
-
-def class_metadata(names: str | Sequence[str], model: nn.Module) -> dict[str, Any]:
-    """Return the class metadata that a checkpoint of ``model`` gets, as plain values.
-
-    Args:
-        names: one or several registered datasets with the same classes. Many know their class names
-            only after they have been loaded.
-        model: may be wrapped in DDP. Semantic segmentation has Detectron2's "stuff" classes, all
-            other models have its "thing" classes.
-
-    Returns:
-        ``dataset``, the given names. If the dataset has class names, also ``class_names`` in the
-        order of the model's classes, ``category_ids`` of these classes in annotations and results,
-        and ``class_colors``, RGB in [0, 255], if it has colors. A dataset without ids numbers its
-        things from 1 and its stuff from 0, as Detectron2 does.
-    """
-    names = [names] if isinstance(names, str) else list(names)
-    found: dict[str, Any] = {"dataset": names[0] if len(names) == 1 else names}
-    # MetadataCatalog.get would create a missing entry.
-    known: Any = MetadataCatalog.get(names[0]) if names[0] in MetadataCatalog.list() else {}
-    kind = "stuff" if is_semantic(model) else "thing"
-    classes = known.get(f"{kind}_classes")
-    if not classes:
-        return found
-    found["class_names"] = [str(name) for name in classes]
-    found["category_ids"] = _category_ids(
-        known.get(f"{kind}_dataset_id_to_contiguous_id"), len(classes), first=int(kind == "thing")
-    )
-    colors = known.get(f"{kind}_colors")
-    if colors and len(colors) == len(classes):
-        found["class_colors"] = [[int(channel) for channel in color] for color in colors]
-    return found
-
-
-def read_class_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read the class metadata of a checkpoint without its weights.
-
-    Returns:
-        As :func:`class_metadata`; empty if the checkpoint has none, has another format, or is not a
-        local file.
-    """
-    if is_safetensors(path) and os.path.isfile(path):
-        try:
-            return read_safetensors_metadata(path)
-        except ValueError:  # loading the weights says more
-            return {}
-    if not os.path.isfile(path) or not zipfile.is_zipfile(path):
-        return {}
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, UnpicklingError):  # loading the weights says more
-        return {}
-    metadata = content.get(METADATA, {}) if isinstance(content, Mapping) else {}
-    try:
-        check_metadata(metadata)
-    except ValueError:
-        return {}
-    return dict(metadata)
-
-
-def _category_ids(
-    mapping: Mapping[int | str, int] | None, count: int, *, first: int
-) -> list[int | str]:
-    by_class: dict[int, int | str] = {
-        index: category if isinstance(category, str) else int(category)
-        for category, index in (mapping or {}).items()
-    }
-    if by_class.keys() != set(range(count)):
-        return list(range(first, first + count))
-    return [by_class[index] for index in range(count)]
-
-
-def check_class_names(metadata: Mapping[str, Any], model: nn.Module, origin: str) -> None:
-    """Refuse class names that do not match the classes of ``model`` in number.
-
-    Args:
-        metadata: as :func:`class_metadata` returns it.
-        model: not wrapped in DDP.
-        origin: source of the names, for the message.
-
-    Raises:
-        ValueError: no names, or another number of them.
-    """
-    names, expected = metadata.get("class_names"), number_of_classes(model)
-    if names is None:
-        raise ValueError(f"{origin} has no class names, the model has {expected} classes")
-    if len(names) != expected:
-        raise ValueError(
-            f"{origin} has {len(names)} class names ({', '.join(names[:3])}, ...), the model has "
-            f"{expected} classes"
-        )
-
-
-def number_of_classes(model: nn.Module) -> int:
-    """Return the number of classes of a Detectron2 model, without background."""
-    if is_semantic(model):
-        head: Any = model.sem_seg_head
-        return head.predictor.out_channels
-    heads: Any = model.roi_heads
-    return heads.num_classes
-
-
-def is_semantic(model: nn.Module) -> bool:
-    """Return whether ``model`` is a ``SemanticSegmentor``, also if wrapped in DDP."""
-    if isinstance(model, DistributedDataParallel):
-        model = model.module
-    return isinstance(model, SemanticSegmentor)
 
 
 class StrictCheckpointer(DetectionCheckpointer):

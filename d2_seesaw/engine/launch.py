@@ -13,7 +13,7 @@ from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 
-from d2_seesaw.engine.rank_processes import run_ranks
+from d2_seesaw.engine.ranks.processes import run_ranks
 from d2_seesaw.engine.schedule import scale_to_world_size
 from d2_seesaw.engine.stop import active_signals
 

@@ -11,9 +11,10 @@ from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessException
 
 from d2_seesaw.cli.train import argument_parser
-from d2_seesaw.engine import Stopped, StopSignals, load_config, rank_processes, signals_waiting
+from d2_seesaw.engine import Stopped, StopSignals, load_config, signals_waiting
 from d2_seesaw.engine.launch import check_machine, launch_training, torch_device
-from d2_seesaw.engine.rank_processes import run_ranks
+from d2_seesaw.engine.ranks import processes as rank_processes
+from d2_seesaw.engine.ranks.processes import run_ranks
 from tests.support.ranks import run_processes
 
 

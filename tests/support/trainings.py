@@ -49,7 +49,7 @@ def _run(datasets, log, arguments, spawns):
     multiprocessing.set_start_method("fork", force=True)  # as without a fork server
     from d2_seesaw.cli import main
     from d2_seesaw.data.quickstart import register_quickstart
-    from d2_seesaw.engine import rank_processes
+    from d2_seesaw.engine.ranks import processes as rank_processes
 
     for name in [n for n in DatasetCatalog.list() if "quickstart_" in n]:
         DatasetCatalog.remove(name)
