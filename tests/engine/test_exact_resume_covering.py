@@ -29,6 +29,7 @@ from d2_seesaw.data import (
     register_longtail_instances,
 )
 from d2_seesaw.engine import load_config
+from d2_seesaw.layers import mask_predictor
 from d2_seesaw.synthetic.instances import LongTailSpec, generate_longtail_dataset
 from d2_seesaw.synthetic.profile import DEMO_PROFILE
 from tests.support.ranks import run_on_ranks
@@ -123,6 +124,7 @@ def config(case, output, workers):
     heads.box_head.fc_dims = [16]
     heads.box_predictor.input_shape.channels = 16
     heads.box_predictor.test_score_thresh = 0.0
+    heads.mask_head.predictor = L(mask_predictor)()
     heads.mask_head.input_shape.channels = 8
     heads.mask_head.conv_dims = [8]
     train = cfg.dataloader.train
