@@ -55,12 +55,17 @@ def check_script(path, options):
     assert unknown == [], f"{path} has no {unknown}"
 
 
+def of_torchrun(words):
+    """Return the command of each rank."""
+    if "d2_seesaw" in words:
+        return ["d2-seesaw", *words[words.index("d2_seesaw") + 1 :]]
+    return ["python", *words[words.index("train_net.py") :]]
+
+
 def check_command(words, parse):
     words = [word for word in words if not re.match(r"[A-Z_0-9]+=", word)]  # environment variables
-    if words[:1] == ["torchrun"] and "d2_seesaw" in words:
-        words = ["d2-seesaw", *words[words.index("d2_seesaw") + 1 :]]
-    elif words[:1] == ["torchrun"]:
-        words = ["python", *words[words.index("train_net.py") :]]
+    if words[:1] == ["torchrun"]:
+        words = of_torchrun(words)
     if words[0] == "d2-seesaw":
         check_config(parse(words[1:]))
     elif words[:2] == ["python", "train_net.py"]:
