@@ -57,6 +57,7 @@ class Run:
                     *TRAIN[:3],
                     *flags,
                     *TRAIN[3:],
+                    workers,
                     f"train.output_dir={output}",
                     *options,
                 ],
