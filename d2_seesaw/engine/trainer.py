@@ -227,7 +227,7 @@ class Trainer(SimpleTrainer):
             self.iter = self.start_iter
         try:
             super().after_train()
-        except BaseException:
+        except Stopped:
             for hook in self._hooks:
                 if isinstance(hook, PeriodicWriter):
                     hook.after_train()

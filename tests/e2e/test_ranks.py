@@ -48,6 +48,8 @@ class Run:
         python, flags = launcher
         flags = [*flags, *(option for option in options if option.startswith("--"))]
         options = [option for option in options if not option.startswith("--")]
+        # Workers of a spawned rank are spawned, too, which takes half a minute on a busy machine.
+        workers = f"dataloader.train.num_workers={0 if '--num-gpus=2' in flags else 2}"
         self.log = output.parent / f"{name}.txt"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(

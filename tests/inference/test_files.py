@@ -253,7 +253,8 @@ def test_what_is_too_large_or_takes_too_much_memory_is_skipped_and_the_rest_goes
     assert [line.split("/")[-1] for line in skipped] == [
         skipped[0].split("/")[-1],
         "heavy.png takes more memory than there is",
-        "huge.png has 60 x 50 = 3,000 pixels, the limit is 2,400",
+        "huge.png has 60 x 50 = 3,000 pixels, the limit is 2,400 (max_pixels, --max-pixels "
+        "raises it)",
     ]
     assert {image["file_name"] for image in images} == {"a.png", "clip.avi", "sub/b.png"}
 

@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from d2_seesaw.checkpoint import StrictCheckpointer, check_class_names, is_semantic, save_weights
-from d2_seesaw.cli import command_parser, errors_in_one_line, say
+from d2_seesaw.cli import add_trust, command_parser, errors_in_one_line, say
 from d2_seesaw.cli.export_weights.model_card import CardFacts, model_card, read_metrics
 from d2_seesaw.cli.export_weights.shared_config import config_text, without_private_values
 from d2_seesaw.engine import load_config
@@ -47,6 +47,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--output", required=True, type=Path, metavar="DIR", help="folder to write")
     add("--config-file", metavar="FILE", help="default: config.yaml beside the checkpoint")
     add("--title", metavar="TEXT", help="heading of the model card; default: name of the folder")
+    add_trust(parser)
     add("--overwrite", action="store_true", help="replace the three files in an existing folder")
     return parser
 
@@ -111,9 +112,10 @@ def export(args: argparse.Namespace) -> str:
             f"config {str(beside)!r} does not exist; give the config of the training: "
             "--config-file FILE"
         )
-    cfg = load_config(str(find_config(args.config_file) if args.config_file else beside))
+    config_file = find_config(args.config_file) if args.config_file else beside
+    cfg = load_config(str(config_file), trust=args.trust, parts=("model",))
     if "model" not in cfg:
-        raise ValueError(f"config {args.config_file or beside} has no `model`")
+        raise ValueError(f"config {config_file} has no `model`")
     weights, extras, model = read_checkpoint(checkpoint, cfg)
     metadata = _class_names(extras, cfg, model, checkpoint)
     shared, changed = without_private_values(cfg)

@@ -87,15 +87,16 @@ class WritersHook(hooks.PeriodicWriter):
 
     def after_train(self) -> None:
         """Write the last values and close all writers."""
-        errors: list[OSError] = []
+        # If training has failed already, that error says more, and writers may fail because of it.
+        has_failed = sys.exc_info()[0] is not None
+        errors: list[Exception] = []
         for writer in self._writers:
             for call in (writer.write, writer.close):
                 try:
                     call()
-                except OSError as error:
+                except Exception as error:
                     errors.append(error)
-        # If training has failed already, that error says more.
-        if errors and sys.exc_info()[0] is None:
+        if errors and not has_failed:
             raise errors[0]
 
 

@@ -11,6 +11,7 @@ import torch
 from detectron2.engine import hooks
 
 from d2_seesaw.checkpoint.resuming import training_checkpoints
+from d2_seesaw.utils.folder_lock import LOCK_NAME
 from tests.cli.train.test_command import line_of, without_masks
 from tests.support.loggers import loggers_kept
 
@@ -21,7 +22,7 @@ def state(folder):
     return {
         str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.name != LOCK_NAME
     }
 
 
