@@ -14,8 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def _norm(x: Tensor, dim: int | tuple[int, ...], power: float, eps: float) -> Tensor:
-    norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
+def _norm(
+    x: Tensor,
+    dim: int | tuple[int, ...],
+    power: float,
+    eps: float,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=dtype)
     if power != 1:
         # At zero features the gradient of a root is infinite; the clamp makes it zero.
         norm = norm.clamp(min=torch.finfo(norm.dtype).tiny).pow(power)
@@ -125,8 +131,12 @@ class NormedConv2d(nn.Conv2d):
         return _normalize(weight, kernel_dims, self.power, self.eps)
 
     def input_scale(self, input: Tensor) -> Tensor:
-        """Return the factor of each pixel: ``(N, 1, H, W)`` for ``(N, in_channels, H, W)``."""
-        return self.temperature / _norm(input, 1, self.power, self.eps)
+        """Return the factor of each pixel: ``(N, 1, H, W)`` for ``(N, in_channels, H, W)``.
+
+        It has at least float32's range: the factor of features near zero is infinite in float16.
+        """
+        dtype = torch.promote_types(input.dtype, torch.float32)
+        return self.temperature / _norm(input, 1, self.power, self.eps, dtype)
 
     def extra_repr(self) -> str:
         """Return sizes and hyper-parameters for ``print(model)``."""

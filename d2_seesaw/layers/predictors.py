@@ -94,7 +94,7 @@ def conv1x1_channel(conv: nn.Conv2d, x: Tensor, channels: Tensor) -> Tensor:
     y = torch.bmm(weight.flatten(1)[:, None], x.flatten(2)).unflatten(2, x.shape[2:])
     if isinstance(conv, NormedConv2d):
         # Scaling the product instead of x avoids two copies of x.
-        y = y * conv.input_scale(x)
+        y = (y * conv.input_scale(x)).to(y.dtype)
     if conv.bias is not None:
         y = y + conv.bias[channels, None, None, None]
     return y

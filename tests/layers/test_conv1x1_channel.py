@@ -83,3 +83,16 @@ def test_plain_and_normalized_pointwise_convolutions_are_supported(layer):
 )
 def test_other_layers_are_not_supported(layer):
     assert not is_pointwise(layer)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_zero_features_stay_finite_in_half_precision(dtype):
+    conv = NormedConv2d(D, K)
+    x = features().detach().float().requires_grad_()
+    with torch.autocast("cpu", dtype=dtype):
+        y = conv1x1_channel(conv, x.to(dtype), CHANNELS)
+    assert y.dtype == dtype
+    result = values_and_gradients(y, x, conv)
+    assert all(part.isfinite().all() for part in result)
+    exact = values_and_gradients(conv1x1_channel(conv, x, CHANNELS), x, conv)
+    assert torch.nn.functional.cosine_similarity(result[0].flatten(), exact[0].flatten(), 0) > 0.999
