@@ -14,14 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def _norm(
-    x: Tensor,
-    dim: int | tuple[int, ...],
-    power: float,
-    eps: float,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
-    norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=dtype)
+def _norm(x: Tensor, dim: int | tuple[int, ...], power: float, eps: float) -> Tensor:
+    norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
     if power != 1:
         # At zero features the gradient of a root is infinite; the clamp makes it zero.
         norm = norm.clamp(min=torch.finfo(norm.dtype).tiny).pow(power)
@@ -122,7 +116,7 @@ class NormedConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map ``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')``."""
-        x = self.temperature * _normalize(input, 1, self.power, self.eps)
+        x = self.temperature * self.normalized_input(input)
         return self._conv_forward(x, self.normalized(self.weight), self.bias)
 
     def normalized(self, weight: Tensor) -> Tensor:
@@ -130,13 +124,13 @@ class NormedConv2d(nn.Conv2d):
         kernel_dims = (1, 2, 3) if self.norm_over_kernel else 1
         return _normalize(weight, kernel_dims, self.power, self.eps)
 
-    def input_scale(self, input: Tensor) -> Tensor:
-        """Return the factor of each pixel: ``(N, 1, H, W)`` for ``(N, in_channels, H, W)``.
+    def normalized_input(self, input: Tensor) -> Tensor:
+        """Divide the features of each pixel, ``(N, in_channels, H, W)``, by their norm."""
+        return _normalize(input, 1, self.power, self.eps)
 
-        It has at least float32's range: the factor of features near zero is infinite in float16.
-        """
-        dtype = torch.promote_types(input.dtype, torch.float32)
-        return self.temperature / _norm(input, 1, self.power, self.eps, dtype)
+    def input_scale(self, input: Tensor) -> Tensor:
+        """Return the factor of each pixel: ``(N, 1, H, W)`` for ``(N, in_channels, H, W)``."""
+        return self.temperature / _norm(input, 1, self.power, self.eps)
 
     def extra_repr(self) -> str:
         """Return sizes and hyper-parameters for ``print(model)``."""

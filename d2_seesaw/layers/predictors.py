@@ -89,12 +89,24 @@ def conv1x1_channel(conv: nn.Conv2d, x: Tensor, channels: Tensor) -> Tensor:
         ``(N, 1, H, W)``.
     """
     weight = conv.weight[channels]
+    scale = None
     if isinstance(conv, NormedConv2d):
         weight = conv.normalized(weight)
+        # The scale of features near zero, and the gradient of what it scales, exceed float16.
+        if _in_float16(x):
+            x = conv.temperature * conv.normalized_input(x)
+        else:  # scaling the product avoids two copies of x
+            scale = conv.input_scale(x)
     y = torch.bmm(weight.flatten(1)[:, None], x.flatten(2)).unflatten(2, x.shape[2:])
-    if isinstance(conv, NormedConv2d):
-        # Scaling the product instead of x avoids two copies of x.
-        y = (y * conv.input_scale(x)).to(y.dtype)
+    if scale is not None:
+        y = y * scale
     if conv.bias is not None:
         y = y + conv.bias[channels, None, None, None]
     return y
+
+
+def _in_float16(x: Tensor) -> bool:
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device) == torch.float16
+    return x.dtype == torch.float16
