@@ -41,7 +41,8 @@ class _Dtype:
         code = self.code.decode("latin1") if isinstance(self.code, bytes) else self.code
         if not isinstance(code, str) or not _NUMBERS.fullmatch(code):
             raise RefusedPickleError(f"it contains an array of type {code!r}, expected numbers")
-        return np.dtype(code).newbyteorder(self.order)
+        order: Any = self.order
+        return np.dtype(code).newbyteorder(order)
 
 
 class _Array:

@@ -16,7 +16,7 @@ from torch import Tensor
 from d2_seesaw.checkpoint.checkpointer import StrictCheckpointer, reason_of
 from d2_seesaw.checkpoint.contents import check_checksums
 from d2_seesaw.utils.files import digest
-from d2_seesaw.utils.ranks import raise_on_all_ranks
+from d2_seesaw.utils.ranks import from_first_rank, raise_on_all_ranks
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def choose_checkpoint(checkpointer: StrictCheckpointer) -> str:
         if comm.is_main_process():
             path = _newest(checkpointer)
             chosen = (path, _fingerprint(path))
-    path, expected = comm.all_gather(chosen)[0]
+    path, expected = from_first_rank(chosen)
     with raise_on_all_ranks():
         _check_same(path, expected)
     return path

@@ -15,7 +15,7 @@ from detectron2.utils import comm
 
 from d2_seesaw.checkpoint.resuming import training_checkpoints
 from d2_seesaw.utils.files import remove_partial_files, sync_folder
-from d2_seesaw.utils.ranks import raise_on_all_ranks
+from d2_seesaw.utils.ranks import from_first_rank, raise_on_all_ranks
 
 RUN_FILES = (
     "model_*.pth",
@@ -86,7 +86,7 @@ def prepare_folder(folder: str, *, resume: bool, restart: bool) -> PreparedFolde
     with raise_on_all_ranks():
         if comm.is_main_process():
             prepared = _prepare(folder, resume=resume, restart=restart)
-    return comm.all_gather(prepared)[0]
+    return from_first_rank(prepared)
 
 
 def _prepare(folder: str, *, resume: bool, restart: bool) -> PreparedFolder:

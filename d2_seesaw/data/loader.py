@@ -21,7 +21,7 @@ from d2_seesaw.data.catalog import FileMetadata, load_dataset
 from d2_seesaw.data.sampling import Dataset, Sampling
 from d2_seesaw.data.semantic.folders import read_image_size
 from d2_seesaw.utils.files import digest
-from d2_seesaw.utils.ranks import raise_on_all_ranks
+from d2_seesaw.utils.ranks import raise_on_all_ranks, shared_seed
 from d2_seesaw.utils.signals import leave_signals_to_parent
 
 logger = logging.getLogger(__name__)
@@ -199,7 +199,7 @@ def build_train_loader(
     sampled = dataset.without_masks() if isinstance(dataset, Records) else dataset
     is_wide = wide_images(dataset) if aspect_ratio_grouping else None
     # All ranks draw, as drawing is collective.
-    drawn = comm.shared_random_seed(), comm.shared_random_seed()
+    drawn = shared_seed(), shared_seed()
     order = BatchOrder(
         lambda order_seed: iter(sampling.sampler(sampled, order_seed)),
         drawn[0] if sampling.seed is None else sampling.seed,

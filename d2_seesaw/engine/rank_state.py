@@ -31,7 +31,8 @@ class RankState:
         if comm.get_world_size() == 1:
             return
         own = {name: buffer.detach().cpu().clone() for name, buffer in self._buffers()}
-        first, *others = comm.gather(own) or [{}]
+        gathered: Any = comm.gather(own)
+        first, *others = gathered or [{}]
         self._ranks = [
             {name: b for name, b in buffers.items() if not torch.equal(b, first[name])}
             for buffers in others

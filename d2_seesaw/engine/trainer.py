@@ -21,6 +21,7 @@ from d2_seesaw.engine.ranks import PROGRESS, Phase
 from d2_seesaw.engine.run_records import restore_storage, storage_state
 from d2_seesaw.engine.stop import Stopped, between_steps, stop_requested
 from d2_seesaw.utils.random_state import STEP, seed_generators
+from d2_seesaw.utils.ranks import shared_seed
 from d2_seesaw.utils.text import did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class Trainer(SimpleTrainer):
         self.accumulate_steps = accumulate_steps
         self.max_norm = max_norm
         self.max_value = max_value
-        self.seed = comm.shared_random_seed() if seed is None else seed
+        self.seed = shared_seed() if seed is None else seed
         self._after_checkpoint: list[HookBase] = []
         self._saved_scalars: dict[str, Any] | None = None  # of a checkpoint that is resumed
         self.stop_agreed = False

@@ -1,9 +1,12 @@
-"""Error handling in distributed runs: all ranks fail together."""
+"""Values and errors that all ranks of a distributed run share."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
+
+Value = TypeVar("Value")
 
 
 class OtherRankError(RuntimeError):
@@ -37,3 +40,19 @@ def raise_on_all_ranks(distributed: bool = True) -> Iterator[None]:
     failed = [f"rank {rank}: {text}" for rank, text in enumerate(reports) if text]
     if failed:
         raise OtherRankError(f"Another rank failed, so all ranks stop. {'; '.join(failed)}")
+
+
+def from_first_rank(value: Value) -> Value:
+    """Return the first rank's value, which is pickled. Every rank must call this."""
+    from detectron2.utils import comm
+
+    of_ranks: Any = comm.all_gather(value)
+    return of_ranks[0]
+
+
+def shared_seed() -> int:
+    """Return a random seed that the first rank draws. Every rank must call this."""
+    from detectron2.utils import comm
+
+    seed: Any = comm.shared_random_seed()
+    return int(seed)

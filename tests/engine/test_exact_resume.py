@@ -127,10 +127,11 @@ def train(folder, *, resume=False, stop=None, steps=STEPS, evaluate=score, **opt
 
 def train_in_parts(folder, parts):
     """Stop before the given steps and resume, with a number of workers for each part."""
-    shown = {}
+    shown, run = {}, None
     for number, (stop, workers) in enumerate(parts):
         run = train(folder, resume=number > 0, stop=stop, num_workers=workers)
         shown |= dict(enumerate(run.model.batches, run.first))
+    assert run is not None
     run.model.batches = [shown[step] for step in sorted(shown)]
     return run
 
@@ -225,7 +226,7 @@ def test_other_ranks_or_batch_sizes_show_each_image_once_an_epoch(before, after,
     is_wide = rng.random(60) < 0.3 if is_grouped else None
 
     def read(section, count, state=None):
-        samples = []
+        samples, order = [], None
         for rank in range(section[0]):
             order = BatchOrder(lambda _: iter(indices), 0, Section(*section), rank, is_wide)
             if state is not None:
@@ -234,6 +235,7 @@ def test_other_ranks_or_batch_sizes_show_each_image_once_an_epoch(before, after,
                 order.count_batch()
                 assert len(batch) == section[1]
                 samples += batch
+        assert order is not None
         return samples, order
 
     first, order = read(before, 5)

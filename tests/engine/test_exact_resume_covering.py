@@ -10,6 +10,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ class WeightSum(DatasetEvaluator):
     def process(self, inputs, outputs):
         self.sum += sum(float(output["instances"].scores.sum()) for output in outputs)
 
-    def evaluate(self):
+    def evaluate(self) -> Any:
         sums = comm.gather(self.sum)
         return {"bbox": {"score": float(sum(sums))}} if comm.is_main_process() else {}
 
@@ -243,7 +244,7 @@ def compare(case, data, output):
     """Train in one part and in four; return what differs and the number of images compared."""
     register(data)
     straight, expected = train(case, output / "a", case["workers"], resume=False, stop=None)
-    shown, before = {}, case["workers"]
+    shown, before, trainer = {}, case["workers"], straight
     for number, stop in enumerate(STOPS):
         workers = case["workers_after"] if number % 2 else before
         trainer, part = train(case, output / "b", workers, resume=number > 0, stop=stop)

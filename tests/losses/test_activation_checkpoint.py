@@ -3,7 +3,7 @@
 import copy
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import pytest
@@ -104,6 +104,15 @@ def batches(dtype: torch.dtype = torch.float32) -> list[tuple[Tensor, Tensor]]:
     return [(x.requires_grad_(), y) for x, y in zip(features, labels, strict=True)]
 
 
+def gradient(tensor: Tensor) -> Tensor:
+    assert tensor.grad is not None
+    return tensor.grad
+
+
+def total(losses: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(losses)).sum()
+
+
 def train(model: Cascade, wrap: Callable | None, autocast: bool = False) -> list[Tensor]:
     """Run two steps of two micro-batches; return losses, gradients and statistics.
 
@@ -120,8 +129,8 @@ def train(model: Cascade, wrap: Callable | None, autocast: bool = False) -> list
         for loss in losses:
             loss.backward()
         exact(list(model.buffers()), counted)
-        found += [*losses, *(x.grad for x, _ in inputs), *counted]
-    return [*found, *(parameter.grad for parameter in model.parameters())]
+        found += [*losses, *(gradient(x) for x, _ in inputs), *counted]
+    return [*found, *map(gradient, model.parameters())]
 
 
 def pair(loss: nn.Module) -> tuple[Cascade, Cascade]:
@@ -221,10 +230,10 @@ class ForeignCheckpoint(torch.autograd.Function):
             return run(x)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx, *grad_outputs):
         with torch.enable_grad():
             x = ctx.saved_tensors[0].detach().requires_grad_()
-            ctx.run(x).backward(gradient)
+            ctx.run(x).backward(*grad_outputs)
         return None, x.grad
 
 
@@ -235,7 +244,7 @@ def test_an_unknown_kind_of_checkpointing_is_refused(kind):
 
     def run(x: Tensor) -> Tensor:
         losses = loss(x, torch.tensor([0, 1, 3]))
-        return sum(losses.values()) if isinstance(losses, dict) else losses
+        return total(losses.values()) if isinstance(losses, dict) else losses
 
     with pytest.raises(RuntimeError, match=f"{kind.__name__} was called in a backward pass.*Call"):
         ForeignCheckpoint.apply(run, x).backward()
@@ -248,7 +257,7 @@ def test_a_call_that_the_first_pass_did_not_make_is_refused():
     def region(x: Tensor, labels: Tensor) -> Tensor:
         passes.append(1)
         calls = [loss(x, labels) for _ in passes]
-        return sum(value.square() for losses in calls for value in losses.values())
+        return total(value.square() for losses in calls for value in losses.values())
 
     with pytest.raises(RuntimeError, match="its first pass is not known"):
         reentrant(

@@ -26,7 +26,7 @@ from d2_seesaw.engine.rank_state import RankState
 from d2_seesaw.engine.run_records import EvaluationHook, ResumedMetricsFile
 from d2_seesaw.engine.stop import StopHook, signals_waiting, stop_requested
 from d2_seesaw.inference.class_names import check_initial_classes, set_class_names
-from d2_seesaw.utils.ranks import OtherRankError, raise_on_all_ranks
+from d2_seesaw.utils.ranks import OtherRankError, raise_on_all_ranks, shared_seed
 
 logger = logging.getLogger("d2_seesaw")
 
@@ -127,7 +127,7 @@ def _settle_seed(cfg: DictConfig) -> int:
     """Return ``train.seed``. If it is negative, draw one, share it and seed all generators."""
     if cfg.train.seed >= 0:
         return cfg.train.seed
-    seed = comm.shared_random_seed()
+    seed = shared_seed()
     logger.info("train.seed=%d: seed %d was drawn", cfg.train.seed, seed)
     seed_all_rng(seed + comm.get_rank())
     return seed
