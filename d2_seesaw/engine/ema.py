@@ -69,11 +69,13 @@ class EMAHook(HookBase):
         self.warmup = warmup
         self.metadata = dict(metadata or {})
         self.steps = 0
+        self._is_resumed = False
         self._registered: RemovableHandle | None = None
 
     def before_train(self) -> None:
         """Start from the weights that have been loaded, unless an average has been resumed."""
-        if self.steps == 0:
+        # Without a step, because float16 has skipped all so far, buffers may have changed already.
+        if self.steps == 0 and not self._is_resumed:
             self.averaged.load_state_dict(self.model.state_dict())
         # This runs for the steps that are taken, before any other hook can read the average.
         trainer: Any = self.trainer
@@ -126,3 +128,4 @@ class EMAHook(HookBase):
         """Continue a saved average."""
         self.averaged.load_state_dict(state["model"])
         self.steps = state["steps"]
+        self._is_resumed = True

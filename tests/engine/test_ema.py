@@ -164,6 +164,17 @@ def test_a_resumed_average_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
     assert_equal_states(ema.averaged.state_dict(), expected.averaged.state_dict())
 
 
+def test_an_average_that_is_resumed_before_its_first_step_keeps_its_buffers(tmp_path):
+    """Float16 may have skipped all steps so far, while batch norm has seen their images."""
+    first, average = ema_training(batches(1), tmp_path)
+    first.model.norm.running_mean += 1
+    state = average.state_dict()
+    resumed, other = ema_training(batches(1), tmp_path, first.model)
+    other.load_state_dict(state)
+    resumed.train(0, 0)
+    assert_equal_states(other.averaged.state_dict(), state["model"])
+
+
 def test_without_a_saved_average_it_restarts_from_the_weights(tmp_path):
     model = Net()
     plain = Trainer(model, batches(1), torch.optim.SGD(model.parameters(), lr=0.1))
