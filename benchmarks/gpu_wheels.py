@@ -49,6 +49,7 @@ PACKAGES = (
     "pytest",
     "python-dateutil",  # matplotlib
     "pyyaml",
+    "safetensors",
     "setuptools<81",  # Detectron2 imports pkg_resources, which later releases lack
     "shapely",
     "six",  # python-dateutil

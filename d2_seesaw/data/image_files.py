@@ -84,6 +84,9 @@ def open_image(
             before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
             try:
                 image = Image.open(file)
+            except UnidentifiedImageError as error:
+                # Pillow names the open file, and not its path.
+                raise UnidentifiedImageError("cannot identify image file") from error
             finally:
                 Image.MAX_IMAGE_PIXELS = before
         with image:

@@ -333,7 +333,7 @@ def test_unreadable_images_are_one_warning_and_do_not_stop_the_evaluation(
     assert text.count("1 of 1 images could not be read or drawn") == 2
     warnings = [r.getMessage() for r in caplog.records if "could not be drawn" in r.getMessage()]
     assert len(warnings) == 1
-    assert re.match(r"2 pictures of .*, the first of .*1\.jpg: UnidentifiedImage", warnings[0])
+    assert re.match(r"2 pictures of .*, the first: .*1\.jpg: UnidentifiedImage", warnings[0])
 
 
 # Annotations in COCO's format

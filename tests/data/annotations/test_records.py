@@ -10,7 +10,6 @@ import pytest
 import torch
 from detectron2.data import DatasetFromList
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from d2_seesaw.data import RandomSampling, RepeatFactorSampling, build_train_loader
 from tests.data import own_data
@@ -169,8 +168,13 @@ def test_samplers_get_records_without_masks(records, monkeypatch):
     sampling = RandomSampling()
     for method in ("sampler", "images_per_epoch"):
         original = getattr(sampling, method)
-        monkeypatch.setattr(sampling, method, lambda d, f=original: seen.append(d) or f(d))
-    build_train_loader(records, mapper=dict, sampling=sampling, total_batch_size=1, num_workers=0)
+        monkeypatch.setattr(
+            sampling, method, lambda d, *seed, f=original: seen.append(d) or f(d, *seed)
+        )
+    loader = build_train_loader(
+        records, mapper=dict, sampling=sampling, total_batch_size=1, num_workers=0
+    )
+    next(iter(loader))
     assert len(seen) == 2
     assert not any("segmentation" in a for d in seen for r in d for a in r["annotations"])
 
@@ -185,7 +189,7 @@ def test_the_training_loader_builds_records_in_its_workers(records, workers):
         total_batch_size=2,
         num_workers=workers,
     )
-    assert isinstance(loader.batches.dataset, DataLoader)
+    assert isinstance(loader.dataset.records, type(records))
     expected = {record["image_id"]: record for record in records}
     for _, batch in zip(range(4), loader, strict=False):
         assert batch == [expected[image["image_id"]] for image in batch]
