@@ -18,7 +18,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
+from multiprocessing.process import BaseProcess
+from types import CodeType, FrameType
 from typing import Any, Protocol, TypeVar
 
 from detectron2.engine import HookBase
@@ -33,6 +34,7 @@ REACTION_SECONDS = 5.0
 """Time for the main thread to react to a signal where nothing needs to be saved."""
 _SAME_INTERRUPT_SECONDS = 0.25  # a terminal and a wrapper of this command may both send it
 _POLL_SECONDS = 0.5
+_RETRY_SECONDS = 0.05
 
 
 class Stopped(SystemExit):
@@ -90,6 +92,7 @@ class StopSignals:
         self._pid = os.getpid()
         self._previous: dict[int, Any] = {}
         self._interrupts: list[float] = []
+        self._is_deferred = False
         self._reported = threading.Lock()
         self._told_at = 0.0
 
@@ -119,6 +122,7 @@ class StopSignals:
         global _active
         if _active is not self:
             return
+        self._is_deferred = False
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup)
@@ -141,12 +145,17 @@ class StopSignals:
             self.report(self.outcome(name, lost))
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid or self.received is not None:
+        if os.getpid() != self._pid or (self.received is not None and not self._is_deferred):
             return
-        self.received = number
+        self.received = self.received or number
         # Behind torch's loader the batch counts as read, and the position is that of the next step.
-        if self.mode is _Mode.RAISE or (self.between_steps and _is_in_loader(frame)):
-            raise Stopped(number)
+        in_loader = self.between_steps and _is_inside(frame, _BaseDataLoaderIter.__next__.__code__)
+        raises = self.mode is _Mode.RAISE or in_loader
+        # A fork ignores exceptions of its callbacks, and a process must not start unknown to its
+        # parent. The thread repeats the signal.
+        self._is_deferred = raises and _is_inside(frame, BaseProcess.start.__code__)
+        if raises and not self._is_deferred:
+            raise Stopped(self.received)
 
     def _lost_parent(self) -> bool:
         return self.parent is not None and os.getppid() != self.parent
@@ -154,7 +163,8 @@ class StopSignals:
     def _watch(self) -> None:
         first, received_at = None, None
         while True:
-            ready, _, _ = select.select([self._reader], [], [], _POLL_SECONDS)
+            seconds = _POLL_SECONDS if first is None else _RETRY_SECONDS
+            ready, _, _ = select.select([self._reader], [], [], seconds)
             numbers = self._reader.recv(64) if ready else b""
             if ready and not numbers:
                 return
@@ -163,7 +173,8 @@ class StopSignals:
                 received_at = None if first is None else time.monotonic()
             if signal.SIGINT in numbers and self._is_second_interrupt():
                 self._end_at_once(signal.SIGINT)
-            if first is None and self._lost_parent():
+            # Not SIGINT, which would count as a second one.
+            if self._is_deferred or (first is None and self._lost_parent()):
                 os.kill(self._pid, signal.SIGTERM)
             since = {_Mode.RAISE: received_at, _Mode.LEAVE: self._told_at}.get(self.mode)
             if since is not None and time.monotonic() > since + REACTION_SECONDS:
@@ -183,8 +194,8 @@ class StopSignals:
         os._exit(128 + number)
 
 
-def _is_in_loader(frame: FrameType | None) -> bool:
-    while frame is not None and frame.f_code is not _BaseDataLoaderIter.__next__.__code__:
+def _is_inside(frame: FrameType | None, code: CodeType) -> bool:
+    while frame is not None and frame.f_code is not code:
         frame = frame.f_back
     return frame is not None
 

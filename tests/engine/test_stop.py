@@ -1,6 +1,7 @@
 """Signals in a training of this process, and on ranks of which one gets the signal."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import threading
@@ -119,6 +120,27 @@ def test_a_signal_at_any_moment_saves_the_last_finished_step(moment, saved):
     assert [m for m in moments if m.startswith("end of evaluation")] == [
         f"end of {m}" for m in moments if m.startswith("evaluation") and m != moment
     ]
+
+
+def test_a_process_that_an_evaluation_starts_is_known_before_a_signal_ends_it(monkeypatch):
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(0,))
+    fork = os.fork
+
+    def fork_at_signal():
+        if pid := fork():
+            kill_self(signal.SIGINT)
+        return pid
+
+    def at(name):
+        if name == "evaluation 1":
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "fork", fork_at_signal)
+                process.start()
+            time.sleep(4)
+
+    assert train(at) == ([1], 130)
+    process.join()
+    assert process.exitcode == 0
 
 
 def test_a_signal_after_the_training_has_no_effect():
