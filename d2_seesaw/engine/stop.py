@@ -26,6 +26,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
+from d2_seesaw.engine.ranks.watch import is_connection_error
 from d2_seesaw.utils.signals import STOP_SIGNALS, unblock_stop_signals
 
 Result = TypeVar("Result")
@@ -35,6 +36,7 @@ REACTION_SECONDS = 5.0
 _SAME_INTERRUPT_SECONDS = 0.25  # a terminal and a wrapper of this command may both send it
 _POLL_SECONDS = 0.5
 _RETRY_SECONDS = 0.05
+_HEARING_SECONDS = 2.0  # until the parent has seen that another rank has left
 
 
 class Stopped(SystemExit):
@@ -269,11 +271,14 @@ def failures_of_a_stop() -> Iterator[None]:
     """Turn an error that follows from the end of another process into :class:`Stopped`.
 
     A signal may end another rank, or a loading process that has just started, a moment before this
-    rank reacts to it.
+    rank reacts to it. If another rank has left, its parent also sends this one the signal.
     """
     try:
         yield
     except (RuntimeError, ConnectionError) as error:
+        deadline = time.monotonic() + _HEARING_SECONDS * is_connection_error(error)
+        while _active and stop_requested() is None and time.monotonic() < deadline:
+            time.sleep(_RETRY_SECONDS)
         number = stop_requested()
         of_loader = isinstance(error, ConnectionError) or "DataLoader worker" in str(error)
         if number is None or not (of_loader or comm.get_world_size() > 1):
@@ -341,7 +346,7 @@ class StopHook(HookBase):
             if any(self._signals_of_ranks()):
                 self._leave()
             try:
-                with _signals_raising():
+                with failures_of_a_stop(), _signals_raising():
                     return evaluation()
             except Stopped:
                 if comm.is_main_process():

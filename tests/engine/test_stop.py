@@ -310,3 +310,20 @@ def _train_rank(moment, of_rank):
 def test_ranks_stop_after_the_same_step_if_one_of_them_gets_a_signal(moment, saved):
     ended = run_on_ranks(_train_rank, moment, 1, world_size=2)
     assert ended == [(saved, 143)] * 2
+
+
+def _evaluate_rank():
+    def at(name):
+        if name == "evaluation 3" and comm.get_rank() == 1:
+            kill_self()
+        if name == "evaluation 3":
+            threading.Timer(0.5, kill_self).start()  # as the parent does
+            comm.synchronize()
+
+    stop_module.write_line = lambda text: None
+    return train(at)
+
+
+@pytest.mark.dist
+def test_the_first_rank_saves_if_another_one_has_left_its_evaluation_before():
+    assert run_on_ranks(_evaluate_rank, world_size=2) == [([2, 3], 143), ([2], 143)]
