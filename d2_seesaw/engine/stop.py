@@ -80,6 +80,7 @@ class StopSignals:
         outcome: returns the message, given the signal's name and whether steps may be lost.
         before_exit: called before the process is ended at once.
         between_steps: the only rank waits for data, so that it can leave without a further step.
+        evaluates: the step before may not be saved yet.
     """
 
     def __init__(self, *, parent: int | None = None, escalates: bool = True) -> None:
@@ -90,6 +91,7 @@ class StopSignals:
         self.report: Callable[[str], None] = write_line
         self.outcome: Callable[[str, bool], str] = lambda name, _: f"{name}: nothing was saved"
         self.between_steps = False
+        self.evaluates = False
         self.before_exit: Callable[[], None] = lambda: None
         self._pid = os.getpid()
         self._previous: dict[int, Any] = {}
@@ -190,7 +192,7 @@ class StopSignals:
 
     def _end_at_once(self, number: int) -> None:
         self.received = self.received or number
-        lost = self.mode is not _Mode.RAISE
+        lost = self.mode is not _Mode.RAISE or self.evaluates
         self.before_exit()
         self.tell(lost=lost)
         os._exit(128 + number)
@@ -292,14 +294,14 @@ def _signals_raising() -> Iterator[None]:
     if signals is None:
         yield
         return
-    signals.mode = _Mode.RAISE
+    signals.mode, signals.evaluates = _Mode.RAISE, True
     try:
         if signals.received is not None:  # since the ranks agreed
             raise Stopped(signals.received)
         yield
         comm.synchronize()  # ranks that finish early must not wait where signals wait too
     finally:
-        signals.mode = _Mode.WAIT
+        signals.mode, signals.evaluates = _Mode.WAIT, False
 
 
 class _Saves(Protocol):

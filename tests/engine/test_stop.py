@@ -249,16 +249,21 @@ def test_a_second_interrupt_ends_the_process_at_once_unless_it_is_the_same(apart
     assert _child(_interrupt_twice(apart)) == status
 
 
-def test_a_main_thread_that_is_blocked_where_nothing_is_lost_is_ended(monkeypatch):
+@pytest.mark.parametrize("evaluates", [False, True])
+def test_a_main_thread_that_is_blocked_is_ended_and_steps_may_be_lost_in_an_evaluation(
+    monkeypatch, tmp_path, evaluates
+):
     monkeypatch.setattr(stop_module, "REACTION_SECONDS", 0.2)
 
     def act():
         with StopSignals() as signals:
-            signals.report = lambda text: None
+            signals.outcome = lambda name, lost: f"{name} {lost}"
+            signals.report = (tmp_path / "message").write_text
             threading.Timer(0.1, kill_self).start()
-            _blocked()
+            (StopHook(None).interruptible(_blocked) if evaluates else _blocked)()
 
     assert _child(act) == 143
+    assert (tmp_path / "message").read_text() == f"SIGTERM {evaluates}"
 
 
 def test_a_process_whose_parent_is_gone_stops():
