@@ -18,13 +18,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
+from multiprocessing.process import BaseProcess
+from types import CodeType, FrameType
 from typing import Any, Protocol, TypeVar
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
+from d2_seesaw.engine.ranks.watch import is_connection_error
 from d2_seesaw.utils.signals import STOP_SIGNALS, unblock_stop_signals
 
 Result = TypeVar("Result")
@@ -33,6 +35,8 @@ REACTION_SECONDS = 5.0
 """Time for the main thread to react to a signal where nothing needs to be saved."""
 _SAME_INTERRUPT_SECONDS = 0.25  # a terminal and a wrapper of this command may both send it
 _POLL_SECONDS = 0.5
+_RETRY_SECONDS = 0.05
+_HEARING_SECONDS = 2.0  # until the parent has seen that another rank has left
 
 
 class Stopped(SystemExit):
@@ -76,6 +80,7 @@ class StopSignals:
         outcome: returns the message, given the signal's name and whether steps may be lost.
         before_exit: called before the process is ended at once.
         between_steps: the only rank waits for data, so that it can leave without a further step.
+        evaluates: the step before may not be saved yet.
     """
 
     def __init__(self, *, parent: int | None = None, escalates: bool = True) -> None:
@@ -86,10 +91,12 @@ class StopSignals:
         self.report: Callable[[str], None] = write_line
         self.outcome: Callable[[str, bool], str] = lambda name, _: f"{name}: nothing was saved"
         self.between_steps = False
+        self.evaluates = False
         self.before_exit: Callable[[], None] = lambda: None
         self._pid = os.getpid()
         self._previous: dict[int, Any] = {}
         self._interrupts: list[float] = []
+        self._is_deferred = False
         self._reported = threading.Lock()
         self._told_at = 0.0
 
@@ -119,6 +126,7 @@ class StopSignals:
         global _active
         if _active is not self:
             return
+        self._is_deferred = False
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup)
@@ -141,12 +149,17 @@ class StopSignals:
             self.report(self.outcome(name, lost))
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid or self.received is not None:
+        if os.getpid() != self._pid or (self.received is not None and not self._is_deferred):
             return
-        self.received = number
+        self.received = self.received or number
         # Behind torch's loader the batch counts as read, and the position is that of the next step.
-        if self.mode is _Mode.RAISE or (self.between_steps and _is_in_loader(frame)):
-            raise Stopped(number)
+        in_loader = self.between_steps and _is_inside(frame, _BaseDataLoaderIter.__next__.__code__)
+        raises = self.mode is _Mode.RAISE or in_loader
+        # A fork ignores exceptions of its callbacks, and a process must not start unknown to its
+        # parent. The thread repeats the signal.
+        self._is_deferred = raises and _is_inside(frame, BaseProcess.start.__code__)
+        if raises and not self._is_deferred:
+            raise Stopped(self.received)
 
     def _lost_parent(self) -> bool:
         return self.parent is not None and os.getppid() != self.parent
@@ -154,7 +167,8 @@ class StopSignals:
     def _watch(self) -> None:
         first, received_at = None, None
         while True:
-            ready, _, _ = select.select([self._reader], [], [], _POLL_SECONDS)
+            seconds = _POLL_SECONDS if first is None else _RETRY_SECONDS
+            ready, _, _ = select.select([self._reader], [], [], seconds)
             numbers = self._reader.recv(64) if ready else b""
             if ready and not numbers:
                 return
@@ -163,7 +177,8 @@ class StopSignals:
                 received_at = None if first is None else time.monotonic()
             if signal.SIGINT in numbers and self._is_second_interrupt():
                 self._end_at_once(signal.SIGINT)
-            if first is None and self._lost_parent():
+            # Not SIGINT, which would count as a second one.
+            if self._is_deferred or (first is None and self._lost_parent()):
                 os.kill(self._pid, signal.SIGTERM)
             since = {_Mode.RAISE: received_at, _Mode.LEAVE: self._told_at}.get(self.mode)
             if since is not None and time.monotonic() > since + REACTION_SECONDS:
@@ -177,14 +192,14 @@ class StopSignals:
 
     def _end_at_once(self, number: int) -> None:
         self.received = self.received or number
-        lost = self.mode is not _Mode.RAISE
+        lost = self.mode is not _Mode.RAISE or self.evaluates
         self.before_exit()
         self.tell(lost=lost)
         os._exit(128 + number)
 
 
-def _is_in_loader(frame: FrameType | None) -> bool:
-    while frame is not None and frame.f_code is not _BaseDataLoaderIter.__next__.__code__:
+def _is_inside(frame: FrameType | None, code: CodeType) -> bool:
+    while frame is not None and frame.f_code is not code:
         frame = frame.f_back
     return frame is not None
 
@@ -258,11 +273,14 @@ def failures_of_a_stop() -> Iterator[None]:
     """Turn an error that follows from the end of another process into :class:`Stopped`.
 
     A signal may end another rank, or a loading process that has just started, a moment before this
-    rank reacts to it.
+    rank reacts to it. If another rank has left, its parent also sends this one the signal.
     """
     try:
         yield
     except (RuntimeError, ConnectionError) as error:
+        deadline = time.monotonic() + _HEARING_SECONDS * is_connection_error(error)
+        while _active and stop_requested() is None and time.monotonic() < deadline:
+            time.sleep(_RETRY_SECONDS)
         number = stop_requested()
         of_loader = isinstance(error, ConnectionError) or "DataLoader worker" in str(error)
         if number is None or not (of_loader or comm.get_world_size() > 1):
@@ -276,14 +294,14 @@ def _signals_raising() -> Iterator[None]:
     if signals is None:
         yield
         return
-    signals.mode = _Mode.RAISE
+    signals.mode, signals.evaluates = _Mode.RAISE, True
     try:
         if signals.received is not None:  # since the ranks agreed
             raise Stopped(signals.received)
         yield
         comm.synchronize()  # ranks that finish early must not wait where signals wait too
     finally:
-        signals.mode = _Mode.WAIT
+        signals.mode, signals.evaluates = _Mode.WAIT, False
 
 
 class _Saves(Protocol):
@@ -330,7 +348,7 @@ class StopHook(HookBase):
             if any(self._signals_of_ranks()):
                 self._leave()
             try:
-                with _signals_raising():
+                with failures_of_a_stop(), _signals_raising():
                     return evaluation()
             except Stopped:
                 if comm.is_main_process():

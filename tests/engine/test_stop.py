@@ -1,6 +1,7 @@
 """Signals in a training of this process, and on ranks of which one gets the signal."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import threading
@@ -121,6 +122,27 @@ def test_a_signal_at_any_moment_saves_the_last_finished_step(moment, saved):
     ]
 
 
+def test_a_process_that_an_evaluation_starts_is_known_before_a_signal_ends_it(monkeypatch):
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(0,))
+    fork = os.fork
+
+    def fork_at_signal():
+        if pid := fork():
+            kill_self(signal.SIGINT)
+        return pid
+
+    def at(name):
+        if name == "evaluation 1":
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "fork", fork_at_signal)
+                process.start()
+            time.sleep(4)
+
+    assert train(at) == ([1], 130)
+    process.join()
+    assert process.exitcode == 0
+
+
 def test_a_signal_after_the_training_has_no_effect():
     assert train(lambda name: kill_self() if name == "end" else None) == ([2], None)
 
@@ -227,16 +249,21 @@ def test_a_second_interrupt_ends_the_process_at_once_unless_it_is_the_same(apart
     assert _child(_interrupt_twice(apart)) == status
 
 
-def test_a_main_thread_that_is_blocked_where_nothing_is_lost_is_ended(monkeypatch):
+@pytest.mark.parametrize("evaluates", [False, True])
+def test_a_main_thread_that_is_blocked_is_ended_and_steps_may_be_lost_in_an_evaluation(
+    monkeypatch, tmp_path, evaluates
+):
     monkeypatch.setattr(stop_module, "REACTION_SECONDS", 0.2)
 
     def act():
         with StopSignals() as signals:
-            signals.report = lambda text: None
+            signals.outcome = lambda name, lost: f"{name} {lost}"
+            signals.report = (tmp_path / "message").write_text
             threading.Timer(0.1, kill_self).start()
-            _blocked()
+            (StopHook(None).interruptible(_blocked) if evaluates else _blocked)()
 
     assert _child(act) == 143
+    assert (tmp_path / "message").read_text() == f"SIGTERM {evaluates}"
 
 
 def test_a_process_whose_parent_is_gone_stops():
@@ -288,3 +315,20 @@ def _train_rank(moment, of_rank):
 def test_ranks_stop_after_the_same_step_if_one_of_them_gets_a_signal(moment, saved):
     ended = run_on_ranks(_train_rank, moment, 1, world_size=2)
     assert ended == [(saved, 143)] * 2
+
+
+def _evaluate_rank():
+    def at(name):
+        if name == "evaluation 3" and comm.get_rank() == 1:
+            kill_self()
+        if name == "evaluation 3":
+            threading.Timer(0.5, kill_self).start()  # as the parent does
+            comm.synchronize()
+
+    stop_module.write_line = lambda text: None
+    return train(at)
+
+
+@pytest.mark.dist
+def test_the_first_rank_saves_if_another_one_has_left_its_evaluation_before():
+    assert run_on_ranks(_evaluate_rank, world_size=2) == [([2, 3], 143), ([2], 143)]
