@@ -264,7 +264,9 @@ class StrictCheckpointer(DetectionCheckpointer):
             return set()
         added = _added_keys(self.model)
         if not added:
-            return set(missing)
+            # A backbone lacks the heads; without any weight, it is a checkpoint of another model.
+            has_any = len(missing) < len(self.model.state_dict())
+            return set(missing) if has_any else set()
         return added if added.issubset(missing) else set()
 
 

@@ -182,7 +182,15 @@ def _misfit(checkpointer: StrictCheckpointer, content: Mapping[str, Any]) -> str
     except (KeyError, TypeError):
         return "it does not hold the state of the optimizer"
     own = [len(group["params"]) for group in optimizer.param_groups]
-    return "" if saved == own else "its optimizer has other groups of parameters"
+    if saved != own:
+        return "its optimizer has other groups of parameters"
+    scheduled = {"initial_lr"}
+    names = [
+        set(content["trainer"]["optimizer"]["param_groups"][0]),
+        set(optimizer.param_groups[0]),
+    ]
+    same = names[0] - scheduled == names[1] - scheduled
+    return "" if same else "its optimizer is of another kind"
 
 
 def _unlike(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:

@@ -15,6 +15,7 @@ Examples:
 
 import argparse
 import logging
+import sys
 
 from detectron2.utils.logger import setup_logger
 
@@ -96,7 +97,10 @@ def main(arguments: list[str] | None = None) -> int:
         predictions.check(sources)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    unreadable = predictions.run(sources)
+    try:
+        unreadable = predictions.run(sources)
+    except OSError as error:
+        sys.exit(f"d2-seesaw predict: {error}")
     logger.info("Files with results: %d, in %s", len(sources) - len(unreadable), args.output)
     if not predictor.is_semantic and len(unreadable) < len(sources):
         logger.info(predictions.scores.advice(args.score_threshold))

@@ -34,6 +34,8 @@ def is_evaluated(steps: int, eval_period: int) -> bool:
 class CheckpointHook(HookBase):
     """Hook that saves ``model_ITERATION.pth`` periodically and ``model_final.pth`` at the end.
 
+    It also saves before each evaluation.
+
     It differs from Detectron2's ``PeriodicCheckpointer`` in that it runs on all ranks, stops all of
     them if saving fails, and counts the files of earlier starts in ``max_to_keep``.
 
@@ -64,6 +66,20 @@ class CheckpointHook(HookBase):
         self._completed = -1  # the last iteration of this process
         self._saved = ""
 
+    def before_train(self) -> None:
+        """Write the ``model_final.pth`` of a complete training that was killed before it."""
+        steps, length = self.trainer.start_iter, self.trainer.max_iter
+        if steps > length:
+            logger.warning(
+                "The checkpoint has %d steps and train.max_iter is %d: nothing is trained",
+                *(steps, length),
+            )
+        folder = self.checkpointer.save_dir
+        if 0 < length == steps and "://" not in folder:
+            with raise_on_all_ranks():
+                if not os.path.isfile(os.path.join(folder, "model_final.pth")):
+                    self.checkpointer.save("model_final", iteration=steps - 1)
+
     def after_step(self) -> None:
         """Save if a checkpoint is due.
 
@@ -75,7 +91,9 @@ class CheckpointHook(HookBase):
         done = self._completed + 1
         is_last = done >= self.trainer.max_iter
         is_due = done % self.period == 0
-        if not (is_due or is_last or is_evaluated(done, self.eval_period)):
+        # An evaluation may fail or be killed.
+        is_due |= is_evaluated(done, self.eval_period) and not is_last
+        if not (is_due or is_last):
             return
         self._gather()
         with raise_on_all_ranks():

@@ -70,6 +70,11 @@ def check_ranks(args: argparse.Namespace) -> None:
             f"--num-gpus and --num-machines must be at least 0 and 1, got {args.num_gpus} and "
             f"{args.num_machines}"
         )
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise ValueError(
+            f"--machine-rank must be from 0 to {args.num_machines - 1} (--num-machines "
+            f"{args.num_machines}), got {args.machine_rank}"
+        )
     if available and args.num_gpus > available:
         raise ValueError(f"--num-gpus {args.num_gpus}, but this machine has {available}")
     if not available and args.num_gpus > max(2, cores):

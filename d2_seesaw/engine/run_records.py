@@ -62,7 +62,7 @@ class ResumedMetricsFile(JSONWriter):
     """
 
     def __init__(self, path: str | os.PathLike[str], first: int) -> None:
-        kept = [line for line in _json_lines(path) if line["iteration"] < first]
+        kept = [line for line in _json_lines(path, "iteration") if line["iteration"] < first]
         self.last_written = max((line["iteration"] for line in kept), default=-1)
         if os.path.exists(path):
             write_text(path, "".join(f"{json.dumps(line, sort_keys=True)}\n" for line in kept))
@@ -70,8 +70,8 @@ class ResumedMetricsFile(JSONWriter):
         self._last_write = self.last_written
 
 
-def _json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Return the objects in a file of JSON lines; lines that are cut off are left out."""
+def _json_lines(path: str | os.PathLike[str], key: str) -> list[dict[str, Any]]:
+    """Return the objects with a whole number as ``key`` in a file of JSON lines."""
     if not os.path.exists(path):
         return []
     found = []
@@ -80,7 +80,7 @@ def _json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             found.append(json.loads(line))
         except ValueError:
             logger.warning("%s: a line that is cut off is left out: %.40s", path, line)
-    return [line for line in found if isinstance(line, dict)]
+    return [line for line in found if isinstance(line, dict) and type(line.get(key)) is int]
 
 
 class EvaluationHook(EvalHook):
@@ -95,6 +95,7 @@ class EvaluationHook(EvalHook):
         period: steps between evaluations; 0 evaluates only after the last step.
         function: returns a nested dictionary of metrics on the first rank.
         output_dir: folder of the file.
+        test: identifies test data and evaluator. Records of another test are not used.
     """
 
     file_name = "evaluations.jsonl"
@@ -104,8 +105,10 @@ class EvaluationHook(EvalHook):
         period: int,
         function: Callable[[], dict[str, Any] | None],
         output_dir: str,
+        test: str = "",
     ) -> None:
         super().__init__(period, self._results)
+        self._test = test
         self._evaluate = function
         self._path = Path(output_dir) / self.file_name
         self._recorded: dict[str, Any] | None = None  # of the step from which training starts
@@ -115,10 +118,10 @@ class EvaluationHook(EvalHook):
         start = self.trainer.start_iter
         records: list[dict[str, Any]] = []
         if comm.is_main_process():
-            records = [r for r in _json_lines(self._path) if 0 < r["steps"] <= start]
+            records = [r for r in _json_lines(self._path, "steps") if 0 < r["steps"] <= start]
             if self._path.exists():
                 self._write(records)
-        of_start = [record for record in records if record["steps"] == start]
+        of_start = [r for r in records if r["steps"] == start and r.get("test") == self._test]
         # All ranks must agree on whether to evaluate.
         self._recorded = comm.all_gather(of_start[-1] if of_start else None)[0]
 
@@ -145,8 +148,8 @@ class EvaluationHook(EvalHook):
         found = flatten_results_dict(self._evaluate() or {})
         results = {name: float(value) for name, value in found.items()}
         if comm.is_main_process():
-            record = {"steps": steps, "last": is_last, "results": results}
-            self._write([*_json_lines(self._path), record])
+            record = {"steps": steps, "last": is_last, "test": self._test, "results": results}
+            self._write([*_json_lines(self._path, "steps"), record])
         return results
 
     def _write(self, records: list[dict[str, Any]]) -> None:

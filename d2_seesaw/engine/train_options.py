@@ -11,7 +11,8 @@ def train_options(**changes: Any) -> dict[str, Any]:
     - ``output_dir``: null follows from the config's name; see
       :func:`~d2_seesaw.engine.load_config`.
     - ``epochs`` or ``max_iter``: the length of training, in passes over the (repeated) data or in
-      steps; ``max_iter`` takes precedence. Epochs become steps once the data are loaded.
+      steps; ``max_iter`` takes precedence, unless ``epochs`` alone is given on the command line.
+      Epochs become steps once the data are loaded.
     - ``device``: ``"auto"`` is the GPU if there is one, else the CPU.
     - ``amp``: ``dtype`` is ``"float16"`` (with loss scaling) or ``"bfloat16"``. Weights stay in
       float32. On the same RoIs, losses and scores stay within 0.5 % and 5 % of full precision's.

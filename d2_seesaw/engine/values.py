@@ -20,7 +20,7 @@ def _whole(least: int, *, optional: bool = False) -> tuple[str, Callable[[Any], 
     def fits(value: Any) -> bool:
         if value is None:
             return optional
-        return _is_number(value) and value == int(value) and value >= least
+        return type(value) is int and value >= least
 
     return f"a whole number of at least {least}{' or null' if optional else ''}", fits
 
@@ -69,7 +69,10 @@ _OPTIONS = {
     "train.log_period": _whole(1),
     "train.device": _text(),
     "train.rank_timeout": _number(1, optional=True),
-    "train.seed": ("a whole number", lambda value: _is_number(value) and value == int(value)),
+    "train.seed": (
+        "a whole number below 2**32; a negative one draws a seed",
+        lambda value: type(value) is int and value < 2**32,
+    ),
     "dataloader.train.total_batch_size": _whole(1),
     "dataloader.train.num_workers": _whole(0),
     "dataloader.test.num_workers": _whole(0),
@@ -115,7 +118,8 @@ def check_kind(cfg: DictConfig, key: str, value: Any) -> None:
     _refuse_not_finite(key, value)
     before = OmegaConf.select(cfg, key, throw_on_resolution_failure=False)
     if isinstance(before, DictConfig):
-        optional = value is None and "." in key
+        required = "." not in key or key.startswith("train.") or key == "dataloader.evaluator"
+        optional = value is None and not required
         if not (optional or isinstance(value, Mapping | list) or _is_interpolation(value)):
             raise ConfigError(f"{key} is a section with keys, got {value!r}: {key}.KEY=VALUE")
     elif value is None or _is_interpolation(value):

@@ -49,6 +49,8 @@ class Predictor:
         metadata: Mapping[str, Any],
         is_semantic: bool = False,
     ) -> None:
+        if image_format not in ("BGR", "RGB"):
+            raise ValueError(f"image_format must be 'BGR' or 'RGB', got {image_format!r}")
         self.model = model
         self.augmentations = augmentations
         self.image_format = image_format

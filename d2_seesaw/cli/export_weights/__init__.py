@@ -130,7 +130,9 @@ def export(args: argparse.Namespace) -> str:
             is_semantic=is_semantic(model),
             has_masks=getattr(getattr(model, "roi_heads", None), "mask_on", False),
             steps=steps,
-            metrics=read_metrics(checkpoint.with_name("metrics.json"), steps, averaged=averaged)
+            metrics=read_metrics(
+                checkpoint.with_name("evaluations.jsonl"), steps, averaged=averaged
+            )
             if steps is not None
             else {},
         )

@@ -198,7 +198,7 @@ def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def read_metrics(
     path: str | Path, steps: int, *, averaged: bool = False
 ) -> dict[str, dict[str, float]]:
-    """Read the metrics of the weights after ``steps`` from ``metrics.json`` of a run.
+    """Read the metrics of the weights after ``steps`` from ``evaluations.jsonl`` of a run.
 
     Args:
         path: The file, one JSON object a line. Without it, there are no metrics.
@@ -218,10 +218,10 @@ def read_metrics(
             record = json.loads(line)
         except (ValueError, RecursionError):  # the last line of a killed run may be cut
             continue
-        # Detectron2 counts an evaluation at the end one step further than one on the way.
-        if not isinstance(record, dict) or record.get("iteration") not in (steps - 1, steps):
+        results = record.get("results") if isinstance(record, dict) else None
+        if not isinstance(results, dict) or record.get("steps") != steps:
             continue
-        for key, value in record.items():
+        for key, value in results.items():
             task, _, name = key.removeprefix("ema/").partition("/")
             fits = key.startswith("ema/") == averaged and task in _TASKS and "-" not in name
             if fits and type(value) in (int, float):

@@ -42,7 +42,7 @@ from d2_seesaw.cli import (
 )
 from d2_seesaw.cli.train.evaluating import evaluate_checkpoint
 from d2_seesaw.cli.train.output import log_to_file, save_config
-from d2_seesaw.cli.train.training import train
+from d2_seesaw.cli.train.training import check_checkpoint_file, train
 from d2_seesaw.data import check_dataset_files
 from d2_seesaw.engine import check_trackers, load_config
 from d2_seesaw.engine.config import TOP_LEVEL
@@ -73,7 +73,9 @@ EVALUATED_PARTS = ("model", "dataloader.test", "dataloader.evaluator")
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser: Detectron2's training flags, scaling and test-time augmentation."""
     detectron2s = default_argument_parser()
-    parser = command_parser("train", __doc__, parents=[detectron2s], add_help=False)
+    parser = command_parser(
+        "train", __doc__, parents=[detectron2s], add_help=False, allow_abbrev=False
+    )
     parser.add_argument(
         "--auto-scale-lr",
         action="store_true",
@@ -120,6 +122,8 @@ def read_config(args: argparse.Namespace) -> DictConfig:
         raise ValueError(
             f"{args.config_file} has no {', '.join(missing)}: start from a shipped config"
         )
+    if _is_given(args, "train.epochs") and not _is_given(args, "train.max_iter"):
+        cfg.train.max_iter = None  # that of the config would take precedence
     if cfg.train.max_iter is None and cfg.train.epochs is None:
         raise ValueError("give train.max_iter (steps) or train.epochs, both are null")
     if args.eval_only and not cfg.train.init_checkpoint:
@@ -132,9 +136,13 @@ def read_config(args: argparse.Namespace) -> DictConfig:
     names = [OmegaConf.select(cfg, f"dataloader.{split}.dataset.names") for split in splits]
     check_dataset_files([name for name in names if name is not None])
     if not args.resume:  # when resuming, the initial checkpoint may have been deleted
-        _check_checkpoint_file(cfg.train.init_checkpoint)
+        check_checkpoint_file(cfg.train.init_checkpoint)
     check_class_names_of_splits(cfg, eval_only=args.eval_only)
     return cfg
+
+
+def _is_given(args: argparse.Namespace, key: str) -> bool:
+    return any(option.startswith(f"{key}=") for option in args.opts)
 
 
 def _check_flags(args: argparse.Namespace) -> None:
@@ -143,11 +151,6 @@ def _check_flags(args: argparse.Namespace) -> None:
     if args.restart and (args.resume or args.eval_only):
         other = "--resume" if args.resume else "--eval-only"
         raise ValueError(f"--restart moves the earlier training aside; leave out {other}")
-
-
-def _check_checkpoint_file(path: str | None) -> None:
-    if path and "://" not in path and not os.path.isfile(path):
-        raise FileNotFoundError(f"train.init_checkpoint {path!r} does not exist")
 
 
 def _check_tta(cfg: DictConfig, args: argparse.Namespace) -> None:
@@ -165,15 +168,12 @@ def setup(cfg: DictConfig, args: argparse.Namespace) -> None:
     notes = [] if args.eval_only else _prepare_for_training(cfg, args)
     changes = scale_to_world_size(cfg, comm.get_world_size()) if args.auto_scale_lr else None
     # The other files in the folder belong to the training, which may still be writing to it.
-    log_name, config_name = "log.txt", "config.yaml"
-    if args.eval_only:
-        log_name, config_name = "log_eval.txt", "config_eval.yaml"
     folder = cfg.train.output_dir
-    log_to_file(os.path.join(folder, log_name))
+    log_to_file(os.path.join(folder, "log_eval.txt" if args.eval_only else "log.txt"))
     default_setup(_without_folder(cfg), args)
     setup_logger(distributed_rank=comm.get_rank(), name="d2_seesaw")
-    if comm.is_main_process():
-        save_config(cfg, os.path.join(folder, config_name))
+    if comm.is_main_process() and args.eval_only:  # training saves it when it has been resumed
+        save_config(cfg, os.path.join(folder, "config_eval.yaml"))
     for note in notes:
         logger.info(note)
     results = cfg.dataloader.evaluator.get("output_dir")
@@ -232,8 +232,6 @@ def _run(args: argparse.Namespace, signals: StopSignals | None) -> None:
             setup(cfg, args)
         if signals is not None:
             signals.outcome = _outcome(args, cfg)
-        if args.resume and (unused := [o for o in args.opts if o.startswith("optimizer.")]):
-            logger.warning("--resume restores the optimizer, so %s has no effect", " ".join(unused))
         if not args.eval_only:
             train(cfg, resume=args.resume)
             return

@@ -1,6 +1,8 @@
 """The training run that a config describes: data, model, optimizer and hooks."""
 
+import copy
 import functools
+import itertools
 import logging
 import math
 import os
@@ -26,6 +28,7 @@ from d2_seesaw.engine.rank_state import RankState
 from d2_seesaw.engine.run_records import EvaluationHook, ResumedMetricsFile
 from d2_seesaw.engine.stop import StopHook, signals_waiting, stop_requested
 from d2_seesaw.inference.class_names import check_initial_classes, set_class_names
+from d2_seesaw.utils.files import digest
 from d2_seesaw.utils.ranks import OtherRankError, raise_on_all_ranks, shared_seed
 
 logger = logging.getLogger("d2_seesaw")
@@ -70,6 +73,7 @@ def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
     evaluator = build(cfg.dataloader.evaluator)
     _check_test_data(cfg)
     _settle_length(cfg, loader.images_per_epoch, loader.total_batch_size)
+    saved_config = copy.deepcopy(cfg)
     model = build_model(cfg)
     logger.info("Model:\n%s", model)
     cfg.optimizer.params.model = model
@@ -104,16 +108,27 @@ def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
     )
     evaluate = functools.partial(evaluate_in_training, cfg, model, evaluator, ema)
     evaluation = EvaluationHook(
-        cfg.train.eval_period, stop.interruptible(evaluate), cfg.train.output_dir
+        cfg.train.eval_period, stop.interruptible(evaluate), cfg.train.output_dir, _test_of(cfg)
     )
     best = _best_checkpoint(cfg, checkpointer)
     trainer.register_hooks_after_checkpoint([evaluation, best])
     start = trainer.iter + 1 if _load(cfg, checkpointer, resume=resume) else 0
     _warn_of_seed(cfg, trainer)
     if comm.is_main_process():  # only now: writers create files and runs, a failed start must not
+        save_config(saved_config, os.path.join(cfg.train.output_dir, "config.yaml"))
         writer = WritersHook(_writers(cfg, trainer, start), period=cfg.train.log_period)
         trainer.register_hooks_after_checkpoint([writer])
     return trainer, start
+
+
+def _test_of(cfg: DictConfig) -> str:
+    """Return text that identifies what an evaluation depends on beside the weights."""
+    parts = OmegaConf.create({"data": cfg.dataloader.test, "evaluator": cfg.dataloader.evaluator})
+    parts.data.pop("num_workers", None)
+    evaluator: Any = parts.evaluator
+    for key in ("output_dir", "report"):
+        evaluator.pop(key, None)
+    return digest(str(OmegaConf.to_container(parts, resolve=False)))
 
 
 def _check_test_data(cfg: DictConfig) -> None:
@@ -161,14 +176,52 @@ def _load(cfg: DictConfig, checkpointer: StrictCheckpointer, *, resume: bool) ->
     """Resume from the newest checkpoint and return its path, or load the initial weights."""
     path = choose_checkpoint(checkpointer) if resume else ""
     if path:
+        optimizer = checkpointer.checkpointables["trainer"].optimizer
+        given = [optimizer_options(group) for group in optimizer.param_groups]
         loaded = checkpointer.resume(path)
+        _warn_of_optimizer(given, [optimizer_options(group) for group in optimizer.param_groups])
     else:
         if resume:
             logger.info("No checkpoint in %s: training starts at 0", cfg.train.output_dir)
+            check_checkpoint_file(cfg.train.init_checkpoint)
         loaded = checkpointer.load(cfg.train.init_checkpoint, checkpointables=[])
     origin = path or cfg.train.init_checkpoint
     check_initial_classes(loaded, checkpointer.metadata, origin, resumed=bool(path))
     return path
+
+
+def optimizer_options(group: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a group of parameters, with the learning rate before scheduling."""
+    options = {key: value for key, value in group.items() if key not in ("params", "initial_lr")}
+    return options | {"lr": group.get("initial_lr", group["lr"])}
+
+
+def _warn_of_optimizer(given: list[dict[str, Any]], saved: list[dict[str, Any]]) -> None:
+    """Name the options of the config that a resumed optimizer does not take."""
+    changed = {
+        f"{key}={value}: {old.get(key)} of the checkpoint"
+        for new, old in zip(given, saved, strict=True)
+        for key, value in new.items()
+        if value != old.get(key)
+    }
+    if changed:
+        logger.warning(
+            "--resume restores the optimizer, so these options have no effect: %s",
+            "; ".join(sorted(changed)),
+        )
+
+
+def check_checkpoint_file(path: str | None) -> None:
+    """Refuse an initial checkpoint that does not exist, or is no file.
+
+    Raises:
+        FileNotFoundError: it does not exist.
+        ValueError: it is a folder.
+    """
+    if path and "://" not in path and not os.path.isfile(path):
+        if os.path.isdir(path):
+            raise ValueError(f"train.init_checkpoint {path!r} is a folder, expected a file")
+        raise FileNotFoundError(f"train.init_checkpoint {path!r} does not exist")
 
 
 def _best_checkpoint(cfg: DictConfig, checkpointer: StrictCheckpointer) -> BestCheckpoint | None:
@@ -194,6 +247,7 @@ def _writers(cfg: DictConfig, trainer: Trainer, start: int) -> list[EventWriter]
     """
     output_dir = cfg.train.output_dir
     if start == 0:
+        _set_aside(os.path.join(output_dir, "metrics.json"))
         writers = default_writers(output_dir, cfg.train.max_iter)
     else:
         first_written = start - trainer.finishes_step  # again, if it is there already
@@ -204,8 +258,15 @@ def _writers(cfg: DictConfig, trainer: Trainer, start: int) -> list[EventWriter]
     return [*writers, *tracking_writers(cfg, resume=start > 0)]
 
 
+def _set_aside(path: str) -> None:
+    """Give a new name to the records of a run that ended before its first checkpoint."""
+    if os.path.exists(path):
+        names = (f"{path}.{number}" for number in itertools.count(1))
+        os.rename(path, next(name for name in names if not os.path.lexists(name)))
+
+
 def _settle_length(cfg: DictConfig, images_per_epoch: float, total_batch_size: int) -> None:
-    """Compute ``train.max_iter`` from ``train.epochs`` and save the config with it."""
+    """Compute ``train.max_iter`` from ``train.epochs``."""
     if cfg.train.max_iter is None:
         images = images_per_epoch / (total_batch_size * cfg.train.accumulate_steps)
         cfg.train.max_iter = math.ceil(cfg.train.epochs * images)
@@ -217,5 +278,3 @@ def _settle_length(cfg: DictConfig, images_per_epoch: float, total_batch_size: i
             cfg.train.accumulate_steps,
             cfg.train.max_iter,
         )
-    if comm.is_main_process():
-        save_config(cfg, os.path.join(cfg.train.output_dir, "config.yaml"))

@@ -19,6 +19,7 @@ from d2_seesaw.engine.values import ConfigError, in_one_line, shorten
 MAX_BYTES = 4 << 20
 MAX_VALUES = 100_000
 MAX_DEPTH = 50
+MAX_DIGITS = 40
 
 _REFERENCE = re.compile(r"\$\{[\w.\[\]-]+\}")  # without a resolver, such as ${oc.env:HOME}
 
@@ -42,6 +43,20 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with tuples, and with Python's other tags as ``Unresolved``."""
 
 
+def _whole_number(loader: yaml.SafeLoader, node: Any) -> Any:
+    """Return a whole number; text of another length or with colons (base 60) stays text."""
+    text = loader.construct_scalar(node)
+    if ":" in text or len(text) > MAX_DIGITS:
+        return text
+    return loader.construct_yaml_int(node)
+
+
+def _number(loader: yaml.SafeLoader, node: Any) -> Any:
+    """Return a number, but text with colons as text, which YAML 1.1 reads in base 60."""
+    text = loader.construct_scalar(node)
+    return text if ":" in text else loader.construct_yaml_float(node)
+
+
 def _tuple(loader: yaml.SafeLoader, node: Any) -> tuple[Any, ...]:
     return tuple(loader.construct_sequence(node, deep=True))
 
@@ -62,6 +77,8 @@ def _represent(dumper: yaml.Dumper, value: Unresolved) -> yaml.Node:
 yaml.add_representer(Unresolved, _represent)
 
 _PYTHON = "tag:yaml.org,2002:python/"
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+_Loader.add_constructor("tag:yaml.org,2002:float", _number)
 _Loader.add_constructor(f"{_PYTHON}tuple", _tuple)
 _Loader.add_multi_constructor(f"{_PYTHON}name:", _name)
 _Loader.add_multi_constructor(_PYTHON, _object)

@@ -50,12 +50,14 @@ def run(tmp_path_factory):
         {**content, "iteration": 599, "trainer": {"optimizer": {"state": torch.ones(9)}}}, path
     )
     records = [
-        {"iteration": 199, "bbox/AP": 1.0, "rpn/num_pos_anchors": 4.0},
-        {"iteration": 600, "bbox/AP": 48.97, "bbox/APr": float("nan"), "bbox/AP-x": 3.0},
-        {"iteration": 600, "segm/AP": 42.2, "ema/bbox/AP": 50.0},
+        (200, {"bbox/AP": 1.0, "rpn/num_pos_anchors": 4.0}),
+        (201, {"bbox/AP": 2.0}),
+        (600, {"bbox/AP": 48.97, "bbox/APr": float("nan"), "bbox/AP-x": 3.0}),
+        (600, {"segm/AP": 42.2, "ema/bbox/AP": 50.0}),
     ]
-    lines = [*map(json.dumps, records), '{"iteration": 600, "bbox/AP": 4']
-    (folder / "metrics.json").write_text("\n".join(lines))
+    lines = [json.dumps({"steps": steps, "results": results}) for steps, results in records]
+    lines.append('{"steps": 600, "results": {"bbox/AP": 4')
+    (folder / "evaluations.jsonl").write_text("\n".join(lines))
     return folder
 
 
@@ -227,7 +229,7 @@ def test_places_are_shortened_to_their_last_part(key, given, kept):
 
 
 def test_metrics_are_those_of_the_weights(run):
-    path = run / "metrics.json"
+    path = run / "evaluations.jsonl"
     assert read_metrics(path, 200) == {"bbox": {"AP": 1.0}}
     assert read_metrics(path, 600, averaged=True) == {"bbox": {"AP": 50.0}}
     assert read_metrics(path, 300) == {}
