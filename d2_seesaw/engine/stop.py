@@ -24,7 +24,7 @@ from typing import Any, Protocol, TypeVar
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
-from torch.utils.data.dataloader import _BaseDataLoaderIter
+from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
 
 from d2_seesaw.engine.ranks.watch import is_connection_error
 from d2_seesaw.utils.signals import STOP_SIGNALS, unblock_stop_signals
@@ -36,6 +36,7 @@ REACTION_SECONDS = 5.0
 _SAME_INTERRUPT_SECONDS = 0.25  # a terminal and a wrapper of this command may both send it
 _POLL_SECONDS = 0.5
 _RETRY_SECONDS = 0.05
+_STARTS = (BaseProcess.start.__code__, _MultiProcessingDataLoaderIter.__init__.__code__)
 _HEARING_SECONDS = 2.0  # until the parent has seen that another rank has left
 
 
@@ -155,9 +156,9 @@ class StopSignals:
         # Behind torch's loader the batch counts as read, and the position is that of the next step.
         in_loader = self.between_steps and _is_inside(frame, _BaseDataLoaderIter.__next__.__code__)
         raises = self.mode is _Mode.RAISE or in_loader
-        # A fork ignores exceptions of its callbacks, and a process must not start unknown to its
+        # A fork ignores exceptions of its callbacks, and processes must not start unknown to their
         # parent. The thread repeats the signal.
-        self._is_deferred = raises and _is_inside(frame, BaseProcess.start.__code__)
+        self._is_deferred = raises and _is_inside(frame, *_STARTS)
         if raises and not self._is_deferred:
             raise Stopped(self.received)
 
@@ -198,8 +199,8 @@ class StopSignals:
         os._exit(128 + number)
 
 
-def _is_inside(frame: FrameType | None, code: CodeType) -> bool:
-    while frame is not None and frame.f_code is not code:
+def _is_inside(frame: FrameType | None, *codes: CodeType) -> bool:
+    while frame is not None and frame.f_code not in codes:
         frame = frame.f_back
     return frame is not None
 
