@@ -71,14 +71,15 @@ def _switched_on(cfg: DictConfig) -> Iterator[tuple[str, dict[str, Any]]]:
 def plain_config(path: str | Path) -> dict[str, Any]:
     """Return a saved config as nested dicts, lists and plain values, interpolations resolved."""
     cfg = read_yaml_config(path, is_own=True)
-    return _plain(OmegaConf.to_container(cfg, resolve=True))
+    return plain_value(OmegaConf.to_container(cfg, resolve=True))
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """Return nested dicts and lists of plain values, with callables as their names."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(child) for key, child in value.items()}
+        return {str(key): plain_value(child) for key, child in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(child) for child in value]
+        return [plain_value(child) for child in value]
     if isinstance(value, Unresolved):  # such as a target, or the block of a ResNet
         return value.text
     if callable(value):

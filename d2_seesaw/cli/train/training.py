@@ -27,6 +27,7 @@ from d2_seesaw.engine.checkpointing import UnknownMetricError
 from d2_seesaw.engine.rank_state import RankState
 from d2_seesaw.engine.run_records import EvaluationHook, ResumedMetricsFile
 from d2_seesaw.engine.stop import StopHook, signals_waiting, stop_requested
+from d2_seesaw.engine.trackers import plain_value
 from d2_seesaw.inference.class_names import check_initial_classes, set_class_names
 from d2_seesaw.utils.files import digest
 from d2_seesaw.utils.ranks import OtherRankError, raise_on_all_ranks, shared_seed
@@ -123,12 +124,13 @@ def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
 
 def _test_of(cfg: DictConfig) -> str:
     """Return text that identifies what an evaluation depends on beside the weights."""
-    parts = OmegaConf.create({"data": cfg.dataloader.test, "evaluator": cfg.dataloader.evaluator})
-    parts.data.pop("num_workers", None)
-    evaluator: Any = parts.evaluator
-    for key in ("output_dir", "report"):
-        evaluator.pop(key, None)
-    return digest(str(OmegaConf.to_container(parts, resolve=False)))
+    data, evaluator = (
+        plain_value(OmegaConf.to_container(part, resolve=False))
+        for part in (cfg.dataloader.test, cfg.dataloader.evaluator)
+    )
+    for part, key in ((data, "num_workers"), (evaluator, "output_dir"), (evaluator, "report")):
+        part.pop(key, None)
+    return digest([data, evaluator])
 
 
 def _check_test_data(cfg: DictConfig) -> None:
