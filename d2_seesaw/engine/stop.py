@@ -36,6 +36,7 @@ REACTION_SECONDS = 5.0
 _SAME_INTERRUPT_SECONDS = 0.25  # a terminal and a wrapper of this command may both send it
 _POLL_SECONDS = 0.5
 _RETRY_SECONDS = 0.05
+_BOOTSTRAP = vars(BaseProcess)["_bootstrap"].__code__
 _STARTS = (BaseProcess.start.__code__, _MultiProcessingDataLoaderIter.__init__.__code__)
 _HEARING_SECONDS = 2.0  # until the parent has seen that another rank has left
 
@@ -200,9 +201,10 @@ class StopSignals:
 
 
 def _is_inside(frame: FrameType | None, *codes: CodeType) -> bool:
-    while frame is not None and frame.f_code not in codes:
+    # Below the start of a forked process are the calls of its parent.
+    while frame is not None and frame.f_code not in (*codes, _BOOTSTRAP):
         frame = frame.f_back
-    return frame is not None
+    return frame is not None and frame.f_code is not _BOOTSTRAP
 
 
 _active: StopSignals | None = None  # handlers are global to the process, too

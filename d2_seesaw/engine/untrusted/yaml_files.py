@@ -44,10 +44,13 @@ class _Loader(yaml.SafeLoader):
 
 
 def _whole_number(loader: yaml.SafeLoader, node: Any) -> Any:
-    """Return a whole number; text of another length or with colons (base 60) stays text."""
+    """Return a whole number, but text with colons as text, which YAML 1.1 reads in base 60."""
     text = loader.construct_scalar(node)
-    if ":" in text or len(text) > MAX_DIGITS:
+    if ":" in text:
         return text
+    if len(text) > MAX_DIGITS:
+        problem = f"a whole number of {len(text)} digits, expected at most {MAX_DIGITS}"
+        raise yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark)
     return loader.construct_yaml_int(node)
 
 
