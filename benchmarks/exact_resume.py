@@ -13,6 +13,7 @@ import logging
 import os
 import statistics
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -55,9 +56,12 @@ def step_milliseconds(steps: int, device: str) -> tuple[float, int]:
         from d2_seesaw.cli.train.training import build_trainer
         from d2_seesaw.engine import load_config
         from d2_seesaw.synthetic.instances import LongTailSpec, generate_longtail_dataset
+        from d2_seesaw.synthetic.profile import DEMO_PROFILE
 
         root = Path(folder) / "quickstart"
-        generate_longtail_dataset(root, LongTailSpec(num_train_images=200), progress=False)
+        profile = replace(DEMO_PROFILE, full_scale_images=2000)
+        spec = LongTailSpec(num_train_images=200, num_val_images=20, profile=profile)
+        generate_longtail_dataset(root, spec, progress=False)
         cfg = load_config(
             "quickstart/seesaw",
             [
