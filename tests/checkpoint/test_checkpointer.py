@@ -121,6 +121,12 @@ def test_missing_weights_are_an_error_only_in_evaluation(saved):
         StrictCheckpointer(larger, require_all=True).load(path)
 
 
+def test_a_file_without_any_weight_of_the_model_is_refused(tmp_path):
+    torch.save({"model": {"foo.weight": torch.ones(2)}}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="does not fit the model"):
+        StrictCheckpointer(model()).load(str(tmp_path / "other.pth"))
+
+
 def test_torchvision_files_are_converted_when_loaded(tmp_path):
     source = torchvision.models.resnet18()
     torch.save(source.state_dict(), tmp_path / "resnet18.pth")

@@ -34,6 +34,22 @@ def test_checkpoints_are_saved_periodically_and_at_the_end(tmp_path):
         assert saved["iteration"] == saved["trainer"]["iteration"] == iteration
 
 
+def test_a_complete_training_gets_its_final_checkpoint_if_it_was_killed_before_it(tmp_path):
+    train(tmp_path, 6)
+    expected = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    (tmp_path / "model_final.pth").unlink()
+    train(tmp_path, 6, resume=True)
+    found = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert found["iteration"] == 5
+    torch.testing.assert_close(found["model"], expected["model"], rtol=0, atol=0)
+
+
+def test_a_training_that_is_longer_than_max_iter_says_so(tmp_path, caplog):
+    train(tmp_path, 6)
+    train(tmp_path, 4, resume=True)
+    assert "has 6 steps and train.max_iter is 4: nothing is trained" in caplog.text
+
+
 def test_the_limit_holds_over_starts(tmp_path):
     for steps in (7, 11, 12, 20):
         train(tmp_path, steps, resume=True, max_to_keep=3)

@@ -90,7 +90,7 @@ def score(model):
     }
 
 
-def train(folder, *, resume=False, stop=None, steps=STEPS, evaluate=score, **options):
+def train(folder, *, resume=False, stop=None, steps=STEPS, evaluate=score, test="", **options):
     """Train to the end, or until before a step. Checkpoints follow every third step.
 
     Only a new training is given seeds; a resumed one draws others.
@@ -118,7 +118,7 @@ def train(folder, *, resume=False, stop=None, steps=STEPS, evaluate=score, **opt
     first = trainer.iter + 1 if resume else 0
     path = folder / "metrics.json"
     writer = ResumedMetricsFile(path, first - 1) if resume else JSONWriter(str(path))
-    evaluation = EvaluationHook(3, lambda: evaluate(model), str(folder))
+    evaluation = EvaluationHook(3, lambda: evaluate(model), str(folder), test)
     trainer.register_hooks_after_checkpoint([evaluation, hooks.PeriodicWriter([writer], 4)])
     with contextlib.suppress(Stopped):
         trainer.train(first, steps)
@@ -312,6 +312,20 @@ def test_evaluations_are_neither_lost_nor_repeated(straight, interrupted, tmp_pa
     train(tmp_path, resume=True, evaluate=evaluate)  # nothing is left
     assert len(steps) == 5
     assert metrics(tmp_path) == metrics(straight.folder)
+
+
+def test_the_record_of_another_test_set_is_not_used(tmp_path):
+    scores = []
+
+    def evaluate(_):
+        scores.append(len(scores))
+        return {"a": {"b": scores[-1]}}
+
+    for test in ("val", "val", "minival"):
+        train(tmp_path, resume=bool(scores), steps=2, evaluate=evaluate, test=test)
+    assert len(scores) == 2
+    assert [line["test"] for line in evaluations(tmp_path)] == ["val", "minival"]
+    assert metrics(tmp_path)[-1]["a/b"] == 1
 
 
 def test_the_last_metrics_of_a_training_that_is_extended_stay(tmp_path):

@@ -137,6 +137,7 @@ def no_gpu(monkeypatch):
     [
         (["--num-gpus", "9"], [], "--num-gpus 9, but this machine has no GPU .* and 8 CPU cores"),
         (["--num-gpus", "-1"], [], "must be at least 0 and 1, got -1 and 1"),
+        (["--machine-rank", "1"], [], r"--machine-rank must be from 0 to 0 .*, got 1"),
         (["--num-gpus", "3"], [], "total_batch_size is 8, which 3 processes cannot share equally"),
         (["--num-gpus", "3", "--auto-scale-lr"], ["train.reference_world_size=2"], None),
         ([], ["train.device=cuda"], "device 'cuda' is not available: there is no GPU"),

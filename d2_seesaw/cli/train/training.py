@@ -179,9 +179,9 @@ def _load(cfg: DictConfig, checkpointer: StrictCheckpointer, *, resume: bool) ->
     path = choose_checkpoint(checkpointer) if resume else ""
     if path:
         optimizer = checkpointer.checkpointables["trainer"].optimizer
-        given = [optimizer_options(group) for group in optimizer.param_groups]
+        given = [_optimizer_options(group) for group in optimizer.param_groups]
         loaded = checkpointer.resume(path)
-        _warn_of_optimizer(given, [optimizer_options(group) for group in optimizer.param_groups])
+        _warn_of_optimizer(given, [_optimizer_options(group) for group in optimizer.param_groups])
     else:
         if resume:
             logger.info("No checkpoint in %s: training starts at 0", cfg.train.output_dir)
@@ -192,7 +192,7 @@ def _load(cfg: DictConfig, checkpointer: StrictCheckpointer, *, resume: bool) ->
     return path
 
 
-def optimizer_options(group: dict[str, Any]) -> dict[str, Any]:
+def _optimizer_options(group: dict[str, Any]) -> dict[str, Any]:
     """Return the options of a group of parameters, with the learning rate before scheduling."""
     options = {key: value for key, value in group.items() if key not in ("params", "initial_lr")}
     return options | {"lr": group.get("initial_lr", group["lr"])}

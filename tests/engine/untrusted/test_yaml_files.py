@@ -80,6 +80,14 @@ def test_references_that_explode_or_lead_nowhere_are_refused(tmp_path, text, mes
     assert "\n" not in str(error.value)
 
 
+def test_numbers_in_base_60_are_text(tmp_path):
+    """YAML 1.1 has them, and long ones take minutes to convert."""
+    long = "1" + ":59" * 600_000
+    (path := tmp_path / "c.yaml").write_text(f"a: {long}\nb: 1:30.5\nc: 0x1F\n")
+    cfg = read_yaml_config(path)
+    assert (cfg.a, cfg.b, cfg.c) == (long, "1:30.5", 31)
+
+
 def test_plain_values_tuples_and_references_are_read(tmp_path):
     text = "a: !!python/tuple [1, 2.5]\nb: ${a}\nc: x/${d}\nd: é\ne: [true, null, 1.0e-05]\n"
     (path := tmp_path / "c.yaml").write_text(text, encoding="utf-8-sig")
