@@ -326,6 +326,7 @@ def _other_content(folder):
 
 
 @pytest.mark.dist
+@pytest.mark.slow
 def test_ranks_choose_the_same_checkpoint_and_notice_another_folder(trained):
     same = run_on_ranks(_choose_with_view, str(trained), str, world_size=2)
     assert same == [str(trained / "model_final.pth")] * 2

@@ -196,7 +196,8 @@ def test_the_mapper_does_not_disturb_the_generators_of_the_main_process():
     assert [random.random(), np.random.rand(), float(torch.rand(1))] == expected
 
 
-@pytest.mark.parametrize("context", ["forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("context", ["forkserver", "spawn"])
 def test_any_start_method_of_the_workers_gives_the_same_batches(context):
     seeds = {"seed": 1, "sampling": RandomSampling(2)}
     plain = list(itertools.islice(loader(**seeds), 4))

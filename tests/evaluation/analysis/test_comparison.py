@@ -147,6 +147,7 @@ def test_runs_that_cannot_be_compared_are_refused():
         compare(one, dataclasses.replace(one, categories=one.categories[:3]))
 
 
+@pytest.mark.slow
 def test_lvis_is_compared_in_seconds():
     start = time.perf_counter()
     compare(lvis_like(), lvis_like(seed=1))
