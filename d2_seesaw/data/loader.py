@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -66,7 +67,8 @@ class TrainLoader:
         self.given_seeds = dict(given_seeds or {})
         self.bad_images = BadImages()
         self._options = options
-        self._stream: Generator[list[dict[str, Any]], None, None] | None = None
+        # Weak, because torch ends the loading processes of a reference cycle only after seconds.
+        self._stream: weakref.ref[Generator[list[dict[str, Any]], None, None]] | None = None
 
     @cached_property
     def batches(self) -> DataLoader:
@@ -91,10 +93,10 @@ class TrainLoader:
         Raises:
             BadImageError: more bad images than ``bad_images.limit``.
         """
-        if self._stream is not None:
-            self._stream.close()
-        self._stream = self._read()
-        return self._stream
+        self._close_stream()
+        stream = self._read()
+        self._stream = weakref.ref(stream)
+        return stream
 
     def _read(self) -> Generator[list[dict[str, Any]], None, None]:
         for batch in self.batches:
@@ -104,10 +106,14 @@ class TrainLoader:
 
     def close(self) -> None:
         """End the loading processes. Reading again starts others."""
-        stream, self._stream = self._stream, None
+        self._close_stream()
+        vars(self).pop("batches", None)
+
+    def _close_stream(self) -> None:
+        stream = None if self._stream is None else self._stream()
+        self._stream = None
         if stream is not None:
             stream.close()
-        vars(self).pop("batches", None)
 
     def state_dict(self) -> dict[str, Any]:
         """Return seeds and position as plain values, which are the same on all ranks."""
