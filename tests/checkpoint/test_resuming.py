@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import shutil
+import tempfile
 import zipfile
 
 import pytest
@@ -93,9 +94,12 @@ def zipped(path):
         archive.writestr("a.txt", "no tensors")
 
 
+MARK = os.path.join(tempfile.gettempdir(), "d2_seesaw_was_executed")
+
+
 class Code:
     def __reduce__(self):
-        return (os.system, ("touch /tmp/d2_seesaw_was_executed",))
+        return (os.system, (f"touch {MARK}",))
 
 
 def coded(path):
@@ -253,7 +257,7 @@ def test_the_newest_readable_checkpoint_is_resumed_whatever_the_folder_holds(
     assert not reason or any(re.search(reason, line) for line in skipped)
     assert before <= {p.name for p in folder.iterdir()}  # nothing was deleted
     assert not (folder / LEFT).exists()
-    assert not os.path.exists("/tmp/d2_seesaw_was_executed")
+    assert not os.path.exists(MARK)
 
 
 @pytest.mark.parametrize("state", [s for s in STATES if STATES[s][1] is not None])

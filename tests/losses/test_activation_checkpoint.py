@@ -18,26 +18,13 @@ from torch.utils.checkpoint import (
 )
 
 from d2_seesaw.losses import (
-    InverseFrequencyLoss,
-    RecallLoss,
     SeesawCrossEntropyLoss,
     SeesawLoss,
-    SoftmaxLoss,
     _first_pass,
 )
+from tests.losses.all_losses import LOSSES, C
 
 exact = partial(assert_close, rtol=0, atol=0)
-C = 4
-LOSSES: dict[str, Callable[[], nn.Module]] = {
-    "seesaw": lambda: SeesawLoss(C),
-    "softmax": lambda: SoftmaxLoss(C),
-    "dense seesaw": lambda: SeesawCrossEntropyLoss(C),
-    "dense seesaw in chunks": lambda: SeesawCrossEntropyLoss(C, chunk_size=5),
-    "sampled": lambda: SeesawCrossEntropyLoss(C, sample_size=7),
-    "recall": lambda: RecallLoss(C),
-    "running recall": lambda: RecallLoss(C, momentum=0.5),
-    "inverse frequency": lambda: InverseFrequencyLoss(C),
-}
 every_loss = pytest.mark.parametrize("new_loss", LOSSES.values(), ids=LOSSES.keys())
 
 KINDS = ["seesaw", "dense seesaw in chunks", "sampled", "running recall"]

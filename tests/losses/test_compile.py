@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
@@ -21,17 +21,11 @@ from d2_seesaw.losses import (
     recall_cross_entropy,
     seesaw_cross_entropy,
 )
+from tests.losses.all_losses import LOSSES as ALL_LOSSES
+from tests.losses.all_losses import C
 
-C = 4
-LOSSES: dict[str, Callable[[], nn.Module]] = {
-    "seesaw": lambda: SeesawLoss(C),
-    "softmax": lambda: SoftmaxLoss(C),
-    "dense seesaw": lambda: SeesawCrossEntropyLoss(C),
-    "dense seesaw in chunks": lambda: SeesawCrossEntropyLoss(C, chunk_size=5),
+LOSSES = ALL_LOSSES | {
     "sampled": lambda: SeesawCrossEntropyLoss(C, sample_size=10**6),  # every pixel, shuffled
-    "recall": lambda: RecallLoss(C),
-    "running recall": lambda: RecallLoss(C, momentum=0.5),
-    "inverse frequency": lambda: InverseFrequencyLoss(C),
     "given frequency": lambda: InverseFrequencyLoss(C, class_counts=[9, 2, 5, 0], power=0.5),
 }
 FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -160,7 +160,7 @@ def test_a_rank_that_ends_also_ends_one_whose_collective_hangs(tmp_path, culprit
 @pytest.mark.parametrize(
     ("kind", "culprit", "phase", "said"),
     [
-        ("stop", 1, Phase.FORWARD, "for 2 s in step 4 (forward pass)"),
+        slow("stop", 1, Phase.FORWARD, "for 2 s in step 4 (forward pass)"),
         ("block", 0, Phase.FORWARD, "for 2 s in step 4 (forward pass)"),
         slow("stop", 0, Phase.LOADING, "for 2 s in step 4 (loading data)"),
         slow("stop", 1, Phase.SCORING, "has not answered for 2 s in step 4 (scoring)"),
@@ -174,11 +174,9 @@ def test_a_frozen_rank_is_named_and_all_end(tmp_path, kind, culprit, phase, said
     assert said in line
     assert f"(train.rank_timeout={TIMEOUT:g})" in line
     assert statuses[1 - culprit] == EXIT_STATUS
-    # One that keeps Python's lock is left to the launcher. A stopped process is woken, and may find
-    # the others gone before it hears why.
-    ends = {"hold": {-signal.SIGKILL}, "block": {EXIT_STATUS}, "stop": {EXIT_STATUS, 1, 0}}
-    assert statuses[culprit] in ends[kind]
-    assert TIMEOUT < seconds < TIMEOUT + 20
+    # A stopped process is woken. One that keeps Python's lock is left to the launcher.
+    assert statuses[culprit] == (-signal.SIGKILL if kind == "hold" else EXIT_STATUS)
+    assert TIMEOUT < seconds < TIMEOUT + 5
 
 
 @pytest.mark.slow
