@@ -32,7 +32,7 @@ from d2_seesaw.evaluation.lvis.official import (
     probe,
     probe_lvis,
 )
-from d2_seesaw.evaluation.lvis.rules import METRICS, TASKS
+from d2_seesaw.evaluation.lvis.rules import AP_METRICS, AR_METRICS, TASKS
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.files import read_results
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
@@ -295,7 +295,10 @@ class EvaluationResult:
 
 
 def _log(task: str, result: Mapping[str, float], rows: list[CategoryResult]) -> None:
-    table = text_table(METRICS, [[format_score(result[m]) for m in METRICS]])
+    table = "\n".join(
+        text_table(metrics, [[format_score(result[m]) for m in metrics]])
+        for metrics in (AP_METRICS, AR_METRICS)
+    )
     counts = group_counts_text(result) or "categories are not distinguished"
     logger.info(f"Results for {task}:\n{table}\nCategories with ground truth: {counts}")
     if 0 < len(rows) <= _LONGEST_LOGGED_TABLE:

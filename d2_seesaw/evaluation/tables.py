@@ -23,7 +23,7 @@ from tabulate import tabulate
 from d2_seesaw.data.annotations.table import AnnotationTable
 from d2_seesaw.data.frequency import GROUPS
 from d2_seesaw.evaluation.lvis.metrics import LVISScores
-from d2_seesaw.evaluation.lvis.rules import METRICS
+from d2_seesaw.evaluation.lvis.rules import AP_METRICS, AR_METRICS
 from d2_seesaw.utils.files import write_text
 from d2_seesaw.utils.text import escape_formula
 
@@ -62,7 +62,7 @@ def group_counts_text(result: Mapping[str, float]) -> str:
 
 
 def print_longtail_results(results: Mapping[str, Mapping[str, float]]) -> None:
-    """Log one row of metrics per task, and the number of scored categories in each group.
+    """Log a row of each kind of metric per task, and the number of scored categories in each group.
 
     Args:
         results: Metrics by task, as returned by ``LongTailLVISEvaluator``,
@@ -75,9 +75,14 @@ def print_longtail_results(results: Mapping[str, Mapping[str, float]]) -> None:
         logger.info("No results of detection or segmentation to show.")
         return
     known = [m for m in SEGMENTATION_METRICS if any(m in r for r in segmentation.values())]
+    with_recall = {task: result for task, result in detection.items() if "AR" in result}
     tables = [
         _task_table(tasks, metrics)
-        for tasks, metrics in ((detection, METRICS), (segmentation, known))
+        for tasks, metrics in (
+            (detection, AP_METRICS),
+            (with_recall, AR_METRICS),
+            (segmentation, known),
+        )
         if tasks
     ]
     tasks = detection | segmentation

@@ -16,7 +16,7 @@ from d2_seesaw.evaluation.analysis.confusion import (
     TailConfusion,
     confusions_with_more_frequent,
 )
-from d2_seesaw.evaluation.lvis.rules import METRICS
+from d2_seesaw.evaluation.lvis.rules import AP_METRICS, AR_METRICS
 from d2_seesaw.evaluation.tables import (
     CategoryResult,
     columns_of,
@@ -158,12 +158,15 @@ def evaluated_text(analysis: LongTailAnalysis, group: str) -> str:
 
 
 def _metric_cards(analysis: LongTailAnalysis) -> list[dict[str, str]]:
-    scores = {metric: score_text(analysis.metrics.get(metric, math.nan)) for metric in METRICS}
+    scores, recalls = (
+        {metric: score_text(analysis.metrics.get(metric, math.nan)) for metric in metrics}
+        for metrics in (AP_METRICS, AR_METRICS)
+    )
     group_scores = {
         f"AP{g}, of {evaluated_text(analysis, g)} {GROUP_NAMES[g]} categories": scores.pop(f"AP{g}")
         for g in GROUPS
     }
-    return [scores, group_scores]
+    return [scores, group_scores, recalls]
 
 
 def _confusion_lists(pairs: Sequence[TailConfusion]) -> list[tuple[str, list, list, int]]:

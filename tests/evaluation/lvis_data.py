@@ -153,8 +153,17 @@ def official_evaluation(json_file, detections, task, monkeypatch, max_dets=300):
 
 
 def official_metrics(evaluation, names):
-    """Return metrics in percent, with nan for lvis's -1."""
-    values = {name: evaluation.results[name] for name in names}
+    """Return metrics in percent, with nan for lvis's -1.
+
+    ``lvis`` has no AR of the frequency groups. Here it is the mean that ``lvis`` takes for AP.
+    """
+    results = {name.split("@")[0]: value for name, value in evaluation.results.items()}
+    recall = evaluation.eval["recall"][..., 0]
+    for i, group in enumerate("rcf"):
+        present = recall[:, evaluation.freq_groups[i]]
+        present = present[present > -1]
+        results[f"AR{group}"] = present.mean() if present.size else -1
+    values = {name: results[name] for name in names}
     return {name: math.nan if v == -1 else 100 * float(v) for name, v in values.items()}
 
 

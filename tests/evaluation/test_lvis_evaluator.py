@@ -82,8 +82,9 @@ def test_perfect_predictions_score_100_or_are_absent(present, evaluator_of):
     data = one_object_per_group(present)
     results = run_evaluator(evaluator_of(data), perfect_detections(data))
     expected = dict.fromkeys(METRICS, 100.0 if present else math.nan)
-    expected |= {f"AP{g}": math.nan for g in "rcf" if g not in present}
-    expected |= {"APs": math.nan, "APl": math.nan}  # 35 x 35 is medium
+    expected |= {f"{m}{g}": math.nan for m in ("AP", "AR") for g in "rcf" if g not in present}
+    # 35 x 35 is medium.
+    expected |= dict.fromkeys(("APs", "APl", "ARs", "ARl"), math.nan)
     for task in ("bbox", "segm"):
         scores = {m: results[task][m] for m in METRICS}
         assert scores == pytest.approx(expected, nan_ok=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from d2_seesaw.evaluation import LongTailLVISEvaluator
-from d2_seesaw.evaluation.lvis.official import METRICS
+from d2_seesaw.evaluation.lvis.rules import METRICS
 from tests.evaluation.lvis_data import (
     ImageDetections,
     add_object,

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from d2_seesaw.evaluation.lvis.official import METRICS
+from d2_seesaw.evaluation.lvis.rules import AP_METRICS, AR_METRICS, METRICS
 from d2_seesaw.evaluation.tables import (
     drop_absent,
     format_score,
@@ -57,9 +57,16 @@ def test_group_counts_are_empty_for_other_evaluators():
 
 def test_prints_a_row_for_each_task_with_absent_metrics(results, printed):
     rows = [cells(line) for line in printed(results) if line.startswith("|")]
-    assert rows[0] == ["task", *METRICS]
+    assert rows[0] == ["task", *AP_METRICS]
     assert rows[2] == ["bbox", *(f"{i}.000" for i in range(6)), "n/a", "7.000", "8.000"]
     assert rows[3] == ["segm", *(f"{i}.000" for i in range(9))]
+    assert rows[4] == ["task", *AR_METRICS]
+    assert rows[7] == ["segm", *(f"{i}.000" for i in range(9, 16))]
+
+
+def test_metrics_of_coco_have_no_table_of_recall(results, printed):
+    scores = {m: v for m, v in results["segm"].items() if m in AP_METRICS}
+    assert len([line for line in printed({"segm": scores}) if line.startswith("|")]) == 3
 
 
 def test_prints_the_categories_of_each_group_where_known(results, printed):
@@ -72,9 +79,9 @@ def test_prints_a_table_of_segmentation_beside_that_of_detection(results, printe
     scores = {"mIoU": 1.0, "fwIoU": 2.0, "mACC": 3.0, "pACC": 4.0, "IoU-road": 6.0}
     lines = printed({**results, "sem_seg": {**scores, **groups}})
     rows = [cells(line) for line in lines if line.startswith("|")]
-    assert rows[0] == ["task", *METRICS]
-    assert rows[4] == ["task", "mIoU", "fwIoU", "mACC", "pACC", "mIoUr", "mACCf"]
-    assert rows[6] == ["sem_seg", "1.000", "2.000", "3.000", "4.000", "n/a", "5.000"]
+    assert rows[0] == ["task", *AP_METRICS]
+    assert rows[8] == ["task", "mIoU", "fwIoU", "mACC", "pACC", "mIoUr", "mACCf"]
+    assert rows[10] == ["sem_seg", "1.000", "2.000", "3.000", "4.000", "n/a", "5.000"]
     assert "sem_seg: categories with ground truth: r: 3/4, c: 7/7, f: 9/9" in lines
 
 

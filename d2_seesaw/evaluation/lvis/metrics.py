@@ -73,6 +73,9 @@ def scores_of_curves(
         "AP75": _percent(every_area[_at(0.75)]),
         **{f"AP{s}": _percent(precision[..., a]) for a, s in enumerate("sml", start=1)},
         **{f"AP{g}": _percent(every_area[..., i]) for g, i in groups.items()},
+        "AR": _percent(recall[..., 0]),
+        **{f"AR{s}": _percent(recall[..., a]) for a, s in enumerate("sml", start=1)},
+        **{f"AR{g}": _percent(recall[:, i, 0]) for g, i in groups.items()},
     }
     category_precision = every_area[..., : len(category_ids)]
     return LVISScores(

@@ -24,7 +24,7 @@ from d2_seesaw.data.annotations.table import AnnotationTable
 from d2_seesaw.data.frequency import GROUPS, UNKNOWN_FREQUENCY
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.lvis.metrics import LVISScores, scores_of_curves
-from d2_seesaw.evaluation.lvis.rules import METRICS, TASKS
+from d2_seesaw.evaluation.lvis.rules import TASKS
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.utils.progress import Progress
 
@@ -168,10 +168,12 @@ def _scores(evaluation: LVISEval) -> LVISScores:
     precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
     if not evaluation.params.use_cats:
         return scores_of_curves(precision, recall, [], {})
-    results = evaluation.get_results()
-    metrics = {m: 100 * float(results[m]) if results[m] >= 0 else math.nan for m in METRICS}
-    scores = scores_of_curves(precision, recall, evaluation.params.cat_ids, {})
-    return replace(scores, metrics=metrics)
+    groups = {g: np.array(evaluation.freq_groups[i], int) for i, g in enumerate(GROUPS)}
+    scores = scores_of_curves(precision, recall, evaluation.params.cat_ids, groups)
+    limit = f"@{evaluation.params.max_dets}"
+    own = {name.removesuffix(limit): 100 * v for name, v in evaluation.get_results().items()}
+    own = {name: float(value) if value >= 0 else math.nan for name, value in own.items()}
+    return replace(scores, metrics=scores.metrics | own)
 
 
 def probe_lvis() -> None:

@@ -5,7 +5,10 @@ Those of Gupta et al., CVPR 2019 (https://arxiv.org/abs/1908.03195), as ``lvis``
 
 import numpy as np
 
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
+AP_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
+# ``lvis`` names the limit, too: AR@300. It has no recall of the frequency groups.
+AR_METRICS = ("AR", "ARs", "ARm", "ARl", "ARr", "ARc", "ARf")
+METRICS = AP_METRICS + AR_METRICS
 TASKS = ("bbox", "segm")
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)

@@ -10,12 +10,12 @@ import pytest
 
 from d2_seesaw.evaluation.lvis import official
 from d2_seesaw.evaluation.lvis.official import (
-    METRICS,
     evaluate_detections,
     lvis_from_dict,
     probe_lvis,
     working_lvis,
 )
+from d2_seesaw.evaluation.lvis.rules import METRICS
 from d2_seesaw.evaluation.predictions.detections import EMPTY, Detections
 from tests.evaluation.lvis_data import (
     ImageDetections,
@@ -111,7 +111,9 @@ def test_no_detections_score_zero_where_there_is_ground_truth(task):
     add_object(data, 1, 3, [50, 0, 20, 20])
     scores = evaluate(data, [], task)
     zero, absent = 0.0, math.nan
-    expected = dict.fromkeys(METRICS, zero) | {"APm": absent, "APl": absent, "APc": absent}
+    expected = dict.fromkeys(METRICS, zero) | {
+        f"{m}{g}": absent for m in ("AP", "AR") for g in "mlc"
+    }
     assert scores.metrics == pytest.approx(expected, nan_ok=True)
 
 

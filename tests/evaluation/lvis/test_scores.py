@@ -32,11 +32,18 @@ def test_metrics_are_means_over_present_values(curves):
         "APm": precision[:, :, :2, 2],
         "APr": precision[:, :, 0, 0],
         "APc": precision[:, :, 1, 0],
+        "AR": recall[:, :2, 0],
+        "ARs": recall[:, :2, 1],
+        "ARm": recall[:, :2, 2],
+        "ARl": recall[:, :2, 3],
+        "ARr": recall[:, 0, 0],
+        "ARc": recall[:, 1, 0],
     }
     for name, values in expected.items():
         assert metrics[name] == pytest.approx(100 * values.mean(), abs=1e-10)
     assert math.isnan(metrics["APl"])
     assert math.isnan(metrics["APf"])
+    assert math.isnan(metrics["ARf"])
 
 
 def test_category_scores_are_means_over_their_own_curves(curves):
