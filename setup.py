@@ -68,6 +68,7 @@ setup(
             "ruff",
         ],
         "demo": ["jupyterlab"],  # opens docs/first_steps.ipynb
+        "export": ["onnx", "onnxruntime"],
         "docs": ["latex2mathml", "mkdocs-material", "mkdocstrings[python]"],
         "mlflow": ["mlflow"],
         "timm": ["timm>=1.0"],

@@ -31,6 +31,7 @@ COMMANDS = {
     "draw": "draw ground truth and predictions side by side",
     "generate": "generate a long-tailed dataset: instances or semantic",
     "predict": "run a trained model on images, folders and videos",
+    "export": "write a trained model as TorchScript or ONNX",
     "export-weights": "export trained weights for sharing, with a model card",
     "env": "print versions of packages and the origin of Detectron2",
 }

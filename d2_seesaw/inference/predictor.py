@@ -76,22 +76,34 @@ class Predictor:
         Raises:
             ValueError: another kind, dtype or shape, or a file that cannot be read.
         """
+        inputs = self.inputs(image)
+        with evaluating(self.model):
+            (output,) = self.model([inputs])
+        return {name: value.to("cpu") for name, value in output.items()}
+
+    def inputs(self, image: str | Path | Image.Image | np.ndarray) -> dict[str, Any]:
+        """Return the input of the model for an image.
+
+        Args:
+            image: as for a prediction.
+
+        Returns:
+            The ``(3, H, W)`` uint8 "image" after the augmentations, in the channel order of the
+            model; the "height" and "width" before them; and the "original_image".
+        """
         image = as_bgr(image)
         if self.image_format == "RGB":
             image = image[:, :, ::-1]
         height, width = image.shape[:2]
         augmented: Any = T.AugInput(image)  # its image is annotated as optional
         self.augmentations(augmented)
-        inputs = {
+        return {
             "image": _channels_first(augmented.image),
             "height": height,
             "width": width,
             # Test-time augmentation makes its own views.
             "original_image": _channels_first(image),
         }
-        with evaluating(self.model):
-            (output,) = self.model([inputs])
-        return {name: value.to("cpu") for name, value in output.items()}
 
 
 def _channels_first(image: np.ndarray) -> Tensor:

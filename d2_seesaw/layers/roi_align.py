@@ -51,14 +51,15 @@ def roi_align_with_offsets(
             f"{len(rois)} RoIs and output_size {B}, got {tuple(offsets.shape)}"
         )
     precision = torch.promote_types(features.dtype, torch.float32)
-    pooled = features.new_zeros((len(rois), features.shape[1], B, B))
+    pooled = features.new_zeros((rois.shape[0], features.shape[1], B, B))
     boxes = rois[:, 1:].to(precision) * spatial_scale
     points = _points(boxes, offsets.to(precision) * spatial_scale, B, sampling_ratio)
     # Includes images without RoIs, so that the features always get a gradient.
     for n, image in enumerate(features):
         image_rois = (rois[:, 0] == n).nonzero().squeeze(1)
         sampled = _sample(image.to(precision), points[image_rois])
-        bins = sampled.unflatten(3, (B, sampling_ratio)).unflatten(2, (B, sampling_ratio))
+        # -1 because ONNX reads a number of RoIs that is 0 as "unchanged".
+        bins = sampled.reshape(-1, image.shape[0], B, sampling_ratio, B, sampling_ratio)
         pooled.index_put_((image_rois,), bins.mean(dim=(3, 5)).to(pooled.dtype))
     return pooled
 
@@ -74,17 +75,20 @@ def _points(boxes: Tensor, offsets: Tensor, output_size: int, sampling_ratio: in
     )
     if offsets.dim() == 2:
         return regular + offsets[:, None, None]
-    for side in (2, 3):
-        offsets = offsets.repeat_interleave(sampling_ratio, dim=side)
-    return regular + offsets.permute(0, 2, 3, 1)
+    # Not repeat_interleave, which ONNX does not have for a number of RoIs that is 0.
+    bins = torch.arange(size, device=boxes.device) // sampling_ratio
+    return regular + offsets[:, :, bins][..., bins].permute(0, 2, 3, 1)
 
 
 def _sample(image: Tensor, points: Tensor) -> Tensor:
     """Sample a ``(D, H, W)`` map at ``(R, G, G, 2)`` points; return ``(R, D, G, G)`` values."""
-    R, G = points.shape[:2]
-    size = points.new_tensor([image.shape[2], image.shape[1]])
-    grid = ((2 * points + 1) / size - 1).reshape(1, R * G, G, 2)
+    G = points.shape[1]
+    # Not a tensor of both sides, which a traced model would keep as a constant.
+    sides = image.shape[2], image.shape[1]
+    scaled = [(2 * points[..., i] + 1) / side - 1 for i, side in enumerate(sides)]
+    grid = torch.stack(scaled, dim=-1).reshape(1, -1, G, 2)
     values = F.grid_sample(image[None], grid, padding_mode="border", align_corners=False)
-    values = values[0].unflatten(1, (R, G)).transpose(0, 1)
-    inside = ((points >= -1) & (points <= size)).all(dim=3)
+    values = values[0].unflatten(1, (-1, G)).transpose(0, 1)
+    below = [points[..., i] <= side for i, side in enumerate(sides)]
+    inside = (points >= -1).all(dim=3) & below[0] & below[1]
     return values * inside[:, None]

@@ -51,8 +51,8 @@ def refined_boxes(stage: Stage, num_classes: int) -> list[Tensor]:
         classes = s[:, :-1].argmax(dim=1)
         if p.has("gt_classes"):
             classes = torch.where(_is_foreground(p, num_classes), p.gt_classes, classes)
-        index = torch.arange(len(b), device=b.device)
-        refined.append(b.view(len(b), num_classes, 4)[index, classes])
+        index = torch.arange(b.shape[0], device=b.device)
+        refined.append(b.view(b.shape[0], num_classes, 4)[index, classes])
     return refined
 
 

@@ -164,5 +164,5 @@ class TwoSidedBox2BoxTransform(Box2BoxTransform):
         deltas = deltas.float()
         smallest = deltas.new_full((4,), -torch.inf)
         smallest[2:] = -self.scale_clamp * smallest.new_tensor(self.weights[2:])
-        limited = torch.maximum(deltas.view(len(deltas), deltas.shape[1] // 4, 4), smallest)
+        limited = torch.maximum(deltas.view(deltas.shape[0], deltas.shape[1] // 4, 4), smallest)
         return super().apply_deltas(limited.view_as(deltas), boxes)

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from detectron2.modeling.poolers import convert_boxes_to_pooler_format
 from detectron2.structures import Boxes, ImageList, Instances
 from fvcore.nn.weight_init import c2_msra_fill
 from torch import Tensor, nn
@@ -203,9 +204,8 @@ class ContextPooler(nn.Module):
         """
         *maps, context = x
         pooled = self.pooler(maps, box_lists, **options)
-        per_image = [len(boxes) for boxes in box_lists]
-        repeats = torch.tensor(per_image, device=context.device)
-        return pooled + context.repeat_interleave(repeats, dim=0, output_size=sum(per_image))
+        images = convert_boxes_to_pooler_format(box_lists)[:, 0].long()
+        return pooled + context[images]
 
 
 class HTCLiteROIHeads(LossDrivenCascadeROIHeads):

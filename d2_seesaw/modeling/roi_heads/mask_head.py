@@ -100,7 +100,7 @@ class MaskHeadWithPredictor(MaskRCNNConvUpsampleHead):
         logits = predictor(x)
         if logits.shape[1] == 1:
             return logits
-        return logits[torch.arange(len(logits), device=logits.device), classes][:, None]
+        return logits[torch.arange(logits.shape[0], device=logits.device), classes][:, None]
 
 
 class AveragedMaskHeads(nn.ModuleList):

@@ -80,7 +80,7 @@ class OffsetROIPooler(ROIPooler):
             box_lists, self.min_level, self.max_level, self.canonical_box_size, self.canonical_level
         )
         size = self.output_size[0]
-        pooled = x[0].new_zeros((len(rois), x[0].shape[1], size, size))
+        pooled = x[0].new_zeros((rois.shape[0], x[0].shape[1], size, size))
         for level, (features, scale) in enumerate(zip(x, self.scales, strict=True)):
             index = (levels == level).nonzero().squeeze(1)
             pooled_level = roi_align_with_offsets(

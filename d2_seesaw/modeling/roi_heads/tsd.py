@@ -138,7 +138,7 @@ class TSDBoxHead(nn.Module):
         hidden = self.shared_fc(x.flatten(1))
         bin_offsets, box_offsets = self.delta_c(hidden), self.delta_r(hidden)
         unit = self.offset_scale * (boxes[:, 2:] - boxes[:, :2])
-        bin_offsets = bin_offsets.to(unit.dtype).view(len(x), 2, self.bins, self.bins)
+        bin_offsets = bin_offsets.to(unit.dtype).view(x.shape[0], 2, self.bins, self.bins)
         return bin_offsets * unit[:, :, None, None], box_offsets.to(unit.dtype) * unit
 
 
@@ -286,8 +286,8 @@ class TSDOutputLayers(LossDrivenOutputLayers):
         boxes = self.box2box_transform.apply_deltas(deltas, start)
         if boxes.shape[1] == 4:
             return boxes
-        index = torch.arange(len(boxes), device=boxes.device)
-        return boxes.view(len(boxes), self.num_classes, 4)[index, labels]
+        index = torch.arange(boxes.shape[0], device=boxes.device)
+        return boxes.view(boxes.shape[0], self.num_classes, 4)[index, labels]
 
 
 def _check_losses(

@@ -1,0 +1,369 @@
+"""Export of trained models to TorchScript and ONNX, and the comparison of both with the model.
+
+An exported model maps one ``(3, H, W)`` uint8 image, resized and in the channel order of the model,
+to the outputs in :data:`OUTPUTS`, in coordinates of that image. Masks stay on their boxes.
+
+Shapes in this module:
+    D: detections
+    C: classes
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from detectron2.export import TracingAdapter
+from detectron2.export.torchscript_patch import patch_builtin_len
+from detectron2.modeling.meta_arch import GeneralizedRCNN, SemanticSegmentor
+from torch import Tensor, nn
+
+OUTPUTS = {
+    "pred_boxes": "(D, 4) left, top, right and bottom in pixels of the input",
+    "scores": "(D,) scores of the boxes, descending",
+    "pred_classes": "(D,) int64 classes, which index class_names and category_ids",
+    "pred_masks": "(D, 1, M, M) probabilities inside of each box",
+    "mask_scores": "(D,) scores of the masks, for models with mask scoring",
+    "sem_seg": "(C, H, W) scores of each pixel",
+}
+"""Outputs of exported models by name. A model has those of its kind."""
+
+IMAGE = "image"
+TOLERANCES = {"boxes": 0.05, "scores": 1e-3, "masks": 1e-2, "label maps": 1e-3}
+"""Largest accepted differences: pixels, scores, probabilities, scores of pixels."""
+
+ONNX_OPSET = 19
+"""The first version with deformable convolution."""
+
+Outputs = dict[str, Tensor]
+
+
+class ExportError(ValueError):
+    """Error for a model that cannot be exported, or whose export computes something else."""
+
+
+class TraceableModel(nn.Module):
+    """Model for one image with tensors as input and outputs.
+
+    Args:
+        model: A ``GeneralizedRCNN`` or ``SemanticSegmentor``, in evaluation mode.
+
+    Raises:
+        ExportError: the model is of another kind, such as one with test-time augmentation.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        if not isinstance(model, (GeneralizedRCNN, SemanticSegmentor)):
+            raise ExportError(
+                f"{type(model).__name__} cannot be exported: only models for instances "
+                "(GeneralizedRCNN) and for semantic segmentation (SemanticSegmentor) can"
+            )
+        self.model = model
+        self.eval()
+
+    def forward(self, image: Tensor) -> Outputs:
+        """Map a ``(3, H, W)`` image to outputs by name, see :data:`OUTPUTS`."""
+        if isinstance(self.model, SemanticSegmentor):
+            return {"sem_seg": self.model([{IMAGE: image}])[0]["sem_seg"]}
+        found = self.model.inference([{IMAGE: image}], do_postprocess=False)[0]
+        fields = found.get_fields()
+        tensors = {"pred_boxes": fields["pred_boxes"].tensor} | {
+            name: fields[name] for name in OUTPUTS if name in fields and name != "pred_boxes"
+        }
+        return dict(sorted(tensors.items()))  # the order in which Detectron2 flattens them
+
+
+@contextmanager
+def _tracing() -> Iterator[None]:
+    """Let the number of boxes stay variable in our modules, as Detectron2 does in its own."""
+    own = [name for name in sys.modules if name.startswith("d2_seesaw.modeling")]
+    with (
+        torch.no_grad(),
+        patch_builtin_len(own),
+        _quiet(),
+    ):
+        yield
+
+
+def _adapter(model: TraceableModel, image: Tensor) -> TracingAdapter:
+    return TracingAdapter(model, image).eval()
+
+
+def export_torchscript(model: TraceableModel, path: str | Path, image: Tensor) -> None:
+    """Trace a model with an image and save it.
+
+    Args:
+        model: The model.
+        path: File to write.
+        image: ``(3, H, W)`` uint8 image. Other sizes work with the exported model.
+
+    Raises:
+        ExportError: the model cannot be traced.
+    """
+    adapter = _adapter(model, image)
+    try:
+        with _tracing():
+            traced = torch.jit.trace(adapter, (image,), check_trace=False)
+            torch.jit.save(traced, str(path))
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ExportError(f"the model cannot be traced: {_first_line(error)}") from error
+
+
+def export_onnx(
+    model: TraceableModel, path: str | Path, image: Tensor, *, opset: int = ONNX_OPSET
+) -> None:
+    """Write a model in ONNX; the height and width of its input are variable.
+
+    Args:
+        model: The model.
+        path: File to write.
+        image: ``(3, H, W)`` uint8 image to trace with.
+        opset: Version of the operators.
+
+    Raises:
+        ExportError: an operator does not exist in ONNX.
+    """
+    _register_deform_conv()
+    adapter = _adapter(model, image)
+    with torch.no_grad():
+        names = list(model(image))
+    try:
+        with _tracing():
+            torch.onnx.export(
+                adapter,
+                (image,),
+                str(path),
+                input_names=[IMAGE],
+                output_names=names,
+                dynamic_axes={IMAGE: {1: "height", 2: "width"}} | {n: {0: "D"} for n in names},
+                opset_version=opset,
+                dynamo=False,  # its graph has neither torchvision's NMS nor variable sizes
+            )
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ExportError(f"the model cannot be written in ONNX: {_first_line(error)}") from error
+    finally:
+        adapter.eval()
+
+
+def _register_deform_conv() -> None:
+    """Let torch's exporter write torchvision's deformable convolution as that of ONNX."""
+    from torch.onnx import register_custom_op_symbolic, symbolic_helper
+
+    arguments = ["v"] * 5 + ["i"] * 8 + ["b"]
+
+    @symbolic_helper.parse_args(*arguments)
+    def symbolic(  # the exporter reads the names of the arguments
+        graph: Any,
+        x: Any,
+        weight: Any,
+        offset: Any,
+        mask: Any,
+        bias: Any,
+        stride_h: int,
+        stride_w: int,
+        pad_h: int,
+        pad_w: int,
+        dilation_h: int,
+        dilation_w: int,
+        groups: int,
+        offset_groups: int,
+        uses_mask: bool,
+    ) -> Any:
+        return graph.op(
+            "DeformConv",
+            *[x, weight, offset, bias, *([mask] if uses_mask else [])],
+            strides_i=[stride_h, stride_w],
+            pads_i=[pad_h, pad_w, pad_h, pad_w],
+            dilations_i=[dilation_h, dilation_w],
+            group_i=groups,
+            offset_group_i=offset_groups,
+        )
+
+    register_custom_op_symbolic("torchvision::deform_conv2d", symbolic, ONNX_OPSET)
+
+
+def load_torchscript(path: str | Path, names: Sequence[str]) -> Callable[[Tensor], Outputs]:
+    """Load a traced model; ``names`` are those of its outputs."""
+    with _quiet():
+        traced = torch.jit.load(str(path))
+
+    def run(image: Tensor) -> Outputs:
+        with torch.no_grad():
+            return dict(zip(names, traced(image), strict=True))
+
+    return run
+
+
+def load_onnx(path: str | Path) -> Callable[[Tensor], Outputs]:
+    """Load an ONNX model on the CPU."""
+    from onnxruntime import InferenceSession
+
+    session = InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+
+    def run(image: Tensor) -> Outputs:
+        arrays = session.run(None, {IMAGE: image.numpy()})
+        return {name: torch.as_tensor(a) for name, a in zip(names, arrays, strict=True)}
+
+    return run
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Differences of an exported model from the model, over several images.
+
+    Attributes:
+        images: Number of images.
+        detections: Number of detections of the model; 0 for label maps.
+        unmatched: Detections of one of both without one of the same class, box and score in the
+            other.
+        differences: Largest absolute difference of each kind in :data:`TOLERANCES`.
+    """
+
+    images: int
+    detections: int
+    unmatched: int
+    differences: dict[str, float]
+
+    def check(self) -> None:
+        """Check the export.
+
+        Raises:
+            ExportError: it differs, or the images have no detections, so that nothing is known.
+        """
+        if not self.detections and "label maps" not in self.differences:
+            raise ExportError(
+                f"the model finds nothing in the {self.images} images, so that the export cannot "
+                "be checked: give images with objects that it knows"
+            )
+        wrong = {k: v for k, v in self.differences.items() if not v <= TOLERANCES[k]}
+        if self.unmatched or wrong:
+            raise ExportError(f"the exported model differs from the model: {self.text()}")
+
+    def text(self) -> str:
+        """Return the comparison in one line."""
+        parts = [f"{self.detections - self.unmatched} of {self.detections} detections equal"]
+        if "label maps" in self.differences:
+            parts = []
+        parts += [f"{name} within {value:.1e}" for name, value in self.differences.items()]
+        return f"{self.images} images: {', '.join(parts)}"
+
+
+def compare(
+    model: TraceableModel, exported: Callable[[Tensor], Outputs], images: Sequence[Tensor]
+) -> Comparison:
+    """Compare an exported model with the model on images.
+
+    Detections are matched by class and box, because equal scores may change places. Detections
+    whose score is within the tolerance of the lowest one are not counted as unmatched: the limit on
+    their number or the threshold may cut either.
+
+    Raises:
+        ExportError: the exported model fails, or has other outputs.
+    """
+    detections = unmatched = 0
+    differences: dict[str, float] = {}
+    for image in images:
+        with torch.no_grad():
+            expected = model(image)
+        try:
+            found = exported(image)
+        except Exception as error:  # the runtimes raise errors of their own
+            raise ExportError(
+                f"the exported model fails on an image of {tuple(image.shape)}: "
+                f"{_first_line(error)}"
+            ) from error
+        if found.keys() != expected.keys():
+            raise ExportError(f"the exported model has {[*found]} instead of {[*expected]}")
+        if "sem_seg" in expected:
+            _update(differences, "label maps", found["sem_seg"], expected["sem_seg"])
+            continue
+        pairs, left_over = _matched(expected, found)
+        detections += len(expected["scores"])
+        unmatched += left_over
+        for name, kind in _KINDS.items():
+            if name in expected:
+                _update(differences, kind, found[name][pairs.found], expected[name][pairs.expected])
+    return Comparison(len(images), detections, unmatched, differences)
+
+
+_KINDS = {"pred_boxes": "boxes", "scores": "scores", "mask_scores": "scores", "pred_masks": "masks"}
+
+
+class _Pairs(NamedTuple):
+    expected: Tensor
+    found: Tensor
+
+
+def _matched(expected: Outputs, found: Outputs) -> tuple[_Pairs, int]:
+    """Match detections of the same class, box and score; also return how many are left over."""
+    distance = torch.cdist(expected["pred_boxes"], found["pred_boxes"], p=torch.inf)
+    other_class = expected["pred_classes"][:, None] != found["pred_classes"]
+    apart = (expected["scores"][:, None] - found["scores"]).abs() > TOLERANCES["scores"]
+    distance[other_class | apart] = torch.inf
+    pairs = []
+    taken = torch.zeros(len(found["scores"]), dtype=torch.bool)
+    for row, distances in enumerate(distance):
+        distances = distances.masked_fill(taken, torch.inf)
+        if len(distances) and distances.min() <= 1.0:
+            column = int(distances.argmin())
+            taken[column] = True
+            pairs.append((row, column))
+    rows, columns = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
+    left_over = 0
+    for outputs, kept in ((expected, rows), (found, columns)):
+        scores = outputs["scores"]
+        is_left = torch.ones(len(scores), dtype=torch.bool).index_fill(0, kept, False)
+        if len(scores):
+            is_left &= scores > scores.min() + TOLERANCES["scores"]
+        left_over += int(is_left.sum())
+    return _Pairs(rows, columns), left_over
+
+
+def _update(differences: dict[str, float], kind: str, a: Tensor, b: Tensor) -> None:
+    if a.shape != b.shape:
+        raise ExportError(f"the exported {kind} have shape {tuple(a.shape)}, not {tuple(b.shape)}")
+    largest = float((a.double() - b.double()).abs().max()) if a.numel() else 0.0
+    differences[kind] = max(differences.get(kind, 0.0), largest)
+
+
+def require_onnx() -> None:
+    """Check that the packages for ONNX are installed.
+
+    Raises:
+        ImportError: one is missing.
+    """
+    for package in ("onnx", "onnxruntime"):
+        if find_spec(package) is None:
+            raise ImportError(f"ONNX needs {package}: pip install onnx onnxruntime")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide warnings of values that a trace keeps, whose effect :func:`compare` finds."""
+    log = logging.getLogger("torch")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        # The exporter prints the whole graph where an operator is missing.
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the first line of a message that has text; the exporter adds the whole graph."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
