@@ -73,6 +73,12 @@ PACKAGES = {
     "ruff": "ruff",
     "pyright": "pyright",
 }
+# Needed by tests of optional features, which are skipped without them.
+OPTIONAL = {
+    "onnx": "onnx",
+    "onnxruntime": "onnxruntime",
+    "segmentation_models_pytorch": "segmentation-models-pytorch",
+}
 # Other packages that contain the same module.
 SAME_MODULE = {
     "opencv-python": (
@@ -231,6 +237,7 @@ def install_missing(source: str) -> None:
         print(f"setup: installing {len(requirements)} packages{large}", flush=True)
         failure = f"cannot install {' '.join(requirements)}"
         run_pip(sys.executable, "install", *requirements, failure=failure)
+    install_optional()
     print(f"setup: {install(source)}; another one: DETECTRON2=git, =index or =PATH", flush=True)
     folder = next(iter(SITE_PACKAGES))
     if not any(importlib.metadata.distributions(name="d2_seesaw", path=[str(folder)])):
@@ -239,6 +246,17 @@ def install_missing(source: str) -> None:
             *("install", "--quiet", "--no-deps", "--no-build-isolation", "-e", str(ROOT)),
             failure="cannot install d2_seesaw",
         )
+
+
+def install_optional() -> None:
+    """Install the packages of optional features, or say which tests run without."""
+    missing = [r for module, r in OPTIONAL.items() if not is_installed(module, r)]
+    for requirement in missing:
+        try:
+            arguments = ("install", "--quiet", requirement)
+            run_pip(sys.executable, *arguments, failure=f"cannot install {requirement}")
+        except InstallationError as error:
+            print(f"setup: {error}: its tests are skipped", flush=True)
 
 
 def run_and_wait(command: list[str | Path]) -> int:

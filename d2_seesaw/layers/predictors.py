@@ -97,7 +97,9 @@ def conv1x1_channel(conv: nn.Conv2d, x: Tensor, channels: Tensor) -> Tensor:
             x = conv.temperature * conv.normalized_input(x)
         else:  # scaling the product avoids two copies of x
             scale = conv.input_scale(x)
-    y = torch.bmm(weight.flatten(1)[:, None], x.flatten(2)).unflatten(2, x.shape[2:])
+    D, H, W = x.shape[1:]
+    # The number of samples is inferred: ONNX reads a size that is 0 as "unchanged".
+    y = torch.bmm(weight[:, None, :, 0, 0], x.reshape(-1, D, H * W)).reshape(-1, 1, H, W)
     if scale is not None:
         y = y * scale
     if conv.bias is not None:

@@ -59,6 +59,7 @@ def test_missing_packages_then_detectron2_then_the_project_are_installed(
     done = []
     monkeypatch.setattr(set_up, "SITE_PACKAGES", {tmp_path})
     monkeypatch.setattr(set_up, "missing_requirements", lambda: ["torch>=2.6", "lvis"])
+    monkeypatch.setattr(set_up, "OPTIONAL", {})
     monkeypatch.setattr(set_up, "run_pip", lambda *arguments, failure: done.append(arguments[1:]))
     monkeypatch.setattr(set_up, "install", lambda source: done.append(source) or "Detectron2 X")
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
@@ -72,6 +73,24 @@ def test_missing_packages_then_detectron2_then_the_project_are_installed(
     assert [path.name for path in tmp_path.iterdir()] == ["mydata-1.dist-info"]
     message = capsys.readouterr().out
     assert "setup: Detectron2 X; another one: DETECTRON2=git, =index or =PATH" in message
+
+
+def test_an_optional_package_that_cannot_be_had_is_named_and_set_up_goes_on(
+    set_up, monkeypatch, capsys
+):
+    def pip(_, *arguments, failure):
+        if arguments[-1] == "none":
+            raise set_up.InstallationError(f"{failure} (no wheel)")
+        done.append(arguments[-1])
+
+    done = []
+    monkeypatch.setattr(set_up, "OPTIONAL", {"no_such_module": "none", "nor_this": "other"})
+    monkeypatch.setattr(set_up, "run_pip", pip)
+    set_up.install_optional()
+    assert done == ["other"]
+    assert capsys.readouterr().out == (
+        "setup: cannot install none (no wheel): its tests are skipped\n"
+    )
 
 
 def test_in_its_own_environment_all_leftovers_of_pip_are_removed(set_up, monkeypatch, tmp_path):
@@ -183,6 +202,7 @@ def metadata(monkeypatch):
 
 def test_all_requirements_of_the_project_and_its_development_are_installed(set_up, metadata):
     extras = metadata.extras_require
+    assert set(extras["export"]) <= set(set_up.OPTIONAL.values())
     names = {set_up.name_of(name) for name in [*extras["dev"], *extras["timm"]]}
     names |= {set_up.name_of(name) for name in metadata.install_requires}
     assert names <= {set_up.name_of(name) for name in set_up.PACKAGES.values()}
