@@ -120,7 +120,7 @@ class BalancedGroupSoftmaxLoss(nn.Module):
             classes, others, objectness = self._split(full_precision(logits))
             groups = self.groups()
             log_sums = group_log_sum_exp(classes, others, groups)
-            in_group = (classes - log_sums[:, groups]).exp()
+            in_group = (classes - log_sums.index_select(1, groups)).exp()
             is_object, is_background = objectness.softmax(dim=1).split(1, dim=1)
             return torch.cat([in_group * is_object, is_background], dim=1)
 
@@ -226,9 +226,11 @@ def group_log_sum_exp(classes: Tensor, others: Tensor, groups: Tensor) -> Tensor
     """
     members = [groups == group for group in range(others.shape[1])]
     with torch.no_grad():
-        highest = [classes.masked_fill(~member, -torch.inf).amax(dim=1) for member in members]
-        shift = torch.maximum(torch.stack(highest, dim=1), others)
-    powers = (classes - shift[:, groups]).exp()
+        # Adding a row of zeros and -inf is several times as fast as masking.
+        rows = [torch.where(member, 0.0, -torch.inf).to(classes.dtype) for member in members]
+        highest = torch.stack([(classes + row).amax(dim=1) for row in rows], dim=1)
+        shift = torch.maximum(highest, others)
+    powers = (classes - shift.index_select(1, groups)).exp_()
     # Not index_add: on a GPU, its sums differ from run to run.
     sums = torch.stack([(powers * member).sum(dim=1) for member in members], dim=1)
     return shift + (sums + (others - shift).exp()).log()
