@@ -66,9 +66,10 @@ def test_a_trained_model_has_its_scores_where_the_training_data_are_missing(kind
 @pytest.mark.parametrize("given", [[1, 2, 3000], Counting(1, 2, 3000)], ids=["list", "function"])
 def test_training_uses_the_counts_that_are_given_and_not_those_of_a_checkpoint(kind, given):
     loss = kind(3, given)
-    loss.load_state_dict(kind(3, [7, 500, 20]).state_dict())
-    step(loss)
-    assert counts_of(loss) == [1, 2, 3000]
+    for _ in range(2):
+        loss.load_state_dict(kind(3, [7, 500, 20]).state_dict())
+        step(loss)
+        assert counts_of(loss) == [1, 2, 3000]
 
 
 @LOSSES
