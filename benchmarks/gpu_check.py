@@ -375,7 +375,7 @@ def benchmark_parts(work: Path, device: str, *, short: bool) -> list[Part]:
     """List the benchmarks that support GPUs."""
     rounds = ["--rounds", "3" if short else "31"]
     arguments = {
-        "seesaw_loss": ["--rois", "1024", *rounds],
+        "classification_losses": ["--rois", "1024", *rounds],
         "mask_predictor": rounds,
         "dense_losses": rounds,
         "mask_rle": ["--rounds", "3" if short else "15"],
@@ -383,7 +383,7 @@ def benchmark_parts(work: Path, device: str, *, short: bool) -> list[Part]:
     if not short:
         arguments["training_speed"] = []
     if device == "cpu":
-        arguments["seesaw_loss"] = ["--rois", "64", "--classes", "1203", *rounds]
+        arguments["classification_losses"] = ["--rois", "64", *rounds]
         arguments["mask_predictor"] = ["--rois", "4", *rounds]
         arguments["dense_losses"] = ["--size", "64", "128", *rounds]
         arguments["mask_rle"] = ["--detections", "20", *rounds]

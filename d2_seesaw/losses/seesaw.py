@@ -4,28 +4,23 @@ Shapes in this module:
     R: sampled RoIs in the batch, foreground and background
     P: foreground RoIs among them, or any other samples that have a class
     C: foreground classes
-
-Both losses are divided by R, as in the authors' implementation, so that the weight of the class
-loss does not depend on the number of sampled foreground RoIs.
 """
 
 import math
-from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from d2_seesaw.losses._common import (
     IGNORED,
     check_dense_logits,
     check_labels,
-    check_logits,
-    check_num_classes,
     full_precision,
     sum_over_ranks,
 )
-from d2_seesaw.losses._first_pass import once
+from d2_seesaw.losses._first_pass import Tensors
+from d2_seesaw.losses._roi_softmax import RoISoftmaxLoss
 
 
 def seesaw_cross_entropy(
@@ -115,7 +110,7 @@ def seesaw_logits(
     return log_weights.add_(logits)
 
 
-class SeesawLoss(nn.Module):
+class SeesawLoss(RoISoftmaxLoss):
     """Seesaw class loss on the foreground RoIs and an objectness loss on all of them.
 
     The logits are C classes, then *object*, then *background* (paper, section 3.3). The loss counts
@@ -129,12 +124,20 @@ class SeesawLoss(nn.Module):
     ranks must then call the loss equally often. Without it, each rank keeps its own counts and a
     checkpoint holds those of rank 0, as in mmdet.
 
+    Without ``objectness``, the logits are C classes, then background, in one softmax (paper,
+    table 8, "C + 1"). The paper gives no equations for this form and no code of it is public. Here
+    background is class C + 1 of equations 4 to 8, with its RoIs as its count. The count of
+    background exceeds that of every class, so mitigation leaves foreground RoIs as they are with
+    respect to background, and background RoIs suppress class j by :math:`(N_j / N_{bg})^p` only.
+    Compensation raises the latter again where a class scores higher than background.
+
     Args:
         num_classes: C, the number of foreground classes.
         p: strength of the mitigation factor.
         q: strength of the compensation factor.
         eps: lower bound of the true class's probability in the compensation factor, in ``(0, 1]``.
-        loss_weight: factor on both losses.
+        objectness: whether background is separated from the classes by an objectness.
+        loss_weight: factor on the losses.
         sync: sum counts over the ranks.
 
     Raises:
@@ -142,6 +145,7 @@ class SeesawLoss(nn.Module):
     """
 
     class_counts: Tensor
+    options = ("p", "q", "eps")
 
     def __init__(
         self,
@@ -150,96 +154,27 @@ class SeesawLoss(nn.Module):
         p: float = 0.8,
         q: float = 2.0,
         eps: float = 1e-2,
+        objectness: bool = True,
         loss_weight: float = 1.0,
         sync: bool = True,
     ) -> None:
-        super().__init__()
-        check_num_classes(num_classes)
+        super().__init__(num_classes, objectness=objectness, loss_weight=loss_weight, sync=sync)
         check_hyper_parameters(p, q, eps)
-        self.num_classes = num_classes
-        self.num_logits = num_classes + 2
         self.p = p
         self.q = q
         self.eps = eps
-        self.loss_weight = loss_weight
-        self.sync = sync
         self.register_buffer("class_counts", torch.zeros(num_classes + 1, dtype=torch.int64))
 
-    def extra_repr(self) -> str:
-        """Return the hyper-parameters for ``print(model)``."""
-        return (
-            f"num_classes={self.num_classes}, p={self.p}, q={self.q}, eps={self.eps}, "
-            f"loss_weight={self.loss_weight}, sync={self.sync}"
-        )
+    def adjust(self, logits: Tensor, labels: Tensor, *statistics: Tensor) -> Tensor:
+        """Add the log Seesaw weights to the logits."""
+        (class_counts,) = statistics
+        return seesaw_logits(logits, labels, class_counts, self.p, self.q, self.eps)
 
-    def scores(self, logits: Tensor) -> Tensor:
-        """Compute detection probabilities: class probability times objectness (paper, eq. 9).
-
-        Args:
-            logits: ``(R, C + 2)``.
-
-        Returns:
-            ``(R, C + 1)`` probabilities that sum to 1, background last; float32, or float64 for
-            float64 logits.
-        """
-        with torch.autocast(logits.device.type, enabled=False):
-            logits = full_precision(logits)
-            classes, objectness = logits.split([self.num_classes, 2], dim=1)
-            is_object, is_background = objectness.softmax(dim=1).split(1, dim=1)
-            return torch.cat([classes.softmax(dim=1) * is_object, is_background], dim=1)
-
-    def forward(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Count the batch in a training step, and compute both losses.
-
-        Args:
-            logits: ``(R, C + 2)``: C classes, object, background.
-            labels: ``(R,)`` integers: a class in ``[0, C)``, C for background, -1 to ignore.
-
-        Returns:
-            The scalars ``loss_cls_classes`` and ``loss_cls_objectness``; differentiable zeros if
-            no RoI contributes.
-
-        Raises:
-            ValueError: shapes or labels are invalid.
-        """
-        C = self.num_classes
-        check_logits(logits, labels, self.num_logits, f"{C} classes, object and background")
-        meaning = f"{C} classes, then background; {IGNORED} is ignored"
-        labels = check_labels(labels, IGNORED, C, meaning)
-        with torch.autocast(logits.device.type, enabled=False):
-            logits = full_precision(logits)
-            normalizer, class_counts = once(self, partial(self._count, labels))
-            is_background = (labels == C).long()
-            objectness_target = torch.where(labels == IGNORED, IGNORED, is_background)
-            objectness = F.cross_entropy(
-                logits[:, C:], objectness_target, ignore_index=IGNORED, reduction="sum"
-            )
-            class_logits, class_labels = self._foreground(logits[:, :C], labels)
-            shifted = seesaw_logits(
-                class_logits, class_labels.clamp(min=0), class_counts, self.p, self.q, self.eps
-            )
-            classes = F.cross_entropy(shifted, class_labels, ignore_index=IGNORED, reduction="sum")
-        # Not (weight / normalizer) * loss: the quotient is float32 and would round float64 losses.
-        return {
-            "loss_cls_classes": self.loss_weight * classes / normalizer,
-            "loss_cls_objectness": self.loss_weight * objectness / normalizer,
-        }
-
-    def _foreground(self, class_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Select the foreground RoIs; in a compiled graph, ignore the others."""
-        is_foreground = (labels != IGNORED) & (labels != self.num_classes)
-        if torch.compiler.is_compiling():  # where the number of foreground RoIs is unknown
-            return class_logits, torch.where(is_foreground, labels, IGNORED)
-        foreground = is_foreground.nonzero().squeeze(1)
-        return class_logits[foreground], labels[foreground]
-
-    def _count(self, labels: Tensor, is_training_step: bool) -> tuple[Tensor, Tensor]:
+    def count(self, labels: Tensor, is_training_step: bool) -> Tensors:
         """Add the batch to the counts in a training step.
 
         Returns:
-            The normalizer of the losses, and the ``(C,)`` counts of the foreground classes. On
-            several ranks, the normalizer is the mean number of RoIs per rank, because DDP averages
-            gradients.
+            The normalizer of the losses, and the counts of the classes in the softmax.
         """
         # Not bincount: the size of its result depends on the data, which needs a GPU sync.
         counts_after_ignored = labels.new_zeros(self.num_classes + 2)
@@ -249,4 +184,5 @@ class SeesawLoss(nn.Module):
         if is_training_step:
             ranks = sum_over_ranks(batch_counts) if self.sync else 1
             self.class_counts += batch_counts
-        return batch_counts.sum().clamp(min=1) / ranks, self.class_counts[:-1]
+        counts = self.class_counts[:-1] if self.objectness else self.class_counts
+        return batch_counts.sum().clamp(min=1) / ranks, counts

@@ -25,8 +25,10 @@ def test_configs_were_found():
         "challenge": 12,
         "coco": 1,
         "lvis_v1": 19,
+        "lvis_v1/losses": 5,
         "mmdet": 6,
         "quickstart": 10,
+        "quickstart/losses": 5,
         "semantic": 20,
     }
 

@@ -15,13 +15,14 @@ from d2_seesaw.losses import (
     RecallLoss,
     SeesawCrossEntropyLoss,
     SeesawLoss,
-    SoftmaxLoss,
     progressive_constraint,
     seesaw_cross_entropy,
 )
 from tests.gpu.agreement import assert_agrees
+from tests.losses.all_losses import ROI_LOSSES
 
 pytestmark = pytest.mark.gpu
+every_loss = pytest.mark.parametrize("new_loss", ROI_LOSSES.values(), ids=ROI_LOSSES.keys())
 
 ROIS, C = 96, 1203
 
@@ -45,6 +46,17 @@ def sampled_rois(num_logits: int) -> tuple[Tensor, Tensor]:
     return 3 * torch.randn(ROIS, num_logits), labels
 
 
+class Scores(nn.Module):
+    """Scores of a loss, as a module that moves to the device."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return self.loss.scores(logits)
+
+
 def pixels() -> tuple[Tensor, Tensor]:
     """Draw logits of two images and 19 classes, and labels with some ignored pixels."""
     labels = (19 * torch.rand(2, 24, 33) ** 3).long()
@@ -59,8 +71,8 @@ def trained(loss: nn.Module, *batch: Tensor) -> nn.Module:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("new_loss", [SeesawLoss, SoftmaxLoss])
-def test_detection_losses(new_loss, dtype, device):
+@every_loss
+def test_losses_for_rois(new_loss, dtype, device):
     loss = new_loss(C)
     logits, labels = sampled_rois(loss.num_logits)
     trained(loss, logits, labels)
@@ -69,15 +81,18 @@ def test_detection_losses(new_loss, dtype, device):
     assert_agrees(loss, logits.to(dtype), labels, device=device, tolerance=tolerance)
 
 
+@every_loss
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_seesaw_loss_is_the_same_under_autocast(dtype, device):
-    loss = SeesawLoss(C)
+def test_losses_for_rois_are_the_same_under_autocast(new_loss, dtype, device):
+    loss = new_loss(C)
     batch = sampled_rois(loss.num_logits)
     assert_agrees(trained(loss, *batch), *batch, device=device, autocast=dtype)
 
 
-def test_seesaw_scores(device):
-    assert_agrees(SeesawLoss(C).scores, sampled_rois(C + 2)[0], device=device)
+@every_loss
+def test_scores(new_loss, device):
+    loss = new_loss(C)
+    assert_agrees(Scores(loss), sampled_rois(loss.num_logits)[0], device=device)
 
 
 def test_counts_move_with_the_module_and_stay_exact(device):
@@ -166,10 +181,11 @@ def synchronizations(step: Callable[[], object]) -> int:
     return sum("synchronizing CUDA operation" in str(warning.message) for warning in caught)
 
 
-def waits_of_seesaw_loss(classes: int, device: torch.device) -> tuple[int, int]:
+def waits_of(loss: nn.Module, device: torch.device) -> tuple[int, int]:
     """Count the synchronizations of a forward and a backward pass."""
-    loss = SeesawLoss(classes).to(device)
-    logits = torch.randn(512, classes + 2, device=device, requires_grad=True)
+    classes = loss.num_classes
+    loss = loss.to(device)
+    logits = torch.randn(512, loss.num_logits, device=device, requires_grad=True)
     labels = torch.randint(-1, classes + 1, (512,), device=device)
     sum(loss(logits, labels).values()).backward()  # warm-up: one-time synchronizations happen here
     total: list[Tensor] = []
@@ -177,12 +193,13 @@ def waits_of_seesaw_loss(classes: int, device: torch.device) -> tuple[int, int]:
     return forward, synchronizations(lambda: total[0].backward())
 
 
-def test_synchronizations_do_not_depend_on_the_number_of_classes(device):
+@every_loss
+def test_synchronizations_do_not_depend_on_the_number_of_classes(new_loss, device):
     if device.type != "cuda":
         pytest.skip("counts what CUDA reports")
     # Check the counter itself.
     assert synchronizations(lambda: torch.ones(1, device=device).item()) == 1
-    few, many = waits_of_seesaw_loss(10, device), waits_of_seesaw_loss(C, device)
+    few, many = waits_of(new_loss(10), device), waits_of(new_loss(C), device)
     assert few == many
     # Checking the labels and finding the foreground RoIs synchronize; the backward pass does not.
     forward, backward = many

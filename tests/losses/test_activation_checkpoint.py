@@ -27,7 +27,7 @@ from tests.losses.all_losses import LOSSES, C
 exact = partial(assert_close, rtol=0, atol=0)
 every_loss = pytest.mark.parametrize("new_loss", LOSSES.values(), ids=LOSSES.keys())
 
-KINDS = ["seesaw", "dense seesaw in chunks", "sampled", "running recall"]
+KINDS = ["seesaw", "sampled groups", "dense seesaw in chunks", "sampled", "running recall"]
 
 Region = Callable[..., Tensor]
 reentrant = partial(checkpoint, use_reentrant=True)

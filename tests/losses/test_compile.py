@@ -16,7 +16,6 @@ from d2_seesaw.losses import (
     RecallLoss,
     SeesawCrossEntropyLoss,
     SeesawLoss,
-    SoftmaxLoss,
     progressive_constraint,
     recall_cross_entropy,
     seesaw_cross_entropy,
@@ -28,6 +27,7 @@ LOSSES = ALL_LOSSES | {
     "sampled": lambda: SeesawCrossEntropyLoss(C, sample_size=10**6),  # every pixel, shuffled
     "given frequency": lambda: InverseFrequencyLoss(C, class_counts=[9, 2, 5, 0], power=0.5),
 }
+del LOSSES["sampled groups"]  # the sample depends on the random numbers of the backend
 FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "seesaw": lambda x, y: seesaw_cross_entropy(x, y.clamp(max=3), torch.tensor([9, 0, 2, 1])),
     "recall": recall_cross_entropy,
@@ -67,7 +67,7 @@ def _empty_cache():
 def batch(loss: object, size: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """Return logits and labels of ``size`` RoIs, or of two images of that width."""
     generator = torch.Generator().manual_seed(size)
-    if isinstance(loss, SeesawLoss | SoftmaxLoss):
+    if hasattr(loss, "num_logits"):  # for RoIs
         logits = torch.randn(size, loss.num_logits, generator=generator)
         labels = torch.randint(-1, C + 1, (size,), generator=generator)
     else:
@@ -134,7 +134,7 @@ def test_graphs_of_batches_to_ignore_and_empty_ones_give_zero(new_loss):
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     for size in (8, 0):
         logits, labels = batch(loss, size)
-        ignored = -1 if isinstance(loss, SeesawLoss | SoftmaxLoss) else 255
+        ignored = -1 if hasattr(loss, "num_logits") else 255
         found = value_and_gradient(compiled, logits, torch.full_like(labels, ignored))
         assert_close(found, (torch.tensor(0.0), torch.zeros_like(logits)), rtol=0, atol=0)
 

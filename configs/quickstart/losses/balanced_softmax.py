@@ -1,0 +1,9 @@
+"""configs/quickstart/seesaw.py with Balanced Softmax and an objectness.
+
+No published results: the data are generated. docs/model_zoo.md lists measured results.
+"""
+
+from ...common.heads.classification import balanced_softmax as _loss
+from ..seesaw import dataloader, lr_multiplier, model, optimizer, train, tta
+
+model.roi_heads.box_predictor.update(_loss)
