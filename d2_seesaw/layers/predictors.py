@@ -9,6 +9,7 @@ Shapes in this module:
     K: output channels of the convolution
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -21,16 +22,28 @@ LayerFactory = Callable[[int, int], nn.Module]
 """Builds a layer from its number of inputs and its number of outputs."""
 
 
-def _linear(std: float, in_features: int, out_features: int) -> nn.Linear:
+def _linear(std: float, prior: float, in_features: int, out_features: int) -> nn.Linear:
     layer = nn.Linear(in_features, out_features)
     nn.init.normal_(layer.weight, std=std)
-    nn.init.zeros_(layer.bias)
+    nn.init.constant_(layer.bias, math.log(prior / (1 - prior)))
     return layer
 
 
-def linear_classifier(*, std: float = 0.01) -> LayerFactory:
-    """Return a factory of ``nn.Linear`` with weights from ``N(0, std)``, as in Fast R-CNN."""
-    return partial(_linear, std)
+def linear_classifier(*, std: float = 0.01, prior_probability: float = 0.5) -> LayerFactory:
+    """Return a factory of ``nn.Linear`` with weights from ``N(0, std)``, as in Fast R-CNN.
+
+    Args:
+        std: standard deviation of the weights.
+        prior_probability: sigmoid of the initial bias. A low one, for losses with a sigmoid per
+            class, keeps the negatives of all classes from dominating the first steps (RetinaNet).
+            The default is a bias of 0.
+
+    Raises:
+        ValueError: the probability is not between 0 and 1.
+    """
+    if not 0 < prior_probability < 1:
+        raise ValueError(f"prior_probability must be between 0 and 1, got {prior_probability}")
+    return partial(_linear, std, prior_probability)
 
 
 def normed_linear_classifier(

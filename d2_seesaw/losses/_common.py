@@ -1,5 +1,7 @@
 """Helpers that the losses share: input checks, float32 under autocast, counts over ranks."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -100,6 +102,22 @@ def check_labels(labels: Tensor, lowest: int, highest: int, meaning: str) -> Ten
     return labels.long()
 
 
+def check_class_counts(class_counts: Sequence[int], num_classes: int) -> Tensor:
+    """Check the numbers of training images or objects of each class.
+
+    Returns:
+        ``(C,)`` int64 counts.
+
+    Raises:
+        ValueError: they are not C numbers of at least 0.
+    """
+    counts = [int(count) for count in class_counts]
+    if len(counts) != num_classes or min(counts) < 0:
+        given = f"{len(counts)} numbers" if len(counts) != num_classes else f"{min(counts)}"
+        raise ValueError(f"class_counts must be {num_classes} numbers, 0 or more, got {given}")
+    return torch.tensor(counts, dtype=torch.int64)
+
+
 def full_precision(logits: Tensor) -> Tensor:
     """Convert to float32 and keep float64; differentiable."""
     return logits if logits.dtype == torch.float64 else logits.float()
@@ -130,3 +148,12 @@ def count_labels(labels: Tensor, keep: Tensor, num_classes: int) -> Tensor:
         counts = kept.new_zeros(num_classes + 1)
         return counts.scatter_add(0, kept, torch.ones_like(kept))[:num_classes]
     return kept.bincount(minlength=num_classes + 1)[:num_classes]
+
+
+def one_hot(labels: Tensor, width: int, like: Tensor) -> Tensor:
+    """Return ``(R, width)`` zeros of the dtype of ``like`` with a one at each label of ``(R,)``.
+
+    The row of an ignored sample has its one in the last column.
+    """
+    index = torch.where(labels == IGNORED, width - 1, labels)
+    return like.new_zeros(len(labels), width).scatter_(1, index.unsqueeze(1), 1)
