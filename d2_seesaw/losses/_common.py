@@ -1,7 +1,5 @@
 """Helpers that the losses share: input checks, float32 under autocast, counts over ranks."""
 
-from collections.abc import Sequence
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -100,22 +98,6 @@ def check_labels(labels: Tensor, lowest: int, highest: int, meaning: str) -> Ten
         wrong = smallest if smallest < lowest else largest
         raise ValueError(f"labels must be in [{lowest}, {highest}] ({meaning}), got {wrong}")
     return labels.long()
-
-
-def check_class_counts(class_counts: Sequence[int], num_classes: int) -> Tensor:
-    """Check the numbers of training images or objects of each class.
-
-    Returns:
-        ``(C,)`` int64 counts.
-
-    Raises:
-        ValueError: they are not C numbers of at least 0.
-    """
-    counts = [int(count) for count in class_counts]
-    if len(counts) != num_classes or min(counts) < 0:
-        given = f"{len(counts)} numbers" if len(counts) != num_classes else f"{min(counts)}"
-        raise ValueError(f"class_counts must be {num_classes} numbers, 0 or more, got {given}")
-    return torch.tensor(counts, dtype=torch.int64)
 
 
 def full_precision(logits: Tensor) -> Tensor:

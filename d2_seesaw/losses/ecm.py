@@ -5,7 +5,7 @@ Shapes in this module:
     C: foreground classes
 """
 
-from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from d2_seesaw.losses._common import (
     IGNORED,
-    check_class_counts,
     check_labels,
     check_logits,
     check_num_classes,
     full_precision,
     one_hot,
+    sum_over_ranks,
 )
+from d2_seesaw.losses._first_pass import once
+from d2_seesaw.losses._given_counts import ClassCounts, GivenClassCounts
 from d2_seesaw.losses.equalization_v2 import scores_with_objectness
 
 
@@ -45,30 +47,34 @@ class ECMLoss(nn.Module):
     with ``background_ratio`` times the samples of all others.
 
     It follows that :math:`\hat s = \sigma(2 z + \frac{1}{4} \log (n_c / n_{\neg c}))`, which is how
-    it is computed. Scores do not contain the margins.
+    it is computed. Scores do not contain the margins. Shifts and :math:`m_c` are computed in
+    float64. The authors' float32 rounds :math:`m_c` of the rarest classes of LVIS to 1.11, not 1.
 
-    The loss has no state that changes, and sums nothing over the ranks.
+    With ``sync`` and a process group, the number of RoIs is summed over the ranks, so that loss and
+    (averaged) gradients equal those of one process on the whole batch. All ranks must then call the
+    loss equally often. The authors divide by the RoIs of each rank.
 
     Args:
         num_classes: C, the number of foreground classes.
-        class_counts: training images of each class; zeros count as ones.
+        class_counts: training images of each class, or a function that returns them; zeros count as
+            ones.
         background_ratio: number of background samples per foreground sample. The default was
             measured by the authors on Mask R-CNN.
         loss_weight: factor on the loss.
+        sync: sum the number of RoIs over the ranks.
 
     Raises:
         ValueError: a hyper-parameter is out of range, or ``class_counts`` are invalid.
     """
 
-    class_counts: Tensor
-
     def __init__(
         self,
         num_classes: int,
+        class_counts: ClassCounts,
         *,
-        class_counts: Sequence[int],
         background_ratio: float = 6.3313,
         loss_weight: float = 1.0,
+        sync: bool = True,
     ) -> None:
         super().__init__()
         check_num_classes(num_classes)
@@ -78,14 +84,14 @@ class ECMLoss(nn.Module):
         self.num_logits = num_classes + 1
         self.background_ratio = background_ratio
         self.loss_weight = loss_weight
-        counts = check_class_counts(class_counts, num_classes)
-        self.register_buffer("class_counts", counts, persistent=False)  # they are in the config
+        self.sync = sync
+        self.training_split = GivenClassCounts(num_classes, class_counts)
 
     def extra_repr(self) -> str:
         """Return the hyper-parameters for ``print(model)``."""
         return (
             f"num_classes={self.num_classes}, background_ratio={self.background_ratio}, "
-            f"loss_weight={self.loss_weight}"
+            f"loss_weight={self.loss_weight}, sync={self.sync}"
         )
 
     def scores(self, logits: Tensor) -> Tensor:
@@ -120,6 +126,7 @@ class ECMLoss(nn.Module):
         is_valid = labels != IGNORED
         with torch.autocast(logits.device.type, enabled=False):
             logits = full_precision(logits)
+            (normalizer,) = once(self, partial(self._count, is_valid))
             shifts, weights = (x.to(logits.dtype) for x in self.shifts_and_weights())
             total = F.binary_cross_entropy_with_logits(
                 2 * logits + shifts,
@@ -127,11 +134,17 @@ class ECMLoss(nn.Module):
                 weight=weights * is_valid.unsqueeze(1),
                 reduction="sum",
             )
-        return {"loss_cls": self.loss_weight * total / is_valid.sum().clamp(min=1)}
+        return {"loss_cls": self.loss_weight * total / normalizer}
 
     def shifts_and_weights(self) -> tuple[Tensor, Tensor]:
         r"""Return ``(C + 1,)`` float64: the shifts :math:`\log w_c^+ / w_c^-` and :math:`m_c`."""
-        counts = self.class_counts.clamp(min=1).double()
+        counts = self.training_split().clamp(min=1).double()
         counts = torch.cat([counts, self.background_ratio * counts.sum(0, keepdim=True)])
         ratio = (counts.sum() - counts) / counts
         return -ratio.log() / 4, ratio * torch.log1p(1 / ratio)
+
+    def _count(self, is_valid: Tensor, is_training_step: bool) -> tuple[Tensor]:
+        """Return the number of RoIs; on several ranks, its mean, because DDP averages gradients."""
+        rois = is_valid.sum()
+        ranks = sum_over_ranks(rois) if self.sync and is_training_step else 1
+        return (rois.clamp(min=1) / ranks,)

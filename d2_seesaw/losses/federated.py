@@ -8,15 +8,12 @@ Shapes in this module:
     C: foreground classes
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2_seesaw.losses._common import (
     IGNORED,
-    check_class_counts,
     check_labels,
     check_logits,
     check_num_classes,
@@ -24,6 +21,7 @@ from d2_seesaw.losses._common import (
     one_hot,
 )
 from d2_seesaw.losses._first_pass import once
+from d2_seesaw.losses._given_counts import ClassCounts, GivenClassCounts
 
 
 class FederatedLoss(nn.Module):
@@ -48,8 +46,8 @@ class FederatedLoss(nn.Module):
 
     Args:
         num_classes: C, the number of foreground classes.
-        class_counts: training images of each class. Required for sampling. A class without images
-            is only used if a RoI has it.
+        class_counts: training images of each class, or a function that returns them. Required for
+            sampling. A class without images is only used if a RoI has it.
         num_sampled: size of S. None uses all classes: plain sigmoid cross-entropy.
         power: exponent p of the counts.
         loss_weight: factor on the loss.
@@ -58,13 +56,11 @@ class FederatedLoss(nn.Module):
         ValueError: a hyper-parameter is out of range, or ``class_counts`` are missing or invalid.
     """
 
-    class_counts: Tensor | None
-
     def __init__(
         self,
         num_classes: int,
         *,
-        class_counts: Sequence[int] | None = None,
+        class_counts: ClassCounts | None = None,
         num_sampled: int | None = 50,
         power: float = 0.5,
         loss_weight: float = 1.0,
@@ -75,21 +71,19 @@ class FederatedLoss(nn.Module):
             raise ValueError(f"num_sampled must be at least 1 or None, got {num_sampled}")
         if not power >= 0:
             raise ValueError(f"power must be 0 or more, got {power}")
-        counts = None
-        if num_sampled is not None:
-            if class_counts is None:
-                raise ValueError(
-                    f"num_sampled={num_sampled} needs class_counts, the training images of each "
-                    "class; num_sampled=None uses all classes without them"
-                )
-            counts = check_class_counts(class_counts, num_classes)
+        if num_sampled is not None and class_counts is None:
+            raise ValueError(
+                f"num_sampled={num_sampled} needs class_counts, the training images of each class; "
+                "num_sampled=None uses all classes without them"
+            )
         self.num_classes = num_classes
         self.num_logits = num_classes + 1
         self.num_sampled = num_sampled
         self.power = power
         self.loss_weight = loss_weight
-        # Not saved: they follow from the config, and Detectron2's checkpoints do not have them.
-        self.register_buffer("class_counts", counts, persistent=False)
+        self.training_split = None
+        if num_sampled is not None and class_counts is not None:
+            self.training_split = GivenClassCounts(num_classes, class_counts)
 
     def extra_repr(self) -> str:
         """Return the hyper-parameters for ``print(model)``."""
@@ -133,8 +127,8 @@ class FederatedLoss(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             logits = full_precision(logits)
             weights = is_valid.unsqueeze(1).to(logits.dtype)
-            if self.num_sampled is not None:
-                drawn = self._draw(labels)
+            if self.num_sampled is not None and self.training_split is not None:
+                drawn = self._draw(labels, self.training_split(), self.num_sampled)
                 # Drawn again in a recomputation, which may use other random numbers.
                 (is_used,) = once(self, lambda _: (drawn,))
                 weights = weights * is_used
@@ -146,11 +140,9 @@ class FederatedLoss(nn.Module):
         normalizer = is_valid.sum().clamp(min=1)
         return {"loss_cls": self.loss_weight * total / normalizer}
 
-    def _draw(self, labels: Tensor) -> Tensor:
+    def _draw(self, labels: Tensor, counts: Tensor, size: int) -> Tensor:
         """Return ``(C,)`` booleans: the classes to use, drawn anew in each call."""
-        C, counts, size = self.num_classes, self.class_counts, self.num_sampled
-        if counts is None or size is None:
-            raise RuntimeError("a draw needs class_counts")
+        C = self.num_classes
         present = labels.new_zeros(C + 2, dtype=torch.bool)  # ignored, classes, background
         present = present.index_fill(0, labels - IGNORED, True)[1:]
         weights = counts.float() ** self.power

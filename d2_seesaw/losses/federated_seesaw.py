@@ -24,6 +24,7 @@ class FederatedSeesawLoss(SeesawLoss):
 
     for the set V of verified classes, over which the softmax in :math:`C_{ij}` is taken, too. With
     all classes verified, this is :class:`SeesawLoss`. Counts, objectness and scores are unchanged.
+    Where background is in the same softmax, it always competes.
 
     This is our own, not from a paper, and there is no published result. The arguments are those of
     :class:`SeesawLoss`. Needs :class:`~d2_seesaw.modeling.FederatedRCNN` as the model.
@@ -53,16 +54,17 @@ class FederatedSeesawLoss(SeesawLoss):
         C = self.num_classes
         if verified_classes is None:
             return super().forward(logits, labels)
-        check_logits(logits, labels, self.num_logits, f"{C} classes, object and background")
+        check_logits(logits, labels, self.num_logits, f"{C} classes, then others")
         expected = (len(logits), C)
         if verified_classes.shape != expected or verified_classes.dtype != torch.bool:
             raise ValueError(
                 f"verified_classes must be booleans of shape {expected}, got "
                 f"{verified_classes.dtype} of shape {tuple(verified_classes.shape)}"
             )
-        is_class = torch.arange(C + 2, device=labels.device) == labels.unsqueeze(1)
-        # Rows without a class keep all their logits: none of them has a class loss.
-        is_foreground = is_class[:, :C].any(dim=1, keepdim=True)
-        is_left_out = is_foreground & ~(verified_classes | is_class[:, :C])
-        masked = logits.masked_fill(F.pad(is_left_out, (0, 2)), -torch.inf)
-        return super().forward(masked, labels)
+        is_class = torch.arange(C, device=labels.device) == labels.unsqueeze(1)
+        is_left_out = ~(verified_classes | is_class)
+        if self.num_logits == C + 2:
+            # With objectness, only rows with a class have a class loss. Others keep their logits.
+            is_left_out &= is_class.any(dim=1, keepdim=True)
+        is_left_out = F.pad(is_left_out, (0, self.num_logits - C))
+        return super().forward(logits.masked_fill(is_left_out, -torch.inf), labels)

@@ -1,0 +1,66 @@
+"""Class counts of the training split, which a loss is given and may read late."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+ClassCounts = Sequence[int] | Callable[[], Sequence[int]]
+"""C numbers, or a function that returns them."""
+
+_SHOWN = 3
+
+
+class GivenClassCounts(nn.Module):
+    """Class counts of the training split, as a buffer that is saved with the model.
+
+    A function is called when the counts are first needed for a loss, so a model can be built where
+    the training data are missing. The buffer has the counts of a checkpoint until then, or zeros.
+    The counts that are given replace the counts of a checkpoint in training.
+
+    Args:
+        num_classes: C.
+        class_counts: C whole numbers, 0 or more, or a function that returns them.
+
+    Raises:
+        ValueError: the numbers are not that; for a function, when it is called.
+    """
+
+    counts: Tensor
+
+    def __init__(self, num_classes: int, class_counts: ClassCounts) -> None:
+        super().__init__()
+        self._given = class_counts
+        self._is_read = False
+        # An error in a list should not wait for the first step.
+        counts = (
+            [0] * num_classes if callable(class_counts) else _checked(class_counts, num_classes)
+        )
+        self.register_buffer("counts", torch.tensor(counts, dtype=torch.int64))
+
+    def forward(self) -> Tensor:
+        """Return the ``(C,)`` int64 counts; read them first if this has not been done."""
+        if not self._is_read:
+            self._read()
+        return self.counts
+
+    @torch.compiler.disable
+    def _read(self) -> None:
+        given = self._given() if callable(self._given) else self._given
+        counts = torch.tensor(_checked(given, len(self.counts)), dtype=torch.int64)
+        self.counts.copy_(counts)
+        self._is_read = True
+
+
+def _checked(class_counts: Sequence[int], num_classes: int) -> list[int]:
+    counts = [int(count) for count in class_counts]
+    if len(counts) != num_classes:
+        raise ValueError(
+            f"class_counts must have {num_classes} numbers, one for each class, got {len(counts)}"
+        )
+    wrong = [f"{n} at {i}" for i, n in enumerate(class_counts) if n < 0 or n != int(n)]
+    if wrong:
+        raise ValueError(
+            f"class_counts must be whole numbers, 0 or more, got {', '.join(wrong[:_SHOWN])}"
+        )
+    return counts
