@@ -56,8 +56,9 @@ class ECMLoss(nn.Module):
 
     Args:
         num_classes: C, the number of foreground classes.
-        class_counts: training images of each class, or a function that returns them; zeros count as
-            ones.
+        class_counts: training objects of each class, or a function that returns the counts, called
+            before the first loss. Zeros count as ones. The authors' file of "image counts" has
+            those of objects, too.
         background_ratio: number of background samples per foreground sample. The default was
             measured by the authors on Mask R-CNN.
         loss_weight: factor on the loss.

@@ -46,8 +46,9 @@ class FederatedLoss(nn.Module):
 
     Args:
         num_classes: C, the number of foreground classes.
-        class_counts: training images of each class, or a function that returns them. Required for
-            sampling. A class without images is only used if a RoI has it.
+        class_counts: training images of each class, or a function that returns the counts, called
+            before the first loss. Required for sampling. A class without images is only used if a
+            RoI has it.
         num_sampled: size of S. None uses all classes: plain sigmoid cross-entropy.
         power: exponent p of the counts.
         loss_weight: factor on the loss.

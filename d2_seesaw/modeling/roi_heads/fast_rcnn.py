@@ -23,9 +23,8 @@ Predictions = tuple[Tensor, Tensor]
 """``(R, L)`` logits and ``(R, 4)`` or ``(R, 4 C)`` box deltas."""
 
 _REFUSED = {
-    "use_sigmoid_ce": "the classification loss is the object given as cls_loss",
-    "use_fed_loss": "Seesaw Loss and softmax normalize over all classes, so classes cannot be "
-    "sampled; pass a federated loss as cls_loss instead",
+    "use_sigmoid_ce": "pass FederatedLoss(num_classes, num_sampled=None) as cls_loss instead",
+    "use_fed_loss": "pass a FederatedLoss as cls_loss instead",
 }
 
 
