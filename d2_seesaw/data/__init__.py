@@ -10,6 +10,7 @@ from d2_seesaw.data.catalog import (
     register_longtail_instances,
 )
 from d2_seesaw.data.check import DatasetCheck, check_dataset
+from d2_seesaw.data.class_counts import training_class_counts
 from d2_seesaw.data.frequency import category_image_counts, frequency_group, group_sizes
 from d2_seesaw.data.instaboost import InstaBoost
 from d2_seesaw.data.loader import TrainLoader, build_train_loader
@@ -63,4 +64,5 @@ __all__ = [
     "register_semantic_folder",
     "register_synthia_rand_cityscapes",
     "register_synthia_seqs",
+    "training_class_counts",
 ]

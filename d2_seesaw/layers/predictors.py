@@ -41,16 +41,40 @@ def linear_classifier(*, std: float = 0.01, prior_probability: float = 0.5) -> L
     Raises:
         ValueError: the probability is not between 0 and 1.
     """
-    if not 0 < prior_probability < 1:
-        raise ValueError(f"prior_probability must be between 0 and 1, got {prior_probability}")
+    _check_probability(prior_probability)
     return partial(_linear, std, prior_probability)
 
 
+def _check_probability(probability: float) -> None:
+    if not 0 < probability < 1:
+        raise ValueError(f"prior_probability must be between 0 and 1, got {probability}")
+
+
+def _normed_linear(
+    options: dict[str, float], prior: float, in_features: int, out_features: int
+) -> NormedLinear:
+    layer = NormedLinear(in_features, out_features, **options)
+    nn.init.constant_(layer.bias, math.log(prior / (1 - prior)))
+    return layer
+
+
 def normed_linear_classifier(
-    *, temperature: float = 20.0, power: float = 1.0, eps: float = 1e-6
+    *,
+    temperature: float = 20.0,
+    power: float = 1.0,
+    eps: float = 1e-6,
+    prior_probability: float = 0.5,
 ) -> LayerFactory:
-    """Return a factory of :class:`NormedLinear` with these arguments."""
-    return partial(NormedLinear, temperature=temperature, power=power, eps=eps)
+    """Return a factory of :class:`NormedLinear` with these arguments.
+
+    ``prior_probability`` is the sigmoid of the initial bias, as in :func:`linear_classifier`.
+
+    Raises:
+        ValueError: the probability is not between 0 and 1.
+    """
+    _check_probability(prior_probability)
+    options = {"temperature": temperature, "power": power, "eps": eps}
+    return partial(_normed_linear, options, prior_probability)
 
 
 def _conv(std: float, in_channels: int, out_channels: int) -> nn.Conv2d:

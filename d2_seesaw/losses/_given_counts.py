@@ -1,6 +1,7 @@
 """Class counts of the training split, which a loss is given and may read late."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,12 @@ _SHOWN = 3
 class GivenClassCounts(nn.Module):
     """Class counts of the training split, as a buffer that is saved with the model.
 
-    A function is called when the counts are first needed for a loss, so a model can be built where
-    the training data are missing. The buffer has the counts of a checkpoint until then, or zeros.
-    The counts that are given replace the counts of a checkpoint in training.
+    A function is called when a loss first needs the counts, so a model can be built where the
+    training data are missing. Until then, the buffer has the counts of the checkpoint that is
+    loaded, or zeros. The counts that are given win over the counts of a checkpoint.
+
+    Calling a function breaks a compiled graph. With ``fullgraph=True``, call this module once
+    before.
 
     Args:
         num_classes: C.
@@ -31,15 +35,14 @@ class GivenClassCounts(nn.Module):
     def __init__(self, num_classes: int, class_counts: ClassCounts) -> None:
         super().__init__()
         self._given = class_counts
-        self._is_read = False
-        # An error in a list should not wait for the first step.
+        self._is_read = not callable(class_counts)
         counts = (
             [0] * num_classes if callable(class_counts) else _checked(class_counts, num_classes)
         )
         self.register_buffer("counts", torch.tensor(counts, dtype=torch.int64))
 
     def forward(self) -> Tensor:
-        """Return the ``(C,)`` int64 counts; read them first if this has not been done."""
+        """Return the ``(C,)`` int64 counts; call the function first if this has not been done."""
         if not self._is_read:
             self._read()
         return self.counts
@@ -47,9 +50,15 @@ class GivenClassCounts(nn.Module):
     @torch.compiler.disable
     def _read(self) -> None:
         given = self._given() if callable(self._given) else self._given
-        counts = torch.tensor(_checked(given, len(self.counts)), dtype=torch.int64)
-        self.counts.copy_(counts)
+        counts = _checked(given, len(self.counts))
+        self.counts.copy_(torch.tensor(counts, dtype=torch.int64))
         self._is_read = True
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._is_read = False
+        if not callable(self._given):
+            self._read()
 
 
 def _checked(class_counts: Sequence[int], num_classes: int) -> list[int]:

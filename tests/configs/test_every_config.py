@@ -25,8 +25,10 @@ def test_configs_were_found():
         "challenge": 12,
         "coco": 1,
         "lvis_v1": 19,
+        "lvis_v1/losses": 4,
         "mmdet": 6,
         "quickstart": 10,
+        "quickstart/losses": 4,
         "semantic": 20,
     }
 
@@ -71,6 +73,7 @@ NUMBERS = (
     r"Paper, table \d+: mask AP \d",
     r"Paper \(abstract\): \d",
     r"mmdet's model zoo: mask AP \d",
+    r"The authors' repository: mask AP \d",
     r"slides of the LVIS 2020 challenge: box AP \d",
     r"No published results",
 )

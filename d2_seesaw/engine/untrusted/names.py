@@ -33,6 +33,7 @@ TEST_MAPPER = "dataloader.test.mapper"
 
 CALLABLES: dict[str, tuple[str, ...]] = {
     "model": (
+        "d2_seesaw.data.training_class_counts",
         "d2_seesaw.layers.layer_norm",
         "d2_seesaw.layers.linear_classifier",
         "d2_seesaw.layers.mask_predictor",

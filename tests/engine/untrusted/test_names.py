@@ -26,6 +26,7 @@ COVERING = (
     "coco/htc_lite_r50_fpn_1x",
     "mmdet/cascade_mask_rcnn_r101_fpn_seesaw",
     "quickstart/cascade",
+    "quickstart/losses/ecm",
     "semantic/cityscapes_deeplab_r50_cross_entropy",
     "semantic/synthia_seqs_deeplab_r18_cross_entropy",
 )
