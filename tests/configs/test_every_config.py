@@ -46,7 +46,7 @@ def test_loading_twice_gives_equal_configs(name):
 
 @each(LEAVES)
 def test_builds_model_optimizer_and_schedule(path):
-    cfg = changed(path, "train.max_iter=4000")
+    cfg = changed(path, "train.max_iter=40000")
     cfg.optimizer.params.model = model = model_in(path)
     groups = instantiate(cfg.optimizer).param_groups
     trained = sum(len(group["params"]) for group in groups)
