@@ -9,6 +9,7 @@ Shapes in this module:
     K: output channels of the convolution
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -21,23 +22,59 @@ LayerFactory = Callable[[int, int], nn.Module]
 """Builds a layer from its number of inputs and its number of outputs."""
 
 
-def _linear(std: float, in_features: int, out_features: int) -> nn.Linear:
+def _linear(std: float, prior: float, in_features: int, out_features: int) -> nn.Linear:
     layer = nn.Linear(in_features, out_features)
     nn.init.normal_(layer.weight, std=std)
-    nn.init.zeros_(layer.bias)
+    nn.init.constant_(layer.bias, math.log(prior / (1 - prior)))
     return layer
 
 
-def linear_classifier(*, std: float = 0.01) -> LayerFactory:
-    """Return a factory of ``nn.Linear`` with weights from ``N(0, std)``, as in Fast R-CNN."""
-    return partial(_linear, std)
+def linear_classifier(*, std: float = 0.01, prior_probability: float = 0.5) -> LayerFactory:
+    """Return a factory of ``nn.Linear`` with weights from ``N(0, std)``, as in Fast R-CNN.
+
+    Args:
+        std: standard deviation of the weights.
+        prior_probability: sigmoid of the initial bias. A low one, for losses with a sigmoid per
+            class, keeps the negatives of all classes from dominating the first steps (RetinaNet).
+            The default is a bias of 0.
+
+    Raises:
+        ValueError: the probability is not between 0 and 1.
+    """
+    _check_probability(prior_probability)
+    return partial(_linear, std, prior_probability)
+
+
+def _check_probability(probability: float) -> None:
+    if not 0 < probability < 1:
+        raise ValueError(f"prior_probability must be between 0 and 1, got {probability}")
+
+
+def _normed_linear(
+    options: dict[str, float], prior: float, in_features: int, out_features: int
+) -> NormedLinear:
+    layer = NormedLinear(in_features, out_features, **options)
+    nn.init.constant_(layer.bias, math.log(prior / (1 - prior)))
+    return layer
 
 
 def normed_linear_classifier(
-    *, temperature: float = 20.0, power: float = 1.0, eps: float = 1e-6
+    *,
+    temperature: float = 20.0,
+    power: float = 1.0,
+    eps: float = 1e-6,
+    prior_probability: float = 0.5,
 ) -> LayerFactory:
-    """Return a factory of :class:`NormedLinear` with these arguments."""
-    return partial(NormedLinear, temperature=temperature, power=power, eps=eps)
+    """Return a factory of :class:`NormedLinear` with these arguments.
+
+    ``prior_probability`` is the sigmoid of the initial bias, as in :func:`linear_classifier`.
+
+    Raises:
+        ValueError: the probability is not between 0 and 1.
+    """
+    _check_probability(prior_probability)
+    options = {"temperature": temperature, "power": power, "eps": eps}
+    return partial(_normed_linear, options, prior_probability)
 
 
 def _conv(std: float, in_channels: int, out_channels: int) -> nn.Conv2d:

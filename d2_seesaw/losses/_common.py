@@ -130,3 +130,12 @@ def count_labels(labels: Tensor, keep: Tensor, num_classes: int) -> Tensor:
         counts = kept.new_zeros(num_classes + 1)
         return counts.scatter_add(0, kept, torch.ones_like(kept))[:num_classes]
     return kept.bincount(minlength=num_classes + 1)[:num_classes]
+
+
+def one_hot(labels: Tensor, width: int, like: Tensor) -> Tensor:
+    """Return ``(R, width)`` zeros of the dtype of ``like`` with a one at each label of ``(R,)``.
+
+    The row of an ignored sample has its one in the last column.
+    """
+    index = torch.where(labels == IGNORED, width - 1, labels)
+    return like.new_zeros(len(labels), width).scatter_(1, index.unsqueeze(1), 1)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import d2_seesaw._requires_detectron2  # noqa: F401  (an error in one line)
 from d2_seesaw.modeling.backbones import DilatedBasicBlock, TimmBackbone, dilated_resnet_stages
 from d2_seesaw.modeling.fpg import FPG
-from d2_seesaw.modeling.meta_arch import DualHeadRCNN, FederatedRCNN
+from d2_seesaw.modeling.meta_arch import DualHeadRCNN, FederatedDualHeadRCNN, FederatedRCNN
 from d2_seesaw.modeling.roi_heads import (
     AveragedMaskHeads,
     CarafeMaskHead,
@@ -42,6 +42,7 @@ __all__ = [
     "DualOutputLayers",
     "DualTSDBoxHead",
     "DualTSDOutputLayers",
+    "FederatedDualHeadRCNN",
     "FederatedRCNN",
     "GlobalContextEncoder",
     "HTCLiteROIHeads",

@@ -17,6 +17,7 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from d2_seesaw.modeling.roi_heads.dual_head import DualBoxHead, DualOutputLayers
+from d2_seesaw.modeling.roi_heads.fast_rcnn import FederatedImageSize
 
 INITS = ("copy", "random")
 
@@ -177,14 +178,18 @@ class FederatedImageList(ImageList):
 class FederatedRCNN(GeneralizedRCNN):
     """``GeneralizedRCNN`` that passes the verified negatives of training images to the ROI heads.
 
-    They are the ``negative_classes`` of each input, which ``register_longtail_instances`` sets for
-    data with any category ids, or else its ``neg_category_ids``, which Detectron2's LVIS loader
-    sets. These are ids of an LVIS file, which run from 1 without gaps: class = id - 1, as that
-    loader converts the ids of objects.
+    The images have them as ``negative_classes``, for a :class:`GlobalContextEncoder`. The sizes of
+    the images have them together with the classes of the objects, which are verified, too. Losses
+    that ask for it, such as :class:`~d2_seesaw.losses.FederatedSeesawLoss`, get them for each RoI.
+
+    The negatives are the ``negative_classes`` of each input, which ``register_longtail_instances``
+    sets for data with any category ids, or else its ``neg_category_ids``, which Detectron2's LVIS
+    loader sets. These are ids of an LVIS file, which run from 1 without gaps: class = id - 1, as
+    that loader converts the ids of objects.
     """
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """Normalize and pad the images; in training, add their verified negatives.
+        """Normalize and pad the images; in training, add their verified classes.
 
         Raises:
             ValueError: in training, an input has no negatives, or a class or id is out of range.
@@ -194,7 +199,19 @@ class FederatedRCNN(GeneralizedRCNN):
             return images
         num_classes: Any = self.roi_heads.num_classes
         negatives = [_classes(x, num_classes).to(self.device) for x in batched_inputs]
-        return FederatedImageList(images.tensor, images.image_sizes, negatives)
+        sizes = []
+        for given, size, absent in zip(batched_inputs, images.image_sizes, negatives, strict=True):
+            verified = torch.zeros(num_classes, dtype=torch.bool, device=self.device)
+            verified.index_fill_(0, absent, True)
+            if "instances" in given:
+                verified.index_fill_(0, given["instances"].gt_classes.to(self.device), True)
+            sizes.append(FederatedImageSize(size))
+            sizes[-1].verified_classes = verified
+        return FederatedImageList(images.tensor, sizes, negatives)
+
+
+class FederatedDualHeadRCNN(FederatedRCNN, DualHeadRCNN):
+    """:class:`DualHeadRCNN` whose new losses may ask for the classes verified in an image."""
 
 
 def _classes(image: dict[str, Any], num_classes: int) -> Tensor:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import LazyCall as L
+from detectron2.config import LazyConfig
 from detectron2.data import DatasetCatalog, transforms
 from detectron2.engine import hooks
 from detectron2.evaluation import DatasetEvaluator
@@ -31,6 +32,7 @@ from d2_seesaw.data import (
 )
 from d2_seesaw.engine import load_config
 from d2_seesaw.layers import mask_predictor
+from d2_seesaw.modeling import FederatedRCNN
 from d2_seesaw.synthetic.instances import LongTailSpec, generate_longtail_dataset
 from d2_seesaw.synthetic.profile import DEMO_PROFILE
 from tests.support.ranks import run_on_ranks
@@ -119,6 +121,7 @@ def config(case, output, workers):
     cfg.model.backbone.out_channels = 8
     cfg.model.proposal_generator.head.in_channels = 8
     heads = cfg.model.roi_heads
+    set_loss(cfg, case.get("loss", "seesaw"))
     heads.num_classes = 4
     heads.batch_size_per_image = 16
     heads.box_head.input_shape.channels = 8
@@ -168,6 +171,16 @@ def config(case, output, workers):
         cfg.optimizer.lr = 1e-4
     cfg.train.update(options)
     return cfg
+
+
+def set_loss(cfg, name):
+    """Set the classification loss; the federated ones leave out some of the four classes."""
+    part = LazyConfig.load("configs/common/heads/classification.py", name)
+    if name == "federated":
+        part.cls_loss.num_sampled = 3
+    if name == "federated_seesaw":
+        cfg.model.update(L(FederatedRCNN)())
+    cfg.model.roi_heads.box_predictor.update(part)
 
 
 class Stopped(BaseException):
@@ -279,3 +292,13 @@ def test_a_training_in_four_parts_equals_one_in_one_part(case, data, tmp_path):
     results = run_on_ranks(compare, case, data, tmp_path, world_size=case["ranks"], timeout=280)
     assert all(compared > 100 for _, compared in results)
     assert [different for different, _ in results] == [[]] * case["ranks"]
+
+
+# Random draws, sums of gradients over the ranks, and data of each image.
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["federated", "equalization_v2", "federated_seesaw"])
+def test_a_training_with_another_loss_equals_one_in_one_part(loss, data, tmp_path):
+    case = {n: values[-1] for n, values in FACTORS.items()}
+    case |= {"loss": loss, "precision": "float32", "augmentation": "flip", "workers": 0}
+    results = run_on_ranks(compare, case, data, tmp_path, world_size=2, timeout=280)
+    assert [different for different, _ in results] == [[]] * 2

@@ -65,3 +65,13 @@ def test_hyper_parameters_are_the_papers_by_default(factory):
 
 def test_mask_predictor_is_1x1():
     assert normed_mask_predictor()(7, 3)(torch.randn(1, 7, 4, 4)).shape == (1, 3, 4, 4)
+
+
+@pytest.mark.parametrize("factory", [linear_classifier, normed_linear_classifier])
+def test_the_initial_bias_gives_the_prior_probability(factory):
+    classifier = factory(prior_probability=0.01)(7, 3)
+    assert_close(classifier(torch.zeros(2, 7)).sigmoid(), torch.full((2, 3), 0.01))
+    assert not factory()(7, 3).bias.any()
+    for wrong in (0, 1, -0.5):
+        with pytest.raises(ValueError, match=f"between 0 and 1, got {wrong}"):
+            factory(prior_probability=wrong)

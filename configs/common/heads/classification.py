@@ -10,6 +10,10 @@ from d2_seesaw.data import training_class_counts
 from d2_seesaw.layers import linear_classifier, normed_linear_classifier
 from d2_seesaw.losses import (
     BalancedGroupSoftmaxLoss,
+    ECMLoss,
+    EqualizationLossV2,
+    FederatedLoss,
+    FederatedSeesawLoss,
     LogitAdjustmentLoss,
     SeesawLoss,
     SoftmaxLoss,
@@ -61,4 +65,34 @@ logit_adjustment = dict(
     cls_loss=L(LogitAdjustmentLoss)(
         num_classes="${..num_classes}", class_counts=_instances, tau=1.0, objectness=False
     ),
+)
+
+_images = L(training_class_counts)(names="${dataloader.train.dataset.names}", of="images")
+
+# CenterNet2's initial bias. Detectron2's own federated models start at 0.5.
+federated = dict(
+    cls_score=L(linear_classifier)(prior_probability=0.01),
+    cls_loss=L(FederatedLoss)(
+        num_classes="${..num_classes}", class_counts=_images, num_sampled=50, power=0.5
+    ),
+)
+
+# The authors' initial bias.
+equalization_v2 = dict(
+    cls_score=L(linear_classifier)(prior_probability=0.001),
+    cls_loss=L(EqualizationLossV2)(num_classes="${..num_classes}", gamma=12.0, mu=0.8, alpha=4.0),
+)
+
+# The authors' initial bias is 0. They train with a long warm-up and small gradients.
+ecm = dict(
+    cls_score=L(normed_linear_classifier)(temperature=20.0, prior_probability=0.5),
+    cls_loss=L(ECMLoss)(
+        num_classes="${..num_classes}", class_counts=_instances, background_ratio=6.3313
+    ),
+)
+
+# The model must be a FederatedRCNN.
+federated_seesaw = dict(
+    cls_score=L(normed_linear_classifier)(temperature=20.0),
+    cls_loss=L(FederatedSeesawLoss)(num_classes="${..num_classes}", p=0.8, q=2.0, eps=1e-2),
 )

@@ -183,7 +183,9 @@ class DualOutputLayers(LossDrivenOutputLayers):
         """
         labels, _, _ = targets_of(proposals, predictions[0])
         _, new_logits = self._split_logits(predictions[0])
-        losses = self._classification_losses(self.new.cls_loss, new_logits, labels, f"{log_as}_new")
+        losses = self._classification_losses(
+            self.new.cls_loss, new_logits, labels, proposals, f"{log_as}_new"
+        )
         return {f"{name}_new": loss for name, loss in losses.items()}
 
     def start_new(self, *, copy_weights: bool, copy_counts: bool) -> None:

@@ -17,15 +17,14 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from d2_seesaw.layers import LayerFactory
-from d2_seesaw.losses import ClassificationLoss
+from d2_seesaw.losses import ClassificationLoss, VerifiedClassificationLoss
 
 Predictions = tuple[Tensor, Tensor]
 """``(R, L)`` logits and ``(R, 4)`` or ``(R, 4 C)`` box deltas."""
 
 _REFUSED = {
-    "use_sigmoid_ce": "the classification loss is the object given as cls_loss",
-    "use_fed_loss": "Seesaw Loss and softmax normalize over all classes, so classes cannot be "
-    "sampled; pass a federated loss as cls_loss instead",
+    "use_sigmoid_ce": "pass FederatedLoss(num_classes, num_sampled=None) as cls_loss instead",
+    "use_fed_loss": "pass a FederatedLoss as cls_loss instead",
 }
 
 
@@ -90,19 +89,29 @@ class LossDrivenOutputLayers(FastRCNNOutputLayers):
         """
         logits, deltas = predictions
         labels, boxes, matched = targets_of(proposals, logits)
-        losses = self._classification_losses(self.cls_loss, logits, labels, log_as)
+        losses = self._classification_losses(self.cls_loss, logits, labels, proposals, log_as)
         name = "loss_box_reg"
         box_loss = self.box_reg_loss(boxes, matched, deltas, labels) * self._weight(name)
         return losses | {name: box_loss}
 
     def _classification_losses(
-        self, cls_loss: ClassificationLoss, logits: Tensor, labels: Tensor, log_as: str
+        self,
+        cls_loss: ClassificationLoss,
+        logits: Tensor,
+        labels: Tensor,
+        proposals: list[Instances],
+        log_as: str,
     ) -> dict[str, Tensor]:
         counted = labels >= 0
         with torch.no_grad():
             scores = cls_loss.scores(logits[counted])
             _log_classification_stats(scores, labels[counted], log_as)
-        return {name: x * self._weight(name) for name, x in cls_loss(logits, labels).items()}
+        if isinstance(cls_loss, VerifiedClassificationLoss):
+            verified = verified_classes_of(proposals, cls_loss.num_classes, logits.device)
+            losses = cls_loss(logits, labels, verified_classes=verified)
+        else:
+            losses = cls_loss(logits, labels)
+        return {name: loss * self._weight(name) for name, loss in losses.items()}
 
     def _weight(self, name: str) -> float:
         general = "loss_box_reg" if name == "loss_box_reg" else "loss_cls"
@@ -146,6 +155,38 @@ def targets_of(proposals: list[Instances], logits: Tensor) -> tuple[Tensor, Tens
     # never read.
     matched = [p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes for p in proposals]
     return labels, boxes, Boxes.cat(matched).tensor
+
+
+class FederatedImageSize(tuple[int, int]):
+    """Height and width of an image of a federated dataset, with the classes verified in it.
+
+    Detectron2 gives the size of an image to all RoIs that are made of it: to proposals, sampled
+    RoIs, and those of each stage of a cascade, whether the image has objects or not. Fields of
+    ``Instances`` have one row per RoI and are dropped on the way.
+    """
+
+    verified_classes: Tensor
+    """``(C,)`` booleans: the presence or absence of the class was verified in the image."""
+
+
+def verified_classes_of(
+    proposals: list[Instances], num_classes: int, device: torch.device
+) -> Tensor:
+    """Return ``(R, C)`` booleans: the classes that were verified in the image of each RoI.
+
+    Raises:
+        ValueError: the size of an image is not a :class:`FederatedImageSize`.
+    """
+    if not proposals:
+        return torch.zeros((0, num_classes), dtype=torch.bool, device=device)
+    if not all(isinstance(p.image_size, FederatedImageSize) for p in proposals):
+        raise ValueError(
+            "the classification loss needs the classes that were verified in each image: use "
+            "d2_seesaw.modeling.FederatedRCNN as the model, with a proposal generator"
+        )
+    images = torch.stack([p.image_size.verified_classes for p in proposals])
+    rois = torch.tensor([len(p) for p in proposals], device=device)
+    return images.repeat_interleave(rois, dim=0, output_size=sum(map(len, proposals)))
 
 
 class TwoSidedBox2BoxTransform(Box2BoxTransform):

@@ -27,6 +27,7 @@ COVERING = (
     "mmdet/cascade_mask_rcnn_r101_fpn_seesaw",
     "quickstart/cascade",
     "quickstart/losses/balanced_softmax",
+    "quickstart/losses/ecm",
     "semantic/cityscapes_deeplab_r50_cross_entropy",
     "semantic/synthia_seqs_deeplab_r18_cross_entropy",
 )

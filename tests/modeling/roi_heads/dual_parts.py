@@ -135,7 +135,7 @@ def roi_heads(kind, dual, *, encoder=True, predictors=None, heads=None, **option
     return HTCLiteROIHeads(context_encoder=context, **given)
 
 
-def model(kind, *, dual=False, model_options=None, **options):
+def model(kind, *, dual=False, model_class=None, model_options=None, **options):
     """Build a model with random weights, large enough that scores and boxes differ."""
     whole = {
         "backbone": TinyBackbone(),
@@ -145,7 +145,8 @@ def model(kind, *, dual=False, model_options=None, **options):
         "pixel_std": [60.0] * 3,
         "input_format": "RGB",
     }
-    built = DualHeadRCNN(**whole, **model_options or {}) if dual else GeneralizedRCNN(**whole)
+    model_class = model_class or (DualHeadRCNN if dual else GeneralizedRCNN)
+    built = model_class(**whole, **model_options or {})
     predictors = built.roi_heads.box_predictor
     with torch.no_grad():
         for predictor in predictors if isinstance(predictors, nn.ModuleList) else [predictors]:

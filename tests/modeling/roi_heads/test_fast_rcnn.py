@@ -9,7 +9,7 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from d2_seesaw.layers import linear_classifier, normed_linear_classifier
-from d2_seesaw.losses import SeesawLoss, SoftmaxLoss
+from d2_seesaw.losses import FederatedLoss, FederatedSeesawLoss, SeesawLoss, SoftmaxLoss
 from d2_seesaw.modeling.roi_heads import LossDrivenOutputLayers, TwoSidedBox2BoxTransform
 
 C, D = 5, 16
@@ -76,6 +76,58 @@ def test_softmax_gives_detectron2s_losses_and_detections(storage):
         torch.testing.assert_close(d.scores, e.scores)
         assert torch.equal(d.pred_classes, e.pred_classes)
         assert torch.equal(k, x)
+
+
+@pytest.mark.parametrize("federated", [True, False])
+def test_a_federated_loss_gives_detectron2s_losses_detections_and_state_dict(storage, federated):
+    counts = [100, 3, 40, 7, 9]
+    host = FastRCNNOutputLayers(
+        ShapeSpec(channels=D),
+        num_classes=C,
+        test_score_thresh=0.1,
+        use_sigmoid_ce=True,
+        use_fed_loss=federated,
+        fed_loss_num_classes=4,
+        get_fed_loss_cls_weights=lambda: torch.tensor(counts).float() ** 0.5,
+        **BOX_OPTIONS,
+    )
+    ours = LossDrivenOutputLayers(
+        ShapeSpec(channels=D),
+        cls_score=linear_classifier(std=1.0),
+        cls_loss=FederatedLoss(C, class_counts=counts, num_sampled=4 if federated else None),
+        test_score_thresh=0.1,
+        **BOX_OPTIONS,
+    )
+    left_out = {"fed_loss_cls_weights", "cls_loss.training_split.counts"}
+    assert ours.state_dict().keys() - left_out == host.state_dict().keys() - left_out
+    host.load_state_dict(
+        {k: v for k, v in ours.state_dict().items() if k not in left_out}, strict=False
+    )
+    features, proposals = batch()
+    torch.manual_seed(1)
+    losses = ours.losses(ours(features), proposals)
+    torch.manual_seed(1)
+    torch.testing.assert_close(losses, host.losses(host(features), proposals), rtol=0, atol=0)
+    detections, _ = ours.inference(ours(features), proposals)
+    expected, _ = host.inference(host(features), proposals)
+    assert sum(len(d) for d in expected) > 0
+    for d, e in zip(detections, expected, strict=True):
+        torch.testing.assert_close(d.pred_boxes.tensor, e.pred_boxes.tensor, rtol=0, atol=0)
+        torch.testing.assert_close(d.scores, e.scores, rtol=0, atol=0)
+        assert torch.equal(d.pred_classes, e.pred_classes)
+
+
+def test_a_loss_that_asks_for_verified_classes_names_the_model_it_needs(storage):
+    predictor = LossDrivenOutputLayers(
+        ShapeSpec(channels=D),
+        cls_score=linear_classifier(),
+        cls_loss=FederatedSeesawLoss(C),
+        **BOX_OPTIONS,
+    )
+    features, proposals = batch()
+    with pytest.raises(ValueError, match=r"use d2_seesaw\.modeling\.FederatedRCNN as the model"):
+        predictor.losses(predictor(features), proposals)
+    assert predictor.losses(predictor(features[:0]), [])["loss_cls_classes"] == 0
 
 
 def test_losses_match_the_loss_object_and_detectron2s_box_loss(storage):
