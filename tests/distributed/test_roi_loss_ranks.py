@@ -22,7 +22,7 @@ from tests.support.ranks import run_on_ranks
 
 pytestmark = pytest.mark.dist
 
-SYNCED = [name for name, new_loss in ROI_LOSSES.items() if new_loss(C).sync]
+SYNCED = [name for name, new_loss in ROI_LOSSES.items() if getattr(new_loss(C), "sync", False)]
 # Labels of each step, by rank. Their number differs, as for RoIs from the sampler.
 STEPS = {
     "unequal numbers of RoIs": ([0, 0, 4, 1, 0, 4, 2, 0, 4], [3, 4, 0]),
@@ -164,7 +164,8 @@ def test_states_mean_losses_and_averaged_gradients_match_one_process(name):
     ranks = [rank["synced"][name][0] for rank in on_two_ranks()]
     for step, what in enumerate(STEPS):
         for rank in ranks:
-            assert_close(rank[2][step], states[step], rtol=0, atol=0, msg=what)
+            # Counts are exact. Gradients that EQL v2 accumulates are summed in another order.
+            assert_close(rank[2][step], states[step], rtol=1e-6, atol=1e-8, msg=what)
             assert_close(rank[1][step], gradients[step])
         both = [rank[0][step] for rank in ranks]
         assert_close({k: (both[0][k] + both[1][k]) / 2 for k in both[0]}, losses[step])

@@ -7,11 +7,16 @@ A new loss for RoIs is one more entry of ``ROI_LOSSES``. It then has to meet the
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from torch import nn
 
 from d2_seesaw.losses import (
     BalancedGroupSoftmaxLoss,
+    ECMLoss,
+    EqualizationLossV2,
+    FederatedLoss,
+    FederatedSeesawLoss,
     InverseFrequencyLoss,
     LogitAdjustmentLoss,
     RecallLoss,
@@ -37,6 +42,10 @@ def _adjusted(num_classes: int, objectness: bool) -> nn.Module:
     return LogitAdjustmentLoss(num_classes, long_tail(num_classes), objectness=objectness)
 
 
+def _with_counts(kind: Callable[..., nn.Module], num_classes: int, **options: Any) -> nn.Module:
+    return kind(num_classes, class_counts=long_tail(num_classes), **options)
+
+
 # For RoIs: from the number of classes; without random numbers.
 ROI_LOSSES: dict[str, Callable[[int], nn.Module]] = {
     "seesaw": SeesawLoss,
@@ -46,6 +55,10 @@ ROI_LOSSES: dict[str, Callable[[int], nn.Module]] = {
     "balanced softmax": partial(_adjusted, objectness=True),
     "logit adjustment": partial(_adjusted, objectness=False),
     "balanced group softmax": partial(_bags, others_ratio=1e9),
+    "federated": partial(_with_counts, FederatedLoss, num_sampled=10**6),
+    "equalization v2": EqualizationLossV2,
+    "effective class margin": partial(_with_counts, ECMLoss),
+    "federated seesaw": FederatedSeesawLoss,
 }
 LOSSES: dict[str, Callable[[], nn.Module]] = {
     **{name: partial(new_loss, C) for name, new_loss in ROI_LOSSES.items()},
