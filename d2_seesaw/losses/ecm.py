@@ -130,7 +130,7 @@ class ECMLoss(nn.Module):
             (normalizer,) = once(self, partial(self._count, is_valid))
             shifts, weights = (x.to(logits.dtype) for x in self.shifts_and_weights())
             total = F.binary_cross_entropy_with_logits(
-                2 * logits + shifts,
+                torch.add(shifts, logits, alpha=2),
                 one_hot(labels, C + 1, logits),
                 weight=weights * is_valid.unsqueeze(1),
                 reduction="sum",

@@ -143,11 +143,13 @@ class EqualizationLossV2(nn.Module):
         labels = check_labels(labels, IGNORED, C, meaning)
         with torch.autocast(logits.device.type, enabled=False):
             logits = full_precision(logits)
-            targets = one_hot(labels, C + 1, logits)
-            is_valid = (labels != IGNORED).unsqueeze(1)
-            collect = partial(self._weigh_and_collect, logits.detach(), targets, is_valid)
+            collect = partial(self._weigh_and_collect, logits.detach(), labels)
             positive, negative, normalizer = once(self, collect)
-            weights = torch.where(targets == 1, positive, negative) * is_valid
+            targets = one_hot(labels, C + 1, logits)
+            is_valid = (labels != IGNORED).to(logits.dtype)
+            column = torch.where(labels == IGNORED, C, labels)
+            weights = is_valid.unsqueeze(1) * negative
+            weights.scatter_(1, column.unsqueeze(1), (is_valid * positive[column]).unsqueeze(1))
             total = F.binary_cross_entropy_with_logits(
                 logits, targets, weight=weights, reduction="sum"
             )
@@ -162,7 +164,7 @@ class EqualizationLossV2(nn.Module):
         return 1 + self.alpha * (1 - mapped), mapped
 
     def _weigh_and_collect(
-        self, logits: Tensor, targets: Tensor, is_valid: Tensor, is_training_step: bool
+        self, logits: Tensor, labels: Tensor, is_training_step: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Weigh the batch, then add its gradients in a training step.
 
@@ -170,21 +172,42 @@ class EqualizationLossV2(nn.Module):
             ``(C + 1,)`` weights of positives and of negatives, and the normalizer of the loss. On
             several ranks, that is the mean number of RoIs per rank, because DDP averages gradients.
         """
+        C = self.num_classes
         positive, negative = self.class_weights()
-        rois, ranks = is_valid.sum(), 1
+        rois, ranks = (labels != IGNORED).sum(), 1
         if is_training_step:
-            errors = (logits.sigmoid() - targets).abs_() * is_valid
-            sums = torch.stack([errors * targets, errors * (1 - targets)])
-            sums = sums.sum(dim=1, dtype=torch.float64)[:, :-1]
-            batch = torch.cat([positive * sums[0], negative * sums[1], rois.view(1)])
+            positive_sums, negative_sums = gradients_of_sigmoids(logits, labels)
+            batch = torch.cat(
+                [positive * positive_sums[:C], negative * negative_sums[:C], rois.view(1)]
+            )
             ranks = sum_over_ranks(batch) if self.sync else 1
-            self.positive_gradients += batch[: self.num_classes]
-            self.negative_gradients += batch[self.num_classes : -1]
+            self.positive_gradients += batch[:C]
+            self.negative_gradients += batch[C:-1]
             rois = batch[-1]
+        # The objectness branch has weights of 1.
         positive, negative = (
             F.pad(w, (0, 1), value=1.0).to(logits.dtype) for w in (positive, negative)
         )
         return positive, negative, (rois.clamp(min=1) / ranks).to(logits.dtype)
+
+
+def gradients_of_sigmoids(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum the absolute gradients of sigmoid cross-entropy over the RoIs, for each logit.
+
+    Args:
+        logits: ``(R, L)``, detached.
+        labels: ``(R,)`` columns, -1 to ignore.
+
+    Returns:
+        ``(L,)`` float64 sums over positives and over negatives.
+    """
+    probabilities = logits.sigmoid()
+    column = labels.clamp(min=0).unsqueeze(1)
+    is_valid = labels != IGNORED
+    missing = (1 - probabilities.gather(1, column).squeeze(1)).double() * is_valid
+    positive = missing.new_zeros(logits.shape[1]).index_add_(0, column.squeeze(1), missing)
+    probabilities.scatter_(1, column, 0).mul_(is_valid.unsqueeze(1))
+    return positive, probabilities.sum(dim=0).double()
 
 
 def scores_with_objectness(logits: Tensor) -> Tensor:
