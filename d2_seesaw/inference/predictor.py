@@ -22,6 +22,7 @@ from d2_seesaw.checkpoint import (
 from d2_seesaw.data import check_dataset_files, load_dataset
 from d2_seesaw.engine import load_config
 from d2_seesaw.engine.launch import torch_device
+from d2_seesaw.inference.calibration import apply_calibration
 from d2_seesaw.inference.sources import as_bgr
 from d2_seesaw.inference.tta import evaluating
 
@@ -115,6 +116,7 @@ def load_predictor(
     device: str = "auto",
     tta: bool = False,
     trust: bool = False,
+    calibrated: bool = True,
 ) -> Predictor:
     """Load a trained model from its checkpoint and the config that was saved next to it.
 
@@ -131,6 +133,7 @@ def load_predictor(
         device: Device name; ``"auto"`` is the GPU if there is one, otherwise the CPU.
         tta: Whether to use test-time augmentation, with the views in ``tta`` of the config.
         trust: Whether the config may name anything, which can run any code.
+        calibrated: Whether to apply the calibration of the checkpoint, if it has one.
 
     Raises:
         FileNotFoundError: the checkpoint or the config does not exist.
@@ -160,6 +163,7 @@ def load_predictor(
     _without_pretrained_weights(cfg)
     model = _build(cfg, "model").to(torch_device(device)).eval()
     saved = StrictCheckpointer(model, require_all=True).load(str(checkpoint))
+    apply_calibration(model, saved, str(checkpoint), enabled=calibrated)
     metadata = _class_names(saved.get("metadata", {}), cfg, model, checkpoint)
     semantic = is_semantic(model)
     mapper = _build(cfg, "dataloader.test.mapper")
