@@ -12,6 +12,7 @@ from detectron2.structures import Instances
 from d2_seesaw.cli import calibrate, export_weights
 from d2_seesaw.data import register_longtail_instances
 from d2_seesaw.inference import calibration_of, load_predictor
+from d2_seesaw.inference.sources import read_picture
 from d2_seesaw.inference.tta.merging import box_predictions
 from tests.inference.models import mask_rcnn, picture
 from tests.inference.test_predictor import METADATA, save_run
@@ -88,8 +89,6 @@ def by_hand(checkpoint, path, gamma, counts):
     """Calibrate the scores of the plain model by the equation, then detect."""
     predictor = load_predictor(checkpoint, device="cpu", calibrated=False)
     model = predictor.model
-    from d2_seesaw.inference.sources import read_picture
-
     pixels = read_picture(path, "RGB")
     image = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
     images = model.preprocess_image([{"image": image}])
@@ -167,10 +166,10 @@ def test_parameters_are_fitted_on_a_part_of_the_training_split(folder, call, met
     assert (fitted.groups == "") == (method == "norcal")
 
 
-def test_an_evaluated_split_is_refused(fails):
-    assert "calibrated_val is the test split of the config" in fails(
-        "--method", "norcal", "--dataset", "calibrated_val"
-    )
+def test_an_evaluated_split_is_refused(fails, tmp_path):
+    asked = ("--method", "norcal", "--dataset", "calibrated_val", "--output", tmp_path / "a.pth")
+    assert "calibrated_val is the test split of the config" in fails(*asked)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
