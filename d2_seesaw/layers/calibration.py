@@ -32,7 +32,6 @@ Shapes in this module:
     D: features of a RoI
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -52,6 +51,7 @@ PARAMETERS = {
 }
 """Methods, with the names of their parameters."""
 
+_LARGEST = 1e12
 _TITLES = {
     "norcal": "NorCal",
     "logit-adjustment": "logit adjustment",
@@ -166,7 +166,7 @@ class Calibration:
 
 def _is_number(value: Any) -> bool:
     known = isinstance(value, int | float) and not isinstance(value, bool)
-    return known and math.isfinite(value)
+    return known and -_LARGEST < value < _LARGEST
 
 
 def slopes_and_offsets(calibration: Calibration) -> tuple[Tensor, Tensor]:

@@ -171,6 +171,7 @@ def test_the_layer_compiles_as_one_graph():
         ({"method": "platt"}, "unknown method 'platt'"),
         ({"parameters": {"tau": 1.0}}, r"needs the parameters \['gamma'\]"),
         ({"parameters": {"gamma": float("nan")}}, "gamma of norcal must be a finite number"),
+        ({"parameters": {"gamma": 10**400}}, "gamma of norcal must be a finite number"),
         ({"parameters": None}, "needs the parameters"),
         ({"class_counts": []}, "needs the counts of 6 classes, got 0"),
         ({"class_counts": [1, 2, -3, 4, 5, 6]}, "count of class 2 must be 0 or more, got -3"),
