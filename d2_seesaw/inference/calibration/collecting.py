@@ -61,9 +61,8 @@ def views_of_split(
         BadImageError: an image cannot be read.
     """
     dataset = [dict(record) for record in split.records]
-    loader = build_detection_test_loader(
-        dataset, mapper=NamingMapper(mapper), num_workers=num_workers
-    )
+    build: Any = build_detection_test_loader  # configurable, which hides its signature
+    loader = build(dataset, mapper=NamingMapper(mapper), num_workers=num_workers)
     shown = track(loader, "fitting", total=len(dataset), unit="image")
     with evaluating(model):
         for place, inputs in enumerate(shown):
