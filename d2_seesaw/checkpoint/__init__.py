@@ -6,6 +6,7 @@ from d2_seesaw.checkpoint.checkpointer import (
     save_weights,
 )
 from d2_seesaw.checkpoint.class_metadata import (
+    CALIBRATION,
     check_class_names,
     class_metadata,
     is_semantic,
@@ -24,6 +25,7 @@ from d2_seesaw.checkpoint.resuming import choose_checkpoint
 from d2_seesaw.checkpoint.run_folder import prepare_folder
 
 __all__ = [
+    "CALIBRATION",
     "MmdetFile",
     "MmdetModel",
     "StrictCheckpointer",

@@ -10,7 +10,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
-from d2_seesaw.checkpoint.class_metadata import METADATA
+from d2_seesaw.checkpoint.class_metadata import CALIBRATION, METADATA
 from d2_seesaw.checkpoint.contents import (
     check_checksums,
     check_contents,
@@ -24,6 +24,7 @@ from d2_seesaw.checkpoint.safetensors_files import (
     read_safetensors,
     write_safetensors,
 )
+from d2_seesaw.layers import Calibration
 from d2_seesaw.utils.files import atomic_write, write_text
 
 
@@ -33,6 +34,7 @@ def save_weights(
     metadata: Mapping[str, Any] | None = None,
     *,
     make_folder: bool = True,
+    calibration: Calibration | None = None,
     **extras: Any,
 ) -> None:
     """Write a checkpoint, which appears at ``path`` when it is complete.
@@ -42,6 +44,7 @@ def save_weights(
         weights: the state dict of a model.
         metadata: as :func:`class_metadata` returns it; left out if empty.
         make_folder: create missing folders.
+        calibration: stored with the weights, which it leaves unchanged.
         extras: further entries of the checkpoint, such as the state of the trainer. A
             ``.safetensors`` file has only text beside the weights.
 
@@ -49,10 +52,13 @@ def save_weights(
         ValueError: a value that a ``.safetensors`` file cannot hold, with its key.
         WriteError: the file cannot be written, such as on a full disk. An earlier one is kept.
     """
-    named = {METADATA: dict(metadata)} if metadata else {}
+    named: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
+    entry = None if calibration is None else calibration.entry()
+    if entry is not None:
+        named[CALIBRATION] = entry
     with atomic_write(path, make_folder=make_folder) as file:
         if is_safetensors(path):
-            write_safetensors(file, weights, metadata, **extras)
+            write_safetensors(file, weights, metadata, calibration=entry, **extras)
             return
         sink = _Sink(file)
         try:
@@ -212,6 +218,8 @@ class StrictCheckpointer(DetectionCheckpointer):
             check_contents(weights)
             check_states({key: value for key, value in loaded.items() if key != "model"})
             check_metadata(loaded.get(METADATA, {}))
+            if CALIBRATION in loaded:
+                Calibration.from_entry(loaded[CALIBRATION])
         except MemoryError:
             raise
         except Exception as error:  # what unpickling a damaged file raises may be of any kind

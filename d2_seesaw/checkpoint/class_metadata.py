@@ -22,6 +22,9 @@ from d2_seesaw.checkpoint.safetensors_files import is_safetensors, read_safetens
 METADATA = "metadata"
 """Key of the class metadata in a checkpoint."""
 
+CALIBRATION = "calibration"
+"""Key of the calibration in a checkpoint, as ``Calibration.entry`` returns it."""
+
 
 def class_metadata(names: str | Sequence[str], model: nn.Module) -> dict[str, Any]:
     """Return the class metadata that a checkpoint of ``model`` gets, as plain values.

@@ -1,8 +1,9 @@
 """Weights in the safetensors format, whose files hold tensors and text but no code.
 
 The header of a file that is written here holds the class metadata as JSON, one entry for each field
-of :func:`~d2_seesaw.checkpoint.class_metadata`, the version of this layout and a checksum. Files of
-other programs, such as backbones of timm, have no such entries.
+of :func:`~d2_seesaw.checkpoint.class_metadata`, the version of this layout, a checksum and, if the
+model is calibrated, its ``calibration`` as JSON. Files of other programs, such as timm's backbones,
+have no such entries.
 """
 
 import json
@@ -20,6 +21,7 @@ FORMAT_VERSION = 1
 """Version of the entries in the header."""
 
 _VERSION, _CHECKSUM = "d2_seesaw_format", "d2_seesaw_crc32"
+_CALIBRATION = "calibration"
 _DTYPES = {
     torch.bool: "BOOL",
     torch.uint8: "U8",
@@ -43,6 +45,8 @@ def write_safetensors(
     file: IO[bytes],
     weights: Mapping[str, Tensor],
     metadata: Mapping[str, Any] | None = None,
+    *,
+    calibration: Mapping[str, Any] | None = None,
     **texts: str,
 ) -> None:
     """Write weights bit by bit as they are, each tensor on its own and contiguous.
@@ -51,6 +55,7 @@ def write_safetensors(
         file: an open binary file.
         weights: state dict. Tensors that share memory are written once for each name.
         metadata: as :func:`~d2_seesaw.checkpoint.class_metadata` returns it.
+        calibration: plain values that JSON can hold.
         texts: further entries of the header.
 
     Raises:
@@ -70,6 +75,8 @@ def write_safetensors(
     header = {"format": "pt", _VERSION: str(FORMAT_VERSION), _CHECKSUM: _checksum(tensors)}
     known = {key: value for key, value in (metadata or {}).items() if key in _EXPECTED}
     header |= {key: json.dumps(value, ensure_ascii=False) for key, value in known.items()}
+    if calibration is not None:
+        header[_CALIBRATION] = json.dumps(calibration)
     for key, text in texts.items():
         if not isinstance(text, str):
             raise ValueError(
@@ -96,7 +103,8 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a file.
 
     Returns:
-        ``model``, the weights in the order of their names, and ``metadata``, the class metadata.
+        ``model``, the weights in the order of their names, ``metadata``, the class metadata, and
+        ``calibration`` if the file has one.
 
     Raises:
         ValueError: a damaged or truncated file, tensors of an unusual dtype, no tensors, class
@@ -121,7 +129,10 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError("it has no tensors")
     if _CHECKSUM in header and header[_CHECKSUM] != _checksum(weights):
         raise ValueError("it is damaged: its tensors do not have the checksum in its header")
-    return {"model": weights, "metadata": _class_metadata(header)}
+    content = {"model": weights, "metadata": _class_metadata(header)}
+    if _VERSION in header and _CALIBRATION in header:
+        content[_CALIBRATION] = _parsed(header[_CALIBRATION])
+    return content
 
 
 def read_safetensors_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -173,13 +184,17 @@ def _class_metadata(header: Mapping[str, str]) -> dict[str, Any]:
 
 def _field(key: str, text: str) -> Any:
     expected, fits = _EXPECTED[key]
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
+    value = _parsed(text)
     if not fits(value):
         raise ValueError(f"{key} in its header must be {expected} in JSON, got {text[:60]!r}")
     return value
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _is_list_of(value: Any, *kinds: type) -> bool:

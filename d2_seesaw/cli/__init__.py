@@ -30,6 +30,7 @@ COMMANDS = {
     "convert": "convert a checkpoint of MMDetection",
     "draw": "draw ground truth and predictions side by side",
     "generate": "generate a long-tailed dataset: instances or semantic",
+    "calibrate": "calibrate the scores of a trained model for the long tail",
     "predict": "run a trained model on images, folders and videos",
     "export": "write a trained model as TorchScript or ONNX",
     "export-weights": "export trained weights for sharing, with a model card",

@@ -44,6 +44,7 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     add("--max-detections", type=count, metavar="N", help="keep the N best detections per image")
     add("--tta", action="store_true", help="test-time augmentation with the config's tta")
+    add("--no-calibration", action="store_true", help="leave out the checkpoint's calibration")
     add_trust(parser)
     add("--device", default="auto", help="default: the GPU if there is one, else the CPU")
     add("--json-only", action="store_true", help="do not write pictures or videos")
@@ -84,6 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
             device=args.device,
             tta=args.tta,
             trust=args.trust,
+            calibrated=not args.no_calibration,
         )
         predictions = FilePredictions(
             predictor,

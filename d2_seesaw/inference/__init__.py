@@ -1,6 +1,12 @@
 """Inference: test-time augmentation, masks on boxes, and prediction on a user's own files."""
 
 import d2_seesaw._requires_detectron2  # noqa: F401  (an error in one line)
+from d2_seesaw.inference.calibration import (
+    apply_calibration,
+    attach_calibration,
+    calibration_of,
+    detach_calibration,
+)
 from d2_seesaw.inference.drawing import draw_instances, draw_label_map, drawing_metadata
 from d2_seesaw.inference.files import FilePredictions
 from d2_seesaw.inference.predictor import Predictor, best_instances, load_predictor
@@ -16,7 +22,11 @@ __all__ = [
     "Predictor",
     "ROIMaskInference",
     "UnionOfDetections",
+    "apply_calibration",
+    "attach_calibration",
     "best_instances",
+    "calibration_of",
+    "detach_calibration",
     "draw_instances",
     "draw_label_map",
     "drawing_metadata",

@@ -1,6 +1,6 @@
 """Trained models with their transforms, channel order and class names."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from d2_seesaw.checkpoint import (
 from d2_seesaw.data import check_dataset_files, load_dataset
 from d2_seesaw.engine import load_config
 from d2_seesaw.engine.launch import torch_device
+from d2_seesaw.inference.calibration import apply_calibration
 from d2_seesaw.inference.sources import as_bgr
 from d2_seesaw.inference.tta import evaluating
 
@@ -127,6 +128,7 @@ def load_predictor(
     device: str = "auto",
     tta: bool = False,
     trust: bool = False,
+    calibrated: bool = True,
 ) -> Predictor:
     """Load a trained model from its checkpoint and the config that was saved next to it.
 
@@ -143,6 +145,7 @@ def load_predictor(
         device: Device name; ``"auto"`` is the GPU if there is one, otherwise the CPU.
         tta: Whether to use test-time augmentation, with the views in ``tta`` of the config.
         trust: Whether the config may name anything, which can run any code.
+        calibrated: Whether to apply the calibration of the checkpoint, if it has one.
 
     Raises:
         FileNotFoundError: the checkpoint or the config does not exist.
@@ -152,32 +155,23 @@ def load_predictor(
             built, or the device is not available.
     """
     checkpoint = Path(checkpoint)
-    if not checkpoint.is_file():
-        raise FileNotFoundError(f"checkpoint {str(checkpoint)!r} does not exist")
-    config_file = config_file or checkpoint.with_name("config.yaml")
-    if not Path(config_file).is_file():
-        raise FileNotFoundError(
-            f"config {str(config_file)!r} does not exist; training saves it next to the checkpoints"
-        )
     parts = (*PARTS, "tta") if tta else PARTS
-    cfg = load_config(str(config_file), overrides, trust=trust, parts=parts)
+    cfg = load_run_config(checkpoint, config_file, overrides, trust=trust, parts=parts)
     if tta and "tta" not in cfg:
         raise ValueError(
-            f"test-time augmentation needs a config with views: {config_file} has no `tta`, see "
+            "test-time augmentation needs a config with views: "
+            f"{config_file or checkpoint.with_name('config.yaml')} has no `tta`, see "
             "configs/common/tta.py"
         )
-    for key in PARTS:
-        if OmegaConf.select(cfg, key) is None:
-            raise ValueError(f"config {config_file} has no `{key}`: it is not a training config")
-    _without_pretrained_weights(cfg)
-    model = _build(cfg, "model").to(torch_device(device)).eval()
+    model = build_for_inference(cfg, device)
     saved = StrictCheckpointer(model, require_all=True).load(str(checkpoint))
+    apply_calibration(model, saved, str(checkpoint), enabled=calibrated)
     metadata = _class_names(saved.get("metadata", {}), cfg, model, checkpoint)
     semantic = is_semantic(model)
-    mapper = _build(cfg, "dataloader.test.mapper")
+    mapper = build_part(cfg, "dataloader.test.mapper")
     if tta:
         cfg.tta.model = model
-        model = _build(cfg, "tta")
+        model = build_part(cfg, "tta")
     return Predictor(
         model,
         augmentations=mapper.augmentations,
@@ -187,6 +181,40 @@ def load_predictor(
     )
 
 
+def load_run_config(
+    checkpoint: Path,
+    config_file: str | Path | None,
+    overrides: list[str] | None = None,
+    *,
+    trust: bool = False,
+    parts: Sequence[str] = PARTS,
+) -> DictConfig:
+    """Load the config of a checkpoint, by default ``config.yaml`` beside it.
+
+    Raises:
+        FileNotFoundError: the checkpoint or the config does not exist.
+        ValueError: the config lacks a part of :data:`PARTS`, or as ``load_config``.
+    """
+    if not checkpoint.is_file():
+        raise FileNotFoundError(f"checkpoint {str(checkpoint)!r} does not exist")
+    config_file = config_file or checkpoint.with_name("config.yaml")
+    if not Path(config_file).is_file():
+        raise FileNotFoundError(
+            f"config {str(config_file)!r} does not exist; training saves it next to the checkpoints"
+        )
+    cfg = load_config(str(config_file), overrides, trust=trust, parts=parts)
+    for key in PARTS:
+        if OmegaConf.select(cfg, key) is None:
+            raise ValueError(f"config {config_file} has no `{key}`: it is not a training config")
+    return cfg
+
+
+def build_for_inference(cfg: DictConfig, device: str) -> Any:
+    """Build the model of a config on a device, in evaluation mode and without weights."""
+    _without_pretrained_weights(cfg)
+    return build_part(cfg, "model").to(torch_device(device)).eval()
+
+
 def _without_pretrained_weights(cfg: DictConfig) -> None:
     """Keep backbones from loading weights that the checkpoint replaces."""
     backbone = OmegaConf.select(cfg, "model.backbone.bottom_up")
@@ -194,7 +222,12 @@ def _without_pretrained_weights(cfg: DictConfig) -> None:
         backbone.pretrained = False
 
 
-def _build(cfg: DictConfig, part: str) -> Any:
+def build_part(cfg: DictConfig, part: str) -> Any:
+    """Build a part of a config.
+
+    Raises:
+        ValueError: it cannot be built.
+    """
     try:
         return instantiate(OmegaConf.select(cfg, part))
     except (ImportError, MemoryError):

@@ -1,5 +1,6 @@
 """Layers for long-tailed recognition. They depend on PyTorch only."""
 
+from d2_seesaw.layers.calibration import Calibration, ScoreCalibration, tau_normalized
 from d2_seesaw.layers.carafe import CarafeDownsample, CarafeUpsample
 from d2_seesaw.layers.deform_conv import DeformConv2d, deform_convs
 from d2_seesaw.layers.norm import NormFactory, SyncBatchNorm2d, layer_norm, sync_batch_norm
@@ -14,6 +15,7 @@ from d2_seesaw.layers.predictors import (
 from d2_seesaw.layers.roi_align import roi_align_with_offsets
 
 __all__ = [
+    "Calibration",
     "CarafeDownsample",
     "CarafeUpsample",
     "DeformConv2d",
@@ -21,6 +23,7 @@ __all__ = [
     "NormFactory",
     "NormedConv2d",
     "NormedLinear",
+    "ScoreCalibration",
     "SyncBatchNorm2d",
     "deform_convs",
     "layer_norm",
@@ -30,4 +33,5 @@ __all__ = [
     "normed_mask_predictor",
     "roi_align_with_offsets",
     "sync_batch_norm",
+    "tau_normalized",
 ]

@@ -33,11 +33,11 @@ def call(folder, *arguments, inputs=("a.png",)):
 def test_options_reach_the_model_and_the_results(given, tmp_path):
     config = tmp_path / "c.yaml"
     config.touch()
-    options = ["--tta", "--device", "cpu", "--config-file", str(config)]
+    options = ["--tta", "--device", "cpu", "--config-file", str(config), "--no-calibration"]
     limits = ["--score-threshold", "0.1", "--max-detections", "3", "--json-only"]
     assert call(tmp_path, *options, *limits) == 0
     expected = {"checkpoint": "m.pth", "config_file": config, "device": "cpu", "tta": True}
-    assert given == {**expected, "trust": False}
+    assert given == {**expected, "trust": False, "calibrated": False}
     assert len(json.loads((tmp_path / "out/results.json").read_text())) == 3
     assert not (tmp_path / "out/a.png").exists()
 

@@ -27,13 +27,20 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from d2_seesaw.checkpoint import StrictCheckpointer, check_class_names, is_semantic, save_weights
+from d2_seesaw.checkpoint import (
+    CALIBRATION,
+    StrictCheckpointer,
+    check_class_names,
+    is_semantic,
+    save_weights,
+)
 from d2_seesaw.cli import add_trust, command_parser, errors_in_one_line, say
 from d2_seesaw.cli.export_weights.model_card import CardFacts, model_card, read_metrics
 from d2_seesaw.cli.export_weights.shared_config import config_text, without_private_values
 from d2_seesaw.engine import load_config
 from d2_seesaw.engine.config_files import find_config
 from d2_seesaw.inference.class_names import trained_classes
+from d2_seesaw.layers import Calibration
 from d2_seesaw.utils.files import write_text
 
 FILES = ("config.yaml", "README.md", "model.safetensors")
@@ -117,6 +124,8 @@ def export(args: argparse.Namespace) -> str:
     if "model" not in cfg:
         raise ValueError(f"config {config_file} has no `model`")
     weights, extras, model = read_checkpoint(checkpoint, cfg)
+    has_calibration = CALIBRATION in extras
+    calibration = Calibration.from_entry(extras[CALIBRATION]) if has_calibration else None
     metadata = _class_names(extras, cfg, model, checkpoint)
     shared, changed = without_private_values(cfg)
     averaged = checkpoint.stem.endswith("_ema")
@@ -130,10 +139,11 @@ def export(args: argparse.Namespace) -> str:
             is_semantic=is_semantic(model),
             has_masks=getattr(getattr(model, "roi_heads", None), "mask_on", False),
             steps=steps,
+            calibration="" if calibration is None else str(calibration),
             metrics=read_metrics(
                 checkpoint.with_name("evaluations.jsonl"), steps, averaged=averaged
             )
-            if steps is not None
+            if steps is not None and calibration is None  # the run evaluated without it
             else {},
         )
     )
@@ -141,8 +151,9 @@ def export(args: argparse.Namespace) -> str:
     for name, text in zip(FILES, contents, strict=False):
         write_text(folder / name, text)
     # The weights come last: where they are, the export is complete.
-    save_weights(folder / FILES[-1], weights, metadata)
-    return _summary(folder, weights, metadata, changed)
+    save_weights(folder / FILES[-1], weights, metadata, calibration=calibration)
+    summary = _summary(folder, weights, metadata, changed)
+    return summary if calibration is None else f"{summary}\ncalibration, exported: {calibration}"
 
 
 def _class_names(

@@ -88,6 +88,7 @@ class CardFacts:
         is_semantic: whether the model predicts label maps.
         has_masks: whether the model predicts masks.
         steps: training steps, None if unknown.
+        calibration: the calibration of the scores, empty without one.
         metrics: values by task and metric.
     """
 
@@ -98,6 +99,7 @@ class CardFacts:
     is_semantic: bool = False
     has_masks: bool = False
     steps: int | None = None
+    calibration: str = ""
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
@@ -154,6 +156,8 @@ def _facts(facts: CardFacts) -> Iterable[tuple[str, str]]:
     )
     yield "training data", _list_text(trained) or "not recorded"
     yield "training steps", "not recorded" if facts.steps is None else f"{facts.steps:,}"
+    if facts.calibration:
+        yield "calibration", markdown_text(facts.calibration)
 
 
 def _shipped_config(cfg: DictConfig) -> str:

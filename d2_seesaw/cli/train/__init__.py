@@ -93,6 +93,11 @@ def argument_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="with --eval-only: test-time augmentation with the views of the config's tta",
     )
+    parser.add_argument(
+        "--no-calibration",
+        action="store_true",
+        help="with --eval-only: leave out the calibration that `d2-seesaw calibrate` stored",
+    )
     add_trust(parser)
     (resume,) = [a for a in detectron2s._actions if a.dest == "resume"]
     resume.help = (
@@ -151,6 +156,8 @@ def _check_flags(args: argparse.Namespace) -> None:
     if args.restart and (args.resume or args.eval_only):
         other = "--resume" if args.resume else "--eval-only"
         raise ValueError(f"--restart moves the earlier training aside; leave out {other}")
+    if args.no_calibration and not args.eval_only:
+        raise ValueError("--no-calibration needs --eval-only: training never calibrates")
 
 
 def _check_tta(cfg: DictConfig, args: argparse.Namespace) -> None:
@@ -235,7 +242,7 @@ def _run(args: argparse.Namespace, signals: StopSignals | None) -> None:
         if not args.eval_only:
             train(cfg, resume=args.resume)
             return
-        evaluate_checkpoint(cfg, tta=args.tta)
+        evaluate_checkpoint(cfg, tta=args.tta, calibrated=not args.no_calibration)
 
 
 def _outcome(args: argparse.Namespace, cfg: DictConfig) -> Callable[[str, bool], str]:

@@ -21,7 +21,7 @@ from d2_seesaw.engine.boxes_only import boxes_only, masks_left_out
 from d2_seesaw.engine.launch import torch_device
 from d2_seesaw.engine.ranks import PROGRESS, Phase
 from d2_seesaw.evaluation import drop_absent, print_longtail_results
-from d2_seesaw.inference import with_roi_masks
+from d2_seesaw.inference import apply_calibration, with_roi_masks
 from d2_seesaw.inference.class_names import set_class_names, trained_classes
 from d2_seesaw.utils.ranks import OtherRankError
 from d2_seesaw.utils.signals import leave_signals_to_parent
@@ -82,12 +82,13 @@ def build_model(cfg: DictConfig) -> nn.Module:
     return create_ddp_model(model, **cfg.train.ddp, **on_cpu)
 
 
-def evaluate_checkpoint(cfg: DictConfig, *, tta: bool) -> None:
+def evaluate_checkpoint(cfg: DictConfig, *, tta: bool, calibrated: bool = True) -> None:
     """Evaluate the model of ``train.init_checkpoint``.
 
     Args:
         cfg: the config.
         tta: use test-time augmentation with the views of ``cfg.tta``.
+        calibrated: apply the calibration of the checkpoint, if it has one.
 
     Raises:
         RunError: the evaluation cannot start, memory is exhausted, or an image is bad.
@@ -103,6 +104,7 @@ def evaluate_checkpoint(cfg: DictConfig, *, tta: bool) -> None:
         loaded = StrictCheckpointer(
             model, require_all=True, allow_partial=cfg.train.allow_partial_checkpoint
         ).load(cfg.train.init_checkpoint)
+        apply_calibration(model, loaded, cfg.train.init_checkpoint, enabled=calibrated)
         set_class_names(evaluator, trained_classes(cfg, model, loaded), cfg)
         if tta:
             cfg.tta.model = model

@@ -15,7 +15,12 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter, Tensorboar
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from d2_seesaw.checkpoint import StrictCheckpointer, choose_checkpoint, class_metadata
+from d2_seesaw.checkpoint import (
+    CALIBRATION,
+    StrictCheckpointer,
+    choose_checkpoint,
+    class_metadata,
+)
 from d2_seesaw.cli import ending_in_one_line
 from d2_seesaw.cli.train.evaluating import build, build_model, evaluate_in_training
 from d2_seesaw.cli.train.output import WritersHook, disk_errors_in_one_line, save_config
@@ -187,6 +192,8 @@ def _load(cfg: DictConfig, checkpointer: StrictCheckpointer, *, resume: bool) ->
             logger.info("No checkpoint in %s: training starts at 0", cfg.train.output_dir)
             check_checkpoint_file(cfg.train.init_checkpoint)
         loaded = checkpointer.load(cfg.train.init_checkpoint, checkpointables=[])
+        if CALIBRATION in loaded:
+            logger.info("The calibration of %s is not trained with", cfg.train.init_checkpoint)
     origin = path or cfg.train.init_checkpoint
     check_initial_classes(loaded, checkpointer.metadata, origin, resumed=bool(path))
     return path

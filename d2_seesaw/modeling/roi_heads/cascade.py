@@ -18,7 +18,7 @@ from detectron2.structures import ImageList, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from d2_seesaw.modeling.roi_heads.fast_rcnn import Predictions
+from d2_seesaw.modeling.roi_heads.fast_rcnn import Predictions, calibrated, uncalibrated_probs
 from d2_seesaw.modeling.roi_heads.mask_head import AveragedMaskHeads
 from d2_seesaw.modeling.roi_heads.offset_pooler import check_pooler, pool_and_encode
 
@@ -45,7 +45,7 @@ def refined_boxes(stage: Stage, num_classes: int) -> list[Tensor]:
     boxes = list(predictor.predict_boxes(predictions, proposals))
     if all(b.shape[1] == 4 for b in boxes):
         return boxes
-    scores = predictor.predict_probs(predictions, proposals)
+    scores = uncalibrated_probs(predictor, predictions, proposals)
     refined = []
     for b, s, p in zip(boxes, scores, proposals, strict=True):
         classes = s[:, :-1].argmax(dim=1)
@@ -82,7 +82,7 @@ def fuse(stages: list[Stage], how: str) -> tuple[list[Tensor], list[Tensor]]:
         stages: stages of a cascade in inference, all with the same number of RoIs.
         how: ``"logits"``: scores of the mean logits, by the last predictor. Scores do not depend on
             class counts, so all predictors give the same. ``"probabilities"``: mean of the stages'
-            scores.
+            scores. If the last predictor has a calibration, it acts on the fused scores.
 
     Returns:
         Per image, ``(Ri, 4)`` or ``(Ri, 4 C)`` boxes and ``(Ri, C + 1)`` scores, background last.
@@ -95,8 +95,9 @@ def fuse(stages: list[Stage], how: str) -> tuple[list[Tensor], list[Tensor]]:
         precise = torch.promote_types(logits.dtype, torch.float32)
         logits = logits.mean(dim=0, dtype=precise)
         return boxes, list(predictor.predict_probs((logits, *predictions[1:]), proposals))
-    stage_probs = [s.predictor.predict_probs(s.predictions, s.proposals) for s in stages]
-    return boxes, [torch.stack(image).mean(dim=0) for image in zip(*stage_probs, strict=True)]
+    stage_probs = [uncalibrated_probs(*stage) for stage in stages]
+    fused = [torch.stack(image).mean(dim=0) for image in zip(*stage_probs, strict=True)]
+    return boxes, calibrated(predictor, fused)
 
 
 def _is_foreground(proposals: Instances, num_classes: int) -> Tensor:

@@ -165,11 +165,18 @@ class DualOutputLayers(LossDrivenOutputLayers):
         old_logits, new_logits = logits.split(widths, dim=1)
         return old_logits, new_logits
 
-    def predict_probs(self, predictions: Predictions, proposals: list[Instances]) -> list[Tensor]:
+    def uncalibrated_probs(
+        self, predictions: Predictions, proposals: list[Instances]
+    ) -> list[Tensor]:
         """Return ``(Ri, C + 1)`` mean probabilities of the branches per image, background last."""
         old_logits, new_logits = self._split_logits(predictions[0])
         scores = (self.cls_loss.scores(old_logits) + self.new.cls_loss.scores(new_logits)) / 2
         return list(scores.split([len(p) for p in proposals]))
+
+    def scoring_classifiers(self) -> list[tuple[nn.Module, ClassificationLoss]]:
+        """Return both classifiers with their losses."""
+        new: Any = self.new
+        return [*super().scoring_classifiers(), (new.cls_score, new.cls_loss)]
 
     def losses(
         self, predictions: Any, proposals: list[Instances], *, log_as: str = "fast_rcnn"

@@ -42,10 +42,16 @@ class LossDrivenOutputLayers(FastRCNNOutputLayers):
         box_options: other arguments of ``FastRCNNOutputLayers``. ``loss_weight`` scales losses by
             name; its ``loss_cls`` scales all losses of ``cls_loss`` that it does not name.
 
+    Attributes:
+        calibration: layer that calibrates the scores, see
+            :func:`~d2_seesaw.inference.attach_calibration`; None by default.
+
     Raises:
         ValueError: a sigmoid or federated flag is set, or classifier, loss and ``num_classes`` do
             not match.
     """
+
+    calibration: nn.Module | None
 
     def __init__(
         self,
@@ -68,6 +74,7 @@ class LossDrivenOutputLayers(FastRCNNOutputLayers):
         # Replaces the (C + 1)-way linear layer of the base class.
         self.cls_score = classifier_for(cls_loss, cls_score, self.bbox_pred.in_features)
         self.cls_loss = cls_loss
+        self.calibration = None
 
     def losses(
         self,
@@ -119,8 +126,33 @@ class LossDrivenOutputLayers(FastRCNNOutputLayers):
         return weights.get(name, weights.get(general, 1.0))
 
     def predict_probs(self, predictions: Predictions, proposals: list[Instances]) -> list[Tensor]:
-        """Return ``(Ri, C + 1)`` probabilities per image, background last."""
+        """Return ``(Ri, C + 1)`` probabilities per image, background last; calibrated if set."""
+        return calibrated(self, self.uncalibrated_probs(predictions, proposals))
+
+    def uncalibrated_probs(
+        self, predictions: Predictions, proposals: list[Instances]
+    ) -> list[Tensor]:
+        """Return the ``(Ri, C + 1)`` probabilities of the loss, without calibration."""
         return list(self.cls_loss.scores(predictions[0]).split([len(p) for p in proposals]))
+
+    def scoring_classifiers(self) -> list[tuple[nn.Module, ClassificationLoss]]:
+        """Return the classifiers that the scores come from, with their losses."""
+        return [(self.cls_score, self.cls_loss)]
+
+
+def calibrated(predictor: nn.Module, scores: list[Tensor]) -> list[Tensor]:
+    """Apply the calibration of a predictor, if it has one, to ``(Ri, C + 1)`` scores per image."""
+    calibration = getattr(predictor, "calibration", None)
+    return scores if calibration is None else [calibration(image) for image in scores]
+
+
+def uncalibrated_probs(
+    predictor: FastRCNNOutputLayers, predictions: Predictions, proposals: list[Instances]
+) -> list[Tensor]:
+    """Return ``(Ri, C + 1)`` scores per image without calibration, of any box predictor."""
+    if isinstance(predictor, LossDrivenOutputLayers):
+        return predictor.uncalibrated_probs(predictions, proposals)
+    return list(predictor.predict_probs(predictions, proposals))
 
 
 def classifier_for(

@@ -1,0 +1,247 @@
+r"""Calibrate the scores of a trained detector for the long tail, without training it again.
+
+Acts on the scores of all classes of every RoI, before threshold and suppression. Methods: norcal
+(scores divided by N_c^gamma, then normalized), logit-adjustment (logits minus tau times the log
+prior), temperature (one for rare, common and frequent classes) and tau-norm (classifier weights
+divided by their norm to the power tau). Parameters are given, or fitted on the training split or on
+--dataset, never on the test split of the config: gamma and tau by the AP of boxes on a grid,
+temperatures by the negative log-likelihood of labeled RoIs.
+
+Writes a checkpoint with the same weights and the calibration, which `d2-seesaw train --eval-only`,
+`predict` and test-time augmentation then apply; their --no-calibration leaves it out. With
+--results, saved detections are calibrated instead, which is an approximation.
+
+Examples:
+  d2-seesaw calibrate output/run/model_final.pth --method norcal
+  d2-seesaw calibrate model.pth --method norcal --gamma 0.6 --output calibrated.pth
+  d2-seesaw calibrate model.pth --method temperature --fraction 0.1 --config-file my_config.py
+  d2-seesaw calibrate --results results.json --method norcal --gamma 0.6 \
+      --train-annotations train.json --output calibrated.json
+"""
+
+import argparse
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from d2_seesaw.checkpoint import CALIBRATION, StrictCheckpointer, number_of_classes, save_weights
+from d2_seesaw.cli import add_trust, command_parser, count, errors_in_one_line, say
+from d2_seesaw.data.annotations.reader import read_annotations
+from d2_seesaw.engine.config_files import find_config
+from d2_seesaw.evaluation.predictions.files import read_results, write_results
+from d2_seesaw.inference.calibration import (
+    GRID,
+    MAX_ROIS,
+    calibrate_detections,
+    choose_images,
+    fit_calibration,
+    groups_of,
+    score_structure,
+    training_counts,
+)
+from d2_seesaw.inference.calibration.attaching import attach_calibration, detach_calibration
+from d2_seesaw.inference.calibration.splits import COUNTED
+from d2_seesaw.inference.predictor import build_for_inference, build_part, load_run_config
+from d2_seesaw.layers import Calibration
+from d2_seesaw.layers.calibration import PARAMETERS, STRUCTURES
+
+_SPLITS = ("train", "test")
+APPROXIMATION = (
+    "approximation: saved results have only the scores above a threshold. The rest of each score "
+    "is taken for background. `d2-seesaw calibrate CHECKPOINT` is exact"
+)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser."""
+    parser = command_parser("calibrate", __doc__)
+    add = parser.add_argument
+    add("checkpoint", nargs="?", type=Path, metavar="CHECKPOINT", help="of `d2-seesaw train`")
+    add("--results", type=Path, metavar="FILE", help="calibrate saved detections, approximately")
+    add("--method", required=True, metavar="METHOD", help=f"one of {', '.join(PARAMETERS)}")
+    add("--gamma", type=float, help="exponent of norcal; fitted if not given")
+    add("--tau", type=float, help="strength of logit-adjustment or tau-norm; fitted if not given")
+    add(
+        "--temperatures",
+        type=float,
+        nargs=3,
+        metavar=("RARE", "COMMON", "FREQUENT"),
+        help="fitted if not given",
+    )
+    add("--output", type=Path, metavar="FILE", help="default: CHECKPOINT_calibrated.pth")
+    add("--overwrite", action="store_true", help="replace the output if it exists")
+    add("--config-file", metavar="FILE", help="default: config.yaml beside the checkpoint")
+    add_trust(parser)
+    add("--device", default="auto", help="default: the GPU if there is one, else the CPU")
+    fitting = parser.add_argument_group("fitting")
+    add = fitting.add_argument
+    add("--dataset", metavar="NAME", help="registered split to fit on; default: the training split")
+    add("--fraction", type=float, default=0.1, help="share of its images; default: 0.1")
+    add("--seed", type=int, default=0, help="seed of the choice of images; default: 0")
+    add("--grid", type=float, nargs="+", default=GRID, help="values of gamma or tau to try")
+    add("--max-rois", type=count, default=MAX_ROIS, metavar="N", help=f"default: {MAX_ROIS}")
+    add("--num-workers", type=int, default=0, metavar="N", help="loading processes; default: 0")
+    classes = parser.add_argument_group("classes")
+    add = classes.add_argument
+    add("--counts", choices=COUNTED, default="images", help="N_c counts these; default: images")
+    add("--structure", choices=STRUCTURES, help="of the scores; default: that of the loss")
+    add("--train-annotations", metavar="FILE", help="with --results: file to count classes in")
+    return parser
+
+
+def given_parameters(args: argparse.Namespace) -> dict[str, float] | None:
+    """Return the parameters of the command line; None if they are to be fitted.
+
+    Raises:
+        ValueError: an unknown method, or a parameter of another method.
+    """
+    if args.method not in PARAMETERS:
+        raise ValueError(f"unknown --method {args.method!r}, expected one of {list(PARAMETERS)}")
+    names = PARAMETERS[args.method]
+    given = {"gamma": args.gamma, "tau": args.tau}
+    if args.temperatures is not None:
+        given |= dict(zip(PARAMETERS["temperature"], args.temperatures, strict=True))
+    given = {name: value for name, value in given.items() if value is not None}
+    if other := [name for name in given if name not in names]:
+        raise ValueError(f"{other[0]} is not a parameter of {args.method}, which has {list(names)}")
+    return given or None
+
+
+def calibrate_checkpoint(args: argparse.Namespace, parameters: dict[str, float] | None) -> str:
+    """Write the calibrated checkpoint; return the text to print.
+
+    Raises:
+        ValueError: the checkpoint cannot be read or calibrated, or the split is evaluated.
+        OSError: a file does not exist, exists already or cannot be written.
+    """
+    checkpoint: Path = args.checkpoint
+    output = args.output or checkpoint.with_name(f"{checkpoint.stem}_calibrated{checkpoint.suffix}")
+    check_output(output, checkpoint, overwrite=args.overwrite)
+    config_file = args.config_file and find_config(args.config_file)
+    cfg = load_run_config(checkpoint, config_file, trust=args.trust)
+    model = build_for_inference(cfg, args.device)
+    checkpointer = StrictCheckpointer(model, require_all=True)
+    weights = dict(checkpointer.read(str(checkpoint))["model"])
+    loaded = checkpointer.load(str(checkpoint))
+    notes = []
+    if CALIBRATION in loaded:
+        notes.append(f"replaced: {Calibration.from_entry(loaded[CALIBRATION])}")
+    train, test = (
+        OmegaConf.select(cfg, f"dataloader.{s}.dataset.names") for s in ("train", "test")
+    )
+    if train is None:
+        raise ValueError("the config names no training split to count classes in")
+    structure = args.structure or score_structure(model)
+    template, images = _template(args, model, train, structure, parameters)
+    _check_fits(model, template)
+    if parameters is None:
+        split = choose_images(args.dataset or train, test, fraction=args.fraction, seed=args.seed)
+        options = {"grid": args.grid, "max_rois": args.max_rois, "num_workers": args.num_workers}
+        mapper = build_part(cfg, "dataloader.test.mapper")
+        fit = fit_calibration(model, template, split, mapper, images, **options)
+        template = fit.calibration
+        notes.append(fit.report)
+    kept = {key: loaded[key] for key in ("iteration",) if key in loaded}
+    if output.suffix == ".safetensors":
+        kept = {}
+    save_weights(output, weights, loaded.get("metadata"), calibration=template, **kept)
+    return "\n".join([*notes, f"scores: {structure}", f"{output}: {template}"])
+
+
+def check_output(output: Path, source: Path, *, overwrite: bool) -> None:
+    """Refuse an output that would replace its source or, without ``overwrite``, another file.
+
+    Raises:
+        FileExistsError: it would.
+    """
+    if output.resolve() == source.resolve():
+        raise FileExistsError(f"--output {output} is the input: choose another file")
+    if output.exists() and not overwrite:
+        raise FileExistsError(f"{output} exists; --overwrite replaces it")
+
+
+def _template(
+    args: argparse.Namespace,
+    model: Any,
+    train: Any,
+    structure: str,
+    parameters: dict[str, float] | None,
+) -> tuple[Calibration, np.ndarray]:
+    """Return the calibration, neutral if it is to be fitted, and the training images by class."""
+    C = number_of_classes(model)
+    images = training_counts(train, C)
+    counted = images if args.counts == "images" else training_counts(train, C, of=args.counts)
+    return _calibration(args.method, parameters, counted, images, structure), images
+
+
+def _calibration(
+    method: str,
+    parameters: dict[str, float] | None,
+    counts: np.ndarray,
+    images: np.ndarray,
+    structure: str,
+) -> Calibration:
+    neutral = 1.0 if method == "temperature" else 0.0
+    return Calibration(
+        method,
+        parameters or dict.fromkeys(PARAMETERS[method], neutral),
+        len(counts),
+        structure,
+        counts.tolist() if method in ("norcal", "logit-adjustment") else (),
+        groups_of(images) if method == "temperature" else "",
+        "given" if parameters else "",
+    )
+
+
+def _check_fits(model: Any, calibration: Calibration) -> None:
+    """Fail before the images are read if the model cannot be calibrated in this way."""
+    attach_calibration(model, calibration)
+    detach_calibration(model)
+
+
+def calibrate_results(args: argparse.Namespace, parameters: dict[str, float] | None) -> str:
+    """Write calibrated detections; return the text to print.
+
+    Raises:
+        ValueError: parameters, counts or the output are missing, or a file has another format.
+        OSError: a file does not exist, exists already or cannot be written.
+    """
+    missing = {
+        "the parameters of the method, which cannot be fitted on results": parameters,
+        "--train-annotations, to count the classes": args.train_annotations,
+        "--output": args.output,
+    }
+    for what, value in missing.items():
+        if value is None:
+            raise ValueError(f"--results needs {what}")
+    check_output(args.output, args.results, overwrite=args.overwrite)
+    table = read_annotations(args.train_annotations)
+    images = table.image_counts()
+    counts = images
+    if args.counts == "instances":
+        counts = np.bincount(table.category[table.usable], minlength=len(images))
+    calibration = _calibration(args.method, parameters, counts, images, "independent")
+    class_of = {category["id"]: c for c, category in enumerate(table.categories)}
+    detections = read_results(args.results)
+    calibrated = calibrate_detections(detections, calibration, class_of)
+    write_results(str(args.output), calibrated)
+    note = replace(calibration, origin="given, approximate")
+    return f"{APPROXIMATION}\n{args.output}: {len(calibrated)} detections, {note}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Calibrate a checkpoint or saved results, and print what was done."""
+    parser = argument_parser()
+    args = parser.parse_args(arguments)
+    if (args.checkpoint is None) == (args.results is None):
+        parser.error("give a CHECKPOINT or --results FILE")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    with errors_in_one_line("calibrate"):
+        parameters = given_parameters(args)
+        run = calibrate_checkpoint if args.results is None else calibrate_results
+        say(run(args, parameters))

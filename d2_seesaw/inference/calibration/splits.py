@@ -1,0 +1,219 @@
+"""Images that a calibration is fitted on, none of them evaluated, and counts of the classes."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from detectron2.data import MetadataCatalog
+from detectron2.structures import BoxMode
+
+from d2_seesaw.data import load_dataset
+from d2_seesaw.data.annotations.coco import parse_text
+from d2_seesaw.data.annotations.reader import content_hash
+from d2_seesaw.data.annotations.records import Records
+from d2_seesaw.data.frequency import category_image_counts
+from d2_seesaw.evaluation.lvis.annotations import complete_coco_fields
+from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
+
+Record = Mapping[str, Any]
+"""Dict of an image in Detectron2's format."""
+
+COUNTED = ("images", "instances")
+
+
+@dataclass(frozen=True)
+class FittingSplit:
+    """Images to fit on.
+
+    Attributes:
+        names: registered datasets.
+        records: the chosen images, in the order of the dataset.
+        total: number of images with objects in the datasets.
+        seed: seed of the choice.
+    """
+
+    names: list[str]
+    records: list[Record]
+    total: int
+    seed: int
+
+    def __str__(self) -> str:
+        chosen = f"{len(self.records)} of {self.total} images of {', '.join(self.names)}"
+        return chosen if len(self.records) == self.total else f"{chosen}, seed {self.seed}"
+
+
+def as_names(names: str | Sequence[str] | None) -> list[str]:
+    """Return dataset names as a list."""
+    return [names] if isinstance(names, str) else list(names or ())
+
+
+def choose_images(
+    names: str | Sequence[str],
+    evaluated: str | Sequence[str] | None,
+    *,
+    fraction: float = 1.0,
+    seed: int = 0,
+) -> FittingSplit:
+    """Draw the images to fit on from a dataset that shares none with the evaluated one.
+
+    Args:
+        names: registered datasets to fit on.
+        evaluated: the test split of the config; None if it has none.
+        fraction: share of the images with objects, at least one.
+        seed: seed of the draw. The same seed draws the same images.
+
+    Raises:
+        ValueError: a name is evaluated, an image of the whole dataset is one of the evaluated
+            images, or the fraction is out of range.
+        FileNotFoundError: a dataset is not there.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"the fraction of images to fit on must be in (0, 1], got {fraction}")
+    fitted, tested = as_names(names), as_names(evaluated)
+    if both := sorted(set(fitted) & set(tested)):
+        raise ValueError(
+            f"{both[0]} is the test split of the config: a calibration that is fitted on it would "
+            "be evaluated on its own data. Give the training split or another one"
+        )
+    dataset = _without_masks(load_dataset(fitted))
+    if tested:
+        check_no_shared_image(dataset, _without_masks(load_dataset(tested, filter_empty=False)))
+    number = max(1, round(fraction * len(dataset)))
+    drawn = np.random.default_rng(seed).permutation(len(dataset))[:number]
+    records = [dataset[int(i)] for i in np.sort(drawn)]
+    return FittingSplit(fitted, records, len(dataset), seed)
+
+
+def _without_masks(dataset: Sequence[Any]) -> Sequence[Record]:
+    return dataset.without_masks() if isinstance(dataset, Records) else dataset
+
+
+def check_no_shared_image(fitted: Iterable[Record], evaluated: Iterable[Record]) -> None:
+    """Check that no image is in both datasets.
+
+    An image is in both if both name the same file. Files with the same name or image id are
+    compared by their content, because many datasets number their images from 1.
+
+    Raises:
+        ValueError: an image is in both.
+    """
+    paths: dict[str, Record] = {}
+    similar: defaultdict[Any, list[str]] = defaultdict(list)
+    for record in evaluated:
+        path = os.path.realpath(record["file_name"])
+        paths[path] = record
+        for key in _keys(record, path):
+            similar[key].append(path)
+    for record in fitted:
+        path = os.path.realpath(record["file_name"])
+        alike = {p for key in _keys(record, path) for p in similar.get(key, ())}
+        shared = path if path in paths else next((p for p in alike if _equal(p, path)), None)
+        if shared is not None:
+            raise ValueError(
+                f"image {record.get('image_id')!r} to fit on, {record['file_name']}, is an image "
+                f"of the test split, {paths[shared]['file_name']}: fit on other images"
+            )
+
+
+def _keys(record: Record, path: str) -> list[Any]:
+    return [("id", record.get("image_id")), ("name", os.path.basename(path))]
+
+
+def _equal(one: str, other: str) -> bool:
+    if not (os.path.isfile(one) and os.path.isfile(other)):
+        return False
+    return os.path.getsize(one) == os.path.getsize(other) and content_hash(one) == content_hash(
+        other
+    )
+
+
+def training_counts(
+    names: str | Sequence[str], num_classes: int, *, of: str = "images"
+) -> np.ndarray:
+    """Count the classes of the training split.
+
+    Args:
+        names: registered datasets.
+        num_classes: C.
+        of: ``"images"`` that have the class, as in the code of NorCal, or ``"instances"``.
+
+    Returns:
+        ``(C,)`` int64 counts.
+
+    Raises:
+        ValueError: another ``of``, or a category outside of the classes.
+    """
+    if of not in COUNTED:
+        raise ValueError(f"counts must be of {' or '.join(COUNTED)}, got {of!r}")
+    dataset = list(_without_masks(load_dataset(as_names(names))))
+    images = category_image_counts([dict(record) for record in dataset], num_classes)
+    if of == "images":
+        return images
+    classes = [a["category_id"] for record in dataset for a in record["annotations"]]
+    return np.bincount(classes, minlength=num_classes)
+
+
+def ground_truth_of(
+    split: FittingSplit, num_classes: int, image_counts: np.ndarray
+) -> GroundTruthColumns:
+    """Return the boxes of the images to fit on as ground truth.
+
+    The id of an image is its place in ``split.records``, the id of a category its class plus 1.
+
+    Args:
+        split: the images.
+        num_classes: C.
+        image_counts: ``(C,)`` training images of each class, for the frequency groups.
+    """
+    images, annotations = [], []
+    for place, record in enumerate(split.records):
+        image = {key: record[key] for key in ("height", "width")} | {"id": place}
+        if (absent := absent_classes(record, split.names)) is not None:
+            image["neg_category_ids"] = [c + 1 for c in absent]
+            loose = record.get("not_exhaustive_category_ids", ())
+            image["not_exhaustive_category_ids"] = [
+                c + 1 for c in classes_of_ids(loose, split.names)
+            ]
+        images.append({**image, "file_name": record["file_name"]})
+        for annotation in record["annotations"]:
+            box = xywh(annotation)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": place,
+                    "category_id": annotation["category_id"] + 1,
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": int(annotation.get("iscrowd", 0)),
+                }
+            )
+    categories = [{"id": c + 1, "name": str(c)} for c in range(num_classes)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    table = parse_text(msgspec.json.encode(content), "the images to fit on").table
+    counts = {c + 1: int(count) for c, count in enumerate(image_counts)}
+    return GroundTruthColumns.from_table(complete_coco_fields(table, counts))
+
+
+def xywh(annotation: Mapping[str, Any]) -> list[float]:
+    """Return left, top, width and height of an annotation's box."""
+    box: Any = BoxMode.convert(list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYWH_ABS)
+    return [float(value) for value in box]
+
+
+def absent_classes(record: Record, names: Sequence[str]) -> list[int] | None:
+    """Return the classes that were verified to be absent; None if all classes were looked for."""
+    if "neg_category_ids" not in record:
+        return None
+    return classes_of_ids(record["neg_category_ids"], names)
+
+
+def classes_of_ids(ids: Iterable[int], names: Sequence[str]) -> list[int]:
+    """Return the classes of category ids; by default Detectron2's rule for LVIS, id minus 1."""
+    mapping = MetadataCatalog.get(names[0]).get("thing_dataset_id_to_contiguous_id")
+    if mapping is None:
+        return [i - 1 for i in ids]
+    return [mapping[i] for i in ids if i in mapping]

@@ -1,0 +1,236 @@
+"""`d2-seesaw calibrate`: what it writes, what later commands make of it, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
+from detectron2.structures import Instances
+
+from d2_seesaw.cli import calibrate, export_weights
+from d2_seesaw.data import register_longtail_instances
+from d2_seesaw.inference import calibration_of, load_predictor
+from d2_seesaw.inference.sources import read_picture
+from d2_seesaw.inference.tta.merging import box_predictions
+from tests.inference.models import mask_rcnn, picture
+from tests.inference.test_predictor import METADATA, save_run
+
+C = 20
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Write two splits of random pictures and a checkpoint whose config names them."""
+    folder = tmp_path_factory.mktemp("run")
+    rng = np.random.default_rng(0)
+    for split, number in (("train", 6), ("val", 2)):
+        torch.manual_seed(number)
+        images, annotations = [], []
+        for i in range(1, number + 1):
+            record = picture(folder / f"{split}_{i}.png", 96, 128)
+            record["id"] = i
+            images.append({**record, "file_name": f"{split}_{i}.png"})
+            for category in range(5, 5 + 3 * i):
+                x, y, w, h = rng.integers(5, 40, 4).tolist()
+                annotation = {"id": len(annotations) + 1, "image_id": i, "category_id": category}
+                annotation |= {"bbox": [x, y, w, h], "area": w * h, "iscrowd": 0}
+                annotations.append(annotation)
+        names = zip(METADATA["category_ids"], METADATA["class_names"], strict=True)
+        content = {"images": images, "annotations": annotations}
+        content["categories"] = [{"id": i, "name": name} for i, name in names]
+        (folder / f"{split}.json").write_text(json.dumps(content))
+        register_longtail_instances(
+            f"calibrated_{split}", json_file=folder / f"{split}.json", image_root=folder
+        )
+    torch.manual_seed(0)
+    names = [f"dataloader.{s}.dataset.names=calibrated_{s}" for s in ("train", "val")]
+    names[1] = names[1].replace("dataloader.val", "dataloader.test")
+    save_run(folder, mask_rcnn(), METADATA, "quickstart/seesaw", *names)
+    yield folder
+    for split in ("train", "val"):
+        DatasetCatalog.remove(f"calibrated_{split}")
+        MetadataCatalog.remove(f"calibrated_{split}")
+
+
+@pytest.fixture
+def call(folder, capsys):
+    """Return a function that calibrates the checkpoint and returns what was printed."""
+
+    def call(*arguments, checkpoint="model_final.pth"):
+        calibrate.main([str(folder / checkpoint), "--device", "cpu", *map(str, arguments)])
+        return capsys.readouterr().out
+
+    return call
+
+
+@pytest.fixture
+def fails(call):
+    """Return a function that calibrates and returns the error message."""
+
+    def fails(*arguments, **options):
+        with pytest.raises(SystemExit) as error:
+            call(*arguments, **options)
+        return str(error.value.code)
+
+    return fails
+
+
+def image_counts(folder):
+    """Count the training images of each class by hand."""
+    content = json.loads((folder / "train.json").read_text())
+    pairs = {(a["category_id"], a["image_id"]) for a in content["annotations"]}
+    return [sum(c == i for c, _ in pairs) for i in METADATA["category_ids"]]
+
+
+@torch.no_grad()
+def by_hand(checkpoint, path, gamma, counts):
+    """Calibrate the scores of the plain model by the equation, then detect."""
+    predictor = load_predictor(checkpoint, device="cpu", calibrated=False)
+    model = predictor.model
+    pixels = read_picture(path, "RGB")
+    image = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    images = model.preprocess_image([{"image": image}])
+    features = model.backbone(images.tensor)
+    proposals: list[Instances] = model.proposal_generator(images, features, None)[0]
+    boxes, (scores,) = box_predictions(model.roi_heads, features, proposals)
+    classes = scores[:, :-1] / torch.tensor(counts).clamp(min=1) ** gamma
+    classes = classes / classes.sum(dim=1, keepdim=True) * scores[:, :-1].sum(dim=1, keepdim=True)
+    scores = torch.cat([classes, scores[:, -1:]], dim=1)
+    settings = model.roi_heads.box_predictor
+    (found,), _ = fast_rcnn_inference(
+        boxes,
+        [scores],
+        [tuple(image.shape[1:])],
+        settings.test_score_thresh,
+        settings.test_nms_thresh,
+        settings.test_topk_per_image,
+    )
+    return found
+
+
+def test_a_calibrated_checkpoint_predicts_what_scores_calibrated_by_hand_give(
+    folder, call, tmp_path
+):
+    output = folder / "norcal.pth"
+    printed = call("--method", "norcal", "--gamma", "0.7", "--output", output)
+    assert f"scores: foreground\n{output}: NorCal, gamma 0.7 (given)" in printed
+    plain, written = (torch.load(p) for p in (folder / "model_final.pth", output))
+    assert written["model"].keys() == plain["model"].keys()
+    assert all(torch.equal(written["model"][k], plain["model"][k]) for k in plain["model"])
+    assert written["metadata"] == plain["metadata"]
+    counts = image_counts(folder)
+    assert written["calibration"]["class_counts"] == counts
+
+    path = folder / "val_1.png"
+    expected = by_hand(output, path, 0.7, counts)
+    export_weights.main([str(output), "--output", str(tmp_path / "shared")])
+    assert "| calibration | NorCal" in (tmp_path / "shared/README.md").read_text()
+    for checkpoint in (output, tmp_path / "shared/model.safetensors"):
+        predictor = load_predictor(checkpoint, device="cpu")
+        found = predictor(path)["instances"]
+        assert len(found) == len(expected) > 0
+        torch.testing.assert_close(found.scores, expected.scores)
+        torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+        assert torch.equal(found.pred_classes, expected.pred_classes)
+
+    before = load_predictor(folder / "model_final.pth", device="cpu")(path)["instances"]
+    switched_off = load_predictor(output, device="cpu", calibrated=False)(path)["instances"]
+    assert torch.equal(before.scores, switched_off.scores)
+    assert not torch.equal(before.scores, expected.scores)
+
+
+def test_the_default_output_is_beside_the_checkpoint_and_not_replaced(folder, call, fails):
+    given = ("--method", "norcal", "--gamma", "0.5")
+    default = folder / "model_final_calibrated.pth"
+    assert f"{default}: NorCal" in call(*given)
+    assert "exists; --overwrite replaces it" in fails(*given)
+    call(*given, "--overwrite")
+    again = call("--method", "norcal", "--gamma", "1", checkpoint=default.name)
+    assert "replaced: NorCal, gamma 0.5 (given)" in again
+    assert "is the input" in fails(*given, "--output", folder / "model_final.pth", "--overwrite")
+
+
+@pytest.mark.parametrize("method", ["norcal", "temperature"])
+def test_parameters_are_fitted_on_a_part_of_the_training_split(folder, call, method):
+    output = folder / f"fitted_{method}.safetensors"
+    printed = call(
+        *("--method", method, "--fraction", "0.5", "--seed", "3", "--grid", "0.5", "1"),
+        *("--output", output),
+    )
+    origin = "fitted on 3 of 6 images of calibrated_train, seed 3"
+    assert printed.startswith(f"{origin}\ncriterion: ")
+    fitted = calibration_of(load_predictor(output, device="cpu").model)
+    assert (fitted.method, fitted.origin) == (method, origin)
+    assert (fitted.groups == "") == (method == "norcal")
+
+
+def test_an_evaluated_split_is_refused(fails, tmp_path):
+    asked = ("--method", "norcal", "--dataset", "calibrated_val", "--output", tmp_path / "a.pth")
+    assert "calibrated_val is the test split of the config" in fails(*asked)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "platt"], "unknown --method 'platt', expected one of ['norcal'"),
+        (["--method", "norcal", "--tau", "1"], "tau is not a parameter of norcal"),
+        (["--method", "tau-norm", "--tau", "1"], "no effect on a normalized classifier"),
+        (["--method", "tau-norm"], "no effect on a normalized classifier"),
+        (["--method", "norcal", "--gamma", "nan"], "must be a finite number, got nan"),
+        (["--method", "norcal", "--dataset", "unknown"], "'unknown' is not registered"),
+        (["--method", "temperature", "--temperatures", "1", "0", "1"], "must be a number above 0"),
+    ],
+)
+def test_wrong_options_are_errors_in_one_line(fails, tmp_path, arguments, message):
+    text = fails(*arguments, "--output", tmp_path / "a.pth")
+    assert text.startswith("d2-seesaw calibrate: ")
+    assert message in text
+    assert "\n" not in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_calibration_or_another_number_of_classes_is_refused(folder, tmp_path, call):
+    call("--method", "norcal", "--gamma", "1", "--output", folder / "good.pth", "--overwrite")
+    content = torch.load(folder / "good.pth")
+    for changes, message in (
+        ({"class_counts": []}, "the calibration cannot be used: norcal needs the counts"),
+        ({"num_classes": 3, "class_counts": [1, 2, 3]}, "is of 3 classes, the model has 20"),
+    ):
+        broken = {**content, "calibration": {**content["calibration"], **changes}}
+        torch.save(broken, folder / "broken.pth")
+        with pytest.raises(ValueError, match=message):
+            load_predictor(folder / "broken.pth", device="cpu")
+
+
+def test_saved_results_are_calibrated_approximately(folder, tmp_path, capsys):
+    result = {"image_id": 1, "bbox": [1, 2, 3, 4]}
+    results = [{**result, "category_id": c, "score": s} for c, s in ((5, 0.8), (22, 0.8), (7, 1))]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    command = ["--results", tmp_path / "results.json", "--output", tmp_path / "new.json"]
+    counts = ["--train-annotations", folder / "train.json"]
+
+    def run(*arguments):
+        calibrate.main([*map(str, [*command, *arguments])])
+        return capsys.readouterr().out
+
+    printed = run(*counts, "--method", "norcal", "--gamma", "0.5")
+    assert printed.startswith("approximation: saved results have only the scores above")
+    found = json.loads((tmp_path / "new.json").read_text())
+    images = dict(zip(METADATA["category_ids"], image_counts(folder), strict=True))
+    assert (images[5], images[22]) == (6, 1)
+    odds = [4 / 6**0.5, 4.0, np.inf]
+    expected = [1 - 1 / (1 + o) for o in odds]
+    assert [r["score"] for r in found] == pytest.approx(expected)
+    assert [r["bbox"] for r in found] == [[1, 2, 3, 4]] * 3
+
+    for arguments, message in (
+        ([*counts, "--method", "tau-norm", "--tau", "1"], "results do not have"),
+        ([*counts, "--method", "norcal"], "cannot be fitted on results"),
+        (["--method", "norcal", "--gamma", "1"], "needs --train-annotations"),
+    ):
+        with pytest.raises(SystemExit) as error:
+            run("--overwrite", *arguments)
+        assert message in str(error.value.code)
