@@ -4,9 +4,9 @@ r"""mmdet's HTC R50-FPN with its semantic branch on COCO, evaluated as mmdet doe
         --config-file configs/mmdet/htc_r50_fpn.py
 
 For converted weights; evaluation needs no stuff maps. mmdet's model zoo: mask AP 37.4, box AP 42.3
-(12 epochs); mask AP 38.3, box AP 43.3 (20 epochs). They are of mmdet 2.0, which averages the masks
-of the three heads. mmdet 3.x uses the last one: model.roi_heads.mask_fusion=last. Not yet run with
-this code.
+(12 epochs); mask AP 38.3, box AP 43.3 (20 epochs), measured with mmdet 2.x, which averages the
+masks of the three heads. mmdet 3.3.0 uses the last one: model.roi_heads.mask_fusion=last. Not yet
+run with this code.
 """
 
 from ..common.models.htc_r50_fpn import add_semantic_branch as _add_semantic_branch

@@ -3,7 +3,7 @@ r"""mmdet's HTC R50-FPN without its semantic branch on COCO, evaluated as mmdet 
     python train_net.py --num-gpus 8 --eval-only train.init_checkpoint=CONVERTED.pth \
         --config-file configs/mmdet/htc_without_semantic_r50_fpn.py
 
-For converted weights. mmdet 3.x uses the mask of the last head alone:
+For converted weights. mmdet 3.3.0 uses the mask of the last head alone:
 model.roi_heads.mask_fusion=last.
 No published results: mmdet's model zoo has weights with the semantic branch alone. Not yet run
 with this code.

@@ -34,7 +34,8 @@ class HTCROIHeads(LossDrivenCascadeROIHeads):
         semantic_head: the semantic branch. Training then needs label maps, see
             :class:`~d2_seesaw.modeling.LabelMapRCNN`; inference does not. None leaves it out.
         semantic_pooler: pooler of the branch's map for all RoIs, with the size of the mask features
-            (14 in mmdet). For boxes the result is averaged to their size.
+            (14 in mmdet). For boxes the result is averaged to their size. Without a
+            ``semantic_head`` it is not used.
         mask_rois: ``"refined"`` is the interleaving: mask head k is trained on the boxes that box
             stage k predicts, matched, labeled and, with ``resample``, sampled as in that stage.
             ``"first"`` trains it on the RoIs of box stage k.
@@ -43,8 +44,8 @@ class HTCROIHeads(LossDrivenCascadeROIHeads):
         cascade_options: other arguments of :class:`LossDrivenCascadeROIHeads`.
 
     Raises:
-        ValueError: a mask head is not supported, the semantic branch lacks its pooler or the
-            reverse, its RoIs are moved by TSD, or the base class raises it.
+        ValueError: a mask head is not supported, the semantic branch lacks its pooler, its RoIs are
+            moved by TSD, or the base class raises it.
     """
 
     def __init__(

@@ -164,8 +164,8 @@ class HTCMaskHeads(nn.Module):
         heads: K mask heads, such as ``MaskHeadWithPredictor`` or ``CarafeMaskHead``.
         information_flow: pass features on. Without it the heads are independent.
         fusion: masks in inference. ``"average"`` is the mean of the heads' sigmoids, as in mmdet
-            1.x and 2.x, with which the published models were trained and evaluated; ``"last"`` is
-            the mask of the last head, as in mmdet 3.x.
+            2.x, with which the numbers of its model zoo were measured; ``"last"`` is the mask of
+            the last head, as in mmdet 3.3.0.
 
     Raises:
         ValueError: ``fusion`` is unknown, or a head is of another type, such as ``ScoredMaskHead``.

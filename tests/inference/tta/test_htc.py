@@ -18,7 +18,7 @@ def model():
     add = LazyConfig.load("configs/common/models/htc_r50_fpn.py", "add_semantic_branch")
     add(cfg, num_classes=3)
     for predictor in cfg.roi_heads.box_predictors:
-        predictor.test_topk_per_image = 10
+        predictor.update(test_score_thresh=1e-3, test_topk_per_image=10)
     return _spread(instantiate(cfg))
 
 
