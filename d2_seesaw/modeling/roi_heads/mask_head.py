@@ -181,6 +181,7 @@ class HTCMaskHeads(nn.Module):
         super().__init__()
         if fusion not in MASK_FUSIONS:
             raise ValueError(f"fusion must be one of {list(MASK_FUSIONS)}, got {fusion!r}")
+        checked: list[MaskHeadWithPredictor] = []
         for k, head in enumerate(heads):
             if not isinstance(head, MaskHeadWithPredictor):
                 raise ValueError(
@@ -189,11 +190,12 @@ class HTCMaskHeads(nn.Module):
                     "not supported here, only in LossDrivenCascadeROIHeads and HTCLiteROIHeads"
                 )
             self.add_module(str(k), head)
+            checked.append(head)
         self.num_heads = len(heads)
         self.fusion = fusion
         links = {}
         if information_flow:
-            links = {str(k): _link(*pair) for k, pair in enumerate(pairwise(heads), start=1)}
+            links = {str(k): _link(*pair) for k, pair in enumerate(pairwise(checked), start=1)}
         self.conv_res = nn.ModuleDict(links)
 
     def __len__(self) -> int:
@@ -225,7 +227,8 @@ class HTCMaskHeads(nn.Module):
             return instances
         heads = list(self.encoded(x))
         used = heads[-1:] if self.fusion == "last" else heads
-        masks = sum(head.decoded(features, instances).sigmoid() for head, features in used)
+        # Under autocast the logits are in half precision; their mean is not.
+        masks = sum(head.decoded(features, instances).float().sigmoid() for head, features in used)
         masks = cast("Tensor", masks) / len(used)
         for i, image in zip(instances, masks.split([len(i) for i in instances]), strict=True):
             i.pred_masks = image

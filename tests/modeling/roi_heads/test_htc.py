@@ -361,3 +361,16 @@ def test_masks_for_given_boxes_match_the_detections():
     boxes, scores = heads.box_predictions(features, proposals)
     assert [len(b) for b in boxes] == [len(s) for s in scores] == [len(p) for p in proposals]
     assert set(features) == set(LEVELS)
+
+
+def test_losses_and_masks_are_in_full_precision_under_autocast(storage):
+    heads = htc(semantic=True)
+    batch, maps = parts.batch(), label_maps()
+    exact = losses_of(heads, batch, sem_seg=maps)["loss_semantic"]
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = losses_of(heads, batch, sem_seg=maps)
+        with torch.no_grad():
+            found, _ = heads.eval()(None, *batch[:2])
+    torch.testing.assert_close(losses["loss_semantic"], exact, rtol=0.05, atol=0)
+    assert all(loss.isfinite() for loss in losses.values())
+    assert found[0].pred_masks.dtype == losses["loss_semantic"].dtype == torch.float32
