@@ -1,4 +1,4 @@
-"""Conversion of mmdet's Seesaw models, by rules on the names that account for every tensor.
+"""Conversion of mmdet's Seesaw and HTC models, by rules on the names that account for every tensor.
 
 No tensor is permuted or rescaled: both frameworks use the same order of channels, anchors, box
 deltas and classes (ascending LVIS category ids). One value changes its type: mmdet counts the
@@ -71,6 +71,27 @@ RULES = (
         rf"roi_head\.mask_head(\.\d)?\.conv_logits\.{_AFFINE}",
         r"roi_heads.mask_head\1.predictor.\2",
     ),
+    # HTC: between mask heads, and the semantic branch.
+    (
+        rf"roi_head\.mask_head\.(\d)\.conv_res\.conv\.{_AFFINE}",
+        r"roi_heads.mask_head.conv_res.\1.\2",
+    ),
+    (
+        rf"roi_head\.semantic_head\.lateral_convs\.(\d)\.conv\.{_AFFINE}",
+        r"roi_heads.semantic_head.lateral.\1.\2",
+    ),
+    (
+        rf"roi_head\.semantic_head\.convs\.(\d)\.conv\.{_AFFINE}",
+        r"roi_heads.semantic_head.convs.\1.\2",
+    ),
+    (
+        rf"roi_head\.semantic_head\.conv_embedding\.conv\.{_AFFINE}",
+        r"roi_heads.semantic_head.embedding.\1",
+    ),
+    (
+        rf"roi_head\.semantic_head\.conv_logits\.{_AFFINE}",
+        r"roi_heads.semantic_head.logits.\1",
+    ),
 )
 UNUSED = re.compile(r"\.num_batches_tracked$")
 COUNTS = re.compile(r"\.class_counts$")
@@ -90,7 +111,7 @@ _HARMLESS = (
 def convert_mmdet(
     state: Mapping[str, Tensor], model_state: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Rename the weights of an mmdet Mask R-CNN or Cascade Mask R-CNN (ResNet, FPN) to ours.
+    """Rename the weights of an mmdet Mask R-CNN, Cascade Mask R-CNN or HTC (ResNet, FPN) to ours.
 
     Models trained with Seesaw Loss include their class counts, from which training continues;
     models trained with softmax have none.
@@ -174,15 +195,19 @@ class MmdetModel:
 
     Attributes:
         depth: depth of the ResNet, 50 or 101.
-        cascade: Cascade Mask R-CNN rather than Mask R-CNN.
+        cascade: Cascade Mask R-CNN or HTC rather than Mask R-CNN.
         num_classes: C, the number of foreground classes.
         seesaw: trained with Seesaw Loss (C + 2 logits) rather than softmax (C + 1).
+        htc: Hybrid Task Cascade, whose mask heads are connected.
+        semantic_classes: classes of the semantic branch of HTC; 0 without it.
     """
 
     depth: int
     cascade: bool
     num_classes: int
     seesaw: bool
+    htc: bool = False
+    semantic_classes: int = 0
 
 
 def describe_mmdet(state: Mapping[str, Tensor]) -> MmdetModel:
@@ -191,7 +216,7 @@ def describe_mmdet(state: Mapping[str, Tensor]) -> MmdetModel:
     A normalized mask predictor cannot be recognized: its weights have the same names and shapes.
 
     Raises:
-        ValueError: the model is not a (Cascade) Mask R-CNN on a ResNet 50 or 101.
+        ValueError: the model is not a (Cascade) Mask R-CNN or HTC on a ResNet 50 or 101.
     """
     blocks = {m[1] for key in state if (m := re.match(r"backbone\.layer3\.(\d+)\.", key))}
     depth = {6: 50, 23: 101}.get(len(blocks))
@@ -207,8 +232,8 @@ def describe_mmdet(state: Mapping[str, Tensor]) -> MmdetModel:
     num_logits, num_classes = sizes
     if depth is None or num_logits is None or num_classes is None:
         raise ValueError(
-            "expected the weights of an mmdet Mask R-CNN or Cascade Mask R-CNN on a ResNet 50 or "
-            f"101, which have 6 or 23 blocks backbone.layer3.*, ...bbox_head{stage}.fc_cls.bias "
+            "expected the weights of an mmdet Mask R-CNN, Cascade Mask R-CNN or HTC on a ResNet 50 "
+            f"or 101, which have 6 or 23 blocks backbone.layer3.*, ...bbox_head{stage}.fc_cls.bias "
             f"and ...mask_head{stage}.conv_logits.bias; found {len(blocks)} blocks and the sizes "
             f"{num_logits} and {num_classes}"
         )
@@ -217,7 +242,15 @@ def describe_mmdet(state: Mapping[str, Tensor]) -> MmdetModel:
             f"{num_logits} logits for {num_classes} classes: expected {num_classes + 2} (Seesaw "
             f"Loss) or {num_classes + 1} (softmax)"
         )
-    return MmdetModel(depth, cascade, num_classes, seesaw=num_logits == num_classes + 2)
+    semantic = state.get("roi_head.semantic_head.conv_logits.bias")
+    return MmdetModel(
+        depth,
+        cascade,
+        num_classes,
+        seesaw=num_logits == num_classes + 2,
+        htc="roi_head.mask_head.1.conv_res.conv.weight" in state,
+        semantic_classes=0 if semantic is None else semantic.numel(),
+    )
 
 
 class _StandIn:

@@ -1,5 +1,7 @@
 """Convert a checkpoint of MMDetection with Seesaw Loss or softmax, to be evaluated or trained here.
 
+Mask R-CNN, Cascade Mask R-CNN and HTC, with or without its semantic branch, on a ResNet-50 or 101.
+
 Prints the config that the weights belong to and the command that evaluates them. Nothing in the
 file is executed without --trust, and no file is replaced without --overwrite.
 
@@ -63,7 +65,7 @@ def is_norm_mask(given: str | None, config: str, name: str) -> bool:
     if config:
         return "NormedConv2d" in config
     words = name.replace("-", "_")
-    if "seesaw_loss" not in words:
+    if "seesaw_loss" not in words and not words.startswith("htc_"):
         raise ValueError(
             "the mask predictor is plain or normalized, which neither a config in the file nor a "
             "file name of mmdet's model zoo says: give --mask plain or --mask norm"
@@ -73,6 +75,8 @@ def is_norm_mask(given: str | None, config: str, name: str) -> bool:
 
 def recipe_for(model: MmdetModel, norm_mask: bool) -> Recipe:
     """Return the shipped config closest to ``model``, and the overrides that make it fit."""
+    if model.htc:
+        return _recipe_for_htc(model, norm_mask)
     depth = 101 if model.cascade else model.depth
     name = f"{'cascade_' if model.cascade else ''}mask_rcnn_r{depth}_fpn"
     mask = "_norm_mask" if norm_mask else ""
@@ -80,14 +84,44 @@ def recipe_for(model: MmdetModel, norm_mask: bool) -> Recipe:
     overrides = []
     if not model.seesaw:
         config = f"configs/lvis_v1/{name}_softmax_rfs_2x.py"
-        heads = [f".{stage}" for stage in range(3)] if model.cascade else [""]
-        target = "predictor._target_=d2_seesaw.layers.normed_mask_predictor"
-        overrides += [f"model.roi_heads.mask_head{head}.{target}" for head in heads if norm_mask]
+        overrides += _norm_masks(3 if model.cascade else 0) if norm_mask else []
+    return Recipe(config, overrides + _sizes(model, depth))
+
+
+def _recipe_for_htc(model: MmdetModel, norm_mask: bool) -> Recipe:
+    name = "htc" if model.semantic_classes else "htc_without_semantic"
+    overrides = _norm_masks(3) if norm_mask else []
+    if model.seesaw:
+        for stage in range(3):
+            predictor = f"model.roi_heads.box_predictors.{stage}"
+            overrides += [
+                f"{predictor}.cls_score._target_=d2_seesaw.layers.normed_linear_classifier",
+                f"{predictor}.cls_loss._target_=d2_seesaw.losses.SeesawLoss",
+            ]
+    if model.semantic_classes not in (0, 183):
+        overrides.append(f"model.roi_heads.semantic_head.num_classes={model.semantic_classes}")
+    return Recipe(f"configs/mmdet/{name}_r50_fpn.py", overrides + _sizes(model, 50))
+
+
+def _norm_masks(stages: int) -> list[str]:
+    heads = [f".{stage}" for stage in range(stages)] or [""]
+    target = "predictor._target_=d2_seesaw.layers.normed_mask_predictor"
+    return [f"model.roi_heads.mask_head{head}.{target}" for head in heads]
+
+
+def _sizes(model: MmdetModel, depth: int) -> list[str]:
+    """Return overrides of a config with a ResNet of ``depth`` and its published classes."""
+    overrides = []
     if model.depth != depth:
         overrides.append(f"model.backbone.bottom_up.stages.depth={model.depth}")
-    if model.num_classes != 1203:
+    if model.num_classes != _published_classes(model):
         overrides.append(f"model.roi_heads.num_classes={model.num_classes}")
-    return Recipe(config, overrides)
+    return overrides
+
+
+def _published_classes(model: MmdetModel) -> int:
+    """Return the number of classes of LVIS v1, or for HTC of COCO."""
+    return 80 if model.htc else 1203
 
 
 def convert(args: argparse.Namespace) -> str:
@@ -107,8 +141,9 @@ def convert(args: argparse.Namespace) -> str:
     with torch.device("meta"):
         ours = instantiate(cfg.model)
     weights = convert_mmdet(file.state, ours.state_dict())
-    is_lvis = model.num_classes == 1203  # The class names of other datasets are unknown.
-    metadata = class_metadata(cfg.dataloader.test.dataset.names, ours) if is_lvis else {}
+    # The class names of other datasets are unknown.
+    is_published = model.num_classes == _published_classes(model)
+    metadata = class_metadata(cfg.dataloader.test.dataset.names, ours) if is_published else {}
     save_weights(args.output, weights, metadata, __author__="mmdet, converted by d2_seesaw")
     return report(args.output, model, norm_mask, recipe, len(weights))
 
@@ -118,6 +153,8 @@ def report(
 ) -> str:
     """Describe the new checkpoint and how to evaluate it."""
     kind = "Cascade Mask R-CNN" if model.cascade else "Mask R-CNN"
+    if model.htc:
+        kind = "HTC" if model.semantic_classes else "HTC without semantic branch"
     command = ["d2-seesaw train --eval-only --config-file", recipe.config]
     command += [f"train.init_checkpoint={output}", *recipe.overrides]
     lines = [
@@ -127,7 +164,7 @@ def report(
         f"config: {recipe.config}",
         f"evaluate: {' '.join(command)}",
     ]
-    if model.num_classes != 1203:
+    if model.num_classes != _published_classes(model):
         lines.append("for your own data also give dataloader.test.dataset.names=NAME")
     return "\n".join(lines)
 

@@ -29,6 +29,7 @@ from d2_seesaw.data.sampling import (
 from d2_seesaw.data.semantic.folders import FrameSplit, register_semantic_folder
 from d2_seesaw.data.semantic.label_maps import read_labels
 from d2_seesaw.data.semantic.pixel_counts import ClassPixels, LabelReader, class_pixel_counts
+from d2_seesaw.data.semantic.stuff_maps import register_label_maps
 from d2_seesaw.data.semantic.synthia import register_synthia_rand_cityscapes, register_synthia_seqs
 from d2_seesaw.data.transforms import OpenCVResizeShortestEdge, OpenCVResizeTransform
 
@@ -60,6 +61,7 @@ __all__ = [
     "load_dataset",
     "load_longtail_json",
     "read_labels",
+    "register_label_maps",
     "register_longtail_instances",
     "register_semantic_folder",
     "register_synthia_rand_cityscapes",

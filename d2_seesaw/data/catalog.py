@@ -38,6 +38,8 @@ _HOW_TO_GET = {
     "datasets/prepare_ade20k_sem_seg.py of Detectron2",
     "cityscapes": "leftImg8bit and gtFine: https://www.cityscapes-dataset.com/downloads",
     "coco": "annotations and images: https://cocodataset.org",
+    "coco_2017_train_stuff": "label maps (stuffthingmaps_trainval2017.zip): "
+    "https://github.com/nightrome/cocostuff",
     "lvis_v1": "annotations: https://www.lvisdataset.org/dataset, images: https://cocodataset.org",
     "quickstart": "generate it: d2-seesaw generate instances",
     "semantic_quickstart": "generate it: d2-seesaw generate semantic",

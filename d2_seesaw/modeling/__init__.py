@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import d2_seesaw._requires_detectron2  # noqa: F401  (an error in one line)
 from d2_seesaw.modeling.backbones import DilatedBasicBlock, TimmBackbone, dilated_resnet_stages
 from d2_seesaw.modeling.fpg import FPG
+from d2_seesaw.modeling.label_map_rcnn import LabelMapRCNN
 from d2_seesaw.modeling.meta_arch import DualHeadRCNN, FederatedDualHeadRCNN, FederatedRCNN
 from d2_seesaw.modeling.roi_heads import (
     AveragedMaskHeads,
@@ -13,8 +14,11 @@ from d2_seesaw.modeling.roi_heads import (
     DualOutputLayers,
     DualTSDBoxHead,
     DualTSDOutputLayers,
+    FusedSemanticHead,
     GlobalContextEncoder,
     HTCLiteROIHeads,
+    HTCMaskHeads,
+    HTCROIHeads,
     LossDrivenCascadeROIHeads,
     LossDrivenOutputLayers,
     MaskHeadWithPredictor,
@@ -44,8 +48,12 @@ __all__ = [
     "DualTSDOutputLayers",
     "FederatedDualHeadRCNN",
     "FederatedRCNN",
+    "FusedSemanticHead",
     "GlobalContextEncoder",
     "HTCLiteROIHeads",
+    "HTCMaskHeads",
+    "HTCROIHeads",
+    "LabelMapRCNN",
     "LossDrivenCascadeROIHeads",
     "LossDrivenDeepLabV3PlusHead",
     "LossDrivenOutputLayers",

@@ -1,5 +1,8 @@
 """Tests of the conversion with the tensor names and shapes listed by mmdet."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from detectron2.config import instantiate
@@ -84,7 +87,13 @@ def test_the_published_number_of_classes_is_supported():
         ("roi_head.mask_head.0.convs.3.conv.weight", "roi_heads.mask_head.0.mask_fcn4.weight"),
         ("roi_head.mask_head.upsample.weight", "roi_heads.mask_head.deconv.weight"),
         ("roi_head.mask_head.conv_logits.bias", "roi_heads.mask_head.predictor.bias"),
-        ("roi_head.semantic_head.conv_logits.bias", None),
+        ("roi_head.mask_head.2.conv_res.conv.bias", "roi_heads.mask_head.conv_res.2.bias"),
+        (
+            "roi_head.semantic_head.lateral_convs.4.conv.weight",
+            "roi_heads.semantic_head.lateral.4.weight",
+        ),
+        ("roi_head.semantic_head.conv_logits.bias", "roi_heads.semantic_head.logits.bias"),
+        ("roi_head.glbctx_head.fc.bias", None),
         ("prefix.backbone.conv1.weight", None),
         ("backbone.conv1.weight.suffix", None),
     ],
@@ -96,8 +105,9 @@ def test_names(theirs, ours):
 def test_every_rule_is_needed(mask_rcnn):
     import re
 
+    htc = json.loads(Path("tests/golden/mmdet_3_3_0_htc_heads.json").read_text())
     for pattern, _ in RULES:
-        assert any(re.fullmatch(pattern, key) for key in mask_rcnn), pattern
+        assert any(re.fullmatch(pattern, key) for key in [*mask_rcnn, *htc]), pattern
 
 
 def test_weight_values_are_not_changed():

@@ -1,5 +1,6 @@
 """`d2-seesaw convert` on small files in mmdet's layout, whose tensors each store one number."""
 
+import json
 import os
 from pathlib import Path
 
@@ -125,6 +126,40 @@ def test_every_recipe_names_an_existing_config_that_fits(cascade, depth, seesaw,
     assert ("seesaw" in recipe.config) == seesaw
 
 
+@pytest.mark.parametrize("seesaw", [False, True])
+@pytest.mark.parametrize("semantic", [0, 6])
+def test_the_recipe_of_htc_fits(seesaw, semantic):
+    model = MmdetModel(101, True, 7, seesaw, htc=True, semantic_classes=semantic)
+    recipe = recipe_for(model, norm_mask=seesaw)
+    cfg = load_config(recipe.config, recipe.overrides)
+    assert cfg.model.backbone.bottom_up.stages.depth == 101
+    with torch.device("meta"):
+        heads = instantiate(cfg.model).roi_heads
+    assert {len(p.cls_score.bias) for p in heads.box_predictor} == {9 if seesaw else 8}
+    for head in heads.mask_head:
+        assert isinstance(head.predictor, NormedConv2d) == seesaw
+        assert head.predictor.out_channels == 7
+    assert (heads.semantic_head is not None) == bool(semantic)
+    assert not semantic or heads.semantic_head.num_classes == semantic
+
+
+def test_a_checkpoint_of_htc_names_its_config(tmp_path, capsys):
+    heads = json.loads(Path("tests/golden/mmdet_3_3_0_htc_heads.json").read_text())
+    shapes = {k: v for k, v in mmdet_shapes(depth=50).items() if not k.startswith("roi_head.")}
+    for key in heads:  # recorded with fewer box features
+        if "bbox_head" in key:
+            heads[key] = [1024 if n == 256 else n for n in heads[key]]
+    state = {k: torch.tensor(0.0).expand(s) for k, s in (shapes | heads).items()}
+    torch.save({"state_dict": state}, tmp_path / "htc_r50_fpn_1x_coco_20200317-7332cf16.pth")
+    main([str(path) for path in (*tmp_path.iterdir(), tmp_path / "ours.pth")])
+    printed = capsys.readouterr().out
+    assert "HTC R-50, softmax, 37 classes, plain mask predictor" in printed
+    assert "config: configs/mmdet/htc_r50_fpn.py" in printed
+    assert "num_classes=37" in printed
+
+
 def test_published_models_need_no_overrides():
+    published = MmdetModel(50, True, 80, False, htc=True, semantic_classes=183)
+    assert recipe_for(published, False).overrides == []
     assert recipe_for(MmdetModel(101, True, 1203, True), True).overrides == []
     assert recipe_for(MmdetModel(50, False, 1203, True), False).overrides == []

@@ -12,8 +12,10 @@ from d2_seesaw.inference import MultiViewInference, UnionOfDetections
 from d2_seesaw.layers import NormedConv2d, NormedLinear
 from d2_seesaw.layers.predictors import is_pointwise
 from d2_seesaw.losses import SeesawLoss, SoftmaxLoss
+from d2_seesaw.modeling import LabelMapRCNN
 from d2_seesaw.modeling.roi_heads import (
     HTCLiteROIHeads,
+    HTCROIHeads,
     LossDrivenCascadeROIHeads,
     MaskHeadWithPredictor,
     TwoSidedBox2BoxTransform,
@@ -104,7 +106,8 @@ def test_settings_match_the_file_name(path):
     assert isinstance(heads, LossDrivenCascadeROIHeads) == (
         {"cascade", "htc"} & set(words) != set()
     )
-    assert isinstance(heads, HTCLiteROIHeads) == ("htc" in words)
+    assert isinstance(heads, HTCLiteROIHeads) == ("lite" in words)
+    assert isinstance(heads, HTCROIHeads) == ("htc" in words and "lite" not in words)
     assert cfg.train.epochs == int(words[-1].removesuffix("x")) * 12
 
 
@@ -157,7 +160,7 @@ def test_the_flagship_has_lvis_v1s_classes_and_the_published_logit_counts():
     assert heads.box_predictor.bbox_pred.out_features == 4812
 
 
-CASCADES = [p for p in INSTANCES if "cascade" in p.stem or "htc_lite" in p.stem]
+CASCADES = [p for p in INSTANCES if "cascade" in p.stem or "htc" in p.stem]
 
 BUILT_IN_TWO_SECONDS = [
     FLAGSHIP,
@@ -180,7 +183,7 @@ def test_cascade_training_follows_mmdet(path):
     assert heads.score_fusion == "logits"
     assert heads.resample
     assert heads.stage_loss_weights == [1, 0.5, 0.25]
-    assert len(all_of(heads.mask_head)) == (1 if "htc" in path.stem else 3)
+    assert len(all_of(heads.mask_head)) == (1 if "htc_lite" in path.stem else 3)
 
 
 @each([p for p in CASCADES if p in LVIS])
@@ -199,7 +202,25 @@ def test_flagship_sizes_build_in_less_than_two_seconds(path):
     assert model.roi_heads.num_classes == 1203
 
 
-HTC_LITES = [p for p in CASCADES if "htc" in p.stem and "plain" not in p.stem]
+HTC_LITES = [p for p in CASCADES if "htc_lite" in p.stem and "plain" not in p.stem]
+HTCS = [p for p in CASCADES if "htc" in p.stem and "lite" not in p.stem]
+
+
+@each(HTCS)
+def test_htc_trains_as_in_mmdet_and_has_a_semantic_branch_by_its_name(path):
+    model = model_in(path)
+    heads = model.roi_heads
+    assert heads.mask_rois == "refined"
+    assert [*heads.mask_head.conv_res] == ["1", "2"]
+    assert heads.mask_head.fusion == "average"
+    maps = "stuffthingmaps" in read(path).dataloader.train.dataset.names
+    semantic = "without" not in path.stem and "quickstart" not in path.parts
+    assert isinstance(model, LabelMapRCNN) == maps == semantic
+    if semantic:
+        branch = heads.semantic_head
+        assert branch.in_features == ["p2", "p3", "p4", "p5", "p6"]
+        assert (branch.fusion_level, branch.num_classes, branch.loss_weight) == ("p3", 183, 0.2)
+        assert len(branch.convs) == 4
 
 
 @each(HTC_LITES)
@@ -223,7 +244,8 @@ def test_the_plain_htc_lite_only_lacks_the_context():
 
 @each(MMDET)
 def test_configs_for_mmdets_weights_differ_only_in_testing(path):
-    cfg, base = changed(path), read(CONFIGS / "lvis_v1" / f"{path.stem}_rfs_2x.py")
+    source = f"coco/{path.stem}_1x.py" if "htc" in path.stem else f"lvis_v1/{path.stem}_rfs_2x.py"
+    cfg, base = changed(path), read(CONFIGS / source)
     assert str(cfg.train.init_checkpoint) == ""
     (resize,) = map(instantiate, cfg.dataloader.test.mapper.augmentations)
     assert isinstance(resize, OpenCVResizeShortestEdge)

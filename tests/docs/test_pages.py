@@ -44,8 +44,12 @@ def test_the_model_zoo_lists_every_config():
 
 def test_published_weights_belong_to_the_configs_beside_them():
     rows = re.findall(r"^\| `(\S+\.pth)` \| `(\S+)`", ZOO, re.M)
-    assert len(rows) == 12
+    assert len(rows) == 15
     for name, config in rows:
-        model = MmdetModel(101 if "_r101_" in name else 50, "cascade" in name, 1203, seesaw=True)
+        depth = 101 if "_r101_" in name else 50
+        if "htc" in name:
+            model = MmdetModel(depth, True, 80, False, htc=True, semantic_classes=183)
+        else:
+            model = MmdetModel(depth, "cascade" in name, 1203, seesaw=True)
         recipe = recipe_for(model, is_norm_mask(None, "", name))
         assert recipe.config.removeprefix("configs/").removesuffix(".py") == config

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from d2_seesaw.engine import apply_overrides, load_config
 from d2_seesaw.engine.config import target_of
+from d2_seesaw.modeling import HTCMaskHeads
 
 CONFIGS = Path("configs")
 LEAVES = sorted(p for p in CONFIGS.rglob("*.py") if "common" not in p.parts)
@@ -119,7 +120,7 @@ def _located(value):
 
 def all_of(module):
     """Return the modules of all cascade stages as a list; one module for Mask R-CNN."""
-    return list(module) if isinstance(module, nn.ModuleList) else [module]
+    return list(module) if isinstance(module, (nn.ModuleList, HTCMaskHeads)) else [module]
 
 
 def predictors_of(cfg):

@@ -8,10 +8,13 @@ from d2_seesaw.modeling.roi_heads.dual_head import (
     DualTSDOutputLayers,
 )
 from d2_seesaw.modeling.roi_heads.fast_rcnn import LossDrivenOutputLayers, TwoSidedBox2BoxTransform
+from d2_seesaw.modeling.roi_heads.htc import HTCROIHeads
 from d2_seesaw.modeling.roi_heads.htc_lite import GlobalContextEncoder, HTCLiteROIHeads
+from d2_seesaw.modeling.roi_heads.htc_semantic import FusedSemanticHead
 from d2_seesaw.modeling.roi_heads.mask_head import (
     AveragedMaskHeads,
     CarafeMaskHead,
+    HTCMaskHeads,
     MaskHeadWithPredictor,
 )
 from d2_seesaw.modeling.roi_heads.mask_scoring import MaskIoUHead, ScoredMaskHead
@@ -25,8 +28,11 @@ __all__ = [
     "DualOutputLayers",
     "DualTSDBoxHead",
     "DualTSDOutputLayers",
+    "FusedSemanticHead",
     "GlobalContextEncoder",
     "HTCLiteROIHeads",
+    "HTCMaskHeads",
+    "HTCROIHeads",
     "LossDrivenCascadeROIHeads",
     "LossDrivenOutputLayers",
     "MaskHeadWithPredictor",

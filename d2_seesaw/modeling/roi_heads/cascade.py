@@ -19,12 +19,14 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from d2_seesaw.modeling.roi_heads.fast_rcnn import Predictions, calibrated, uncalibrated_probs
-from d2_seesaw.modeling.roi_heads.mask_head import AveragedMaskHeads
+from d2_seesaw.modeling.roi_heads.mask_head import AveragedMaskHeads, HTCMaskHeads
 from d2_seesaw.modeling.roi_heads.offset_pooler import check_pooler, pool_and_encode
 
 SCORE_FUSIONS = ("logits", "probabilities")
 
 MASK_ROIS = ("first", "last", "refined")
+
+_SEVERAL_MASK_HEADS = (AveragedMaskHeads, HTCMaskHeads)
 
 
 class Stage(NamedTuple):
@@ -123,9 +125,9 @@ class LossDrivenCascadeROIHeads(CascadeROIHeads):
         box_predictors: K predictors, such as :class:`LossDrivenOutputLayers`, each with its own
             classifier and loss, and thus class counts.
         proposal_matchers: K matchers, which define the foreground of each stage.
-        mask_head: one module or a list of K. In a list, head k is trained on the positives of stage
-            k, with the stage's loss weight, and in inference the sigmoids of all heads are averaged
-            on the final boxes.
+        mask_head: one module, a list of K, or ``HTCMaskHeads``. With several heads, head k is
+            trained on the positives of stage k, with the stage's loss weight. In inference the
+            sigmoids of the heads in a list are averaged on the final boxes.
         score_fusion: ``"logits"`` averages the K stages' logits and scores the mean (mmdet);
             ``"probabilities"`` averages their scores (Detectron2).
         resample: match, sample and append ground-truth boxes again in each stage (mmdet) instead of
@@ -135,7 +137,10 @@ class LossDrivenCascadeROIHeads(CascadeROIHeads):
             1, and gradients into the feature maps divided by K.
         mask_rois: RoIs that a single mask head is trained on: those of the ``"first"`` stage
             (Detectron2), of the ``"last"``, or ``"refined"``: the boxes that the last stage
-            predicts, matched and labeled once more as in that stage.
+            predicts, matched and labeled once more as in that stage. With several mask heads,
+            ``"first"`` trains head k on the RoIs of stage k, and ``"refined"`` on the boxes that
+            stage k predicts, as HTC does. Statistics of RoIs that only masks use are those of
+            stages K to 2 K - 1.
         options: other arguments of ``CascadeROIHeads``.
 
     Raises:
@@ -161,14 +166,15 @@ class LossDrivenCascadeROIHeads(CascadeROIHeads):
         if stage_loss_weights is not None:
             lengths["stage_loss_weights"] = stage_loss_weights
         if mask_head is not None and not isinstance(mask_head, nn.Module):
-            lengths["mask_head"] = mask_head
             mask_head = AveragedMaskHeads(mask_head)
+        if isinstance(mask_head, _SEVERAL_MASK_HEADS):
+            lengths["mask_head"] = mask_head
         _check_lengths(len(box_heads), lengths)
         _check_choice("score_fusion", score_fusion, SCORE_FUSIONS)
         _check_choice("mask_rois", mask_rois, MASK_ROIS)
-        if isinstance(mask_head, AveragedMaskHeads) and mask_rois != "first":
+        if isinstance(mask_head, _SEVERAL_MASK_HEADS) and mask_rois == "last":
             raise ValueError(
-                f"mask_rois={mask_rois!r} needs a single mask head, but mask_head is a list of "
+                f"mask_rois={mask_rois!r} needs a single mask head, but there are "
                 f"{len(mask_head)}: head k is trained on the RoIs of stage k"
             )
         super().__init__(
@@ -181,8 +187,8 @@ class LossDrivenCascadeROIHeads(CascadeROIHeads):
         check_pooler(self.box_head, self.box_pooler)
         if score_fusion == "logits":
             _check_widths(self.box_predictor)
-        # One more, because the boxes after the last stage are matched as in the last stage.
-        self.proposal_matchers = [*proposal_matchers, proposal_matchers[-1]]
+        # Once more, for the RoIs of masks: the boxes after a stage are matched as in that stage.
+        self.proposal_matchers = [*proposal_matchers, *proposal_matchers]
         self.score_fusion = score_fusion
         self.resample = resample
         self.stage_loss_weights = stage_loss_weights and [float(w) for w in stage_loss_weights]
@@ -196,6 +202,7 @@ class LossDrivenCascadeROIHeads(CascadeROIHeads):
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """Return losses in training, detections in inference; see ``ROIHeads.forward``."""
+        features = self.extended(features, proposals)
         if not self.training:
             return super().forward(images, features, proposals)
         if targets is None:
@@ -220,7 +227,20 @@ class LossDrivenCascadeROIHeads(CascadeROIHeads):
             Per image, ``(Ri, 4)`` or ``(Ri, 4 C)`` boxes of the last stage, and ``(Ri, C + 1)``
             fused scores, background last; in the order of the proposals.
         """
+        features = self.extended(features, proposals)
         return fuse(self._run_stages(features, proposals), self.score_fusion)
+
+    def forward_with_given_boxes(
+        self, features: dict[str, Tensor], instances: list[Instances]
+    ) -> list[Instances]:
+        """Predict masks for the boxes and classes of ``instances``."""
+        return super().forward_with_given_boxes(self.extended(features, instances), instances)
+
+    def extended(
+        self, features: dict[str, Tensor], instances: list[Instances]
+    ) -> dict[str, Tensor]:
+        """Return ``features`` with the maps that the poolers of a subclass add, each once."""
+        return features
 
     def _forward_box(
         self,
@@ -228,7 +248,7 @@ class LossDrivenCascadeROIHeads(CascadeROIHeads):
         proposals: list[Instances],
         targets: list[Instances] | None = None,
     ) -> Any:
-        stages = self._run_stages(features, proposals, targets)
+        stages = self._run_stages(self.extended(features, proposals), proposals, targets)
         if self.training:
             return self._box_losses(stages)
         boxes, scores = fuse(stages, self.score_fusion)
@@ -253,7 +273,7 @@ class LossDrivenCascadeROIHeads(CascadeROIHeads):
         stages: list[Stage] = []
         for k in range(self.num_cascade_stages):
             if k > 0:
-                proposals = self._next_proposals(stages, targets)
+                proposals = self._refined_proposals(stages[-1], k, targets)
             predictor: Any = self.box_predictor[k]
             stages.append(Stage(predictor, self._run_stage(maps, proposals, k), proposals))
         return stages
@@ -265,18 +285,18 @@ class LossDrivenCascadeROIHeads(CascadeROIHeads):
         x = pool_and_encode(heads[stage], self.box_pooler, features, boxes, gradient_scale=scale)
         return self.box_predictor[stage](x)
 
-    def _next_proposals(
-        self, stages: list[Stage], targets: list[Instances] | None
+    def _refined_proposals(
+        self, stage: Stage, matcher: int, targets: list[Instances] | None
     ) -> list[Instances]:
-        """Convert the predictions of the last stage to RoIs, labeled if there are targets."""
-        seen = stages[-1].proposals
-        boxes = refined_boxes(stages[-1], self.num_classes)
+        """Convert the predictions of a stage to RoIs, labeled if there are targets."""
+        seen = stage.proposals
+        boxes = refined_boxes(stage, self.num_classes)
         if targets is not None and self.resample:
             boxes = without_objects(boxes, seen, self.num_classes)
         proposals = self._create_proposals_from_boxes(boxes, [p.image_size for p in seen])
         if targets is None:
             return proposals
-        return self._match_and_label_boxes(proposals, len(stages), targets)
+        return self._match_and_label_boxes(proposals, matcher, targets)
 
     @torch.no_grad()
     def _match_and_label_boxes(
@@ -295,7 +315,7 @@ class LossDrivenCascadeROIHeads(CascadeROIHeads):
 
     @property
     def _masks_after_first_stage(self) -> bool:
-        return self.mask_rois != "first" or isinstance(self.mask_head, AveragedMaskHeads)
+        return self.mask_rois != "first" or isinstance(self.mask_head, _SEVERAL_MASK_HEADS)
 
     @contextmanager
     def _matching_as(self, stage: int) -> Iterator[None]:
@@ -335,18 +355,23 @@ class LossDrivenCascadeROIHeads(CascadeROIHeads):
     ) -> dict[str, Tensor]:
         if not self.mask_on:
             return {}
-        if not isinstance(self.mask_head, AveragedMaskHeads):
-            if self.mask_rois == "refined":
-                return self._forward_mask(features, self._next_proposals(stages, targets))
+        matcher = self.num_cascade_stages
+        if not isinstance(self.mask_head, _SEVERAL_MASK_HEADS):
             stage = stages[0 if self.mask_rois == "first" else -1]
-            return self._forward_mask(features, stage.proposals)
+            proposals = stage.proposals
+            if self.mask_rois == "refined":
+                proposals = self._refined_proposals(stage, 2 * matcher - 1, targets)
+            return self._forward_mask(features, proposals)
         losses: dict[str, Tensor] = {}
         maps = [features[name] for name in self.mask_in_features]
-        for k, (stage, head) in enumerate(zip(stages, self.mask_head, strict=True)):
-            positives, _ = select_foreground_proposals(stage.proposals, self.num_classes)
+        for k, stage in enumerate(stages):
+            proposals = stage.proposals
+            if self.mask_rois == "refined":
+                proposals = self._refined_proposals(stage, matcher + k, targets)
+            positives, _ = select_foreground_proposals(proposals, self.num_classes)
             pooled = self.mask_pooler(maps, [p.proposal_boxes for p in positives])
             with get_event_storage().name_scope(f"stage{k}"):
-                named = head(pooled, positives)
+                named = self.mask_head.stage_losses(k, pooled, positives)
             losses |= {f"{n}_stage{k}": self._weight(k) * loss for n, loss in named.items()}
         return losses
 

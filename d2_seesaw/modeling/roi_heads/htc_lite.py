@@ -259,36 +259,17 @@ class HTCLiteROIHeads(LossDrivenCascadeROIHeads):
         If the encoder is federated, ``images`` must have ``negative_classes``; see
         :class:`FederatedRCNN`.
         """
-        features = self._with_context(features, proposals)
+        features = self.extended(features, proposals)
         proposals, losses = super().forward(images, features, proposals, targets)
         if self.training and targets is not None:
             negatives = getattr(images, "negative_classes", None)
             losses |= self.context_encoder.losses(features[CONTEXT], targets, negatives)
         return proposals, losses
 
-    def box_predictions(
-        self, features: dict[str, Tensor], proposals: list[Instances]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return boxes and scores of given proposals, before any threshold or NMS."""
-        return super().box_predictions(self._with_context(features, proposals), proposals)
-
-    def forward_with_given_boxes(
-        self, features: dict[str, Tensor], instances: list[Instances]
-    ) -> list[Instances]:
-        """Predict masks for the boxes and classes of ``instances``."""
-        return super().forward_with_given_boxes(self._with_context(features, instances), instances)
-
-    def _forward_box(
-        self,
-        features: dict[str, Tensor],
-        proposals: list[Instances],
-        targets: list[Instances] | None = None,
-    ) -> Any:
-        return super()._forward_box(self._with_context(features, proposals), proposals, targets)
-
-    def _with_context(
+    def extended(
         self, features: dict[str, Tensor], instances: list[Instances]
     ) -> dict[str, Tensor]:
+        """Add the context vectors, as a feature map of one pixel."""
         if CONTEXT in features:  # inference calls this twice
             return features
         context = self.context_encoder(features, [i.image_size for i in instances])

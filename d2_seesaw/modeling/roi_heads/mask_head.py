@@ -1,12 +1,14 @@
-"""Mask heads with an exchangeable last layer, and the average of several mask heads.
+"""Mask heads with an exchangeable last layer, and the mask heads of all stages of a cascade.
 
 Shapes in this module:
     B: RoIs of all images
     D: channels of the last feature
     C: foreground classes
+    K: stages
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -17,7 +19,9 @@ from detectron2.modeling.roi_heads.mask_head import (
     mask_rcnn_loss,
 )
 from detectron2.structures import Instances
+from fvcore.nn.weight_init import c2_msra_fill
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from d2_seesaw.layers import CarafeUpsample, LayerFactory
 from d2_seesaw.layers.predictors import conv1x1_channel, is_pointwise
@@ -90,8 +94,23 @@ class MaskHeadWithPredictor(MaskRCNNConvUpsampleHead):
 
     def class_logits(self, x: Tensor, instances: list[Instances]) -> Tensor:
         """Compute the ``(B, 1, H', W')`` logits of each RoI's class, true or predicted."""
+        return self.decoded(self.encoded(x), instances)
+
+    @property
+    def encoder(self) -> list[nn.Module]:
+        """Convolutions, without the upsampling and the predictor that follow."""
+        return [layer for name, layer in self.named_children() if name.startswith("mask_fcn")]
+
+    def encoded(self, x: Tensor) -> Tensor:
+        """Compute the features of the last convolution, before the upsampling."""
+        for layer in self.encoder:
+            x = layer(x)
+        return x
+
+    def decoded(self, x: Tensor, instances: list[Instances]) -> Tensor:
+        """Compute the output of :meth:`class_logits` from that of :meth:`encoded`."""
         *layers, _ = self
-        for layer in layers:
+        for layer in layers[len(self.encoder) :]:
             x = layer(x)
         predictor = self.predictor
         classes = torch.cat([i.gt_classes if self.training else i.pred_classes for i in instances])
@@ -124,6 +143,118 @@ class AveragedMaskHeads(nn.ModuleList):
             for name in {"pred_masks", "mask_scores"} & head_fields[0].keys():
                 i.set(name, sum(fields[name] for fields in head_fields) / len(self))
         return instances
+
+    def stage_losses(self, stage: int, x: Tensor, instances: list[Instances]) -> dict[str, Tensor]:
+        """Return the losses of the head of ``stage`` from the features of its positives."""
+        return self[stage](x, instances)
+
+
+MASK_FUSIONS = ("average", "last")
+
+
+class HTCMaskHeads(nn.Module):
+    """Mask heads of Hybrid Task Cascade, each of which also sees the features of the previous one.
+
+    Section 3.1 of the paper (https://arxiv.org/abs/1901.07518), "mask information flow": the
+    features of head k before its upsampling pass through a 1 x 1 convolution with ReLU,
+    ``conv_res``, and are added to the input of head k + 1. All earlier heads therefore run on the
+    RoIs of a stage, in training too, where they learn from the losses of later stages.
+
+    Args:
+        heads: K mask heads, such as ``MaskHeadWithPredictor`` or ``CarafeMaskHead``.
+        information_flow: pass features on. Without it the heads are independent.
+        fusion: masks in inference. ``"average"`` is the mean of the heads' sigmoids, as in mmdet
+            2.x, with which the numbers of its model zoo were measured; ``"last"`` is the mask of
+            the last head, as in mmdet 3.3.0.
+
+    Raises:
+        ValueError: ``fusion`` is unknown, or a head is of another type, such as ``ScoredMaskHead``.
+    """
+
+    def __init__(
+        self,
+        heads: Sequence[nn.Module],
+        *,
+        information_flow: bool = True,
+        fusion: str = "average",
+    ) -> None:
+        super().__init__()
+        if fusion not in MASK_FUSIONS:
+            raise ValueError(f"fusion must be one of {list(MASK_FUSIONS)}, got {fusion!r}")
+        checked: list[MaskHeadWithPredictor] = []
+        for k, head in enumerate(heads):
+            if not isinstance(head, MaskHeadWithPredictor):
+                raise ValueError(
+                    "the mask heads of HTC must be MaskHeadWithPredictor, which gives its features "
+                    f"to the next head; mask head {k} is {type(head).__name__}. Mask scoring is "
+                    "not supported here, only in LossDrivenCascadeROIHeads and HTCLiteROIHeads"
+                )
+            self.add_module(str(k), head)
+            checked.append(head)
+        self.num_heads = len(heads)
+        self.fusion = fusion
+        links = {}
+        if information_flow:
+            links = {str(k): _link(*pair) for k, pair in enumerate(pairwise(checked), start=1)}
+        self.conv_res = nn.ModuleDict(links)
+
+    def __len__(self) -> int:
+        return self.num_heads
+
+    def __iter__(self) -> Iterator[MaskHeadWithPredictor]:
+        return (cast("MaskHeadWithPredictor", self.get_submodule(str(k))) for k in range(len(self)))
+
+    def encoded(self, x: Tensor) -> Iterator[tuple[MaskHeadWithPredictor, Tensor]]:
+        """Yield each head with its features, from ``(B, channels, H, W)`` features of the RoIs."""
+        previous = x
+        for k, head in enumerate(self):
+            link = str(k)
+            given = x
+            if link in self.conv_res:
+                given = x + F.relu(self.conv_res[link](previous))
+            previous = head.encoded(given)
+            yield head, previous
+
+    def forward(self, x: Tensor, instances: list[Instances]) -> list[Instances]:
+        """Set ``pred_masks`` of ``instances`` from ``x``, the features of their RoIs.
+
+        Raises:
+            RuntimeError: in training, where each head has its own RoIs and loss.
+        """
+        if self.training:
+            raise RuntimeError("the heads of HTCMaskHeads are trained by stage_losses")
+        if not instances:
+            return instances
+        heads = list(self.encoded(x))
+        used = heads[-1:] if self.fusion == "last" else heads
+        # Under autocast the logits are in half precision; their mean is not.
+        masks = sum(head.decoded(features, instances).float().sigmoid() for head, features in used)
+        masks = cast("Tensor", masks) / len(used)
+        for i, image in zip(instances, masks.split([len(i) for i in instances]), strict=True):
+            i.pred_masks = image
+        return instances
+
+    def stage_losses(self, stage: int, x: Tensor, instances: list[Instances]) -> dict[str, Tensor]:
+        """Return the losses of the head of ``stage`` from the features of its positives.
+
+        Args:
+            stage: index of the head.
+            x: ``(B, channels, H, W)`` features of the RoIs.
+            instances: per image, with ``proposal_boxes``, ``gt_classes`` and ``gt_masks``.
+        """
+        for k, (head, features) in enumerate(self.encoded(x)):
+            if k == stage:
+                return head.results(head.decoded(features, instances), instances)
+        raise IndexError(f"stage {stage} has no mask head: there are {len(self)}")
+
+
+def _link(before: MaskHeadWithPredictor, after: MaskHeadWithPredictor) -> nn.Conv2d:
+    """Return the 1 x 1 convolution from the features of a head to the input of the next."""
+    *_, last = (layer.out_channels for layer in before.encoder)
+    first = cast("nn.Conv2d", after.encoder[0]).in_channels
+    conv = nn.Conv2d(cast("int", last), first, 1)
+    c2_msra_fill(conv)
+    return conv
 
 
 class CarafeMaskHead(MaskHeadWithPredictor):

@@ -18,6 +18,7 @@ MASK_CONFIGS = [
     "quickstart/seesaw",
     "quickstart/cascade",
     "quickstart/htc_lite",
+    "quickstart/htc",
     pytest.param("coco/htc_lite_r50_fpn_1x", marks=pytest.mark.slow),
     pytest.param("challenge/step09_seesaw", marks=pytest.mark.slow),
 ]

@@ -227,7 +227,7 @@ def test_refined_mask_rois_are_the_boxes_predicted_by_the_last_stage(
         assert (overlaps >= 0.7).all()
         number += len(image)
     assert number > 0
-    assert "stage3/roi_head/num_fg_samples" in storage.latest()
+    assert "stage5/roi_head/num_fg_samples" in storage.latest()
 
 
 def test_three_mask_heads_are_averaged_on_the_final_boxes():
@@ -348,7 +348,7 @@ def test_masks_for_given_boxes_match_the_detections():
         ({"stage_loss_weights": [1, 1]}, r"3 stages, .* \{'stage_loss_weights': 2\}"),
         ({"box_predictors": []}, r"3 stages, .* \{'box_predictors': 0\}"),
         ({"mask_head": [parts.mask_head()]}, r"3 stages, .* \{'mask_head': 1\}"),
-        ({"masks": "three", "mask_rois": "last"}, r"needs a single mask head, .* list of 3"),
+        ({"masks": "three", "mask_rois": "last"}, r"needs a single mask head, .* there are 3"),
     ],
 )
 def test_inconsistent_options_are_reported(options, message):

@@ -133,7 +133,7 @@ def test_the_mask_head_sees_boxes_of_the_last_stage(storage, mask_rois):
     seen = []
     heads.mask_head.register_forward_pre_hook(lambda _, given: seen.append(given[1]))
     losses_of(heads, parts.batch())
-    refined = "stage3/roi_head/num_fg_samples"
+    refined = "stage5/roi_head/num_fg_samples"
     assert (refined in storage.latest()) == (mask_rois == "refined")
     number = storage.latest()[
         refined if mask_rois == "refined" else "stage2/roi_head/num_fg_samples"
