@@ -8,6 +8,7 @@ from d2_seesaw.checkpoint.checkpointer import (
 from d2_seesaw.checkpoint.class_metadata import (
     check_class_names,
     class_metadata,
+    is_classifier,
     is_semantic,
     number_of_classes,
     read_class_metadata,
@@ -34,6 +35,7 @@ __all__ = [
     "convert_resnest",
     "convert_torchvision_resnet",
     "describe_mmdet",
+    "is_classifier",
     "is_semantic",
     "number_of_classes",
     "prepare_folder",

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import d2_seesaw._requires_detectron2  # noqa: F401  (an error in one line)
 from d2_seesaw.modeling.backbones import DilatedBasicBlock, TimmBackbone, dilated_resnet_stages
+from d2_seesaw.modeling.classifier import DecoupledClassifier, ImageClassifier
 from d2_seesaw.modeling.fpg import FPG
 from d2_seesaw.modeling.meta_arch import DualHeadRCNN, FederatedRCNN
 from d2_seesaw.modeling.roi_heads import (
@@ -25,6 +26,7 @@ from d2_seesaw.modeling.roi_heads import (
     TSDOutputLayers,
     TwoSidedBox2BoxTransform,
 )
+from d2_seesaw.modeling.second_phase import DecoupledRCNN
 
 if TYPE_CHECKING:
     from d2_seesaw.modeling.semantic_heads import (
@@ -36,6 +38,8 @@ __all__ = [
     "FPG",
     "AveragedMaskHeads",
     "CarafeMaskHead",
+    "DecoupledClassifier",
+    "DecoupledRCNN",
     "DilatedBasicBlock",
     "DualBoxHead",
     "DualHeadRCNN",
@@ -45,6 +49,7 @@ __all__ = [
     "FederatedRCNN",
     "GlobalContextEncoder",
     "HTCLiteROIHeads",
+    "ImageClassifier",
     "LossDrivenCascadeROIHeads",
     "LossDrivenDeepLabV3PlusHead",
     "LossDrivenOutputLayers",
