@@ -17,6 +17,7 @@ from d2_seesaw.checkpoint import (
     StrictCheckpointer,
     check_class_names,
     class_metadata,
+    is_classifier,
     is_semantic,
 )
 from d2_seesaw.data import check_dataset_files, load_dataset
@@ -159,6 +160,11 @@ def load_predictor(
             raise ValueError(f"config {config_file} has no `{key}`: it is not a training config")
     _without_pretrained_weights(cfg)
     model = _build(cfg, "model").to(torch_device(device)).eval()
+    if is_classifier(model):
+        raise ValueError(
+            f"{checkpoint} is an image classifier, and predictions are made with detectors and "
+            "models for semantic segmentation. Evaluate it with d2-seesaw train --eval-only"
+        )
     saved = StrictCheckpointer(model, require_all=True).load(str(checkpoint))
     metadata = _class_names(saved.get("metadata", {}), cfg, model, checkpoint)
     semantic = is_semantic(model)

@@ -3,13 +3,14 @@
 from d2_seesaw.layers.carafe import CarafeDownsample, CarafeUpsample
 from d2_seesaw.layers.deform_conv import DeformConv2d, deform_convs
 from d2_seesaw.layers.norm import NormFactory, SyncBatchNorm2d, layer_norm, sync_batch_norm
-from d2_seesaw.layers.normed import NormedConv2d, NormedLinear
+from d2_seesaw.layers.normed import NormedConv2d, NormedLinear, TauNormalizedLinear
 from d2_seesaw.layers.predictors import (
     LayerFactory,
     linear_classifier,
     mask_predictor,
     normed_linear_classifier,
     normed_mask_predictor,
+    tau_normalized_classifier,
 )
 from d2_seesaw.layers.roi_align import roi_align_with_offsets
 
@@ -22,6 +23,7 @@ __all__ = [
     "NormedConv2d",
     "NormedLinear",
     "SyncBatchNorm2d",
+    "TauNormalizedLinear",
     "deform_convs",
     "layer_norm",
     "linear_classifier",
@@ -30,4 +32,5 @@ __all__ = [
     "normed_mask_predictor",
     "roi_align_with_offsets",
     "sync_batch_norm",
+    "tau_normalized_classifier",
 ]
