@@ -14,6 +14,8 @@ from detectron2.modeling.roi_heads import CascadeROIHeads
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from d2_seesaw.modeling.roi_heads.tsd import TSDOutputLayers
+
 DECOUPLED_INITS = ("random", "keep", "scale")
 
 
@@ -214,7 +216,8 @@ class DecoupledRCNN(DecoupledTraining, SecondPhaseRCNN):
         parts: arguments of ``GeneralizedRCNN``.
 
     Raises:
-        ValueError: ``init`` is unknown, or a box predictor has no ``cls_score`` and ``cls_loss``.
+        ValueError: ``init`` is unknown, or a box predictor has no ``cls_score`` and ``cls_loss``,
+            or has TSD, whose losses also need its sibling.
     """
 
     def __init__(self, *, init: str = "random", fresh_counts: bool = True, **parts: Any) -> None:
@@ -230,6 +233,11 @@ class DecoupledRCNN(DecoupledTraining, SecondPhaseRCNN):
                 raise ValueError(
                     "every box predictor must be LossDrivenOutputLayers, which has a classifier "
                     f"and its loss; got {type(stage).__name__}"
+                )
+            if isinstance(stage, TSDOutputLayers):
+                raise ValueError(
+                    "decoupled training does not support TSD, whose losses compare its classifier "
+                    "with a sibling: train a new branch beside it with DualHeadRCNN"
                 )
             found.append((stage.cls_score, stage.cls_loss))
         return found
