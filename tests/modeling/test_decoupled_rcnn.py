@@ -187,6 +187,7 @@ def _gradients_on_a_rank():
     return module.roi_heads.box_predictor.cls_score.weight.grad
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_ranks_share_the_gradients():
     first, other = run_on_ranks(_gradients_on_a_rank, world_size=2)
