@@ -140,7 +140,7 @@ def test_a_detector_learns_a_new_classifier_and_resumes_exactly(train_net, tmp_p
     assert differences(model_of(parts), after) == set()
 
 
-def test_a_classifier_is_not_predicted_with(run, tmp_path, capsys):
+def test_a_classifier_is_shared_but_not_predicted_with(run, tmp_path, capsys):
     run("short", "train.max_iter=1")
     checkpoint = str(tmp_path / "short/model_final.pth")
     picture = tmp_path / "a.jpg"
@@ -148,6 +148,13 @@ def test_a_classifier_is_not_predicted_with(run, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["predict", str(picture), "--checkpoint", checkpoint, "--output", str(tmp_path / "o")])
     assert "is an image classifier" in capsys.readouterr().err
+    assert main(["export-weights", checkpoint, "--output", str(tmp_path / "shared")]) in (None, 0)
+    card = (tmp_path / "shared/README.md").read_text()
+    assert "Image classification with 20 classes" in card
+    assert "pipeline_tag: image-classification" in card
+    assert "d2-seesaw predict" not in card
+    arguments = [f"train.init_checkpoint={tmp_path / 'shared/model.safetensors'}", "--eval-only"]
+    assert "accuracy_few" in run("eval", *arguments).text
 
 
 def test_a_wrong_number_of_classes_and_a_missing_list_are_named_before_anything_is_built(

@@ -27,7 +27,13 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from d2_seesaw.checkpoint import StrictCheckpointer, check_class_names, is_semantic, save_weights
+from d2_seesaw.checkpoint import (
+    StrictCheckpointer,
+    check_class_names,
+    is_classifier,
+    is_semantic,
+    save_weights,
+)
 from d2_seesaw.cli import add_trust, command_parser, errors_in_one_line, say
 from d2_seesaw.cli.export_weights.model_card import CardFacts, model_card, read_metrics
 from d2_seesaw.cli.export_weights.shared_config import config_text, without_private_values
@@ -128,6 +134,7 @@ def export(args: argparse.Namespace) -> str:
             metadata=metadata,
             weights=weights,
             is_semantic=is_semantic(model),
+            is_classifier=is_classifier(model),
             has_masks=getattr(getattr(model, "roi_heads", None), "mask_on", False),
             steps=steps,
             metrics=read_metrics(
