@@ -29,7 +29,7 @@ COMMANDS = {
     "import": "import annotations of YOLO, Labelme, VOC and COCO exports",
     "convert": "convert a checkpoint of MMDetection",
     "draw": "draw ground truth and predictions side by side",
-    "generate": "generate a long-tailed dataset: instances, semantic or classification",
+    "generate": "generate long-tailed instances, scenes or pictures",
     "predict": "run a trained model on images, folders and videos",
     "export-weights": "export trained weights for sharing, with a model card",
     "env": "print versions of packages and the origin of Detectron2",
