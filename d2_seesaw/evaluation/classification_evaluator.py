@@ -128,7 +128,9 @@ class LongTailClassificationEvaluator(DatasetEvaluator):
                 }
             )
 
-    def evaluate(self) -> OrderedDict[str, dict[str, float]]:
+    def evaluate(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+    ) -> OrderedDict[str, dict[str, float]]:
         """Return the metrics on the main process, and an empty result on the others.
 
         Raises:

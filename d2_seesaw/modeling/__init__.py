@@ -6,7 +6,7 @@ import d2_seesaw._requires_detectron2  # noqa: F401  (an error in one line)
 from d2_seesaw.modeling.backbones import DilatedBasicBlock, TimmBackbone, dilated_resnet_stages
 from d2_seesaw.modeling.classifier import DecoupledClassifier, ImageClassifier
 from d2_seesaw.modeling.fpg import FPG
-from d2_seesaw.modeling.meta_arch import DualHeadRCNN, FederatedRCNN
+from d2_seesaw.modeling.meta_arch import DualHeadRCNN, FederatedDecoupledRCNN, FederatedRCNN
 from d2_seesaw.modeling.roi_heads import (
     AveragedMaskHeads,
     CarafeMaskHead,
@@ -46,6 +46,7 @@ __all__ = [
     "DualOutputLayers",
     "DualTSDBoxHead",
     "DualTSDOutputLayers",
+    "FederatedDecoupledRCNN",
     "FederatedRCNN",
     "GlobalContextEncoder",
     "HTCLiteROIHeads",

@@ -15,7 +15,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from d2_seesaw.modeling.roi_heads.dual_head import DualBoxHead, DualOutputLayers
-from d2_seesaw.modeling.second_phase import SecondPhaseRCNN
+from d2_seesaw.modeling.second_phase import DecoupledRCNN, SecondPhaseRCNN
 
 INITS = ("copy", "random")
 
@@ -134,6 +134,10 @@ class FederatedRCNN(GeneralizedRCNN):
         num_classes: Any = self.roi_heads.num_classes
         negatives = [_classes(x, num_classes).to(self.device) for x in batched_inputs]
         return FederatedImageList(images.tensor, images.image_sizes, negatives)
+
+
+class FederatedDecoupledRCNN(FederatedRCNN, DecoupledRCNN):
+    """:class:`DecoupledRCNN` for losses that need the classes verified in an image."""
 
 
 def _classes(image: dict[str, Any], num_classes: int) -> Tensor:

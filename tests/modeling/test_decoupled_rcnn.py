@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from d2_seesaw.checkpoint import StrictCheckpointer
 from d2_seesaw.engine import EMAHook
-from d2_seesaw.modeling import DecoupledRCNN
+from d2_seesaw.modeling import DecoupledRCNN, FederatedDecoupledRCNN
 from tests.modeling.roi_heads.dual_parts import TinyBackbone, images, roi_heads, rpn, trained
 from tests.modeling.roi_heads.parts import C
 from tests.modeling.test_dual_head_rcnn import assert_equal, clone_tensors, stages, steps
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.usefixtures("storage")
 KINDS = ("plain", "cascade", "htc_lite")
 
 
-def second(kind, *, init="random", fresh_counts=True, **options):
-    return DecoupledRCNN(
+def second(kind, *, init="random", fresh_counts=True, kind_of_model=DecoupledRCNN, **options):
+    return kind_of_model(
         backbone=TinyBackbone(),
         proposal_generator=rpn(),
         roi_heads=roi_heads(kind, False, **options),
@@ -170,6 +170,20 @@ def test_predictors_without_a_loss_object_are_refused():
             pixel_mean=[0.0] * 3,
             pixel_std=[1.0] * 3,
         )
+
+
+def test_federated_data_reach_the_heads_in_a_second_phase(monkeypatch):
+    first = trained("plain")
+    after = follow(first, "plain", kind_of_model=FederatedDecoupledRCNN).train()
+    seen = []
+    generator = after.proposal_generator
+    forward = generator.forward
+    monkeypatch.setattr(generator, "forward", lambda i, *a: [seen.append(i), forward(i, *a)][1])
+    given = [{**image, "negative_classes": [c]} for c, image in enumerate(images())]
+    assert set(after(given)) == {"loss_cls_classes", "loss_cls_objectness"}
+    assert [c.tolist() for c in seen[0].negative_classes] == [[0], [1]]
+    with pytest.raises(ValueError, match="has no neg_category_ids"):
+        after(images())
 
 
 def test_tsd_is_refused():
