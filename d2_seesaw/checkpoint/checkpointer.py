@@ -246,20 +246,21 @@ class StrictCheckpointer(DetectionCheckpointer):
         if self.allow_partial:
             super()._log_incompatible_keys(incompatible)
             return
-        problems = [
-            f"  {key}: {given} in the checkpoint, {expected} in the model"
-            for key, given, expected in incompatible.incorrect_shapes
-        ]
         misshaped = {key for key, _, _ in incompatible.incorrect_shapes}
         missing = [key for key in incompatible.missing_keys if key not in misshaped]
         may_miss = self._may_miss(missing)
+        incorrect = [e for e in incompatible.incorrect_shapes if e[0] not in may_miss]
+        problems = [
+            f"  {key}: {given} in the checkpoint, {expected} in the model"
+            for key, given, expected in incorrect
+        ]
         problems += [
             f"  {key}: missing in the checkpoint" for key in missing if key not in may_miss
         ]
         if problems:
             raise ValueError(
                 "the checkpoint does not fit the model"
-                + _number_of_classes(incompatible.incorrect_shapes)
+                + _number_of_classes(incorrect)
                 + ":\n"
                 + "\n".join(problems)
                 + "\ntrain.allow_partial_checkpoint=True loads the weights that fit and leaves the "
@@ -275,7 +276,8 @@ class StrictCheckpointer(DetectionCheckpointer):
             # A backbone lacks the heads; without any weight, it is a checkpoint of another model.
             has_any = len(missing) < len(self.model.state_dict())
             return set(missing) if has_any else set()
-        return added if added.issubset(missing) else set()
+        replaced = getattr(self.model, "replaced_keys", frozenset())
+        return added | replaced if added.issubset(missing) else set()
 
 
 def reason_of(error: BaseException) -> str:

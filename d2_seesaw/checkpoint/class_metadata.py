@@ -123,8 +123,8 @@ def number_of_classes(model: nn.Module) -> int:
     if is_semantic(model):
         head: Any = model.sem_seg_head
         return head.predictor.out_channels
-    heads: Any = model.roi_heads
-    return heads.num_classes
+    part: Any = model if is_classifier(model) else model.roi_heads
+    return part.num_classes
 
 
 def is_semantic(model: nn.Module) -> bool:
@@ -132,3 +132,10 @@ def is_semantic(model: nn.Module) -> bool:
     if isinstance(model, DistributedDataParallel):
         model = model.module
     return isinstance(model, SemanticSegmentor)
+
+
+def is_classifier(model: nn.Module) -> bool:
+    """Return whether ``model`` classifies whole images, also if wrapped in DDP."""
+    if isinstance(model, DistributedDataParallel):
+        model = model.module
+    return hasattr(model, "classifier") and not hasattr(model, "roi_heads")

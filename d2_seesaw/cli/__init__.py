@@ -29,7 +29,7 @@ COMMANDS = {
     "import": "import annotations of YOLO, Labelme, VOC and COCO exports",
     "convert": "convert a checkpoint of MMDetection",
     "draw": "draw ground truth and predictions side by side",
-    "generate": "generate a long-tailed dataset: instances or semantic",
+    "generate": "generate long-tailed instances, scenes or pictures",
     "calibrate": "calibrate the scores of a trained model for the long tail",
     "predict": "run a trained model on images, folders and videos",
     "export": "write a trained model as TorchScript or ONNX",

@@ -2,8 +2,10 @@ r"""Generate a long-tailed dataset on which everything can be tried without a do
 
 "instances" writes instance segmentation in LVIS v1 format, by default the data of the quickstart,
 registered as quickstart_train and quickstart_val. "semantic" writes street scenes for semantic
-segmentation, by default registered as semantic_quickstart_train and semantic_quickstart_val. Both
-go to a folder of $DETECTRON2_DATASETS (or ./datasets). Data that exist are not generated again.
+segmentation, by default registered as semantic_quickstart_train and semantic_quickstart_val.
+"classification" writes pictures and lists of them in ImageNet-LT's format, by default registered as
+classification_quickstart_train and classification_quickstart_val. All go to a folder of
+$DETECTRON2_DATASETS (or ./datasets). Data that exist are not generated again.
 
 Examples:
   d2-seesaw generate instances
@@ -11,6 +13,8 @@ Examples:
       --val-images 1000 --objects 3 8 --profile lvis_v1 --annotations-only
   d2-seesaw generate semantic
   d2-seesaw generate semantic --root datasets/streets --train-images 2000 --seed 1
+  d2-seesaw generate classification
+  d2-seesaw generate classification --root datasets/many --classes 100 --most 500 --fewest 5
 """
 
 import argparse
@@ -22,6 +26,11 @@ from typing import Any
 from d2_seesaw.cli import command_parser, errors_in_one_line, say
 from d2_seesaw.data import datasets_root
 from d2_seesaw.synthetic.instances import GeneratedDataset, LongTailSpec, generate_longtail_dataset
+from d2_seesaw.synthetic.pictures import (
+    ClassificationSpec,
+    GeneratedClassificationDataset,
+    generate_classification_dataset,
+)
 from d2_seesaw.synthetic.profile import DEMO_PROFILE, LVIS_V1_PROFILE
 from d2_seesaw.synthetic.street import (
     GeneratedSemanticDataset,
@@ -40,6 +49,7 @@ def argument_parser() -> argparse.ArgumentParser:
     shared: Any = {"epilog": parser.epilog, "formatter_class": parser.formatter_class}
     what = "instance segmentation in LVIS v1 format"
     instances = kinds.add_parser("instances", help=what, description=what, **shared)
+    _add_numbers_of_images(instances, spec)
     _add_common_arguments(instances, "quickstart", spec)
     add = instances.add_argument
     add("--categories", type=int, default=spec.num_categories, metavar="N")
@@ -49,17 +59,42 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--processes", type=int, metavar="N", help="default: one per core")
     what = "street scenes for semantic segmentation"
     semantic = kinds.add_parser("semantic", help=what, description=what, **shared)
+    _add_numbers_of_images(semantic, SemanticSpec())
     _add_common_arguments(semantic, "semantic_quickstart", SemanticSpec())
+    what = "pictures for image classification in ImageNet-LT's format"
+    pictures = kinds.add_parser("classification", help=what, description=what, **shared)
+    of_classes = ClassificationSpec()
+    add = pictures.add_argument
+    add("--classes", type=int, default=of_classes.num_classes, metavar="N")
+    help_of_counts = "training images of the most frequent and of the rarest class"
+    add("--most", type=int, default=of_classes.most_images, metavar="N", help=help_of_counts)
+    add("--fewest", type=int, default=of_classes.fewest_images, metavar="N")
+    add(
+        "--val-images",
+        type=int,
+        default=of_classes.val_images_per_class,
+        metavar="N",
+        help="per class",
+    )
+    _add_common_arguments(pictures, "classification_quickstart", of_classes)
     return parser
 
 
+def _add_numbers_of_images(
+    parser: argparse.ArgumentParser, spec: LongTailSpec | SemanticSpec
+) -> None:
+    add = parser.add_argument
+    add("--train-images", type=int, default=spec.num_train_images, metavar="N")
+    add("--val-images", type=int, default=spec.num_val_images, metavar="N")
+
+
 def _add_common_arguments(
-    parser: argparse.ArgumentParser, folder: str, spec: LongTailSpec | SemanticSpec
+    parser: argparse.ArgumentParser,
+    folder: str,
+    spec: LongTailSpec | SemanticSpec | ClassificationSpec,
 ) -> None:
     add = parser.add_argument
     add("--root", type=Path, default=datasets_root() / folder, metavar="DIR")
-    add("--train-images", type=int, default=spec.num_train_images, metavar="N")
-    add("--val-images", type=int, default=spec.num_val_images, metavar="N")
     add("--image-size", type=int, nargs=2, metavar=("H", "W"), default=spec.image_size)
     add("--seed", type=int, default=spec.seed)
     add("--overwrite", action="store_true", help="replace data generated with other parameters")
@@ -89,6 +124,18 @@ def semantic_spec(args: argparse.Namespace) -> SemanticSpec:
     )
 
 
+def classification_spec(args: argparse.Namespace) -> ClassificationSpec:
+    """Return the specification of ``generate classification``."""
+    return ClassificationSpec(
+        num_classes=args.classes,
+        most_images=args.most,
+        fewest_images=args.fewest,
+        val_images_per_class=args.val_images,
+        image_size=tuple(args.image_size),
+        seed=args.seed,
+    )
+
+
 def describe_instances(dataset: GeneratedDataset) -> str:
     """Describe the files and the long tail."""
     groups = dataset.group_sizes
@@ -110,6 +157,16 @@ def describe_scenes(dataset: GeneratedSemanticDataset) -> str:
     )
 
 
+def describe_pictures(dataset: GeneratedClassificationDataset) -> str:
+    """Describe the lists and the long tail."""
+    counts = dataset.train_counts
+    return (
+        f"  training    {dataset.root / 'train.txt'}: {sum(counts)} pictures\n"
+        f"  validation  {dataset.root / 'val.txt'}: {dataset.num_val_images} pictures\n"
+        f"  classes     {len(counts)}, with {min(counts)} to {max(counts)} training pictures"
+    )
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Generate the dataset and describe it."""
     args = argument_parser().parse_args(arguments)
@@ -121,11 +178,16 @@ def main(arguments: list[str] | None = None) -> None:
                 args.root, longtail_spec(args), processes=args.processes, overwrite=args.overwrite
             )
             description = describe_instances(dataset)
-        else:
+        elif args.kind == "semantic":
             dataset = generate_semantic_dataset(
                 args.root, semantic_spec(args), overwrite=args.overwrite
             )
             description = describe_scenes(dataset)
+        else:
+            dataset = generate_classification_dataset(
+                args.root, classification_spec(args), overwrite=args.overwrite
+            )
+            description = describe_pictures(dataset)
     seconds = time.monotonic() - start
     how = "complete, nothing to generate" if dataset.reused else f"generated in {seconds:.1f} s"
     say(f"{dataset.root}: {how}\n{description}")

@@ -11,6 +11,14 @@ from d2_seesaw.data.catalog import (
 )
 from d2_seesaw.data.check import DatasetCheck, check_dataset
 from d2_seesaw.data.class_counts import training_class_counts
+from d2_seesaw.data.class_sampling import (
+    ClassBalancedSampling,
+    ClassSampling,
+    ProgressivelyBalancedSampling,
+    SquareRootSampling,
+)
+from d2_seesaw.data.classification.image_lists import read_image_list, register_image_list
+from d2_seesaw.data.classification.mapper import ClassificationDatasetMapper
 from d2_seesaw.data.frequency import category_image_counts, frequency_group, group_sizes
 from d2_seesaw.data.instaboost import InstaBoost
 from d2_seesaw.data.loader import TrainLoader, build_train_loader
@@ -34,7 +42,10 @@ from d2_seesaw.data.semantic.synthia import register_synthia_rand_cityscapes, re
 from d2_seesaw.data.transforms import OpenCVResizeShortestEdge, OpenCVResizeTransform
 
 __all__ = [
+    "ClassBalancedSampling",
     "ClassPixels",
+    "ClassSampling",
+    "ClassificationDatasetMapper",
     "DatasetCheck",
     "FrameSplit",
     "InstaBoost",
@@ -44,11 +55,13 @@ __all__ = [
     "LabelReader",
     "OpenCVResizeShortestEdge",
     "OpenCVResizeTransform",
+    "ProgressivelyBalancedSampling",
     "RandomSampling",
     "RepeatFactorSampling",
     "Sampling",
     "SemanticDatasetMapper",
     "SemanticRepeatFactorSampling",
+    "SquareRootSampling",
     "TrainLoader",
     "build_train_loader",
     "category_image_counts",
@@ -60,7 +73,9 @@ __all__ = [
     "group_sizes",
     "load_dataset",
     "load_longtail_json",
+    "read_image_list",
     "read_labels",
+    "register_image_list",
     "register_label_maps",
     "register_longtail_instances",
     "register_semantic_folder",

@@ -9,7 +9,7 @@ import logging
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
@@ -51,12 +51,15 @@ class BadImageError(ValueError):
     """Error for more images that cannot be used than ``train.max_bad_images`` allows."""
 
 
-def check_files_exist(files: Iterable[str], kind: str = "image files") -> None:
+def check_files_exist(
+    files: Iterable[str], kind: str = "image files", places: Mapping[str, str] | None = None
+) -> None:
     """Look at every file once; URLs are skipped.
 
     Args:
         files: paths.
         kind: name of the files in the message.
+        places: where files are listed, for the message.
 
     Raises:
         FileNotFoundError: the number of missing files, and the first five of them.
@@ -67,6 +70,8 @@ def check_files_exist(files: Iterable[str], kind: str = "image files") -> None:
         missing = set(itertools.chain.from_iterable(pool.map(_missing, parts)))
     if missing:
         first = list(itertools.islice((path for path in paths if path in missing), _SHOWN))
+        places = places or {}
+        first = [f"{path} ({places[path]})" if path in places else path for path in first]
         more = ", ..." if len(missing) > _SHOWN else ""
         raise FileNotFoundError(
             f"{len(missing)} of {len(paths)} {kind} do not exist: {', '.join(first)}{more}"

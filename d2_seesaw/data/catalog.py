@@ -37,9 +37,12 @@ _HOW_TO_GET = {
     "ade20k": "images: http://sceneparsing.csail.mit.edu, labels: "
     "datasets/prepare_ade20k_sem_seg.py of Detectron2",
     "cityscapes": "leftImg8bit and gtFine: https://www.cityscapes-dataset.com/downloads",
+    "classification_quickstart": "generate it: d2-seesaw generate classification",
     "coco": "annotations and images: https://cocodataset.org",
     "coco_2017_train_stuff": "label maps (stuffthingmaps_trainval2017.zip): "
     "https://github.com/nightrome/cocostuff",
+    "imagenet_lt": "lists: https://github.com/zhmiao/OpenLongTailRecognition-OLTR, images: "
+    "https://image-net.org, those of validation sorted into one folder per synset",
     "lvis_v1": "annotations: https://www.lvisdataset.org/dataset, images: https://cocodataset.org",
     "quickstart": "generate it: d2-seesaw generate instances",
     "semantic_quickstart": "generate it: d2-seesaw generate semantic",
@@ -268,7 +271,8 @@ def check_dataset_files(names: str | Iterable[str]) -> None:
 
 def _expected_places(name: str) -> list[Path]:
     metadata = MetadataCatalog.get(name)
-    places = [Path(metadata.json_file)] if metadata.get("json_file") else []
+    files = [metadata.get(key) for key in ("json_file", "list_file")]
+    places = [Path(file) for file in files if file]
     # Detectron2 names the folders of Cityscapes by the last two of these keys.
     roots = [metadata.get(key) for key in ("image_root", "sem_seg_root", "image_dir", "gt_dir")]
     folders = _LVIS_V1_FOLDERS.get(name) or metadata.get("subfolders") or ("",)

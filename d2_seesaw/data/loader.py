@@ -187,7 +187,7 @@ def build_train_loader(
     """
     with raise_on_all_ranks():
         if comm.is_main_process():
-            check_files_exist(dataset_files(dataset), "files of the training data")
+            _check_files(dataset, "files of the training data")
     ranks = comm.get_world_size()
     if total_batch_size < 1 or total_batch_size % ranks:
         raise ValueError(
@@ -215,6 +215,7 @@ def build_train_loader(
     )
     images_per_epoch = sampling.images_per_epoch(sampled)
     way = [type(sampling).__name__, images_per_epoch, aspect_ratio_grouping]
+    way += getattr(sampling, "identity", ())
     kept = DatasetFromList(dataset, copy=False) if isinstance(dataset, list) else dataset
     return TrainLoader(
         MappedDataset(kept, mapper, drawn[1] if seed is None else seed, is_wide),
@@ -305,4 +306,11 @@ def check_test_files(names: str | Sequence[str]) -> None:
         dataset = load_dataset(names, filter_empty=False)
     finally:
         quiet.level = level
-    check_files_exist(dataset_files(dataset), "files of the test data")
+    _check_files(dataset, "files of the test data")
+
+
+def _check_files(dataset: Dataset, kind: str) -> None:
+    """Look for all files; where a list of images names them, errors give its lines."""
+    listed = not isinstance(dataset, Records) and len(dataset) > 0 and "listed_at" in dataset[0]
+    places = {r["file_name"]: r["listed_at"] for r in dataset} if listed else {}
+    check_files_exist(dataset_files(dataset), kind, places)

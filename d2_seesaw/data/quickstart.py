@@ -5,6 +5,7 @@ Importing this module registers them; :mod:`d2_seesaw.synthetic` generates them.
 """
 
 from d2_seesaw.data.catalog import datasets_root, register_longtail_instances
+from d2_seesaw.data.classification.image_lists import register_image_list, register_imagenet_lt
 from d2_seesaw.data.semantic.folders import register_semantic_folder
 
 CLASSES = (
@@ -44,5 +45,19 @@ def register_semantic_quickstart() -> None:
         )
 
 
+def register_classification_quickstart() -> None:
+    """Register ``classification_quickstart_train`` and ``_val``, the generated pictures."""
+    root = datasets_root() / "classification_quickstart"
+    for part in ("train", "val"):
+        register_image_list(
+            f"classification_quickstart_{part}",
+            root / f"{part}.txt",
+            root,
+            counts_from=None if part == "train" else "classification_quickstart_train",
+        )
+
+
 register_quickstart()
 register_semantic_quickstart()
+register_classification_quickstart()
+register_imagenet_lt()

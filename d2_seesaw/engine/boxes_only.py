@@ -24,9 +24,11 @@ def boxes_only(cfg: DictConfig) -> DictConfig:
     It also leaves out an augmentation of instances, which needs masks. ``d2-seesaw train`` calls
     this if no annotation of the training data has a mask. A config may call it for other data.
     """
+    if OmegaConf.select(cfg, "model.roi_heads") is None:
+        return cfg  # no detector
     if not masks_left_out(cfg):
         logger.info("Boxes only: model.roi_heads.mask_head and what belongs to it is left out")
-    heads = OmegaConf.select(cfg, "model.roi_heads") or {}
+    heads = cfg.model.roi_heads
     for key in _HEADS:
         if key in heads:
             heads[key] = None

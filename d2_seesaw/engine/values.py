@@ -76,6 +76,7 @@ _OPTIONS = {
     "dataloader.train.total_batch_size": _whole(1),
     "dataloader.train.num_workers": _whole(0),
     "dataloader.test.num_workers": _whole(0),
+    "model.num_classes": _whole(1),
     "model.roi_heads.num_classes": _whole(1),
     "optimizer.lr": _number(0),
 }

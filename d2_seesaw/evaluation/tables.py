@@ -35,6 +35,12 @@ SEGMENTATION_METRICS = (
     "mBoundaryIoU",
 )
 
+CLASSIFICATION_METRICS = (
+    *("accuracy", "mean_class_accuracy"),
+    *("accuracy_many", "accuracy_medium", "accuracy_few"),
+)
+"""Metrics of image classification."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -48,14 +54,14 @@ def text_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return tabulate(list(rows), headers, tablefmt="pipe", stralign="center", disable_numparse=True)
 
 
-def group_counts_text(result: Mapping[str, float]) -> str:
+def group_counts_text(result: Mapping[str, float], groups: Sequence[str] = GROUPS) -> str:
     """Return how many categories of each group had ground truth: ``r: 3/4, c: 7/7, f: 9/9``.
 
-    The text is empty if ``result``, the metrics of one task, has no counts.
+    The text is empty if ``result``, the metrics of one task, has no counts of these groups.
     """
     counts = [
         f"{g}: {result[f'evaluated-{g}']:.0f}/{result[f'categories-{g}']:.0f}"
-        for g in GROUPS
+        for g in groups
         if f"evaluated-{g}" in result
     ]
     return ", ".join(counts)
@@ -66,13 +72,14 @@ def print_longtail_results(results: Mapping[str, Mapping[str, float]]) -> None:
 
     Args:
         results: Metrics by task, as returned by ``LongTailLVISEvaluator``,
-            ``LongTailSemSegEvaluator`` or an evaluator of Detectron2. Tasks with neither an AP nor
-            a mIoU, such as box proposals, have no row.
+            ``LongTailSemSegEvaluator``, ``LongTailClassificationEvaluator`` or an evaluator of
+            Detectron2. Tasks without AP, mIoU and accuracy, such as box proposals, have no row.
     """
     detection = {task: result for task, result in results.items() if "AP" in result}
     segmentation = {task: result for task, result in results.items() if "mIoU" in result}
-    if not detection and not segmentation:
-        logger.info("No results of detection or segmentation to show.")
+    images = {task: result for task, result in results.items() if "accuracy" in result}
+    if not detection and not segmentation and not images:
+        logger.info("No results of detection, segmentation or classification to show.")
         return
     known = [m for m in SEGMENTATION_METRICS if any(m in r for r in segmentation.values())]
     with_recall = {task: result for task, result in detection.items() if "AR" in result}
@@ -82,6 +89,7 @@ def print_longtail_results(results: Mapping[str, Mapping[str, float]]) -> None:
             (detection, AP_METRICS),
             (with_recall, AR_METRICS),
             (segmentation, known),
+            (images, CLASSIFICATION_METRICS),
         )
         if tasks
     ]

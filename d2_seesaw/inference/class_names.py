@@ -19,6 +19,9 @@ from d2_seesaw.data.class_names import compare_names
 
 logger = logging.getLogger(__name__)
 
+# Of a detector, and of an image classifier.
+_NUMBER_OF_CLASSES = ("model.roi_heads.num_classes", "model.num_classes")
+
 
 def check_class_names_of_splits(cfg: DictConfig, *, eval_only: bool) -> None:
     """Compare the classes of the model with those of the datasets, before anything is built.
@@ -34,9 +37,10 @@ def check_class_names_of_splits(cfg: DictConfig, *, eval_only: bool) -> None:
         ValueError: the number of classes differs from that of the training split, or the evaluated
             split has names that the model lacks.
     """
-    expected = OmegaConf.select(cfg, "model.roi_heads.num_classes")
+    expected = _number_of_classes(cfg)
     if expected is None:
         return
+    key = _NUMBER_OF_CLASSES[OmegaConf.select(cfg, "model.roi_heads") is None]
     train, test = (_first_name(cfg, split) for split in ("train", "test"))
     names, source = None, f"training split {train!r}"
     if eval_only:
@@ -44,19 +48,25 @@ def check_class_names_of_splits(cfg: DictConfig, *, eval_only: bool) -> None:
         source = f"checkpoint {cfg.train.init_checkpoint}"
     else:
         names = _thing_classes(train)
-        _check_number(train, names, expected)
+        _check_number(train, names, expected, key)
     evaluated = _thing_classes(test)
     if names is None:
-        _check_number(test, evaluated, expected)
+        _check_number(test, evaluated, expected, key)
     elif evaluated is not None and len(names) == expected:  # else, the checkpoint does not fit
         compare_names(names, evaluated, source=source, target=f"dataset {test!r}")
 
 
-def _check_number(dataset: Any, names: Sequence[str] | None, expected: int) -> None:
+def _number_of_classes(cfg: DictConfig) -> int | None:
+    """Return the classes of a detector or an image classifier, None for other models."""
+    found = (OmegaConf.select(cfg, key) for key in _NUMBER_OF_CLASSES)
+    return next((number for number in found if number is not None), None)
+
+
+def _check_number(dataset: Any, names: Sequence[str] | None, expected: int, key: str) -> None:
     if names is not None and len(names) != expected:
         raise ValueError(
             f"dataset {dataset!r} has {len(names)} categories, the model {expected} classes: "
-            f"set model.roi_heads.num_classes={len(names)}"
+            f"set {key}={len(names)}"
         )
 
 
@@ -92,7 +102,7 @@ def trained_classes(cfg: DictConfig, model: nn.Module, loaded: Mapping[str, Any]
     except (OSError, ValueError) as error:  # its files are not needed for evaluation
         logger.debug("class names of %s cannot be read: %s", train, error)
         return {}
-    expected = OmegaConf.select(cfg, "model.roi_heads.num_classes")
+    expected = _number_of_classes(cfg)
     fits = expected in (None, len(found.get("class_names", ())))
     return {**found, "dataset": f"training split {train!r}"} if fits else {}
 

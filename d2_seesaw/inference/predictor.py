@@ -17,6 +17,7 @@ from d2_seesaw.checkpoint import (
     StrictCheckpointer,
     check_class_names,
     class_metadata,
+    is_classifier,
     is_semantic,
 )
 from d2_seesaw.data import check_dataset_files, load_dataset
@@ -164,6 +165,11 @@ def load_predictor(
             "configs/common/tta.py"
         )
     model = build_for_inference(cfg, device)
+    if is_classifier(model):
+        raise ValueError(
+            f"{checkpoint} is an image classifier, and predictions are made with detectors and "
+            "models for semantic segmentation. Evaluate it with d2-seesaw train --eval-only"
+        )
     saved = StrictCheckpointer(model, require_all=True).load(str(checkpoint))
     apply_calibration(model, saved, str(checkpoint), enabled=calibrated)
     metadata = _class_names(saved.get("metadata", {}), cfg, model, checkpoint)

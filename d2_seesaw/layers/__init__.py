@@ -4,13 +4,14 @@ from d2_seesaw.layers.calibration import Calibration, ScoreCalibration, tau_norm
 from d2_seesaw.layers.carafe import CarafeDownsample, CarafeUpsample
 from d2_seesaw.layers.deform_conv import DeformConv2d, deform_convs
 from d2_seesaw.layers.norm import NormFactory, SyncBatchNorm2d, layer_norm, sync_batch_norm
-from d2_seesaw.layers.normed import NormedConv2d, NormedLinear
+from d2_seesaw.layers.normed import NormedConv2d, NormedLinear, TauNormalizedLinear
 from d2_seesaw.layers.predictors import (
     LayerFactory,
     linear_classifier,
     mask_predictor,
     normed_linear_classifier,
     normed_mask_predictor,
+    tau_normalized_classifier,
 )
 from d2_seesaw.layers.roi_align import roi_align_with_offsets
 
@@ -25,6 +26,7 @@ __all__ = [
     "NormedLinear",
     "ScoreCalibration",
     "SyncBatchNorm2d",
+    "TauNormalizedLinear",
     "deform_convs",
     "layer_norm",
     "linear_classifier",
@@ -34,4 +36,5 @@ __all__ = [
     "roi_align_with_offsets",
     "sync_batch_norm",
     "tau_normalized",
+    "tau_normalized_classifier",
 ]

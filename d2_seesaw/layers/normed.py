@@ -72,6 +72,35 @@ class NormedLinear(nn.Linear):
         return f"{super().extra_repr()}, temperature={self.temperature}, power={self.power}"
 
 
+class TauNormalizedLinear(nn.Linear):
+    r"""``nn.Linear`` whose weight rows are divided by a power of their norms, without bias.
+
+    .. math::
+        y = \left(\frac{W}{\lVert W \rVert_2^\tau}\right)^{\!\top} x
+
+    Tau-normalization of a trained classifier (Kang et al., ICLR 2020, section 4.3). It takes the
+    weights of a plain ``nn.Linear``, whose bias it leaves out as the authors' code does.
+
+    Args:
+        in_features: D, size of each input row.
+        out_features: size of each output row.
+        tau: exponent; 0 keeps the weights, 1 normalizes them fully.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, tau: float = 1.0) -> None:
+        super().__init__(in_features, out_features)
+        self.tau = tau
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map ``(..., D)`` to ``(..., out_features)``."""
+        norm = torch.linalg.vector_norm(self.weight, dim=1, keepdim=True)
+        return F.linear(input, self.weight / norm.pow(self.tau))
+
+    def extra_repr(self) -> str:
+        """Return sizes and the exponent for ``print(model)``."""
+        return f"{super().extra_repr()}, tau={self.tau}"
+
+
 class NormedConv2d(nn.Conv2d):
     """``nn.Conv2d`` on features normalized per pixel over the channels, with normalized weights.
 

@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from d2_seesaw.layers.normed import NormedConv2d, NormedLinear
+from d2_seesaw.layers.normed import NormedConv2d, NormedLinear, TauNormalizedLinear
 
 LayerFactory = Callable[[int, int], nn.Module]
 """Builds a layer from its number of inputs and its number of outputs."""
@@ -75,6 +75,11 @@ def normed_linear_classifier(
     _check_probability(prior_probability)
     options = {"temperature": temperature, "power": power, "eps": eps}
     return partial(_normed_linear, options, prior_probability)
+
+
+def tau_normalized_classifier(*, tau: float = 1.0) -> LayerFactory:
+    """Return a factory of :class:`TauNormalizedLinear` with this exponent."""
+    return partial(TauNormalizedLinear, tau=tau)
 
 
 def _conv(std: float, in_channels: int, out_channels: int) -> nn.Conv2d:

@@ -4,9 +4,15 @@ from typing import TYPE_CHECKING, Any
 
 import d2_seesaw._requires_detectron2  # noqa: F401  (an error in one line)
 from d2_seesaw.modeling.backbones import DilatedBasicBlock, TimmBackbone, dilated_resnet_stages
+from d2_seesaw.modeling.classifier import DecoupledClassifier, ImageClassifier
 from d2_seesaw.modeling.fpg import FPG
 from d2_seesaw.modeling.label_map_rcnn import LabelMapRCNN
-from d2_seesaw.modeling.meta_arch import DualHeadRCNN, FederatedDualHeadRCNN, FederatedRCNN
+from d2_seesaw.modeling.meta_arch import (
+    DualHeadRCNN,
+    FederatedDecoupledRCNN,
+    FederatedDualHeadRCNN,
+    FederatedRCNN,
+)
 from d2_seesaw.modeling.roi_heads import (
     AveragedMaskHeads,
     CarafeMaskHead,
@@ -29,6 +35,7 @@ from d2_seesaw.modeling.roi_heads import (
     TSDOutputLayers,
     TwoSidedBox2BoxTransform,
 )
+from d2_seesaw.modeling.second_phase import DecoupledRCNN
 
 if TYPE_CHECKING:
     from d2_seesaw.modeling.semantic_heads import (
@@ -40,12 +47,15 @@ __all__ = [
     "FPG",
     "AveragedMaskHeads",
     "CarafeMaskHead",
+    "DecoupledClassifier",
+    "DecoupledRCNN",
     "DilatedBasicBlock",
     "DualBoxHead",
     "DualHeadRCNN",
     "DualOutputLayers",
     "DualTSDBoxHead",
     "DualTSDOutputLayers",
+    "FederatedDecoupledRCNN",
     "FederatedDualHeadRCNN",
     "FederatedRCNN",
     "FusedSemanticHead",
@@ -53,6 +63,7 @@ __all__ = [
     "HTCLiteROIHeads",
     "HTCMaskHeads",
     "HTCROIHeads",
+    "ImageClassifier",
     "LabelMapRCNN",
     "LossDrivenCascadeROIHeads",
     "LossDrivenDeepLabV3PlusHead",

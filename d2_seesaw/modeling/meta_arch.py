@@ -6,23 +6,22 @@ without objects. :class:`FederatedRCNN` therefore attaches such data to the imag
 ``preprocess_image``.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from detectron2.modeling.meta_arch import GeneralizedRCNN
-from detectron2.modeling.roi_heads import CascadeROIHeads
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from d2_seesaw.modeling.roi_heads.dual_head import DualBoxHead, DualOutputLayers
 from d2_seesaw.modeling.roi_heads.fast_rcnn import FederatedImageSize
+from d2_seesaw.modeling.second_phase import DecoupledRCNN, SecondPhaseRCNN
 
 INITS = ("copy", "random")
 
 
-class DualHeadRCNN(GeneralizedRCNN):
+class DualHeadRCNN(SecondPhaseRCNN):
     """``GeneralizedRCNN`` with dual heads, which trains only their new branches.
 
     The last training step of the LVIS 2020 entry (appendix D of arXiv 2008.10032). It runs with
@@ -55,11 +54,8 @@ class DualHeadRCNN(GeneralizedRCNN):
         _check_predictors(self.roi_heads.box_predictor)
         self.init = init
         self.fresh_counts = fresh_counts
-        self.requires_grad_(False)
-        for part in self._dual_parts().values():
-            part.new.requires_grad_(True)
         self._start_new_branches()
-        self.train()
+        self.freeze_others()
 
     @property
     def added_keys(self) -> frozenset[str]:
@@ -76,49 +72,9 @@ class DualHeadRCNN(GeneralizedRCNN):
             self._start_new_branches()
         return result
 
-    def train(self, mode: bool = True) -> "DualHeadRCNN":
-        """Set the mode of the new branches; other modules stay in evaluation mode."""
-        super().train(False)
-        self.training = self.roi_heads.training = mode
-        for part in self._dual_parts().values():
-            part.new.train(mode)
-        return self
-
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """Return losses of the new branches in training, detections in inference.
-
-        Args:
-            batched_inputs: as for ``GeneralizedRCNN``; in training with ``instances``.
-
-        Raises:
-            ValueError: training inputs lack ``instances``.
-        """
-        if not self.training:
-            return self.inference(batched_inputs)
-        targets = [self._boxes_and_classes(given) for given in batched_inputs]
-        with torch.no_grad(), _as_many_proposals_as_in_training(self.proposal_generator):
-            images = self.preprocess_image(batched_inputs)
-            features = self.backbone(images.tensor)
-            proposals, _ = self.proposal_generator(images, features, None)
-        return self._box_losses(features, proposals, targets)
-
-    def _box_losses(
-        self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances]
-    ) -> dict[str, Tensor]:
-        heads: Any = self.roi_heads
-        sampled = heads.label_and_sample_proposals(proposals, targets)
-        # A cascade also matches the RoIs of its later stages.
-        more = [targets] if isinstance(heads, CascadeROIHeads) else []
-        return heads._forward_box(features, sampled, *more)
-
-    def _boxes_and_classes(self, given: dict[str, Any]) -> Instances:
-        # Without masks, which sampling would copy for each RoI.
-        if "instances" not in given:
-            raise ValueError("training needs targets: the inputs have no 'instances'")
-        objects = given["instances"].to(self.device)
-        return Instances(
-            objects.image_size, gt_boxes=objects.gt_boxes, gt_classes=objects.gt_classes
-        )
+    def trained_modules(self) -> list[nn.Module]:
+        """Return the new branches."""
+        return [part.new for part in self._dual_parts().values()]
 
     def _dual_parts(self) -> dict[str, Any]:
         kinds = (DualBoxHead, DualOutputLayers)
@@ -137,23 +93,6 @@ def _check_predictors(predictors: Any) -> None:
                 "every box predictor must be DualOutputLayers or DualTSDOutputLayers, which have "
                 f"a second classification branch; got {type(predictor).__name__}"
             )
-
-
-@contextmanager
-def _as_many_proposals_as_in_training(generator: Any) -> Iterator[None]:
-    """Let an RPN in evaluation mode keep as many proposals as in training."""
-    limits = {
-        name: getattr(generator, name)
-        for name in ("pre_nms_topk", "post_nms_topk")
-        if hasattr(generator, name)
-    }
-    try:
-        for name, limit in limits.items():
-            setattr(generator, name, {False: limit[True]})
-        yield
-    finally:
-        for name, limit in limits.items():
-            setattr(generator, name, limit)
 
 
 class FederatedImageList(ImageList):
@@ -212,6 +151,10 @@ class FederatedRCNN(GeneralizedRCNN):
 
 class FederatedDualHeadRCNN(FederatedRCNN, DualHeadRCNN):
     """:class:`DualHeadRCNN` whose new losses may ask for the classes verified in an image."""
+
+
+class FederatedDecoupledRCNN(FederatedRCNN, DecoupledRCNN):
+    """:class:`DecoupledRCNN` for losses that need the classes verified in an image."""
 
 
 def _classes(image: dict[str, Any], num_classes: int) -> Tensor:

@@ -4,11 +4,21 @@ import json
 
 import pytest
 
-from d2_seesaw.cli.generate import argument_parser, longtail_spec, main, semantic_spec
-from d2_seesaw.synthetic import LongTailSpec, SemanticSpec
+from d2_seesaw.cli.generate import (
+    argument_parser,
+    classification_spec,
+    longtail_spec,
+    main,
+    semantic_spec,
+)
+from d2_seesaw.synthetic import ClassificationSpec, LongTailSpec, SemanticSpec
 from d2_seesaw.synthetic.profile import LVIS_V1_PROFILE
 
-SPECS = {"instances": longtail_spec, "semantic": semantic_spec}
+SPECS = {
+    "instances": longtail_spec,
+    "semantic": semantic_spec,
+    "classification": classification_spec,
+}
 
 
 def parse(*arguments):
@@ -25,6 +35,7 @@ def small(kind, root, *arguments):
     [
         ("instances", "quickstart", LongTailSpec()),
         ("semantic", "semantic_quickstart", SemanticSpec()),
+        ("classification", "classification_quickstart", ClassificationSpec()),
     ],
 )
 def test_the_defaults_match_the_library(kind, folder, default):
@@ -74,3 +85,15 @@ def test_data_with_other_parameters_are_replaced_only_on_request(tmp_path):
 def test_a_size_out_of_range_is_a_one_line_error(tmp_path):
     with pytest.raises(SystemExit, match="semantic: num_train_images must be at least 1"):
         main(small("semantic", tmp_path, "--train-images", 0))
+
+
+def test_pictures_are_generated_and_described(tmp_path, capsys):
+    options = ("--classes", 3, "--most", 5, "--fewest", 2, "--val-images", 1, "--seed", 4)
+    arguments = ["classification", "--root", tmp_path, "--image-size", 24, 32, *options]
+    expected = ClassificationSpec(3, 5, 2, 1, (24, 32), 4)
+    assert classification_spec(parse(*arguments)) == expected
+    main([*map(str, arguments)])
+    assert len(list(tmp_path.glob("train/*/*.jpg"))) == sum(expected.train_counts()) == 10
+    text = capsys.readouterr().out
+    assert f"{tmp_path / 'train.txt'}: 10 pictures" in text
+    assert "3, with 2 to 5 training pictures" in text

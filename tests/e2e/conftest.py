@@ -17,7 +17,11 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from d2_seesaw.cli import main
-from d2_seesaw.data.quickstart import register_quickstart, register_semantic_quickstart
+from d2_seesaw.data.quickstart import (
+    register_classification_quickstart,
+    register_quickstart,
+    register_semantic_quickstart,
+)
 from d2_seesaw.synthetic.instances import LongTailSpec, generate_longtail_dataset
 from d2_seesaw.synthetic.profile import DEMO_PROFILE
 from tests.support.loggers import loggers_kept
@@ -63,10 +67,11 @@ def train_net(datasets):
     ):
         flags = [a for a in arguments if a.startswith("--")]
         options = [a for a in arguments if not a.startswith("--")]
+        has_no_report = "semantic" in config or "classification" in config
         command = [
             *("--config-file", config, *flags),
             *(f"train.output_dir={output}", *QUICK, *options),
-            *([] if report or "semantic" in config else ["dataloader.evaluator.report=null"]),
+            *([] if report or has_no_report else ["dataloader.evaluator.report=null"]),
         ]
         apart = apart or launcher or any(flag.startswith("--num-gpus") for flag in flags)
         call = _call_apart if apart else _call_here
@@ -122,6 +127,7 @@ def _register_again():
         MetadataCatalog.remove(name)
     register_quickstart()
     register_semantic_quickstart()
+    register_classification_quickstart()
 
 
 def _metrics(path):

@@ -1,12 +1,17 @@
 """Tests of normalized layers: recorded values, their formula and zero features."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from d2_seesaw.layers import NormedConv2d, NormedLinear
+from d2_seesaw.layers import NormedConv2d, NormedLinear, TauNormalizedLinear
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def with_parameters(layer: nn.Module, weight: Tensor, bias: Tensor) -> nn.Module:
@@ -181,3 +186,11 @@ def test_half_precision_stays_finite_and_close(layer, shape, dtype):
 @both
 def test_print_shows_the_hyper_parameters(layer, shape):
     assert "temperature=5.0, power=0.5" in repr(layer(3, 4, temperature=5.0, power=0.5))
+
+
+@pytest.mark.parametrize("tau", ["0.0", "0.5", "0.7", "1.0", "2.0"])
+def test_tau_normalization_is_that_of_the_authors_code(tau):
+    case = json.loads((GOLDEN / "decoupling_reference.json").read_text())["tau"]
+    layer = TauNormalizedLinear(4, 5, tau=float(tau))
+    layer.load_state_dict({k: torch.tensor(case[k]) for k in ("weight", "bias")})
+    torch.testing.assert_close(layer(torch.tensor(case["x"])), torch.tensor(case["logits"][tau]))

@@ -31,6 +31,7 @@ from d2_seesaw.checkpoint import (
     CALIBRATION,
     StrictCheckpointer,
     check_class_names,
+    is_classifier,
     is_semantic,
     save_weights,
 )
@@ -137,6 +138,7 @@ def export(args: argparse.Namespace) -> str:
             metadata=metadata,
             weights=weights,
             is_semantic=is_semantic(model),
+            is_classifier=is_classifier(model),
             has_masks=getattr(getattr(model, "roi_heads", None), "mask_on", False),
             steps=steps,
             calibration="" if calibration is None else str(calibration),

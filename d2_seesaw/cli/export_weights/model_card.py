@@ -15,13 +15,14 @@ from torch import Tensor
 from d2_seesaw import __version__
 from d2_seesaw.engine.config_files import config_folder
 
-_TASKS = {"bbox": "boxes", "segm": "masks", "sem_seg": "pixels"}
+_TASKS = {"bbox": "boxes", "segm": "masks", "sem_seg": "pixels", "classification": "images"}
 _PARTS = {
     "architecture": "model",
     "backbone": "model.backbone.bottom_up",
     "heads": "model.roi_heads",
     "semantic head": "model.sem_seg_head",
     "classification loss": "model.roi_heads.box_predictor.cls_loss",
+    "loss": "model.loss",
     "pixel loss": "model.sem_seg_head.loss",
 }
 
@@ -45,16 +46,7 @@ _CARD = """
 names of the classes. The weights contain no code; the config names the code that builds the model.
 In this folder:
 
-```bash
-d2-seesaw predict --checkpoint model.safetensors image.jpg --output predictions
-```
-
-```python
-from d2_seesaw.inference import load_predictor
-
-predictor = load_predictor("model.safetensors")
-output = predictor("image.jpg")["{output}"]
-```
+{use}
 
 To train further from these weights, set `train.init_checkpoint=model.safetensors`.
 
@@ -76,6 +68,22 @@ To train further from these weights, set `train.init_checkpoint=model.safetensor
 """
 
 
+_USE = """```bash
+d2-seesaw predict --checkpoint model.safetensors image.jpg --output predictions
+```
+
+```python
+from d2_seesaw.inference import load_predictor
+
+predictor = load_predictor("model.safetensors")
+output = predictor("image.jpg")["{output}"]
+```"""
+
+_USE_OF_CLASSIFIER = """```bash
+d2-seesaw train --eval-only --config-file config.yaml train.init_checkpoint=model.safetensors
+```"""
+
+
 @dataclass(frozen=True)
 class CardFacts:
     """What a model card says.
@@ -86,6 +94,7 @@ class CardFacts:
         metadata: class metadata, with ``class_names``.
         weights: the weights.
         is_semantic: whether the model predicts label maps.
+        is_classifier: whether the model classifies whole images.
         has_masks: whether the model predicts masks.
         steps: training steps, None if unknown.
         calibration: the calibration of the scores, empty without one.
@@ -97,6 +106,7 @@ class CardFacts:
     metadata: Mapping[str, Any]
     weights: Mapping[str, Tensor]
     is_semantic: bool = False
+    is_classifier: bool = False
     has_masks: bool = False
     steps: int | None = None
     calibration: str = ""
@@ -107,10 +117,12 @@ def model_card(facts: CardFacts) -> str:
     """Return a model card as Markdown with YAML front matter."""
     kind = "Semantic segmentation" if facts.is_semantic else "Object detection"
     kind = "Instance segmentation" if facts.has_masks else kind
-    boxes_only = kind == "Object detection"
+    kind = "Image classification" if facts.is_classifier else kind
+    tags = {"Object detection": "object-detection", "Image classification": "image-classification"}
+    use = _USE.format(output="sem_seg" if facts.is_semantic else "instances")
     front = {
         "library_name": "detectron2",
-        "pipeline_tag": "object-detection" if boxes_only else "image-segmentation",
+        "pipeline_tag": tags.get(kind, "image-segmentation"),
         "license": "other",
         "license_name": "choose-a-license",
         "tags": ["detectron2", "d2_seesaw", "long-tail", kind.lower().replace(" ", "-")],
@@ -123,7 +135,7 @@ def model_card(facts: CardFacts) -> str:
         facts=_table(("", ""), _facts(facts)),
         metrics=_metrics(facts),
         names=", ".join(markdown_text(name) for name in names),
-        output="sem_seg" if facts.is_semantic else "instances",
+        use=_USE_OF_CLASSIFIER if facts.is_classifier else use,
     )
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n{body}"
 

@@ -40,6 +40,7 @@ CALLABLES: dict[str, tuple[str, ...]] = {
         "d2_seesaw.layers.normed_linear_classifier",
         "d2_seesaw.layers.normed_mask_predictor",
         "d2_seesaw.layers.sync_batch_norm",
+        "d2_seesaw.layers.tau_normalized_classifier",
         "d2_seesaw.modeling.TwoSidedBox2BoxTransform",
         "d2_seesaw.modeling.dilated_resnet_stages",
         "detectron2.layers.ShapeSpec",
@@ -53,22 +54,29 @@ CALLABLES: dict[str, tuple[str, ...]] = {
         "d2_seesaw.inference.UnionOfDetections",
     ),
     TEST_MAPPER: (
+        "d2_seesaw.data.ClassificationDatasetMapper",
         "d2_seesaw.data.OpenCVResizeShortestEdge",
         "d2_seesaw.data.SemanticDatasetMapper",
         "detectron2.data.DatasetMapper",
         "detectron2.data.transforms.Resize",
         "detectron2.data.transforms.ResizeShortestEdge",
+        "torchvision.transforms.CenterCrop",
+        "torchvision.transforms.Resize",
     ),
     "dataloader": (
+        "d2_seesaw.data.ClassBalancedSampling",
         "d2_seesaw.data.ClassPixels",
         "d2_seesaw.data.InstaBoost",
         "d2_seesaw.data.InstanceAugmentationDatasetMapper",
         "d2_seesaw.data.InstanceDatasetMapper",
         "d2_seesaw.data.LabelReader",
+        "d2_seesaw.data.ProgressivelyBalancedSampling",
         "d2_seesaw.data.RandomSampling",
         "d2_seesaw.data.RepeatFactorSampling",
+        "d2_seesaw.data.SquareRootSampling",
         "d2_seesaw.data.build_train_loader",
         "d2_seesaw.data.load_dataset",
+        "d2_seesaw.evaluation.LongTailClassificationEvaluator",
         "d2_seesaw.evaluation.LongTailLVISEvaluator",
         "d2_seesaw.evaluation.LongTailSemSegEvaluator",
         "d2_seesaw.evaluation.MaskScoringCOCOEvaluator",
@@ -77,6 +85,9 @@ CALLABLES: dict[str, tuple[str, ...]] = {
         "detectron2.data.transforms.RandomCrop",
         "detectron2.data.transforms.RandomFlip",
         "detectron2.data.transforms.ResizeScale",
+        "torchvision.transforms.ColorJitter",
+        "torchvision.transforms.RandomHorizontalFlip",
+        "torchvision.transforms.RandomResizedCrop",
     ),
     "optimizer": (
         "detectron2.solver.get_default_optimizer_params",
@@ -89,6 +100,7 @@ CALLABLES: dict[str, tuple[str, ...]] = {
         "d2_seesaw.engine.multi_step_with_warmup",
         "d2_seesaw.engine.polynomial_with_warmup",
         "fvcore.common.param_scheduler.ConstantParamScheduler",
+        "fvcore.common.param_scheduler.CosineParamScheduler",
     ),
 }
 """Other callables, by the part of a config that may name them. Shipped configs use all of them."""
@@ -104,6 +116,7 @@ _PACKAGES = (
     "detectron2.solver",
     "fvcore.common.param_scheduler",
     "torch.optim",
+    "torchvision.transforms",
 )
 _NAME = re.compile(r"[a-z]\w*(\.[a-zA-Z]\w*)+", re.ASCII)
 

@@ -23,6 +23,10 @@ from tests.support.configs import CONFIGS, read
 COVERING = (
     "backbones/vit_base_mask_rcnn_seesaw_rfs",
     "challenge/step06_augmentation",
+    "classification/imagenet_lt_resnext50_softmax_crt_10e",
+    "classification/imagenet_lt_resnext50_softmax_progressively_balanced_90e",
+    "classification/imagenet_lt_resnext50_softmax_square_root_90e",
+    "classification/imagenet_lt_resnext50_softmax_tau_normalized",
     "coco/htc_lite_r50_fpn_1x",
     "mmdet/cascade_mask_rcnn_r101_fpn_seesaw",
     "quickstart/cascade",
