@@ -28,6 +28,7 @@ from d2_seesaw.modeling.roi_heads import (
 
 if TYPE_CHECKING:
     from d2_seesaw.modeling.semantic_heads import (
+        CornerAlignedDeepLabV3PlusHead,
         LossDrivenDeepLabV3PlusHead,
         LossDrivenSemSegFPNHead,
     )
@@ -36,6 +37,7 @@ __all__ = [
     "FPG",
     "AveragedMaskHeads",
     "CarafeMaskHead",
+    "CornerAlignedDeepLabV3PlusHead",
     "DilatedBasicBlock",
     "DualBoxHead",
     "DualHeadRCNN",
@@ -60,7 +62,11 @@ __all__ = [
     "dilated_resnet_stages",
 ]
 
-_SEMANTIC_HEADS = ("LossDrivenDeepLabV3PlusHead", "LossDrivenSemSegFPNHead")
+_SEMANTIC_HEADS = (
+    "CornerAlignedDeepLabV3PlusHead",
+    "LossDrivenDeepLabV3PlusHead",
+    "LossDrivenSemSegFPNHead",
+)
 
 
 def __getattr__(name: str) -> Any:
