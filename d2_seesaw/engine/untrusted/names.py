@@ -20,6 +20,7 @@ MODULE_PACKAGES = (
     "d2_seesaw.modeling",
     "detectron2.layers",
     "detectron2.modeling",
+    "detectron2.projects.deeplab",
     "torch.nn",
     "torchvision.models",
     "torchvision.ops",
@@ -52,6 +53,7 @@ CALLABLES: dict[str, tuple[str, ...]] = {
         "d2_seesaw.inference.UnionOfDetections",
     ),
     TEST_MAPPER: (
+        "d2_seesaw.data.OpenCVResize",
         "d2_seesaw.data.OpenCVResizeShortestEdge",
         "d2_seesaw.data.SemanticDatasetMapper",
         "detectron2.data.DatasetMapper",
@@ -60,10 +62,12 @@ CALLABLES: dict[str, tuple[str, ...]] = {
     ),
     "dataloader": (
         "d2_seesaw.data.ClassPixels",
+        "d2_seesaw.data.EnlargeToCrop",
         "d2_seesaw.data.InstaBoost",
         "d2_seesaw.data.InstanceAugmentationDatasetMapper",
         "d2_seesaw.data.InstanceDatasetMapper",
         "d2_seesaw.data.LabelReader",
+        "d2_seesaw.data.PillowColorJitter",
         "d2_seesaw.data.RandomSampling",
         "d2_seesaw.data.RepeatFactorSampling",
         "d2_seesaw.data.build_train_loader",

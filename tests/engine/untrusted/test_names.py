@@ -26,6 +26,8 @@ COVERING = (
     "coco/htc_lite_r50_fpn_1x",
     "mmdet/cascade_mask_rcnn_r101_fpn_seesaw",
     "quickstart/cascade",
+    "semantic/authors_cityscapes_recall",
+    "semantic/authors_synthia_seqs_recall",
     "semantic/cityscapes_deeplab_r50_cross_entropy",
     "semantic/synthia_seqs_deeplab_r18_cross_entropy",
 )
