@@ -70,6 +70,7 @@ setup(
         "demo": ["jupyterlab"],  # opens docs/first_steps.ipynb
         "docs": ["latex2mathml", "mkdocs-material", "mkdocstrings[python]"],
         "mlflow": ["mlflow"],
+        "segmentation": ["segmentation-models-pytorch>=0.5"],
         "timm": ["timm>=1.0"],
         "wandb": ["wandb"],
     },

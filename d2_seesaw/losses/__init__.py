@@ -2,7 +2,10 @@
 
 from d2_seesaw.losses.dense import (
     DenseLoss,
+    DiceLoss,
+    FocalLoss,
     InverseFrequencyLoss,
+    LovaszLoss,
     RecallLoss,
     SeesawCrossEntropyLoss,
     recall_cross_entropy,
@@ -15,7 +18,10 @@ from d2_seesaw.losses.softmax import SoftmaxLoss
 __all__ = [
     "ClassificationLoss",
     "DenseLoss",
+    "DiceLoss",
+    "FocalLoss",
     "InverseFrequencyLoss",
+    "LovaszLoss",
     "RecallLoss",
     "SeesawCrossEntropyLoss",
     "SeesawLoss",
