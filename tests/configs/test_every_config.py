@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 from detectron2.config import instantiate
-from fvcore.common.param_scheduler import ConstantParamScheduler
+from fvcore.common.param_scheduler import LinearParamScheduler
 
 from d2_seesaw.engine import load_config
 from tests.support.configs import CONFIGS, LEAVES, changed, each, model_in, plain, read, reloaded
@@ -50,8 +50,9 @@ def test_builds_model_optimizer_and_schedule(path):
     trained = sum(len(group["params"]) for group in groups)
     assert trained == sum(p.requires_grad for p in model.parameters()) > 10
     schedule = instantiate(cfg.lr_multiplier)
-    if isinstance(schedule, ConstantParamScheduler):
-        assert schedule(0.0) == schedule(0.999) == 1
+    assert schedule(1.0) <= 1  # as after the last step
+    if isinstance(schedule, LinearParamScheduler):
+        assert schedule(0.0) == schedule(0.999) == schedule(1.0) == 1
     else:
         assert 0 < schedule(0.0) < schedule(0.5) <= 1
         assert schedule(0.999) < schedule(0.5)

@@ -91,7 +91,7 @@ CALLABLES: dict[str, tuple[str, ...]] = {
         "d2_seesaw.engine.cosine_with_warmup",
         "d2_seesaw.engine.multi_step_with_warmup",
         "d2_seesaw.engine.polynomial_with_warmup",
-        "fvcore.common.param_scheduler.ConstantParamScheduler",
+        "fvcore.common.param_scheduler.LinearParamScheduler",
     ),
 }
 """Other callables, by the part of a config that may name them. Shipped configs use all of them."""
