@@ -52,6 +52,7 @@ PACKAGES = {
     "pkg_resources": "setuptools<81",  # detectron2.model_zoo imports pkg_resources
     "pycocotools": "pycocotools",
     "safetensors": "safetensors",
+    "segmentation_models_pytorch": "segmentation-models-pytorch>=0.5",
     "shapely": "shapely",
     "tabulate": "tabulate",
     "tensorboard": "tensorboard",

@@ -9,4 +9,4 @@ from ..common.heads.pixel_loss import recall as _loss
 from .authors_cityscapes_cross_entropy import dataloader, lr_multiplier, model, optimizer, train
 
 model.sem_seg_head.loss = _loss
-model.sem_seg_head.loss.reduction = "ref"
+model.sem_seg_head.loss.update(reduction="ref", sync=True)

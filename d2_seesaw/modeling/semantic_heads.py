@@ -120,12 +120,13 @@ class CornerAlignedDeepLabV3PlusHead(LossDrivenDeepLabV3PlusHead):
     """DeepLab v3+ head as the authors of Recall Loss build it.
 
     Source: the ``DeepLab`` of https://github.com/PotatoTian/recall-semseg. The convolutions are
-    those of Detectron2's head. Different are:
+    those of Detectron2's head, with these differences:
 
-    - all bilinear interpolation, which aligns the corner pixels;
-    - a norm after the image pooling, so that training needs at least two images per GPU;
-    - dropout after the two 3 x 3 convolutions of the decoder;
-    - the initialization: Kaiming normal (fan in) for all convolutions.
+    - Bilinear interpolation aligns the corner pixels.
+    - The image pooling has a norm, so that training with batch norm needs at least two images per
+      GPU.
+    - The two 3 x 3 convolutions of the decoder are followed by dropout.
+    - All convolutions are initialized by Kaiming's normal distribution (fan in).
 
     In training, the logits are interpolated to the size of the labels. In inference, the head does
     not know the size of the image and assumes that its sides are multiples of ``common_stride``.

@@ -103,13 +103,14 @@ def test_training_follows_the_authors(stem, rate, steps, classes, loss):
     assert (cfg.optimizer.lr, cfg.train.max_iter, cfg.train.eval_period) == (rate, steps, 5000)
     assert (cfg.optimizer.get("weight_decay", 0), cfg.train.clip_grad.max_norm) == (0, None)
     assert cfg.dataloader.train.total_batch_size == 6
+    assert cfg.train.best_checkpoint == {"metric": "sem_seg/mIoU", "mode": "max"}
     assert target_of(cfg.model.sem_seg_head) is CornerAlignedDeepLabV3PlusHead
     assert cfg.model.sem_seg_head.num_classes == classes
     schedule = instantiate(cfg.lr_multiplier)
     assert schedule(0.0) == schedule(1.0) == 1
     if loss == "recall":
         built = instantiate(cfg.model.sem_seg_head.loss)
-        assert (built.reduction, built.sync, built.momentum) == ("ref", False, 0)
+        assert (built.reduction, built.sync, built.momentum) == ("ref", True, 0)
 
 
 def test_synthia_is_not_augmented_and_read_as_the_authors_do():

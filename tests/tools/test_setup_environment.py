@@ -183,7 +183,9 @@ def metadata(monkeypatch):
 
 def test_all_requirements_of_the_project_and_its_development_are_installed(set_up, metadata):
     extras = metadata.extras_require
-    names = {set_up.name_of(name) for name in [*extras["dev"], *extras["timm"]]}
+    names = {
+        set_up.name_of(name) for name in [*extras["dev"], *extras["segmentation"], *extras["timm"]]
+    }
     names |= {set_up.name_of(name) for name in metadata.install_requires}
     assert names <= {set_up.name_of(name) for name in set_up.PACKAGES.values()}
     assert "detectron2" not in names  # it is not on the package index, where pip would look

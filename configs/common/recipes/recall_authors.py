@@ -13,4 +13,5 @@ train.init_checkpoint = "torchvision://ResNet18_Weights.IMAGENET1K_V1"
 train.allow_partial_checkpoint = True
 train.epochs = None
 train.eval_period = 5000
+train.best_checkpoint.metric = "sem_seg/mIoU"  # the one that their code saves and tests
 train.reference_world_size = 1

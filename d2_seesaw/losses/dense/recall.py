@@ -65,7 +65,7 @@ class RecallLoss(DenseLoss):
             result; None for all.
         loss_weight: factor on the loss.
         sync: sum counts over the ranks, see :class:`~d2_seesaw.losses.DenseLoss`. The authors' code
-            counts on each rank separately.
+            is a single process, which counts the whole batch.
 
     Raises:
         ValueError: a hyper-parameter is out of range.
