@@ -96,7 +96,8 @@ class OpenCVResize(T.Augmentation):
 
     def get_transform(self, image: np.ndarray) -> OpenCVResizeTransform:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the transform for this ``(h, w, ...)`` image."""
-        return OpenCVResizeTransform(*image.shape[:2], *self.shape)
+        (h, w), (new_h, new_w) = image.shape[:2], self.shape
+        return OpenCVResizeTransform(h, w, new_h, new_w)
 
 
 class EnlargeToCrop(T.Augmentation):
@@ -120,7 +121,7 @@ class EnlargeToCrop(T.Augmentation):
         if w >= crop_w and h >= crop_h:
             return T.NoOpTransform()
         scale = crop_w / w if w < h else crop_h / h
-        return T.ResizeTransform(h, w, int(scale * h + 1), int(scale * w + 1), Image.BILINEAR)
+        return T.ResizeTransform(h, w, int(scale * h + 1), int(scale * w + 1))
 
 
 class PillowColorJitter(T.Augmentation):

@@ -190,9 +190,19 @@ class CornerAlignedDeepLabV3PlusHead(LossDrivenDeepLabV3PlusHead):
     def forward(
         self, features: dict[str, Tensor], targets: Tensor | None = None
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """Return the losses in training, and ``(N, C, H, W)`` logits in inference."""
+        """Return the losses in training, and ``(N, C, H, W)`` logits in inference.
+
+        Args:
+            features: features of the backbone, by name.
+            targets: ``(N, H, W)`` labels; needed in training.
+
+        Raises:
+            ValueError: there are no labels in training.
+        """
         logits = self.layers(features)
         if self.training:
+            if targets is None:
+                raise ValueError("the head needs the labels of the images in training, got None")
             return None, self.losses(logits, targets)
         size = [side * self.common_stride for side in logits.shape[-2:]]
         return _align_corners(logits, size), {}
