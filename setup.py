@@ -71,6 +71,7 @@ setup(
         "export": ["onnx", "onnxruntime"],
         "docs": ["latex2mathml", "mkdocs-material", "mkdocstrings[python]"],
         "mlflow": ["mlflow"],
+        "segmentation": ["segmentation-models-pytorch>=0.5"],
         "timm": ["timm>=1.0"],
         "wandb": ["wandb"],
     },

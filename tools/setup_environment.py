@@ -77,7 +77,7 @@ PACKAGES = {
 OPTIONAL = {
     "onnx": "onnx",
     "onnxruntime": "onnxruntime",
-    "segmentation_models_pytorch": "segmentation-models-pytorch",
+    "segmentation_models_pytorch": "segmentation-models-pytorch>=0.5",
 }
 # Other packages that contain the same module.
 SAME_MODULE = {

@@ -1,7 +1,6 @@
 """DeepLab v3+ on ResNet-18, SYNTHIA sequence 5 in summer, cross-entropy.
 
-The training settings follow Recall Loss's authors. No published results: the paper's abstract
-only gives the relative gain over it.
+No published results: the recipe is our own. authors_synthia_seqs_* train as Recall Loss's authors.
 """
 
 from ..common.data.synthia_seqs import dataloader

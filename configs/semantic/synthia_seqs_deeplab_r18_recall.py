@@ -1,7 +1,6 @@
 """DeepLab v3+ on ResNet-18, SYNTHIA sequence 5 in summer, Recall Loss.
 
-The training settings follow Recall Loss's authors. Paper (abstract): 9 % higher mean
-accuracy, relative, than cross-entropy at a competitive mIoU. Not yet run with this code.
+No published results: the recipe is our own. authors_synthia_seqs_recall trains as the authors.
 """
 
 from ..common.heads.pixel_loss import recall as _loss

@@ -214,7 +214,8 @@ class StrictCheckpointer(DetectionCheckpointer):
             weights = loaded["model"]
             # A published checkpoint may hold its weights one level deeper.
             if isinstance(weights, Mapping) and all(isinstance(name, str) for name in weights):
-                weights = convert_pretrained(dict(weights), self.model.state_dict())
+                own = self.model.state_dict()
+                weights = convert_pretrained(dict(weights), own, partial=self.allow_partial)
             check_contents(weights)
             check_states({key: value for key, value in loaded.items() if key != "model"})
             check_metadata(loaded.get(METADATA, {}))

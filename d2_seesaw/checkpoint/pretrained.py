@@ -47,13 +47,14 @@ def is_torchvision_resnet(state: Mapping[str, object]) -> bool:
 
 
 def convert_torchvision_resnet(
-    state: Mapping[str, Tensor], model_keys: Iterable[str]
+    state: Mapping[str, Tensor], model_keys: Iterable[str], *, partial: bool = False
 ) -> dict[str, Tensor]:
     """Rename torchvision's ResNet weights to those of the ResNet inside a Detectron2 model.
 
     Args:
         state: torchvision's state dict.
         model_keys: keys of the model's state dict; the backbone is found among them.
+        partial: leave out weights without a counterpart instead of raising an error.
 
     Raises:
         ValueError: the model has no ResNet, or one of another depth or kind; the message lists all
@@ -69,6 +70,8 @@ def convert_torchvision_resnet(
     }
     expected = {key for key in model_keys if key.startswith(prefix) and not UNUSED.search(key)}
     missing, unused = sorted(expected - converted.keys()), sorted(converted.keys() - expected)
+    if partial:
+        return {key: value for key, value in converted.items() if key in expected}
     if missing or unused:
         raise ValueError(
             "torchvision's weights belong to another ResNet than the model's. "
@@ -177,17 +180,22 @@ CONVERTERS: tuple[tuple[Recognizer, Converter], ...] = (
 """Pairs of recognizer and converter of a state dict; the first recognizer that matches decides."""
 
 
-def convert_pretrained(loaded: dict[str, Any], model_keys: Iterable[str]) -> dict[str, Any]:
+def convert_pretrained(
+    loaded: dict[str, Any], model_keys: Iterable[str], *, partial: bool = False
+) -> dict[str, Any]:
     """Rename the weights of a pretrained backbone, if one of :data:`CONVERTERS` recognizes them.
 
     Args:
         loaded: a state dict, or a checkpoint of mmdet with one in ``state_dict``.
         model_keys: keys of the model's state dict.
+        partial: leave out weights of torchvision's ResNets without a counterpart.
 
     Raises:
         ValueError: the backbone does not fit the model.
     """
     state = loaded.get("state_dict", loaded)
+    if partial and is_torchvision_resnet(state):
+        return convert_torchvision_resnet(state, model_keys, partial=True)
     for recognizes, convert in CONVERTERS:
         if recognizes(state):
             return convert(state, model_keys)

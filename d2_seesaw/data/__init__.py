@@ -39,7 +39,13 @@ from d2_seesaw.data.semantic.label_maps import read_labels
 from d2_seesaw.data.semantic.pixel_counts import ClassPixels, LabelReader, class_pixel_counts
 from d2_seesaw.data.semantic.stuff_maps import register_label_maps
 from d2_seesaw.data.semantic.synthia import register_synthia_rand_cityscapes, register_synthia_seqs
-from d2_seesaw.data.transforms import OpenCVResizeShortestEdge, OpenCVResizeTransform
+from d2_seesaw.data.transforms import (
+    EnlargeToCrop,
+    OpenCVResize,
+    OpenCVResizeShortestEdge,
+    OpenCVResizeTransform,
+    PillowColorJitter,
+)
 
 __all__ = [
     "ClassBalancedSampling",
@@ -47,14 +53,17 @@ __all__ = [
     "ClassSampling",
     "ClassificationDatasetMapper",
     "DatasetCheck",
+    "EnlargeToCrop",
     "FrameSplit",
     "InstaBoost",
     "InstanceAugmentation",
     "InstanceAugmentationDatasetMapper",
     "InstanceDatasetMapper",
     "LabelReader",
+    "OpenCVResize",
     "OpenCVResizeShortestEdge",
     "OpenCVResizeTransform",
+    "PillowColorJitter",
     "ProgressivelyBalancedSampling",
     "RandomSampling",
     "RepeatFactorSampling",

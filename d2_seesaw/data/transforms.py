@@ -1,4 +1,4 @@
-"""Resizing with OpenCV instead of Pillow, as mmdet's models were trained.
+"""Augmentations that equal those of published trainings: resizing with OpenCV, color jitter.
 
 Pillow, which Detectron2 uses, antialiases when it downscales; OpenCV's bilinear interpolation does
 not. The pixels differ by a few gray levels, which slightly changes the scores of weights that were
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import cv2
 import detectron2.data.transforms as T
 import numpy as np
+from PIL import Image, ImageEnhance
 
 
 class OpenCVResizeTransform(T.Transform):
@@ -80,3 +81,76 @@ class OpenCVResizeShortestEdge(T.Augmentation):
         short_edge = np.random.choice(np.atleast_1d(self.short_edge_length))
         scale = min(self.max_size / max(h, w), short_edge / min(h, w))
         return OpenCVResizeTransform(h, w, int(h * scale + 0.5), int(w * scale + 0.5))
+
+
+class OpenCVResize(T.Augmentation):
+    """Detectron2's ``Resize`` with OpenCV's pixels.
+
+    Args:
+        shape: new height and width.
+    """
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def get_transform(self, image: np.ndarray) -> OpenCVResizeTransform:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return the transform for this ``(h, w, ...)`` image."""
+        (h, w), (new_h, new_w) = image.shape[:2], self.shape
+        return OpenCVResizeTransform(h, w, new_h, new_w)
+
+
+class EnlargeToCrop(T.Augmentation):
+    """Enlargement of images that are smaller than the crop after it.
+
+    An image with a side shorter than the crop's is resized so that its shorter side is one pixel
+    longer than the crop's; others do not change. The rule and the rounding are those of the
+    loader of Recall Loss's authors, for square crops.
+
+    Args:
+        crop_size: height and width of the crop.
+    """
+
+    def __init__(self, crop_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.crop_size = crop_size
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return the transform for this ``(h, w, ...)`` image."""
+        (h, w), (crop_h, crop_w) = image.shape[:2], self.crop_size
+        if w >= crop_w and h >= crop_h:
+            return T.NoOpTransform()
+        scale = crop_w / w if w < h else crop_h / h
+        return T.ResizeTransform(h, w, int(scale * h + 1), int(scale * w + 1))
+
+
+class PillowColorJitter(T.Augmentation):
+    """Random brightness, contrast and saturation of an RGB image, by Pillow's ``ImageEnhance``.
+
+    The factors are uniform in ``[1 - x, 1 + x]``, at least 0, and applied in this order. Unlike
+    Detectron2's ``RandomContrast``, Pillow blends with the mean of the grayscale image.
+
+    Args:
+        brightness: x of the brightness.
+        contrast: x of the contrast.
+        saturation: x of the saturation.
+    """
+
+    def __init__(self, brightness: float, contrast: float, saturation: float) -> None:
+        super().__init__()
+        self.brightness = brightness
+        self.contrast = contrast
+        self.saturation = saturation
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Draw the factors."""
+        ranges = np.array([self.brightness, self.contrast, self.saturation])
+        factors = np.random.uniform(np.maximum(1 - ranges, 0), 1 + ranges).tolist()
+
+        def enhance(picture: Image.Image) -> Image.Image:
+            kinds = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+            for kind, factor in zip(kinds, factors, strict=True):
+                picture = kind(picture).enhance(factor)
+            return picture
+
+        return T.PILColorTransform(enhance)

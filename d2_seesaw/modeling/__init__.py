@@ -39,6 +39,7 @@ from d2_seesaw.modeling.second_phase import DecoupledRCNN
 
 if TYPE_CHECKING:
     from d2_seesaw.modeling.semantic_heads import (
+        CornerAlignedDeepLabV3PlusHead,
         LossDrivenDeepLabV3PlusHead,
         LossDrivenSemSegFPNHead,
     )
@@ -47,6 +48,7 @@ __all__ = [
     "FPG",
     "AveragedMaskHeads",
     "CarafeMaskHead",
+    "CornerAlignedDeepLabV3PlusHead",
     "DecoupledClassifier",
     "DecoupledRCNN",
     "DilatedBasicBlock",
@@ -80,7 +82,11 @@ __all__ = [
     "dilated_resnet_stages",
 ]
 
-_SEMANTIC_HEADS = ("LossDrivenDeepLabV3PlusHead", "LossDrivenSemSegFPNHead")
+_SEMANTIC_HEADS = (
+    "CornerAlignedDeepLabV3PlusHead",
+    "LossDrivenDeepLabV3PlusHead",
+    "LossDrivenSemSegFPNHead",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -11,10 +11,11 @@ Shapes in this module:
     h, w: height and width of the head's output, smaller by ``common_stride``
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from detectron2.layers import ShapeSpec
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.projects.deeplab import DeepLabV3PlusHead
 from torch import Tensor, nn
@@ -113,6 +114,108 @@ class LossDrivenDeepLabV3PlusHead(DeepLabV3PlusHead):
         """Compute ``loss_sem_seg`` from ``(N, C, h, w)`` logits and ``(N, H, W)`` labels."""
         loss = _full_size_loss(self.loss, predictions, targets, self.common_stride)
         return {"loss_sem_seg": loss * self.loss_weight}
+
+
+class CornerAlignedDeepLabV3PlusHead(LossDrivenDeepLabV3PlusHead):
+    """DeepLab v3+ head as the authors of Recall Loss build it.
+
+    Source: the ``DeepLab`` of https://github.com/PotatoTian/recall-semseg. The convolutions are
+    those of Detectron2's head, with these differences:
+
+    - Bilinear interpolation aligns the corner pixels.
+    - The image pooling has a norm, so that training with batch norm needs at least two images per
+      GPU.
+    - The two 3 x 3 convolutions of the decoder are followed by dropout.
+    - All convolutions are initialized by Kaiming's normal distribution (fan in).
+
+    In training, the logits are interpolated to the size of the labels. In inference, the head does
+    not know the size of the image and assumes that its sides are multiples of ``common_stride``.
+
+    Args:
+        input_shape: shapes (channels and stride) of the input features, by name.
+        decoder_dropout: probabilities after the first and the second convolution of the decoder.
+        norm: as in ``detectron2.layers.get_norm``.
+        options: other arguments of :class:`LossDrivenDeepLabV3PlusHead`.
+
+    Raises:
+        ValueError: see :class:`LossDrivenDeepLabV3PlusHead`.
+    """
+
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        *,
+        decoder_dropout: tuple[float, float] = (0.5, 0.1),
+        norm: Any = "BN",
+        **options: Any,
+    ) -> None:
+        super().__init__(input_shape=input_shape, norm=norm, **options)
+        for stage in self._decoder_stages():
+            if stage["fuse_conv"] is None:
+                pool, conv = stage["project_conv"].convs[-1]
+                conv = Conv2d(
+                    conv.in_channels,
+                    conv.out_channels,
+                    kernel_size=1,
+                    bias=norm == "",
+                    norm=get_norm(norm, conv.out_channels),
+                    activation=F.relu,
+                )
+                stage["project_conv"].convs[-1] = nn.Sequential(pool, conv)
+            else:
+                first, second = map(nn.Dropout, decoder_dropout)
+                conv1, conv2 = stage["fuse_conv"]
+                stage["fuse_conv"] = nn.Sequential(conv1, first, conv2, second)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+        bound = self.predictor.in_channels**-0.5  # PyTorch's default, which the authors keep
+        nn.init.uniform_(self.predictor.bias, -bound, bound)
+
+    def _decoder_stages(self) -> list[Any]:
+        """Return the stages of the decoder from low to high resolution; the first is the ASPP."""
+        return [self.decoder[name] for name in self.in_features[::-1]]
+
+    def layers(self, features: dict[str, Tensor]) -> Tensor:
+        """Compute ``(N, C, h, w)`` logits from the features of the backbone."""
+        aspp, *stages = self._decoder_stages()
+        _, *names = self.in_features[::-1]
+        y = aspp["project_conv"](features[self.in_features[-1]])
+        for name, stage in zip(names, stages, strict=True):
+            projected = stage["project_conv"](features[name])
+            y = _align_corners(y, projected.shape[-2:])
+            y = stage["fuse_conv"](torch.cat([projected, y], dim=1))
+        return self.predictor(y)
+
+    def forward(
+        self, features: dict[str, Tensor], targets: Tensor | None = None
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """Return the losses in training, and ``(N, C, H, W)`` logits in inference.
+
+        Args:
+            features: features of the backbone, by name.
+            targets: ``(N, H, W)`` labels; needed in training.
+
+        Raises:
+            ValueError: there are no labels in training.
+        """
+        logits = self.layers(features)
+        if self.training:
+            if targets is None:
+                raise ValueError("the head needs the labels of the images in training, got None")
+            return None, self.losses(logits, targets)
+        size = [side * self.common_stride for side in logits.shape[-2:]]
+        return _align_corners(logits, size), {}
+
+    def losses(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Compute ``loss_sem_seg`` from ``(N, C, h, w)`` logits and ``(N, H, W)`` labels."""
+        with torch.autocast(predictions.device.type, enabled=False):
+            logits = _align_corners(predictions.float(), targets.shape[-2:])
+            return {"loss_sem_seg": self.loss(logits, targets) * self.loss_weight}
+
+
+def _align_corners(x: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
 
 
 def _check_loss(loss: nn.Module, num_classes: int, ignore_value: int) -> None:

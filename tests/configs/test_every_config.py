@@ -6,7 +6,11 @@ from collections import Counter
 
 import pytest
 from detectron2.config import instantiate
-from fvcore.common.param_scheduler import ConstantParamScheduler, CosineParamScheduler
+from fvcore.common.param_scheduler import (
+    ConstantParamScheduler,
+    CosineParamScheduler,
+    LinearParamScheduler,
+)
 
 from d2_seesaw.engine import load_config
 from tests.support.configs import CONFIGS, LEAVES, changed, each, model_in, plain, read, reloaded
@@ -29,9 +33,9 @@ def test_configs_were_found():
         "lvis_v1/decoupled": 6,
         "lvis_v1/losses": 9,
         "mmdet": 8,
-        "quickstart": 18,
+        "quickstart": 22,
         "quickstart/losses": 9,
-        "semantic": 20,
+        "semantic": 28,
     }
 
 
@@ -56,7 +60,8 @@ def test_builds_model_optimizer_and_schedule(path):
     fewest = 1 if "init" in cfg.model else 11
     assert trained == sum(p.requires_grad for p in model.parameters()) >= fewest
     schedule = instantiate(cfg.lr_multiplier)
-    if isinstance(schedule, ConstantParamScheduler):
+    assert schedule(1.0) <= 1  # as after the last step
+    if isinstance(schedule, (ConstantParamScheduler, LinearParamScheduler)):
         assert schedule(0.0) == schedule(0.999) == 1
     elif isinstance(schedule, CosineParamScheduler):
         assert 1 == schedule(0.0) > schedule(0.5) > schedule(0.999)

@@ -3,8 +3,15 @@ import detectron2.data.transforms as T
 import numpy as np
 import pytest
 from detectron2.data.transforms import ResizeShortestEdge
+from PIL import Image, ImageEnhance
 
-from d2_seesaw.data import OpenCVResizeShortestEdge, OpenCVResizeTransform
+from d2_seesaw.data import (
+    EnlargeToCrop,
+    OpenCVResize,
+    OpenCVResizeShortestEdge,
+    OpenCVResizeTransform,
+    PillowColorJitter,
+)
 
 
 @pytest.mark.parametrize("new_size", [(75, 100), (20, 31), (50, 60)])
@@ -99,3 +106,45 @@ def test_the_resize_works_in_a_list_of_augmentations():
     assert data.image.shape == (20, 40, 3)
     np.testing.assert_allclose(data.boxes, [[4, 4, 8, 12]])
     np.testing.assert_allclose(transforms.inverse().apply_box(data.boxes), [[2, 2, 4, 6]])
+
+
+def test_a_fixed_size_equals_opencvs():
+    image = np.random.randint(0, 256, (76, 128, 3), dtype=np.uint8)
+    resized = OpenCVResize((38, 77)).get_transform(image).apply_image(image)
+    np.testing.assert_array_equal(resized, cv2.resize(image, (77, 38)))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        # Recorded from the RandomCrop(769) of Recall Loss's authors.
+        ((768, 1536), (770, 1539)),
+        ((700, 500), (1077, 770)),
+        ((500, 500), (770, 770)),
+        ((769, 769), (769, 769)),
+        ((1024, 2048), (1024, 2048)),
+    ],
+)
+def test_images_smaller_than_the_crop_are_enlarged_as_by_the_authors(size, expected):
+    image = np.random.randint(0, 256, (*size, 3), dtype=np.uint8)
+    transform = EnlargeToCrop((769, 769)).get_transform(image)
+    enlarged = transform.apply_image(image)
+    pillow = Image.fromarray(image).resize(expected[::-1], Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(enlarged, image if size == expected else np.asarray(pillow))
+
+
+def test_color_jitter_equals_pillows_three_enhancements(monkeypatch):
+    factors = [0.6, 1.4, 0.7]
+    drawn = []
+    monkeypatch.setattr(
+        np.random, "uniform", lambda low, high: drawn.append((low, high)) or np.array(factors)
+    )
+    image = np.random.randint(0, 256, (20, 30, 3), dtype=np.uint8)
+    transform = PillowColorJitter(0.5, 0.25, 1.5).get_transform(image)
+    expected = ImageEnhance.Brightness(Image.fromarray(image)).enhance(factors[0])
+    expected = ImageEnhance.Contrast(expected).enhance(factors[1])
+    expected = ImageEnhance.Color(expected).enhance(factors[2])
+    np.testing.assert_array_equal(transform.apply_image(image), np.asarray(expected))
+    np.testing.assert_array_equal(np.stack(drawn[0]), [[0.5, 0.75, 0], [1.5, 1.25, 2.5]])
+    labels = np.arange(600, dtype=np.uint8).reshape(20, 30)
+    np.testing.assert_array_equal(transform.apply_segmentation(labels), labels)

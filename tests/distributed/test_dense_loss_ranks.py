@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
-from d2_seesaw.losses import InverseFrequencyLoss, RecallLoss, SeesawCrossEntropyLoss
+from d2_seesaw.losses import (
+    DiceLoss,
+    FocalLoss,
+    InverseFrequencyLoss,
+    LovaszLoss,
+    RecallLoss,
+    SeesawCrossEntropyLoss,
+)
 from tests.support.ranks import run_on_ranks
 
 pytestmark = pytest.mark.dist
@@ -27,6 +34,12 @@ LOSSES = {
     "recall ref": lambda sync: RecallLoss(C, reduction="ref", sync=sync),
     "recall weighted": lambda sync: RecallLoss(C, reduction="weighted_mean", sync=sync),
     "recall momentum": lambda sync: RecallLoss(C, momentum=0.5, sync=sync),
+}
+# Losses that each rank computes from its own pixels.
+PER_RANK = {
+    "dice": lambda sync: DiceLoss(C),
+    "lovasz": lambda sync: LovaszLoss(C),
+    "focal": lambda sync: FocalLoss(C),
 }
 # Number of images in each step, by rank. Every other step has an ignored row.
 STEPS = [(1, 3), (2, 0), (2, 2), (0, 1)]
@@ -48,20 +61,23 @@ def batch_of(step: int, rank: int | None) -> tuple[Tensor, Tensor]:
     return features[part], labels[part]
 
 
-def train(name: str, sync: bool, rank: int | None) -> Result:
-    """Return loss, gradient of the classifier and buffers of the loss, after each step."""
+def train(name: str, sync: bool, rank: int | None, parts: tuple[int | None, ...] = ()) -> Result:
+    """Return loss, gradient of the classifier and buffers of the loss, after each step.
+
+    With ``parts``, one process averages the losses of the images of these ranks.
+    """
     torch.manual_seed(0)
     classifier: nn.Module = nn.Conv2d(3, C, 1)
     weight = classifier.weight
     if rank is not None:
         classifier = DistributedDataParallel(classifier, broadcast_buffers=False)
-    loss = LOSSES[name](sync)
+    loss = (LOSSES | PER_RANK)[name](sync)
     optimizer = torch.optim.SGD(classifier.parameters(), lr=0.5)
     results = []
     for step in range(len(STEPS)):
-        features, labels = batch_of(step, rank)
         optimizer.zero_grad()
-        value = loss(classifier(features), labels)
+        batches = [batch_of(step, part) for part in parts or (rank,)]
+        value = torch.stack([loss(classifier(x), labels) for x, labels in batches]).mean()
         value.backward()
         buffers = {key: buffer.clone() for key, buffer in loss.named_buffers()}
         results.append((value.detach(), weight.grad.clone(), buffers))
@@ -71,6 +87,10 @@ def train(name: str, sync: bool, rank: int | None) -> Result:
 
 def train_all_on_rank(sync: bool) -> dict[str, Result]:
     return {name: train(name, sync, dist.get_rank()) for name in LOSSES}
+
+
+def train_library_losses_on_rank() -> dict[str, Result]:
+    return {name: train(name, False, dist.get_rank()) for name in PER_RANK}
 
 
 @cache
@@ -87,6 +107,17 @@ def test_two_ranks_equal_one_process_on_the_whole_batch(name):
         for result in by_rank:
             assert_close(result[1], gradient)
             assert_close(result[2], buffers)
+
+
+@pytest.mark.slow
+def test_losses_of_the_library_are_averaged_over_the_ranks():
+    results = run_on_ranks(train_library_losses_on_rank, world_size=2)
+    for name in PER_RANK:
+        for step, (loss, gradient, _) in enumerate(train(name, False, None, parts=(0, 1))):
+            by_rank = [results[rank][name][step] for rank in range(2)]
+            assert_close(torch.stack([result[0] for result in by_rank]).mean(), loss)
+            for result in by_rank:
+                assert_close(result[1], gradient)
 
 
 @pytest.mark.parametrize("name", LOSSES)

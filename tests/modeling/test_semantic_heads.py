@@ -7,7 +7,11 @@ from detectron2.projects.deeplab.loss import DeepLabCE
 from torch import nn
 from torch.nn import functional as F
 
-from d2_seesaw.modeling import LossDrivenDeepLabV3PlusHead, LossDrivenSemSegFPNHead
+from d2_seesaw.modeling import (
+    CornerAlignedDeepLabV3PlusHead,
+    LossDrivenDeepLabV3PlusHead,
+    LossDrivenSemSegFPNHead,
+)
 
 C = 5
 IGNORED = 255
@@ -123,6 +127,19 @@ def test_the_loss_sees_upsampled_logits_in_float32_under_autocast(pair):
     assert head.loss.labels is targets
 
 
+def test_aligned_corners_are_kept_in_float32_under_autocast_and_for_labels_of_any_size():
+    head = CornerAlignedDeepLabV3PlusHead(DEEPLAB_SHAPE, loss=Recorder(), **DEEPLAB_OPTIONS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = head.layers(features_for(head, 61, 90))
+        losses = head.losses(logits, labels(61, 90))
+    assert logits.dtype == torch.bfloat16
+    assert losses["loss_sem_seg"].dtype == head.loss.product.dtype == torch.float32
+    seen = head.loss.logits
+    assert seen.shape[-2:] == (61, 90)
+    for row, column in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
+        torch.testing.assert_close(seen[..., row, column], logits[..., row, column].float())
+
+
 def test_semantic_fpn_matches_detectron2_under_autocast():
     base, head = fpn_pair()
     head.load_state_dict(base.state_dict())
@@ -156,6 +173,9 @@ def test_the_state_of_the_loss_is_saved_with_the_head():
 
 
 HEADS = [
+    pytest.param(
+        CornerAlignedDeepLabV3PlusHead, DEEPLAB_SHAPE, DEEPLAB_OPTIONS, id="corner-aligned deeplab"
+    ),
     pytest.param(LossDrivenSemSegFPNHead, FPN_SHAPE, FPN_OPTIONS, id="fpn"),
     pytest.param(LossDrivenDeepLabV3PlusHead, DEEPLAB_SHAPE, DEEPLAB_OPTIONS, id="deeplab"),
 ]

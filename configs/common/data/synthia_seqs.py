@@ -1,4 +1,4 @@
-"""SYNTHIA, sequence 5 in summer: images of 1280 x 760, resized to 768 x 384 as the authors do."""
+"""SYNTHIA, sequence 5 in summer: 13 classes, images of 1280 x 760, resized to 768 x 384."""
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L

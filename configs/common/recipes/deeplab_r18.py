@@ -1,4 +1,7 @@
-"""DeepLab v3+ on ResNet-18 as Recall Loss's authors train it: Adam, 90,000 steps, one GPU."""
+"""DeepLab v3+ on torchvision's ResNet-18: Adam without a schedule, 90,000 steps, one GPU.
+
+Optimizer, steps and batch size are those of Recall Loss's authors; the network is not.
+"""
 
 from ..models.deeplab_v3_plus_r18 import model
 from ..optim import adam as optimizer

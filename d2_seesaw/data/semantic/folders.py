@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -32,11 +33,15 @@ class FrameSplit:
         part: name of the part, one of ``percentages``.
         percentages: share of the frames of each stretch by part, in this order; the sum is 100.
         stretches: number of stretches.
+        shuffle_seed: seed of Python's random numbers by which to shuffle the frames before they
+            are divided, so that the frames of a stretch are no longer contiguous. None does not
+            shuffle.
     """
 
     part: str
     percentages: tuple[tuple[str, int], ...] = (("train", 70), ("val", 10), ("test", 20))
     stretches: int = 5
+    shuffle_seed: int | None = None
 
     def __post_init__(self) -> None:
         parts = [name for name, _ in self.percentages]
@@ -50,6 +55,8 @@ class FrameSplit:
     def choose(self, frames: Iterable[str]) -> set[str]:
         """Return the names that belong to this part."""
         ordered = sorted(set(frames))
+        if self.shuffle_seed is not None:
+            random.Random(self.shuffle_seed).shuffle(ordered)
         bounds = [len(ordered) * i // self.stretches for i in range(self.stretches + 1)]
         chosen: set[str] = set()
         for start, stop in itertools.pairwise(bounds):

@@ -6,7 +6,8 @@ al., https://arxiv.org/abs/2106.14917) drew 70 % of the frames of each camera fo
 validation and 20 % for testing at random, so that most validation frames have a neighbor in
 training. Our split has the same percentages in contiguous blocks. They trained 16 classes,
 including void and two reserved ids; here these three are ignored, which leaves 13. Their numbers
-and ours are therefore not comparable.
+and ours are therefore not comparable. ``synthia_seqs_05_summer_authors_*`` have their 16 classes
+and a random split. Theirs depends on the order in which a file system lists the files.
 """
 
 from collections.abc import Sequence
@@ -37,6 +38,11 @@ SEQS_IDS = {
     15: "traffic light",
 }
 
+# The classes of Recall Loss's authors are all ids from 0 to 15.
+SEQS_IDS_OF_AUTHORS = {
+    i: {0: "void", 13: "reserved 13", 14: "reserved 14", **SEQS_IDS}[i] for i in range(16)
+}
+
 # The 16 classes it shares with Cityscapes, in the order of Cityscapes. Ignored ids: void 0, parking
 # slot 13, road work 14, terrain 16, truck 18, train 20, lane marking 22.
 RAND_CITYSCAPES_IDS = {
@@ -65,6 +71,7 @@ def register_synthia_seqs(
     *,
     split: FrameSplit | None = None,
     cameras: Sequence[str] = CAMERAS,
+    all_ids: bool = False,
 ) -> None:
     """Register a video sequence, such as ``SYNTHIA-SEQS-05-SUMMER``.
 
@@ -73,11 +80,14 @@ def register_synthia_seqs(
         sequence_root: folder with ``RGB`` and ``GT/LABELS``.
         split: part of the frames to use; all by default.
         cameras: folders under ``RGB``; all eight by default, as in the Recall Loss paper.
+        all_ids: make void and the two reserved ids classes, too: 16 classes, as in the code of the
+            Recall Loss paper. By default they are ignored.
 
     Raises:
         ValueError: see :func:`~d2_seesaw.data.register_semantic_folder`.
     """
-    _register(name, sequence_root, SEQS_IDS, cameras, split)
+    ids = SEQS_IDS_OF_AUTHORS if all_ids else SEQS_IDS
+    _register(name, sequence_root, ids, cameras, split)
 
 
 def register_synthia_rand_cityscapes(
@@ -119,8 +129,13 @@ def register_synthia() -> None:
     root = datasets_root()
     for part in PARTS:
         split = FrameSplit(part)
+        sequence = root / "SYNTHIA-SEQS-05-SUMMER"
+        register_synthia_seqs(f"synthia_seqs_05_summer_{part}", sequence, split=split)
         register_synthia_seqs(
-            f"synthia_seqs_05_summer_{part}", root / "SYNTHIA-SEQS-05-SUMMER", split=split
+            f"synthia_seqs_05_summer_authors_{part}",
+            sequence,
+            split=FrameSplit(part, stretches=1, shuffle_seed=0),
+            all_ids=True,
         )
         register_synthia_rand_cityscapes(
             f"synthia_rand_cityscapes_{part}", root / "RAND_CITYSCAPES", split=split

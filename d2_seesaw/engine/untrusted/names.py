@@ -20,6 +20,7 @@ MODULE_PACKAGES = (
     "d2_seesaw.modeling",
     "detectron2.layers",
     "detectron2.modeling",
+    "detectron2.projects.deeplab",
     "torch.nn",
     "torchvision.models",
     "torchvision.ops",
@@ -55,6 +56,7 @@ CALLABLES: dict[str, tuple[str, ...]] = {
     ),
     TEST_MAPPER: (
         "d2_seesaw.data.ClassificationDatasetMapper",
+        "d2_seesaw.data.OpenCVResize",
         "d2_seesaw.data.OpenCVResizeShortestEdge",
         "d2_seesaw.data.SemanticDatasetMapper",
         "detectron2.data.DatasetMapper",
@@ -66,10 +68,12 @@ CALLABLES: dict[str, tuple[str, ...]] = {
     "dataloader": (
         "d2_seesaw.data.ClassBalancedSampling",
         "d2_seesaw.data.ClassPixels",
+        "d2_seesaw.data.EnlargeToCrop",
         "d2_seesaw.data.InstaBoost",
         "d2_seesaw.data.InstanceAugmentationDatasetMapper",
         "d2_seesaw.data.InstanceDatasetMapper",
         "d2_seesaw.data.LabelReader",
+        "d2_seesaw.data.PillowColorJitter",
         "d2_seesaw.data.ProgressivelyBalancedSampling",
         "d2_seesaw.data.RandomSampling",
         "d2_seesaw.data.RepeatFactorSampling",
@@ -101,6 +105,7 @@ CALLABLES: dict[str, tuple[str, ...]] = {
         "d2_seesaw.engine.polynomial_with_warmup",
         "fvcore.common.param_scheduler.ConstantParamScheduler",
         "fvcore.common.param_scheduler.CosineParamScheduler",
+        "fvcore.common.param_scheduler.LinearParamScheduler",
     ),
 }
 """Other callables, by the part of a config that may name them. Shipped configs use all of them."""

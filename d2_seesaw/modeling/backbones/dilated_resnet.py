@@ -5,6 +5,7 @@ https://arxiv.org/abs/1706.05587. Names and shapes of the weights do not change,
 pretrained on ImageNet can be loaded.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.layers import CNNBlockBase
@@ -48,7 +49,12 @@ class DilatedBasicBlock(BasicBlock):
 
 
 def dilated_resnet_stages(
-    depth: int, *, output_stride: int = 16, norm: Any = "BN"
+    depth: int,
+    *,
+    output_stride: int = 16,
+    norm: Any = "BN",
+    bottleneck: bool | None = None,
+    multi_grid: Sequence[int] | None = None,
 ) -> list[list[CNNBlockBase]]:
     """Build the stages res2 to res5 of Detectron2's ``ResNet``, for a stem with 64 channels.
 
@@ -60,32 +66,42 @@ def dilated_resnet_stages(
         depth: 18, 34, 50, 101 or 152.
         output_stride: stride of res5: 8, 16 or 32.
         norm: as in ``detectron2.layers.get_norm``.
+        bottleneck: use bottleneck blocks; by default from depth 50 on, as in torchvision.
+        multi_grid: factors on the dilation of res5, one per block (section 3.2.1 of the paper).
+            Their number is the number of blocks, whatever the depth. By default all blocks have
+            the same dilation.
 
     Raises:
-        ValueError: depth or output stride is not one of these.
+        ValueError: depth, output stride or a factor is not one of these.
     """
     if depth not in _BLOCKS:
         raise ValueError(f"depth must be one of {list(_BLOCKS)}, got {depth}")
     if output_stride not in _DILATIONS:
         raise ValueError(f"output_stride must be one of {list(_DILATIONS)}, got {output_stride}")
+    dilations = [[d] * n for d, n in zip(_DILATIONS[output_stride], _BLOCKS[depth], strict=True)]
+    if multi_grid is not None:
+        if not multi_grid or min(multi_grid) < 1:
+            raise ValueError(f"multi_grid must be integers of at least 1, got {list(multi_grid)}")
+        dilations[-1] = [factor * dilations[-1][0] for factor in multi_grid]
+    bottleneck = depth >= 50 if bottleneck is None else bottleneck
     stages = []
     in_channels, width, current_stride = 64, 64, 4
-    for num_blocks, dilation in zip(_BLOCKS[depth], _DILATIONS[output_stride], strict=True):
-        strides = [1] * num_blocks
+    for dilation_per_block in dilations:
+        strides = [1] * len(dilation_per_block)
         if stages and current_stride < output_stride:
             strides[0] = 2
             current_stride *= 2
-        if depth < 50:
-            out_channels, kind = width, {"block_class": DilatedBasicBlock}
-        else:
+        if bottleneck:
             out_channels = 4 * width
             kind = {"block_class": BottleneckBlock, "bottleneck_channels": width}
+        else:
+            out_channels, kind = width, {"block_class": DilatedBasicBlock}
         blocks = ResNet.make_stage(
-            num_blocks=num_blocks,
+            num_blocks=len(dilation_per_block),
             in_channels=in_channels,
             out_channels=out_channels,
             stride_per_block=strides,
-            dilation=dilation,
+            dilation_per_block=dilation_per_block,
             norm=norm,
             **kind,
         )

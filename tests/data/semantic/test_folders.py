@@ -1,4 +1,5 @@
 import os
+import random
 
 import cv2
 import numpy as np
@@ -285,3 +286,12 @@ def test_the_generated_data_are_registered_in_every_part():
         metadata = MetadataCatalog.get(f"semantic_quickstart_{part}")
         assert metadata.image_root.endswith(f"semantic_quickstart/images/{part}")
         assert len(metadata.stuff_classes) == 12
+
+
+def test_a_seed_shuffles_the_frames_as_pythons_random_numbers_do():
+    frames = [f"{i:03d}" for i in range(50)]
+    random.seed(0)
+    shuffled = sorted(frames)
+    random.shuffle(shuffled)  # with 70, 10 and 20 % in this order, as Recall Loss's authors
+    parts = [FrameSplit(part, stretches=1, shuffle_seed=0).choose(frames) for part in PARTS]
+    assert parts == [set(shuffled[:35]), set(shuffled[35:40]), set(shuffled[40:])]

@@ -54,6 +54,15 @@ def test_sequences_have_the_published_ids(tmp_path):
     assert len(MetadataCatalog.get(NAME).stuff_classes) == 13
 
 
+def test_all_ids_are_classes_where_asked_for(tmp_path):
+    write_frame(tmp_path, "Stereo_Left/Omni_F/000000", len(SEQS) + 1)
+    register_synthia_seqs(NAME, tmp_path, all_ids=True)
+    (record,) = load_with_all_camera_folders(tmp_path)
+    assert read_labels(record, num_classes=16)[0].tolist() == [*range(16), 255]
+    names = [SHORT.get(n, n) for n in MetadataCatalog.get(NAME).stuff_classes]
+    assert [n for n in names if not n.startswith("reserved")] == [n for n in SEQS if n != "-"]
+
+
 def load_with_all_camera_folders(root):
     for camera in CAMERAS:
         for folder in ("RGB", "GT/LABELS"):
@@ -94,7 +103,10 @@ def test_camera_names_are_their_folder_names():
     assert set(CAMERAS) == views
 
 
-@pytest.mark.parametrize("name", ["synthia_seqs_05_summer", "synthia_rand_cityscapes"])
+@pytest.mark.parametrize(
+    "name",
+    ["synthia_seqs_05_summer", "synthia_seqs_05_summer_authors", "synthia_rand_cityscapes"],
+)
 def test_every_part_is_registered(name):
     for part in PARTS:
         metadata = MetadataCatalog.get(f"{name}_{part}")

@@ -32,6 +32,8 @@ COVERING = (
     "quickstart/cascade",
     "quickstart/losses/balanced_softmax",
     "quickstart/losses/ecm",
+    "semantic/authors_cityscapes_recall",
+    "semantic/authors_synthia_seqs_recall",
     "semantic/cityscapes_deeplab_r50_cross_entropy",
     "semantic/synthia_seqs_deeplab_r18_cross_entropy",
 )

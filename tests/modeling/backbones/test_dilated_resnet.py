@@ -108,8 +108,19 @@ def test_without_dilation_a_block_matches_detectron2():
     [
         ({"depth": 26}, r"depth must be one of \[18, 34, 50, 101, 152\], got 26"),
         ({"depth": 18, "output_stride": 4}, r"output_stride must be one of \[32, 16, 8\], got 4"),
+        ({"depth": 18, "multi_grid": []}, r"multi_grid must be integers of at least 1, got \[\]"),
+        ({"depth": 18, "multi_grid": [1, 0]}, r"multi_grid must be .*, got \[1, 0\]"),
     ],
 )
 def test_invalid_options_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         dilated_resnet_stages(**options)
+
+
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_multi_grid_gives_the_number_and_dilation_of_the_last_blocks(bottleneck):
+    with torch.device("meta"):
+        *_, res4, res5 = dilated_resnet_stages(18, bottleneck=bottleneck, multi_grid=[1, 2, 4])
+    assert [block.conv2.dilation[0] for block in res4] == [1, 1]
+    assert [block.conv2.dilation[0] for block in res5] == [2, 4, 8]
+    assert res5[-1].out_channels == (2048 if bottleneck else 512)

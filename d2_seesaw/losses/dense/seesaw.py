@@ -1,7 +1,7 @@
 """Seesaw Loss without objectness: for pixels, and for any classifier without a background class.
 
 The paper's classification form (Wang et al., CVPR 2021, section 4.5 on ImageNet-LT): a softmax over
-C classes. Shapes: see :mod:`d2_seesaw.losses.dense`.
+C classes. Shapes: see :mod:`d2_seesaw.losses.dense.base`.
 """
 
 import torch
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from d2_seesaw.losses._first_pass import once
-from d2_seesaw.losses.dense import CHUNK_SIZE, DenseLoss
+from d2_seesaw.losses.dense.base import CHUNK_SIZE, DenseLoss
 from d2_seesaw.losses.seesaw import check_hyper_parameters, seesaw_logits
 
 

@@ -65,12 +65,7 @@ class DenseLoss(nn.Module):
         sync: bool = True,
     ) -> None:
         super().__init__()
-        check_num_classes(num_classes)
-        if 0 <= ignore_index < num_classes:
-            raise ValueError(
-                f"ignore_index is {ignore_index}, which is one of the {num_classes} classes: its "
-                "pixels would never be learned. Use a label outside the classes, such as -1"
-            )
+        check_ignored(num_classes, ignore_index)
         if chunk_size is not None and chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1 or None, got {chunk_size}")
         self.num_classes = num_classes
@@ -99,7 +94,7 @@ class DenseLoss(nn.Module):
         Raises:
             ValueError: shapes or labels are invalid.
         """
-        labels, is_valid = self._check_batch(logits, labels)
+        labels, is_valid = check_batch(logits, labels, self.num_classes, self.ignore_index)
 
         def weights_and_normalizer(is_training_step: bool) -> tuple[Tensor, Tensor]:
             counts = self.count(logits.detach(), labels, is_valid)
@@ -161,20 +156,40 @@ class DenseLoss(nn.Module):
             logits, labels, weight=weights, ignore_index=self.ignore_index, reduction="sum"
         )
 
-    def _check_batch(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Check shapes and labels.
 
-        Returns:
-            The labels as int64, and booleans of their shape, false for ignored ones.
-        """
-        C, ignored = self.num_classes, self.ignore_index
-        check_dense_logits(logits, labels, C)
-        is_valid = labels != ignored
-        known = torch.where(is_valid, labels, torch.zeros_like(labels))
-        known = check_labels(known, 0, C - 1, f"{C} classes; {ignored} is ignored")
-        if torch.compiler.is_compiling():
-            return torch.where(is_valid, known, ignored), is_valid
-        return labels.long(), is_valid
+def check_batch(
+    logits: Tensor, labels: Tensor, num_classes: int, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    """Check shapes and labels.
+
+    Returns:
+        The labels as int64, and booleans of their shape, false for ignored ones.
+
+    Raises:
+        ValueError: shapes or labels are invalid.
+    """
+    check_dense_logits(logits, labels, num_classes)
+    is_valid = labels != ignore_index
+    known = torch.where(is_valid, labels, torch.zeros_like(labels))
+    meaning = f"{num_classes} classes; {ignore_index} is ignored"
+    known = check_labels(known, 0, num_classes - 1, meaning)
+    if torch.compiler.is_compiling():
+        return torch.where(is_valid, known, ignore_index), is_valid
+    return labels.long(), is_valid
+
+
+def check_ignored(num_classes: int, ignore_index: int) -> None:
+    """Check that the ignored label is not a class.
+
+    Raises:
+        ValueError: it is one, or there are no classes.
+    """
+    check_num_classes(num_classes)
+    if 0 <= ignore_index < num_classes:
+        raise ValueError(
+            f"ignore_index is {ignore_index}, which is one of the {num_classes} classes: its "
+            "pixels would never be learned. Use a label outside the classes, such as -1"
+        )
 
 
 def sum_in_chunks(

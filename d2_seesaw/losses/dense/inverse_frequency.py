@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from d2_seesaw.losses.dense import CHUNK_SIZE, DenseLoss
+from d2_seesaw.losses.dense.base import CHUNK_SIZE, DenseLoss
 
 
 class InverseFrequencyLoss(DenseLoss):

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from d2_seesaw.losses import RecallLoss, recall_cross_entropy
-from d2_seesaw.losses.recall import LOWEST_WEIGHT, REDUCTIONS
+from d2_seesaw.losses.dense.recall import LOWEST_WEIGHT, REDUCTIONS
 from tests.reference import recall as reference
 from tests.support.dense import flat, gradient_of
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "recall_loss_reference.json"
+GOLDEN = Path(__file__).parents[2] / "golden" / "recall_loss_reference.json"
 # (N, C, H, W); some hold fewer pixels than classes.
 RANDOM_SHAPES = [(2, 5, 6, 7), (1, 3, 4, 4), (3, 19, 5, 8), (2, 2, 9, 3), (1, 40, 4, 6)] * 8
 

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from d2_seesaw import losses
 from d2_seesaw.losses import DenseLoss, InverseFrequencyLoss, RecallLoss, SeesawCrossEntropyLoss
-from d2_seesaw.losses.dense import sum_in_chunks
+from d2_seesaw.losses.dense.base import sum_in_chunks
 from tests.support.dense import flat, gradient_of
 from tests.support.operators import OperatorLog
 

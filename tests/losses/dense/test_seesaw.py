@@ -8,12 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from d2_seesaw.losses import (
-    SeesawCrossEntropyLoss,
-    dense_seesaw,
-    seesaw,
-    seesaw_cross_entropy,
-)
+from d2_seesaw.losses import SeesawCrossEntropyLoss, seesaw, seesaw_cross_entropy
+from d2_seesaw.losses.dense import seesaw as dense_seesaw
 from tests.reference import seesaw as reference
 from tests.support.dense import flat, gradient_of
 

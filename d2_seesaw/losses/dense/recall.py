@@ -1,13 +1,13 @@
 r"""Recall Loss for semantic segmentation (Tian et al., ICRA 2022, arXiv 2106.14917).
 
-Shapes: see :mod:`d2_seesaw.losses.dense`.
+Shapes: see :mod:`d2_seesaw.losses.dense.base`.
 """
 
 import torch
 from torch import Tensor
 
 from d2_seesaw.losses._common import count_labels
-from d2_seesaw.losses.dense import CHUNK_SIZE, DenseLoss
+from d2_seesaw.losses.dense.base import CHUNK_SIZE, DenseLoss
 
 REDUCTIONS = ("pixel_mean", "ref", "weighted_mean")
 LOWEST_WEIGHT = 1e-3
@@ -65,7 +65,7 @@ class RecallLoss(DenseLoss):
             result; None for all.
         loss_weight: factor on the loss.
         sync: sum counts over the ranks, see :class:`~d2_seesaw.losses.DenseLoss`. The authors' code
-            counts on each rank separately.
+            is a single process, which counts the whole batch.
 
     Raises:
         ValueError: a hyper-parameter is out of range.
