@@ -177,9 +177,10 @@ def load_predictor(
 
 def _without_pretrained_weights(cfg: DictConfig) -> None:
     """Keep backbones from loading weights that the checkpoint replaces."""
-    backbone = OmegaConf.select(cfg, "model.backbone.bottom_up")
-    if isinstance(backbone, DictConfig) and "pretrained" in backbone:
-        backbone.pretrained = False
+    for trunk in ("bottom_up", "net"):  # of an FPN, of a simple feature pyramid
+        backbone = OmegaConf.select(cfg, f"model.backbone.{trunk}")
+        if isinstance(backbone, DictConfig) and "pretrained" in backbone:
+            backbone.pretrained = False
 
 
 def _build(cfg: DictConfig, part: str) -> Any:

@@ -3,7 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 import d2_seesaw._requires_detectron2  # noqa: F401  (an error in one line)
-from d2_seesaw.modeling.backbones import DilatedBasicBlock, TimmBackbone, dilated_resnet_stages
+from d2_seesaw.modeling.backbones import (
+    DilatedBasicBlock,
+    PlainViT,
+    TimmBackbone,
+    dilated_resnet_stages,
+    layer_decay,
+)
 from d2_seesaw.modeling.fpg import FPG
 from d2_seesaw.modeling.meta_arch import DualHeadRCNN, FederatedRCNN
 from d2_seesaw.modeling.roi_heads import (
@@ -24,6 +30,7 @@ from d2_seesaw.modeling.roi_heads import (
     TSDBoxHead,
     TSDOutputLayers,
     TwoSidedBox2BoxTransform,
+    federated_class_weights,
 )
 
 if TYPE_CHECKING:
@@ -52,12 +59,15 @@ __all__ = [
     "MaskHeadWithPredictor",
     "MaskIoUHead",
     "OffsetROIPooler",
+    "PlainViT",
     "ScoredMaskHead",
     "TSDBoxHead",
     "TSDOutputLayers",
     "TimmBackbone",
     "TwoSidedBox2BoxTransform",
     "dilated_resnet_stages",
+    "federated_class_weights",
+    "layer_decay",
 ]
 
 _SEMANTIC_HEADS = ("LossDrivenDeepLabV3PlusHead", "LossDrivenSemSegFPNHead")
