@@ -5,7 +5,7 @@ those of 1024 x 1024 pixels: timm resizes both kinds of weights. All blocks atte
 image; the detectors of EVA-02's authors have windows in most blocks.
 
 ImageNet-22K weights: with ``backbone.net.pretrained=True`` timm downloads its own;
-``backbone.net.pretrained=FILE`` reads a file. RGB input with the mean and standard deviation of CLIP.
+``backbone.net.pretrained=FILE`` reads a file. RGB input with CLIP's mean and standard deviation.
 Train it with ``adamw``. ``backbone.net.checkpoint=True`` recomputes activations.
 """
 
