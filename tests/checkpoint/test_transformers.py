@@ -47,9 +47,8 @@ def of_swins_authors():
     """Return weights with the names of the published classifiers: norms of maps are missing."""
     torch.manual_seed(1)
     state = swin()["backbone"]["bottom_up"].state_dict()
-    state = {
-        key: value for key, value in state.items() if key[:5] not in map("norm{}".format, range(4))
-    }
+    norms = tuple(f"norm{k}." for k in range(4))
+    state = {key: value for key, value in state.items() if not key.startswith(norms)}
     state["layers.0.blocks.1.attn_mask"] = torch.zeros(64, 49, 49)
     state["norm.weight"] = torch.ones(96)
     state["head.weight"] = torch.ones(1000, 96)

@@ -28,6 +28,7 @@ def test_configs_were_found():
         "mmdet": 6,
         "quickstart": 10,
         "semantic": 20,
+        "vitdet": 8,
     }
 
 
@@ -71,6 +72,7 @@ NUMBERS = (
     r"Paper, table \d+: mask AP \d",
     r"Paper \(abstract\): \d",
     r"mmdet's model zoo: mask AP \d",
+    r"Detectron2's model zoo: mask AP \d",
     r"slides of the LVIS 2020 challenge: box AP \d",
     r"No published results",
 )
