@@ -305,9 +305,8 @@ def test_blocks_with_rotary_positions_can_be_recomputed():
 
 def test_patches_and_positions_of_eva02_are_resized_to_the_model(tmp_path):
     torch.manual_seed(1)
-    published = timm.create_model(
-        "eva02_base_patch14_224", **EVA | {"img_size": 224, "patch_size": 14}
-    )
+    options = EVA | {"img_size": 224, "patch_size": 14}
+    published = timm.create_model("eva02_base_patch14_224", **options)
     torch.save(published.state_dict(), tmp_path / "eva.pth")
     model = eva(pretrained=str(tmp_path / "eva.pth"), model_options=EVA).body.model
     loaded, given = model.state_dict(), published.state_dict()
