@@ -211,7 +211,7 @@ def convert_vit(
     _check_names(converted, model_state, prefix, VIT_NEW, "ViT")
     positions = prefix + VIT_POSITIONS
     number = model_state[positions].shape[1]
-    converted[positions] = _resized_positions(converted[positions], number)
+    converted[positions] = _resized_positions(torch.as_tensor(converted[positions]), number)
     return converted
 
 
