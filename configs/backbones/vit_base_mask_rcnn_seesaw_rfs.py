@@ -8,12 +8,12 @@ from detectron2.config import LazyCall as L
 
 from ..common.backbones.vit import vit_base as _vit_base
 from ..common.optim import adamw as optimizer
+from ..common.tta import long_edge_1024 as tta
 from ..lvis_v1.mask_rcnn_r50_fpn_seesaw_norm_mask_rfs_2x import (
     dataloader,
     lr_multiplier,
     model,
     train,
-    tta,
 )
 
 model.backbone = _vit_base
@@ -26,7 +26,6 @@ dataloader.train.mapper.recompute_boxes = True
 dataloader.test.mapper.augmentations = [
     L(T.ResizeShortestEdge)(short_edge_length=1024, max_size=1024)
 ]
-tta.scales = [[640, 640], [768, 768], [896, 896], [1024, 1024]]
 optimizer.lr = 1e-4
 optimizer.weight_decay = 0.1
 train.amp.enabled = True

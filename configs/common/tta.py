@@ -41,3 +41,10 @@ quickstart = L(MultiViewInference)(
     flip=True,
     merge=L(UnionOfDetections)(),
 )
+
+# For models that take squares of 1024 pixels, such as plain vision transformers.
+long_edge_1024 = L(MultiViewInference)(
+    scales=[[640, 640], [768, 768], [896, 896], [1024, 1024]],
+    flip=True,
+    merge=L(UnionOfDetections)(),
+)

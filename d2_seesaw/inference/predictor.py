@@ -223,9 +223,10 @@ def build_for_inference(cfg: DictConfig, device: str) -> Any:
 
 def _without_pretrained_weights(cfg: DictConfig) -> None:
     """Keep backbones from loading weights that the checkpoint replaces."""
-    backbone = OmegaConf.select(cfg, "model.backbone.bottom_up")
-    if isinstance(backbone, DictConfig) and "pretrained" in backbone:
-        backbone.pretrained = False
+    for trunk in ("bottom_up", "net"):  # of an FPN, of a simple feature pyramid
+        backbone = OmegaConf.select(cfg, f"model.backbone.{trunk}")
+        if isinstance(backbone, DictConfig) and "pretrained" in backbone:
+            backbone.pretrained = False
 
 
 def build_part(cfg: DictConfig, part: str) -> Any:

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
-def checkpointed(module: nn.Module, *inputs: Any) -> Any:
+def checkpointed(module: nn.Module, *inputs: Any, **options: Any) -> Any:
     """Call ``module(*inputs)``, keep only ``inputs``, and recompute the rest in the backward pass.
 
     The recomputation leaves the running statistics of batch norms unchanged, so that each batch
@@ -21,9 +21,10 @@ def checkpointed(module: nn.Module, *inputs: Any) -> Any:
     Args:
         module: called with ``inputs``, tensors or lists of them.
         inputs: its arguments.
+        options: its keyword arguments, which are kept, too.
     """
     contexts = partial(_contexts, module)
-    return checkpoint(module, *inputs, use_reentrant=False, context_fn=contexts)
+    return checkpoint(module, *inputs, use_reentrant=False, context_fn=contexts, **options)
 
 
 def _contexts(module: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:

@@ -3,7 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 import d2_seesaw._requires_detectron2  # noqa: F401  (an error in one line)
-from d2_seesaw.modeling.backbones import DilatedBasicBlock, TimmBackbone, dilated_resnet_stages
+from d2_seesaw.modeling.backbones import (
+    DilatedBasicBlock,
+    PlainViT,
+    TimmBackbone,
+    dilated_resnet_stages,
+    layer_decay,
+)
 from d2_seesaw.modeling.classifier import DecoupledClassifier, ImageClassifier
 from d2_seesaw.modeling.fpg import FPG
 from d2_seesaw.modeling.label_map_rcnn import LabelMapRCNN
@@ -34,6 +40,7 @@ from d2_seesaw.modeling.roi_heads import (
     TSDBoxHead,
     TSDOutputLayers,
     TwoSidedBox2BoxTransform,
+    federated_class_weights,
 )
 from d2_seesaw.modeling.second_phase import DecoupledRCNN
 
@@ -74,12 +81,15 @@ __all__ = [
     "MaskHeadWithPredictor",
     "MaskIoUHead",
     "OffsetROIPooler",
+    "PlainViT",
     "ScoredMaskHead",
     "TSDBoxHead",
     "TSDOutputLayers",
     "TimmBackbone",
     "TwoSidedBox2BoxTransform",
     "dilated_resnet_stages",
+    "federated_class_weights",
+    "layer_decay",
 ]
 
 _SEMANTIC_HEADS = (

@@ -36,6 +36,7 @@ def test_configs_were_found():
         "quickstart": 22,
         "quickstart/losses": 9,
         "semantic": 28,
+        "vitdet": 8,
     }
 
 
@@ -87,6 +88,7 @@ NUMBERS = (
     r"Paper \(abstract\): \d",
     r"mmdet's model zoo: mask AP \d",
     r"The authors' repository: mask AP \d",
+    r"Detectron2's model zoo: mask AP \d",
     r"slides of the LVIS 2020 challenge: box AP \d",
     r"No published results",
 )

@@ -101,8 +101,9 @@ def build_model(cfg):
 def without_download(cfg):
     """Return a copy of a config that starts from random weights."""
     cfg = copy.deepcopy(cfg)
-    if "pretrained" in cfg.model.backbone.get("bottom_up", {}):
-        cfg.model.backbone.bottom_up.pretrained = False
+    for trunk in ("bottom_up", "net"):
+        if "pretrained" in cfg.model.backbone.get(trunk, {}):
+            cfg.model.backbone[trunk].pretrained = False
     return cfg
 
 

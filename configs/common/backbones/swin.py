@@ -26,3 +26,4 @@ def _swin(embed_dim, depths, num_heads, drop_path_rate):
 swin_tiny = _swin(96, [2, 2, 6, 2], [3, 6, 12, 24], 0.2)
 swin_small = _swin(96, [2, 2, 18, 2], [3, 6, 12, 24], 0.2)
 swin_base = _swin(128, [2, 2, 18, 2], [4, 8, 16, 32], 0.4)
+swin_large = _swin(192, [2, 2, 18, 2], [6, 12, 24, 48], 0.4)

@@ -5,21 +5,22 @@ the views of ``tta``.
 
 Weights of MAE, such as ``train.init_checkpoint=
 "detectron2://ImageNetPretrained/MAE/mae_pretrain_vit_base.pth?matching_heuristics=True"``. RGB
-input. Train them with ``adamw``.
+input. Train them with ``adamw``. ``net.use_act_checkpoint=True`` recomputes activations.
 """
 
 from detectron2.config import LazyCall as L
-from detectron2.modeling import SimpleFeaturePyramid, ViT
+from detectron2.modeling import SimpleFeaturePyramid
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
 from d2_seesaw.layers import layer_norm
+from d2_seesaw.modeling import PlainViT
 
 
 def _vit(embed_dim, depth, num_heads, drop_path_rate):
     # Four evenly spaced blocks attend to the whole image, the others within windows.
     spacing = depth // 4
     return L(SimpleFeaturePyramid)(
-        net=L(ViT)(
+        net=L(PlainViT)(
             img_size="${..square_pad}",
             patch_size=16,
             embed_dim=embed_dim,

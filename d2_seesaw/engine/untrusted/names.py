@@ -44,6 +44,7 @@ CALLABLES: dict[str, tuple[str, ...]] = {
         "d2_seesaw.layers.tau_normalized_classifier",
         "d2_seesaw.modeling.TwoSidedBox2BoxTransform",
         "d2_seesaw.modeling.dilated_resnet_stages",
+        "d2_seesaw.modeling.federated_class_weights",
         "detectron2.layers.ShapeSpec",
         "detectron2.modeling.ResNet.make_default_stages",
         "detectron2.modeling.ResNet.make_stage",
@@ -86,6 +87,7 @@ CALLABLES: dict[str, tuple[str, ...]] = {
         "d2_seesaw.evaluation.MaskScoringCOCOEvaluator",
         "d2_seesaw.report.write_evaluation_report",
         "detectron2.data.build_detection_test_loader",
+        "detectron2.data.transforms.FixedSizeCrop",
         "detectron2.data.transforms.RandomCrop",
         "detectron2.data.transforms.RandomFlip",
         "detectron2.data.transforms.ResizeScale",
@@ -94,6 +96,7 @@ CALLABLES: dict[str, tuple[str, ...]] = {
         "torchvision.transforms.RandomResizedCrop",
     ),
     "optimizer": (
+        "d2_seesaw.modeling.layer_decay",
         "detectron2.solver.get_default_optimizer_params",
         "torch.optim.Adam",
         "torch.optim.AdamW",

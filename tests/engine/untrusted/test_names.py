@@ -36,6 +36,7 @@ COVERING = (
     "semantic/authors_synthia_seqs_recall",
     "semantic/cityscapes_deeplab_r50_cross_entropy",
     "semantic/synthia_seqs_deeplab_r18_cross_entropy",
+    "vitdet/cascade_mask_rcnn_vit_b_federated_100ep",
 )
 NAMES = [(part, name) for part, names in CALLABLES.items() for name in names]
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling.backbone import FPN
+from timm.layers import resample_abs_pos_embed
 from torch import nn
 from torch.testing import assert_close
 
@@ -283,3 +284,34 @@ def test_without_timm_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", fail)
     with pytest.raises(ImportError, match="pip install timm"):
         TimmBackbone(RESNEST)
+
+
+EVA = {"img_size": 64, "patch_size": 16, "embed_dim": 16, "depth": 3, "num_heads": 2}
+
+
+def eva(**options):
+    torch.manual_seed(0)
+    model = TimmBackbone("eva02_base_patch14_224", out_features=["res4"], **options)
+    return model.train()
+
+
+def test_blocks_with_rotary_positions_can_be_recomputed():
+    (output, gradients, _), (expected, expected_gradients, _) = (
+        step(eva(checkpoint=checkpoint, model_options=EVA)) for checkpoint in (True, False)
+    )
+    assert_close(output, expected)
+    assert_close(gradients, expected_gradients)
+
+
+def test_patches_and_positions_of_eva02_are_resized_to_the_model(tmp_path):
+    torch.manual_seed(1)
+    options = EVA | {"img_size": 224, "patch_size": 14}
+    published = timm.create_model("eva02_base_patch14_224", **options)
+    torch.save(published.state_dict(), tmp_path / "eva.pth")
+    model = eva(pretrained=str(tmp_path / "eva.pth"), model_options=EVA).body.model
+    loaded, given = model.state_dict(), published.state_dict()
+    assert loaded["patch_embed.proj.weight"].shape == (16, 3, 16, 16)
+    expected = resample_abs_pos_embed(given["pos_embed"], (4, 4))
+    assert_close(loaded["pos_embed"], expected)
+    resized = {"patch_embed.proj.weight", "pos_embed"}
+    assert not [k for k in loaded if k not in resized and not torch.equal(loaded[k], given[k])]
