@@ -14,6 +14,7 @@ from d2_seesaw.data.frequency import category_image_counts, frequency_group, gro
 from d2_seesaw.data.instaboost import InstaBoost
 from d2_seesaw.data.loader import TrainLoader, build_train_loader
 from d2_seesaw.data.mappers import (
+    BitMaskDatasetMapper,
     InstanceAugmentation,
     InstanceAugmentationDatasetMapper,
     InstanceDatasetMapper,
@@ -32,6 +33,7 @@ from d2_seesaw.data.semantic.synthia import register_synthia_rand_cityscapes, re
 from d2_seesaw.data.transforms import OpenCVResizeShortestEdge, OpenCVResizeTransform
 
 __all__ = [
+    "BitMaskDatasetMapper",
     "ClassPixels",
     "DatasetCheck",
     "FrameSplit",

@@ -2,7 +2,14 @@
 
 from d2_seesaw.layers.carafe import CarafeDownsample, CarafeUpsample
 from d2_seesaw.layers.deform_conv import DeformConv2d, deform_convs
-from d2_seesaw.layers.norm import NormFactory, SyncBatchNorm2d, layer_norm, sync_batch_norm
+from d2_seesaw.layers.norm import (
+    FrozenStatisticsBatchNorm2d,
+    NormFactory,
+    SyncBatchNorm2d,
+    frozen_statistics_batch_norm,
+    layer_norm,
+    sync_batch_norm,
+)
 from d2_seesaw.layers.normed import NormedConv2d, NormedLinear
 from d2_seesaw.layers.predictors import (
     LayerFactory,
@@ -17,12 +24,14 @@ __all__ = [
     "CarafeDownsample",
     "CarafeUpsample",
     "DeformConv2d",
+    "FrozenStatisticsBatchNorm2d",
     "LayerFactory",
     "NormFactory",
     "NormedConv2d",
     "NormedLinear",
     "SyncBatchNorm2d",
     "deform_convs",
+    "frozen_statistics_batch_norm",
     "layer_norm",
     "linear_classifier",
     "mask_predictor",

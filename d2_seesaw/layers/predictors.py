@@ -40,16 +40,22 @@ def normed_linear_classifier(
     return partial(NormedLinear, temperature=temperature, power=power, eps=eps)
 
 
-def _conv(std: float, in_channels: int, out_channels: int) -> nn.Conv2d:
+def _conv(std: float | None, in_channels: int, out_channels: int) -> nn.Conv2d:
     layer = nn.Conv2d(in_channels, out_channels, 1)
-    nn.init.normal_(layer.weight, std=std)
+    if std is None:
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    else:
+        nn.init.normal_(layer.weight, std=std)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
 
 
-def mask_predictor(*, std: float = 0.001) -> LayerFactory:
-    """Return a factory of 1 x 1 convolutions with weights from ``N(0, std)``, as in Detectron2."""
+def mask_predictor(*, std: float | None = 0.001) -> LayerFactory:
+    """Return a factory of 1 x 1 convolutions with weights from ``N(0, std)``, as in Detectron2.
+
+    With ``std=None``, the standard deviation is ``sqrt(2 / K)``, as in mmdet.
+    """
     return partial(_conv, std)
 
 

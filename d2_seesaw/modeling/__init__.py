@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 import d2_seesaw._requires_detectron2  # noqa: F401  (an error in one line)
 from d2_seesaw.modeling.backbones import DilatedBasicBlock, TimmBackbone, dilated_resnet_stages
 from d2_seesaw.modeling.fpg import FPG
+from d2_seesaw.modeling.initialization import GlorotBoxHead, GlorotFPN
+from d2_seesaw.modeling.matcher import MaxIoUMatcher
 from d2_seesaw.modeling.meta_arch import DualHeadRCNN, FederatedRCNN
 from d2_seesaw.modeling.roi_heads import (
     AveragedMaskHeads,
@@ -25,6 +27,7 @@ from d2_seesaw.modeling.roi_heads import (
     TSDOutputLayers,
     TwoSidedBox2BoxTransform,
 )
+from d2_seesaw.modeling.rpn import ValidAnchorRPN
 
 if TYPE_CHECKING:
     from d2_seesaw.modeling.semantic_heads import (
@@ -44,6 +47,8 @@ __all__ = [
     "DualTSDOutputLayers",
     "FederatedRCNN",
     "GlobalContextEncoder",
+    "GlorotBoxHead",
+    "GlorotFPN",
     "HTCLiteROIHeads",
     "LossDrivenCascadeROIHeads",
     "LossDrivenDeepLabV3PlusHead",
@@ -51,12 +56,14 @@ __all__ = [
     "LossDrivenSemSegFPNHead",
     "MaskHeadWithPredictor",
     "MaskIoUHead",
+    "MaxIoUMatcher",
     "OffsetROIPooler",
     "ScoredMaskHead",
     "TSDBoxHead",
     "TSDOutputLayers",
     "TimmBackbone",
     "TwoSidedBox2BoxTransform",
+    "ValidAnchorRPN",
     "dilated_resnet_stages",
 ]
 

@@ -33,12 +33,14 @@ TEST_MAPPER = "dataloader.test.mapper"
 
 CALLABLES: dict[str, tuple[str, ...]] = {
     "model": (
+        "d2_seesaw.layers.frozen_statistics_batch_norm",
         "d2_seesaw.layers.layer_norm",
         "d2_seesaw.layers.linear_classifier",
         "d2_seesaw.layers.mask_predictor",
         "d2_seesaw.layers.normed_linear_classifier",
         "d2_seesaw.layers.normed_mask_predictor",
         "d2_seesaw.layers.sync_batch_norm",
+        "d2_seesaw.modeling.MaxIoUMatcher",
         "d2_seesaw.modeling.TwoSidedBox2BoxTransform",
         "d2_seesaw.modeling.dilated_resnet_stages",
         "detectron2.layers.ShapeSpec",
@@ -59,6 +61,7 @@ CALLABLES: dict[str, tuple[str, ...]] = {
         "detectron2.data.transforms.ResizeShortestEdge",
     ),
     "dataloader": (
+        "d2_seesaw.data.BitMaskDatasetMapper",
         "d2_seesaw.data.ClassPixels",
         "d2_seesaw.data.InstaBoost",
         "d2_seesaw.data.InstanceAugmentationDatasetMapper",
