@@ -15,8 +15,8 @@ The configs in ``lvis_v1/`` and ``mmdet/`` do so. To return to Detectron2, use
 - RoIs: match appended objects to themselves, and the best proposals of objects to these (mmdet);
 - box regression: limit the change of size in both directions (mmdet) or in one;
 - initialization of FPN, box heads and mask predictors;
-- data: resize by OpenCV and rasterize polygons before they are resized (mmdet), or use Pillow and
-  keep polygons.
+- data: resize by OpenCV, rasterize polygons before they are resized, and pad these masks with the
+  images (mmdet), or use Pillow and keep polygons.
 
 What both have in common is in the models and in ``common/optim.py`` and ``common/schedule.py``.
 """
@@ -26,6 +26,7 @@ from detectron2.config import LazyCall as L
 from detectron2.modeling.backbone import FPN
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead
 
@@ -39,6 +40,7 @@ from d2_seesaw.modeling import (
     GlorotBoxHead,
     GlorotFPN,
     MaxIoUMatcher,
+    PaddedMaskRCNN,
     TwoSidedBox2BoxTransform,
     ValidAnchorRPN,
 )
@@ -47,6 +49,7 @@ from d2_seesaw.modeling import (
 def train_as_mmdet(model, dataloader):
     """Change the parts of a model, and of its training data, to those of mmdet."""
     cascade = "box_heads" in model.roi_heads
+    model._target_ = PaddedMaskRCNN
     backbone, rpn = model.backbone, model.proposal_generator
     backbone._target_ = GlorotFPN
     backbone.bottom_up.stem.norm = L(frozen_statistics_batch_norm)()
@@ -70,6 +73,7 @@ def train_as_mmdet(model, dataloader):
 
 def train_as_detectron2(model, dataloader):
     """Change the parts of a model, and of its training data, to those of Detectron2."""
+    model._target_ = GeneralizedRCNN
     backbone, rpn = model.backbone, model.proposal_generator
     backbone._target_ = FPN
     backbone.bottom_up.stem.norm = "FrozenBN"

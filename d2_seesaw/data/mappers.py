@@ -16,6 +16,7 @@ import torch
 from detectron2.config import configurable
 from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data.detection_utils import annotations_to_instances
+from detectron2.structures import BoxMode
 
 from d2_seesaw.data.semantic.label_maps import read_labels
 
@@ -55,18 +56,21 @@ class BitMaskDatasetMapper(InstanceDatasetMapper):
 
     All images get ``BitMasks``, resized like labels. Detectron2 resizes polygons and rasterizes
     them in the box of each RoI. This takes more memory: 1 byte for each pixel of each object.
-    Arguments are those of ``DatasetMapper``.
+    Objects of less than one pixel in width or height are left out, as in mmdet. Arguments are those
+    of ``DatasetMapper``.
     """
 
     def _transform_annotations(
         self, dataset_dict: dict[str, Any], transforms: T.TransformList, image_shape: Any
     ) -> None:
         size = dataset_dict["height"], dataset_dict["width"]
-        for annotation in dataset_dict["annotations"]:
+        annotations = [a for a in dataset_dict["annotations"] if _has_a_pixel(a)]
+        for annotation in annotations:
             polygons = annotation.get("segmentation")
             if isinstance(polygons, list):
                 encodings = mask_utils.frPyObjects(polygons, *size)
                 annotation["segmentation"] = mask_utils.merge(encodings)
+        dataset_dict["annotations"] = annotations
         super()._transform_annotations(dataset_dict, transforms, image_shape)
 
 
@@ -180,6 +184,11 @@ class _InstancesFirst:
 
 def _any_instance(annotations: Sequence[dict[str, Any]]) -> bool:
     return any(not annotation.get("iscrowd", 0) for annotation in annotations)
+
+
+def _has_a_pixel(annotation: dict[str, Any]) -> bool:
+    x0, y0, x1, y1 = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+    return x1 - x0 >= 1 and y1 - y0 >= 1
 
 
 def _any_encoding(annotations: Sequence[dict[str, Any]]) -> bool:

@@ -7,7 +7,7 @@ from d2_seesaw.modeling.backbones import DilatedBasicBlock, TimmBackbone, dilate
 from d2_seesaw.modeling.fpg import FPG
 from d2_seesaw.modeling.initialization import GlorotBoxHead, GlorotFPN
 from d2_seesaw.modeling.matcher import MaxIoUMatcher
-from d2_seesaw.modeling.meta_arch import DualHeadRCNN, FederatedRCNN
+from d2_seesaw.modeling.meta_arch import DualHeadRCNN, FederatedRCNN, PaddedMaskRCNN
 from d2_seesaw.modeling.roi_heads import (
     AveragedMaskHeads,
     CarafeMaskHead,
@@ -58,6 +58,7 @@ __all__ = [
     "MaskIoUHead",
     "MaxIoUMatcher",
     "OffsetROIPooler",
+    "PaddedMaskRCNN",
     "ScoredMaskHead",
     "TSDBoxHead",
     "TSDOutputLayers",
