@@ -62,7 +62,7 @@ def test_with_frozen_statistics_it_trains_as_batch_norm_in_evaluation_mode():
     theirs = nn.BatchNorm2d(6).eval()
     theirs.load_state_dict(weights)
     x = torch.randn(3, 6, 5, 4)
-    output, gradient, gradients, buffers = step(nn.Sequential(ours).train(), x)
+    output, gradient, gradients, _ = step(nn.Sequential(ours).train(), x)
     assert_close((output, gradient, gradients), step(theirs, x)[:3], rtol=0, atol=0)
     assert all(g.any() for g in gradients)
     assert_close(ours.state_dict(), weights, rtol=0, atol=0, check_stride=False)
