@@ -127,6 +127,15 @@ def test_every_loss_of_a_training_step_equals_that_of_mmdet(name):
 
 
 @each_architecture
+def test_the_class_counts_after_a_training_step_equal_those_of_mmdet(name):
+    buffers = dict(step(name).model.named_buffers())
+    counts = {k[7:]: v for k, v in recorded(name).items() if k.startswith("counts ")}
+    assert len(counts) == (3 if "cascade" in name else 1)
+    for key, expected in counts.items():
+        assert buffers[rename(key)].tolist() == expected.tolist()
+
+
+@each_architecture
 def test_the_gradient_of_every_parameter_equals_that_of_mmdet(name):
     weights = dict(step(name).model.named_parameters())
     assert {rename(key) for key in recorded(name)["parameters"]} == {

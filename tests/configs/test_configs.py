@@ -236,6 +236,18 @@ def test_configs_for_mmdets_weights_start_from_these_alone(path):
     assert plain(cfg) == plain(base)
 
 
+def test_the_flagship_of_detectron2_differs_in_conventions_only():
+    cfg, base = changed(CONFIGS / "lvis_v1_seesaw_detectron2.py"), changed(FLAGSHIP)
+    train_as_detectron2 = conventions()["train_as_detectron2"]
+    train_as_detectron2(base.model, base.dataloader)
+    base.train.output_dir = cfg.train.output_dir
+    assert plain(cfg) == plain(base)
+
+
+def conventions():
+    return runpy.run_path(str(CONFIGS / "common/conventions.py"))
+
+
 TRAINED_AS_MMDET = [p for p in [FLAGSHIP, *LVIS] if "htc" not in p.stem]
 
 
@@ -262,8 +274,7 @@ def test_lvis_configs_train_as_mmdet_and_one_line_returns_to_detectron2(path):
         assert isinstance(instantiate(mapper.augmentations[0]), OpenCVResizeShortestEdge)
     # The switch changes every one of these parts, and the other one changes them back.
     before = plain(cfg)
-    conventions = runpy.run_path(str(CONFIGS / "common/conventions.py"))
-    conventions["train_as_detectron2"](cfg.model, cfg.dataloader)
+    conventions()["train_as_detectron2"](cfg.model, cfg.dataloader)
     ours = re.findall(r"d2_seesaw\.(?:modeling|data)[\w.]*\.(\w+)", str(plain(cfg)))
     assert not {
         "PaddedMaskRCNN",
@@ -276,5 +287,5 @@ def test_lvis_configs_train_as_mmdet_and_one_line_returns_to_detectron2(path):
         "OpenCVResizeShortestEdge",
     } & set(ours)
     assert cfg.model.backbone.bottom_up.stages.norm == "FrozenBN"
-    conventions["train_as_mmdet"](cfg.model, cfg.dataloader)
+    conventions()["train_as_mmdet"](cfg.model, cfg.dataloader)
     assert plain(cfg) == before

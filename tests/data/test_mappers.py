@@ -309,9 +309,9 @@ def with_polygons(path, polygons):
         xy = np.concatenate([np.reshape(part, (-1, 2)) for part in parts])
         box = [*xy.min(axis=0), *xy.max(axis=0)]
         annotations.append(
-            dict(bbox=box, bbox_mode=BoxMode.XYXY_ABS, category_id=i, segmentation=parts)
+            {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": i, "segmentation": parts}
         )
-    return dict(file_name=str(path), height=height, width=width, annotations=annotations)
+    return {"file_name": str(path), "height": height, "width": width, "annotations": annotations}
 
 
 @pytest.mark.parametrize(("edge", "flip"), [(80, 0), (80, 1), (31, 0), (31, 1)])
