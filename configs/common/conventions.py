@@ -35,7 +35,11 @@ from d2_seesaw.data import (
     InstanceDatasetMapper,
     OpenCVResizeShortestEdge,
 )
-from d2_seesaw.layers import frozen_statistics_batch_norm
+from d2_seesaw.layers import (
+    frozen_statistics_batch_norm,
+    kaiming_mask_predictor,
+    mask_predictor,
+)
 from d2_seesaw.modeling import (
     GlorotBoxHead,
     GlorotFPN,
@@ -66,7 +70,7 @@ def train_as_mmdet(model, dataloader):
             low_quality_floor=None if cascade else iou,
             objects_appended=True,
         )
-    _set_parts(model, TwoSidedBox2BoxTransform, GlorotBoxHead, mask_std=None)
+    _set_parts(model, TwoSidedBox2BoxTransform, GlorotBoxHead, kaiming_mask_predictor)
     dataloader.train.mapper._target_ = BitMaskDatasetMapper
     _resize(dataloader, OpenCVResizeShortestEdge)
 
@@ -85,7 +89,7 @@ def train_as_detectron2(model, dataloader):
     )
     for matchers, key, iou in _roi_matchers(model.roi_heads):
         matchers[key] = L(Matcher)(thresholds=[iou], labels=[0, 1], allow_low_quality_matches=False)
-    _set_parts(model, Box2BoxTransform, FastRCNNConvFCHead, mask_std=0.001)
+    _set_parts(model, Box2BoxTransform, FastRCNNConvFCHead, mask_predictor)
     dataloader.train.mapper._target_ = InstanceDatasetMapper
     _resize(dataloader, T.ResizeShortestEdge, sample_style="choice")
 
@@ -97,7 +101,7 @@ def _roi_matchers(heads):
     return [(heads, "proposal_matcher", 0.5)]
 
 
-def _set_parts(model, box2box_transform, box_head, mask_std):
+def _set_parts(model, box2box_transform, box_head, mask_predictor):
     heads = model.roi_heads
     model.proposal_generator.box2box_transform._target_ = box2box_transform
     for predictor in heads.get("box_predictors") or [heads.box_predictor]:
@@ -105,8 +109,8 @@ def _set_parts(model, box2box_transform, box_head, mask_std):
     for head in heads.get("box_heads") or [heads.box_head]:
         head._target_ = box_head
     for head in heads.mask_head if "box_heads" in heads else [heads.mask_head]:
-        if "std" in head.predictor:  # the normalized predictor starts as in mmdet in any case
-            head.predictor.std = mask_std
+        if "temperature" not in head.predictor:  # normalized ones start as in mmdet in any case
+            head.predictor._target_ = mask_predictor
 
 
 def _resize(dataloader, transform, **options):

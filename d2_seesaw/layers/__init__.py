@@ -13,6 +13,7 @@ from d2_seesaw.layers.norm import (
 from d2_seesaw.layers.normed import NormedConv2d, NormedLinear
 from d2_seesaw.layers.predictors import (
     LayerFactory,
+    kaiming_mask_predictor,
     linear_classifier,
     mask_predictor,
     normed_linear_classifier,
@@ -32,6 +33,7 @@ __all__ = [
     "SyncBatchNorm2d",
     "deform_convs",
     "frozen_statistics_batch_norm",
+    "kaiming_mask_predictor",
     "layer_norm",
     "linear_classifier",
     "mask_predictor",

@@ -51,12 +51,17 @@ def _conv(std: float | None, in_channels: int, out_channels: int) -> nn.Conv2d:
     return layer
 
 
-def mask_predictor(*, std: float | None = 0.001) -> LayerFactory:
-    """Return a factory of 1 x 1 convolutions with weights from ``N(0, std)``, as in Detectron2.
-
-    With ``std=None``, the standard deviation is ``sqrt(2 / K)``, as in mmdet.
-    """
+def mask_predictor(*, std: float = 0.001) -> LayerFactory:
+    """Return a factory of 1 x 1 convolutions with weights from ``N(0, std)``, as in Detectron2."""
     return partial(_conv, std)
+
+
+def kaiming_mask_predictor() -> LayerFactory:
+    """Return a factory of 1 x 1 convolutions with weights from ``N(0, sqrt(2 / K))``, as in mmdet.
+
+    The initialization is that of He et al., arXiv 1502.01852, for the number of outputs.
+    """
+    return partial(_conv, None)
 
 
 def normed_mask_predictor(

@@ -275,9 +275,10 @@ def test_lvis_configs_train_as_mmdet_and_one_line_returns_to_detectron2(path):
     # The switch changes every one of these parts, and the other one changes them back.
     before = plain(cfg)
     conventions()["train_as_detectron2"](cfg.model, cfg.dataloader)
-    ours = re.findall(r"d2_seesaw\.(?:modeling|data)[\w.]*\.(\w+)", str(plain(cfg)))
+    ours = re.findall(r"d2_seesaw\.(?:modeling|data|layers)[\w.]*\.(\w+)", str(plain(cfg)))
     assert not {
         "PaddedMaskRCNN",
+        "kaiming_mask_predictor",
         "GlorotFPN",
         "GlorotBoxHead",
         "ValidAnchorRPN",

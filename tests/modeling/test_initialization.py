@@ -3,11 +3,9 @@
 import math
 
 import pytest
-import torch
 from detectron2.config import instantiate
 from torch import nn
 
-from d2_seesaw.layers import mask_predictor
 from tests.checkpoint.test_mmdet_training_step import config
 
 
@@ -33,8 +31,3 @@ def test_fpn_and_box_heads_start_with_glorots_distribution(name):
     assert [m.weight.std().item() for m in convs] == pytest.approx(
         [math.sqrt(2 / 37)] * len(convs), rel=0.05
     )
-
-
-def test_the_standard_deviation_of_a_mask_predictor_can_be_given():
-    assert mask_predictor(std=0.5)(256, 80).weight.std().item() == pytest.approx(0.5, rel=0.05)
-    assert torch.equal(mask_predictor()(4, 3).bias, torch.zeros(3))

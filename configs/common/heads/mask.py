@@ -21,9 +21,9 @@ def _three_mask_heads(predictor):
     return [_mask_head(predictor, "${...num_classes}") for _ in range(3)]
 
 
-mask_head = _mask_head(L(mask_predictor)(std=0.001))
+mask_head = _mask_head(L(mask_predictor)())
 norm_mask_head = _mask_head(L(normed_mask_predictor)(temperature=20.0))
 
 # For a cascade: one per stage.
-mask_heads = _three_mask_heads(L(mask_predictor)(std=0.001))
+mask_heads = _three_mask_heads(L(mask_predictor)())
 norm_mask_heads = _three_mask_heads(L(normed_mask_predictor)(temperature=20.0))

@@ -34,6 +34,7 @@ TEST_MAPPER = "dataloader.test.mapper"
 CALLABLES: dict[str, tuple[str, ...]] = {
     "model": (
         "d2_seesaw.layers.frozen_statistics_batch_norm",
+        "d2_seesaw.layers.kaiming_mask_predictor",
         "d2_seesaw.layers.layer_norm",
         "d2_seesaw.layers.linear_classifier",
         "d2_seesaw.layers.mask_predictor",
