@@ -6,8 +6,8 @@ The models in ``common/models/`` train as in Detectron2. One line of a config sw
 
     _train_as_mmdet(model, dataloader)
 
-The configs in ``lvis_v1/`` and ``mmdet/`` do so. To return to Detectron2, use
-``train_as_detectron2`` in the same way. Both set:
+The configs of (Cascade) Mask R-CNN for LVIS v1 do so. To return to Detectron2, use
+``train_as_detectron2`` in the same way, as ``lvis_v1_seesaw_detectron2.py`` does. Both set:
 
 - backbone: train scale and shift of the batch norms after the first stage (mmdet), or freeze them;
 - RPN: match anchors with objects and leave out anchors as in ``ValidAnchorRPN`` and
