@@ -6,6 +6,7 @@ Repeat factor sampling, 24 epochs of the repeated data. mmdet's model zoo: mask 
 27.6. Not yet run with this code.
 """
 
+from .common.conventions import train_as_mmdet as _train_as_mmdet
 from .common.data.lvis_v1 import dataloader
 from .common.data.sampling import repeat_factor as _repeat_factor
 from .common.heads.classification import seesaw as _seesaw
@@ -16,6 +17,7 @@ from .common.schedule import multi_step_2x as lr_multiplier
 from .common.train import train
 from .common.tta import test_size_multiples as tta
 
+_train_as_mmdet(model, dataloader)
 model.roi_heads.box_predictor.update(_seesaw)
 model.roi_heads.mask_head = _norm_mask_head
 dataloader.train.sampling = _repeat_factor

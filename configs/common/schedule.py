@@ -9,7 +9,7 @@ from d2_seesaw.engine import multi_step_with_warmup, polynomial_with_warmup
 def _multi_step(milestones):
     return L(multi_step_with_warmup)(
         milestones=milestones,
-        warmup_iters=500,
+        warmup_iters=499,  # as in mmdet, whose 500 iterations include the first at the full rate
         warmup_factor=1e-3,
         max_iter="${train.max_iter}",
     )

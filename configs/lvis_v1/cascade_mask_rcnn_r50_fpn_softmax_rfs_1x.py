@@ -4,6 +4,7 @@ Paper, table 13: mask AP 24.3, APr 13.7, APc 23.8, APf 29.6, box AP 27.2. Not ye
 code.
 """
 
+from ..common.conventions import train_as_mmdet as _train_as_mmdet
 from ..common.data.lvis_v1 import dataloader
 from ..common.data.sampling import repeat_factor as _repeat_factor
 from ..common.models.cascade_mask_rcnn_r50_fpn import model
@@ -12,6 +13,7 @@ from ..common.schedule import multi_step_1x as lr_multiplier
 from ..common.train import train
 from ..common.tta import test_size_multiples as tta
 
+_train_as_mmdet(model, dataloader)
 dataloader.train.sampling = _repeat_factor
 train.epochs = 12
 train.init_checkpoint = "torchvision://ResNet50_Weights.IMAGENET1K_V1"

@@ -23,6 +23,7 @@ from d2_seesaw.data.frequency import category_image_counts, frequency_group, gro
 from d2_seesaw.data.instaboost import InstaBoost
 from d2_seesaw.data.loader import TrainLoader, build_train_loader
 from d2_seesaw.data.mappers import (
+    BitMaskDatasetMapper,
     InstanceAugmentation,
     InstanceAugmentationDatasetMapper,
     InstanceDatasetMapper,
@@ -48,6 +49,7 @@ from d2_seesaw.data.transforms import (
 )
 
 __all__ = [
+    "BitMaskDatasetMapper",
     "ClassBalancedSampling",
     "ClassPixels",
     "ClassSampling",

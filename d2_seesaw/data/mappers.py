@@ -11,10 +11,12 @@ from typing import Any, Protocol
 
 import detectron2.data.transforms as T
 import numpy as np
+import pycocotools.mask as mask_utils
 import torch
 from detectron2.config import configurable
 from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data.detection_utils import annotations_to_instances
+from detectron2.structures import BoxMode
 
 from d2_seesaw.data.semantic.label_maps import read_labels
 
@@ -47,6 +49,29 @@ class InstanceDatasetMapper(DatasetMapper):
             mapper = copy.copy(self)  # other threads may use self
             mapper.instance_mask_format = "bitmask"
         DatasetMapper._transform_annotations(mapper, dataset_dict, transforms, image_shape)
+
+
+class BitMaskDatasetMapper(InstanceDatasetMapper):
+    """Mapper that rasterizes polygons before the image is resized, as in mmdet.
+
+    All images get ``BitMasks``, resized like labels. Detectron2 resizes polygons and rasterizes
+    them in the box of each RoI. This takes more memory: 1 byte for each pixel of each object.
+    Objects of less than one pixel in width or height are left out, as in mmdet. Arguments are those
+    of ``DatasetMapper``.
+    """
+
+    def _transform_annotations(
+        self, dataset_dict: dict[str, Any], transforms: T.TransformList, image_shape: Any
+    ) -> None:
+        size = dataset_dict["height"], dataset_dict["width"]
+        annotations = [a for a in dataset_dict["annotations"] if _has_a_pixel(a)]
+        for annotation in annotations:
+            polygons = annotation.get("segmentation")
+            if isinstance(polygons, list):
+                encodings = mask_utils.frPyObjects(polygons, *size)
+                annotation["segmentation"] = mask_utils.merge(encodings)
+        dataset_dict["annotations"] = annotations
+        super()._transform_annotations(dataset_dict, transforms, image_shape)
 
 
 class InstanceAugmentationDatasetMapper(InstanceDatasetMapper):
@@ -159,6 +184,11 @@ class _InstancesFirst:
 
 def _any_instance(annotations: Sequence[dict[str, Any]]) -> bool:
     return any(not annotation.get("iscrowd", 0) for annotation in annotations)
+
+
+def _has_a_pixel(annotation: dict[str, Any]) -> bool:
+    x0, y0, x1, y1 = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+    return x1 - x0 >= 1 and y1 - y0 >= 1
 
 
 def _any_encoding(annotations: Sequence[dict[str, Any]]) -> bool:

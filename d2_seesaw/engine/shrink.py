@@ -79,7 +79,7 @@ def _shrink_backbone(backbone: DictConfig, small: DictConfig) -> None:
             model_options={"channels": (16, 32, 64, 128)},
         )
         return
-    norm = "BN" if bottom_up.stem.norm == "FrozenBN" else L(sync_batch_norm)()
+    norm = L(sync_batch_norm)() if bottom_up.stem.norm == "SyncBN" else "BN"
     backbone.bottom_up = small.bottom_up
     backbone.bottom_up.stem.norm = norm
     for stage in backbone.bottom_up.stages:

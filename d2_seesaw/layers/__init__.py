@@ -3,10 +3,18 @@
 from d2_seesaw.layers.calibration import Calibration, ScoreCalibration, tau_normalized
 from d2_seesaw.layers.carafe import CarafeDownsample, CarafeUpsample
 from d2_seesaw.layers.deform_conv import DeformConv2d, deform_convs
-from d2_seesaw.layers.norm import NormFactory, SyncBatchNorm2d, layer_norm, sync_batch_norm
+from d2_seesaw.layers.norm import (
+    FrozenStatisticsBatchNorm2d,
+    NormFactory,
+    SyncBatchNorm2d,
+    frozen_statistics_batch_norm,
+    layer_norm,
+    sync_batch_norm,
+)
 from d2_seesaw.layers.normed import NormedConv2d, NormedLinear, TauNormalizedLinear
 from d2_seesaw.layers.predictors import (
     LayerFactory,
+    kaiming_mask_predictor,
     linear_classifier,
     mask_predictor,
     normed_linear_classifier,
@@ -20,6 +28,7 @@ __all__ = [
     "CarafeDownsample",
     "CarafeUpsample",
     "DeformConv2d",
+    "FrozenStatisticsBatchNorm2d",
     "LayerFactory",
     "NormFactory",
     "NormedConv2d",
@@ -28,6 +37,8 @@ __all__ = [
     "SyncBatchNorm2d",
     "TauNormalizedLinear",
     "deform_convs",
+    "frozen_statistics_batch_norm",
+    "kaiming_mask_predictor",
     "layer_norm",
     "linear_classifier",
     "mask_predictor",

@@ -1,4 +1,4 @@
-"""Normalization layers for heads and backbones: batch norm over all ranks, layer norm.
+"""Normalization layers: batch norm over all ranks or with frozen statistics, layer norm.
 
 A config names one of the functions, as in ``conv_norm=L(sync_batch_norm)()``. Detectron2's modules
 accept its result instead of the name of a norm, and call it with the number of channels.
@@ -26,6 +26,11 @@ _ALL_BUT_CHANNELS = (0, 2, 3)
 def sync_batch_norm(*, eps: float = 1e-5, momentum: float = 0.1) -> NormFactory:
     """Return a factory of :class:`SyncBatchNorm2d` with these arguments."""
     return partial(SyncBatchNorm2d, eps=eps, momentum=momentum)
+
+
+def frozen_statistics_batch_norm(*, eps: float = 1e-5) -> NormFactory:
+    """Return a factory of :class:`FrozenStatisticsBatchNorm2d` with this ``eps``."""
+    return partial(FrozenStatisticsBatchNorm2d, eps=eps)
 
 
 def layer_norm(*, eps: float = 1e-6) -> NormFactory:
@@ -82,6 +87,36 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         unbiased = variance * count / (count - 1).clamp(min=1)
         running_mean.lerp_(mean.to(running_mean.dtype), momentum.to(running_mean.dtype))
         running_var.lerp_(unbiased.to(running_var.dtype), momentum.to(running_var.dtype))
+
+
+class FrozenStatisticsBatchNorm2d(nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` with trained scale and shift, whose statistics never change.
+
+    It always normalizes with the running statistics, those of the pretrained weights, as mmdet does
+    with ``norm_eval=True``. Detectron2's ``FrozenBN`` also freezes scale and shift, and saves
+    memory: the gradient of the scale needs the input of each layer.
+
+    State dicts are interchangeable with those of ``FrozenBN``, and those of ``nn.BatchNorm2d``
+    load. ``freeze_at`` of Detectron2's ResNet replaces the layers of frozen stages by ``FrozenBN``.
+
+    Args:
+        num_features: C.
+        eps: added to the variance.
+    """
+
+    def __init__(self, num_features: int, *, eps: float = 1e-5) -> None:
+        super().__init__(num_features, eps=eps)
+        self.num_batches_tracked = None
+        self.train()
+
+    def train(self, mode: bool = True) -> "FrozenStatisticsBatchNorm2d":
+        """Stay in evaluation mode, in which batch norm neither computes nor updates statistics."""
+        return super().train(False)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        state_dict.pop(f"{prefix}num_batches_tracked", None)
+        # The method of nn.BatchNorm2d would add that entry to weights of other layers.
+        nn.Module._load_from_state_dict(self, state_dict, prefix, *args)
 
 
 def _number_of_ranks() -> int:

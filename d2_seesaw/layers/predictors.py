@@ -82,9 +82,12 @@ def tau_normalized_classifier(*, tau: float = 1.0) -> LayerFactory:
     return partial(TauNormalizedLinear, tau=tau)
 
 
-def _conv(std: float, in_channels: int, out_channels: int) -> nn.Conv2d:
+def _conv(std: float | None, in_channels: int, out_channels: int) -> nn.Conv2d:
     layer = nn.Conv2d(in_channels, out_channels, 1)
-    nn.init.normal_(layer.weight, std=std)
+    if std is None:
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    else:
+        nn.init.normal_(layer.weight, std=std)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
@@ -93,6 +96,14 @@ def _conv(std: float, in_channels: int, out_channels: int) -> nn.Conv2d:
 def mask_predictor(*, std: float = 0.001) -> LayerFactory:
     """Return a factory of 1 x 1 convolutions with weights from ``N(0, std)``, as in Detectron2."""
     return partial(_conv, std)
+
+
+def kaiming_mask_predictor() -> LayerFactory:
+    """Return a factory of 1 x 1 convolutions with weights from ``N(0, sqrt(2 / K))``, as in mmdet.
+
+    The initialization is that of He et al., arXiv 1502.01852, for the number of outputs.
+    """
+    return partial(_conv, None)
 
 
 def normed_mask_predictor(

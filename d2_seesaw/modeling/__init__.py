@@ -12,12 +12,15 @@ from d2_seesaw.modeling.backbones import (
 )
 from d2_seesaw.modeling.classifier import DecoupledClassifier, ImageClassifier
 from d2_seesaw.modeling.fpg import FPG
+from d2_seesaw.modeling.initialization import GlorotBoxHead, GlorotFPN
 from d2_seesaw.modeling.label_map_rcnn import LabelMapRCNN
+from d2_seesaw.modeling.matcher import MaxIoUMatcher
 from d2_seesaw.modeling.meta_arch import (
     DualHeadRCNN,
     FederatedDecoupledRCNN,
     FederatedDualHeadRCNN,
     FederatedRCNN,
+    PaddedMaskRCNN,
 )
 from d2_seesaw.modeling.roi_heads import (
     AveragedMaskHeads,
@@ -42,6 +45,7 @@ from d2_seesaw.modeling.roi_heads import (
     TwoSidedBox2BoxTransform,
     federated_class_weights,
 )
+from d2_seesaw.modeling.rpn import ValidAnchorRPN
 from d2_seesaw.modeling.second_phase import DecoupledRCNN
 
 if TYPE_CHECKING:
@@ -69,6 +73,8 @@ __all__ = [
     "FederatedRCNN",
     "FusedSemanticHead",
     "GlobalContextEncoder",
+    "GlorotBoxHead",
+    "GlorotFPN",
     "HTCLiteROIHeads",
     "HTCMaskHeads",
     "HTCROIHeads",
@@ -80,13 +86,16 @@ __all__ = [
     "LossDrivenSemSegFPNHead",
     "MaskHeadWithPredictor",
     "MaskIoUHead",
+    "MaxIoUMatcher",
     "OffsetROIPooler",
+    "PaddedMaskRCNN",
     "PlainViT",
     "ScoredMaskHead",
     "TSDBoxHead",
     "TSDOutputLayers",
     "TimmBackbone",
     "TwoSidedBox2BoxTransform",
+    "ValidAnchorRPN",
     "dilated_resnet_stages",
     "federated_class_weights",
     "layer_decay",

@@ -1,4 +1,4 @@
-"""Meta-architectures: a second classification branch per stage, and images with verified negatives.
+"""Meta-architectures: dual heads, padded masks, and images with verified negatives.
 
 Detectron2 passes images, features, proposals and targets to the ROI heads. Targets cannot hold
 per-image data: fields of ``Instances`` have one row per object, and negatives matter most in images
@@ -6,13 +6,15 @@ without objects. :class:`FederatedRCNN` therefore attaches such data to the imag
 ``preprocess_image``.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from detectron2.modeling.meta_arch import GeneralizedRCNN
-from detectron2.structures import ImageList
+from detectron2.structures import BitMasks, ImageList, Instances
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from d2_seesaw.modeling.roi_heads.dual_head import DualBoxHead, DualOutputLayers
 from d2_seesaw.modeling.roi_heads.fast_rcnn import FederatedImageSize
@@ -93,6 +95,33 @@ def _check_predictors(predictors: Any) -> None:
                 "every box predictor must be DualOutputLayers or DualTSDOutputLayers, which have "
                 f"a second classification branch; got {type(predictor).__name__}"
             )
+
+
+class PaddedMaskRCNN(GeneralizedRCNN):
+    """``GeneralizedRCNN`` that pads the masks of training images like the images, as in mmdet.
+
+    Bitmasks are then interpolated with zeros beyond the right and the lower border of their image.
+    Without padding, Detectron2 repeats the pixels of the border.
+    """
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Return losses in training, detections in inference; see ``GeneralizedRCNN``."""
+        if self.training and all("instances" in given for given in batched_inputs):
+            batched_inputs = _with_padded_masks(batched_inputs, self.backbone.size_divisibility)
+        return super().forward(batched_inputs)
+
+
+def _with_padded_masks(batched_inputs: list[dict[str, Any]], divisor: int) -> list[dict[str, Any]]:
+    sizes = [x["image"].shape[-2:] for x in batched_inputs]
+    height, width = (math.ceil(max(size) / divisor) * divisor for size in zip(*sizes, strict=True))
+    padded = []
+    for x, (h, w) in zip(batched_inputs, sizes, strict=True):
+        objects = x["instances"]
+        fields = objects.get_fields().copy()
+        if isinstance(masks := fields.get("gt_masks"), BitMasks):
+            fields["gt_masks"] = BitMasks(F.pad(masks.tensor, (0, width - w, 0, height - h)))
+        padded.append({**x, "instances": Instances(objects.image_size, **fields)})
+    return padded
 
 
 class FederatedImageList(ImageList):

@@ -1,18 +1,22 @@
 """Tests that instance segmentation configs match their names and published recipes."""
 
+import re
+import runpy
 import time
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import instantiate
+from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
 from d2_seesaw.data import OpenCVResizeShortestEdge, RandomSampling, RepeatFactorSampling
 from d2_seesaw.inference import MultiViewInference, UnionOfDetections
-from d2_seesaw.layers import NormedConv2d, NormedLinear
+from d2_seesaw.layers import FrozenStatisticsBatchNorm2d, NormedConv2d, NormedLinear
 from d2_seesaw.layers.predictors import is_pointwise
 from d2_seesaw.losses import SeesawLoss, SoftmaxLoss
-from d2_seesaw.modeling import LabelMapRCNN
+from d2_seesaw.modeling import GlorotFPN, LabelMapRCNN, PaddedMaskRCNN, ValidAnchorRPN
 from d2_seesaw.modeling.roi_heads import (
     HTCLiteROIHeads,
     HTCROIHeads,
@@ -127,8 +131,8 @@ def test_follows_the_published_recipe(path):
     assert values == pytest.approx([1, 1, 0.1, 0.1, 0.01])
     step = 1 / cfg.train.max_iter
     assert schedule(0) == pytest.approx(1e-3)
-    assert schedule(499 * step) < 1
-    assert schedule(500 * step) == pytest.approx(1)
+    assert schedule(498 * step) < 1
+    assert schedule(499 * step) == pytest.approx(1)
     heads = cfg.model.roi_heads
     assert (heads.batch_size_per_image, heads.positive_fraction) == (512, 0.25)
     for predictor in predictors_of(cfg):
@@ -141,10 +145,11 @@ def test_follows_the_published_recipe(path):
     assert not cfg.model.backbone.bottom_up.stages.stride_in_1x1
     resize, flip = map(instantiate, cfg.dataloader.train.mapper.augmentations)
     assert list(resize.short_edge_length) == [640, 672, 704, 736, 768, 800]
-    assert (resize.max_size, resize.is_range) == (1333, False)
+    assert resize.max_size == 1333
     assert flip.horizontal
     (test_resize,) = map(instantiate, cfg.dataloader.test.mapper.augmentations)
-    assert (list(test_resize.short_edge_length), test_resize.max_size) == ([800, 800], 1333)
+    assert {*np.atleast_1d(test_resize.short_edge_length)} == {800}
+    assert test_resize.max_size == 1333
 
 
 def test_the_flagship_is_seesaw_with_normalized_masks_and_repeat_factors():
@@ -243,19 +248,66 @@ def test_the_plain_htc_lite_only_lacks_the_context():
 
 
 @each(MMDET)
-def test_configs_for_mmdets_weights_differ_only_in_testing(path):
+def test_configs_for_mmdets_weights_start_from_these_alone(path):
     source = f"coco/{path.stem}_1x.py" if "htc" in path.stem else f"lvis_v1/{path.stem}_rfs_2x.py"
     cfg, base = changed(path), read(CONFIGS / source)
     assert str(cfg.train.init_checkpoint) == ""
-    (resize,) = map(instantiate, cfg.dataloader.test.mapper.augmentations)
-    assert isinstance(resize, OpenCVResizeShortestEdge)
-    assert (resize.short_edge_length, resize.max_size) == (800, 1333)
-    cfg.dataloader.test.mapper.augmentations = base.dataloader.test.mapper.augmentations
-    decoders = [cfg.model.proposal_generator, *predictors_of(cfg)]
-    expected = [base.model.proposal_generator, *predictors_of(base)]
-    for part, other in zip(decoders, expected, strict=True):
-        assert isinstance(instantiate(part.box2box_transform), TwoSidedBox2BoxTransform)
-        part.box2box_transform._target_ = other.box2box_transform._target_
     cfg.train.output_dir = base.train.output_dir
     cfg.train.init_checkpoint = base.train.init_checkpoint
     assert plain(cfg) == plain(base)
+
+
+def test_the_flagship_of_detectron2_differs_in_conventions_only():
+    cfg, base = changed(CONFIGS / "lvis_v1_seesaw_detectron2.py"), changed(FLAGSHIP)
+    train_as_detectron2 = conventions()["train_as_detectron2"]
+    train_as_detectron2(base.model, base.dataloader)
+    base.train.output_dir = cfg.train.output_dir
+    assert plain(cfg) == plain(base)
+
+
+def conventions():
+    return runpy.run_path(str(CONFIGS / "common/conventions.py"))
+
+
+TRAINED_AS_MMDET = [p for p in [FLAGSHIP, *LVIS] if "htc" not in p.stem]
+
+
+@each(TRAINED_AS_MMDET)
+def test_lvis_configs_train_as_mmdet_and_one_line_returns_to_detectron2(path):
+    cfg = changed(path)
+    cascade = "cascade" in path.stem
+    model = model_in(path)
+    assert isinstance(model, PaddedMaskRCNN)
+    assert isinstance(model.backbone, GlorotFPN)
+    assert isinstance(model.backbone.bottom_up.res3[0].conv1.norm, FrozenStatisticsBatchNorm2d)
+    assert isinstance(model.backbone.bottom_up.res2[0].conv1.norm, FrozenBatchNorm2d)
+    rpn = model.proposal_generator
+    assert isinstance(rpn, ValidAnchorRPN)
+    assert (rpn.anchor_boundary_thresh, rpn.anchor_matcher.low_quality_floor) == (-1 + cascade, 0.3)
+    matchers = (
+        [model.roi_heads.proposal_matcher] if not cascade else model.roi_heads.proposal_matchers
+    )
+    assert [m.low_quality_floor for m in matchers] == [None if cascade else 0.5] * len(matchers)
+    assert all(m.objects_appended for m in matchers)
+    for predictor in predictors_of(cfg):
+        assert isinstance(instantiate(predictor.box2box_transform), TwoSidedBox2BoxTransform)
+    for mapper in (cfg.dataloader.train.mapper, cfg.dataloader.test.mapper):
+        assert isinstance(instantiate(mapper.augmentations[0]), OpenCVResizeShortestEdge)
+    # The switch changes every one of these parts, and the other one changes them back.
+    before = plain(cfg)
+    conventions()["train_as_detectron2"](cfg.model, cfg.dataloader)
+    ours = re.findall(r"d2_seesaw\.(?:modeling|data|layers)[\w.]*\.(\w+)", str(plain(cfg)))
+    assert not {
+        "PaddedMaskRCNN",
+        "kaiming_mask_predictor",
+        "GlorotFPN",
+        "GlorotBoxHead",
+        "ValidAnchorRPN",
+        "MaxIoUMatcher",
+        "TwoSidedBox2BoxTransform",
+        "BitMaskDatasetMapper",
+        "OpenCVResizeShortestEdge",
+    } & set(ours)
+    assert cfg.model.backbone.bottom_up.stages.norm == "FrozenBN"
+    conventions()["train_as_mmdet"](cfg.model, cfg.dataloader)
+    assert plain(cfg) == before

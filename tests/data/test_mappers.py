@@ -12,11 +12,14 @@ from detectron2.structures import BoxMode
 from pycocotools import mask as mask_utils
 
 from d2_seesaw.data import (
+    BitMaskDatasetMapper,
     InstaBoost,
     InstanceAugmentationDatasetMapper,
     InstanceDatasetMapper,
+    OpenCVResizeShortestEdge,
 )
 from d2_seesaw.synthetic.instances import LongTailSpec, generate_longtail_dataset
+from tests.checkpoint.mmdet_weights import picture
 
 SPEC = LongTailSpec(
     num_categories=5,
@@ -288,3 +291,55 @@ def test_inputs_that_would_not_move_with_the_instances_are_refused(square):
 def test_a_limit_of_zero_tries_is_refused():
     with pytest.raises(ValueError, match="max_tries must be at least 1, got 0"):
         make(max_tries=0)
+
+
+POLYGONS = [
+    [[3.5, 4.2, 30.1, 2.7, 41.9, 25.3, 20.4, 44.8, 5.0, 30.0]],
+    [[40.0, 10.0, 58.3, 12.1, 50.2, 20.7], [44.4, 30.3, 60.9, 28.1, 52.5, 46.0]],
+    [[10.0, 40.0, 12.0, 40.0, 11.0, 42.5]],
+]
+
+
+def with_polygons(path, polygons):
+    height, width = 47, 61
+    image = picture("data image", height, width).permute(1, 2, 0).numpy()
+    assert cv2.imwrite(str(path), image[..., ::-1])
+    annotations = []
+    for i, parts in enumerate(polygons):
+        xy = np.concatenate([np.reshape(part, (-1, 2)) for part in parts])
+        box = [*xy.min(axis=0), *xy.max(axis=0)]
+        annotations.append(
+            {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": i, "segmentation": parts}
+        )
+    return {"file_name": str(path), "height": height, "width": width, "annotations": annotations}
+
+
+@pytest.mark.parametrize(("edge", "flip"), [(80, 0), (80, 1), (31, 0), (31, 1)])
+def test_masks_and_boxes_for_training_equal_those_of_mmdet(tmp_path, edge, flip):
+    mapper = BitMaskDatasetMapper(
+        True,
+        augmentations=[OpenCVResizeShortestEdge(edge, 1333), T.RandomFlip(prob=float(flip))],
+        image_format="RGB",
+        use_instance_mask=True,
+    )
+    result = mapper(with_polygons(tmp_path / "image.png", POLYGONS))
+    objects = result["instances"]
+    with np.load("tests/golden/mmdet_3_3_0_training_images.npz") as recorded:
+        masks = objects.gt_masks.tensor.numpy()
+        expected = np.unpackbits(recorded[f"data masks {edge} {flip}"])[: masks.size]
+        assert (masks.ravel() == expected).all()
+        boxes = recorded[f"data boxes {edge} {flip}"]
+        assert objects.gt_boxes.tensor.numpy() == pytest.approx(boxes, abs=1e-4)
+        if f"data image {edge} {flip}" in recorded:
+            difference = result["image"].numpy().astype(int) - recorded[f"data image {edge} {flip}"]
+            assert abs(difference).max() <= 1  # OpenCV's vector instructions may round differently
+
+
+def test_objects_thinner_than_a_pixel_are_left_out_as_in_mmdet(tmp_path):
+    thin = [[20.0, 20.0, 20.9, 20.0, 20.9, 40.0, 20.0, 40.0]]
+    mapper = BitMaskDatasetMapper(
+        True, augmentations=[], image_format="RGB", use_instance_mask=True
+    )
+    objects = mapper(with_polygons(tmp_path / "image.png", [thin, POLYGONS[0]]))["instances"]
+    assert objects.gt_classes.tolist() == [1]
+    assert len(mapper(with_polygons(tmp_path / "image.png", [thin]))["instances"]) == 0

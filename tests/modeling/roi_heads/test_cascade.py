@@ -149,6 +149,19 @@ def test_resampling_appends_ground_truth_and_keeps_the_batch_size(storage):
         assert torch.equal(rois.proposal_boxes.tensor[0], objects.gt_boxes.tensor[0])
 
 
+def test_resampling_keeps_refined_boxes_without_an_area_as_background_as_mmdet_does(storage):
+    boxes = [torch.tensor([[2.0, 2.0, 9.0, 9.0], [SIZE + 5.0, 2.0, SIZE + 9.0, 9.0]])]
+    for resample, kept in ((True, 2), (False, 1)):
+        heads = cascade(resample=resample).train()
+        (proposals,) = heads._create_proposals_from_boxes(boxes, [(SIZE, SIZE)])
+        assert len(proposals) == kept
+    heads = cascade(resample=True).train()
+    proposals = heads._create_proposals_from_boxes(boxes, [(SIZE, SIZE)])
+    (rois,) = heads._match_and_label_boxes(proposals, 1, [parts.target([3])])
+    empty = rois.proposal_boxes.area() == 0
+    assert rois.gt_classes[empty].tolist() == [C]
+
+
 def test_resampling_keeps_the_matcher_of_the_first_stage(storage):
     heads = cascade(resample=True)
     losses_of(heads, parts.batch())
