@@ -6,7 +6,7 @@ The models in ``common/models/`` train as in Detectron2. One line of a config sw
 
     _train_as_mmdet(model, dataloader)
 
-The configs of (Cascade) Mask R-CNN for LVIS v1 do so. To return to Detectron2, use
+The configs in ``lvis_v1/`` do so, HTC and HTC-Lite included. To return to Detectron2, use
 ``train_as_detectron2`` in the same way, as ``lvis_v1_seesaw_detectron2.py`` does. Both set:
 
 - backbone: train scale and shift of the batch norms after the first stage (mmdet), or freeze them;
@@ -29,6 +29,7 @@ from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead
+from omegaconf import OmegaConf
 
 from d2_seesaw.data import (
     BitMaskDatasetMapper,
@@ -108,7 +109,7 @@ def _set_parts(model, box2box_transform, box_head, mask_predictor):
         predictor.box2box_transform._target_ = box2box_transform
     for head in heads.get("box_heads") or [heads.box_head]:
         head._target_ = box_head
-    for head in heads.mask_head if "box_heads" in heads else [heads.mask_head]:
+    for head in heads.mask_head if OmegaConf.is_list(heads.mask_head) else [heads.mask_head]:
         if "temperature" not in head.predictor:  # normalized ones start as in mmdet in any case
             head.predictor._target_ = mask_predictor
 

@@ -5,6 +5,7 @@ For settings that the paper does not give, see configs/common/models/htc_lite_r5
 run with this code.
 """
 
+from ..common.conventions import train_as_mmdet as _train_as_mmdet
 from ..common.data.lvis_v1 import dataloader
 from ..common.data.sampling import repeat_factor as _repeat_factor
 from ..common.models.htc_lite_r50_fpn import model
@@ -13,6 +14,7 @@ from ..common.schedule import multi_step_1x as lr_multiplier
 from ..common.train import train
 from ..common.tta import test_size_multiples as tta
 
+_train_as_mmdet(model, dataloader)
 dataloader.train.sampling = _repeat_factor
 train.epochs = 12
 train.init_checkpoint = "torchvision://ResNet50_Weights.IMAGENET1K_V1"
