@@ -20,6 +20,9 @@ The odds are those that the loss defines, so that background or objectness stays
 - ``"foreground"``, a distribution over the classes times objectness :math:`o = \sum_k p_k`, as in
   Seesaw Loss: :math:`l_c = \log p_c - \log o` and
   :math:`p'_c = o \, e^{l'_c} / \sum_k e^{l'_k}`. Objectness and background are unchanged.
+- ``"objectness"``, a probability :math:`q_c` of each class, which need not sum to 1, times
+  objectness :math:`o = 1 - p_{bg}`, as in EQL v2: :math:`l_c = \log q_c - \log(1 - q_c)` with
+  :math:`q_c = p_c / o`, and :math:`p'_c = o \, \sigma(l'_c)`. Objectness is unchanged.
 - ``"independent"``, one sigmoid per class: :math:`l_c = \log p_c - \log(1 - p_c)` and
   :math:`p'_c = \sigma(l'_c)`. The last column is unchanged.
 
@@ -39,7 +42,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-STRUCTURES = ("background", "foreground", "independent")
+STRUCTURES = ("background", "foreground", "objectness", "independent")
 """Ways in which scores depend on each other."""
 
 GROUPS = {"r": "rare", "c": "common", "f": "frequent"}
@@ -221,8 +224,9 @@ class ScoreCalibration(nn.Module):
             background = scores[:, -1:]
             if structure == "background":
                 return torch.cat([odds, torch.zeros_like(background)], dim=1).softmax(dim=1)
-            if structure == "independent":
-                return torch.cat([odds.sigmoid(), background], dim=1)
+            if structure in ("independent", "objectness"):
+                objectness = 1 - background if structure == "objectness" else 1.0
+                return torch.cat([objectness * odds.sigmoid(), background], dim=1)
             mass = scores[:, :-1].sum(dim=1, keepdim=True)
             classes = torch.where(mass > 0, mass * odds.softmax(dim=1), 0.0)
             return torch.cat([classes, background], dim=1)
@@ -236,11 +240,14 @@ def log_odds(scores: Tensor, structure: str) -> Tensor:
         structure: one of :data:`STRUCTURES`; see the module for their odds.
     """
     classes = scores[:, :-1]
-    if structure == "independent":
+    tiny = torch.finfo(scores.dtype).tiny
+    if structure == "objectness":
+        classes = (classes / (1 - scores[:, -1:]).clamp(min=tiny)).clamp(max=1)
+    if structure in ("independent", "objectness"):
         return classes.log() - torch.log1p(-classes)
     against = scores[:, -1:] if structure == "background" else classes.sum(dim=1, keepdim=True)
     # A background score may underflow to 0.
-    return classes.log() - against.clamp(min=torch.finfo(scores.dtype).tiny).log()
+    return classes.log() - against.clamp(min=tiny).log()
 
 
 def tau_normalized(weight: Tensor, tau: float, num_classes: int) -> Tensor:

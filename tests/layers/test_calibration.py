@@ -28,13 +28,16 @@ def calibrate(scores, *arguments, **parameters):
 
 
 def scores_of(structure, rows=40):
-    """Draw scores of each structure: softmax, Seesaw's product, or sigmoids."""
+    """Draw scores of each structure: softmax, Seesaw's product, EQL v2's product, or sigmoids."""
     logits = 3 * torch.randn(rows, C + 2)
     if structure == "background":
         return logits[:, : C + 1].softmax(dim=1)
-    if structure == "foreground":
+    if structure in ("foreground", "objectness"):
         object_and_background = logits[:, C:].softmax(dim=1)
-        classes = logits[:, :C].softmax(dim=1) * object_and_background[:, :1]
+        of_object = logits[:, :C].softmax(dim=1)
+        if structure == "objectness":
+            of_object = logits[:, :C].sigmoid()
+        classes = of_object * object_and_background[:, :1]
         return torch.cat([classes, object_and_background[:, 1:]], dim=1)
     return logits[:, : C + 1].sigmoid()
 
@@ -78,6 +81,7 @@ def by_equations(scores, method, structure, **parameters):
         rest = {
             "background": background,
             "foreground": classes.sum(),
+            "objectness": 1 - background - classes,
             "independent": 1 - classes,
         }[structure]
         odds = classes / rest
@@ -93,7 +97,8 @@ def by_equations(scores, method, structure, **parameters):
         elif structure == "foreground":
             new = np.append(classes.sum() * odds / odds.sum(), background)
         else:
-            new = np.append(odds / (1 + odds), background)
+            objectness = 1 - background if structure == "objectness" else 1
+            new = np.append(objectness * odds / (1 + odds), background)
         rows.append(new)
     return np.array(rows)
 
@@ -113,7 +118,7 @@ def test_scores_are_those_of_the_equations(method, parameters, structure):
     expected = by_equations(scores, method, structure, **parameters)
     np.testing.assert_allclose(found.numpy(), expected, rtol=2e-5, atol=1e-9)
     assert found.min() >= 0
-    if structure != "independent":
+    if structure in ("background", "foreground"):
         torch.testing.assert_close(found.sum(dim=1), torch.ones(len(found)))
     if structure != "background":
         assert torch.equal(found[:, -1], scores[:, -1])

@@ -102,9 +102,10 @@ def calibration_of(model: nn.Module) -> Calibration | None:
 def score_structure(model: nn.Module) -> str:
     """Return how the scores of a model depend on each other.
 
-    The losses of the box predictors are tried on random logits. Scores that do not sum to 1 are
-    ``"independent"``. The others are ``"background"`` if the score of background depends on every
-    logit, as in softmax, otherwise ``"foreground"``, as in Seesaw Loss.
+    The losses of the box predictors are tried on random logits. Scores that sum to 1 are
+    ``"background"`` if the score of background depends on every logit, as in softmax, otherwise
+    ``"foreground"``, as in Seesaw Loss. Other scores are ``"objectness"`` if all classes are in
+    proportion to 1 minus background wherever background changes, otherwise ``"independent"``.
 
     Raises:
         ValueError: the box predictors are not ``LossDrivenOutputLayers``, or their losses differ in
@@ -166,10 +167,12 @@ def _check_classifier(classifier: nn.Module, loss: Any) -> None:
 
 def _structure(loss: ClassificationLoss) -> str:
     _, scores = _perturbed(loss)
-    if (scores.sum(dim=1) - 1).abs().max() > 1e-6:
-        return "independent"
-    depends = (scores[1:, -1] - scores[0, -1]).abs() > 1e-12
-    return "background" if depends.all() else "foreground"
+    changes = (scores[1:, -1] - scores[0, -1]).abs() > 1e-12
+    if (scores.sum(dim=1) - 1).abs().max() < 1e-6:
+        return "background" if changes.all() else "foreground"
+    shares = scores[:, :-1] / (1 - scores[:, -1:])
+    proportional = torch.allclose(shares[1:][changes], shares[:1], rtol=1e-5)
+    return "objectness" if changes.any() and proportional else "independent"
 
 
 @torch.no_grad()

@@ -6,7 +6,9 @@ temperature for each frequency group minimizes the negative log-likelihood of la
 - ``"background"``: :math:`-\log p'_y` over all RoIs, with background as a class;
 - ``"foreground"``: :math:`-\log (p'_y / o)` over the foreground RoIs, because objectness o does not
   change;
-- ``"independent"``: binary cross-entropy of all classes that were looked for in the image.
+- ``"objectness"``: binary cross-entropy of :math:`p'_c / o` over the foreground RoIs and the
+  classes that were looked for in the image;
+- ``"independent"``: binary cross-entropy of :math:`p'_c` over all RoIs and these classes.
 
 Shapes in this module:
     R: labeled RoIs
@@ -193,7 +195,8 @@ class _Likelihood:
 
     def __init__(self, rois: LabeledScores, structure: str) -> None:
         C = rois.scores.shape[1] - 1
-        kept = rois.labels < C if structure == "foreground" else rois.labels >= 0
+        of_objects = structure in ("foreground", "objectness")
+        kept = rois.labels < C if of_objects else rois.labels >= 0
         self.labels = rois.labels[kept]
         odds = log_odds(rois.scores[kept].double(), structure)
         # Infinite odds have no gradient.
@@ -206,7 +209,7 @@ class _Likelihood:
         odds = self.odds * slopes
         if self.structure == "background":
             odds = torch.cat([odds, torch.zeros_like(odds[:, :1])], dim=1)
-        if self.structure != "independent":
+        if self.structure in ("background", "foreground"):
             return F.cross_entropy(odds, self.labels)
         truth = F.one_hot(self.labels, odds.shape[1] + 1)[:, :-1].to(odds.dtype)
         terms = F.binary_cross_entropy_with_logits(odds, truth, reduction="none")

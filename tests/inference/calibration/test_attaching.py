@@ -135,12 +135,26 @@ def test_tau_norm_equals_a_model_with_the_normalized_weights(kind, dual):
 
 
 class Sigmoids:
-    """Loss with independent scores."""
+    """Loss of sigmoids with a last column that depends on them, or on nothing."""
 
     num_classes = num_logits = 4
 
+    def __init__(self, last):
+        self.last = last
+
     def scores(self, logits):
-        return torch.cat([logits.sigmoid(), torch.zeros_like(logits[:, :1])], dim=1)
+        classes = logits.sigmoid()
+        return torch.cat([classes, self.last(classes)], dim=1)
+
+
+class WithObjectness:
+    """Loss of sigmoids times objectness."""
+
+    num_classes, num_logits = 4, 5
+
+    def scores(self, logits):
+        classes, background = logits.sigmoid().split([4, 1], dim=1)
+        return torch.cat([classes * (1 - background), background], dim=1)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +163,9 @@ class Sigmoids:
         (SoftmaxLoss(4), "background"),
         (SeesawLoss(4), "foreground"),
         (SeesawLoss(1), "foreground"),
-        (Sigmoids(), "independent"),
+        (Sigmoids(lambda classes: torch.zeros_like(classes[:, :1])), "independent"),
+        (Sigmoids(lambda classes: 1 - classes.amax(dim=1, keepdim=True)), "independent"),
+        (WithObjectness(), "objectness"),
     ],
 )
 def test_the_structure_of_the_scores_is_found_from_the_loss(loss, expected):

@@ -56,7 +56,9 @@ def biased_scores(structure, rois):
     present = torch.rand(rois, C, dtype=torch.float64) < odds.sigmoid()
     one = present.sum(dim=1) <= 1  # a RoI has one label
     labels = torch.where(present.any(dim=1), present.double().argmax(dim=1), C)[one]
-    return torch.cat([(odds * slopes).sigmoid(), zero], dim=1)[one], labels
+    objectness = 0.7 if structure == "objectness" else 1.0
+    scores = torch.cat([objectness * (odds * slopes).sigmoid(), zero + 1 - objectness], dim=1)
+    return scores[one], labels
 
 
 def bisect_constant(logs, slopes):
@@ -85,9 +87,9 @@ def likelihood_by_hand(scores, labels, known, structure):
             rows.append(-np.log(p[label]))
         elif structure == "foreground" and label < C:
             rows.append(-np.log(p[label] / p[:-1].sum()))
-        elif structure == "independent":
-            truth = np.arange(C) == label
-            rows.append(-np.log(np.where(truth, p[:-1], 1 - p[:-1]))[looked].sum())
+        elif structure == "independent" or (structure == "objectness" and label < C):
+            q = p[:-1] if structure == "independent" else p[:-1] / (1 - p[-1])
+            rows.append(-np.log(np.where(np.arange(C) == label, q, 1 - q))[looked].sum())
     return np.mean(rows)
 
 
@@ -149,7 +151,8 @@ def planted(structure, gamma):
         elif structure == "foreground":
             row = [*0.6 * odds / odds.sum(), 0.4]
         else:
-            row = [*odds / (1 + odds), 0.0]
+            objectness = 0.6 if structure == "objectness" else 1.0
+            row = [*objectness * odds / (1 + odds), 1 - objectness]
         scores.append(torch.tensor(row, dtype=torch.float32)[None])
         boxes.append(torch.tensor([box]))
     truth = ground_truth_of(FittingSplit(["planted"], records, 10, 0), 2, counts)
@@ -193,6 +196,7 @@ def test_log_odds_are_those_of_the_structure():
     expected = {
         "background": [0.2 / 0.5, 0.3 / 0.5],
         "foreground": [0.4, 0.6],
+        "objectness": [0.4 / 0.6, 0.6 / 0.4],
         "independent": [0.25, 3 / 7],
     }
     for structure, odds in expected.items():
