@@ -38,6 +38,12 @@ RECIPES = {
 }
 
 
+def slow_but(names, *default):
+    """Return parameters that are slow but for some, which have all kinds of parts."""
+    marks = {name: () if name in default else pytest.mark.slow for name in names}
+    return [pytest.param(name, marks=mark) for name, mark in marks.items()]
+
+
 def imagenet(name):
     return IMAGENET / f"imagenet_lt_resnext50_{name}.py"
 
@@ -46,7 +52,7 @@ def test_every_recipe_of_imagenet_lt_is_tested():
     assert {imagenet(name) for name in RECIPES} == set(IMAGENET.glob("*.py"))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", slow_but(RECIPES, "seesaw_90e", "softmax_lws_5e"))
 def test_a_recipe_has_the_published_options(name):
     cfg, (sampling, kind, loss, epochs) = read(imagenet(name)), RECIPES[name]
     optimizer = {k: cfg.optimizer[k] for k in ("lr", "momentum", "weight_decay")}
@@ -79,8 +85,12 @@ def test_models_are_chosen_by_the_validation_split():
     assert cfg.train.best_checkpoint.metric == "classification/accuracy"
 
 
-@pytest.mark.parametrize("path", sorted(DECOUPLED.glob("*_1x.py")), ids=lambda p: p.stem)
-def test_a_second_phase_trains_the_classifiers_of_its_first_phase(path):
+SECOND_PHASES = sorted(path.stem for path in DECOUPLED.glob("*_1x.py"))
+
+
+@pytest.mark.parametrize("stem", slow_but(SECOND_PHASES, "mask_rcnn_r50_fpn_softmax_lws_1x"))
+def test_a_second_phase_trains_the_classifiers_of_its_first_phase(stem):
+    path = DECOUPLED / f"{stem}.py"
     cfg, model = read(path), model_in(path)
     assert type(model) is DecoupledRCNN
     assert model.init == ("scale" if "lws" in path.stem else "random")
