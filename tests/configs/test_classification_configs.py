@@ -110,7 +110,8 @@ def test_a_second_phase_trains_the_classifiers_of_its_first_phase(stem):
 
 def without_second_phase(cfg):
     """Return the model of a config as plain values, without what a second phase may replace."""
-    model: dict[str, Any] = {**plain(cfg)["model"]}
+    config: Any = plain(cfg)
+    model = config["model"]
     heads = model["roi_heads"]
     for predictor in heads.get("box_predictors") or [heads["box_predictor"]]:
         del predictor["cls_score"], predictor["cls_loss"]
