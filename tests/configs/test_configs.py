@@ -39,9 +39,11 @@ from tests.support.configs import (
 
 FLAGSHIP = CONFIGS / "lvis_v1_seesaw.py"
 # These folders have their own test files.
-ELSEWHERE = {"semantic", "backbones", "challenge"}
+ELSEWHERE = {"semantic", "backbones", "challenge", "classification"}
 INSTANCES = [
-    p for p in LEAVES if not ELSEWHERE & {*p.parts, p.stem} and not p.stem.startswith("semantic")
+    p
+    for p in LEAVES
+    if not ELSEWHERE & {*p.parts, p.stem} and not p.stem.startswith(("semantic", "classification"))
 ]
 LVIS = [p for p in LEAVES if p.parent.name == "lvis_v1"]
 MMDET = [p for p in LEAVES if p.parent.name == "mmdet"]

@@ -19,7 +19,7 @@ from tests.modeling.test_dual_head_rcnn import assert_equal, clone_tensors, stag
 from tests.support.ranks import run_on_ranks
 
 pytestmark = pytest.mark.usefixtures("storage")
-KINDS = ("plain", "cascade", "htc_lite")
+KINDS = ("plain", "cascade", pytest.param("htc_lite", marks=pytest.mark.slow))
 
 
 def second(kind, *, init="random", fresh_counts=True, kind_of_model=DecoupledRCNN, **options):
