@@ -234,6 +234,7 @@ def test_unpublished_choices_of_htc_lite_are_the_recommended_ones(path):
     assert heads.mask_rois == "last"
 
 
+@pytest.mark.slow
 def test_the_semantic_branch_is_one_override_away_from_other_maps_and_from_none():
     path = CONFIGS / "coco/htc_r50_fpn_1x.py"
     stuff = MetadataCatalog.get("coco_2017_train_panoptic_separated").stuff_classes
