@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import instantiate
+from detectron2.data import MetadataCatalog
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
@@ -238,6 +239,17 @@ def test_unpublished_choices_of_htc_lite_are_the_recommended_ones(path):
     assert (encoder.federated, encoder.masked_mean) == (False, False)
     assert [type(layer) for layer in encoder.layers] == [nn.Conv2d, nn.ReLU] * 4
     assert heads.mask_rois == "last"
+
+
+@pytest.mark.slow
+def test_the_semantic_branch_is_one_override_away_from_other_maps_and_from_none():
+    path = CONFIGS / "coco/htc_r50_fpn_1x.py"
+    stuff = MetadataCatalog.get("coco_2017_train_panoptic_separated").stuff_classes
+    cfg = changed(path, f"model.roi_heads.semantic_head.num_classes={len(stuff)}")
+    assert build_model(cfg).roi_heads.semantic_head.logits.out_channels == 54
+    without = build_model(changed(path, "model.roi_heads.semantic_head=null"))
+    plain_htc = model_in(CONFIGS / "coco/htc_without_semantic_r50_fpn_1x.py")
+    assert without.state_dict().keys() == plain_htc.state_dict().keys()
 
 
 def test_the_plain_htc_lite_only_lacks_the_context():
