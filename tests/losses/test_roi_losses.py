@@ -185,7 +185,7 @@ def test_ignored_rois_have_no_effect(new_loss):
         assert_close(value, expected, rtol=0, atol=1e-14)
         assert_close(gradient[kept], of_kept, rtol=0, atol=1e-14)
         exact(gradient[~kept], torch.zeros_like(gradient[~kept]))
-    assert_close(state(with_ignored), state(without), rtol=0, atol=1e-14)
+    assert_close(state(with_ignored), state(without), rtol=0, atol=1e-13)  # counts are exact
 
 
 @every_loss
