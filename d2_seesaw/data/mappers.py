@@ -187,8 +187,8 @@ def _any_instance(annotations: Sequence[dict[str, Any]]) -> bool:
 
 
 def _has_a_pixel(annotation: dict[str, Any]) -> bool:
-    x0, y0, x1, y1 = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
-    return x1 - x0 >= 1 and y1 - y0 >= 1
+    box: Any = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYWH_ABS)
+    return min(box[2:]) >= 1
 
 
 def _any_encoding(annotations: Sequence[dict[str, Any]]) -> bool:

@@ -113,7 +113,9 @@ class FrozenStatisticsBatchNorm2d(nn.BatchNorm2d):
         """Stay in evaluation mode, in which batch norm neither computes nor updates statistics."""
         return super().train(False)
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, state_dict: Any, prefix: str, *args: Any
+    ) -> None:
         state_dict.pop(f"{prefix}num_batches_tracked", None)
         # The method of nn.BatchNorm2d would add that entry to weights of other layers.
         nn.Module._load_from_state_dict(self, state_dict, prefix, *args)

@@ -66,13 +66,16 @@ class MaxIoUMatcher(Matcher):
         quality = match_quality_matrix[:, : num_boxes - num_appended]
         matches, labels = super().__call__(quality)
         if self.low_quality_floor is not None and quality.numel() > 0:
-            self._add_low_quality_matches(quality, matches, labels)
+            _add_low_quality_matches(quality, matches, labels, self.low_quality_floor)
         own = torch.arange(num_appended, device=matches.device)
         return torch.cat([matches, own]), torch.cat([labels, labels.new_ones(num_appended)])
 
-    def _add_low_quality_matches(self, quality: Tensor, matches: Tensor, labels: Tensor) -> None:
-        best = quality.amax(dim=1, keepdim=True)
-        is_match = (quality == best) & (best >= self.low_quality_floor)
-        objects, boxes = is_match.nonzero(as_tuple=True)
-        matches.scatter_reduce_(0, boxes, objects, "amax", include_self=False)
-        labels[boxes] = 1
+
+def _add_low_quality_matches(
+    quality: Tensor, matches: Tensor, labels: Tensor, floor: float
+) -> None:
+    best = quality.amax(dim=1, keepdim=True)
+    is_match = (quality == best) & (best >= floor)
+    objects, boxes = is_match.nonzero(as_tuple=True)
+    matches.scatter_reduce_(0, boxes, objects, "amax", include_self=False)
+    labels[boxes] = 1
