@@ -58,6 +58,10 @@ SWIN_UNUSED = re.compile(r"^(norm\.|head\.)|\.attn_mask$")
 # Detectron2 has a norm on each of the four feature maps.
 SWIN_NEW = re.compile(r"^norm[0-3]\.")
 
+# Detectron2's federated loss and this project's.
+FEDERATED_WEIGHTS = ".fed_loss_cls_weights"
+FEDERATED_COUNTS = ".cls_loss.training_split.counts"
+
 
 def is_torchvision_resnet(state: Mapping[str, object]) -> bool:
     """Return whether ``state`` is a torchvision ResNet, judged by its names."""
@@ -300,6 +304,32 @@ def _check_names(
         )
 
 
+def is_detectron2_federated(state: Mapping[str, object]) -> bool:
+    """Return whether ``state`` is of a Detectron2 model with its federated loss, by its names."""
+    return any(key.endswith(FEDERATED_WEIGHTS) for key in state)
+
+
+def convert_detectron2_federated(
+    state: Mapping[str, Tensor], model_state: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Convert the class weights of Detectron2's federated loss to those of ``FederatedLoss``.
+
+    Detectron2 saves the square roots of the numbers of training images, in its LVIS recipes, and
+    ``FederatedLoss`` the numbers. A model with Detectron2's own loss keeps its weights.
+
+    Args:
+        state: Detectron2's state dict.
+        model_state: state dict of the model.
+    """
+    converted = {}
+    for key, value in state.items():
+        if key.endswith(FEDERATED_WEIGHTS) and key not in model_state:
+            key = key.removesuffix(FEDERATED_WEIGHTS) + FEDERATED_COUNTS
+            value = torch.as_tensor(value).double().square().round().long()
+        converted[key] = value
+    return converted
+
+
 Recognizer = Callable[[Mapping[str, Any]], bool]
 Converter = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], dict[str, Tensor]]
 
@@ -308,6 +338,7 @@ CONVERTERS: tuple[tuple[Recognizer, Converter], ...] = (
     (is_resnest, convert_resnest),
     (is_swin, convert_swin),
     (is_vit, convert_vit),
+    (is_detectron2_federated, convert_detectron2_federated),
 )
 """Pairs of recognizer and converter of a state dict; the first recognizer that matches decides."""
 

@@ -43,7 +43,6 @@ from d2_seesaw.modeling.roi_heads import (
     TSDBoxHead,
     TSDOutputLayers,
     TwoSidedBox2BoxTransform,
-    federated_class_weights,
 )
 from d2_seesaw.modeling.rpn import ValidAnchorRPN
 from d2_seesaw.modeling.second_phase import DecoupledRCNN
@@ -97,7 +96,6 @@ __all__ = [
     "TwoSidedBox2BoxTransform",
     "ValidAnchorRPN",
     "dilated_resnet_stages",
-    "federated_class_weights",
     "layer_decay",
 ]
 

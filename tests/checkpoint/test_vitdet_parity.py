@@ -18,6 +18,11 @@ from omegaconf import OmegaConf
 from torch.testing import assert_close
 
 from d2_seesaw.checkpoint import StrictCheckpointer
+from d2_seesaw.checkpoint.pretrained import (
+    FEDERATED_COUNTS,
+    FEDERATED_WEIGHTS,
+    convert_pretrained,
+)
 from tests.checkpoint import vitdet_case as case
 from tests.support.configs import CONFIGS, changed, model_in
 
@@ -55,7 +60,10 @@ def recorded():
 
 @every_recipe
 def test_weights_have_detectron2s_names_and_shapes(name):
-    expected = {key: shape for key, (_, *shape) in recipes()[name]["group and shape"].items()}
+    golden = recipes()[name]["group and shape"].items()
+    published = {key: torch.empty(shape, device="meta") for key, (_, *shape) in golden}
+    converted = convert_pretrained(published, model_in(PATHS[name]).state_dict())
+    expected = {key: list(value.shape) for key, value in converted.items()}
     assert {
         key: list(value.shape) for key, value in model_in(PATHS[name]).state_dict().items()
     } == (expected)
@@ -84,7 +92,8 @@ def recipe_of(cfg):
     predictors = heads.box_predictors
     schedule = instantiate(cfg.lr_multiplier)
     steps = [step for step, _ in recipes()["vit_b"]["recipe"]["multipliers"]]
-    weights = instantiate(predictors[0].get_fed_loss_cls_weights)().double()
+    losses = [predictor.cls_loss for predictor in predictors]
+    weights = torch.tensor(instantiate(losses[0].class_counts)()).double() ** losses[0].power
     return {
         "batch": train.total_batch_size,
         "augmentations": [called(augmentation) for augmentation in mapper.augmentations],
@@ -111,7 +120,7 @@ def recipe_of(cfg):
         "thresholds": [p.test_score_thresh for p in predictors],
         "topk": [p.test_topk_per_image for p in predictors],
         "square_pad": cfg.model.backbone.square_pad,
-        "num_fed": [p.fed_loss_num_classes for p in predictors],
+        "num_fed": [loss.num_sampled for loss in losses],
         "federated weights, sum and first five": pytest.approx(
             [weights.sum().item(), *weights[:5].tolist()], rel=1e-6
         ),
@@ -168,7 +177,7 @@ def model_with_recorded_weights(name):
     cfg = changed(PATHS[name])
     case.shrink(name, cfg.model)
     for predictor in cfg.model.roi_heads.box_predictors:
-        predictor.get_fed_loss_cls_weights = lambda: torch.ones(case.C)
+        predictor.cls_loss.class_counts = [1] * case.C  # the file has others
     return instantiate(cfg.model)
 
 
@@ -182,7 +191,9 @@ def as_in_the_model_zoo(folder, state):
 @pytest.fixture
 def model(name, tmp_path):
     model = model_with_recorded_weights(name)
-    path = as_in_the_model_zoo(tmp_path, case.weights(model.state_dict()))
+    names = {key.replace(FEDERATED_COUNTS, FEDERATED_WEIGHTS): key for key in model.state_dict()}
+    shapes = {theirs: model.state_dict()[ours] for theirs, ours in names.items()}
+    path = as_in_the_model_zoo(tmp_path, case.weights(shapes))
     StrictCheckpointer(model, require_all=True).load(path)
     return model
 

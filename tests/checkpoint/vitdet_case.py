@@ -54,8 +54,10 @@ def shrink(name, model):
         head.update(input_shape=shape, conv_dims=[32] * 4, fc_dims=[64])
     for predictor in heads.box_predictors:
         predictor.update(input_shape=L(ShapeSpec)(channels=64), test_topk_per_image=50)
-        if "use_fed_loss" in predictor:
+        if "use_fed_loss" in predictor:  # Detectron2's
             predictor.update(fed_loss_num_classes=1)
+        else:
+            predictor.cls_loss.num_sampled = 1
     shape = L(ShapeSpec)(channels=32, width=14, height=14)
     heads.mask_head.update(input_shape=shape, conv_dims=[32] * 5)
 

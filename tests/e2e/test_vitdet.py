@@ -67,7 +67,7 @@ BACKBONES = {
         "optimizer.params.lr_factor_func.num_layers=4",
     ],
 }
-FEDERATED = [f"{HEADS}.box_predictors.{k}.fed_loss_num_classes=10" for k in STAGES]
+FEDERATED = [f"{HEADS}.box_predictors.{k}.cls_loss.num_sampled=10" for k in STAGES]
 
 
 @pytest.mark.parametrize("loss", ["federated", "seesaw"])

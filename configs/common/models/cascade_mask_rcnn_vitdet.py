@@ -15,28 +15,20 @@ from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
-from detectron2.modeling.roi_heads import FastRCNNConvFCHead, FastRCNNOutputLayers
+from detectron2.modeling.roi_heads import FastRCNNConvFCHead
 
-from d2_seesaw.modeling import (
-    LossDrivenCascadeROIHeads,
-    LossDrivenOutputLayers,
-    federated_class_weights,
-)
+from d2_seesaw.layers import linear_classifier
+from d2_seesaw.modeling import LossDrivenCascadeROIHeads, LossDrivenOutputLayers
 
 from ..backbones.vit import vit_base as _vit_base
+from ..heads.classification import federated as _federated
 from ..heads.classification import seesaw as _seesaw
 from ..heads.mask import mask_head as _mask_head
 
-# Detectron2's federated loss on sigmoids. Detectron2's published LVIS weights fit its predictor,
-# whose last logit is not used.
+# Detectron2's federated loss. Its models start with a bias of 0.
 federated = dict(
-    _target_=FastRCNNOutputLayers,
-    use_sigmoid_ce=True,
-    use_fed_loss=True,
-    fed_loss_num_classes=50,
-    get_fed_loss_cls_weights=L(federated_class_weights)(
-        dataset="${dataloader.train.dataset.names}", power=0.5
-    ),
+    cls_score=L(linear_classifier)(),
+    cls_loss=_federated["cls_loss"],
     test_score_thresh=0.02,
 )
 

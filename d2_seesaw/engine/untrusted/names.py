@@ -47,7 +47,6 @@ CALLABLES: dict[str, tuple[str, ...]] = {
         "d2_seesaw.modeling.MaxIoUMatcher",
         "d2_seesaw.modeling.TwoSidedBox2BoxTransform",
         "d2_seesaw.modeling.dilated_resnet_stages",
-        "d2_seesaw.modeling.federated_class_weights",
         "detectron2.layers.ShapeSpec",
         "detectron2.modeling.ResNet.make_default_stages",
         "detectron2.modeling.ResNet.make_stage",

@@ -8,7 +8,6 @@ from d2_seesaw.modeling.roi_heads.dual_head import (
     DualTSDOutputLayers,
 )
 from d2_seesaw.modeling.roi_heads.fast_rcnn import LossDrivenOutputLayers, TwoSidedBox2BoxTransform
-from d2_seesaw.modeling.roi_heads.federated import federated_class_weights
 from d2_seesaw.modeling.roi_heads.htc import HTCROIHeads
 from d2_seesaw.modeling.roi_heads.htc_lite import GlobalContextEncoder, HTCLiteROIHeads
 from d2_seesaw.modeling.roi_heads.htc_semantic import FusedSemanticHead
@@ -43,5 +42,4 @@ __all__ = [
     "TSDBoxHead",
     "TSDOutputLayers",
     "TwoSidedBox2BoxTransform",
-    "federated_class_weights",
 ]
