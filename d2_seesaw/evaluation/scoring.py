@@ -32,7 +32,7 @@ from d2_seesaw.evaluation.lvis.official import (
     probe,
     probe_lvis,
 )
-from d2_seesaw.evaluation.lvis.rules import AP_METRICS, AR_METRICS, TASKS
+from d2_seesaw.evaluation.lvis.rules import TASKS
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.files import read_results
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
@@ -45,12 +45,11 @@ from d2_seesaw.evaluation.predictions.validation import check_detections
 from d2_seesaw.evaluation.tables import (
     CategoryResult,
     category_results,
-    format_score,
     group_counts,
     group_counts_text,
+    metric_tables,
     most_frequent_first,
     row_table,
-    text_table,
     write_category_results,
 )
 
@@ -295,12 +294,9 @@ class EvaluationResult:
 
 
 def _log(task: str, result: Mapping[str, float], rows: list[CategoryResult]) -> None:
-    table = "\n".join(
-        text_table(metrics, [[format_score(result[m]) for m in metrics]])
-        for metrics in (AP_METRICS, AR_METRICS)
-    )
     counts = group_counts_text(result) or "categories are not distinguished"
-    logger.info(f"Results for {task}:\n{table}\nCategories with ground truth: {counts}")
+    tables = metric_tables(result)
+    logger.info(f"Results for {task}:\n{tables}\nCategories with ground truth: {counts}")
     if 0 < len(rows) <= _LONGEST_LOGGED_TABLE:
         logger.info(f"Scores of each category for {task}:\n{row_table(most_frequent_first(rows))}")
 

@@ -54,6 +54,14 @@ def text_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return tabulate(list(rows), headers, tablefmt="pipe", stralign="center", disable_numparse=True)
 
 
+def metric_tables(result: Mapping[str, float]) -> str:
+    """Return a table of the AP metrics of one task, and one of its AR metrics."""
+    return "\n".join(
+        text_table(metrics, [[format_score(result[m]) for m in metrics]])
+        for metrics in (AP_METRICS, AR_METRICS)
+    )
+
+
 def group_counts_text(result: Mapping[str, float], groups: Sequence[str] = GROUPS) -> str:
     """Return how many categories of each group had ground truth: ``r: 3/4, c: 7/7, f: 9/9``.
 

@@ -17,7 +17,7 @@ from detectron2.utils.events import EventStorage
 
 from d2_seesaw.checkpoint import convert_mmdet
 from d2_seesaw.engine import load_config
-from d2_seesaw.modeling.roi_heads.cascade import Stage
+from d2_seesaw.modeling.roi_heads.stages import Stage
 from tests.checkpoint.mmdet_shapes import mmdet_shapes
 from tests.checkpoint.mmdet_weights import mmdet_state, picture
 

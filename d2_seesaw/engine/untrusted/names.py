@@ -109,7 +109,6 @@ CALLABLES: dict[str, tuple[str, ...]] = {
         "d2_seesaw.engine.cosine_with_warmup",
         "d2_seesaw.engine.multi_step_with_warmup",
         "d2_seesaw.engine.polynomial_with_warmup",
-        "fvcore.common.param_scheduler.ConstantParamScheduler",
         "fvcore.common.param_scheduler.CosineParamScheduler",
         "fvcore.common.param_scheduler.LinearParamScheduler",
     ),

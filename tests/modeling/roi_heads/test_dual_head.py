@@ -5,8 +5,8 @@ from detectron2.structures import Boxes, Instances
 from torch.nn.functional import cross_entropy
 
 from d2_seesaw.losses import SeesawLoss, SoftmaxLoss
-from d2_seesaw.modeling.roi_heads.cascade import Stage, refined_boxes
 from d2_seesaw.modeling.roi_heads.dual_head import DualFeatures
+from d2_seesaw.modeling.roi_heads.stages import Stage, refined_boxes
 from d2_seesaw.modeling.roi_heads.tsd import TSDFeatures
 from tests.modeling.roi_heads import dual_parts, parts, tsd_parts
 from tests.modeling.roi_heads.parts import SIZE, WIDTH, C

@@ -2,7 +2,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from d2_seesaw.modeling.roi_heads.cascade import Stage, fuse, refined_boxes, without_objects
+from d2_seesaw.modeling.roi_heads.stages import Stage, fuse, refined_boxes, without_objects
 from tests.modeling.roi_heads import parts
 from tests.modeling.roi_heads.parts import C
 
