@@ -12,6 +12,7 @@ Shapes in this module:
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ def _check_probability(probability: float) -> None:
 
 
 def _normed_linear(
-    options: dict[str, float], prior: float, in_features: int, out_features: int
+    options: dict[str, Any], prior: float, in_features: int, out_features: int
 ) -> NormedLinear:
     layer = NormedLinear(in_features, out_features, **options)
     nn.init.constant_(layer.bias, math.log(prior / (1 - prior)))

@@ -211,12 +211,13 @@ def verified_classes_of(
     """
     if not proposals:
         return torch.zeros((0, num_classes), dtype=torch.bool, device=device)
-    if not all(isinstance(p.image_size, FederatedImageSize) for p in proposals):
+    sizes: list[Any] = [p.image_size for p in proposals]
+    if not all(isinstance(size, FederatedImageSize) for size in sizes):
         raise ValueError(
             "the classification loss needs the classes that were verified in each image: use "
             "d2_seesaw.modeling.FederatedRCNN as the model, with a proposal generator"
         )
-    images = torch.stack([p.image_size.verified_classes for p in proposals])
+    images = torch.stack([size.verified_classes for size in sizes])
     rois = torch.tensor([len(p) for p in proposals], device=device)
     return images.repeat_interleave(rois, dim=0, output_size=sum(map(len, proposals)))
 
