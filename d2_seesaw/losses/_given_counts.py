@@ -44,18 +44,17 @@ class GivenClassCounts(nn.Module):
     def forward(self) -> Tensor:
         """Return the ``(C,)`` int64 counts; call the function first if this has not been done."""
         if not self._is_read:
-            self._read()
+            torch.compiler.disable(self._read)()  # pyright: ignore[reportCallIssue]
         return self.counts
 
-    @torch.compiler.disable
     def _read(self) -> None:
         given = self._given() if callable(self._given) else self._given
         counts = _checked(given, len(self.counts))
         self.counts.copy_(torch.tensor(counts, dtype=torch.int64))
         self._is_read = True
 
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*args, **options)
         self._is_read = False
         if not callable(self._given):
             self._read()

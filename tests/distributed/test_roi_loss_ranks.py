@@ -96,10 +96,14 @@ def batches_of(rank: int | None) -> list[tuple[Tensor, Tensor]]:
     return batches
 
 
-def train_on_this_rank(how: str = "plain", names: list[str] = SYNCED) -> dict[str, Any]:
+def train_compiled_on_this_rank(name: str) -> Result:
+    return train(name, batches_of(dist.get_rank()), wrap=DistributedDataParallel, how="compiled")
+
+
+def train_on_this_rank(how: str = "plain") -> dict[str, Any]:
     """Return result and number of sums over the ranks by loss."""
     results = {}
-    for name in names:
+    for name in SYNCED:
         with mock.patch.object(dist, "all_reduce", wraps=dist.all_reduce) as all_reduce:
             batches = batches_of(dist.get_rank())
             result = train(name, batches, wrap=DistributedDataParallel, how=how)
@@ -188,9 +192,9 @@ def test_checkpointed_losses_match_plain_ones_and_communicate_once(name):
 @pytest.mark.slow
 @every_synced_loss
 def test_compiled_losses_match_eager_ones(name):
-    compiled = run_on_ranks(train_on_this_rank, "compiled", [name], world_size=2)
+    compiled = run_on_ranks(train_compiled_on_this_rank, name, world_size=2)
     for index, rank in enumerate(on_two_ranks()):
-        assert_close(compiled[index][name][0], rank["synced"][name][0])
+        assert_close(compiled[index], rank["synced"][name][0])
 
 
 @every_synced_loss
