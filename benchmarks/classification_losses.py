@@ -42,6 +42,10 @@ from torch import Tensor, nn
 
 from d2_seesaw.losses import (
     BalancedGroupSoftmaxLoss,
+    ECMLoss,
+    EqualizationLossV2,
+    FederatedLoss,
+    FederatedSeesawLoss,
     LogitAdjustmentLoss,
     SeesawLoss,
     SoftmaxLoss,
@@ -56,6 +60,17 @@ def _long_tail(classes: int) -> list[int]:
     return [50_000 // (rank + 1) for rank in range(classes)]
 
 
+class _FederatedSeesaw(FederatedSeesawLoss):
+    """Federated Seesaw Loss where one of ten classes is verified."""
+
+    def forward(
+        self, logits: Tensor, labels: Tensor, verified_classes: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Compute the losses with the same verified classes for all RoIs."""
+        of_class = torch.arange(self.num_classes, device=logits.device) % 10 == 0
+        return super().forward(logits, labels, of_class.expand(len(labels), -1))
+
+
 LOSSES: dict[str, Callable[[int], nn.Module]] = {
     "softmax": SoftmaxLoss,
     "softmax with objectness": lambda C: SoftmaxLoss(C, objectness=True),
@@ -64,6 +79,11 @@ LOSSES: dict[str, Callable[[int], nn.Module]] = {
     "balanced group softmax": lambda C: BalancedGroupSoftmaxLoss(C, _long_tail(C)),
     "balanced softmax": lambda C: LogitAdjustmentLoss(C, _long_tail(C)),
     "logit adjustment": lambda C: LogitAdjustmentLoss(C, _long_tail(C), objectness=False),
+    "federated": lambda C: FederatedLoss(C, class_counts=_long_tail(C)),
+    "sigmoid": lambda C: FederatedLoss(C, num_sampled=None),
+    "equalization v2": EqualizationLossV2,
+    "ecm": lambda C: ECMLoss(C, _long_tail(C)),
+    "federated seesaw": _FederatedSeesaw,
 }
 """A new loss is one more entry."""
 
