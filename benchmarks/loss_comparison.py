@@ -4,11 +4,13 @@
     python benchmarks/loss_comparison.py --output output/loss_comparison
     python benchmarks/loss_comparison.py --output output/loss_comparison --table
 
-Trains quickstart/softmax, quickstart/seesaw and every config in quickstart/losses with the same
-data, schedule and seeds, and evaluates them. Then it calibrates the models of softmax and Seesaw
-Loss by every method of `d2-seesaw calibrate` and evaluates those. Finished runs are kept: started
-again, the script does what is left. The table has the mean and the standard deviation over the
-seeds, and the mean difference from softmax, paired by seed.
+All runs of a seed start from one detector that knows no classes: quickstart/softmax trained with
+all categories merged into one, without the layers that depend on the number of classes. From there,
+quickstart/softmax, quickstart/seesaw and every config in quickstart/losses are trained with the
+same data, schedule and seed, and evaluated. Then the script calibrates the models of softmax and
+Seesaw Loss by every method of `d2-seesaw calibrate` and evaluates those. Finished runs are kept:
+started again, the script does what is left. The table has the mean and the standard deviation over
+the seeds, and the mean difference from softmax, paired by seed.
 """
 
 import argparse
@@ -22,12 +24,26 @@ import statistics
 import time
 from pathlib import Path
 
+import torch
 from timing import device_name
 
 BASELINE = "softmax"
 CALIBRATED = (BASELINE, "seesaw")
 CALIBRATIONS = ("norcal", "logit-adjustment", "temperature", "tau-norm")
 METRICS = ("AP", "APr", "APc", "APf")
+OF_CLASSES = ("cls_score", "bbox_pred", "cls_loss", "mask_head.predictor")
+"""Parts of the names of weights whose shape depends on the number of classes."""
+
+_MERGED = """
+from d2_seesaw.data import register_longtail_instances
+from d2_seesaw.engine import load_config
+
+register_longtail_instances("merged", json_file={json_file!r}, image_root={image_root!r})
+_cfg = load_config("quickstart/softmax", ["model.roi_heads.num_classes=1"])
+dataloader, model, train, tta = _cfg.dataloader, _cfg.model, _cfg.train, _cfg.tta
+lr_multiplier, optimizer = _cfg.lr_multiplier, _cfg.optimizer
+dataloader.train.dataset.names = dataloader.test.dataset.names = "merged"
+"""
 _PRELOADED = ["d2_seesaw.cli.train", "d2_seesaw.cli.train.training", "d2_seesaw.cli.calibrate"]
 
 
@@ -70,22 +86,62 @@ def run(arguments: list[str], log: Path) -> float:
     return time.monotonic() - start
 
 
+def pretrain(seed: int, args: argparse.Namespace) -> Path:
+    """Return the weights of the detector without classes; train it if this has not been done."""
+    folder = args.output / f"without_classes_{seed}"
+    weights = folder / "weights.pth"
+    if weights.exists():
+        return weights
+    folder.mkdir(parents=True, exist_ok=True)
+    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).resolve() / "quickstart"
+    data = json.loads((root / "lvis_train.json").read_text())
+    category = {**data["categories"][0], "id": 1, "name": "object", "synset": "object.n.01"}
+    for image in data["images"]:
+        image["neg_category_ids"] = image["not_exhaustive_category_ids"] = []
+    for annotation in data["annotations"]:
+        annotation["category_id"] = 1
+    (folder / "merged.json").write_text(json.dumps({**data, "categories": [category]}))
+    config = folder / "merged.py"
+    text = _MERGED.format(json_file=str(folder.resolve() / "merged.json"), image_root=str(root))
+    config.write_text(text)
+    run(
+        [
+            *("train", "--config-file", str(config), "--restart"),
+            *_options(folder / "run", seed, args.pretraining_steps, 8, args.device),
+        ],
+        folder.with_suffix(".log"),
+    )
+    state = torch.load(folder / "run/model_final.pth", weights_only=True)["model"]
+    kept = {k: v for k, v in state.items() if not any(part in k for part in OF_CLASSES)}
+    torch.save({"model": kept}, weights)
+    return weights
+
+
+def _options(folder: Path, seed: int, steps: int, batch_size: int, device: str) -> list[str]:
+    overrides = {
+        "train.output_dir": folder,
+        "train.seed": seed,
+        "train.max_iter": steps,
+        "train.device": device,
+        "train.checkpointer.period": steps,
+        "train.eval_period": 0,
+        "dataloader.train.total_batch_size": batch_size,
+    }
+    return [f"{key}={value}" for key, value in overrides.items()]
+
+
 def train(name: str, config: str, seed: int, args: argparse.Namespace) -> Path:
-    """Train and evaluate a loss, or go on with an interrupted run; return its folder."""
+    """Train and evaluate a loss, unless this has been done; return its folder."""
     folder = args.output / f"{name}_{seed}"
     if not (folder / "scores.json").exists():
-        resume = ["--resume"] if (folder / "last_checkpoint").exists() else []
-        overrides = {
-            "train.output_dir": folder,
-            "train.seed": seed,
-            "train.max_iter": args.steps,
-            "train.device": args.device,
-            "train.checkpointer.period": args.steps,
-            "train.eval_period": 0,
-        }
-        options = [f"{key}={value}" for key, value in overrides.items()]
         seconds = run(
-            ["train", "--config-file", config, *resume, *options], folder.with_suffix(".log")
+            [
+                *("train", "--config-file", config, "--restart"),
+                *_options(folder, seed, args.steps, args.batch_size, args.device),
+                f"train.init_checkpoint={pretrain(seed, args)}",
+                "train.allow_partial_checkpoint=true",
+            ],
+            folder.with_suffix(".log"),
         )
         _keep_scores(folder, folder, seconds)
     return folder
@@ -169,7 +225,9 @@ def main() -> None:
     add = parser.add_argument
     add("--output", type=Path, default=Path("output/loss_comparison"))
     add("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    add("--pretraining-steps", type=int, default=300, help="of 8 images, without classes")
     add("--steps", type=int, default=200, help="training steps of every run")
+    add("--batch-size", type=int, default=4, help="images of a training step")
     add("--losses", nargs="+", help="default: all")
     add("--device", default="cpu")
     add("--table", action="store_true", help="only print the table of the finished runs")

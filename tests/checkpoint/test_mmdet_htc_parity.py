@@ -148,6 +148,7 @@ def training_batch(recorded):
 
 
 @every_htc
+@pytest.mark.slow
 def test_losses_and_gradients_of_a_training_step_match_mmdet(name):
     """Every stage samples all of its RoIs here, so boxes and masks of all stages must agree."""
     recorded, model = golden(name), converted(name).model

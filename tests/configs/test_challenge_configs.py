@@ -73,6 +73,7 @@ def isinstance_anywhere(module, kind):
     return any(isinstance(part, kind) for part in module.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 def test_every_part_is_present_from_its_step_on(part):
     first, has_part = PARTS[part]

@@ -52,6 +52,7 @@ def name(path):
     return path.stem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", map(runs, STEPS), ids=name, indirect=True)
 def test_trains_resumes_and_evaluates(trained):
     for run in (trained.first, trained.resumed):

@@ -100,6 +100,7 @@ def call(capsys):
     return call
 
 
+@pytest.mark.slow
 def test_numeric_names_and_any_ids_work_from_the_check_to_the_report(
     own_data, train_net, call, tmp_path
 ):

@@ -68,6 +68,7 @@ def test_eval_only_repeats_the_metrics_of_training(trained, train_net, printed_t
     assert printed_table(again.text) == printed_table(trained.text)
 
 
+@pytest.mark.slow
 def test_test_time_augmentation_evaluates_through_the_views_of_the_config(
     trained, train_net, printed_table, tmp_path
 ):
@@ -142,6 +143,7 @@ def test_mixed_precision_accumulation_and_clipping_train(train_net, tmp_path, dt
 EMA = ["train.ema.enabled=True", "train.ema.decay=0.5", "dataloader.train.total_batch_size=2"]
 
 
+@pytest.mark.slow
 def test_an_average_of_the_weights_is_evaluated_saved_and_resumed(
     train_net, printed_table, tmp_path
 ):
@@ -184,10 +186,9 @@ def test_scaling_prints_values_before_and_after(train_net, tmp_path):
     assert "max_iter: 8" in (tmp_path / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.dist
-@pytest.mark.parametrize(
-    "launcher", ["--num-gpus", pytest.param("torchrun", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("launcher", ["--num-gpus", "torchrun"])
 def test_two_cpu_ranks_train_and_agree_on_the_counts(train_net, tmp_path, launcher):
     steps, arguments = 3, ["train.max_iter=3"]
     if launcher == "torchrun":
