@@ -23,6 +23,7 @@ Shapes: R RoIs, C classes.
 import argparse
 import ctypes
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -105,7 +106,7 @@ def make_step(name: str, rois: int, classes: int, device: str) -> Step:
     labels = (classes * torch.rand(rois, generator=generator) ** 3).long()  # 0 is most frequent
     labels[rois // 4 :] = classes
     labels = labels.to(device)
-    loss = None if name == BASELINE else LOSSES[name](classes).to(device)
+    loss: Any = None if name == BASELINE else LOSSES[name](classes).to(device)
     width = classes + 1 if loss is None else loss.num_logits
     logits = (2 * torch.randn(rois, width, generator=generator)).to(device)
     if loss is None:

@@ -76,7 +76,8 @@ class TraceableModel(nn.Module):
         """Map a ``(3, H, W)`` image to outputs by name, see :data:`OUTPUTS`."""
         if isinstance(self.model, SemanticSegmentor):
             return {"sem_seg": self.model([{IMAGE: image}])[0]["sem_seg"]}
-        found = self.model.inference([{IMAGE: image}], do_postprocess=False)[0]
+        detector: Any = self.model
+        found = detector.inference([{IMAGE: image}], do_postprocess=False)[0]
         fields = found.get_fields()
         tensors = {"pred_boxes": fields["pred_boxes"].tensor} | {
             name: fields[name] for name in OUTPUTS if name in fields and name != "pred_boxes"
@@ -158,9 +159,9 @@ def export_onnx(
 
 def _register_deform_conv() -> None:
     """Let torch's exporter write torchvision's deformable convolution as that of ONNX."""
-    from torch.onnx import register_custom_op_symbolic, symbolic_helper
+    from torch.onnx import register_custom_op_symbolic, symbolic_helper  # pyright: ignore
 
-    arguments = ["v"] * 5 + ["i"] * 8 + ["b"]
+    arguments: Any = ["v"] * 5 + ["i"] * 8 + ["b"]
 
     @symbolic_helper.parse_args(*arguments)
     def symbolic(  # the exporter reads the names of the arguments

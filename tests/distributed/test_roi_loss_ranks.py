@@ -23,6 +23,7 @@ from tests.support.ranks import run_on_ranks
 pytestmark = pytest.mark.dist
 
 SYNCED = [name for name, new_loss in ROI_LOSSES.items() if getattr(new_loss(C), "sync", False)]
+UNSYNCED = [name for name in ROI_LOSSES if name not in SYNCED]
 # Labels of each step, by rank. Their number differs, as for RoIs from the sampler.
 STEPS = {
     "unequal numbers of RoIs": ([0, 0, 4, 1, 0, 4, 2, 0, 4], [3, 4, 0]),
@@ -120,6 +121,7 @@ def use_this_rank() -> dict[str, Any]:
         "reentrant": train_on_this_rank("reentrant"),
         "not reentrant": train_on_this_rank("not reentrant"),
         "drawn": draw_on_this_rank(),
+        "unsynced": train_on_this_rank(names=UNSYNCED),
     }
 
 
@@ -201,6 +203,11 @@ def test_compiled_losses_match_eager_ones(name):
 def test_ranks_stay_independent_without_sync(name):
     for index, rank in enumerate(on_two_ranks()):
         assert_close(rank["local"][name], train(name, batches_of(index)))  # no process group here
+
+
+@pytest.mark.parametrize("name", UNSYNCED)
+def test_losses_that_share_nothing_do_not_communicate(name):
+    assert [rank["unsynced"][name][1] for rank in on_two_ranks()] == [0, 0]
 
 
 def test_counts_of_ranks_differ_without_sync():

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -181,10 +182,10 @@ def synchronizations(step: Callable[[], object]) -> int:
     return sum("synchronizing CUDA operation" in str(warning.message) for warning in caught)
 
 
-def waits_of(loss: nn.Module, device: torch.device) -> tuple[int, int]:
+def waits_of(loss: Any, device: torch.device) -> tuple[int, int]:
     """Count the synchronizations of a forward and a backward pass."""
-    classes = loss.num_classes
     loss = loss.to(device)
+    classes = loss.num_classes
     logits = torch.randn(512, loss.num_logits, device=device, requires_grad=True)
     labels = torch.randint(-1, classes + 1, (512,), device=device)
     sum(loss(logits, labels).values()).backward()  # warm-up: one-time synchronizations happen here
