@@ -4,6 +4,7 @@ Shapes: R sampled RoIs over all ranks, C = 4 classes, 4 is background.
 """
 
 import copy
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 from unittest import mock
@@ -101,10 +102,10 @@ def train_compiled_on_this_rank(name: str) -> Result:
     return train(name, batches_of(dist.get_rank()), wrap=DistributedDataParallel, how="compiled")
 
 
-def train_on_this_rank(how: str = "plain") -> dict[str, Any]:
+def train_on_this_rank(how: str = "plain", names: Sequence[str] = SYNCED) -> dict[str, Any]:
     """Return result and number of sums over the ranks by loss."""
     results = {}
-    for name in SYNCED:
+    for name in names:
         with mock.patch.object(dist, "all_reduce", wraps=dist.all_reduce) as all_reduce:
             batches = batches_of(dist.get_rank())
             result = train(name, batches, wrap=DistributedDataParallel, how=how)
