@@ -14,7 +14,7 @@ The configs in ``lvis_v1/`` do so, HTC and HTC-Lite included. To return to Detec
   ``MaxIoUMatcher`` (mmdet), or as in ``RPN`` and ``Matcher``;
 - RoIs: match appended objects to themselves, and the best proposals of objects to these (mmdet);
 - box regression: limit the change of size in both directions (mmdet) or in one;
-- initialization of FPN, box heads and mask predictors;
+- initialization of FPN, box heads and mask predictors; in cascades, that of whole mask heads;
 - data: resize by OpenCV, rasterize polygons before they are resized, and pad these masks with the
   images (mmdet), or use Pillow and keep polygons.
 
@@ -44,8 +44,11 @@ from d2_seesaw.layers import (
 from d2_seesaw.modeling import (
     GlorotBoxHead,
     GlorotFPN,
+    HTCROIHeads,
+    MaskHeadWithPredictor,
     MaxIoUMatcher,
     PaddedMaskRCNN,
+    TorchInitializedMaskHead,
     TwoSidedBox2BoxTransform,
     ValidAnchorRPN,
 )
@@ -54,6 +57,7 @@ from d2_seesaw.modeling import (
 def train_as_mmdet(model, dataloader):
     """Change the parts of a model, and of its training data, to those of mmdet."""
     cascade = "box_heads" in model.roi_heads
+    matches_low_quality = not cascade or model.roi_heads._target_ is HTCROIHeads
     model._target_ = PaddedMaskRCNN
     backbone, rpn = model.backbone, model.proposal_generator
     backbone._target_ = GlorotFPN
@@ -68,10 +72,16 @@ def train_as_mmdet(model, dataloader):
         matchers[key] = L(MaxIoUMatcher)(
             thresholds=[iou],
             labels=[0, 1],
-            low_quality_floor=None if cascade else iou,
+            low_quality_floor=iou if matches_low_quality else None,
             objects_appended=True,
         )
-    _set_parts(model, TwoSidedBox2BoxTransform, GlorotBoxHead, kaiming_mask_predictor)
+    _set_parts(
+        model,
+        TwoSidedBox2BoxTransform,
+        GlorotBoxHead,
+        kaiming_mask_predictor,
+        TorchInitializedMaskHead,
+    )
     dataloader.train.mapper._target_ = BitMaskDatasetMapper
     _resize(dataloader, OpenCVResizeShortestEdge)
 
@@ -90,7 +100,7 @@ def train_as_detectron2(model, dataloader):
     )
     for matchers, key, iou in _roi_matchers(model.roi_heads):
         matchers[key] = L(Matcher)(thresholds=[iou], labels=[0, 1], allow_low_quality_matches=False)
-    _set_parts(model, Box2BoxTransform, FastRCNNConvFCHead, mask_predictor)
+    _set_parts(model, Box2BoxTransform, FastRCNNConvFCHead, mask_predictor, MaskHeadWithPredictor)
     dataloader.train.mapper._target_ = InstanceDatasetMapper
     _resize(dataloader, T.ResizeShortestEdge, sample_style="choice")
 
@@ -102,16 +112,18 @@ def _roi_matchers(heads):
     return [(heads, "proposal_matcher", 0.5)]
 
 
-def _set_parts(model, box2box_transform, box_head, mask_predictor):
+def _set_parts(model, box2box_transform, box_head, mask_predictor, mask_head_of_stage):
     heads = model.roi_heads
     model.proposal_generator.box2box_transform._target_ = box2box_transform
     for predictor in heads.get("box_predictors") or [heads.box_predictor]:
         predictor.box2box_transform._target_ = box2box_transform
     for head in heads.get("box_heads") or [heads.box_head]:
         head._target_ = box_head
-    for head in heads.mask_head if OmegaConf.is_list(heads.mask_head) else [heads.mask_head]:
-        if "temperature" not in head.predictor:  # normalized ones start as in mmdet in any case
-            head.predictor._target_ = mask_predictor
+    if OmegaConf.is_list(heads.mask_head):
+        for head in heads.mask_head:
+            head._target_ = mask_head_of_stage
+    elif "temperature" not in heads.mask_head.predictor:  # a normalized one starts so in any case
+        heads.mask_head.predictor._target_ = mask_predictor
 
 
 def _resize(dataloader, transform, **options):

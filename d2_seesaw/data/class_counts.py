@@ -9,6 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 
 from d2_seesaw.data.annotations.reader import read_annotations
+from d2_seesaw.data.catalog import FileMetadata
 from d2_seesaw.data.frequency import category_image_counts
 from d2_seesaw.utils.text import did_you_mean
 
@@ -23,10 +24,11 @@ def training_class_counts(
     A config gives it to a loss as ``class_counts``. A loss calls it before its first step, so that
     a model can be built where the data are missing:
 
-    - images are those in the metadata, ``class_image_count``, where a dataset has them: LVIS, and
-      datasets of ``register_longtail_instances``, for which they are kept on disk;
-    - otherwise the annotation file is counted. A file of 16 MiB and more is read from the copy that
-      is kept once it has been parsed, see :func:`~d2_seesaw.data.load_dataset`;
+    - images are those in the metadata, ``class_image_count``, where these are of the dataset
+      itself, as for Detectron2's LVIS, whose files are then not needed;
+    - otherwise the annotation file is counted, because ``counts_from`` and the ``image_count`` of
+      an LVIS file may be of another split. A file of 16 MiB and more is read from the copy that is
+      kept once it has been parsed, see :func:`~d2_seesaw.data.load_dataset`;
     - a dataset without a file is loaded.
 
     Instances are the annotations that are not crowds. Only what training can use is counted.
@@ -85,12 +87,9 @@ def _count(name: str, of: str) -> np.ndarray:
 
 def _known_images(name: str, metadata: Metadata) -> np.ndarray | None:
     """Return the images of each class by the metadata, in order of the category ids."""
-    try:
-        counts = metadata.get("class_image_count")
-    except FileNotFoundError:
-        _check_exists(name, metadata.json_file)
-        raise
-    if not counts:
+    # Fields of FileMetadata that are not given follow from counts_from, or are those of the file.
+    counts = metadata.as_dict().get("class_image_count")
+    if not counts or isinstance(metadata, FileMetadata):
         return None
     by_id = {count["id"]: count["image_count"] for count in counts}
     if len(by_id) != len(metadata.get("thing_classes", ())):

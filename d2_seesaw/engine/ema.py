@@ -105,9 +105,16 @@ class EMAHook(HookBase):
         """Yield each tensor of the average with the model's tensor and whether it is averaged."""
         averages = chain(self.averaged.parameters(), self.averaged.buffers())
         weights = chain(self.model.parameters(), self.model.buffers())
+        of_losses = {
+            id(buffer)
+            for module in self.model.modules()
+            if type(module).__module__.startswith("d2_seesaw.losses.")
+            for buffer in module.buffers()
+        }
         for average, weight in zip(averages, weights, strict=True):
             is_frozen = isinstance(weight, nn.Parameter) and not weight.requires_grad
-            yield average, weight.detach(), weight.is_floating_point() and not is_frozen
+            is_copied = is_frozen or id(weight) in of_losses
+            yield average, weight.detach(), weight.is_floating_point() and not is_copied
 
     def after_step(self) -> None:
         """Write the file of the average after the last step."""

@@ -36,6 +36,7 @@ class GivenClassCounts(nn.Module):
         super().__init__()
         self._given = class_counts
         self._is_read = not callable(class_counts)
+        self._is_known = self._is_read
         counts = (
             [0] * num_classes if callable(class_counts) else _checked(class_counts, num_classes)
         )
@@ -47,15 +48,19 @@ class GivenClassCounts(nn.Module):
             torch.compiler.disable(self._read)()  # pyright: ignore[reportCallIssue]
         return self.counts
 
+    def known(self) -> Tensor:
+        """Return the counts that were read or loaded; call the function only if there are none."""
+        return self.counts if self._is_known else self()
+
     def _read(self) -> None:
         given = self._given() if callable(self._given) else self._given
         counts = _checked(given, len(self.counts))
         self.counts.copy_(torch.tensor(counts, dtype=torch.int64))
-        self._is_read = True
+        self._is_read = self._is_known = True
 
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
         super()._load_from_state_dict(*args, **options)
-        self._is_read = False
+        self._is_read, self._is_known = False, True
         if not callable(self._given):
             self._read()
 

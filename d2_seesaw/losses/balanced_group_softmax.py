@@ -103,7 +103,7 @@ class BalancedGroupSoftmaxLoss(nn.Module):
 
     def groups(self) -> Tensor:
         """Return the ``(C,)`` group of each class in ``[0, G)``, 0 for the rarest classes."""
-        counts = self.training_split() if self.training else self.training_split.counts
+        counts = self.training_split() if self.training else self.training_split.known()
         return torch.stack([counts >= bound for bound in self.bounds]).sum(dim=0)
 
     def scores(self, logits: Tensor) -> Tensor:

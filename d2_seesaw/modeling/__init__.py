@@ -12,7 +12,11 @@ from d2_seesaw.modeling.backbones import (
 )
 from d2_seesaw.modeling.classifier import DecoupledClassifier, ImageClassifier
 from d2_seesaw.modeling.fpg import FPG
-from d2_seesaw.modeling.initialization import GlorotBoxHead, GlorotFPN
+from d2_seesaw.modeling.initialization import (
+    GlorotBoxHead,
+    GlorotFPN,
+    TorchInitializedMaskHead,
+)
 from d2_seesaw.modeling.label_map_rcnn import LabelMapRCNN
 from d2_seesaw.modeling.matcher import MaxIoUMatcher
 from d2_seesaw.modeling.meta_arch import (
@@ -93,6 +97,7 @@ __all__ = [
     "TSDBoxHead",
     "TSDOutputLayers",
     "TimmBackbone",
+    "TorchInitializedMaskHead",
     "TwoSidedBox2BoxTransform",
     "ValidAnchorRPN",
     "dilated_resnet_stages",

@@ -13,6 +13,8 @@ from detectron2.modeling.backbone import FPN
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead
 from torch import nn
 
+from d2_seesaw.modeling.roi_heads.mask_head import MaskHeadWithPredictor
+
 
 class GlorotFPN(FPN):
     """Detectron2's FPN with Glorot's initialization. Arguments are those of ``FPN``."""
@@ -33,3 +35,18 @@ class GlorotBoxHead(FastRCNNConvFCHead):
         super().__init__(input_shape, **options)
         for layer in self.fcs:
             nn.init.xavier_uniform_(layer.weight)
+
+
+class TorchInitializedMaskHead(MaskHeadWithPredictor):
+    """Mask head whose upsampling and predictor start from PyTorch's own initialization.
+
+    So do those of mmdet 3.3.0's cascades and HTC: it keeps their mask heads in a plain
+    ``nn.ModuleList``, through which its initialization does not pass. The convolutions before are
+    initialized as in Mask R-CNN. Arguments are those of :class:`MaskHeadWithPredictor`.
+    """
+
+    def __init__(self, input_shape: ShapeSpec, **options: Any) -> None:
+        super().__init__(input_shape, **options)
+        self.deconv.reset_parameters()
+        if isinstance(self.predictor, nn.Conv2d):
+            nn.Conv2d.reset_parameters(self.predictor)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
+from PIL import Image
 
 from d2_seesaw.cli import export
 from d2_seesaw.inference import load_predictor
@@ -85,6 +86,20 @@ def test_a_format_that_does_not_work_is_named_and_the_other_is_kept(
         call(run, tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"model.torchscript", "export.json"}
     assert "model.torchscript" in capsys.readouterr().out
+
+
+def test_files_of_an_earlier_export_are_replaced_together_or_not_at_all(run, tmp_path):
+    (tmp_path / "model.onnx").write_text("another model")
+    with pytest.raises(SystemExit, match=r"has model\.onnx of an earlier export.*--overwrite"):
+        call(run, tmp_path, "--format", "torchscript")
+    call(run, tmp_path, "--format", "torchscript", "--overwrite")
+    assert {p.name for p in tmp_path.iterdir()} == {"model.torchscript", "export.json"}
+
+
+def test_an_image_that_the_model_cannot_take_is_named_with_its_size(run, tmp_path):
+    Image.new("RGB", (1, 1)).save(tmp_path / "tiny.png")
+    with pytest.raises(SystemExit, match=r"cannot run on .*tiny\.png, which has 1 x 1 pixels"):
+        call(run, tmp_path / "out", "--images", str(tmp_path / "tiny.png"))
 
 
 def test_a_model_that_differs_is_not_kept(run, tmp_path, monkeypatch):

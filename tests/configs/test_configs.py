@@ -197,6 +197,16 @@ def test_cascade_training_follows_mmdet(path):
     assert len(all_of(heads.mask_head)) == (1 if "htc_lite" in path.stem else 3)
 
 
+@pytest.mark.parametrize(
+    ("name", "floors"), [("htc_without_semantic", [0.5, 0.6, 0.7]), ("htc_lite", [None] * 3)]
+)
+def test_htc_alone_of_the_cascades_matches_low_quality_as_in_mmdet(name, floors):
+    # mmdet's HTC configs do not set match_low_quality, which is true by default.
+    (path,) = [p for p in LVIS if p.stem.startswith(f"{name}_r50")]
+    matchers = read(path).model.roi_heads.proposal_matchers
+    assert [m.low_quality_floor for m in matchers] == floors
+
+
 @each([p for p in CASCADES if p in LVIS])
 def test_the_rpn_of_a_cascade_follows_mmdet(path):
     rpn = read(path).model.proposal_generator

@@ -73,6 +73,22 @@ def test_counts_of_several_datasets_are_added(tmp_path):
     assert training_class_counts([NAME, OTHER], of="instances")() == [8, 4, 2]
 
 
+@pytest.mark.parametrize("of", ["images", "instances"])
+def test_the_named_split_is_counted_not_the_one_of_its_frequency_groups(tmp_path, of):
+    longtail(tmp_path)
+    few = own_data.content()
+    few["annotations"] = few["annotations"][:2]
+    for category in few["categories"]:
+        category["image_count"] = 5000  # of the whole training split, as in a part of LVIS
+    json_file = own_data.write(tmp_path, few, f"{OTHER}.json")
+    register_longtail_instances(OTHER, None, json_file, tmp_path / "images", counts_from=NAME)
+    own = [1 if of == "images" else 2, 0, 0]
+    assert training_class_counts(OTHER, of=of)() == own
+    total = IMAGES if of == "images" else INSTANCES
+    both = [a + b for a, b in zip(total, own, strict=True)]
+    assert training_class_counts([NAME, OTHER], of=of)() == both
+
+
 def test_images_of_lvis_v1_come_from_the_metadata_without_a_file():
     counts = training_class_counts("lvis_v1_train")()
     assert counts == [

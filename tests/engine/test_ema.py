@@ -6,6 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from d2_seesaw.engine import EMAHook, Trainer
+from d2_seesaw.losses import EqualizationLossV2
 
 
 class Net(nn.Module):
@@ -91,6 +92,15 @@ def test_class_counts_and_frozen_weights_are_copied(tmp_path):
     for name in COPIED:
         assert torch.equal(ema.averaged.state_dict()[name], trainer.model.state_dict()[name])
     assert set(AVERAGED) | set(COPIED) == set(trainer.model.state_dict())
+
+
+def test_sums_that_a_loss_accumulates_are_copied(tmp_path):
+    loss = EqualizationLossV2(2)
+    trainer, ema = ema_training([], tmp_path, nn.ModuleList([Net(), loss]), decay=0.9)
+    trainer.train(0, 0)
+    trainer.model[1].positive_gradients += 1
+    ema.update()
+    assert torch.equal(ema.averaged[1].positive_gradients, torch.ones(2, dtype=torch.float64))
 
 
 def test_with_zero_decay_the_average_equals_the_weights(tmp_path):

@@ -123,6 +123,42 @@ def test_missing_detections_are_an_error_and_another_order_is_not(outputs):
             comparison.check()
 
 
+@pytest.mark.parametrize("scores", [[0.99], [0.001, 0.0005, 0.0002]])
+def test_low_scores_and_single_detections_are_compared(scores):
+    one = {
+        "pred_boxes": torch.tensor([[0.0, 0.0, 9.0, 9.0]]).repeat(len(scores), 1),
+        "scores": torch.tensor(scores),
+        "pred_classes": torch.arange(len(scores)),
+    }
+    images = [torch.zeros(3, 1, 1)]
+    compare(lambda image: one, lambda image: one, images).check()
+    moved = one | {"pred_boxes": one["pred_boxes"] + 20}
+    halved = one | {"scores": one["scores"] / 2}
+    for other in ({name: x[:0] for name, x in one.items()}, moved, halved):
+        comparison = compare(lambda image: one, lambda image, other=other: other, images)
+        assert comparison.matched == 0
+        with pytest.raises(ExportError, match=rf"0 of {len(scores)} detections equal"):
+            comparison.check()
+
+
+def test_detections_at_the_limits_of_the_model_may_be_missing():
+    class Limited:
+        limits = (0.05, 3)
+
+        def __call__(self, image):
+            return {
+                "pred_boxes": torch.tensor([[0.0, 0.0, 9.0, 9.0]]).repeat(3, 1),
+                "scores": torch.tensor([0.9, 0.8, 0.7]),
+                "pred_classes": torch.arange(3),
+            }
+
+    model, images = Limited(), [torch.zeros(3, 1, 1)]
+    fewer = {name: x[:2] for name, x in model(None).items()}
+    assert compare(model, lambda image: fewer, images).unmatched == 0  # the third may be cut off
+    first = {name: x[:1] for name, x in model(None).items()}
+    assert compare(model, lambda image: first, images).unmatched == 1
+
+
 def test_images_without_detections_prove_nothing(outputs):
     empty = {name: value[:0] for name, value in outputs.items()}
     comparison = compare(lambda image: empty, lambda image: empty, [torch.zeros(3, 1, 1)])

@@ -156,3 +156,15 @@ def test_groups_without_classes_are_allowed():
 def test_out_of_range_options_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         BalancedGroupSoftmaxLoss(4, COUNTS, **options)
+
+
+def test_scores_of_a_new_model_have_the_groups_of_the_training_split():
+    counts = [1, 50, 500, 5000]
+    late = BalancedGroupSoftmaxLoss(4, lambda: counts).eval()
+    logits = torch.randn(3, late.num_logits)
+    expected = BalancedGroupSoftmaxLoss(4, counts).scores(logits)
+    assert torch.equal(late.scores(logits), expected)
+    assert not torch.equal(BalancedGroupSoftmaxLoss(4, [1] * 4).scores(logits), expected)
+    loaded = BalancedGroupSoftmaxLoss(4, lambda: 1 / 0).eval()
+    loaded.load_state_dict(late.state_dict())  # without the training data
+    assert torch.equal(loaded.scores(logits), expected)

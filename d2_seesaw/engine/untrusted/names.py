@@ -45,6 +45,7 @@ CALLABLES: dict[str, tuple[str, ...]] = {
         "d2_seesaw.layers.sync_batch_norm",
         "d2_seesaw.layers.tau_normalized_classifier",
         "d2_seesaw.modeling.MaxIoUMatcher",
+        "d2_seesaw.modeling.TorchInitializedMaskHead",
         "d2_seesaw.modeling.TwoSidedBox2BoxTransform",
         "d2_seesaw.modeling.dilated_resnet_stages",
         "detectron2.layers.ShapeSpec",

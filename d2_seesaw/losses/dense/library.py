@@ -165,6 +165,8 @@ class LovaszLoss(_LibraryLoss):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__(num_classes, ignore_index=ignore_index, loss_weight=loss_weight)
+        if num_classes < 2:
+            raise ValueError(f"Lovasz-Softmax needs at least 2 classes, got {num_classes}")
         self.per_image = per_image
 
     def _compute(self, logits: Tensor, labels: Tensor, is_valid: Tensor) -> Tensor:

@@ -299,12 +299,21 @@ def _check_losses(
             "each batch twice, so pass two objects"
         )
     for name, loss in (("cls_loss", cls_loss), ("sibling_cls_loss", sibling_cls_loss)):
-        if pc_cls and loss.num_logits != loss.num_classes + 1:
+        if pc_cls and not _is_softmax_with_background(loss):
             raise ValueError(
                 f"pc_cls=True compares softmax probabilities of {loss.num_classes + 1} classes, "
                 f"but {name} is a {type(loss).__name__} with {loss.num_logits} logits: use "
                 "pc_cls=False"
             )
+
+
+def _is_softmax_with_background(loss: ClassificationLoss) -> bool:
+    """Return whether the scores are a distribution over the classes and background."""
+    if loss.num_logits != loss.num_classes + 1:
+        return False
+    with torch.no_grad():
+        sums = loss.scores(torch.linspace(-2, 2, loss.num_logits)[None]).sum(dim=1)
+    return bool((sums - 1).abs().max() < 1e-3)
 
 
 def _moved(proposals: list[Instances], boxes: Tensor) -> list[Instances]:

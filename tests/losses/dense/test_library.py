@@ -204,6 +204,7 @@ def test_invalid_labels_and_hyper_parameters_are_reported(new):
     ("new", "message"),
     [
         (lambda: DiceLoss(2, smooth=-1), "smooth must be 0 or more, got -1"),
+        (lambda: LovaszLoss(1), "Lovasz-Softmax needs at least 2 classes, got 1"),
         (lambda: FocalLoss(2, gamma=-1), "gamma must be 0 or more, got -1"),
         (lambda: FocalLoss(2, alpha=2), r"alpha must be in \[0, 1\] or None, got 2"),
     ],

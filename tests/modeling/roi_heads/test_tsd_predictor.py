@@ -2,7 +2,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from d2_seesaw.losses import SoftmaxLoss
+from d2_seesaw.losses import FederatedLoss, SoftmaxLoss
 from d2_seesaw.modeling.roi_heads.tsd import TSDFeatures, TSDPredictions
 from tests.modeling.roi_heads import parts, tsd_parts
 from tests.modeling.roi_heads.parts import SIZE, WIDTH, C
@@ -237,6 +237,7 @@ def test_inference_predictions_cannot_be_trained_on():
             "of 6 classes, but cls_loss is a SeesawLoss with 7 logits.*pc_cls=False",
         ),
         ({"sibling_seesaw": True}, "but sibling_cls_loss is a SeesawLoss with 7 logits"),
+        ({"cls_loss": FederatedLoss(C, num_sampled=None)}, "but cls_loss is a FederatedLoss"),
     ],
 )
 def test_the_constraint_rejects_losses_without_softmax_probabilities(options, message):
