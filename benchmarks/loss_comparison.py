@@ -8,7 +8,7 @@ All runs of a seed start from one detector that knows no classes: quickstart/sof
 all categories merged into one, without the layers that depend on the number of classes. From there,
 quickstart/softmax, quickstart/seesaw and every config in quickstart/losses are trained with the
 same data, schedule and seed, and evaluated. Then the script calibrates the models of softmax and
-Seesaw Loss by every method of `d2-seesaw calibrate` and evaluates those. Finished runs are kept:
+Seesaw Loss by the methods of `d2-seesaw calibrate` and evaluates those. Finished runs are kept:
 started again, the script does what is left. The table has the mean and the standard deviation over
 the seeds, and the mean difference from softmax, paired by seed.
 """
@@ -28,8 +28,13 @@ import torch
 from timing import device_name
 
 BASELINE = "softmax"
-CALIBRATED = (BASELINE, "seesaw")
-CALIBRATIONS = ("norcal", "logit-adjustment", "temperature", "tau-norm")
+CALIBRATED = {
+    BASELINE: ("norcal", "logit-adjustment", "temperature", "tau-norm"),
+    # Both of the first are the same there, and tau-norm changes no normalized classifier.
+    "seesaw": ("norcal", "temperature"),
+}
+"""Methods of `d2-seesaw calibrate` by loss."""
+
 METRICS = ("AP", "APr", "APc", "APf")
 OF_CLASSES = ("cls_score", "bbox_pred", "cls_loss", "mask_head.predictor")
 """Parts of the names of weights whose shape depends on the number of classes."""
@@ -200,7 +205,7 @@ def mean_and_deviation(values: list[float], sign: str = "") -> str:
 def table(output: Path, seeds: list[int]) -> str:
     """Return the Markdown table of all finished runs, best AP first."""
     runs: dict[str, dict[int, dict[str, float]]] = {}
-    for name in [*configs(), *(f"{n} {c}" for n in CALIBRATED for c in CALIBRATIONS)]:
+    for name in [*configs(), *(f"{n} {c}" for n, methods in CALIBRATED.items() for c in methods)]:
         loss, _, calibration = name.partition(" ")
         for seed in seeds:
             folder = output / (f"{loss}_{seed}" + (f"_{calibration}" if calibration else ""))
@@ -240,10 +245,9 @@ def main() -> None:
             for name in args.losses or known:
                 folder = train(name, known[name], seed, args)
                 print(folder.name, read_scores(folder), flush=True)
-                if name in CALIBRATED:
-                    for method in CALIBRATIONS:
-                        target = calibrate(method, folder, args)
-                        print(target.name, read_scores(target), flush=True)
+                for method in CALIBRATED.get(name, ()):
+                    target = calibrate(method, folder, args)
+                    print(target.name, read_scores(target), flush=True)
     print(f"\n{device_name(args.device)}\n\n{table(args.output, args.seeds)}")
 
 

@@ -5,9 +5,10 @@ Paper, table 1: mask AP 29.6, APr 20.3, APc 29.3, APf 34.0, box AP 32.7. mmdet's
 """
 
 from ..common.heads.classification import seesaw as _seesaw
-from ..common.heads.mask import norm_mask_heads as _norm_mask_heads
+from ..common.heads.mask import norm_mask_predictor as _norm_mask_predictor
 from ..common.recipes.cascade_2x import dataloader, lr_multiplier, model, optimizer, train, tta
 
 for _predictor in model.roi_heads.box_predictors:
     _predictor.update(_seesaw)
-model.roi_heads.mask_head = _norm_mask_heads
+for _head in model.roi_heads.mask_head:
+    _head.predictor = _norm_mask_predictor

@@ -7,7 +7,7 @@ For converted weights of either sampling. mmdet's model zoo: mask AP 30.0, box A
 sampling); mask AP 30.1, box AP 32.8 (repeat factors). Not yet run with this code.
 """
 
-from ..common.heads.mask import norm_mask_heads as _norm_mask_heads
+from ..common.heads.mask import norm_mask_predictor as _norm_mask_predictor
 from .cascade_mask_rcnn_r101_fpn_seesaw import (
     dataloader,
     lr_multiplier,
@@ -17,4 +17,5 @@ from .cascade_mask_rcnn_r101_fpn_seesaw import (
     tta,
 )
 
-model.roi_heads.mask_head = _norm_mask_heads
+for _head in model.roi_heads.mask_head:
+    _head.predictor = _norm_mask_predictor

@@ -7,7 +7,6 @@ import pytest
 import torch
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
-from PIL import Image
 
 from d2_seesaw.cli import export
 from d2_seesaw.inference import load_predictor
@@ -96,10 +95,15 @@ def test_files_of_an_earlier_export_are_replaced_together_or_not_at_all(run, tmp
     assert {p.name for p in tmp_path.iterdir()} == {"model.torchscript", "export.json"}
 
 
-def test_an_image_that_the_model_cannot_take_is_named_with_its_size(run, tmp_path):
-    Image.new("RGB", (1, 1)).save(tmp_path / "tiny.png")
-    with pytest.raises(SystemExit, match=r"cannot run on .*tiny\.png, which has 1 x 1 pixels"):
-        call(run, tmp_path / "out", "--images", str(tmp_path / "tiny.png"))
+def test_an_image_that_the_model_cannot_take_is_named_with_its_size(run, tmp_path, monkeypatch):
+    def fails(model, image):
+        raise RuntimeError("kernel larger than input\nand more")
+
+    monkeypatch.setattr(TraceableModel, "forward", fails)
+    with pytest.raises(
+        SystemExit, match=r"cannot run on .*a\.png, which has \d+ x \d+ pixels.*input$"
+    ):
+        call(run, tmp_path)
 
 
 def test_a_model_that_differs_is_not_kept(run, tmp_path, monkeypatch):

@@ -22,8 +22,9 @@ def _three_mask_heads(predictor):
 
 
 mask_head = _mask_head(L(mask_predictor)())
-norm_mask_head = _mask_head(L(normed_mask_predictor)(temperature=20.0))
+norm_mask_predictor = L(normed_mask_predictor)(temperature=20.0)
+norm_mask_head = _mask_head(norm_mask_predictor)
 
 # For a cascade: one per stage.
 mask_heads = _three_mask_heads(L(mask_predictor)())
-norm_mask_heads = _three_mask_heads(L(normed_mask_predictor)(temperature=20.0))
+norm_mask_heads = _three_mask_heads(norm_mask_predictor)

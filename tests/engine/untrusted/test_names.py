@@ -28,6 +28,7 @@ COVERING = (
     "classification/imagenet_lt_resnext50_softmax_square_root_90e",
     "classification/imagenet_lt_resnext50_softmax_tau_normalized",
     "coco/htc_lite_r50_fpn_1x",
+    "lvis_v1/mask_rcnn_r50_fpn_softmax_rfs_2x",
     "mmdet/cascade_mask_rcnn_r101_fpn_seesaw",
     "quickstart/cascade",
     "quickstart/losses/balanced_softmax",
