@@ -48,6 +48,7 @@ def test_a_run_has_its_page_with_masks_first(folders, run, tmp_path):
     assert text.index("Masks: metrics") < text.index("Boxes: metrics")
 
 
+@pytest.mark.slow
 def test_the_files_of_an_evaluator_become_a_report(register, run, tmp_path):  # noqa: F811
     data, detections = random_data(seed=60)
     folder = tmp_path / "run"
@@ -76,6 +77,7 @@ def evaluated(register, tmp_path):  # noqa: F811
     return name, tmp_path / f"{name}.json", folder, tmp_path / "images"
 
 
+@pytest.mark.slow
 def test_with_images_the_page_has_pictures(evaluated, run, tmp_path):
     name, annotations, folder, images = evaluated
     output = ("--output", tmp_path / "r.html")

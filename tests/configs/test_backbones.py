@@ -74,6 +74,7 @@ def with_part(family, name, overrides=()):
     return apply_overrides(cfg, list(overrides))
 
 
+@pytest.mark.slow
 @every_part
 def test_part_saves_and_builds_at_its_published_size(family, name, tmp_path):
     cfg = with_part(family, name)
@@ -132,6 +133,7 @@ def image():
     return picture(2, size=(96, 128), num_classes=7)
 
 
+@pytest.mark.slow
 def test_trains_every_parameter_that_is_not_frozen(model):
     assert_complete(model, step_of(model, [2, 2], size=(96, 128), num_classes=7))
 

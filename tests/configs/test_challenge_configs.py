@@ -48,6 +48,7 @@ def test_every_row_of_the_table_has_its_config():
     assert [number(path) for path in STEPS] == list(range(12))
 
 
+@pytest.mark.slow
 @every_step
 def test_builds_at_lvis_size(path):
     assert model_in(path).roi_heads.num_classes == 1203
@@ -177,6 +178,7 @@ def trained(path):
     return model
 
 
+@pytest.mark.slow
 @each(SMALL)
 def test_a_step_has_finite_losses_and_a_gradient_for_every_parameter(path):
     model = trained(path)  # on many objects; below on none and on one

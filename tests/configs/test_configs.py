@@ -71,6 +71,7 @@ def test_the_number_of_classes_is_set_in_one_place(path):
         assert heads.context_encoder.classifier.out_features == 7
 
 
+@pytest.mark.slow
 @every_config
 def test_only_the_mask_of_the_rois_class_is_computed(path):
     heads = all_of(model_in(path).roi_heads.mask_head)

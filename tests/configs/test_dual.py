@@ -47,6 +47,7 @@ def with_dual_heads(kind, name, *, new_layers=True):
     return cfg
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), NAMES.items())
 def test_saves_reloads_and_builds_at_full_size(kind, name):
     cfg, previous = with_dual_heads(kind, name), before(kind, name)

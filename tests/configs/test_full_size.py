@@ -28,6 +28,7 @@ def model(request):
     return instantiate(cfg.model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 20])
 def test_a_step_gives_finite_losses_and_a_gradient_for_every_parameter(model, number):
     losses = step_of(model, [number], size=SIZE, num_classes=1203)

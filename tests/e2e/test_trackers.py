@@ -111,6 +111,7 @@ def scalars(request, runs):
     return read_tracker(runs.calls[request.param])
 
 
+@pytest.mark.slow
 def test_losses_are_recorded_once_for_each_step(scalars):
     for name in ("total_loss", "loss_cls_classes", "loss_mask", "lr"):
         assert sorted(step for n, step in scalars if n == name) == [0, 1, 2, 3]

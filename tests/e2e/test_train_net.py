@@ -98,6 +98,7 @@ def test_the_saved_config_evaluates_as_well(trained, train_net, printed_table, t
     assert printed_table(again.text) == printed_table(trained.text)
 
 
+@pytest.mark.slow
 def test_resume_continues_where_training_stopped(train_net, tmp_path):
     schedule = "lr_multiplier.max_iter=100"
     train_net(tmp_path, "train.max_iter=2", schedule)
@@ -179,6 +180,7 @@ def test_softmax_trains_from_its_own_config(train_net, tmp_path):
     assert "loss_cls" in set().union(*run.metrics)
 
 
+@pytest.mark.slow
 def test_scaling_prints_values_before_and_after(train_net, tmp_path):
     run = train_net(tmp_path, "--auto-scale-lr", "train.max_iter=4", "train.reference_world_size=2")
     assert "Scaled the recipe from 2 to 1 GPUs" in run.text

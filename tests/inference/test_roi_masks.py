@@ -34,7 +34,13 @@ def through_views(model):
 
 
 @pytest.mark.parametrize("build", BUILDERS)
-@pytest.mark.parametrize("wrap", [nn.Identity(), through_views], ids=["alone", "views"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        pytest.param(nn.Identity(), id="alone"),
+        pytest.param(through_views, id="views", marks=pytest.mark.slow),
+    ],
+)
 @torch.no_grad()
 def test_outputs_equal_the_models_but_with_masks_on_boxes(build, wrap, inputs):
     model = wrap(build()).eval()

@@ -230,6 +230,7 @@ def test_two_runs_differ_in_line_and_marker():
     assert legend(reliability_of_runs({"a": run, "_b": run}, ["all"])) == ["a", "_b"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rows", [[], [category(1, "n/a", None)], [category(1, "r", 1)], [category(1, "r", 0)]]
 )

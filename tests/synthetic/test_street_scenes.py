@@ -32,6 +32,7 @@ def test_a_scene_shows_only_the_requested_objects(shown):
         assert shown_in(drawn(seed, shown)[1]) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rare", ["sign", "light", "taxi", "animal"])
 def test_rare_classes_are_never_hidden(rare):
     for seed in range(40):

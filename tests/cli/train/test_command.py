@@ -88,7 +88,7 @@ def test_a_damaged_image_is_one_line(own):
     assert "image file is truncated; train.max_bad_images=N" in line
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_damaged_image_of_the_test_data_is_named(own, tmp_path, workers):
     assert own(change=without_masks) == 0
     start = f"train.init_checkpoint={tmp_path}/run/model_final.pth"

@@ -107,6 +107,7 @@ def test_correct_outputs_of_ten_views_give_correct_outputs(merge):
     assert wrong.sum() < 0.02 * true.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("merge", [UnionOfDetections(), MeanOverSharedProposals()])
 def test_the_order_of_views_does_not_matter(record, merge):
     scales = [*SCALES, (72, 300), (90, 100)]

@@ -192,6 +192,7 @@ GIVEN = {  # labels by image, and the number of images with proposals
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("labels", "number"), GIVEN.values(), ids=GIVEN.keys())
 @pytest.mark.parametrize(("kind", "mode"), EVERYWHERE)
 def test_trains_and_detects_with_any_number_of_objects_and_proposals(kind, mode, labels, number):
