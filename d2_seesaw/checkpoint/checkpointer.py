@@ -1,7 +1,7 @@
 """Detectron2's checkpointer with strict loading, and the one function that writes weights."""
 
 import os
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Mapping, Set
 from pickle import UnpicklingError
 from typing import IO, Any, cast
 from urllib.parse import urlparse
@@ -297,30 +297,33 @@ class StrictCheckpointer(DetectionCheckpointer):
         missing = [key for key in missing if key not in may_miss]
         incorrect = [e for e in incompatible.incorrect_shapes if e[0] not in may_miss]
         problems = [
-            *_shortened(
-                f"{k}: {given} in the checkpoint, {own} in the model" for k, given, own in incorrect
-            ),
-            *_shortened(f"{key}: missing in the checkpoint" for key in missing),
-            *_shortened(f"{key}: in the checkpoint, missing in the model" for key in self._ignored),
+            *(f"{k}: {given} in the checkpoint, {own} in the model" for k, given, own in incorrect),
+            *(f"{key}: missing in the checkpoint" for key in missing),
+            *(f"{key}: in the checkpoint, missing in the model" for key in self._ignored),
         ]
         if problems:
-            hint = self._other_phase(missing) or _number_of_classes(incorrect)
+            hint = self._other_model(missing) or _number_of_classes(incorrect)
             if not hint and self._ignored:
                 hint = ": use the config of its training, such as config.yaml beside it"
             raise ValueError(
                 f"the checkpoint does not fit the model{hint}:\n"
-                + "\n".join(problems)
+                + "\n".join(_shortened(problems))
                 + "\ntrain.allow_partial_checkpoint=True loads the weights that fit and leaves the "
                 "others at their initial values"
             )
         super()._log_incompatible_keys(incompatible)
 
-    def _other_phase(self, missing: list[str]) -> str:
-        added = _added_keys(self.model)
-        if not added or set(missing) != added:
-            return ""
+    def _other_model(self, missing: list[str]) -> str:
+        """Return a hint at a checkpoint of the first phase, or of another kind of model."""
+        added, number = _added_keys(self.model), len(self.model.state_dict())
         name = type(self.model).__name__
-        return f": it is of the first phase, from which {name} is trained, and not of the second"
+        if added and set(missing) == added:
+            return (
+                f": it is of the first phase, from which {name} is trained, and not of the second"
+            )
+        if 2 * len(missing) > number:
+            return f": it lacks {len(missing)} of the {number} weights of this {name}"
+        return ""
 
     def _may_miss(self, missing: list[str]) -> Set[str]:
         if self.require_all:
@@ -356,11 +359,11 @@ def _would_change_output(key: str, parts: Mapping[str, nn.Module]) -> bool:
     return key.startswith("backbone.") or any(True for _ in parts[name].parameters(recurse=False))
 
 
-def _shortened(lines: Iterable[str]) -> list[str]:
-    """Indent lines, and replace those after the first ones by their number."""
-    found = [f"  {line}" for line in lines]
-    more = len(found) - MAX_LISTED
-    return [*found[:MAX_LISTED], f"  ... and {more} more"] if more > 1 else found
+def _shortened(lines: list[str]) -> list[str]:
+    """Indent the first lines, and replace the others by their number."""
+    more = len(lines) - MAX_LISTED
+    shown = [*lines[:MAX_LISTED], f"... and {more} more"] if more > 0 else lines
+    return [f"  {line}" for line in shown]
 
 
 def _number_of_classes(incorrect_shapes: list[tuple[str, tuple, tuple]]) -> str:

@@ -154,8 +154,11 @@ def test_only_weights_that_would_change_the_output_must_not_be_ignored_in_evalua
 
 def test_a_file_without_any_weight_of_the_model_is_refused(tmp_path):
     torch.save({"model": {"foo.weight": torch.ones(2)}}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match="does not fit the model"):
-        StrictCheckpointer(model()).load(str(tmp_path / "other.pth"))
+    other = nn.ModuleDict({str(k): nn.Linear(2, 2) for k in range(6)})
+    with pytest.raises(ValueError, match="it lacks 12 of the 12 weights") as error:
+        StrictCheckpointer(other).load(str(tmp_path / "other.pth"))
+    *listed, more = str(error.value).splitlines()[1:-1]
+    assert (len(listed), more) == (8, "  ... and 4 more")
 
 
 def test_torchvision_files_are_converted_when_loaded(tmp_path):
