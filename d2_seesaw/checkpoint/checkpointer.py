@@ -27,6 +27,8 @@ from d2_seesaw.checkpoint.safetensors_files import (
 from d2_seesaw.layers import Calibration
 from d2_seesaw.utils.files import atomic_write, write_text
 
+MAX_LISTED = 8  # weights of a message
+
 
 def save_weights(
     path: str | os.PathLike[str],
@@ -96,13 +98,19 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     A model that extends a trained one, such as :class:`~d2_seesaw.modeling.DualHeadRCNN`, lists its
     new weights in ``added_keys``. It must start from a checkpoint that has all other weights, and
-    either all or none of these.
+    either all or none of these. A model that also has ``replaced_keys``, such as
+    :class:`~d2_seesaw.modeling.DecoupledRCNN`, starts only from one that has none.
+
+    Weights that the model lacks are ignored with a warning, such as another head or the state of
+    another loss. They are refused where they would change the output of a part that the model has:
+    its backbone, or a layer with parameters. Training that starts from such a checkpoint ignores
+    them, unless the model extends a trained one.
 
     Args:
         model: may be wrapped in DDP.
         save_dir: folder for the checkpoints.
-        require_all: also refuse a checkpoint that lacks weights of the model, as for evaluation.
-            Without it, pretrained backbones are accepted.
+        require_all: also refuse a checkpoint that lacks weights of the model, or has more weights
+            in its layers, as for evaluation. Without it, pretrained backbones are accepted.
         allow_partial: warn instead, as Detectron2 does.
         metadata: saved with the weights, see :func:`~d2_seesaw.checkpoint.class_metadata`. Plain
             values only, so that loading runs no code. ``load`` returns the metadata of the file
@@ -123,6 +131,8 @@ class StrictCheckpointer(DetectionCheckpointer):
         super().__init__(model, save_dir, **checkpointables)
         self.metadata = dict(metadata or {})
         self._kept: tuple[str, dict[str, Any]] | None = None
+        self._path = ""
+        self._ignored: list[str] = []
         self.require_all = require_all
         self.allow_partial = allow_partial
 
@@ -135,14 +145,15 @@ class StrictCheckpointer(DetectionCheckpointer):
 
         Raises:
             ValueError: a damaged file; values that are not finite; weights that do not fit, all in
-                one message; no ``path`` for a model that
-                extends a trained one.
+                one message; no ``path`` for a model that extends a trained one; a checkpoint of the
+                second phase for a model that starts this phase.
         """
         if not path and _added_keys(self.model):
             raise ValueError(
                 f"{type(self.model).__name__} extends a trained model: give its checkpoint, "
                 "train.init_checkpoint=MODEL.pth"
             )
+        self._path = path
         try:
             return super().load(path, checkpointables)
         except (AttributeError, LookupError, TypeError) as error:  # of load_state_dict
@@ -162,6 +173,12 @@ class StrictCheckpointer(DetectionCheckpointer):
         """
         self.require_all = True
         return self.load(path)
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Resume from ``last_checkpoint`` if there is one, or load only weights from ``path``."""
+        if resume and self.has_checkpoint():
+            return self.resume(self.get_checkpoint_file())
+        return self.load(path, checkpointables=[])
 
     def read(self, path: str) -> Mapping[str, Any]:
         """Read a local checkpoint without loading it; the next :meth:`load` does not read it again.
@@ -243,6 +260,33 @@ class StrictCheckpointer(DetectionCheckpointer):
             return read_safetensors(f)
         return torch.load(f, map_location="cpu", weights_only=True)
 
+    def _load_model(self, checkpoint: Any) -> Any:
+        weights = checkpoint["model"]
+        if not self.require_all:
+            self._check_start(weights)
+        # Leftovers of names that are matched by similarity mean nothing.
+        exact = not checkpoint.get("matching_heuristics", False)
+        incompatible = super()._load_model(checkpoint)
+        self._ignored = []
+        if exact and (self.require_all or _added_keys(self.model)):
+            parts = dict(self.model.named_modules(remove_duplicate=False))
+            self._ignored = [
+                key
+                for key in incompatible.unexpected_keys
+                if weights[key].is_floating_point() and _would_change_output(key, parts)
+            ]
+        return incompatible
+
+    def _check_start(self, weights: Mapping[str, Any]) -> None:
+        """Refuse to start a second phase from a checkpoint of one, whose classifiers it has."""
+        given = {key.removeprefix("module.") for key in weights}
+        if hasattr(self.model, "replaced_keys") and _added_keys(self.model) & given:
+            raise ValueError(
+                f"checkpoint {self._path} is already of the second phase, which "
+                f"{type(self.model).__name__} starts anew: give the checkpoint of the first phase, "
+                "train.init_checkpoint=MODEL.pth, or continue an interrupted training with --resume"
+            )
+
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         if self.allow_partial:
             super()._log_incompatible_keys(incompatible)
@@ -250,24 +294,36 @@ class StrictCheckpointer(DetectionCheckpointer):
         misshaped = {key for key, _, _ in incompatible.incorrect_shapes}
         missing = [key for key in incompatible.missing_keys if key not in misshaped]
         may_miss = self._may_miss(missing)
+        missing = [key for key in missing if key not in may_miss]
         incorrect = [e for e in incompatible.incorrect_shapes if e[0] not in may_miss]
         problems = [
-            f"  {key}: {given} in the checkpoint, {expected} in the model"
-            for key, given, expected in incorrect
-        ]
-        problems += [
-            f"  {key}: missing in the checkpoint" for key in missing if key not in may_miss
+            *(f"{k}: {given} in the checkpoint, {own} in the model" for k, given, own in incorrect),
+            *(f"{key}: missing in the checkpoint" for key in missing),
+            *(f"{key}: in the checkpoint, missing in the model" for key in self._ignored),
         ]
         if problems:
+            hint = self._other_model(missing) or _number_of_classes(incorrect)
+            if not hint and self._ignored:
+                hint = ": use the config of its training, such as config.yaml beside it"
             raise ValueError(
-                "the checkpoint does not fit the model"
-                + _number_of_classes(incorrect)
-                + ":\n"
-                + "\n".join(problems)
+                f"the checkpoint does not fit the model{hint}:\n"
+                + "\n".join(_shortened(problems))
                 + "\ntrain.allow_partial_checkpoint=True loads the weights that fit and leaves the "
                 "others at their initial values"
             )
         super()._log_incompatible_keys(incompatible)
+
+    def _other_model(self, missing: list[str]) -> str:
+        """Return a hint at a checkpoint of the first phase, or of another kind of model."""
+        added, number = _added_keys(self.model), len(self.model.state_dict())
+        name = type(self.model).__name__
+        if added and set(missing) == added:
+            return (
+                f": it is of the first phase, from which {name} is trained, and not of the second"
+            )
+        if 2 * len(missing) > number:
+            return f": it lacks {len(missing)} of the {number} weights of this {name}"
+        return ""
 
     def _may_miss(self, missing: list[str]) -> Set[str]:
         if self.require_all:
@@ -293,6 +349,21 @@ def reason_of(error: BaseException) -> str:
 
 def _added_keys(model: nn.Module) -> frozenset[str]:
     return getattr(model, "added_keys", frozenset())
+
+
+def _would_change_output(key: str, parts: Mapping[str, nn.Module]) -> bool:
+    """Return whether a weight that the model lacks is in its backbone or in one of its layers."""
+    name = key
+    while name and name not in parts:
+        name = name.rpartition(".")[0]
+    return key.startswith("backbone.") or any(True for _ in parts[name].parameters(recurse=False))
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    """Indent the first lines, and replace the others by their number."""
+    more = len(lines) - MAX_LISTED
+    shown = [*lines[:MAX_LISTED], f"... and {more} more"] if more > 0 else lines
+    return [f"  {line}" for line in shown]
 
 
 def _number_of_classes(incorrect_shapes: list[tuple[str, tuple, tuple]]) -> str:

@@ -201,7 +201,8 @@ class DecoupledRCNN(DecoupledTraining, SecondPhaseRCNN):
     Training starts from a checkpoint of the same model without this phase, for any classification
     loss and any number of stages. :class:`~d2_seesaw.checkpoint.StrictCheckpointer` accepts a
     checkpoint that lacks the ``added_keys``, and that has no, or other, ``replaced_keys``.
-    Evaluation and resuming need all keys.
+    Evaluation and resuming need all keys. Training does not start from a checkpoint that is already
+    of the second phase.
 
     The box predictors are :class:`LossDrivenOutputLayers` or subclasses. Their boxes, and all other
     parts, remain those of the first phase, bit for bit.

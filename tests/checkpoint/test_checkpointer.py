@@ -121,10 +121,44 @@ def test_missing_weights_are_an_error_only_in_evaluation(saved):
         StrictCheckpointer(larger, require_all=True).load(path)
 
 
+HARMLESS = {
+    "second_phase": torch.tensor(1),
+    "box_predictor.cls_score.num_batches_tracked": torch.tensor(3),
+    "box_predictor.cls_loss.positive_gradients": torch.ones(4),
+    "box_predictor.new.cls_score.weight": torch.ones(6, 6),
+    "mask_head.predictor.bias": torch.ones(4),
+}
+CHANGING = {
+    "box_predictor.cls_score.class_scales.scales": torch.ones(6),
+    "box_predictor.bbox_pred.gain": torch.ones(16),
+    "backbone.attention.weight": torch.ones(2),
+}
+
+
+def test_only_weights_that_would_change_the_output_must_not_be_ignored_in_evaluation(
+    saved, tmp_path
+):
+    checkpoint = torch.load(saved[1])
+    for name, more in (("harmless", HARMLESS), ("changing", HARMLESS | CHANGING)):
+        weights = checkpoint["model"] | more
+        save_weights(tmp_path / f"{name}.pth", {f"module.{k}": v for k, v in weights.items()})
+    StrictCheckpointer(model(), require_all=True).load(str(tmp_path / "harmless.pth"))
+    path = str(tmp_path / "changing.pth")
+    StrictCheckpointer(model()).load(path)  # training of another model may start from it
+    StrictCheckpointer(model(), require_all=True, allow_partial=True).load(path)
+    with pytest.raises(ValueError, match=r"use the config of its training, such as") as error:
+        StrictCheckpointer(model(), require_all=True).load(path)
+    refused = [line.split(":")[0].strip() for line in str(error.value).splitlines()[1:-1]]
+    assert sorted(refused) == sorted(CHANGING)
+
+
 def test_a_file_without_any_weight_of_the_model_is_refused(tmp_path):
     torch.save({"model": {"foo.weight": torch.ones(2)}}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match="does not fit the model"):
-        StrictCheckpointer(model()).load(str(tmp_path / "other.pth"))
+    other = nn.ModuleDict({str(k): nn.Linear(2, 2) for k in range(6)})
+    with pytest.raises(ValueError, match="it lacks 12 of the 12 weights") as error:
+        StrictCheckpointer(other).load(str(tmp_path / "other.pth"))
+    *listed, more = str(error.value).splitlines()[1:-1]
+    assert (len(listed), more) == (8, "  ... and 4 more")
 
 
 def test_torchvision_files_are_converted_when_loaded(tmp_path):
@@ -212,8 +246,10 @@ def test_a_dual_head_does_not_start_from_incomplete_new_branches(dual_model, tmp
 def test_evaluating_or_resuming_a_dual_head_needs_all_weights(before, dual_model):
     with pytest.raises(ValueError, match="missing in the checkpoint") as error:
         StrictCheckpointer(dual_model, require_all=True).load(before[1])
-    missing = {line.split(":")[0].strip() for line in str(error.value).splitlines()[1:-1]}
-    assert missing == dual_model.added_keys
+    first, *missing, more, _ = str(error.value).splitlines()
+    assert "it is of the first phase, from which DualHeadRCNN is trained" in first
+    assert {line.split(":")[0].strip() for line in missing} < dual_model.added_keys
+    assert (len(missing), more) == (8, f"  ... and {len(dual_model.added_keys) - 8} more")
 
 
 @pytest.mark.parametrize("require_all", [False, True])

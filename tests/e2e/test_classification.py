@@ -112,6 +112,9 @@ def test_scales_are_learned_by_a_command_of_their_own(run, tmp_path):
     assert {k for k in before if not torch.equal(before[k], after[k])} == set()
     lws = f"train.init_checkpoint={tmp_path / 'lws/model_final.pth'}"
     assert "accuracy_few" in run("eval", "--eval-only", lws, loss="lws").text
+    refused = run("plain", "--eval-only", lws, fails=True).text
+    assert "classifier.class_scales.scales: in the checkpoint, missing in the model" in refused
+    assert "is already of the second phase" in run("again", lws, loss="lws", fails=True).text
 
 
 @pytest.mark.slow

@@ -219,9 +219,43 @@ def test_a_kept_classifier_must_fit_and_evaluation_needs_the_second_phase(tmp_pa
     with pytest.raises(ValueError, match=r"classifier\.weight: \(5, 6\) in the checkpoint, \(7, 6"):
         StrictCheckpointer(kept).load(path)
     second = model(kind=DecoupledClassifier)
-    with pytest.raises(ValueError, match="second_phase: missing in the checkpoint"):
+    expected = (
+        r"it is of the first phase, from which DecoupledClassifier[^:]*:\n  second_phase: mis"
+    )
+    with pytest.raises(ValueError, match=expected):
         StrictCheckpointer(second, require_all=True).load(path)
     with pytest.raises(ValueError, match="extends a trained model: give its checkpoint"):
         StrictCheckpointer(second).load("")
     with pytest.raises(ValueError, match=r"init must be one of \['random', 'keep', 'scale'\]"):
         model(kind=DecoupledClassifier, init="copy")
+
+
+@pytest.mark.parametrize("init", ["random", "keep", "scale"])
+def test_a_second_phase_does_not_start_from_a_second_phase(init, tmp_path):
+    given = model(kind=DecoupledClassifier, init="keep" if init == "random" else init)
+    path = save(given, tmp_path, "second")
+    started = model(kind=DecoupledClassifier, init=init)
+    before = tensors(started)
+    for options in ({}, {"allow_partial": True}):
+        expected = (
+            r"second\.pth is already of the second phase, .* give the checkpoint of the first"
+        )
+        with pytest.raises(ValueError, match=expected):
+            StrictCheckpointer(started, **options).load(path)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in tensors(started).items())
+    StrictCheckpointer(started, str(tmp_path)).resume_or_load("", resume=True)
+    for name, tensor in tensors(given).items():
+        assert torch.equal(tensor, tensors(started)[name]), name
+
+
+def test_learned_scales_are_not_left_out_in_evaluation(tmp_path):
+    scaled = model(kind=DecoupledClassifier, init="scale")
+    path = save(scaled, tmp_path, "lws")
+    for kind in (ImageClassifier, DecoupledClassifier):
+        with pytest.raises(ValueError, match="config of its training") as error:
+            StrictCheckpointer(model(kind=kind), require_all=True).load(path)
+        (line,) = str(error.value).splitlines()[1:-1]
+        assert line == "  classifier.class_scales.scales: in the checkpoint, missing in the model"
+    StrictCheckpointer(model()).load(path)  # as any pretrained model
+    path = save(model(kind=DecoupledClassifier), tmp_path, "crt")
+    StrictCheckpointer(model(), require_all=True).load(path)  # its classifier is a plain one

@@ -139,6 +139,8 @@ def test_softmax_may_be_followed_by_seesaw_with_more_logits(tmp_path):
     assert {n.rsplit(".", 2)[1] for n in after.replaced_keys} == {"cls_score", "cls_loss"}
     steps(after)
     StrictCheckpointer(after, str(tmp_path)).save("second")
+    with pytest.raises(ValueError, match=r"second\.pth is already of the second phase"):
+        StrictCheckpointer(second("cascade")).load(str(tmp_path / "second.pth"))
     resumed = second("cascade")
     StrictCheckpointer(resumed).resume(str(tmp_path / "second.pth"))
     assert all(torch.equal(t, clone_tensors(after)[n]) for n, t in clone_tensors(resumed).items())
