@@ -291,6 +291,14 @@ def test_saved_results_are_calibrated_approximately(folder, tmp_path, capsys):
     assert [r["score"] for r in found] == pytest.approx(expected)
     assert [r["bbox"] for r in found] == [[1, 2, 3, 4]] * 3
 
+    content = json.loads((folder / "train.json").read_text())
+    next(a for a in content["annotations"] if a["category_id"] == 5)["iscrowd"] = 1
+    (tmp_path / "crowd.json").write_text(json.dumps(content))
+    instances = ("--counts", "instances", "--train-annotations", tmp_path / "crowd.json")
+    run("--overwrite", *instances, "--method", "norcal", "--gamma", "0.5")
+    first = json.loads((tmp_path / "new.json").read_text())[0]
+    assert first["score"] == pytest.approx(1 - 1 / (1 + 4 / 5**0.5))
+
     for arguments, message in (
         ([*counts, "--method", "tau-norm", "--tau", "1"], "results do not have"),
         ([*counts, "--method", "norcal"], "cannot be fitted on results"),

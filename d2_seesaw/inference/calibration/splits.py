@@ -114,40 +114,30 @@ def _without_masks(dataset: Sequence[Any]) -> Sequence[Record]:
 def check_no_shared_image(fitted: Iterable[Record], evaluated: Iterable[Record]) -> None:
     """Check that no image is in both datasets.
 
-    An image is in both if both name the same file. Files with the same name or image id are
-    compared by their content, because many datasets number their images from 1.
+    An image is in both if both name the same file, or files with the same content. Only files of
+    the same size are read.
 
     Raises:
         ValueError: an image is in both.
     """
-    paths: dict[str, Record] = {}
-    similar: defaultdict[Any, list[str]] = defaultdict(list)
-    for record in evaluated:
-        path = os.path.realpath(record["file_name"])
-        paths[path] = record
-        for key in _keys(record, path):
-            similar[key].append(path)
+    files = {os.path.realpath(record["file_name"]): record for record in evaluated}
+    of_size: defaultdict[int, list[str]] = defaultdict(list)
+    for path in files:
+        if os.path.isfile(path):
+            of_size[os.path.getsize(path)].append(path)
+    hashes: dict[int, dict[str, str]] = {}
     for record in fitted:
         path = os.path.realpath(record["file_name"])
-        alike = {p for key in _keys(record, path) for p in similar.get(key, ())}
-        shared = path if path in paths else next((p for p in alike if _equal(p, path)), None)
+        shared = path if path in files else None
+        if shared is None and os.path.isfile(path) and (size := os.path.getsize(path)) in of_size:
+            if size not in hashes:
+                hashes[size] = {content_hash(alike): alike for alike in of_size[size]}
+            shared = hashes[size].get(content_hash(path))
         if shared is not None:
             raise ValueError(
                 f"image {record.get('image_id')!r} to fit on, {record['file_name']}, is an image "
-                f"of the test split, {paths[shared]['file_name']}: fit on other images"
+                f"of the test split, {files[shared]['file_name']}: fit on other images"
             )
-
-
-def _keys(record: Record, path: str) -> list[Any]:
-    return [("id", record.get("image_id")), ("name", os.path.basename(path))]
-
-
-def _equal(one: str, other: str) -> bool:
-    if not (os.path.isfile(one) and os.path.isfile(other)):
-        return False
-    return os.path.getsize(one) == os.path.getsize(other) and content_hash(one) == content_hash(
-        other
-    )
 
 
 def match_classes(

@@ -71,7 +71,7 @@ def test_the_evaluated_split_is_refused_by_its_name(train):
 
 
 def test_a_shared_image_is_refused_even_if_it_is_not_drawn(train, tmp_path):
-    copied = write(tmp_path, "copied", {"other_name.png": (20, 200, [0])})  # as train's image 20
+    copied = write(tmp_path, "copied", {"other_name.png": (99, 200, [0])})  # as train's image 20
     same_file = "calibration_same_file"
     register_longtail_instances(
         same_file, json_file=tmp_path / "train.json", image_root=tmp_path / "train"
