@@ -22,6 +22,7 @@ Examples:
 import argparse
 import logging
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,23 +30,32 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from d2_seesaw.checkpoint import CALIBRATION, StrictCheckpointer, number_of_classes, save_weights
+from d2_seesaw.checkpoint import (
+    CALIBRATION,
+    StrictCheckpointer,
+    check_class_names,
+    number_of_classes,
+    save_weights,
+)
 from d2_seesaw.cli import add_trust, command_parser, count, errors_in_one_line, say
 from d2_seesaw.data.annotations.reader import read_annotations
+from d2_seesaw.data.class_counts import UNITS
 from d2_seesaw.engine.config_files import find_config
 from d2_seesaw.evaluation.predictions.files import read_results, write_results
 from d2_seesaw.inference.calibration import (
     GRID,
     MAX_ROIS,
+    MatchedClasses,
     calibrate_detections,
     choose_images,
     fit_calibration,
     groups_of,
+    match_classes,
     score_structure,
     training_counts,
 )
 from d2_seesaw.inference.calibration.attaching import attach_calibration, detach_calibration
-from d2_seesaw.inference.calibration.splits import COUNTED
+from d2_seesaw.inference.class_names import trained_classes
 from d2_seesaw.inference.predictor import build_for_inference, build_part, load_run_config
 from d2_seesaw.layers import Calibration
 from d2_seesaw.layers.calibration import PARAMETERS, STRUCTURES
@@ -88,7 +98,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--num-workers", type=int, default=0, metavar="N", help="loading processes; default: 0")
     classes = parser.add_argument_group("classes")
     add = classes.add_argument
-    add("--counts", choices=COUNTED, default="images", help="N_c counts these; default: images")
+    add("--counts", choices=UNITS, default="images", help="N_c counts these; default: images")
     add("--structure", choices=STRUCTURES, help="of the scores; default: that of the loss")
     add("--train-annotations", metavar="FILE", help="with --results: file to count classes in")
     return parser
@@ -137,10 +147,16 @@ def calibrate_checkpoint(args: argparse.Namespace, parameters: dict[str, float] 
     if train is None:
         raise ValueError("the config names no training split to count classes in")
     structure = args.structure or score_structure(model)
-    template, images = _template(args, model, train, structure, parameters)
+    trained = trained_classes(cfg, model, loaded)
+    classes = _match(args, model, trained, train, notes)
+    template, images = _template(args, train, classes, structure, parameters)
     _check_fits(model, template)
     if parameters is None:
-        split = choose_images(args.dataset or train, test, fraction=args.fraction, seed=args.seed)
+        if args.dataset:
+            classes = _match(args, model, trained, args.dataset, notes)
+        split = choose_images(
+            args.dataset or train, test, classes, fraction=args.fraction, seed=args.seed
+        )
         options = {"grid": args.grid, "max_rois": args.max_rois, "num_workers": args.num_workers}
         mapper = build_part(cfg, "dataloader.test.mapper")
         fit = fit_calibration(model, template, split, mapper, images, **options)
@@ -165,17 +181,31 @@ def check_output(output: Path, source: Path, *, overwrite: bool) -> None:
         raise FileExistsError(f"{output} exists; --overwrite replaces it")
 
 
+def _match(
+    args: argparse.Namespace, model: Any, trained: Mapping[str, Any], names: Any, notes: list[str]
+) -> MatchedClasses:
+    """Find the classes of a dataset in those of the model; note what differs."""
+    class_names = trained.get("class_names")
+    source = f"checkpoint {args.checkpoint}"
+    if class_names:
+        if trained["dataset"] != "the checkpoint":
+            source = trained["dataset"]
+        check_class_names(trained, model, source)
+    classes = match_classes(names, class_names, number_of_classes(model), source)
+    notes += [classes.message] * bool(classes.message)
+    return classes
+
+
 def _template(
     args: argparse.Namespace,
-    model: Any,
     train: Any,
+    classes: MatchedClasses,
     structure: str,
     parameters: dict[str, float] | None,
 ) -> tuple[Calibration, np.ndarray]:
     """Return the calibration, neutral if it is to be fitted, and the training images by class."""
-    C = number_of_classes(model)
-    images = training_counts(train, C)
-    counted = images if args.counts == "images" else training_counts(train, C, of=args.counts)
+    images = training_counts(train, classes)
+    counted = images if args.counts == "images" else training_counts(train, classes, of=args.counts)
     return _calibration(args.method, parameters, counted, images, structure), images
 
 
@@ -224,7 +254,7 @@ def calibrate_results(args: argparse.Namespace, parameters: dict[str, float] | N
     images = table.image_counts()
     counts = images
     if args.counts == "instances":
-        counts = np.bincount(table.category[table.usable], minlength=len(images))
+        counts = np.bincount(table.category[table.usable & ~table.crowd], minlength=len(images))
     calibration = _calibration(args.method, parameters, counts, images, "independent")
     class_of = {category["id"]: c for c, category in enumerate(table.categories)}
     detections = read_results(args.results)

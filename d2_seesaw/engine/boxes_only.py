@@ -26,12 +26,7 @@ def boxes_only(cfg: DictConfig) -> DictConfig:
     """
     if OmegaConf.select(cfg, "model.roi_heads") is None:
         return cfg  # no detector
-    if not masks_left_out(cfg):
-        logger.info("Boxes only: model.roi_heads.mask_head and what belongs to it is left out")
-    heads = cfg.model.roi_heads
-    for key in _HEADS:
-        if key in heads:
-            heads[key] = None
+    leave_out_mask_head(cfg)
     mapper = OmegaConf.select(cfg, "dataloader.train.mapper") or {}
     for key in _MAPPER.keys() & mapper.keys():
         mapper[key] = _MAPPER[key]
@@ -39,3 +34,13 @@ def boxes_only(cfg: DictConfig) -> DictConfig:
     if evaluator is not None and "tasks" in (accepted_keywords(target_of(evaluator)) or ()):
         OmegaConf.update(cfg, "dataloader.evaluator.tasks", ["bbox"], force_add=True)
     return cfg
+
+
+def leave_out_mask_head(cfg: DictConfig) -> None:
+    """Leave out the mask head of the detector of a config, in place."""
+    if not masks_left_out(cfg):
+        logger.info("Boxes only: model.roi_heads.mask_head and what belongs to it is left out")
+    heads = cfg.model.roi_heads
+    for key in _HEADS:
+        if key in heads:
+            heads[key] = None

@@ -1,5 +1,6 @@
 """Trained models with their transforms, channel order and class names."""
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from d2_seesaw.checkpoint import (
     is_classifier,
     is_semantic,
 )
+from d2_seesaw.checkpoint.safetensors_files import is_safetensors, read_safetensors
 from d2_seesaw.data import check_dataset_files, load_dataset
 from d2_seesaw.engine import load_config
+from d2_seesaw.engine.boxes_only import leave_out_mask_head, masks_left_out
 from d2_seesaw.engine.launch import torch_device
 from d2_seesaw.inference.calibration import apply_calibration
 from d2_seesaw.inference.sources import as_bgr
@@ -197,6 +200,8 @@ def load_run_config(
 ) -> DictConfig:
     """Load the config of a checkpoint, by default ``config.yaml`` beside it.
 
+    Without weights of a mask head in the checkpoint, as after training on boxes, it has no masks.
+
     Raises:
         FileNotFoundError: the checkpoint or the config does not exist.
         ValueError: the config lacks a part of :data:`PARTS`, or as ``load_config``.
@@ -212,7 +217,23 @@ def load_run_config(
     for key in PARTS:
         if OmegaConf.select(cfg, key) is None:
             raise ValueError(f"config {config_file} has no `{key}`: it is not a training config")
+    heads = OmegaConf.select(cfg, "model.roi_heads") or {}
+    if masks_left_out(cfg) or ("mask_head" in heads and not _has_mask_weights(checkpoint)):
+        leave_out_mask_head(cfg)
     return cfg
+
+
+def _has_mask_weights(checkpoint: Path) -> bool:
+    """Return whether a checkpoint has weights of a mask head; True if it cannot be read."""
+    try:
+        if is_safetensors(checkpoint):
+            content: Any = read_safetensors(checkpoint)
+        else:
+            mapped = zipfile.is_zipfile(checkpoint)
+            content = torch.load(checkpoint, "cpu", weights_only=True, mmap=mapped)
+        return any("mask_head." in name for name in content["model"])
+    except Exception:  # a damaged file may raise anything, and loading the weights says more
+        return True
 
 
 def build_for_inference(cfg: DictConfig, device: str) -> Any:

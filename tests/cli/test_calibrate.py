@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from detectron2.config import LazyConfig
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detectron2.structures import Instances
 
 from d2_seesaw.cli import calibrate, export_weights
 from d2_seesaw.data import register_longtail_instances
+from d2_seesaw.engine import load_config
 from d2_seesaw.inference import calibration_of, load_predictor
 from d2_seesaw.inference.sources import read_picture
 from d2_seesaw.inference.tta.merging import box_predictions
@@ -82,6 +84,69 @@ def image_counts(folder):
     content = json.loads((folder / "train.json").read_text())
     pairs = {(a["category_id"], a["image_id"]) for a in content["annotations"]}
     return [sum(c == i for c, _ in pairs) for i in METADATA["category_ids"]]
+
+
+@pytest.fixture
+def register(folder, tmp_path):
+    """Return a function that registers the training images with a changed annotation file."""
+    names = []
+
+    def register(name, change):
+        content = json.loads((folder / "train.json").read_text())
+        change(content)
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        register_longtail_instances(name, json_file=tmp_path / f"{name}.json", image_root=folder)
+        names.append(name)
+        return f"dataloader.train.dataset.names={name}"
+
+    yield register
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def reverse_ids(content):
+    for annotation in content["annotations"]:
+        annotation["category_id"] = 29 - annotation["category_id"]
+    for category in content["categories"]:
+        category["id"] = 29 - category["id"]
+
+
+def other_classes(content):
+    for category in content["categories"]:
+        category["name"] += " of others"
+
+
+def config_of(folder, path, *overrides):
+    """Write the config of the run with changes."""
+    cfg = load_config(str(folder / "config.yaml"), list(overrides))
+    LazyConfig.save(cfg, str(path))
+    return path
+
+
+def test_classes_of_the_training_split_and_of_the_dataset_are_found_by_name(
+    folder, call, fails, register, tmp_path
+):
+    config = config_of(folder, tmp_path / "config.yaml", register("reversed", reverse_ids))
+    output = tmp_path / "calibrated.pth"
+    to = ("--output", output, "--overwrite")
+    given = ("--method", "norcal", "--gamma", "0.5")
+    printed = call(*given, "--config-file", config, *to)
+    message = "dataset 'reversed' numbers its classes in another order than checkpoint"
+    assert printed.startswith(message)
+    assert torch.load(output)["calibration"]["class_counts"] == image_counts(folder)
+
+    fit = ("--method", "temperature", "--fraction", "0.5", "--max-rois", "60")
+    fitted = []
+    for changes in ([], ["--config-file", config]):
+        assert (message in call(*fit, *changes, *to)) == bool(changes)
+        entry = torch.load(output)["calibration"]
+        fitted.append((entry["parameters"], entry["groups"]))
+    assert fitted[0] == fitted[1]
+
+    register("other", other_classes)
+    refused = "dataset 'other' has other classes than checkpoint"
+    assert refused in fails(*fit, "--dataset", "other", *to)
 
 
 @torch.no_grad()
@@ -225,6 +290,14 @@ def test_saved_results_are_calibrated_approximately(folder, tmp_path, capsys):
     expected = [1 - 1 / (1 + o) for o in odds]
     assert [r["score"] for r in found] == pytest.approx(expected)
     assert [r["bbox"] for r in found] == [[1, 2, 3, 4]] * 3
+
+    content = json.loads((folder / "train.json").read_text())
+    next(a for a in content["annotations"] if a["category_id"] == 5)["iscrowd"] = 1
+    (tmp_path / "crowd.json").write_text(json.dumps(content))
+    instances = ("--counts", "instances", "--train-annotations", tmp_path / "crowd.json")
+    run("--overwrite", *instances, "--method", "norcal", "--gamma", "0.5")
+    first = json.loads((tmp_path / "new.json").read_text())[0]
+    assert first["score"] == pytest.approx(1 - 1 / (1 + 4 / 5**0.5))
 
     for arguments, message in (
         ([*counts, "--method", "tau-norm", "--tau", "1"], "results do not have"),

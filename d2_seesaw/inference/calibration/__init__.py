@@ -17,13 +17,20 @@ from d2_seesaw.inference.calibration.fitting import (
     groups_of,
 )
 from d2_seesaw.inference.calibration.saved_results import calibrate_detections
-from d2_seesaw.inference.calibration.splits import FittingSplit, choose_images, training_counts
+from d2_seesaw.inference.calibration.splits import (
+    FittingSplit,
+    MatchedClasses,
+    choose_images,
+    match_classes,
+    training_counts,
+)
 
 __all__ = [
     "GRID",
     "MAX_ROIS",
     "Fit",
     "FittingSplit",
+    "MatchedClasses",
     "apply_calibration",
     "attach_calibration",
     "calibrate_detections",
@@ -34,6 +41,7 @@ __all__ = [
     "fit_exponent",
     "fit_temperatures",
     "groups_of",
+    "match_classes",
     "score_structure",
     "training_counts",
 ]

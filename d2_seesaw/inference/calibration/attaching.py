@@ -73,7 +73,7 @@ def attach_calibration(model: nn.Module, calibration: Calibration) -> None:
         for classifier, loss in hooked:
             _check_classifier(classifier, loss)
     detach_calibration(model)
-    for classifier, _ in hooked:
+    for classifier, _ in hooked if not calibration.is_identity else []:
         classifier.register_forward_hook(_TauNormalization(calibration))
     if calibration.method != "tau-norm":
         last.calibration = ScoreCalibration(calibration).to(last.bbox_pred.weight.device)
@@ -90,7 +90,10 @@ def detach_calibration(model: nn.Module) -> None:
 
 
 def calibration_of(model: nn.Module) -> Calibration | None:
-    """Return the calibration that is attached to a detector, or None."""
+    """Return the calibration that is attached to a detector, or None.
+
+    tau-norm with a tau of 0 changes nothing and is not attached.
+    """
     predictors = _box_predictors(model)
     if isinstance(layer := predictors[-1].calibration, ScoreCalibration):
         return layer.calibration
@@ -119,7 +122,10 @@ def score_structure(model: nn.Module) -> str:
 
 
 class _TauNormalization:
-    """Forward hook of a linear classifier that replaces its weights by tau-normalized ones."""
+    """Forward hook of a linear classifier that replaces its weights by tau-normalized ones.
+
+    Learned class scales of the classifier (LWS) multiply the new logits as they did the old ones.
+    """
 
     def __init__(self, calibration: Calibration) -> None:
         self.calibration = calibration
@@ -127,7 +133,9 @@ class _TauNormalization:
     def __call__(self, module: Any, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         tau, num_classes = self.calibration.parameters["tau"], self.calibration.num_classes
         weight = tau_normalized(module.weight, tau, num_classes)
-        return F.linear(inputs[0], weight, module.bias)
+        logits = F.linear(inputs[0], weight, module.bias)
+        learned = getattr(module, "class_scales", None)
+        return logits if learned is None else logits * learned.scales
 
 
 def _box_predictors(model: nn.Module) -> list[Any]:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from d2_seesaw.data.bad_images import NamingMapper
 from d2_seesaw.evaluation import Detections
 from d2_seesaw.inference.calibration.attaching import attach_calibration, detach_calibration
-from d2_seesaw.inference.calibration.splits import FittingSplit, Record, absent_classes, xywh
+from d2_seesaw.inference.calibration.splits import ABSENT, FittingSplit, Record, xywh
 from d2_seesaw.inference.tta import evaluating, temporarily_disabled
 from d2_seesaw.inference.tta.merging import box_predictions
 from d2_seesaw.layers import Calibration, ScoreCalibration
@@ -146,9 +146,7 @@ class LabeledScores:
 
 
 @torch.no_grad()
-def labeled_scores(
-    model: Any, view: View, names: Sequence[str], *, max_rois: int, seed: int
-) -> LabeledScores:
+def labeled_scores(model: Any, view: View, *, max_rois: int, seed: int) -> LabeledScores:
     """Sample and label RoIs as in training, and score them.
 
     The ground-truth boxes are not among the RoIs. The test mapper must only resize.
@@ -156,7 +154,6 @@ def labeled_scores(
     Args:
         model: detector without calibration.
         view: the image.
-        names: dataset of the image.
         max_rois: limit of the number of RoIs.
         seed: seed of the sampling, together with the place of the image.
     """
@@ -179,9 +176,9 @@ def labeled_scores(
     sampled = sampled[sampled.gt_classes >= 0]
     _, (scores,) = box_predictions(heads, view.features, [sampled])
     known = torch.ones(scores.shape[1] - 1, dtype=torch.bool)
-    if (absent := absent_classes(view.record, names)) is not None:
+    if ABSENT in view.record:
         known[:] = False
-        known[absent] = True
+        known[view.record[ABSENT]] = True
         known[target.gt_classes.cpu()] = True
     return LabeledScores(
         scores.cpu(), sampled.gt_classes.cpu(), known.expand(len(scores), len(known))

@@ -97,10 +97,7 @@ def fit_calibration(
     views = views_of_split(model, split, mapper, num_workers)
     if template.method == "temperature":
         limit = max(16, max_rois // len(split.records))
-        parts = [
-            labeled_scores(model, view, split.names, max_rois=limit, seed=split.seed)
-            for view in views
-        ]
+        parts = [labeled_scores(model, view, max_rois=limit, seed=split.seed) for view in views]
         fit = fit_temperatures(LabeledScores.cat(parts), template)
     else:
         collector = CandidateDetections(model, candidates_of(template, grid))

@@ -11,18 +11,34 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
-from d2_seesaw.data import load_dataset
+from d2_seesaw.data import check_dataset_files, load_dataset, training_class_counts
 from d2_seesaw.data.annotations.coco import parse_text
 from d2_seesaw.data.annotations.reader import content_hash
 from d2_seesaw.data.annotations.records import Records
-from d2_seesaw.data.frequency import category_image_counts
+from d2_seesaw.data.class_names import compare_names
 from d2_seesaw.evaluation.lvis.annotations import complete_coco_fields
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 
 Record = Mapping[str, Any]
 """Dict of an image in Detectron2's format."""
 
-COUNTED = ("images", "instances")
+ABSENT, OPEN = "negative_classes", "not_exhaustive_classes"
+"""Keys of an image to fit on, see :func:`in_classes_of_model`."""
+
+
+@dataclass(frozen=True)
+class MatchedClasses:
+    """Classes of a dataset among those of the model.
+
+    Attributes:
+        of_model: class of the model for each class of the dataset.
+        num_classes: C, classes of the model.
+        message: one line that says what differs; empty if nothing does.
+    """
+
+    of_model: tuple[int, ...]
+    num_classes: int
+    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -31,7 +47,8 @@ class FittingSplit:
 
     Attributes:
         names: registered datasets.
-        records: the chosen images, in the order of the dataset.
+        records: the chosen images, in the order of the dataset, with the classes of the model, see
+            :func:`in_classes_of_model`.
         total: number of images with objects in the datasets.
         seed: seed of the choice.
     """
@@ -54,6 +71,7 @@ def as_names(names: str | Sequence[str] | None) -> list[str]:
 def choose_images(
     names: str | Sequence[str],
     evaluated: str | Sequence[str] | None,
+    classes: MatchedClasses,
     *,
     fraction: float = 1.0,
     seed: int = 0,
@@ -63,6 +81,7 @@ def choose_images(
     Args:
         names: registered datasets to fit on.
         evaluated: the test split of the config; None if it has none.
+        classes: the classes of the dataset, see :func:`match_classes`.
         fraction: share of the images with objects, at least one.
         seed: seed of the draw. The same seed draws the same images.
 
@@ -84,7 +103,7 @@ def choose_images(
         check_no_shared_image(dataset, _without_masks(load_dataset(tested, filter_empty=False)))
     number = max(1, round(fraction * len(dataset)))
     drawn = np.random.default_rng(seed).permutation(len(dataset))[:number]
-    records = [dataset[int(i)] for i in np.sort(drawn)]
+    records = [in_classes_of_model(dataset[int(i)], fitted, classes) for i in np.sort(drawn)]
     return FittingSplit(fitted, records, len(dataset), seed)
 
 
@@ -95,66 +114,95 @@ def _without_masks(dataset: Sequence[Any]) -> Sequence[Record]:
 def check_no_shared_image(fitted: Iterable[Record], evaluated: Iterable[Record]) -> None:
     """Check that no image is in both datasets.
 
-    An image is in both if both name the same file. Files with the same name or image id are
-    compared by their content, because many datasets number their images from 1.
+    An image is in both if both name the same file, or files with the same content. Only files of
+    the same size are read.
 
     Raises:
         ValueError: an image is in both.
     """
-    paths: dict[str, Record] = {}
-    similar: defaultdict[Any, list[str]] = defaultdict(list)
-    for record in evaluated:
-        path = os.path.realpath(record["file_name"])
-        paths[path] = record
-        for key in _keys(record, path):
-            similar[key].append(path)
+    files = {os.path.realpath(record["file_name"]): record for record in evaluated}
+    of_size: defaultdict[int, list[str]] = defaultdict(list)
+    for path in files:
+        if os.path.isfile(path):
+            of_size[os.path.getsize(path)].append(path)
+    hashes: dict[int, dict[str, str]] = {}
     for record in fitted:
         path = os.path.realpath(record["file_name"])
-        alike = {p for key in _keys(record, path) for p in similar.get(key, ())}
-        shared = path if path in paths else next((p for p in alike if _equal(p, path)), None)
+        shared = path if path in files else None
+        if shared is None and os.path.isfile(path) and (size := os.path.getsize(path)) in of_size:
+            if size not in hashes:
+                hashes[size] = {content_hash(alike): alike for alike in of_size[size]}
+            shared = hashes[size].get(content_hash(path))
         if shared is not None:
             raise ValueError(
                 f"image {record.get('image_id')!r} to fit on, {record['file_name']}, is an image "
-                f"of the test split, {paths[shared]['file_name']}: fit on other images"
+                f"of the test split, {files[shared]['file_name']}: fit on other images"
             )
 
 
-def _keys(record: Record, path: str) -> list[Any]:
-    return [("id", record.get("image_id")), ("name", os.path.basename(path))]
+def match_classes(
+    names: str | Sequence[str], class_names: Sequence[str] | None, num_classes: int, source: str
+) -> MatchedClasses:
+    """Find the classes of a dataset among those of the model by their names.
 
+    Args:
+        names: registered datasets with the same classes.
+        class_names: names of the C classes of the model; None if they are unknown.
+        num_classes: C.
+        source: description of ``class_names``, for messages.
 
-def _equal(one: str, other: str) -> bool:
-    if not (os.path.isfile(one) and os.path.isfile(other)):
-        return False
-    return os.path.getsize(one) == os.path.getsize(other) and content_hash(one) == content_hash(
-        other
-    )
+    Returns:
+        The classes by name. Without names on one side, they are taken by position.
+
+    Raises:
+        ValueError: the dataset has names that the model lacks, or, if those of the model are
+            unknown, another number of classes.
+        FileNotFoundError: a dataset is not there.
+    """
+    names = as_names(names)
+    check_dataset_files(names)
+    known = MetadataCatalog.get(names[0]).get("thing_classes")
+    if not known:  # many datasets know their names once they have been loaded
+        load_dataset(names)
+        known = MetadataCatalog.get(names[0]).get("thing_classes")
+    if class_names and known:
+        target = f"dataset {names[0]!r}"
+        mapping = compare_names(class_names, known, source=source, target=target)
+        places = {place: c for c, place in enumerate(mapping.targets) if place is not None}
+        of_model = tuple(places[place] for place in range(len(known)))
+        return MatchedClasses(of_model, num_classes, mapping.message)
+    if known and len(known) != num_classes:
+        raise ValueError(
+            f"dataset {names[0]!r} has {len(known)} categories, the model {num_classes} classes"
+        )
+    return MatchedClasses(tuple(range(num_classes)), num_classes)
 
 
 def training_counts(
-    names: str | Sequence[str], num_classes: int, *, of: str = "images"
+    names: str | Sequence[str], classes: MatchedClasses, *, of: str = "images"
 ) -> np.ndarray:
-    """Count the classes of the training split.
+    """Count the classes of the model in the training split.
 
     Args:
         names: registered datasets.
-        num_classes: C.
+        classes: the classes of the datasets, see :func:`match_classes`.
         of: ``"images"`` that have the class, as in the code of NorCal, or ``"instances"``.
 
     Returns:
-        ``(C,)`` int64 counts.
+        ``(C,)`` int64 counts, 0 for classes that the datasets lack.
 
     Raises:
-        ValueError: another ``of``, or a category outside of the classes.
+        ValueError: another ``of``, or another number of classes.
     """
-    if of not in COUNTED:
-        raise ValueError(f"counts must be of {' or '.join(COUNTED)}, got {of!r}")
-    dataset = list(_without_masks(load_dataset(as_names(names))))
-    images = category_image_counts([dict(record) for record in dataset], num_classes)
-    if of == "images":
-        return images
-    classes = [a["category_id"] for record in dataset for a in record["annotations"]]
-    return np.bincount(classes, minlength=num_classes)
+    found = training_class_counts(names, of=of)()
+    if len(found) != len(classes.of_model):
+        raise ValueError(
+            f"dataset {as_names(names)[0]!r} has {len(found)} categories, the model "
+            f"{classes.num_classes} classes"
+        )
+    counts = np.zeros(classes.num_classes, np.int64)
+    counts[list(classes.of_model)] = found
+    return counts
 
 
 def ground_truth_of(
@@ -172,12 +220,9 @@ def ground_truth_of(
     images, annotations = [], []
     for place, record in enumerate(split.records):
         image = {key: record[key] for key in ("height", "width")} | {"id": place}
-        if (absent := absent_classes(record, split.names)) is not None:
-            image["neg_category_ids"] = [c + 1 for c in absent]
-            loose = record.get("not_exhaustive_category_ids", ())
-            image["not_exhaustive_category_ids"] = [
-                c + 1 for c in classes_of_ids(loose, split.names)
-            ]
+        if ABSENT in record:
+            image["neg_category_ids"] = [c + 1 for c in record[ABSENT]]
+            image["not_exhaustive_category_ids"] = [c + 1 for c in record.get(OPEN, ())]
         images.append({**image, "file_name": record["file_name"]})
         for annotation in record["annotations"]:
             box = xywh(annotation)
@@ -204,11 +249,29 @@ def xywh(annotation: Mapping[str, Any]) -> list[float]:
     return [float(value) for value in box]
 
 
-def absent_classes(record: Record, names: Sequence[str]) -> list[int] | None:
-    """Return the classes that were verified to be absent; None if all classes were looked for."""
-    if "neg_category_ids" not in record:
-        return None
-    return classes_of_ids(record["neg_category_ids"], names)
+def in_classes_of_model(
+    record: Record, names: Sequence[str], classes: MatchedClasses
+) -> dict[str, Any]:
+    """Return an image with the classes of the model in place of those of its dataset.
+
+    Where only some classes were looked for, the classes that were verified to be absent are its
+    :data:`ABSENT`, and those that may have more objects its :data:`OPEN`.
+
+    Args:
+        record: image of the dataset.
+        names: the dataset.
+        classes: the classes of the dataset, see :func:`match_classes`.
+    """
+    to = classes.of_model
+    objects = [a | {"category_id": to[a["category_id"]]} for a in record["annotations"]]
+    found = {**record, "annotations": objects}
+    if "neg_category_ids" in record:
+        keys = {ABSENT: "neg_category_ids", OPEN: "not_exhaustive_category_ids"}
+        for key, of_file in keys.items():
+            found[key] = [to[c] for c in classes_of_ids(record.get(of_file, ()), names)]
+    elif len(to) < classes.num_classes:  # the others were not looked for
+        found |= {ABSENT: sorted(set(to) - {a["category_id"] for a in objects}), OPEN: []}
+    return found
 
 
 def classes_of_ids(ids: Iterable[int], names: Sequence[str]) -> list[int]:

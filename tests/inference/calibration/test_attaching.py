@@ -18,8 +18,9 @@ from d2_seesaw.inference import (
 )
 from d2_seesaw.inference.calibration import score_structure
 from d2_seesaw.inference.tta.merging import box_predictions
-from d2_seesaw.layers import Calibration
+from d2_seesaw.layers import Calibration, tau_normalized
 from d2_seesaw.losses import SeesawLoss, SoftmaxLoss
+from d2_seesaw.modeling.second_phase import ClassScales, _scale_logits
 from tests.inference.models import cascade_rcnn, mask_rcnn
 from tests.modeling.roi_heads import dual_parts
 from tests.modeling.roi_heads.dual_parts import KINDS
@@ -132,6 +133,24 @@ def test_tau_norm_equals_a_model_with_the_normalized_weights(kind, dual):
     for one, other, before in zip(found, expected, plain, strict=True):
         torch.testing.assert_close(one, other)
         assert not torch.allclose(one, before)
+
+
+@torch.no_grad()
+def test_tau_norm_keeps_learned_class_scales_and_a_tau_of_zero_changes_no_bit():
+    model = dual_parts.model("plain", predictors={"seesaw": False}).eval()
+    classifier = predictor_of(model).cls_score
+    x, bias = torch.randn(9, classifier.in_features), classifier.bias
+    classifier.class_scales = ClassScales(C + 1)
+    classifier.class_scales.scales.copy_(torch.rand(C + 1) + 0.5)
+    classifier.register_forward_hook(_scale_logits)  # as the second phase does
+    scales = classifier.class_scales.scales
+    plain = classifier(x)
+    attach_calibration(model, Calibration("tau-norm", {"tau": 0.7}, C))
+    expected = (x @ tau_normalized(classifier.weight, 0.7, C).T + bias) * scales
+    torch.testing.assert_close(classifier(x), expected)
+    attach_calibration(model, Calibration("tau-norm", {"tau": 0.0}, C))
+    assert torch.equal(classifier(x), plain)
+    assert len(classifier._forward_hooks) == 1  # none of an identity
 
 
 class Sigmoids:
