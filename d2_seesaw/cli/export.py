@@ -29,16 +29,14 @@ from d2_seesaw.inference.export import (
     ONNX_NEWEST,
     ONNX_OPSET,
     OUTPUTS,
-    ExportError,
-    Outputs,
     TraceableModel,
-    compare,
     export_onnx,
     export_torchscript,
     load_onnx,
     load_torchscript,
     require_onnx,
 )
+from d2_seesaw.inference.export_comparison import ExportError, Outputs, compare
 from d2_seesaw.inference.predictor import Predictor
 from d2_seesaw.layers import Calibration
 from d2_seesaw.utils.files import write_text

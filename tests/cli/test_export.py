@@ -10,7 +10,8 @@ from detectron2.structures import Boxes, Instances
 
 from d2_seesaw.cli import export
 from d2_seesaw.inference import load_predictor
-from d2_seesaw.inference.export import ExportError, TraceableModel
+from d2_seesaw.inference.export import TraceableModel
+from d2_seesaw.inference.export_comparison import ExportError
 from tests.inference.models import mask_rcnn, picture
 from tests.inference.test_predictor import NAMES, save_run
 from tests.support.markdown import ROOT, code_blocks

@@ -8,14 +8,13 @@ from torch import nn
 from d2_seesaw.engine import load_config
 from d2_seesaw.inference import MultiViewInference, export
 from d2_seesaw.inference.export import (
-    ExportError,
     TraceableModel,
-    compare,
     export_onnx,
     export_torchscript,
     load_onnx,
     load_torchscript,
 )
+from d2_seesaw.inference.export_comparison import ExportError, compare
 from tests.inference.models import mask_rcnn
 
 pytest.importorskip("onnxruntime", reason="pip install onnx onnxruntime")
