@@ -252,7 +252,8 @@ def _match(
             source = trained["dataset"]
         check_class_names(trained, model, source)
     classes = match_classes(names, class_names, number_of_classes(model), source)
-    notes += [classes.message] * bool(classes.message)
+    if classes.message and classes.message not in notes:
+        notes.append(classes.message)
     return classes
 
 
