@@ -111,7 +111,8 @@ class StrictCheckpointer(DetectionCheckpointer):
         save_dir: folder for the checkpoints.
         require_all: also refuse a checkpoint that lacks weights of the model, or has more weights
             in its layers, as for evaluation. Without it, pretrained backbones are accepted.
-        allow_partial: warn instead, as Detectron2 does.
+        allow_partial: warn instead, as Detectron2 does. None for a command without this option,
+            whose errors do not advise it.
         metadata: saved with the weights, see :func:`~d2_seesaw.checkpoint.class_metadata`. Plain
             values only, so that loading runs no code. ``load`` returns the metadata of the file
             among its extras.
@@ -124,7 +125,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         save_dir: str = "",
         *,
         require_all: bool = False,
-        allow_partial: bool = False,
+        allow_partial: bool | None = False,
         metadata: Mapping[str, Any] | None = None,
         **checkpointables: Any,
     ) -> None:
@@ -232,7 +233,7 @@ class StrictCheckpointer(DetectionCheckpointer):
             # A published checkpoint may hold its weights one level deeper.
             if isinstance(weights, Mapping) and all(isinstance(name, str) for name in weights):
                 own = self.model.state_dict()
-                weights = convert_pretrained(dict(weights), own, partial=self.allow_partial)
+                weights = convert_pretrained(dict(weights), own, partial=bool(self.allow_partial))
             check_contents(weights)
             check_states({key: value for key, value in loaded.items() if key != "model"})
             check_metadata(loaded.get(METADATA, {}))
@@ -305,11 +306,14 @@ class StrictCheckpointer(DetectionCheckpointer):
             hint = self._other_model(missing) or _number_of_classes(incorrect)
             if not hint and self._ignored:
                 hint = ": use the config of its training, such as config.yaml beside it"
+            advice = (
+                "\ntrain.allow_partial_checkpoint=True loads the weights that fit and leaves the "
+                "others at their initial values"
+            )
             raise ValueError(
                 f"the checkpoint does not fit the model{hint}:\n"
                 + "\n".join(_shortened(problems))
-                + "\ntrain.allow_partial_checkpoint=True loads the weights that fit and leaves the "
-                "others at their initial values"
+                + advice * (self.allow_partial is not None)
             )
         super()._log_incompatible_keys(incompatible)
 

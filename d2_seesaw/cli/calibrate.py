@@ -22,7 +22,7 @@ Examples:
 import argparse
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,17 @@ from d2_seesaw.inference.predictor import build_for_inference, build_part, load_
 from d2_seesaw.layers import Calibration
 from d2_seesaw.layers.calibration import PARAMETERS, STRUCTURES
 
-_SPLITS = ("train", "test")
+_FITTING: dict[str, Any] = {
+    "dataset": None,
+    "fraction": 0.1,
+    "seed": 0,
+    "grid": GRID,
+    "max_rois": MAX_ROIS,
+    "num_workers": 0,
+}
+"""Options of the fit with their defaults."""
+
+_SUFFIXES = (".pth", ".safetensors")
 APPROXIMATION = (
     "approximation: saved results have only the scores above a threshold. The rest of each score "
     "is taken for background. `d2-seesaw calibrate CHECKPOINT` is exact"
@@ -87,18 +97,18 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="replace the output if it exists")
     add("--config-file", metavar="FILE", help="default: config.yaml beside the checkpoint")
     add_trust(parser)
-    add("--device", default="auto", help="default: the GPU if there is one, else the CPU")
+    add("--device", help="default: the GPU if there is one, else the CPU")
     fitting = parser.add_argument_group("fitting")
     add = fitting.add_argument
     add("--dataset", metavar="NAME", help="registered split to fit on; default: the training split")
-    add("--fraction", type=float, default=0.1, help="share of its images; default: 0.1")
-    add("--seed", type=int, default=0, help="seed of the choice of images; default: 0")
-    add("--grid", type=float, nargs="+", default=GRID, help="values of gamma or tau to try")
-    add("--max-rois", type=count, default=MAX_ROIS, metavar="N", help=f"default: {MAX_ROIS}")
-    add("--num-workers", type=int, default=0, metavar="N", help="loading processes; default: 0")
+    add("--fraction", type=float, help="share of its images; default: 0.1")
+    add("--seed", type=int, help="seed of the choice of images; default: 0")
+    add("--grid", type=float, nargs="+", help="values of gamma or tau to try")
+    add("--max-rois", type=count, metavar="N", help=f"default: {MAX_ROIS}")
+    add("--num-workers", type=int, metavar="N", help="loading processes; default: 0")
     classes = parser.add_argument_group("classes")
     add = classes.add_argument
-    add("--counts", choices=UNITS, default="images", help="N_c counts these; default: images")
+    add("--counts", choices=UNITS, help="N_c counts these; default: images")
     add("--structure", choices=STRUCTURES, help="of the scores; default: that of the loss")
     add("--train-annotations", metavar="FILE", help="with --results: file to count classes in")
     return parser
@@ -122,6 +132,35 @@ def given_parameters(args: argparse.Namespace) -> dict[str, float] | None:
     return given or None
 
 
+def refuse_unused(args: argparse.Namespace, parameters: dict[str, float] | None) -> None:
+    """Refuse options that would have no effect, and set the others to their defaults.
+
+    Raises:
+        ValueError: some have none; the message names them.
+    """
+    of_method = {
+        "temperature": ("grid", "counts"),
+        "tau-norm": ("max_rois", "counts", "structure"),
+    }
+    unused: dict[str, Sequence[str]] = {}
+    if args.results is not None:
+        unused["--results"] = (*_FITTING, "structure", "config_file", "trust", "device")
+    else:
+        unused["a checkpoint"] = ("train_annotations",)
+    if parameters is not None:
+        unused["given parameters"] = tuple(_FITTING)
+    unused[f"--method {args.method}"] = of_method.get(args.method, ("max_rois",))
+    for reason, names in unused.items():
+        given = [n for n in names if not any(getattr(args, n) is v for v in (None, False))]
+        if given:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            have = "have" if given[1:] else "has"
+            raise ValueError(f"{flags} {have} no effect with {reason}: leave out what is not used")
+    for name, value in {**_FITTING, "counts": "images", "device": "auto"}.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+
+
 def calibrate_checkpoint(args: argparse.Namespace, parameters: dict[str, float] | None) -> str:
     """Write the calibrated checkpoint; return the text to print.
 
@@ -130,12 +169,15 @@ def calibrate_checkpoint(args: argparse.Namespace, parameters: dict[str, float] 
         OSError: a file does not exist, exists already or cannot be written.
     """
     checkpoint: Path = args.checkpoint
-    output = args.output or checkpoint.with_name(f"{checkpoint.stem}_calibrated{checkpoint.suffix}")
+    suffix = checkpoint.suffix if checkpoint.suffix in _SUFFIXES else _SUFFIXES[0]
+    output = args.output or checkpoint.with_name(f"{checkpoint.stem}_calibrated{suffix}")
     check_output(output, checkpoint, overwrite=args.overwrite)
+    if output.suffix not in _SUFFIXES:
+        raise ValueError(f"--output must end with {' or '.join(_SUFFIXES)}, got {output}")
     config_file = args.config_file and find_config(args.config_file)
     cfg = load_run_config(checkpoint, config_file, trust=args.trust)
     model = build_for_inference(cfg, args.device)
-    checkpointer = StrictCheckpointer(model, require_all=True)
+    checkpointer = StrictCheckpointer(model, require_all=True, allow_partial=None)
     weights = dict(checkpointer.read(str(checkpoint))["model"])
     loaded = checkpointer.load(str(checkpoint))
     notes = []
@@ -146,7 +188,7 @@ def calibrate_checkpoint(args: argparse.Namespace, parameters: dict[str, float] 
     )
     if train is None:
         raise ValueError("the config names no training split to count classes in")
-    structure = args.structure or score_structure(model)
+    structure = _structure(args, model, notes)
     trained = trained_classes(cfg, model, loaded)
     classes = _match(args, model, trained, train, notes)
     template, images = _template(args, train, classes, structure, parameters)
@@ -174,11 +216,29 @@ def check_output(output: Path, source: Path, *, overwrite: bool) -> None:
 
     Raises:
         FileExistsError: it would.
+        IsADirectoryError: the output is a folder.
     """
+    if output.is_dir():
+        raise IsADirectoryError(f"--output {output} is a folder: give the name of a file")
     if output.resolve() == source.resolve():
         raise FileExistsError(f"--output {output} is the input: choose another file")
     if output.exists() and not overwrite:
         raise FileExistsError(f"{output} exists; --overwrite replaces it")
+
+
+def _structure(args: argparse.Namespace, model: Any, notes: list[str]) -> str:
+    """Return the structure of the scores; note where --structure contradicts the loss."""
+    try:
+        found = score_structure(model)
+    except ValueError:
+        if not args.structure:
+            raise
+        return args.structure  # a model that cannot be calibrated is refused later
+    if args.structure not in (None, found):
+        notes.append(
+            f"warning: --structure {args.structure} contradicts the loss, whose scores are {found}"
+        )
+    return args.structure or found
 
 
 def _match(
@@ -192,7 +252,8 @@ def _match(
             source = trained["dataset"]
         check_class_names(trained, model, source)
     classes = match_classes(names, class_names, number_of_classes(model), source)
-    notes += [classes.message] * bool(classes.message)
+    if classes.message and classes.message not in notes:
+        notes.append(classes.message)
     return classes
 
 
@@ -268,10 +329,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Calibrate a checkpoint or saved results, and print what was done."""
     parser = argument_parser()
     args = parser.parse_args(arguments)
-    if (args.checkpoint is None) == (args.results is None):
+    if args.checkpoint is None and args.results is None:
         parser.error("give a CHECKPOINT or --results FILE")
+    if args.checkpoint is not None and args.results is not None:
+        parser.error("give a CHECKPOINT or --results FILE, not both")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     with errors_in_one_line("calibrate"):
         parameters = given_parameters(args)
+        refuse_unused(args, parameters)
         run = calibrate_checkpoint if args.results is None else calibrate_results
         say(run(args, parameters))

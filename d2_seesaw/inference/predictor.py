@@ -173,7 +173,7 @@ def load_predictor(
             f"{checkpoint} is an image classifier, and predictions are made with detectors and "
             "models for semantic segmentation. Evaluate it with d2-seesaw train --eval-only"
         )
-    saved = StrictCheckpointer(model, require_all=True).load(str(checkpoint))
+    saved = StrictCheckpointer(model, require_all=True, allow_partial=None).load(str(checkpoint))
     apply_calibration(model, saved, str(checkpoint), enabled=calibrated)
     metadata = _class_names(saved.get("metadata", {}), cfg, model, checkpoint)
     semantic = is_semantic(model)

@@ -206,6 +206,19 @@ def test_a_calibrated_checkpoint_predicts_what_scores_calibrated_by_hand_give(
     assert not torch.equal(before.scores, expected.scores)
 
 
+def test_a_checkpoint_and_results_are_not_both_accepted(call, capsys):
+    with pytest.raises(SystemExit):
+        call("--results", "r.json", "--method", "norcal")
+    assert "give a CHECKPOINT or --results FILE, not both" in capsys.readouterr().err
+
+
+def test_a_structure_that_contradicts_the_loss_is_named(call, tmp_path):
+    given = ("--method", "norcal", "--gamma", "0.5", "--output", tmp_path / "a.pth")
+    printed = call(*given, "--structure", "independent")
+    warning = "--structure independent contradicts the loss, whose scores are foreground"
+    assert printed.startswith(f"warning: {warning}\nscores: independent\n")
+
+
 def test_the_default_output_is_beside_the_checkpoint_and_not_replaced(folder, call, fails):
     given = ("--method", "norcal", "--gamma", "0.5")
     default = folder / "model_final_calibrated.pth"
@@ -220,10 +233,9 @@ def test_the_default_output_is_beside_the_checkpoint_and_not_replaced(folder, ca
 @pytest.mark.parametrize("method", ["norcal", "temperature"])
 def test_parameters_are_fitted_on_a_part_of_the_training_split(folder, call, method):
     output = folder / f"fitted_{method}.safetensors"
-    printed = call(
-        *("--method", method, "--fraction", "0.5", "--seed", "3", "--grid", "0.5", "1"),
-        *("--output", output),
-    )
+    grid = ("--grid", "0.5", "1") if method == "norcal" else ()
+    fit = ("--method", method, "--fraction", "0.5", "--seed", "3", *grid)
+    printed = call(*fit, "--output", output)
     origin = "fitted on 3 of 6 images of calibrated_train, seed 3"
     assert printed.startswith(f"{origin}\ncriterion: ")
     fitted = calibration_of(load_predictor(output, device="cpu").model)
@@ -244,13 +256,30 @@ def test_an_evaluated_split_is_refused(fails, tmp_path):
         (["--method", "norcal", "--tau", "1"], "tau is not a parameter of norcal"),
         (["--method", "tau-norm", "--tau", "1"], "no effect on a normalized classifier"),
         (["--method", "tau-norm"], "no effect on a normalized classifier"),
+        (
+            ["--method", "norcal", "--gamma", "1", "--seed", "0", "--dataset", "a"],
+            "--dataset, --seed have no effect with given parameters",
+        ),
+        (
+            ["--method", "temperature", "--grid", "1"],
+            "--grid has no effect with --method temperature",
+        ),
+        (
+            ["--method", "norcal", "--train-annotations", "a.json"],
+            "--train-annotations has no effect with a checkpoint",
+        ),
+        (["--method", "norcal", "--output", "."], "--output . is a folder"),
+        (
+            ["--method", "norcal", "--output", "a.pt"],
+            "--output must end with .pth or .safetensors, got a.pt",
+        ),
         (["--method", "norcal", "--gamma", "nan"], "must be a finite number, got nan"),
         (["--method", "norcal", "--dataset", "unknown"], "'unknown' is not registered"),
         (["--method", "temperature", "--temperatures", "1", "0", "1"], "must be a number above 0"),
     ],
 )
 def test_wrong_options_are_errors_in_one_line(fails, tmp_path, arguments, message):
-    text = fails(*arguments, "--output", tmp_path / "a.pth")
+    text = fails("--output", tmp_path / "a.pth", *arguments)
     assert text.startswith("d2-seesaw calibrate: ")
     assert message in text
     assert "\n" not in text
@@ -303,6 +332,10 @@ def test_saved_results_are_calibrated_approximately(folder, tmp_path, capsys):
         ([*counts, "--method", "tau-norm", "--tau", "1"], "results do not have"),
         ([*counts, "--method", "norcal"], "cannot be fitted on results"),
         (["--method", "norcal", "--gamma", "1"], "needs --train-annotations"),
+        (
+            ["--method", "norcal", "--gamma", "1", "--grid", "1", "--structure", "foreground"],
+            "--grid, --structure have no effect with --results",
+        ),
     ):
         with pytest.raises(SystemExit) as error:
             run("--overwrite", *arguments)

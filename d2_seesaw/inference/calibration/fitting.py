@@ -47,6 +47,7 @@ MAX_ROIS = 20_000
 _SHOWN = ("AP", "APr", "APc", "APf")
 _LARGEST_LOG_TEMPERATURE = math.log(10)
 _LARGEST_ODDS = 100.0
+_FEW_ROIS = 10
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,22 @@ def fit_temperatures(rois: LabeledScores, template: Calibration) -> Fit:
         f"criterion: negative log-likelihood of {len(rois.labels)} RoIs, {len(foreground)} of them "
         f"objects: {before:.4f} without calibration, {after:.4f} with it\n{table}"
     )
-    return Fit(replace(template, parameters=values), report)
+    present = [n for n in GROUPS if n in template.groups]
+    found = dict(zip(GROUPS, seen.tolist(), strict=True))
+    warnings = [_doubt(GROUPS[letter], values[GROUPS[letter]], found[letter]) for letter in present]
+    return Fit(replace(template, parameters=values), "\n".join([report, *filter(None, warnings)]))
+
+
+def _doubt(group: str, temperature: float, rois: int) -> str:
+    """Return one line on what makes a fitted temperature doubtful; empty if nothing does."""
+    reasons = []
+    if rois < _FEW_ROIS:
+        reasons.append(f"only {rois} labeled RoIs of objects decide it")
+    if abs(math.log(temperature)) > 0.95 * _LARGEST_LOG_TEMPERATURE:
+        reasons.append("it is at or near the bound of its range, 0.1 to 10")
+    if not reasons:
+        return ""
+    return f"warning: the temperature of {group} classes is doubtful: {' and '.join(reasons)}"
 
 
 class _Likelihood:

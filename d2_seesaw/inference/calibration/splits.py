@@ -54,7 +54,7 @@ class FittingSplit:
     """
 
     names: list[str]
-    records: list[Record]
+    records: Sequence[Record]
     total: int
     seed: int
 

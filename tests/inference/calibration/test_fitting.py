@@ -123,6 +123,24 @@ def test_a_group_without_labeled_rois_keeps_its_temperature():
         fit_temperatures(nothing, neutral("background"))
 
 
+def test_temperatures_at_their_bound_or_of_few_rois_are_named():
+    scores = torch.full((40, C + 1), 0.14, dtype=torch.float64)
+    labels = torch.tensor([0] * 9 + [2] * 31)  # rare, common
+    scores[torch.arange(40), labels] = 0.16
+    rois = LabeledScores(scores, labels, torch.ones(40, C, dtype=torch.bool))
+    fit = fit_temperatures(rois, neutral("background"))  # all are right: the sharper the better
+    start = "warning: the temperature of"
+    few, bound = (
+        "labeled RoIs of objects decide it",
+        "it is at or near the bound of its range, 0.1 to 10",
+    )
+    assert fit.report.splitlines()[-3:] == [
+        f"{start} rare classes is doubtful: only 9 {few} and {bound}",
+        f"{start} common classes is doubtful: {bound}",
+        f"{start} frequent classes is doubtful: only 0 {few}",
+    ]
+
+
 def test_scores_of_zero_have_finite_gradients():
     scores, labels = biased_scores("background", 100)
     scores[:, 0] = 0
