@@ -136,12 +136,13 @@ def _metrics(path):
 
 @pytest.fixture(scope="session")
 def printed_table():
-    """Return a function that extracts the rows of the final table, as text by task."""
+    """Return a function that extracts the final rows of AP and AR, joined, as text by task."""
 
     def rows(text):
         final = text[text.rindex("Long-tail results:") :]
         return {
-            task: re.findall(rf"\|\s*{task}\s*\|(.*)\|", final)[-1] for task in ("bbox", "segm")
+            task: "|".join(re.findall(rf"\|\s*{task}\s*\|(.*)\|", final))
+            for task in ("bbox", "segm")
         }
 
     return rows
