@@ -70,7 +70,7 @@ class TraceableModel(nn.Module):
     def limits(self) -> tuple[float, int | None]:
         """Lowest score and largest number of detections in an image."""
         predictor: Any = getattr(getattr(self.model, "roi_heads", None), "box_predictor", None)
-        last = predictor[-1] if isinstance(predictor, nn.ModuleList) else predictor
+        last: Any = predictor[-1] if isinstance(predictor, nn.ModuleList) else predictor
         if last is None:
             return 0.0, None
         return float(last.test_score_thresh), int(last.test_topk_per_image)

@@ -90,7 +90,7 @@ def compare(
         ExportError: the exported model fails, or has other outputs.
     """
     detections = matched = unmatched = 0
-    limits = getattr(model, "limits", (0.0, None))
+    limits: tuple[float, int | None] = getattr(model, "limits", (0.0, None))
     differences: dict[str, float] = {}
     for image in images:
         with torch.no_grad():

@@ -146,7 +146,8 @@ def test_tau_norm_keeps_learned_class_scales_and_a_tau_of_zero_changes_no_bit():
     scales = classifier.class_scales.scales
     plain = classifier(x)
     attach_calibration(model, Calibration("tau-norm", {"tau": 0.7}, C))
-    expected = (x @ tau_normalized(classifier.weight, 0.7, C).T + bias) * scales
+    weight = tau_normalized(classifier.weight, 0.7, C)
+    expected = torch.nn.functional.linear(x, weight, bias) * scales
     torch.testing.assert_close(classifier(x), expected)
     attach_calibration(model, Calibration("tau-norm", {"tau": 0.0}, C))
     assert torch.equal(classifier(x), plain)
