@@ -100,6 +100,19 @@ def check_labels(labels: Tensor, lowest: int, highest: int, meaning: str) -> Ten
     return labels.long()
 
 
+def check_roi_labels(labels: Tensor, num_classes: int) -> Tensor:
+    """Check that the labels of RoIs are classes, ``num_classes`` for background, or ``IGNORED``.
+
+    Returns:
+        The labels as int64.
+
+    Raises:
+        ValueError, RuntimeError: a label is invalid, see :func:`check_labels`.
+    """
+    meaning = f"{num_classes} classes, then background; {IGNORED} is ignored"
+    return check_labels(labels, IGNORED, num_classes, meaning)
+
+
 def full_precision(logits: Tensor) -> Tensor:
     """Convert to float32 and keep float64; differentiable."""
     return logits if logits.dtype == torch.float64 else logits.float()

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from d2_seesaw.losses._common import (
     IGNORED,
-    check_labels,
     check_logits,
     check_num_classes,
+    check_roi_labels,
     full_precision,
     sum_over_ranks,
 )
@@ -124,7 +124,7 @@ class RoISoftmaxLoss(nn.Module):
         C = self.num_classes
         others = "object and background" if self.objectness else "background"
         check_logits(logits, labels, self.num_logits, f"{C} classes, then {others}")
-        labels = check_labels(labels, IGNORED, C, f"{C} classes, then background; -1 is ignored")
+        labels = check_roi_labels(labels, C)
         with torch.autocast(logits.device.type, enabled=False):
             logits = full_precision(logits)
             normalizer, *statistics = self.first_pass(labels)

@@ -33,9 +33,9 @@ from torch import Tensor, nn
 
 from d2_seesaw.losses._common import (
     IGNORED,
-    check_labels,
     check_logits,
     check_num_classes,
+    check_roi_labels,
     full_precision,
     sum_over_ranks,
 )
@@ -141,7 +141,7 @@ class BalancedGroupSoftmaxLoss(nn.Module):
         C, G = self.num_classes, self.num_groups
         meaning = f"{C} classes, then {G} others, object and background"
         check_logits(logits, labels, self.num_logits, meaning)
-        labels = check_labels(labels, IGNORED, C, f"{C} classes, then background; -1 is ignored")
+        labels = check_roi_labels(labels, C)
         with torch.autocast(logits.device.type, enabled=False):
             classes, others, objectness = self._split(full_precision(logits))
             self.training_split()

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from d2_seesaw.losses._common import (
     IGNORED,
-    check_labels,
     check_logits,
     check_num_classes,
+    check_roi_labels,
     full_precision,
     one_hot,
     sum_over_ranks,
@@ -139,8 +139,7 @@ class EqualizationLossV2(nn.Module):
         """
         C = self.num_classes
         check_logits(logits, labels, self.num_logits, f"{C} classes and background")
-        meaning = f"{C} classes, then background; {IGNORED} is ignored"
-        labels = check_labels(labels, IGNORED, C, meaning)
+        labels = check_roi_labels(labels, C)
         with torch.autocast(logits.device.type, enabled=False):
             logits = full_precision(logits)
             collect = partial(self._weigh_and_collect, logits.detach(), labels)

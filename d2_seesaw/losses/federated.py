@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from d2_seesaw.losses._common import (
     IGNORED,
-    check_labels,
     check_logits,
     check_num_classes,
+    check_roi_labels,
     full_precision,
     one_hot,
 )
@@ -122,8 +122,7 @@ class FederatedLoss(nn.Module):
         """
         C = self.num_classes
         check_logits(logits, labels, self.num_logits, f"{C} classes and one that is not used")
-        meaning = f"{C} classes, then background; {IGNORED} is ignored"
-        labels = check_labels(labels, IGNORED, C, meaning)
+        labels = check_roi_labels(labels, C)
         is_valid = labels != IGNORED
         with torch.autocast(logits.device.type, enabled=False):
             logits = full_precision(logits)
