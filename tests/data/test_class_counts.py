@@ -82,6 +82,8 @@ def test_the_named_split_is_counted_not_the_one_of_its_frequency_groups(tmp_path
         category["image_count"] = 5000  # of the whole training split, as in a part of LVIS
     json_file = own_data.write(tmp_path, few, f"{OTHER}.json")
     register_longtail_instances(OTHER, None, json_file, tmp_path / "images", counts_from=NAME)
+    # Once an evaluation has read them, the counts of the groups are kept in the metadata.
+    assert MetadataCatalog.get(OTHER).class_image_count[0]["image_count"] in IMAGES
     own = [1 if of == "images" else 2, 0, 0]
     assert training_class_counts(OTHER, of=of)() == own
     total = IMAGES if of == "images" else INSTANCES
