@@ -94,6 +94,7 @@ def test_no_test_image_is_a_training_image():
     assert distances.min() > 1
 
 
+@pytest.mark.slow
 def test_a_class_looks_alike_under_all_seeds():
     args = options("--classes", "10", "--imbalance", "1", "--test-images", "20")
     (images, labels), (others, truth) = (example.generate(args, s).test for s in (1, 2))
@@ -170,6 +171,7 @@ def test_losses_train_different_models():
     assert not any(torch.equal(weights[i], weights[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
+@pytest.mark.slow
 def test_training_learns_the_classes():
     args = options("--imbalance", "1", "--epochs", "8", "--batch-size", "16")
     data = example.generate(args, seed=1)

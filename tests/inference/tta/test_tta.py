@@ -30,6 +30,12 @@ SCALES = [(64, 110), (80, 130), (96, 160)]
 CHALLENGE = [(long, long) for long in (1200, 1400, 1600, 1800, 2000)]
 
 
+either_merging = pytest.mark.parametrize(
+    "merge",
+    [UnionOfDetections(), pytest.param(MeanOverSharedProposals(), marks=pytest.mark.slow)],
+)
+
+
 @pytest.fixture
 def record(tmp_path):
     return picture(tmp_path / "picture.png")
@@ -92,7 +98,7 @@ def test_averaging_over_one_view_equals_plain_inference(record):
     torch.testing.assert_close(fields(mean([image])[0]), fields(plain), atol=1e-3, rtol=1e-4)
 
 
-@pytest.mark.parametrize("merge", [UnionOfDetections(), MeanOverSharedProposals()])
+@either_merging
 def test_correct_outputs_of_ten_views_give_correct_outputs(merge):
     views = MultiViewInference(Oracle(), scales=CHALLENGE, merge=merge)
     found = views([oracle_image()])[0]["instances"]
@@ -159,7 +165,7 @@ def test_images_of_a_batch_do_not_influence_each_other(tmp_path):
     assert views([]) == []
 
 
-@pytest.mark.parametrize("merge", [UnionOfDetections(), MeanOverSharedProposals()])
+@either_merging
 def test_ten_views_need_hardly_more_memory_than_the_largest_one(record, merge):
     model = mask_rcnn()
     model.roi_heads.box_predictor.test_topk_per_image = 3  # limits the share of the mask head
@@ -181,7 +187,7 @@ STAGES = ["backbone", "proposal_generator", "roi_heads.box_head", "roi_heads.mas
 
 @pytest.mark.parametrize("merge", [UnionOfDetections(), MeanOverSharedProposals()])
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("call", [1, 2])
+@pytest.mark.parametrize("call", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_model_is_restored_after_an_exception_anywhere(record, merge, stage, call):
     model = mask_rcnn().train()
     model.backbone.eval()

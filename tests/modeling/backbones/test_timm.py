@@ -48,7 +48,12 @@ def step(model):
 
 
 @pytest.mark.parametrize(
-    ("name", "millions"), [("resnest50d", 25.43), ("resnest101e", 46.23), ("resnest200e", 68.15)]
+    ("name", "millions"),
+    [
+        ("resnest50d", 25.43),
+        pytest.param("resnest101e", 46.23, marks=pytest.mark.slow),
+        pytest.param("resnest200e", 68.15, marks=pytest.mark.slow),
+    ],
 )
 def test_models_have_the_papers_size_without_the_classifier(name, millions):
     """Check sizes against table 1 of the paper: 27.5, 48.3 and 70.2 million with the classifier."""
@@ -215,6 +220,7 @@ def test_deformable_convolutions_can_start_equal_to_plain_ones():
     assert_close(deformable(image()), plain(image()))
 
 
+@pytest.mark.slow
 def test_resnest_200_has_63_deformable_convolutions():
     with torch.device("meta"):
         deformable, plain = TimmBackbone("resnest200e", **DCN), TimmBackbone("resnest200e")
