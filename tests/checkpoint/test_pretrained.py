@@ -2,7 +2,6 @@ import pytest
 import torch
 import torchvision
 from detectron2.modeling.backbone import BasicStem, ResNet
-from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from d2_seesaw.checkpoint import convert_torchvision_resnet
@@ -64,27 +63,3 @@ def test_weights_of_another_depth_are_refused_with_all_keys():
 def test_a_model_without_a_resnet_is_refused():
     with pytest.raises(ValueError, match="expected one Detectron2 ResNet"):
         convert_torchvision_resnet(torchvision.models.resnet18().state_dict(), ["head.weight"])
-
-
-def test_an_unknown_name_is_refused():
-    with pytest.raises(ValueError, match=r"torchvision has no weights 'ResNet51_Weights.V1'"):
-        PathManager.get_local_path("torchvision://ResNet51_Weights.V1")
-
-
-def test_a_cached_file_is_found_without_a_download(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    (tmp_path / "checkpoints").mkdir()
-    cached = tmp_path / "checkpoints" / "resnet50-0676ba61.pth"
-    cached.touch()
-    name = "torchvision://ResNet50_Weights.IMAGENET1K_V1"
-    assert PathManager.get_local_path(name) == str(cached)
-
-
-def test_a_failed_download_says_where_to_put_the_file(tmp_path, monkeypatch):
-    def fail(url, path):
-        raise OSError("no network")
-
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
-    with pytest.raises(FileNotFoundError, match=r"no network.*put that file at .*resnet101-"):
-        PathManager.get_local_path("torchvision://ResNet101_Weights.IMAGENET1K_V1")

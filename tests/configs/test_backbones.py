@@ -24,6 +24,13 @@ PARTS = {
         "resnest_200_dcn": 71.5,
     },
     "swin": {"swin_tiny": 27.5, "swin_small": 48.8, "swin_base": 86.7, "swin_large": 195.0},
+    "torchvision": {
+        "mobilenet_v2": 2.2,
+        "resnet_18": 11.2,
+        "efficientnet_v2_s": 20.2,
+        "convnext_tiny": 27.8,
+        "swin_tiny": 27.5,
+    },
     "vit": {"vit_base": 85.8, "vit_large": 303.3},
     "eva": {"eva02_base": 85.8},
 }
@@ -63,7 +70,7 @@ def with_part(family, name, overrides=()):
     """Return the config of a Mask R-CNN with a part in the place that its file describes."""
     part = LazyConfig.load(f"configs/common/backbones/{family}.py")[name]
     cfg = LazyConfig.load("configs/common/models/mask_rcnn_r50_fpn.py")
-    if family == "resnest":
+    if family in ("resnest", "torchvision"):
         cfg.model.backbone.bottom_up = copy.deepcopy(part)
     elif family == "swin":
         cfg.model.backbone.update(copy.deepcopy(part))

@@ -24,7 +24,7 @@ def test_configs_were_found():
     folders = Counter(str(path.relative_to(CONFIGS).parent) for path in LEAVES)
     assert folders == {
         ".": 2,
-        "backbones": 3,
+        "backbones": 7,
         "challenge": 12,
         "classification": 9,
         "coco": 3,
@@ -32,7 +32,7 @@ def test_configs_were_found():
         "lvis_v1/decoupled": 6,
         "lvis_v1/losses": 9,
         "mmdet": 8,
-        "quickstart": 22,
+        "quickstart": 23,
         "quickstart/losses": 9,
         "semantic": 28,
         "vitdet": 8,

