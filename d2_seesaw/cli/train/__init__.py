@@ -57,7 +57,7 @@ from d2_seesaw.engine.stop import (
     end_loading_processes,
     failures_of_a_stop,
 )
-from d2_seesaw.inference.class_names import check_class_names_of_splits
+from d2_seesaw.inference.class_names import check_class_names_of_splits, class_transfer
 from d2_seesaw.utils.folder_lock import check_folder_is_free, folder_lock, is_locked
 from d2_seesaw.utils.ranks import OtherRankError, raise_on_all_ranks
 
@@ -142,6 +142,8 @@ def read_config(args: argparse.Namespace) -> DictConfig:
     check_dataset_files([name for name in names if name is not None])
     if not args.resume:  # when resuming, the initial checkpoint may have been deleted
         check_checkpoint_file(cfg.train.init_checkpoint)
+        if not args.eval_only:
+            class_transfer(cfg, ())
     check_class_names_of_splits(cfg, eval_only=args.eval_only)
     return cfg
 

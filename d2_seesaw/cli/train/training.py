@@ -20,6 +20,7 @@ from d2_seesaw.checkpoint import (
     StrictCheckpointer,
     choose_checkpoint,
     class_metadata,
+    normalized_layers,
 )
 from d2_seesaw.cli import ending_in_one_line
 from d2_seesaw.cli.train.evaluating import build, build_model, evaluate_in_training
@@ -33,7 +34,11 @@ from d2_seesaw.engine.rank_state import RankState
 from d2_seesaw.engine.run_records import EvaluationHook, ResumedMetricsFile
 from d2_seesaw.engine.stop import StopHook, signals_waiting, stop_requested
 from d2_seesaw.engine.trackers import plain_value
-from d2_seesaw.inference.class_names import check_initial_classes, set_class_names
+from d2_seesaw.inference.class_names import (
+    check_initial_classes,
+    class_transfer,
+    set_class_names,
+)
 from d2_seesaw.utils.files import digest
 from d2_seesaw.utils.ranks import OtherRankError, raise_on_all_ranks, shared_seed
 
@@ -93,6 +98,7 @@ def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
         model,
         cfg.train.output_dir,
         allow_partial=cfg.train.allow_partial_checkpoint,
+        class_transfer=class_transfer(cfg, metadata.get("class_names")),
         metadata=metadata,
         trainer=trainer,
         rank_state=rank_state,
@@ -195,7 +201,8 @@ def _load(cfg: DictConfig, checkpointer: StrictCheckpointer, *, resume: bool) ->
         if CALIBRATION in loaded:
             logger.info("The calibration of %s is not trained with", cfg.train.init_checkpoint)
     origin = path or cfg.train.init_checkpoint
-    check_initial_classes(loaded, checkpointer.metadata, origin, resumed=bool(path))
+    if path or checkpointer.class_transfer is None:
+        check_initial_classes(loaded, checkpointer.metadata, origin, resumed=bool(path))
     return path
 
 
@@ -241,9 +248,9 @@ def _best_checkpoint(cfg: DictConfig, checkpointer: StrictCheckpointer) -> BestC
 
 
 def _metadata(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
-    """Return the class names to save in checkpoints. The dataset must have been loaded."""
+    """Return the metadata to save in checkpoints. The dataset must have been loaded."""
     names = OmegaConf.select(cfg, "dataloader.train.dataset.names")
-    return {} if names is None else class_metadata(names, model)
+    return {} if names is None else class_metadata(names, model) | normalized_layers(model)
 
 
 def _writers(cfg: DictConfig, trainer: Trainer, start: int) -> list[EventWriter]:
