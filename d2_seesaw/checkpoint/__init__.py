@@ -1,4 +1,4 @@
-"""Checkpoints: strict loading, one writer, weights of torchvision, timm and mmdet, class names and their transfer."""
+"""Checkpoints: strict loading, one writer, weights of other programs, class names."""
 
 import d2_seesaw._requires_detectron2  # noqa: F401  (an error in one line)
 from d2_seesaw.checkpoint.checkpointer import (

@@ -18,7 +18,7 @@ from d2_seesaw.checkpoint.contents import (
     check_metadata,
     check_states,
 )
-from d2_seesaw.checkpoint.input_scale import input_mismatch
+from d2_seesaw.checkpoint.input_scale import check_input
 from d2_seesaw.checkpoint.pickles import read_model_zoo_file
 from d2_seesaw.checkpoint.pretrained import convert_pretrained
 from d2_seesaw.checkpoint.safetensors_files import (
@@ -286,20 +286,10 @@ class StrictCheckpointer(DetectionCheckpointer):
                 for key in incompatible.unexpected_keys
                 if weights[key].is_floating_point() and _would_change_output(key, parts)
             ]
-        self._check_input()
+        check_input(self.model, self._path, refuse=not (self.require_all or self.allow_partial))
         if self._report is not None:
             self._report.complete(self.model.state_dict(), incompatible)
         return incompatible
-
-    def _check_input(self) -> None:
-        if not (mismatch := input_mismatch(self.model)):
-            return
-        if not (self.require_all or self.allow_partial):
-            raise ValueError(
-                f"{mismatch}: {self._path} and the config do not fit, see start_from_model_zoo in "
-                "configs/common/conventions.py"
-            )
-        self.logger.warning("%s: its scores are not to be trusted", mismatch)
 
     def _check_start(self, weights: Mapping[str, Any]) -> None:
         """Refuse to start a second phase from a checkpoint of one, whose classifiers it has."""

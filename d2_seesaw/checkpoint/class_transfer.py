@@ -183,8 +183,8 @@ class ClassTransfer:
         if len(known) != 1:
             raise ValueError(
                 f"the checkpoint has {_either(numbers)} classes and no class names: give "
-                "train.checkpoint_classes=FILE_OR_DATASET, which is an annotation file, a text file "
-                "with one name per line, or a registered dataset"
+                "train.checkpoint_classes=FILE_OR_DATASET, an annotation file, a text file with a "
+                "name per line, or a registered dataset"
             )
         title, dataset = KNOWN_CLASSES[known[0]]
         text = f"{title} ({known[0]} classes, whose names are assumed because of their number)"

@@ -9,22 +9,41 @@ variance behind a filter w is about s² |w|². The median of variance / |w|² ov
 to 2.3 in models trained with an s of about 1; it would be 58² times as much without the division.
 """
 
+import logging
 from typing import Any
 
 import torch
 from torch import nn
 
+logger = logging.getLogger(__name__)
+
 _STD = 58.0  # of the pixels of photographs, in 0 to 255
 _RATIO = 7.6  # geometric mean of 1 and 58: above it, the scale is the other one
 
 
-def input_mismatch(model: nn.Module) -> str:
-    """Return how the input of a model differs from that of its loaded weights; empty if it fits.
+def check_input(model: nn.Module, path: str, *, refuse: bool) -> None:
+    """Refuse or warn if the input of a model is not that of the weights it has loaded.
 
     Args:
-        model: a Detectron2 model with loaded weights. Without ``pixel_std``, and without a first
-            convolution of three channels with batch statistics, nothing is known.
+        model: a model of Detectron2. Without ``pixel_std``, or without batch statistics behind the
+            first convolution, nothing is known.
+        path: path of the checkpoint, for the message.
+        refuse: raise an error instead of a warning.
+
+    Raises:
+        ValueError: the input differs.
     """
+    mismatch = input_mismatch(model)
+    if not mismatch:
+        return
+    message = f"{path}: {mismatch}. See start_from_model_zoo in configs/common/conventions.py"
+    if refuse:
+        raise ValueError(message)
+    logger.warning(message)
+
+
+def input_mismatch(model: nn.Module) -> str:
+    """Return how the input of a model differs from that of its loaded weights; empty if it fits."""
     scale = _trained_scale(model)
     std: Any = getattr(model, "pixel_std", None)
     if scale is None or std is None:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from d2_seesaw.checkpoint import ClassTransfer, class_metadata, read_class_metadata
-from d2_seesaw.data.annotations import read_categories
+from d2_seesaw.data.annotations.reader import read_categories
 from d2_seesaw.data.class_names import compare_names
 
 logger = logging.getLogger(__name__)

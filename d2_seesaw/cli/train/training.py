@@ -98,7 +98,6 @@ def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
         model,
         cfg.train.output_dir,
         allow_partial=cfg.train.allow_partial_checkpoint,
-        class_transfer=class_transfer(cfg, metadata.get("class_names")),
         metadata=metadata,
         trainer=trainer,
         rank_state=rank_state,
@@ -197,6 +196,7 @@ def _load(cfg: DictConfig, checkpointer: StrictCheckpointer, *, resume: bool) ->
         if resume:
             logger.info("No checkpoint in %s: training starts at 0", cfg.train.output_dir)
             check_checkpoint_file(cfg.train.init_checkpoint)
+        checkpointer.class_transfer = class_transfer(cfg, checkpointer.metadata.get("class_names"))
         loaded = checkpointer.load(cfg.train.init_checkpoint, checkpointables=[])
         if CALIBRATION in loaded:
             logger.info("The calibration of %s is not trained with", cfg.train.init_checkpoint)
@@ -225,6 +225,17 @@ def _warn_of_optimizer(given: list[dict[str, Any]], saved: list[dict[str, Any]])
             "--resume restores the optimizer, so these options have no effect: %s",
             "; ".join(sorted(changed)),
         )
+
+
+def check_start(cfg: DictConfig, *, eval_only: bool) -> None:
+    """Refuse an initial checkpoint that does not exist, or options of its classes that are wrong.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`check_checkpoint_file` and ``class_transfer``.
+    """
+    check_checkpoint_file(cfg.train.init_checkpoint)
+    if not eval_only:
+        class_transfer(cfg, ())
 
 
 def check_checkpoint_file(path: str | None) -> None:
