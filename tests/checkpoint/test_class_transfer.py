@@ -248,15 +248,14 @@ def test_every_tensor_is_accounted_for_and_losses_start_anew(tmp_path):
     assert "not used: extra.{weight,bias}: missing in the model" in text
 
 
-@pytest.mark.parametrize(
-    "config", ["quickstart/challenge", "quickstart/htc", "quickstart/losses/balanced_group_softmax"]
-)
-def test_every_tensor_whose_shape_depends_on_the_classes_is_found(config):
+def test_every_tensor_whose_shape_depends_on_the_classes_is_found():
+    # TSD with a sibling, a second branch, mask IoU and a context encoder.
+    heads = load_config("configs/quickstart/challenge.py", parts=("model",)).model.roi_heads
     shapes = []
     for number in (5, 7):
+        heads.num_classes = number
         with torch.device("meta"):
-            cfg = load_config(f"configs/{config}.py", [f"model.roi_heads.num_classes={number}"])
-            model = instantiate(cfg.model.roi_heads)
+            model = instantiate(heads)
         shapes.append({name: value.shape for name, value in model.state_dict().items()})
     depending = {name for name, shape in shapes[0].items() if shape != shapes[1][name]}
     known = (*(f"{layer.name}." for layer in class_layers(model)), *loss_prefixes(model))
@@ -367,6 +366,29 @@ def test_a_model_of_detectron2s_model_zoo_starts_training_on_three_classes(tmp_p
     assert len(report.by_name) == 6
     assert not report.new
     assert not report.unused
+
+
+def test_the_config_of_fine_tuning_is_laid_out_as_detectron2s_model():
+    zoo = pytest.importorskip("detectron2.model_zoo")
+    cfg = load_config("configs/fine_tuning/mask_rcnn_r50_fpn_seesaw_from_coco.py")
+    theirs = zoo.get_config("common/models/mask_rcnn_fpn.py").model
+    with torch.device("meta"):
+        own, given = instantiate(cfg.model), instantiate(theirs)
+    classes = (*(f"{layer.name}." for layer in class_layers(own)), *loss_prefixes(own))
+    trunks = [
+        {name: v.shape for name, v in model.state_dict().items() if not name.startswith(classes)}
+        for model in (own, given)
+    ]
+    assert trunks[0] == trunks[1]
+    convolutions = [
+        {name: m.stride for name, m in model.backbone.named_modules() if hasattr(m, "stride")}
+        for model in (own, given)
+    ]
+    assert convolutions[0] == convolutions[1]
+    keys = ("input_format", "pixel_mean", "pixel_std")
+    assert [cfg.model[key] for key in keys] == [theirs[key] for key in keys]
+    url = zoo.get_checkpoint_url("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml")
+    assert url.endswith(cfg.train.init_checkpoint.removeprefix("detectron2://"))
 
 
 @pytest.mark.parametrize(
