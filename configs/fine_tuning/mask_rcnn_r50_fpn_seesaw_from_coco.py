@@ -2,8 +2,9 @@
 
     python train_net.py --config-file configs/fine_tuning/mask_rcnn_r50_fpn_seesaw_from_coco.py
 
-For own data, set the names of the datasets and model.roi_heads.num_classes, see docs/fine_tuning.md.
-12 epochs with a quarter of the usual learning rate. No published results: the recipe is our own.
+For your own data, set the names of the datasets and model.roi_heads.num_classes; see
+docs/fine_tuning.md. 12 epochs with a quarter of the usual learning rate. No published results: the
+recipe is our own.
 """
 
 from ..common.conventions import start_from_model_zoo as _start_from_model_zoo

@@ -356,6 +356,9 @@ def _grouped(tensors: Mapping[str, str]) -> list[str]:
     """Return one line for each layer and reason."""
     groups: dict[tuple[str, str], list[str]] = {}
     for name, reason in tensors.items():
-        layer, _, last = name.rpartition(".")
-        groups.setdefault((layer, reason), []).append(last)
-    return [f"{layer}.{{{','.join(last)}}}: {reason}" for (layer, reason), last in groups.items()]
+        groups.setdefault((name.rpartition(".")[0], reason), []).append(name)
+    lines = []
+    for (layer, reason), names in groups.items():
+        last = ", ".join(name.rpartition(".")[2] for name in names)
+        lines.append(f"{f'{layer}: ' * bool(layer)}{last} ({reason})")
+    return lines
