@@ -33,7 +33,7 @@ from d2_seesaw.checkpoint.contents import NORMALIZED
 logger = logging.getLogger(__name__)
 
 _SHOWN = 12  # class names of a message
-_OTHER_BIAS = "bias, whose scale differs between plain and normalized layers"
+_OTHER_BIAS = "its scale differs between plain and normalized layers"
 
 KNOWN_CLASSES = {
     80: ("COCO", "coco_2017_train"),

@@ -172,7 +172,7 @@ def test_plain_weights_give_a_normalized_layer_their_directions(tmp_path):
     norms = before["roi_heads.box_predictor.cls_score.weight"].norm(dim=1)
     torch.testing.assert_close(found.weight.norm(dim=1), norms)
     assert "directions" in report.by_name["roi_heads.mask_head.mask_head.predictor.weight"]
-    assert "bias" in report.new["roi_heads.box_predictor.cls_score.bias"]
+    assert "its scale" in report.new["roi_heads.box_predictor.cls_score.bias"]
 
 
 def test_boxes_and_masks_of_all_classes_start_those_of_each_class(tmp_path):
