@@ -9,6 +9,7 @@ Examples:
   d2-seesaw train --config-file lvis_v1_seesaw --num-gpus 8
   d2-seesaw train --config-file lvis_v1_seesaw --num-gpus 8 --resume
   d2-seesaw train --config-file my_config.py train.max_iter=1000 train.output_dir=output/mine
+  d2-seesaw train --data train.json val.json --images images --output output/mine
   d2-seesaw train --config-file lvis_v1_seesaw --num-gpus 8 --eval-only --tta \
       train.init_checkpoint=model.pth
   torchrun --nproc-per-node 8 -m d2_seesaw train --config-file lvis_v1_seesaw
@@ -42,6 +43,7 @@ from d2_seesaw.cli import (
 )
 from d2_seesaw.cli.train.evaluating import evaluate_checkpoint
 from d2_seesaw.cli.train.output import log_to_file, save_config
+from d2_seesaw.cli.train.own_data import add_own_data, choose_own_data
 from d2_seesaw.cli.train.training import check_checkpoint_file, train
 from d2_seesaw.data import check_dataset_files
 from d2_seesaw.engine import check_trackers, load_config
@@ -98,6 +100,7 @@ def argument_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="with --eval-only: leave out the calibration that `d2-seesaw calibrate` stored",
     )
+    add_own_data(parser)
     add_trust(parser)
     (resume,) = [a for a in detectron2s._actions if a.dest == "resume"]
     resume.help = (
@@ -152,7 +155,7 @@ def _is_given(args: argparse.Namespace, key: str) -> bool:
 
 def _check_flags(args: argparse.Namespace) -> None:
     if not args.config_file:
-        raise ValueError("--config-file is missing")
+        raise ValueError("--config-file is missing, or --data for own data")
     if args.restart and (args.resume or args.eval_only):
         other = "--resume" if args.resume else "--eval-only"
         raise ValueError(f"--restart moves the earlier training aside; leave out {other}")
@@ -338,7 +341,9 @@ def main(arguments: list[str] | None = None) -> int:
         if not _is_first_process(args):
             signals.report = lambda text: None
         try:
-            return _main(args, signals)
+            with errors_in_one_line("train"):
+                starts = choose_own_data(args, arguments)
+            return _main(args, signals) if starts else 0
         except Stopped as stop:
             signals.tell(lost=args.num_gpus * args.num_machines > 1)
             return stop.status

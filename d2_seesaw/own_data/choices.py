@@ -1,0 +1,344 @@
+"""The choice of each part of a config from what the data say, with its reason.
+
+Every function takes measurements and returns a :class:`Choice`, whose settings are assigned to the
+config of a :class:`Recipe`. Nothing is read or built here.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from d2_seesaw.own_data.anchors import Anchors, Boxes, fit_anchors, reach
+from d2_seesaw.own_data.measure import DatasetMeasures
+
+EDGE_STEP = 16
+SMALL_OBJECT = 16.0  # pixels: four positions of the finest feature map
+LEAST_VISIBLE = 8.0  # pixels: two positions
+_SMALL_QUANTILE = 0.1
+_LARGEST_ENLARGEMENT = 2.0
+_MOST_REPEATED = 1.5  # mean repeat factor
+_BOXES_SAMPLED = 20_000
+
+AUGMENTATIONS = "dataloader.train.mapper.augmentations"
+TEST_RESIZE = "dataloader.test.mapper.augmentations[0]"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A choice, and its reason.
+
+    Attributes:
+        subject: the part of the training, in one or two words.
+        value: the choice in words.
+        reason: one sentence.
+        settings: values by dotted key of the config; empty if the base config already has them.
+    """
+
+    subject: str
+    value: str
+    reason: str
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The limits within which a base config is changed, which follow from its machine.
+
+    Attributes:
+        config: name of the base config.
+        device: the machine in words.
+        processes: number of processes, which share a batch equally.
+        edges: least and greatest short edge of resized images, in pixels.
+        batch: greatest number of images of a step.
+        pixels: number of resized pixels of a step that fit in memory and time.
+        lr: learning rate of a step of ``batch`` images.
+        anchors: default anchors.
+        rois: least and greatest number of RoIs of an image in training.
+        steps: least and greatest number of steps; no limit if None.
+    """
+
+    config: str
+    device: str
+    processes: int
+    edges: tuple[int, int]
+    batch: int
+    pixels: float
+    lr: float
+    anchors: Anchors
+    rois: tuple[int, int]
+    steps: tuple[int, int | None]
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether the time of a CPU limits the training."""
+        return self.device == "CPU"
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Sizes of resized images, as those of Detectron2's ``ResizeShortestEdge``.
+
+    Attributes:
+        edge: short edge in tests and the greatest one in training, in pixels.
+        limit: greatest long edge.
+    """
+
+    edge: int
+    limit: int
+
+    def scales(self, image_sizes: np.ndarray) -> np.ndarray:
+        """Return ``(N,)`` factors for images with ``(N, 2)`` widths and heights."""
+        by_edge = self.edge / image_sizes.min(axis=1)
+        return np.minimum(by_edge, self.limit / image_sizes.max(axis=1))
+
+    def pixels(self, image_sizes: np.ndarray) -> float:
+        """Return the mean number of pixels of the resized images."""
+        return float((image_sizes.prod(axis=1) * self.scales(image_sizes) ** 2).mean())
+
+
+def choose_resize(data: DatasetMeasures, recipe: Recipe) -> tuple[Resize, Choice]:
+    """Choose the short edge so that all but the smallest tenth of the objects stay visible."""
+    low, high = recipe.edges
+    short = float(np.median(data.image_sizes.min(axis=1)))
+    small = float(np.quantile(data.relative_sides, _SMALL_QUANTILE))
+    wanted = SMALL_OBJECT / small
+    edge = float(np.clip(wanted, low, high))
+    why = f"{edge:.0f} pixels of short edge"
+    if edge >= short:  # the images are small: enlarge them for small objects only
+        edge = float(np.clip(wanted, short, min(edge, _LARGEST_ENLARGEMENT * short)))
+        why = "the images are that small"
+    elif wanted > high:
+        why = f"more than {high} would exceed the memory or time of the {recipe.device}"
+    elif wanted < low:
+        why = f"{low} is the least for this base config"
+    edge = max(EDGE_STEP, round(edge / EDGE_STEP) * EDGE_STEP)
+    aspect = float(np.quantile(data.image_sizes.max(axis=1) / data.image_sizes.min(axis=1), 0.95))
+    limit = math.ceil(edge * float(np.clip(aspect, 5 / 3, 2.5)) / EDGE_STEP) * EDGE_STEP
+    resize = Resize(edge, limit)
+    sides = data.sides * resize.scales(data.image_sizes)[data.image]
+    visible, before = ((s >= LEAST_VISIBLE).mean() for s in (sides, data.sides))
+    edges = sorted({max(EDGE_STEP, round(f * edge / EDGE_STEP) * EDGE_STEP) for f in (0.8, 0.9, 1)})
+    reason = (
+        f"a tenth of the objects is smaller than {100 * small:.1f} % of the short edge, which is "
+        f"{SMALL_OBJECT:.0f} pixels at a short edge of {wanted:.0f}; {why}; then "
+        f"{100 * visible:.0f} % of the objects have {LEAST_VISIBLE:.0f} pixels or more "
+        f"({100 * before:.0f} % in the original images)"
+    )
+    settings: dict[str, Any] = {
+        f"{AUGMENTATIONS}[0].short_edge_length": edges,
+        f"{AUGMENTATIONS}[0].max_size": limit,
+        f"{TEST_RESIZE}.short_edge_length": edge,
+        f"{TEST_RESIZE}.max_size": limit,
+    }
+    return resize, Choice("resize", f"short edge {edge}, long edge up to {limit}", reason, settings)
+
+
+def choose_flip(data: DatasetMeasures) -> Choice | None:
+    """Leave out flips if categories differ by left and right only."""
+    sided = {name for name in data.names if re.search(r"(?i)\b(left|right)\b|_(left|right)", name)}
+    if not sided:
+        return None
+    settings = {f"{AUGMENTATIONS}[1].prob": 0.0}
+    reason = f"flipped images would have the wrong label, such as {sorted(sided)[0]!r}"
+    return Choice("flips", "none", reason, settings)
+
+
+def choose_anchors(data: DatasetMeasures, recipe: Recipe, resize: Resize) -> Choice:
+    """Fit the anchors to the resized boxes and compare them with the default ones."""
+    boxes = resized_boxes(data, resize)
+    fitted = fit_anchors(boxes, recipe.anchors)
+    default, best = reach(boxes, recipe.anchors), reach(boxes, fitted)
+    sizes = ", ".join(f"{size:g}" for size in fitted.sizes)
+    ratios = ", ".join(f"{ratio:g}" for ratio in fitted.aspect_ratios)
+    value = f"sizes {sizes} pixels; height / width {ratios}"
+    if fitted == recipe.anchors:
+        return Choice("anchors", value, f"the default anchors reach {default} of the boxes", {})
+    generator = "model.proposal_generator.anchor_generator"
+    settings: dict[str, Any] = {
+        f"{generator}.sizes": [[size] for size in fitted.sizes],
+        f"{generator}.aspect_ratios": list(fitted.aspect_ratios),
+    }
+    if len(fitted.aspect_ratios) != len(recipe.anchors.aspect_ratios):
+        settings["model.proposal_generator.head.num_anchors"] = len(fitted.aspect_ratios)
+    reason = f"they reach {best} of the resized boxes, the default anchors {default}"
+    return Choice("anchors", value, reason, settings)
+
+
+def resized_boxes(data: DatasetMeasures, resize: Resize) -> Boxes:
+    """Return the boxes, or an even sample of them, in the pixels of the resized images."""
+    chosen = np.linspace(0, len(data.boxes) - 1, min(len(data.boxes), _BOXES_SAMPLED)).astype(int)
+    image = data.image[chosen]
+    scale = resize.scales(data.image_sizes)[image, None]
+    return Boxes(data.boxes[chosen] * scale, data.image_sizes[image] * scale)
+
+
+def choose_sampling(data: DatasetMeasures) -> tuple[float, Choice]:
+    """Choose the greatest repeat threshold that lengthens an epoch by half at most.
+
+    Returns:
+        The mean number of times that an image is shown in an epoch, and the choice.
+    """
+    useful = [e for e in data.thresholds if 1 < e.mean_factor <= _MOST_REPEATED]
+    key = "dataloader.train.sampling.threshold"
+    if not useful:
+        least = data.thresholds[0]
+        if least.mean_factor > _MOST_REPEATED:
+            reason = f"the epoch is {least.mean_factor:.2f} times as long even at this threshold"
+            value = {key: least.threshold}
+            return least.mean_factor, Choice("repeats", f"{least.threshold:g}", reason, value)
+        reason = "no category is in so few images that a threshold up to 0.1 would repeat it"
+        return 1.0, Choice("repeats", "no image is repeated", reason, {key: least.threshold})
+    best = useful[-1]
+    reason = (
+        f"it repeats {best.repeated_images:,} of {best.images:,} images, and is the greatest "
+        f"threshold with which an epoch is at most {_MOST_REPEATED:g} times as long "
+        f"({best.mean_factor:.2f})"
+    )
+    choice = Choice("repeats", f"threshold {best.threshold:g}", reason, {key: best.threshold})
+    return best.mean_factor, choice
+
+
+def choose_loss(data: DatasetMeasures) -> Choice:
+    """Set the number of classes. Seesaw Loss is kept in any case."""
+    C = len(data.names)
+    reason = (
+        f"the most frequent category is in {data.imbalance:.3g} times as many images as the rarest"
+    )
+    if data.imbalance < 2:
+        reason += "; with counts this even, the factors of Seesaw Loss are close to 1"
+    settings = {"model.roi_heads.num_classes": C}
+    return Choice("loss", f"Seesaw Loss over {C:,} classes", reason, settings)
+
+
+def choose_batch(data: DatasetMeasures, recipe: Recipe, resize: Resize) -> tuple[int, Choice]:
+    """Choose the largest batch, a power of two per process, that fits the pixels of a step."""
+    mean, processes = resize.pixels(data.image_sizes), recipe.processes
+    fitting = max(2.0 if processes == 1 else 1.0, recipe.pixels / processes / mean)
+    batch = min(recipe.batch, processes * 2 ** math.floor(math.log2(fitting)))
+    key = "dataloader.train.total_batch_size"
+    if batch == recipe.batch:
+        reason = f"images of {mean / 1e6:.2g} megapixels fit"
+        return batch, Choice("batch", f"{batch} images", reason, {key: batch})
+    reason = (
+        f"the resized images have {mean / 1e6:.2g} megapixels, and {recipe.pixels / 1e6:.2g} a "
+        f"step are what the base config is made for on a {recipe.device}"
+    )
+    return batch, Choice("batch", f"{batch} images", reason, {key: batch})
+
+
+def choose_length(
+    data: DatasetMeasures, recipe: Recipe, batch: int, repeats: float
+) -> tuple[int, Choice]:
+    """Choose the number of steps, which grows more slowly than the data."""
+    images = data.trained_images * repeats
+    if recipe.is_cpu:
+        seen = 200 * math.sqrt(images)
+        rule = "200 times the root of the images of an epoch, for the time of a CPU"
+    else:
+        epochs = float(np.clip(64 * (3000 / images) ** (1 / 3), 12, 200))
+        seen = images * epochs
+        rule = "64 epochs of 3,000 images, and fewer of more, as Detectron2's Cityscapes and COCO"
+    low, high = recipe.steps
+    steps = max(low, round(seen / batch))
+    if high is not None:
+        steps = min(high, steps)
+    steps = math.ceil(steps / 10) * 10
+    reason = (
+        f"{steps * batch / images:.3g} epochs of {images:,.0f} images with repeats; the rule is "
+        f"{rule}, and at least {low:,} steps"
+    )
+    settings: dict[str, Any] = {"train.epochs": None, "train.max_iter": steps}
+    return steps, Choice("length", f"{steps:,} steps", reason, settings)
+
+
+def choose_rate(recipe: Recipe, batch: int, steps: int) -> Choice:
+    """Scale the learning rate with the batch, and warm up over a tenth of the steps."""
+    rate = float(f"{recipe.lr * batch / recipe.batch:.3g}")
+    warm_up = min(500, max(10, steps // 10))
+    reason = f"{recipe.lr:g} for {recipe.batch} images, in proportion to the batch"
+    settings = {"optimizer.lr": rate, "lr_multiplier.warmup_iters": warm_up}
+    return Choice("rate", f"{rate:g} after {warm_up} steps of warm-up", reason, settings)
+
+
+def choose_detections(data: DatasetMeasures, recipe: Recipe) -> Choice:
+    """Choose how many RoIs are trained and how many detections are kept, from the crowdedness."""
+    most = int(data.objects_per_image.max())
+    kept = int(np.clip(math.ceil(5 * most / 50) * 50, 100, 300))
+    usual = float(np.quantile(data.objects_per_image, 0.9))
+    rois = int(np.clip(math.ceil(8 * usual / 16) * 16, *recipe.rois))
+    threshold = float(f"{min(0.02, 0.1 / len(data.names)):.1g}")
+    reason = (
+        f"an image has up to {most} objects, and most have at most {usual:.0f}; with "
+        f"{len(data.names):,} classes a score by chance is {1 / len(data.names):.2g}, and the tail "
+        "scores low"
+    )
+    predictor = "model.roi_heads.box_predictor"
+    settings: dict[str, Any] = {
+        "model.roi_heads.batch_size_per_image": rois,
+        f"{predictor}.test_topk_per_image": kept,
+        f"{predictor}.test_score_thresh": threshold,
+    }
+    value = f"up to {kept} with a score from {threshold:g}; {rois} RoIs of an image are trained"
+    return Choice("detections", value, reason, settings)
+
+
+def choose_masks(data: DatasetMeasures) -> Choice:
+    """Leave out the masks if there are none. The settings are made by ``boxes_only``."""
+    if data.has_masks:
+        return Choice("masks", "trained and evaluated", "the objects have masks", {})
+    return Choice("masks", "boxes only", "no object of the training split has a mask", {})
+
+
+def choose_evaluation(
+    data: DatasetMeasures, evaluated_images: int, batch: int, steps: int
+) -> Choice:
+    """Evaluate and save at most five times, and less often if the evaluated split is large."""
+    # An image takes about a third of the time of a training step's.
+    fifth = 0.2 * steps * batch / max(1.0, evaluated_images / 3)
+    number = int(np.clip(math.floor(fifth), 1, 5))
+    period = math.ceil(steps / number)
+    metric = "segm/AP" if data.has_masks else "bbox/AP"
+    reason = (
+        f"{evaluated_images:,} images are evaluated {number} times within about a fifth of the "
+        f"time of training; model_best.pth has the best {metric}"
+    )
+    settings: dict[str, Any] = {
+        "train.eval_period": period,
+        "train.checkpointer.period": period,
+        "train.best_checkpoint.metric": metric,
+    }
+    return Choice("evaluation", f"every {period:,} steps", reason, settings)
+
+
+def choose(data: DatasetMeasures, recipe: Recipe, evaluated_images: int) -> list[Choice]:
+    """Choose everything that follows from the data.
+
+    Args:
+        data: measurements of the training split.
+        recipe: limits of the base config.
+        evaluated_images: number of images of the other split.
+    """
+    return list(_choose(data, recipe, evaluated_images))
+
+
+def _choose(data: DatasetMeasures, recipe: Recipe, evaluated_images: int) -> Iterator[Choice]:
+    yield choose_masks(data)
+    yield choose_loss(data)
+    resize, choice = choose_resize(data, recipe)
+    yield choice
+    if flip := choose_flip(data):
+        yield flip
+    yield choose_anchors(data, recipe, resize)
+    yield choose_detections(data, recipe)
+    repeats, choice = choose_sampling(data)
+    yield choice
+    batch, choice = choose_batch(data, recipe, resize)
+    yield choice
+    steps, choice = choose_length(data, recipe, batch, repeats)
+    yield choice
+    yield choose_rate(recipe, batch, steps)
+    yield choose_evaluation(data, evaluated_images, batch, steps)
