@@ -129,7 +129,9 @@ def row(name: str, cfg: Any, recipe: Recipe, say: Callable[[str], None]) -> str:
     resize, fixed = choose_resize(data, recipe)[0], fixed_resize(cfg)
 
     def visible(by: Resize) -> float:
-        return 100 * (other.sides * by.scales(other.image_sizes)[other.image] >= LEAST_VISIBLE).mean()
+        return (
+            100 * (other.sides * by.scales(other.image_sizes)[other.image] >= LEAST_VISIBLE).mean()
+        )
 
     def reached(boxes: Boxes, anchors: Anchors) -> str:
         found = reach(boxes, anchors)

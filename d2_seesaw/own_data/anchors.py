@@ -16,6 +16,8 @@ import numpy as np
 
 _DIVISIBILITY = 32  # the sides of a batch are padded to its multiples
 _LEAST_GAIN = 0.02  # of the score, to leave the default anchors or use five aspect ratios
+_MOST_LOST = 0.005  # of the boxes at an IoU of 0.5, compared with the default anchors
+_STEPS = (0.5, 0.75, 1.0)  # between the sizes of two levels, in octaves
 _FEWEST_BOXES_OF_FIVE = 500
 
 
@@ -67,7 +69,7 @@ class Reach:
         return (self.at_50 + self.at_70 + self.mean) / 3
 
     def __str__(self) -> str:
-        return f"{100 * self.at_50:.0f} % at IoU 0.5 and {100 * self.at_70:.0f} % at 0.7"
+        return f"{100 * self.at_50:.0f} % with an IoU of 0.5 and {100 * self.at_70:.0f} % with 0.7"
 
 
 def best_overlaps(boxes: Boxes, anchors: Anchors) -> np.ndarray:
@@ -108,15 +110,18 @@ def reach(boxes: Boxes, anchors: Anchors) -> Reach:
 def fit_anchors(boxes: Boxes, default: Anchors) -> Anchors:
     """Return the anchors of some candidates that reach the boxes best.
 
-    Candidates for the sizes are the default ones, doubling sizes from several smallest ones, and
-    the quantiles and k-means of the boxes' sizes; for the aspect ratios, the default ones and the
-    k-means of the boxes' ratios. The default is kept unless another one is clearly better.
+    Candidates for the sizes are the default ones, geometric sequences from several smallest sizes,
+    and the quantiles and k-means of the boxes' sizes; for the aspect ratios, the default ones and
+    the k-means of the boxes' ratios. The default is kept unless another one is clearly better, and
+    reaches no fewer boxes with an IoU of 0.5.
 
     Args:
         boxes: at least one box.
         default: anchors of the base config; their strides are kept.
     """
-    scored = [(reach(boxes, anchors).score, anchors) for anchors in _candidates(boxes, default)]
+    reached = [(reach(boxes, anchors), anchors) for anchors in _candidates(boxes, default)]
+    least = reached[0][0].at_50 - _MOST_LOST
+    scored = [(found.score, anchors) for found, anchors in reached if found.at_50 >= least]
     score, best = max(scored, key=lambda pair: pair[0])
     if len(boxes.xywh) >= _FEWEST_BOXES_OF_FIVE:
         five = replace(best, aspect_ratios=_ratios(boxes, 5))
@@ -130,12 +135,10 @@ def _candidates(boxes: Boxes, default: Anchors) -> Iterator[Anchors]:
     """Yield the default anchors first."""
     L = len(default.strides)
     logs = np.log2(np.sqrt(boxes.xywh[:, 2] * boxes.xywh[:, 3]))
-    doubling = [
-        2 ** (first + np.arange(L))
-        for first in np.arange(np.floor(logs.min()), np.ceil(logs.max()) + 0.1, 0.25)
-    ]
+    smallest = np.arange(np.floor(logs.min()), np.ceil(logs.max()) + 0.1, 0.25)
+    sequences = [2 ** (first + step * np.arange(L)) for step in _STEPS for first in smallest]
     quantiles = 2 ** np.quantile(logs, (np.arange(L) + 0.5) / L)
-    of_boxes = [quantiles, 2 ** k_means(logs, L), *doubling]
+    of_boxes = [quantiles, 2 ** k_means(logs, L), *sequences]
     every_size = [default.sizes, *([round(float(s), 1) for s in sizes] for sizes in of_boxes)]
     for sizes in every_size:
         for ratios in (default.aspect_ratios, _ratios(boxes, len(default.aspect_ratios))):

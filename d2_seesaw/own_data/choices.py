@@ -22,6 +22,7 @@ _SMALL_QUANTILE = 0.1
 _LARGEST_ENLARGEMENT = 2.0
 _MOST_REPEATED = 1.5  # mean repeat factor
 _BOXES_SAMPLED = 20_000
+_LONGER_FROM_SCRATCH = 3  # 72 instead of 24 epochs of COCO in He et al., ICCV 2019
 
 AUGMENTATIONS = "dataloader.train.mapper.augmentations"
 TEST_RESIZE = "dataloader.test.mapper.augmentations[0]"
@@ -56,6 +57,7 @@ class Recipe:
         batch: greatest number of images of a step.
         pixels: number of resized pixels of a step that fit in memory and time.
         lr: learning rate of a step of ``batch`` images.
+        weights: pretrained weights that training starts from.
         anchors: default anchors.
         rois: least and greatest number of RoIs of an image in training.
         steps: least and greatest number of steps; no limit if None.
@@ -68,6 +70,7 @@ class Recipe:
     batch: int
     pixels: float
     lr: float
+    weights: str
     anchors: Anchors
     rois: tuple[int, int]
     steps: tuple[int, int | None]
@@ -107,14 +110,14 @@ def choose_resize(data: DatasetMeasures, recipe: Recipe) -> tuple[Resize, Choice
     small = float(np.quantile(data.relative_sides, _SMALL_QUANTILE))
     wanted = SMALL_OBJECT / small
     edge = float(np.clip(wanted, low, high))
-    why = f"{edge:.0f} pixels of short edge"
+    why = ""
     if edge >= short:  # the images are small: enlarge them for small objects only
         edge = float(np.clip(wanted, short, min(edge, _LARGEST_ENLARGEMENT * short)))
-        why = "the images are that small"
+        why = f"; the images have one of {short:.0f}"
     elif wanted > high:
-        why = f"more than {high} would exceed the memory or time of the {recipe.device}"
+        why = f"; more than {high} would exceed the memory or time of a {recipe.device}"
     elif wanted < low:
-        why = f"{low} is the least for this base config"
+        why = f"; {low} is the least for this base config"
     edge = max(EDGE_STEP, round(edge / EDGE_STEP) * EDGE_STEP)
     aspect = float(np.quantile(data.image_sizes.max(axis=1) / data.image_sizes.min(axis=1), 0.95))
     limit = math.ceil(edge * float(np.clip(aspect, 5 / 3, 2.5)) / EDGE_STEP) * EDGE_STEP
@@ -123,10 +126,10 @@ def choose_resize(data: DatasetMeasures, recipe: Recipe) -> tuple[Resize, Choice
     visible, before = ((s >= LEAST_VISIBLE).mean() for s in (sides, data.sides))
     edges = sorted({max(EDGE_STEP, round(f * edge / EDGE_STEP) * EDGE_STEP) for f in (0.8, 0.9, 1)})
     reason = (
-        f"a tenth of the objects is smaller than {100 * small:.1f} % of the short edge, which is "
-        f"{SMALL_OBJECT:.0f} pixels at a short edge of {wanted:.0f}; {why}; then "
-        f"{100 * visible:.0f} % of the objects have {LEAST_VISIBLE:.0f} pixels or more "
-        f"({100 * before:.0f} % in the original images)"
+        f"a tenth of the objects is smaller than {100 * small:.1f} % of the short edge, and needs "
+        f"one of {wanted:.0f} for {SMALL_OBJECT:.0f} pixels{why}; as resized, "
+        f"{100 * visible:.0f} % of the objects have {LEAST_VISIBLE:.0f} pixels or more, "
+        f"{100 * before:.0f} % in the original images"
     )
     settings: dict[str, Any] = {
         f"{AUGMENTATIONS}[0].short_edge_length": edges,
@@ -156,7 +159,9 @@ def choose_anchors(data: DatasetMeasures, recipe: Recipe, resize: Resize) -> Cho
     ratios = ", ".join(f"{ratio:g}" for ratio in fitted.aspect_ratios)
     value = f"sizes {sizes} pixels; height / width {ratios}"
     if fitted == recipe.anchors:
-        return Choice("anchors", value, f"the default anchors reach {default} of the boxes", {})
+        return Choice(
+            "anchors", value, f"of the resized boxes the default anchors overlap {default}", {}
+        )
     generator = "model.proposal_generator.anchor_generator"
     settings: dict[str, Any] = {
         f"{generator}.sizes": [[size] for size in fitted.sizes],
@@ -164,7 +169,7 @@ def choose_anchors(data: DatasetMeasures, recipe: Recipe, resize: Resize) -> Cho
     }
     if len(fitted.aspect_ratios) != len(recipe.anchors.aspect_ratios):
         settings["model.proposal_generator.head.num_anchors"] = len(fitted.aspect_ratios)
-    reason = f"they reach {best} of the resized boxes, the default anchors {default}"
+    reason = f"of the resized boxes they overlap {best}; the default anchors {default}"
     return Choice("anchors", value, reason, settings)
 
 
@@ -230,8 +235,29 @@ def choose_batch(data: DatasetMeasures, recipe: Recipe, resize: Resize) -> tuple
     return batch, Choice("batch", f"{batch} images", reason, {key: batch})
 
 
+def choose_start(recipe: Recipe, *, from_scratch: bool) -> Choice:
+    """Start from the weights of the base config, or train everything from random ones."""
+    if not from_scratch:
+        reason = "pretrained features need far fewer images; --from-scratch trains without"
+        return Choice("start", recipe.weights, reason, {})
+    backbone = "model.backbone.bottom_up"
+    norms = ("norm",) if recipe.is_cpu else ("stem.norm", "stages.norm")
+    norm = "BN" if recipe.processes == 1 else "SyncBN"
+    settings: dict[str, Any] = {
+        "train.init_checkpoint": "",
+        f"{backbone}.freeze_at": 0,
+        **{f"{backbone}.{key}": norm for key in norms},
+    }
+    return Choice("start", "random weights, nothing is frozen", "--from-scratch", settings)
+
+
 def choose_length(
-    data: DatasetMeasures, recipe: Recipe, batch: int, repeats: float
+    data: DatasetMeasures,
+    recipe: Recipe,
+    batch: int,
+    repeats: float,
+    *,
+    from_scratch: bool = False,
 ) -> tuple[int, Choice]:
     """Choose the number of steps, which grows more slowly than the data."""
     images = data.trained_images * repeats
@@ -242,6 +268,9 @@ def choose_length(
         epochs = float(np.clip(64 * (3000 / images) ** (1 / 3), 12, 200))
         seen = images * epochs
         rule = "64 epochs of 3,000 images, and fewer of more, as Detectron2's Cityscapes and COCO"
+    if from_scratch:
+        seen *= _LONGER_FROM_SCRATCH
+        rule = f"{_LONGER_FROM_SCRATCH} times {rule}"
     low, high = recipe.steps
     steps = max(low, round(seen / batch))
     if high is not None:
@@ -314,18 +343,24 @@ def choose_evaluation(
     return Choice("evaluation", f"every {period:,} steps", reason, settings)
 
 
-def choose(data: DatasetMeasures, recipe: Recipe, evaluated_images: int) -> list[Choice]:
+def choose(
+    data: DatasetMeasures, recipe: Recipe, evaluated_images: int, *, from_scratch: bool = False
+) -> list[Choice]:
     """Choose everything that follows from the data.
 
     Args:
         data: measurements of the training split.
         recipe: limits of the base config.
         evaluated_images: number of images of the other split.
+        from_scratch: whether to train without pretrained weights.
     """
-    return list(_choose(data, recipe, evaluated_images))
+    return list(_choose(data, recipe, evaluated_images, from_scratch))
 
 
-def _choose(data: DatasetMeasures, recipe: Recipe, evaluated_images: int) -> Iterator[Choice]:
+def _choose(
+    data: DatasetMeasures, recipe: Recipe, evaluated_images: int, from_scratch: bool
+) -> Iterator[Choice]:
+    yield choose_start(recipe, from_scratch=from_scratch)
     yield choose_masks(data)
     yield choose_loss(data)
     resize, choice = choose_resize(data, recipe)
@@ -338,7 +373,7 @@ def _choose(data: DatasetMeasures, recipe: Recipe, evaluated_images: int) -> Ite
     yield choice
     batch, choice = choose_batch(data, recipe, resize)
     yield choice
-    steps, choice = choose_length(data, recipe, batch, repeats)
+    steps, choice = choose_length(data, recipe, batch, repeats, from_scratch=from_scratch)
     yield choice
     yield choose_rate(recipe, batch, steps)
     yield choose_evaluation(data, evaluated_images, batch, steps)

@@ -105,7 +105,8 @@ class DatasetMeasures:
 
 
 def _spread(values: np.ndarray) -> str:
-    low, middle, high = (f"{value:.3g}" for value in np.quantile(values, _QUANTILES))
+    found = np.quantile(values, _QUANTILES).tolist()
+    low, middle, high = (f"{v:,.0f}" if v >= 100 else f"{v:.3g}" for v in found)
     return f"median {middle}, 90 % from {low} to {high}"
 
 

@@ -13,8 +13,7 @@ from d2_seesaw.own_data.choices import Choice, Recipe
 CPU, ONE_GPU, EIGHT_GPUS = "own_data/cpu", "own_data/one_gpu", "own_data/eight_gpus"
 
 _LIMITS: dict[str, dict[str, Any]] = {
-    # Half a megapixel a step takes about a second on one core.
-    CPU: {"edges": (192, 512), "pixels": 0.5e6, "rois": (48, 128), "steps": (300, 4000)},
+    CPU: {"edges": (192, 512), "pixels": 0.8e6, "rois": (48, 128), "steps": (300, 4000)},
     ONE_GPU: {"edges": (480, 1024), "pixels": 5.5e6, "rois": (256, 512), "steps": (1000, None)},
     # Two images of 800 x 1333 pixels for each GPU.
     EIGHT_GPUS: {"edges": (640, 1024), "pixels": 17e6, "rois": (512, 512), "steps": (1000, None)},
@@ -107,6 +106,7 @@ def recipe_of(name: str, cfg: DictConfig, processes: int) -> Recipe:
         processes=processes,
         batch=round(cfg.dataloader.train.total_batch_size * factor),
         lr=cfg.optimizer.lr * factor,
+        weights=cfg.train.init_checkpoint,
         anchors=Anchors(
             sizes=[sizes[0] for sizes in generator.sizes],
             aspect_ratios=list(generator.aspect_ratios),

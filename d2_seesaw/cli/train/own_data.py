@@ -7,6 +7,7 @@ from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 
+from d2_seesaw.checkpoint.torchvision_weights import PREFIX, find_weights, weights_url
 from d2_seesaw.cli import say
 from d2_seesaw.data.annotations.reader import file_image_counts, read_annotations
 from d2_seesaw.data.check import check_dataset
@@ -134,9 +135,14 @@ def _is_given(arguments: Sequence[str], flag: str) -> bool:
     return any(argument.partition("=")[0] == flag for argument in arguments)
 
 
+def _overrides(args: argparse.Namespace, key: str) -> list[str]:
+    """Return the values that the command line gives a key."""
+    options = [option.partition("=") for option in args.opts]
+    return [value for name, _, value in options if name == key]
+
+
 def _output_folder(args: argparse.Namespace) -> str:
-    options = [o.partition("=")[2] for o in args.opts if o.startswith("train.output_dir=")]
-    return args.output or (options[-1] if options else DEFAULT_FOLDER)
+    return args.output or [DEFAULT_FOLDER, *_overrides(args, "train.output_dir")][-1]
 
 
 def _existing(args: argparse.Namespace, path: Path, processes: int | None) -> int:
@@ -155,16 +161,31 @@ def _existing(args: argparse.Namespace, path: Path, processes: int | None) -> in
 
 def _chosen(args: argparse.Namespace, folder: Path, base: str, machine: Choice) -> str:
     """Check and measure the data, print the choices and return the text of the config."""
+    cfg = load_config(base)
+    if not args.from_scratch and not _overrides(args, "train.init_checkpoint"):
+        _check_weights(cfg.train.init_checkpoint)
     data = _checked_data(args, folder)
     measures = measure(read_annotations(data.train_file, for_training=True))
     evaluated = len(read_annotations(data.val_file).images)
-    cfg = load_config(base)
     recipe = recipe_of(base, cfg, args.num_gpus)
-    choices = [machine, *choose(measures, recipe, evaluated)]
+    chosen = choose(measures, recipe, evaluated, from_scratch=args.from_scratch)
+    choices = [machine, *chosen]
     say(f"\nThe training data:\n{_indented(measures.text())}")
     say(f"\nChosen from them:\n{choices_text(choices)}\n")
     is_boxes_only = not measures.has_masks
     return config_text(folder, data, base, choices, measures.text(), boxes_only=is_boxes_only)
+
+
+def _check_weights(name: str) -> None:
+    """Find, or download, the pretrained weights before anything else is done.
+
+    Raises:
+        FileNotFoundError: they cannot be had, with the way to train without them.
+    """
+    try:
+        find_weights(weights_url(name.removeprefix(PREFIX)))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}, or train without them: --from-scratch") from error
 
 
 def _indented(text: str) -> str:
