@@ -1,5 +1,6 @@
 """The config file of a training on own data, which its user may edit."""
 
+import json
 import os
 import textwrap
 from collections.abc import Sequence
@@ -24,24 +25,24 @@ from d2_seesaw.data import register_longtail_instances
 from d2_seesaw.engine import load_config{imports}
 
 register_longtail_instances(
-    {train!r},
-    json_file={train_file!r},
-    image_root={images!r},
+    {train},
+    json_file={train_file},
+    image_root={images},
 )
 register_longtail_instances(
-    {val!r},
-    json_file={val_file!r},
-    image_root={images!r},
-    counts_from={train!r},  # decides which categories are rare, common and frequent
+    {val},
+    json_file={val_file},
+    image_root={images},
+    counts_from={train},  # decides which categories are rare, common and frequent
 )
 
-_cfg = load_config({base!r})
+_cfg = load_config({base})
 {boxes_only}dataloader, lr_multiplier, model = _cfg.dataloader, _cfg.lr_multiplier, _cfg.model
 optimizer, train, tta = _cfg.optimizer, _cfg.train, _cfg.tta
 
-dataloader.train.dataset.names = {train!r}
-dataloader.test.dataset.names = {val!r}
-train.output_dir = {folder!r}
+dataloader.train.dataset.names = {train}
+dataloader.test.dataset.names = {val}
+train.output_dir = {folder}
 '''
 
 
@@ -93,19 +94,22 @@ def config_text(
     """
     train, val = dataset_names(folder)
     data = data.absolute()
-    told = textwrap.indent(_safe(measures), "    ")
+    told = "\n".join(
+        textwrap.fill(line, _WIDTH, initial_indent="    ", subsequent_indent="      ")
+        for line in _safe(measures).splitlines()
+    )
     text = _HEAD.format(
         path=_safe(str(Path(folder, NAME))),
         measures=f"The training data:\n\n{told}" if measures else "",
         imports="\nfrom d2_seesaw.engine.boxes_only import boxes_only" if boxes_only else "",
         boxes_only="boxes_only(_cfg)\n" if boxes_only else "",
-        train=train,
-        val=val,
-        train_file=str(data.train_file),
-        val_file=str(data.val_file),
-        images=str(data.images),
-        base=base,
-        folder=os.path.abspath(folder),
+        train=_literal(train),
+        val=_literal(val),
+        train_file=_literal(str(data.train_file)),
+        val_file=_literal(str(data.val_file)),
+        images=_literal(str(data.images)),
+        base=_literal(base),
+        folder=_literal(os.path.abspath(folder)),
     )
     return text + "".join(f"\n{_assignments(choice)}" for choice in choices)
 
@@ -116,16 +120,18 @@ def _safe(text: str) -> str:
 
 
 def _assignments(choice: Choice) -> str:
-    reason = _safe(f"{choice.subject}: {choice.value}. {choice.reason}")
-    comment = textwrap.fill(
-        reason, _WIDTH, initial_indent="# ", subsequent_indent="# ", break_long_words=False
-    )
+    sentence = choice.reason[0].upper() + choice.reason[1:]
+    comments = [
+        textwrap.fill(_safe(text), _WIDTH, initial_indent="# ", subsequent_indent="# ")
+        for text in (f"{choice.subject}: {choice.value}", f"{sentence}.")
+    ]
     lines = [f"{key} = {_literal(value)}" for key, value in choice.settings.items()]
-    return "\n".join([comment, *lines]) + "\n"
+    return "\n".join([*comments, *lines]) + "\n"
 
 
 def _literal(value: Any) -> str:
-    return f'"{value}"' if isinstance(value, str) and value.isidentifier() else repr(value)
+    """Return a value as Python text, with double quotes."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
 def choices_text(choices: Sequence[Choice]) -> str:
