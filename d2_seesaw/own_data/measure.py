@@ -87,8 +87,9 @@ class DatasetMeasures:
         kinds = [
             "masks" if self.has_masks else "boxes only",
             "federated" if self.is_federated else "every category annotated in every image",
-            f"{100 * self.crowd_share:.3g} % crowds",
         ]
+        if self.crowd_share:
+            kinds.append(f"{100 * self.crowd_share:.2g} % crowds")
         lines = [
             f"{len(self.image_sizes):,} images, {len(self.boxes):,} objects of {len(self.names):,} "
             f"categories; {', '.join(kinds)}",

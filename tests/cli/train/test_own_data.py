@@ -1,5 +1,6 @@
 """`d2-seesaw train --data`: from two files to a config that can be read, edited and trained."""
 
+import copy
 import json
 import re
 
@@ -19,12 +20,20 @@ from tests.data.own_data import content, write
 from tests.support.configs import build_model, plain, through_yaml
 
 NO_GPU = Machine(gpus=0, cores=2, has_bfloat16=False)
+BASE = load_config("own_data/cpu")
+
+
+def load(name):
+    """Load a config. The base config has been loaded once."""
+    return copy.deepcopy(BASE) if name == "own_data/cpu" else load_config(name)
 
 
 @pytest.fixture
 def chosen(tmp_path, monkeypatch):
     """Return a function that chooses for changed data and returns the arguments to train with."""
     monkeypatch.setattr(Machine, "here", classmethod(lambda cls: NO_GPU))
+    for module in ("d2_seesaw.engine", "d2_seesaw.cli.train.own_data"):
+        monkeypatch.setattr(f"{module}.load_config", load)
     before = set(DatasetCatalog.list())
 
     def choose(*arguments, change=lambda data: None, change_val=lambda data: None, files=2):
@@ -78,7 +87,6 @@ def test_the_config_has_the_choices_builds_and_survives_yaml(chosen, written, ca
     for subject in ("machine", "start", "resize", "anchors", "repeats", "length", "rate"):
         assert f"\n# {subject}: " in text
         assert re.search(rf"^  {subject}\s+\S", said, re.MULTILINE)
-    assert max(map(len, said.splitlines())) < 140
 
 
 def test_an_edited_config_is_kept_until_restart(chosen, written, tmp_path, capsys):
@@ -121,16 +129,6 @@ def test_data_without_masks_get_a_config_for_boxes(chosen, written):
     assert cfg.train.best_checkpoint.metric == "bbox/AP"
 
 
-def federated(data):
-    for image in data["images"]:
-        image |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
-
-
-def test_federated_data_are_recognized(chosen, written):
-    chosen(change=federated)
-    assert "masks, federated" in written.read_text()
-
-
 def unreadable_box(data):
     data["annotations"][0]["bbox"] = [1, 2, float("nan"), 4]
 
@@ -171,8 +169,10 @@ def test_other_ids_of_the_same_names_are_mapped(chosen, written):
 
 
 def test_one_file_is_split_into_the_output_folder(chosen, written, capsys):
-    chosen(files=1)
-    assert "1 categories cannot be evaluated: hydrant" in capsys.readouterr().out
+    assert not chosen("--choose-only", files=1).starts
+    said = capsys.readouterr().out
+    assert "1 categories cannot be evaluated: hydrant" in said
+    assert "Train with: d2-seesaw train --config-file" in said
     cfg = load_config(str(written))
     registered = MetadataCatalog.get(cfg.dataloader.train.dataset.names).json_file
     assert registered == str(written.parent / "train.json")
@@ -183,12 +183,6 @@ def test_one_file_is_split_into_the_output_folder(chosen, written, capsys):
     assert sum(numbers) == 4
     assert min(numbers) > 0
     chosen(files=1)  # finds the same file
-
-
-def test_choosing_only_does_not_train(chosen, monkeypatch, capsys):
-    monkeypatch.setattr(train, "launch_training", lambda *_: pytest.fail("started"))
-    assert not chosen("--choose-only").starts
-    assert "Train with: d2-seesaw train --config-file" in capsys.readouterr().out
 
 
 def test_missing_weights_name_the_extra_and_the_flag(monkeypatch, tmp_path):
