@@ -26,9 +26,16 @@ from d2_seesaw.cli.train.evaluating import build, build_model, evaluate_in_train
 from d2_seesaw.cli.train.output import WritersHook, disk_errors_in_one_line, save_config
 from d2_seesaw.data.bad_images import BadImageError
 from d2_seesaw.data.loader import check_test_files
-from d2_seesaw.engine import BestCheckpoint, CheckpointHook, EMAHook, Trainer, tracking_writers
+from d2_seesaw.engine import (
+    BestCheckpoint,
+    CheckpointHook,
+    EarlyStopping,
+    EMAHook,
+    Trainer,
+    tracking_writers,
+)
 from d2_seesaw.engine.boxes_only import boxes_only, masks_left_out
-from d2_seesaw.engine.checkpointing import UnknownMetricError
+from d2_seesaw.engine.monitoring.metric import UnknownMetricError
 from d2_seesaw.engine.rank_state import RankState
 from d2_seesaw.engine.run_records import EvaluationHook, ResumedMetricsFile
 from d2_seesaw.engine.stop import StopHook, signals_waiting, stop_requested
@@ -47,7 +54,8 @@ def train(cfg: DictConfig, *, resume: bool) -> None:
 
     Raises:
         RunError: training cannot start, memory is exhausted, too many images are bad, files cannot
-            be written, or the metric of ``train.best_checkpoint`` does not exist.
+            be written, or the metric of ``train.best_checkpoint`` or ``train.early_stopping`` does
+            not exist.
     """
     with ending_in_one_line(ValueError, OSError, MemoryError, OtherRankError):
         trainer, start = build_trainer(cfg, resume=resume)
@@ -70,6 +78,7 @@ def _is_crash(record: logging.LogRecord) -> bool:
 
 def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
     """Build the trainer with its hooks, load the weights and return it with its first iteration."""
+    early = _early_stopping(cfg)
     seed = _settle_seed(cfg)
     loader = build(cfg.dataloader.train)
     loader.bad_images.limit = cfg.train.max_bad_images
@@ -117,7 +126,13 @@ def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
         cfg.train.eval_period, stop.interruptible(evaluate), cfg.train.output_dir, _test_of(cfg)
     )
     best = _best_checkpoint(cfg, checkpointer)
-    trainer.register_hooks_after_checkpoint([evaluation, best])
+    if early is not None:
+        early.at_end = (
+            [checkpoint_hook.save_final]
+            if ema is None
+            else [ema.save_final, checkpoint_hook.save_final]
+        )
+    trainer.register_hooks_after_checkpoint([evaluation, best, early])
     start = trainer.iter + 1 if _load(cfg, checkpointer, resume=resume) else 0
     _warn_of_seed(cfg, trainer)
     if comm.is_main_process():  # only now: writers create files and runs, a failed start must not
@@ -238,6 +253,13 @@ def _best_checkpoint(cfg: DictConfig, checkpointer: StrictCheckpointer) -> BestC
     if options.metric is None:
         return None
     return BestCheckpoint(checkpointer, **options, eval_period=cfg.train.eval_period)
+
+
+def _early_stopping(cfg: DictConfig) -> EarlyStopping | None:
+    options = cfg.train.get("early_stopping")
+    if options is None or options.metric is None:
+        return None
+    return EarlyStopping(**options, eval_period=cfg.train.eval_period)
 
 
 def _metadata(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
