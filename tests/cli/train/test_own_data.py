@@ -185,6 +185,32 @@ def test_one_file_is_split_into_the_output_folder(chosen, written, capsys):
     chosen(files=1)  # finds the same file
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [lambda data: None, without_masks], ids=["masks", "boxes"])
+def test_the_command_and_its_config_train_the_same(chosen, written, tmp_path, change):
+    args = chosen(change=change)
+    options = ["train.max_iter=3", "train.seed=1", "train.log_period=1", "train.eval_period=2"]
+    options += [f"dataloader.{split}.num_workers=0" for split in ("train", "test")]
+    options += ["dataloader.evaluator.report=null", "dataloader.train.total_batch_size=2"]
+    files = ["--data", *args.data, "--images", args.images, "--output", str(written.parent)]
+    assert train.main([*files, "--from-scratch", *options]) == 0
+    saved = plain(load_config(str(written.parent / "config.yaml")))
+    assert saved == plain(load_config(str(written), options))
+    metrics = (written.parent / "metrics.json").read_text().splitlines()
+    assert (written.parent / "model_best.pth").exists()
+
+    assert train.main(["--config-file", str(written), "--restart", *options]) == 0
+    again = (written.parent / "metrics.json").read_text().splitlines()
+    losses, others = (
+        [(m["iteration"], m["total_loss"]) for m in map(json.loads, lines) if "total_loss" in m]
+        for lines in (metrics, again)
+    )
+    assert losses == others
+    assert train.main([*files, "--resume", *options]) == 0  # it is complete
+    best = f"train.init_checkpoint={written.parent}/model_best.pth"
+    assert train.main([*files, "--eval-only", *options, best]) == 0
+
+
 def test_missing_weights_name_the_extra_and_the_flag(monkeypatch, tmp_path):
     def unreachable(*_):
         raise OSError("no network")
