@@ -18,6 +18,8 @@ The configs in ``lvis_v1/`` do so, HTC and HTC-Lite included. To return to Detec
 - data: resize by OpenCV, rasterize polygons before they are resized, and pad these masks with the
   images (mmdet), or use Pillow and keep polygons.
 
+``start_from_model_zoo`` is for training that starts from a model of Detectron2's model zoo.
+
 What both have in common is in the models and in ``common/optim.py`` and ``common/schedule.py``.
 """
 
@@ -103,6 +105,19 @@ def train_as_detectron2(model, dataloader):
     _set_parts(model, Box2BoxTransform, FastRCNNConvFCHead, mask_predictor, MaskHeadWithPredictor)
     dataloader.train.mapper._target_ = InstanceDatasetMapper
     _resize(dataloader, T.ResizeShortestEdge, sample_style="choice")
+
+
+def start_from_model_zoo(model, *, stride_in_1x1=True):
+    """Give a ResNet the input and the strides of the R-50 and R-101 of Detectron2's model zoo.
+
+    These take BGR images minus their mean, without division, and have the stride of a block in its
+    first convolution. Detectron2's baselines from scratch ("new baselines") have the same input,
+    but stride_in_1x1=False. Use it after ``train_as_detectron2``.
+    """
+    model.input_format = "BGR"
+    model.pixel_mean = [103.53, 116.28, 123.675]
+    model.pixel_std = [1.0, 1.0, 1.0]
+    model.backbone.bottom_up.stages.stride_in_1x1 = stride_in_1x1
 
 
 def _roi_matchers(heads):

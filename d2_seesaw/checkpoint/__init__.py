@@ -1,10 +1,11 @@
-"""Checkpoints: strict loading, one writer, weights of torchvision, timm and mmdet, class names."""
+"""Checkpoints: strict loading, one writer, weights of other programs, class names."""
 
 import d2_seesaw._requires_detectron2  # noqa: F401  (an error in one line)
 from d2_seesaw.checkpoint.checkpointer import (
     StrictCheckpointer,
     save_weights,
 )
+from d2_seesaw.checkpoint.class_layers import normalized_layers
 from d2_seesaw.checkpoint.class_metadata import (
     CALIBRATION,
     check_class_names,
@@ -14,6 +15,7 @@ from d2_seesaw.checkpoint.class_metadata import (
     number_of_classes,
     read_class_metadata,
 )
+from d2_seesaw.checkpoint.class_transfer import ClassTransfer
 from d2_seesaw.checkpoint.mmdet import (
     MmdetFile,
     MmdetModel,
@@ -27,6 +29,7 @@ from d2_seesaw.checkpoint.run_folder import prepare_folder
 
 __all__ = [
     "CALIBRATION",
+    "ClassTransfer",
     "MmdetFile",
     "MmdetModel",
     "StrictCheckpointer",
@@ -39,6 +42,7 @@ __all__ = [
     "describe_mmdet",
     "is_classifier",
     "is_semantic",
+    "normalized_layers",
     "number_of_classes",
     "prepare_folder",
     "read_class_metadata",

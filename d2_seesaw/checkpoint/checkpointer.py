@@ -11,12 +11,14 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
 from d2_seesaw.checkpoint.class_metadata import CALIBRATION, METADATA
+from d2_seesaw.checkpoint.class_transfer import ClassTransfer, TransferReport
 from d2_seesaw.checkpoint.contents import (
     check_checksums,
     check_contents,
     check_metadata,
     check_states,
 )
+from d2_seesaw.checkpoint.input_scale import check_input
 from d2_seesaw.checkpoint.pickles import read_model_zoo_file
 from d2_seesaw.checkpoint.pretrained import convert_pretrained
 from d2_seesaw.checkpoint.safetensors_files import (
@@ -113,6 +115,8 @@ class StrictCheckpointer(DetectionCheckpointer):
             in its layers, as for evaluation. Without it, pretrained backbones are accepted.
         allow_partial: warn instead, as Detectron2 does. None for a command without this option,
             whose errors do not advise it.
+        class_transfer: start of a training from other classes; not used by :meth:`resume` and with
+            ``require_all``.
         metadata: saved with the weights, see :func:`~d2_seesaw.checkpoint.class_metadata`. Plain
             values only, so that loading runs no code. ``load`` returns the metadata of the file
             among its extras.
@@ -126,6 +130,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         *,
         require_all: bool = False,
         allow_partial: bool | None = False,
+        class_transfer: ClassTransfer | None = None,
         metadata: Mapping[str, Any] | None = None,
         **checkpointables: Any,
     ) -> None:
@@ -136,6 +141,8 @@ class StrictCheckpointer(DetectionCheckpointer):
         self._ignored: list[str] = []
         self.require_all = require_all
         self.allow_partial = allow_partial
+        self.class_transfer = class_transfer
+        self._report: TransferReport | None = None
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load a checkpoint.
@@ -262,6 +269,9 @@ class StrictCheckpointer(DetectionCheckpointer):
         return torch.load(f, map_location="cpu", weights_only=True)
 
     def _load_model(self, checkpoint: Any) -> Any:
+        self._report = None
+        if self.class_transfer is not None and not self.require_all:
+            checkpoint["model"], self._report = self.class_transfer.apply(self.model, checkpoint)
         weights = checkpoint["model"]
         if not self.require_all:
             self._check_start(weights)
@@ -276,6 +286,9 @@ class StrictCheckpointer(DetectionCheckpointer):
                 for key in incompatible.unexpected_keys
                 if weights[key].is_floating_point() and _would_change_output(key, parts)
             ]
+        check_input(self.model, self._path, refuse=not (self.require_all or self.allow_partial))
+        if self._report is not None:
+            self._report.complete(self.model.state_dict(), incompatible)
         return incompatible
 
     def _check_start(self, weights: Mapping[str, Any]) -> None:
@@ -307,7 +320,8 @@ class StrictCheckpointer(DetectionCheckpointer):
             if not hint and self._ignored:
                 hint = ": use the config of its training, such as config.yaml beside it"
             advice = (
-                "\ntrain.allow_partial_checkpoint=True loads the weights that fit and leaves the "
+                "\ntrain.class_transfer=by_name starts from a detector of other classes, and "
+                "train.allow_partial_checkpoint=True loads the weights that fit and leaves the "
                 "others at their initial values"
             )
             raise ValueError(
@@ -315,6 +329,9 @@ class StrictCheckpointer(DetectionCheckpointer):
                 + "\n".join(_shortened(problems))
                 + advice * (self.allow_partial is not None)
             )
+        if self._report is not None:
+            self._report.log()
+            return
         super()._log_incompatible_keys(incompatible)
 
     def _other_model(self, missing: list[str]) -> str:

@@ -12,6 +12,9 @@ from torch import Tensor
 CLASS_COUNTS = "class_counts"
 """End of the names of the buffers in which losses count classes."""
 
+NORMALIZED = "normalized_layers"
+"""Key of the metadata: names of the layers of classes whose weights are normalized."""
+
 _SHOWN = 3
 _CHUNK = 1 << 22
 _REPEATED = 1 << 28  # bytes that a tensor may take which repeats its values
@@ -70,6 +73,11 @@ def check_contents(weights: Any) -> None:
     if not isinstance(weights, Mapping) or not weights:
         given = "an empty one" if isinstance(weights, Mapping) else f"a {type(weights).__name__}"
         raise ValueError(f"expected a dictionary of tensors, got {given}")
+    if isinstance(weights.get("state_dict"), Mapping):
+        raise ValueError(
+            "its weights are in 'state_dict', as in a checkpoint of mmdet: convert it first, "
+            "`d2-seesaw convert MMDET.pth OURS.pth`"
+        )
     faults = [
         f"{name}: {fault}" for name, value in weights.items() if (fault := _fault(name, value))
     ]
@@ -166,6 +174,9 @@ def check_metadata(metadata: Any) -> None:
     """
     if not isinstance(metadata, Mapping):
         raise ValueError(f"metadata must be a dictionary, got a {type(metadata).__name__}")
+    layers = metadata.get(NORMALIZED, [])
+    if not isinstance(layers, list | tuple) or not all(isinstance(n, str) for n in layers):
+        raise ValueError(f"metadata.{NORMALIZED} must be a list of text")
     names = metadata.get("class_names")
     if names is not None and metadata.get("category_ids") is None:
         raise ValueError("metadata has class_names without their category_ids")

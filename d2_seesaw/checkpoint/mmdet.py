@@ -270,10 +270,12 @@ class MmdetFile:
     Attributes:
         state: weights under mmdet's names.
         config: text of the training config; empty if the file has none.
+        classes: names of the foreground classes; empty if the file has none.
     """
 
     state: dict[str, Tensor]
     config: str
+    classes: tuple[str, ...] = ()
 
 
 def read_mmdet_file(path: str | Path, *, trust: bool = False) -> MmdetFile:
@@ -310,7 +312,8 @@ def read_mmdet_file(path: str | Path, *, trust: bool = False) -> MmdetFile:
         check_contents(state)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return MmdetFile(dict(state), _config_text(loaded.get("meta")))
+    meta = loaded.get("meta")
+    return MmdetFile(dict(state), _config_text(meta), _classes(meta))
 
 
 def _load(path: str | Path, trust: bool) -> Any:
@@ -341,3 +344,15 @@ def _config_text(meta: Any) -> str:
         return ""
     text = meta.get("cfg", meta.get("config", ""))
     return text if isinstance(text, str) else ""
+
+
+def _classes(meta: Any) -> tuple[str, ...]:
+    """Return ``meta.CLASSES`` of mmdet 2.x or ``meta.dataset_meta.classes`` of 3.x."""
+    if not isinstance(meta, dict):
+        return ()
+    of_dataset = meta.get("dataset_meta")
+    found = of_dataset if isinstance(of_dataset, dict) else meta
+    names = found.get("classes", found.get("CLASSES"))
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return ()
+    return tuple(names)

@@ -16,6 +16,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from d2_seesaw.checkpoint.contents import NORMALIZED
+
 SUFFIX = ".safetensors"
 FORMAT_VERSION = 1
 """Version of the entries in the header."""
@@ -176,7 +178,7 @@ def _class_metadata(header: Mapping[str, str]) -> dict[str, Any]:
             f"its format version is {version[:20]!r}, this d2_seesaw reads up to {FORMAT_VERSION}"
         )
     found = {key: _field(key, header[key]) for key in _EXPECTED if key in header}
-    numbers = {key: len(value) for key, value in found.items() if key != "dataset"}
+    numbers = {key: len(value) for key, value in found.items() if key not in _OF_NO_CLASS}
     if len(set(numbers.values())) > 1:
         raise ValueError(f"the entries in its header are of different length: {numbers}")
     return found
@@ -213,4 +215,6 @@ _EXPECTED = {
         "a list of RGB colors",
         lambda v: isinstance(v, list) and all(_is_color(entry) for entry in v),
     ),
+    NORMALIZED: ("a list of names", lambda v: _is_list_of(v, str)),
 }
+_OF_NO_CLASS = ("dataset", NORMALIZED)  # entries without one value for each class

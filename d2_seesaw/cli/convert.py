@@ -13,15 +13,19 @@ Examples:
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import instantiate
+from torch import nn
 
 from d2_seesaw.checkpoint import (
+    MmdetFile,
     MmdetModel,
     class_metadata,
     convert_mmdet,
     describe_mmdet,
+    normalized_layers,
     read_mmdet_file,
     save_weights,
 )
@@ -141,11 +145,25 @@ def convert(args: argparse.Namespace) -> str:
     with torch.device("meta"):
         ours = instantiate(cfg.model)
     weights = convert_mmdet(file.state, ours.state_dict())
-    # The class names of other datasets are unknown.
-    is_published = model.num_classes == _published_classes(model)
-    metadata = class_metadata(cfg.dataloader.test.dataset.names, ours) if is_published else {}
+    metadata = _class_metadata(file, model, ours, cfg.dataloader.test.dataset.names)
+    metadata |= normalized_layers(ours)
     save_weights(args.output, weights, metadata, __author__="mmdet, converted by d2_seesaw")
     return report(args.output, model, norm_mask, recipe, len(weights))
+
+
+def _class_metadata(
+    file: MmdetFile, model: MmdetModel, ours: nn.Module, published: str
+) -> dict[str, Any]:
+    """Return the class metadata of the published classes, or of the class names in the file."""
+    if model.num_classes == _published_classes(model):
+        return class_metadata(published, ours)
+    if len(file.classes) != model.num_classes:
+        return {}
+    of_coco = class_metadata("coco_2017_train", ours)
+    if list(file.classes) == of_coco["class_names"]:
+        return of_coco
+    ids = list(range(1, model.num_classes + 1))
+    return {"dataset": "mmdet", "class_names": list(file.classes), "category_ids": ids}
 
 
 def report(

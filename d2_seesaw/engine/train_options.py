@@ -31,6 +31,12 @@ def train_options(**changes: Any) -> dict[str, Any]:
       scales from it.
     - ``allow_partial_checkpoint``: load a checkpoint that does not fit the model, for training
       or evaluation; weights that do not fit keep their initial values.
+    - ``class_transfer``: start from a detector of other classes. ``"by_name"`` copies what belongs
+      to the classes of ``init_checkpoint`` with the same names, such as rows of classifiers; other
+      classes, and the state of losses, start anew. Null refuses such a checkpoint. Evaluation and
+      ``--resume`` ignore it. ``class_aliases`` has the name in the checkpoint for names of your
+      classes, ``checkpoint_classes`` the classes of a checkpoint without class names: an annotation
+      file, a text file with one name per line, or a registered dataset. See docs/fine_tuning.md.
     - ``max_bad_images``: number of training images that cannot be read, or whose size is not that
       of the annotations, that may be replaced by others; one more stops training. Missing files
       always stop it, before the first step. The count is logged as ``bad_images`` and saved in
@@ -62,6 +68,9 @@ def train_options(**changes: Any) -> dict[str, Any]:
         "output_dir": None,
         "init_checkpoint": "",
         "allow_partial_checkpoint": False,
+        "class_transfer": None,
+        "class_aliases": None,
+        "checkpoint_classes": None,
         "epochs": None,
         "max_iter": None,
         "reference_world_size": 8,

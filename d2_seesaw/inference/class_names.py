@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from detectron2.data import MetadataCatalog
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from d2_seesaw.checkpoint import class_metadata, read_class_metadata
+from d2_seesaw.checkpoint import ClassTransfer, class_metadata, read_class_metadata
+from d2_seesaw.data.annotations.reader import read_categories
 from d2_seesaw.data.class_names import compare_names
 
 logger = logging.getLogger(__name__)
@@ -161,4 +163,59 @@ def check_initial_classes(
     text = f"{path} was trained on other classes than {metadata['dataset']!r}: {example}"
     if resumed:
         raise ValueError(f"{text}. Start a new training, or restore the annotations")
-    logger.warning("%s. Its classifiers start from the weights of these classes", text)
+    logger.warning(
+        "%s. Its classifiers start from the weights of these classes; train.class_transfer=by_name "
+        "would copy those of equal names",
+        text,
+    )
+
+
+def class_transfer(cfg: DictConfig, names: Sequence[str] | None) -> ClassTransfer | None:
+    """Return the transfer of classes that ``train.class_transfer`` asks for, None without it.
+
+    Args:
+        cfg: The config.
+        names: Class names of the training split, None if it has no names.
+
+    Raises:
+        ValueError: an unknown value, a training split without names, or no class names in
+            ``train.checkpoint_classes``.
+        FileNotFoundError: ``train.checkpoint_classes`` is neither a file nor a registered dataset.
+    """
+    chosen, classes = cfg.train.class_transfer, cfg.train.checkpoint_classes
+    aliases = cfg.train.class_aliases or {}
+    if chosen not in (None, "by_name"):
+        raise ValueError(f"train.class_transfer must be null or 'by_name', got {chosen!r}")
+    if not isinstance(aliases, Mapping):
+        raise ValueError(
+            f"train.class_aliases must hold OWN_NAME: NAME_IN_THE_CHECKPOINT, got {aliases!r}"
+        )
+    if chosen is None:
+        return None
+    if names is None:
+        raise ValueError(
+            "train.class_transfer=by_name needs class names, which the training split "
+            f"{_first_name(cfg, 'train')!r} does not have"
+        )
+    given = {} if classes is None else {"checkpoint_names": _names_in(str(classes))}
+    aliases = {str(name): str(their) for name, their in aliases.items()}
+    return ClassTransfer(names, aliases, **given, checkpoint_names_from=str(classes))
+
+
+def _names_in(source: str) -> list[str]:
+    """Return the class names of a registered dataset or of a file, in the order of classes."""
+    names = _thing_classes(source)
+    if names is None and not Path(source).is_file():
+        raise FileNotFoundError(
+            f"train.checkpoint_classes {source!r} is neither a file nor a registered dataset with "
+            "known class names"
+        )
+    if names is None and source.lower().endswith(".json"):
+        found = sorted(read_categories(source), key=lambda category: category["id"])
+        names = [str(category["name"]) for category in found]
+    elif names is None:
+        lines = Path(source).read_text(encoding="utf-8-sig").splitlines()
+        names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise ValueError(f"train.checkpoint_classes {source!r} has no class names")
+    return [str(name) for name in names]

@@ -107,7 +107,7 @@ def reach(boxes: Boxes, anchors: Anchors) -> Reach:
     )
 
 
-def fit_anchors(boxes: Boxes, default: Anchors) -> Anchors:
+def fit_anchors(boxes: Boxes, default: Anchors, *, five_ratios: bool = True) -> Anchors:
     """Return the anchors of some candidates that reach the boxes best.
 
     Candidates for the sizes are the default ones, geometric sequences from several smallest sizes,
@@ -118,12 +118,14 @@ def fit_anchors(boxes: Boxes, default: Anchors) -> Anchors:
     Args:
         boxes: at least one box.
         default: anchors of the base config; their strides are kept.
+        five_ratios: whether there may be five aspect ratios, where they are clearly better than
+            the number of the default anchors.
     """
     reached = [(reach(boxes, anchors), anchors) for anchors in _candidates(boxes, default)]
     least = reached[0][0].at_50 - _MOST_LOST
     scored = [(found.score, anchors) for found, anchors in reached if found.at_50 >= least]
     score, best = max(scored, key=lambda pair: pair[0])
-    if len(boxes.xywh) >= _FEWEST_BOXES_OF_FIVE:
+    if five_ratios and len(boxes.xywh) >= _FEWEST_BOXES_OF_FIVE:
         five = replace(best, aspect_ratios=_ratios(boxes, 5))
         score_of_five = reach(boxes, five).score
         if score_of_five > score + _LEAST_GAIN:

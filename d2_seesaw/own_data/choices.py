@@ -25,6 +25,14 @@ _BOXES_SAMPLED = 20_000
 _TIME_OF_EVALUATIONS = 0.1  # of the time of training
 _LONGER_FROM_SCRATCH = 3  # 72 instead of 24 epochs of COCO in He et al., ICCV 2019
 
+MODEL_ZOO: dict[str, Any] = {
+    "model.input_format": "BGR",
+    "model.pixel_mean": [103.53, 116.28, 123.675],
+    "model.pixel_std": [1.0, 1.0, 1.0],
+    "model.backbone.bottom_up.stages.stride_in_1x1": True,
+}
+"""Input and strides of ResNets that Detectron2's model zoo trained from its own ImageNet weights."""
+
 AUGMENTATIONS = "dataloader.train.mapper.augmentations"
 TEST_RESIZE = "dataloader.test.mapper.augmentations[0]"
 
@@ -58,7 +66,7 @@ class Recipe:
         batch: greatest number of images of a step.
         pixels: number of resized pixels of a step that fit in memory and time.
         lr: learning rate of a step of ``batch`` images.
-        weights: pretrained weights that training starts from.
+        weights: pretrained weights that training starts from: of a backbone, or of a detector.
         anchors: default anchors.
         rois: least and greatest number of RoIs of an image in training.
         steps: least and greatest number of steps; no limit if None.
@@ -80,6 +88,11 @@ class Recipe:
     def is_cpu(self) -> bool:
         """Whether the time of a CPU limits the training."""
         return self.device == "CPU"
+
+    @property
+    def starts_from_detector(self) -> bool:
+        """Whether the weights are those of a whole detector, whose RPN has three ratios."""
+        return bool(self.weights) and not self.weights.startswith("torchvision://")
 
 
 @dataclass(frozen=True)
@@ -154,7 +167,7 @@ def choose_flip(data: DatasetMeasures) -> Choice | None:
 def choose_anchors(data: DatasetMeasures, recipe: Recipe, resize: Resize) -> Choice:
     """Fit the anchors to the resized boxes and compare them with the default ones."""
     boxes = resized_boxes(data, resize)
-    fitted = fit_anchors(boxes, recipe.anchors)
+    fitted = fit_anchors(boxes, recipe.anchors, five_ratios=not recipe.starts_from_detector)
     default, best = reach(boxes, recipe.anchors), reach(boxes, fitted)
     sizes = ", ".join(f"{size:g}" for size in fitted.sizes)
     ratios = ", ".join(f"{ratio:g}" for ratio in fitted.aspect_ratios)
@@ -238,13 +251,20 @@ def choose_batch(data: DatasetMeasures, recipe: Recipe, resize: Resize) -> tuple
 
 def choose_start(recipe: Recipe, *, from_scratch: bool) -> Choice:
     """Start from the weights of the base config, or train everything from random ones."""
+    if not from_scratch and recipe.starts_from_detector:
+        reason = "layers that depend on the classes start anew, but for classes of the same name"
+        settings: dict[str, Any] = {"train.class_transfer": "by_name"}
+        if recipe.weights.endswith(".pkl"):
+            settings |= MODEL_ZOO
+            reason += "; input and strides are those of R-50 and R-101 in Detectron2's model zoo"
+        return Choice("start", recipe.weights, reason, settings)
     if not from_scratch:
         reason = "pretrained features need far fewer images; --from-scratch trains without"
         return Choice("start", recipe.weights, reason, {})
     backbone = "model.backbone.bottom_up"
     norms = ("norm",) if recipe.is_cpu else ("stem.norm", "stages.norm")
     norm = "BN" if recipe.processes == 1 else "SyncBN"
-    settings: dict[str, Any] = {
+    settings = {
         "train.init_checkpoint": "",
         f"{backbone}.freeze_at": 0,
         **{f"{backbone}.{key}": norm for key in norms},

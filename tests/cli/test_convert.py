@@ -41,7 +41,8 @@ def test_the_checkpoint_loads_into_the_named_config(tmp_path, capsys):
     assert model.roi_heads.box_predictor.cls_loss.class_counts.tolist() == [0, 1, 2, 3, 4, 5]
     saved = torch.load(output, weights_only=True)
     assert saved["__author__"]
-    assert "metadata" not in saved  # the five classes are unknown
+    # The five classes are unknown; Seesaw Loss has a normalized classifier.
+    assert saved["metadata"] == {"normalized_layers": ["roi_heads.box_predictor.cls_score"]}
 
 
 def test_a_model_of_lvis_v1_gets_the_names_of_its_classes(tmp_path):
@@ -49,6 +50,21 @@ def test_a_model_of_lvis_v1_gets_the_names_of_its_classes(tmp_path):
     metadata = torch.load(tmp_path / "ours.pth", weights_only=True)["metadata"]
     assert metadata["class_names"][:2] == ["aerosol_can", "air_conditioner"]
     assert metadata["category_ids"] == list(range(1, 1204))
+
+
+@pytest.mark.parametrize(
+    ("meta", "names"),
+    [
+        ({"CLASSES": ("a", "b", "c", "d", "e")}, list("abcde")),
+        ({"dataset_meta": {"classes": ("a", "b", "c", "d", "e")}}, list("abcde")),
+        ({"CLASSES": ("a", "b")}, None),
+        ({"CLASSES": None}, None),
+    ],
+)
+def test_the_class_names_in_a_file_are_kept_if_they_are_its_classes(tmp_path, meta, names):
+    main([write(tmp_path / ZOO, meta), str(tmp_path / "ours.pth")])
+    metadata = torch.load(tmp_path / "ours.pth", weights_only=True)["metadata"]
+    assert metadata.get("class_names") == names
 
 
 def test_an_existing_file_is_replaced_on_request_only(tmp_path, capsys):

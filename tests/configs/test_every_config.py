@@ -28,6 +28,7 @@ def test_configs_were_found():
         "challenge": 12,
         "classification": 9,
         "coco": 3,
+        "fine_tuning": 1,
         "lvis_v1": 20,
         "lvis_v1/decoupled": 6,
         "lvis_v1/losses": 9,

@@ -1,6 +1,6 @@
 """Choices for own data: closed forms, bounds, and the direction in which each one moves."""
 
-import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ CPU = Recipe(
     rois=(48, 128),
     steps=(300, 4000),
 )
-GPUS = dataclasses.replace(
+GPUS = replace(
     CPU, device="GPU", processes=4, edges=(480, 1024), batch=8, pixels=8.5e6, steps=(1000, None)
 )
 
@@ -135,6 +135,11 @@ def test_long_boxes_get_five_ratios_and_as_many_anchors_in_the_head():
     prefix = "model.proposal_generator"
     assert len(choice.settings[f"{prefix}.anchor_generator.aspect_ratios"]) == 5
     assert choice.settings[f"{prefix}.head.num_anchors"] == 5
+    # The RPN of a detector, such as Detectron2's of COCO, has three.
+    choices = {c.subject: c for c in choose(data, replace(CPU, weights="model.pkl"), 10)}
+    assert len(choices["anchors"].settings[f"{prefix}.anchor_generator.aspect_ratios"]) == 3
+    assert choices["start"].settings["train.class_transfer"] == "by_name"
+    assert choices["start"].settings["model.input_format"] == "BGR"
 
 
 def test_resizing_is_that_of_detectron2():

@@ -44,7 +44,7 @@ from d2_seesaw.cli import (
 from d2_seesaw.cli.train.evaluating import evaluate_checkpoint
 from d2_seesaw.cli.train.output import log_to_file, save_config
 from d2_seesaw.cli.train.own_data import add_own_data, choose_own_data
-from d2_seesaw.cli.train.training import check_checkpoint_file, train
+from d2_seesaw.cli.train.training import check_start, train
 from d2_seesaw.data import check_dataset_files
 from d2_seesaw.engine import check_trackers, load_config
 from d2_seesaw.engine.config import TOP_LEVEL
@@ -144,7 +144,7 @@ def read_config(args: argparse.Namespace) -> DictConfig:
     names = [OmegaConf.select(cfg, f"dataloader.{split}.dataset.names") for split in splits]
     check_dataset_files([name for name in names if name is not None])
     if not args.resume:  # when resuming, the initial checkpoint may have been deleted
-        check_checkpoint_file(cfg.train.init_checkpoint)
+        check_start(cfg, eval_only=args.eval_only)
     check_class_names_of_splits(cfg, eval_only=args.eval_only)
     return cfg
 

@@ -163,8 +163,7 @@ def _existing(args: argparse.Namespace, path: Path, processes: int | None) -> in
 def _chosen(args: argparse.Namespace, folder: Path, base: str, machine: Choice) -> str:
     """Check and measure the data, print the choices and return the text of the config."""
     cfg = load_config(base)
-    if not args.from_scratch and not _overrides(args, "train.init_checkpoint"):
-        _check_weights(cfg.train.init_checkpoint)
+    cfg.train.init_checkpoint = _weights(args, cfg.train.init_checkpoint)
     data = _checked_data(args, folder)
     measures = measure(read_annotations(data.train_file, for_training=True))
     evaluated = len(read_annotations(data.val_file).images)
@@ -177,7 +176,16 @@ def _chosen(args: argparse.Namespace, folder: Path, base: str, machine: Choice) 
     return config_text(folder, data, base, choices, measures.text(), boxes_only=is_boxes_only)
 
 
-def _check_weights(name: str) -> None:
+def _weights(args: argparse.Namespace, default: str) -> str:
+    """Return the pretrained weights of the command line or of the base config."""
+    given = _overrides(args, "train.init_checkpoint")
+    if given or args.from_scratch:
+        return given[-1] if given else ""
+    check_weights(default)
+    return default
+
+
+def check_weights(name: str) -> None:
     """Find, or download, the pretrained weights before anything else is done.
 
     Raises:

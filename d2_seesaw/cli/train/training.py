@@ -20,6 +20,7 @@ from d2_seesaw.checkpoint import (
     StrictCheckpointer,
     choose_checkpoint,
     class_metadata,
+    normalized_layers,
 )
 from d2_seesaw.cli import ending_in_one_line
 from d2_seesaw.cli.train.evaluating import build, build_model, evaluate_in_training
@@ -40,7 +41,11 @@ from d2_seesaw.engine.rank_state import RankState
 from d2_seesaw.engine.run_records import EvaluationHook, ResumedMetricsFile
 from d2_seesaw.engine.stop import StopHook, signals_waiting, stop_requested
 from d2_seesaw.engine.trackers import plain_value
-from d2_seesaw.inference.class_names import check_initial_classes, set_class_names
+from d2_seesaw.inference.class_names import (
+    check_initial_classes,
+    class_transfer,
+    set_class_names,
+)
 from d2_seesaw.utils.files import digest
 from d2_seesaw.utils.ranks import OtherRankError, raise_on_all_ranks, shared_seed
 
@@ -206,11 +211,13 @@ def _load(cfg: DictConfig, checkpointer: StrictCheckpointer, *, resume: bool) ->
         if resume:
             logger.info("No checkpoint in %s: training starts at 0", cfg.train.output_dir)
             check_checkpoint_file(cfg.train.init_checkpoint)
+        checkpointer.class_transfer = class_transfer(cfg, checkpointer.metadata.get("class_names"))
         loaded = checkpointer.load(cfg.train.init_checkpoint, checkpointables=[])
         if CALIBRATION in loaded:
             logger.info("The calibration of %s is not trained with", cfg.train.init_checkpoint)
     origin = path or cfg.train.init_checkpoint
-    check_initial_classes(loaded, checkpointer.metadata, origin, resumed=bool(path))
+    if path or checkpointer.class_transfer is None:
+        check_initial_classes(loaded, checkpointer.metadata, origin, resumed=bool(path))
     return path
 
 
@@ -233,6 +240,17 @@ def _warn_of_optimizer(given: list[dict[str, Any]], saved: list[dict[str, Any]])
             "--resume restores the optimizer, so these options have no effect: %s",
             "; ".join(sorted(changed)),
         )
+
+
+def check_start(cfg: DictConfig, *, eval_only: bool) -> None:
+    """Refuse an initial checkpoint that does not exist, or options of its classes that are wrong.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`check_checkpoint_file` and ``class_transfer``.
+    """
+    check_checkpoint_file(cfg.train.init_checkpoint)
+    if not eval_only:
+        class_transfer(cfg, ())
 
 
 def check_checkpoint_file(path: str | None) -> None:
@@ -263,9 +281,9 @@ def _early_stopping(cfg: DictConfig) -> EarlyStopping | None:
 
 
 def _metadata(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
-    """Return the class names to save in checkpoints. The dataset must have been loaded."""
+    """Return the metadata to save in checkpoints. The dataset must have been loaded."""
     names = OmegaConf.select(cfg, "dataloader.train.dataset.names")
-    return {} if names is None else class_metadata(names, model)
+    return {} if names is None else class_metadata(names, model) | normalized_layers(model)
 
 
 def _writers(cfg: DictConfig, trainer: Trainer, start: int) -> list[EventWriter]:

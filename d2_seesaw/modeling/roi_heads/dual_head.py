@@ -13,7 +13,7 @@ Shapes in this module:
     L, L': logits per RoI of the old and of the new branch
 """
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -93,6 +93,9 @@ class DualTSDBoxHead(TSDBoxHead):
 
 class ClassifierAndLoss(nn.Module):
     """Classifier and loss of a classification branch."""
+
+    class_outputs: ClassVar = {"cls_score": 0}
+    """Number of outputs for each class, by the names of layers; the loss adds others to 0."""
 
     def __init__(self, cls_score: nn.Module, cls_loss: ClassificationLoss) -> None:
         super().__init__()

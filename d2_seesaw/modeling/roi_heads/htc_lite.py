@@ -14,7 +14,7 @@ Shapes in this module:
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +74,9 @@ class GlobalContextEncoder(nn.Module):
     Raises:
         ValueError: ``residual`` with an odd number of convolutions.
     """
+
+    class_outputs: ClassVar = {"classifier": 1}
+    """Number of outputs for each class, by the names of layers."""
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ Shapes in this module:
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -159,6 +159,9 @@ class MaskIoUHead(nn.Module):
     Raises:
         ValueError: ``input_shape`` lacks channels, height or width.
     """
+
+    class_outputs: ClassVar = {"fc_mask_iou": 1}
+    """Number of outputs for each class, by the names of layers."""
 
     def __init__(
         self,

@@ -220,7 +220,7 @@ def test_missing_weights_name_the_extra_and_the_flag(monkeypatch, tmp_path):
     for weights in torchvision_weights.PACKAGED.values():
         monkeypatch.setattr(type(weights), "find", lambda self: None)
     with pytest.raises(FileNotFoundError, match=r"d2_seesaw\[mobilenet\].*: --from-scratch$"):
-        own_data._check_weights("torchvision://MobileNet_V2_Weights.IMAGENET1K_V1")
+        own_data.check_weights("torchvision://MobileNet_V2_Weights.IMAGENET1K_V1")
 
 
 @pytest.mark.parametrize(
