@@ -3,10 +3,10 @@
 The command is ``d2-seesaw train --data``.
 """
 
-from d2_seesaw.own_data.choices import Choice, choose
+from d2_seesaw.own_data.choices import choose
 from d2_seesaw.own_data.config_file import OwnData, choices_text, config_text
 from d2_seesaw.own_data.measure import DatasetMeasures, measure
-from d2_seesaw.own_data.recipes import Machine, choose_base, recipe_of
+from d2_seesaw.own_data.recipes import Choice, Machine, choose_base, recipe_of
 
 __all__ = [
     "Choice",

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from d2_seesaw.own_data.anchors import Anchors, Boxes, fit_anchors, reach
+from d2_seesaw.own_data.anchors import Boxes, fit_anchors, reach
 from d2_seesaw.own_data.measure import DatasetMeasures
+from d2_seesaw.own_data.recipes import Choice, Recipe
 
 EDGE_STEP = 16
 SMALL_OBJECT = 16.0  # pixels: four positions of the finest feature map
@@ -31,68 +32,10 @@ MODEL_ZOO: dict[str, Any] = {
     "model.pixel_std": [1.0, 1.0, 1.0],
     "model.backbone.bottom_up.stages.stride_in_1x1": True,
 }
-"""Input and strides of ResNets that Detectron2's model zoo trained from its own ImageNet weights."""
+"""Input and strides of the R-50 and R-101 in Detectron2's model zoo."""
 
 AUGMENTATIONS = "dataloader.train.mapper.augmentations"
 TEST_RESIZE = "dataloader.test.mapper.augmentations[0]"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A choice, and its reason.
-
-    Attributes:
-        subject: the part of the training, in one or two words.
-        value: the choice in words.
-        reason: one sentence.
-        settings: values by dotted key of the config; empty if the base config already has them.
-    """
-
-    subject: str
-    value: str
-    reason: str
-    settings: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The limits within which a base config is changed, which follow from its machine.
-
-    Attributes:
-        config: name of the base config.
-        device: the machine in words.
-        processes: number of processes, which share a batch equally.
-        edges: least and greatest short edge of resized images, in pixels.
-        batch: greatest number of images of a step.
-        pixels: number of resized pixels of a step that fit in memory and time.
-        lr: learning rate of a step of ``batch`` images.
-        weights: pretrained weights that training starts from: of a backbone, or of a detector.
-        anchors: default anchors.
-        rois: least and greatest number of RoIs of an image in training.
-        steps: least and greatest number of steps; no limit if None.
-    """
-
-    config: str
-    device: str
-    processes: int
-    edges: tuple[int, int]
-    batch: int
-    pixels: float
-    lr: float
-    weights: str
-    anchors: Anchors
-    rois: tuple[int, int]
-    steps: tuple[int, int | None]
-
-    @property
-    def is_cpu(self) -> bool:
-        """Whether the time of a CPU limits the training."""
-        return self.device == "CPU"
-
-    @property
-    def starts_from_detector(self) -> bool:
-        """Whether the weights are those of a whole detector, whose RPN has three ratios."""
-        return bool(self.weights) and not self.weights.startswith("torchvision://")
 
 
 @dataclass(frozen=True)

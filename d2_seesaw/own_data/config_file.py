@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from d2_seesaw.own_data.choices import Choice
+from d2_seesaw.own_data.recipes import Choice
 
 NAME = "own_data.py"
 _WIDTH = 100

@@ -13,7 +13,6 @@ from detectron2.structures import ImageList, pairwise_iou
 from d2_seesaw.data.check.overview import ThresholdEffect
 from d2_seesaw.own_data.anchors import Anchors, Boxes, best_overlaps, fit_anchors, k_means, reach
 from d2_seesaw.own_data.choices import (
-    Recipe,
     Resize,
     choose,
     choose_batch,
@@ -27,6 +26,7 @@ from d2_seesaw.own_data.choices import (
     choose_sampling,
 )
 from d2_seesaw.own_data.measure import DatasetMeasures
+from d2_seesaw.own_data.recipes import Recipe
 
 STRIDES = [4, 8, 16, 32, 64]
 DEFAULT = Anchors([16, 32, 64, 96, 128], [0.5, 1.0, 2.0], STRIDES)

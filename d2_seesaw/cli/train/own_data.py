@@ -24,8 +24,8 @@ from d2_seesaw.own_data import (
     measure,
     recipe_of,
 )
-from d2_seesaw.own_data.choices import Choice
 from d2_seesaw.own_data.config_file import NAME
+from d2_seesaw.own_data.recipes import Choice
 from d2_seesaw.own_data.split import split_images, write_split
 from d2_seesaw.utils.files import write_text
 from d2_seesaw.utils.folder_lock import check_folder_is_free
