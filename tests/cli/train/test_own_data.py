@@ -186,6 +186,19 @@ def test_one_file_is_split_into_the_output_folder(chosen, written, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["one_gpu", "eight_gpus"])
+@pytest.mark.parametrize("start", ["", "torchvision://resnet50", "model.pkl"])
+def test_the_configs_for_gpus_build(chosen, written, name, start):
+    args = chosen(
+        f"--config-file=own_data/{name}", "--num-gpus=4", f"train.init_checkpoint={start}"
+    )
+    cfg = load_config(args.config_file, args.opts)
+    assert cfg.train.reference_world_size == args.num_gpus == 4
+    assert cfg.dataloader.train.total_batch_size % 4 == 0
+    build_model(cfg)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [lambda data: None, without_masks], ids=["masks", "boxes"])
 def test_the_command_and_its_config_train_the_same(chosen, written, tmp_path, change):
     args = chosen(change=change)
