@@ -13,7 +13,7 @@ CPU, ONE_GPU, EIGHT_GPUS = "own_data/cpu", "own_data/one_gpu", "own_data/eight_g
 
 _LIMITS: dict[str, dict[str, Any]] = {
     CPU: {"edges": (192, 512), "pixels": 0.8e6, "rois": (48, 128), "steps": (300, 4000)},
-    ONE_GPU: {"edges": (480, 1024), "pixels": 5.5e6, "rois": (256, 512), "steps": (1000, None)},
+    ONE_GPU: {"edges": (480, 1024), "pixels": 6e6, "rois": (256, 512), "steps": (1000, None)},
     # Two images of 800 x 1333 pixels for each GPU.
     EIGHT_GPUS: {"edges": (640, 1024), "pixels": 17e6, "rois": (512, 512), "steps": (1000, None)},
 }
