@@ -21,7 +21,13 @@ from omegaconf import DictConfig
 from d2_seesaw.cli import RunError, say
 from d2_seesaw.cli.train.evaluating import build, evaluate_in_training
 from d2_seesaw.cli.train.forecast import Forecast, Measured, Plan
-from d2_seesaw.cli.train.memory import free_disk, free_memory, memory_of_children, peak_memory
+from d2_seesaw.cli.train.memory import (
+    free_disk,
+    free_memory,
+    memory_of_children,
+    peak_memory,
+    seconds_since_start,
+)
 from d2_seesaw.cli.train.samples import TestImages, largest_batch
 from d2_seesaw.cli.train.timing import (
     MOST,
@@ -164,9 +170,9 @@ def run(
     """
     device = torch_device(cfg.train.device)
     measured = Measured()
-    began = clock()
     with phase("loading"):
         parts = build_run(cfg, resume=False, writes=False)
+        measured.start = seconds_since_start()
         loader: Any = parts.trainer.data_loader
         batch = largest_batch(loader.dataset, loader.total_batch_size // comm.get_world_size())
         test = TestImages(
@@ -174,7 +180,6 @@ def run(
             comm.get_world_size(),
             cfg.dataloader.test.get("batch_size", 1),
         )
-    measured.start = clock() - began
     try:
         _train(cfg, parts, batch, measured, clock)
         _save(cfg, parts, measured, clock)
@@ -207,6 +212,7 @@ def _train(
             for hook in trainer._hooks
             if hook not in trainer._after_checkpoint and not isinstance(hook, skipped)
         ]
+        trainer._after_checkpoint = []
         most = min(WARM_UP + MOST, max(1, cfg.train.max_iter - 1))
         timer = StepTimer(clock, most)
         trainer.register_hooks([timer])

@@ -61,7 +61,7 @@ class Measured:
     """What a dry run has measured, on the main process. Times are in seconds, sizes in bytes.
 
     Attributes:
-        start: time to load data, model and weights.
+        start: age of the process when data, model and weights are loaded.
         steps: times of the steps on batches of the training data, without the first ones.
         loading: time to load one batch in one process, shared by the loading processes; 0 if there
             are none, as the step then includes it.

@@ -1,10 +1,11 @@
-"""Memory of this process, of its loading processes and of the machine."""
+"""Memory and age of this process, and memory of its loading processes and of the machine."""
 
 import contextlib
 import multiprocessing
 import os
 import resource
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -56,6 +57,15 @@ def free_disk(folder: str | os.PathLike[str]) -> int:
     """Return the bytes that can be written to the file system of a folder."""
     status = os.statvfs(folder)
     return status.f_bavail * status.f_frsize
+
+
+def seconds_since_start() -> float:
+    """Return the age of this process in seconds, imports included; 0 if unknown."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        fields = Path("/proc/self/stat").read_text().rpartition(") ")[2].split()
+        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
+    return 0.0
 
 
 def _field(path: str, name: str) -> int | None:
