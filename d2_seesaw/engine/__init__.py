@@ -1,7 +1,7 @@
 """Parts of training that Detectron2 lacks: strict configs, trainer, schedules, trackers."""
 
 import d2_seesaw._requires_detectron2  # noqa: F401  (an error in one line)
-from d2_seesaw.engine.checkpointing import BestCheckpoint, CheckpointHook
+from d2_seesaw.engine.checkpointing import CheckpointHook
 from d2_seesaw.engine.config import (
     ConfigError,
     apply_overrides,
@@ -9,6 +9,8 @@ from d2_seesaw.engine.config import (
     load_config,
 )
 from d2_seesaw.engine.ema import EMAHook
+from d2_seesaw.engine.monitoring.best_checkpoint import BestCheckpoint
+from d2_seesaw.engine.monitoring.early_stopping import EarlyStopping
 from d2_seesaw.engine.schedule import (
     cosine_with_warmup,
     multi_step_with_warmup,
@@ -30,6 +32,7 @@ __all__ = [
     "CheckpointHook",
     "ConfigError",
     "EMAHook",
+    "EarlyStopping",
     "MLflowWriter",
     "StopHook",
     "StopSignals",

@@ -1,8 +1,7 @@
-"""Hooks that save checkpoints: periodically, at the end, on demand, and the best by a metric."""
+"""Hook that saves checkpoints: periodically, at the end and on demand."""
 
 import errno
 import logging
-import math
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -12,18 +11,13 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from d2_seesaw.checkpoint import StrictCheckpointer
-from d2_seesaw.checkpoint.resuming import read_entries
+from d2_seesaw.checkpoint.resuming import read_iteration
 from d2_seesaw.utils.files import WriteError
 from d2_seesaw.utils.ranks import raise_on_all_ranks
 
 logger = logging.getLogger(__name__)
 
-BEST = "model_best"
 _PERIODIC = re.compile(r"model_(\d{7,})\.pth")
-
-
-class UnknownMetricError(ValueError):
-    """Error for a metric that the evaluation does not produce."""
 
 
 def is_evaluated(steps: int, eval_period: int) -> bool:
@@ -74,11 +68,8 @@ class CheckpointHook(HookBase):
                 "The checkpoint has %d steps and train.max_iter is %d: nothing is trained",
                 *(steps, length),
             )
-        folder = self.checkpointer.save_dir
-        if 0 < length == steps and "://" not in folder:
-            with raise_on_all_ranks():
-                if not os.path.isfile(os.path.join(folder, "model_final.pth")):
-                    self.checkpointer.save("model_final", iteration=steps - 1)
+        if 0 < length == steps and "://" not in self.checkpointer.save_dir:
+            self.save_final(steps - 1)
 
     def after_step(self) -> None:
         """Save if a checkpoint is due.
@@ -102,6 +93,35 @@ class CheckpointHook(HookBase):
                 self._save(f"model_{self._completed:07d}")
             if is_last:
                 self._save("model_final")
+
+    def save_final(self, iteration: int) -> None:
+        """Write ``model_final.pth`` after an iteration that is the last one, unless it exists.
+
+        Every rank must call this.
+
+        Args:
+            iteration: the last one.
+
+        Raises:
+            WriteError: the checkpoint cannot be written. Earlier ones are kept.
+            OtherRankError: another rank raised.
+        """
+        self._gather()
+        self._completed = iteration
+        with raise_on_all_ranks():
+            self._check_folder()
+            if comm.is_main_process() and not self._has_final(iteration):
+                self._save("model_final")
+
+    def _has_final(self, iteration: int) -> bool:
+        path = os.path.join(self.checkpointer.save_dir, "model_final.pth")
+        try:
+            if read_iteration(path) != iteration:
+                return False
+        except (OSError, ValueError):
+            return False
+        self._saved = path
+        return True
 
     def save_now(self, *, gather: bool = True) -> str:
         """Save the state after the last complete step, unless it has been saved.
@@ -132,7 +152,12 @@ class CheckpointHook(HookBase):
             callback()
 
     def _save(self, name: str) -> None:
-        self.checkpointer.save(name, iteration=self._completed)
+        changed = {}
+        trainer = self.checkpointer.checkpointables.get("trainer")
+        # Before the first step of a resumed training, Detectron2 counts one iteration more.
+        if trainer is not None and trainer.iter != self._completed:
+            changed["trainer"] = trainer.state_dict() | {"iteration": self._completed}
+        self.checkpointer.save(name, iteration=self._completed, **changed)
         self._saved = os.path.join(self.checkpointer.save_dir, f"{name}.pth")
         if self.max_to_keep is not None and comm.is_main_process():
             self._delete_older(self.max_to_keep)
@@ -148,126 +173,3 @@ class CheckpointHook(HookBase):
                 manager.rm(os.path.join(folder, name))
             except OSError as error:
                 logger.warning("%s is not needed but cannot be deleted: %s", name, error)
-
-
-class BestCheckpoint(HookBase):
-    """Hook that keeps the checkpoint with the best value of a metric as ``model_best.pth``.
-
-    The file holds ``best``, a dictionary of ``metric``, ``mode``, ``value`` and ``iteration``, so a
-    resumed training continues with it. Register the hook after the one that evaluates.
-
-    Args:
-        checkpointer: writes on the main process.
-        metric: name of a metric of the evaluation, such as ``"segm/APr"`` or ``"ema/segm/AP"``.
-        mode: ``"max"`` or ``"min"``.
-        eval_period: number of steps between evaluations, 0 for one after the last step.
-
-    Attributes:
-        best: the dictionary above; None before the first evaluation.
-    """
-
-    def __init__(
-        self,
-        checkpointer: StrictCheckpointer,
-        metric: str,
-        mode: str = "max",
-        *,
-        eval_period: int = 0,
-    ) -> None:
-        self.checkpointer = checkpointer
-        self.metric = metric
-        self.mode = mode
-        self.eval_period = eval_period
-        self.best: dict[str, Any] | None = None
-
-    def before_train(self) -> None:
-        """Continue with the best value of the file, if it is one of the same metric.
-
-        An evaluation that a resumed training repeats before its first step counts as well.
-        """
-        if self.trainer.start_iter > 0:
-            if comm.is_main_process():
-                self._read()
-            self._update(self.trainer.start_iter - 1)
-
-    def _read(self) -> None:
-        self.best = None
-        path = os.path.join(self.checkpointer.save_dir, f"{BEST}.pth")
-        if not os.path.isfile(path):
-            return
-        try:
-            saved = read_entries(path)["best"]
-            same = (saved["metric"], saved["mode"]) == (self.metric, self.mode)
-            value = float(saved["value"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            logger.warning("%s cannot be read, the next evaluation replaces it: %s", path, error)
-            return
-        if same and math.isfinite(value):
-            self.best = dict(saved)
-        else:
-            logger.warning(
-                "%s is the best by %s (%s): the next evaluation replaces it, by %s (%s)",
-                *(path, saved["metric"], saved["mode"], self.metric, self.mode),
-            )
-
-    def after_step(self) -> None:
-        """Save if an evaluation at this step improved the metric.
-
-        Raises:
-            UnknownMetricError: the evaluation does not produce the metric; the message lists those
-                that it produces.
-            WriteError: the checkpoint cannot be written.
-            OtherRankError: the main process raised.
-        """
-        done = self.trainer.iter + 1
-        if is_evaluated(done, self.eval_period) and done < self.trainer.max_iter:
-            self._update(self.trainer.iter)
-
-    def after_train(self) -> None:
-        """Save if the evaluation after the last step improved the metric."""
-        if self.trainer.iter >= self.trainer.max_iter:  # otherwise training failed
-            self._update(max(self.trainer.max_iter, self.trainer.start_iter) - 1)
-
-    def _update(self, iteration: int) -> None:
-        with raise_on_all_ranks():
-            if comm.is_main_process() and (metrics := self._metrics_since(iteration)):
-                self._keep_best(metrics, iteration)
-
-    def _metrics_since(self, iteration: int) -> dict[str, float]:
-        storage = self.trainer.storage
-        smoothed = storage.smoothing_hints()
-        # Metrics of evaluations are not smoothed, and are named after their task.
-        return {
-            name: float(value)
-            for name, (value, at) in storage.latest().items()
-            if at >= iteration and "/" in name and not smoothed[name]
-        }
-
-    def _keep_best(self, metrics: dict[str, float], iteration: int) -> None:
-        if self.metric not in metrics:
-            raise UnknownMetricError(
-                f"train.best_checkpoint.metric: the evaluation has no {self.metric!r}, but "
-                f"{', '.join(sorted(metrics))}"
-            )
-        value = metrics[self.metric]
-        if not self._improves(value):
-            return
-        self.best = {
-            "metric": self.metric,
-            "mode": self.mode,
-            "value": value,
-            "iteration": iteration,
-        }
-        # After the last step, Detectron2 counts one iteration more.
-        state = self.checkpointer.checkpointables["trainer"].state_dict() | {"iteration": iteration}
-        self.checkpointer.save(
-            BEST, tag=False, iteration=iteration, trainer=state, best=dict(self.best)
-        )
-        logger.info("%s.pth: %s %.4f at iteration %d", BEST, self.metric, value, iteration)
-
-    def _improves(self, value: float) -> bool:
-        if not math.isfinite(value):
-            return False
-        if self.best is None:
-            return True
-        return value > self.best["value"] if self.mode == "max" else value < self.best["value"]

@@ -118,7 +118,12 @@ class EMAHook(HookBase):
 
     def after_step(self) -> None:
         """Write the file of the average after the last step."""
-        if self.trainer.iter + 1 == self.trainer.max_iter and comm.is_main_process():
+        if self.trainer.iter + 1 == self.trainer.max_iter:
+            self.save_final()
+
+    def save_final(self, iteration: int = -1) -> None:
+        """Write the file of the average on the main process; the iteration has no effect."""
+        if comm.is_main_process():
             path = Path(self.output_dir) / "model_final_ema.pth"
             save_weights(path, self.averaged.state_dict(), self.metadata, make_folder=False)
 

@@ -112,6 +112,7 @@ class EvaluationHook(EvalHook):
         self._evaluate = function
         self._path = Path(output_dir) / self.file_name
         self._recorded: dict[str, Any] | None = None  # of the step from which training starts
+        self._latest: tuple[int, dict[str, float]] | None = None  # steps and results
 
     def before_train(self) -> None:
         """Read the record of the checkpoint's step, and remove later ones."""
@@ -140,10 +141,24 @@ class EvaluationHook(EvalHook):
         trainer: Any = self.trainer
         is_last = trainer.iter >= trainer.max_iter
         steps = trainer.iter if is_last else trainer.iter + 1
+        if is_last and self._latest is not None and self._latest[0] == steps:
+            return self._latest_as_last()  # training has ended early
+        results = self._results_after(steps, is_last=is_last)
+        self._latest = steps, results
+        return results
+
+    def _latest_as_last(self) -> dict[str, float]:
+        """Return the results of the latest evaluation, and mark its record as the last one."""
+        if comm.is_main_process() and (records := _json_lines(self._path, "steps")):
+            self._write([*records[:-1], records[-1] | {"last": True}])
+        return self._latest[1] if self._latest else {}
+
+    def _results_after(self, steps: int, *, is_last: bool) -> dict[str, float]:
         if self._recorded is not None:
             recorded, self._recorded = self._recorded, None
             logger.info("The evaluation after step %d is complete; its record is used", steps)
             return recorded["results"] if comm.is_main_process() else {}
+        trainer: Any = self.trainer
         seed_generators(trainer.seed, EVALUATION, comm.get_rank(), steps)
         found = flatten_results_dict(self._evaluate() or {})
         results = {name: float(value) for name, value in found.items()}

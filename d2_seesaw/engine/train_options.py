@@ -46,6 +46,10 @@ def train_options(**changes: Any) -> dict[str, Any]:
       ``model_best.pth`` do not count.
     - ``best_checkpoint``: keep the checkpoint with the best value of ``metric``, such as
       ``segm/APr``, as ``model_best.pth``; null is off. ``mode`` is ``"max"`` or ``"min"``.
+    - ``early_stopping``: end training when ``metric``, such as ``segm/AP``, has not improved by
+      more than ``min_delta`` in ``patience`` evaluations in a row; null is off. It needs an
+      ``eval_period``. ``mode`` is ``"max"`` or ``"min"``. A training that has stopped early is
+      continued by ``--resume`` with a larger ``patience``.
     - ``wandb``, ``mlflow``: experiment trackers that get the config, losses and metrics beside
       TensorBoard; see :class:`~d2_seesaw.engine.WandbWriter` and
       :class:`~d2_seesaw.engine.MLflowWriter`. ``--resume`` continues the same run.
@@ -89,6 +93,7 @@ def train_options(**changes: Any) -> dict[str, Any]:
         },
         "checkpointer": {"period": 5000, "max_to_keep": 3},
         "best_checkpoint": {"metric": None, "mode": "max"},
+        "early_stopping": {"metric": None, "patience": 5, "min_delta": 0.0, "mode": "max"},
         "wandb": {
             "enabled": False,
             "project": "d2_seesaw",

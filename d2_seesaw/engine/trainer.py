@@ -11,12 +11,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from detectron2.engine import HookBase, SimpleTrainer
+from detectron2.engine import HookBase
 from detectron2.engine.hooks import PeriodicWriter
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from d2_seesaw.engine.monitoring.ending import EndableTrainer
 from d2_seesaw.engine.ranks import PROGRESS, Phase
 from d2_seesaw.engine.run_records import restore_storage, storage_state
 from d2_seesaw.engine.stop import Stopped, between_steps, stop_requested
@@ -31,7 +32,7 @@ Batch = list[dict[str, Any]]
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-class Trainer(SimpleTrainer):
+class Trainer(EndableTrainer):
     """Trainer whose optimizer step uses the gradients of one or several batches.
 
     Losses or gradients that are not finite stop training on all ranks before the weights change.
@@ -215,6 +216,7 @@ class Trainer(SimpleTrainer):
             for hook in self._after_checkpoint:
                 hook.after_step()
             self.iter = self.storage.iter = self.start_iter
+            self._leave_if_ended()
 
     def after_train(self) -> None:
         """Close the data, then run the hooks, with the same iteration if no step was left.

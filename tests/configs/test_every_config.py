@@ -33,6 +33,7 @@ def test_configs_were_found():
         "lvis_v1/decoupled": 6,
         "lvis_v1/losses": 9,
         "mmdet": 8,
+        "own_data": 3,
         "quickstart": 23,
         "quickstart/losses": 9,
         "semantic": 28,

@@ -11,7 +11,7 @@ from detectron2.engine.hooks import EvalHook
 
 from d2_seesaw.checkpoint import choose_checkpoint, prepare_folder
 from d2_seesaw.engine import BestCheckpoint
-from d2_seesaw.engine.checkpointing import UnknownMetricError
+from d2_seesaw.engine.monitoring.metric import UnknownMetricError
 from d2_seesaw.utils import files
 from d2_seesaw.utils.files import WriteError
 from tests.support.tiny_training import build, checkpoints, train
@@ -40,7 +40,7 @@ def test_a_complete_training_gets_its_final_checkpoint_if_it_was_killed_before_i
     (tmp_path / "model_final.pth").unlink()
     train(tmp_path, 6, resume=True)
     found = torch.load(tmp_path / "model_final.pth", weights_only=True)
-    assert found["iteration"] == 5
+    assert found["iteration"] == found["trainer"]["iteration"] == 5
     torch.testing.assert_close(found["model"], expected["model"], rtol=0, atol=0)
 
 

@@ -9,6 +9,7 @@ Examples:
   d2-seesaw train --config-file lvis_v1_seesaw --num-gpus 8
   d2-seesaw train --config-file lvis_v1_seesaw --num-gpus 8 --resume
   d2-seesaw train --config-file my_config.py train.max_iter=1000 train.output_dir=output/mine
+  d2-seesaw train --data train.json val.json --images images --output output/mine
   d2-seesaw train --config-file lvis_v1_seesaw --num-gpus 8 --eval-only --tta \
       train.init_checkpoint=model.pth
   torchrun --nproc-per-node 8 -m d2_seesaw train --config-file lvis_v1_seesaw
@@ -40,8 +41,10 @@ from d2_seesaw.cli import (
     ending_in_one_line,
     errors_in_one_line,
 )
+from d2_seesaw.cli.train import dry_run
 from d2_seesaw.cli.train.evaluating import evaluate_checkpoint
 from d2_seesaw.cli.train.output import log_to_file, save_config
+from d2_seesaw.cli.train.own_data import add_own_data, choose_own_data
 from d2_seesaw.cli.train.training import check_start, train
 from d2_seesaw.data import check_dataset_files
 from d2_seesaw.engine import check_trackers, load_config
@@ -98,6 +101,8 @@ def argument_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="with --eval-only: leave out the calibration that `d2-seesaw calibrate` stored",
     )
+    add_own_data(parser)
+    dry_run.add_flag(parser)
     add_trust(parser)
     (resume,) = [a for a in detectron2s._actions if a.dest == "resume"]
     resume.help = (
@@ -152,7 +157,8 @@ def _is_given(args: argparse.Namespace, key: str) -> bool:
 
 def _check_flags(args: argparse.Namespace) -> None:
     if not args.config_file:
-        raise ValueError("--config-file is missing")
+        raise ValueError("--config-file is missing, or --data for own data")
+    dry_run.check_flags(args)
     if args.restart and (args.resume or args.eval_only):
         other = "--resume" if args.resume else "--eval-only"
         raise ValueError(f"--restart moves the earlier training aside; leave out {other}")
@@ -231,6 +237,7 @@ def _run(args: argparse.Namespace, signals: StopSignals | None) -> None:
     with ending_in_one_line(OtherRankError), ExitStack() as stack:
         with ending_in_one_line(ValueError, OSError, OtherRankError):
             cfg = read_config(args)
+            dry_run.redirect(cfg, args)
             with raise_on_all_ranks():
                 if comm.is_main_process() and not args.eval_only:
                     stack.enter_context(folder_lock(cfg.train.output_dir))
@@ -239,6 +246,9 @@ def _run(args: argparse.Namespace, signals: StopSignals | None) -> None:
             setup(cfg, args)
         if signals is not None:
             signals.outcome = _outcome(args, cfg)
+        if args.dry_run:
+            dry_run.run(cfg, args)
+            return
         if not args.eval_only:
             train(cfg, resume=args.resume)
             return
@@ -249,8 +259,9 @@ def _outcome(args: argparse.Namespace, cfg: DictConfig) -> Callable[[str, bool],
     """Return a function that says what a stopped run has saved, as the output folder shows it."""
 
     def outcome(name: str, lost: bool) -> str:
-        if args.eval_only:
-            return f"{name}: the evaluation was not finished; it saves nothing"
+        if args.eval_only or args.dry_run:
+            what = "dry run" if args.dry_run else "evaluation"
+            return f"{name}: the {what} was not finished; it saves nothing"
         path = _checkpoint(cfg.train.output_dir, args.resume, args.started)
         if path is None:
             return f"{name}: " + (
@@ -334,19 +345,22 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     args = argument_parser().parse_args(arguments)
     args.continue_with, args.started = command_to_continue(arguments), time.time()
-    with StopSignals() as signals:
+    with StopSignals() as signals, ExitStack() as stack:
         if not _is_first_process(args):
             signals.report = lambda text: None
         try:
-            return _main(args, signals)
+            with errors_in_one_line("train"):
+                starts = choose_own_data(args, arguments)
+            return _main(args, signals, stack) if starts else 0
         except Stopped as stop:
             signals.tell(lost=args.num_gpus * args.num_machines > 1)
             return stop.status
 
 
-def _main(args: argparse.Namespace, signals: StopSignals) -> int:
+def _main(args: argparse.Namespace, signals: StopSignals, stack: ExitStack) -> int:
     with errors_in_one_line("train"):
         cfg = read_config(args)  # fails here, before the ranks start; each of them reads it again
+        stack.enter_context(dry_run.temporary_folder(cfg, args))
         # Rank 0 takes the lock. The other processes of torchrun may start later than that.
         if not args.eval_only and args.machine_rank == 0 and os.environ.get("RANK", "0") == "0":
             check_folder_is_free(cfg.train.output_dir)

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from d2_seesaw.checkpoint.resuming import training_checkpoints
 from d2_seesaw.cli import RunError
+from d2_seesaw.engine.monitoring.ending import EndOfTraining
 from d2_seesaw.utils.files import WriteError, is_write_error, write_text
 
 LOGGERS = ("fvcore", "detectron2", "d2_seesaw")
@@ -88,7 +89,7 @@ class WritersHook(hooks.PeriodicWriter):
     def after_train(self) -> None:
         """Write the last values and close all writers."""
         # If training has failed already, that error says more, and writers may fail because of it.
-        has_failed = sys.exc_info()[0] is not None
+        has_failed = not isinstance(sys.exc_info()[1], EndOfTraining | None)
         errors: list[Exception] = []
         for writer in self._writers:
             for call in (writer.write, writer.close):

@@ -6,9 +6,11 @@ import itertools
 import logging
 import math
 import os
+from dataclasses import dataclass
 from typing import Any
 
 from detectron2.engine import default_writers, hooks
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
@@ -27,9 +29,16 @@ from d2_seesaw.cli.train.evaluating import build, build_model, evaluate_in_train
 from d2_seesaw.cli.train.output import WritersHook, disk_errors_in_one_line, save_config
 from d2_seesaw.data.bad_images import BadImageError
 from d2_seesaw.data.loader import check_test_files
-from d2_seesaw.engine import BestCheckpoint, CheckpointHook, EMAHook, Trainer, tracking_writers
+from d2_seesaw.engine import (
+    BestCheckpoint,
+    CheckpointHook,
+    EarlyStopping,
+    EMAHook,
+    Trainer,
+    tracking_writers,
+)
 from d2_seesaw.engine.boxes_only import boxes_only, masks_left_out
-from d2_seesaw.engine.checkpointing import UnknownMetricError
+from d2_seesaw.engine.monitoring.metric import UnknownMetricError
 from d2_seesaw.engine.rank_state import RankState
 from d2_seesaw.engine.run_records import EvaluationHook, ResumedMetricsFile
 from d2_seesaw.engine.stop import StopHook, signals_waiting, stop_requested
@@ -52,7 +61,8 @@ def train(cfg: DictConfig, *, resume: bool) -> None:
 
     Raises:
         RunError: training cannot start, memory is exhausted, too many images are bad, files cannot
-            be written, or the metric of ``train.best_checkpoint`` does not exist.
+            be written, or the metric of ``train.best_checkpoint`` or ``train.early_stopping`` does
+            not exist.
     """
     with ending_in_one_line(ValueError, OSError, MemoryError, OtherRankError):
         trainer, start = build_trainer(cfg, resume=resume)
@@ -73,8 +83,40 @@ def _is_crash(record: logging.LogRecord) -> bool:
     return error is None or not (stop_requested() or isinstance(error, _IN_ONE_LINE))
 
 
+@dataclass(frozen=True)
+class TrainingRun:
+    """Parts of a training.
+
+    Attributes:
+        trainer: has all hooks and the weights.
+        start: first iteration.
+        evaluator: evaluator of the test data.
+        checkpoints: hook that saves checkpoints.
+        ema: hook that averages the weights, if they are averaged.
+    """
+
+    trainer: Trainer
+    start: int
+    evaluator: DatasetEvaluator
+    checkpoints: CheckpointHook
+    ema: EMAHook | None
+
+
 def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
     """Build the trainer with its hooks, load the weights and return it with its first iteration."""
+    run = build_run(cfg, resume=resume)
+    return run.trainer, run.start
+
+
+def build_run(cfg: DictConfig, *, resume: bool, writes: bool = True) -> TrainingRun:
+    """Build the trainer with its hooks and load the weights.
+
+    Args:
+        cfg: the config.
+        resume: continue from the newest checkpoint that can be read.
+        writes: save the config, and open the files of metrics and the trackers.
+    """
+    early = _early_stopping(cfg)
     seed = _settle_seed(cfg)
     loader = build(cfg.dataloader.train)
     loader.bad_images.limit = cfg.train.max_bad_images
@@ -102,34 +144,32 @@ def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
         trainer=trainer,
         rank_state=rank_state,
     )
-    checkpoint_hook = CheckpointHook(
+    checkpoints = CheckpointHook(
         checkpointer,
         eval_period=cfg.train.eval_period,
         before_save=[rank_state.gather],
         **cfg.train.checkpointer,
     )
-    trainer.register_hooks(
-        [
-            hooks.IterationTimer(),
-            ema,
-            hooks.LRScheduler(scheduler=build(cfg.lr_multiplier)),
-            checkpoint_hook,
-            stop := StopHook(checkpoint_hook),
-        ]
-    )
+    schedule = hooks.LRScheduler(scheduler=build(cfg.lr_multiplier))
+    stop = StopHook(checkpoints)
+    trainer.register_hooks([hooks.IterationTimer(), ema, schedule, checkpoints, stop])
     evaluate = functools.partial(evaluate_in_training, cfg, model, evaluator, ema)
     evaluation = EvaluationHook(
         cfg.train.eval_period, stop.interruptible(evaluate), cfg.train.output_dir, _test_of(cfg)
     )
     best = _best_checkpoint(cfg, checkpointer)
-    trainer.register_hooks_after_checkpoint([evaluation, best])
-    start = trainer.iter + 1 if _load(cfg, checkpointer, resume=resume) else 0
+    if early is not None:
+        early.at_end = [hook.save_final for hook in (ema, checkpoints) if hook is not None]
+    trainer.register_hooks_after_checkpoint([evaluation, best, early])
+    start = trainer.iter + 1 if load_checkpoint(cfg, checkpointer, resume=resume) else 0
     _warn_of_seed(cfg, trainer)
-    if comm.is_main_process():  # only now: writers create files and runs, a failed start must not
+    if (
+        comm.is_main_process() and writes
+    ):  # only now: writers create files and runs, a failed start must not
         save_config(saved_config, os.path.join(cfg.train.output_dir, "config.yaml"))
         writer = WritersHook(_writers(cfg, trainer, start), period=cfg.train.log_period)
         trainer.register_hooks_after_checkpoint([writer])
-    return trainer, start
+    return TrainingRun(trainer, start, evaluator, checkpoints, ema)
 
 
 def _test_of(cfg: DictConfig) -> str:
@@ -184,7 +224,7 @@ def _average(cfg: DictConfig, model: nn.Module, metadata: dict[str, Any]) -> EMA
     return EMAHook(model, cfg.train.output_dir, metadata=metadata, **options)
 
 
-def _load(cfg: DictConfig, checkpointer: StrictCheckpointer, *, resume: bool) -> str:
+def load_checkpoint(cfg: DictConfig, checkpointer: StrictCheckpointer, *, resume: bool) -> str:
     """Resume from the newest checkpoint and return its path, or load the initial weights."""
     path = choose_checkpoint(checkpointer) if resume else ""
     if path:
@@ -256,6 +296,13 @@ def _best_checkpoint(cfg: DictConfig, checkpointer: StrictCheckpointer) -> BestC
     if options.metric is None:
         return None
     return BestCheckpoint(checkpointer, **options, eval_period=cfg.train.eval_period)
+
+
+def _early_stopping(cfg: DictConfig) -> EarlyStopping | None:
+    options = cfg.train.get("early_stopping")
+    if options is None or options.metric is None:
+        return None
+    return EarlyStopping(**options, eval_period=cfg.train.eval_period)
 
 
 def _metadata(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:

@@ -1,0 +1,249 @@
+"""Training on own data: ``--data`` chooses a config and writes it before the training starts."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from detectron2.data import MetadataCatalog
+
+from d2_seesaw.checkpoint.torchvision_weights import PREFIX, find_weights, weights_url
+from d2_seesaw.cli import say
+from d2_seesaw.data.annotations.reader import file_image_counts, read_annotations
+from d2_seesaw.data.check import check_dataset
+from d2_seesaw.data.class_names import counts_by_category
+from d2_seesaw.engine import load_config
+from d2_seesaw.own_data import (
+    Machine,
+    OwnData,
+    choices_text,
+    choose,
+    choose_base,
+    config_text,
+    measure,
+    recipe_of,
+)
+from d2_seesaw.own_data.config_file import NAME
+from d2_seesaw.own_data.recipes import Choice
+from d2_seesaw.own_data.split import split_images, write_split
+from d2_seesaw.utils.files import write_text
+from d2_seesaw.utils.folder_lock import check_folder_is_free
+
+DEFAULT_FOLDER = "output/own_data"
+_MOST_IMAGES_READ = 5000
+_ISSUES_SHOWN = 3
+
+
+def add_own_data(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a training on own data."""
+    group = parser.add_argument_group("own data")
+    group.add_argument(
+        "--data",
+        nargs="+",
+        metavar=("TRAIN.json", "VAL.json"),
+        help="annotations of own data in COCO or LVIS format: check them, choose a config from "
+        "them, write it to OUTPUT/own_data.py and train. A single file is split by image. "
+        "--config-file is then own_data/cpu, own_data/one_gpu or own_data/eight_gpus; by default "
+        "the one for this machine",
+    )
+    group.add_argument("--images", metavar="DIR", help="folder of the images of both files")
+    group.add_argument("--output", metavar="DIR", help=f"output folder; default: {DEFAULT_FOLDER}")
+    group.add_argument(
+        "--choose-only", action="store_true", help="write the config, and do not train"
+    )
+    group.add_argument(
+        "--from-scratch", action="store_true", help="train without pretrained weights"
+    )
+
+
+def choose_own_data(args: argparse.Namespace, arguments: Sequence[str]) -> bool:
+    """Write the config for ``--data``, or find the one written before; make it the config to train.
+
+    A file that exists is used as it is. With ``--restart`` it gets another name and a new one is
+    written.
+
+    Args:
+        args: the parsed arguments. ``config_file`` and ``num_gpus`` are set.
+        arguments: the arguments as given.
+
+    Returns:
+        Whether the config is to be trained or evaluated now.
+
+    Raises:
+        ValueError: flags that do not belong together, errors in the data, or an existing file for
+            other data.
+        OSError: files cannot be read or written.
+    """
+    if args.data is None:
+        _refuse_other_flags(args)
+        return True
+    _check_flags(args)
+    folder = Path(_output_folder(args))
+    path = folder / NAME
+    processes = args.num_gpus if _is_given(arguments, "--num-gpus") else None
+    if not args.eval_only:
+        check_folder_is_free(str(folder))
+    if path.exists() and not args.restart:
+        args.num_gpus = _existing(args, path, processes)
+    else:
+        base, args.num_gpus, machine = choose_base(
+            Machine.here(), args.config_file or None, processes
+        )
+        text = _chosen(args, folder, base, machine)
+        _keep_earlier(path)
+        write_text(path, text)
+        say(f"Written to {path}, which you may edit; key=value on the command line goes first")
+    args.config_file = str(path)
+    if args.choose_only:
+        say(f"Train with: d2-seesaw train --config-file {path} --num-gpus {args.num_gpus}")
+    return not args.choose_only
+
+
+def _refuse_other_flags(args: argparse.Namespace) -> None:
+    given = {
+        "--images": args.images,
+        "--output": args.output,
+        "--choose-only": args.choose_only,
+        "--from-scratch": args.from_scratch,
+    }
+    for flag, value in given.items():
+        if value:
+            raise ValueError(f"{flag} needs --data TRAIN.json VAL.json")
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    if not args.images:
+        raise ValueError("--data needs --images DIR, the folder of the images")
+    if len(args.data) > 2:
+        raise ValueError(
+            f"--data takes TRAIN.json and VAL.json, or one file to split, got {len(args.data)} "
+            "files; KEY=VALUE arguments stand behind all flags"
+        )
+    for file in args.data:
+        if not os.path.isfile(file):
+            raise FileNotFoundError(f"--data {file}: there is no such file")
+    if not os.path.isdir(args.images):
+        raise FileNotFoundError(f"--images {args.images}: there is no such folder")
+    if "TORCHELASTIC_RUN_ID" in os.environ or args.num_machines > 1:
+        raise ValueError(
+            "--data chooses in one process: call it with --choose-only first, then start all "
+            f"processes with --config-file OUTPUT/{NAME}"
+        )
+
+
+def _is_given(arguments: Sequence[str], flag: str) -> bool:
+    return any(argument.partition("=")[0] == flag for argument in arguments)
+
+
+def _overrides(args: argparse.Namespace, key: str) -> list[str]:
+    """Return the values that the command line gives a key."""
+    options = [option.partition("=") for option in args.opts]
+    return [value for name, _, value in options if name == key]
+
+
+def _output_folder(args: argparse.Namespace) -> str:
+    return args.output or [DEFAULT_FOLDER, *_overrides(args, "train.output_dir")][-1]
+
+
+def _existing(args: argparse.Namespace, path: Path, processes: int | None) -> int:
+    """Check that a file written before is for the same data; return the number of processes."""
+    cfg = load_config(str(path))
+    given = args.data[0] if args.data[1:] else path.parent / "train.json"
+    registered = MetadataCatalog.get(cfg.dataloader.train.dataset.names).get("json_file")
+    if os.path.abspath(given) != registered:
+        raise ValueError(
+            f"{path} was written for {registered}, not for {args.data[0]}: choose another "
+            "--output, or --restart to choose anew"
+        )
+    say(f"{path} exists and is used as it is, edits included; --restart chooses anew")
+    return processes or cfg.train.reference_world_size
+
+
+def _chosen(args: argparse.Namespace, folder: Path, base: str, machine: Choice) -> str:
+    """Check and measure the data, print the choices and return the text of the config."""
+    cfg = load_config(base)
+    cfg.train.init_checkpoint = _weights(args, cfg.train.init_checkpoint)
+    data = _checked_data(args, folder)
+    measures = measure(read_annotations(data.train_file, for_training=True))
+    evaluated = len(read_annotations(data.val_file).images)
+    recipe = recipe_of(base, cfg, args.num_gpus)
+    chosen = choose(measures, recipe, evaluated, from_scratch=args.from_scratch)
+    choices = [machine, *chosen]
+    say(f"\nThe training data:\n{_indented(measures.text())}")
+    say(f"\nChosen from them:\n{choices_text(choices)}\n")
+    is_boxes_only = not measures.has_masks
+    return config_text(folder, data, base, choices, measures.text(), boxes_only=is_boxes_only)
+
+
+def _weights(args: argparse.Namespace, default: str) -> str:
+    """Return the pretrained weights of the command line or of the base config."""
+    given = _overrides(args, "train.init_checkpoint")
+    if given or args.from_scratch:
+        return given[-1] if given else ""
+    check_weights(default)
+    return default
+
+
+def check_weights(name: str) -> None:
+    """Find, or download, the pretrained weights before anything else is done.
+
+    Raises:
+        FileNotFoundError: they cannot be had, with the way to train without them.
+    """
+    try:
+        find_weights(weights_url(name.removeprefix(PREFIX)))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}, or train without them: --from-scratch") from error
+
+
+def _indented(text: str) -> str:
+    return "".join(f"  {line}\n" for line in text.splitlines()).rstrip()
+
+
+def _checked_data(args: argparse.Namespace, folder: Path) -> OwnData:
+    """Check the files, and split a single one.
+
+    Raises:
+        ValueError: errors in the data, or splits with other categories.
+    """
+    files = [Path(file) for file in args.data]
+    number = sum(
+        _checked(file, args.images, files[:position]) for position, file in enumerate(files)
+    )
+    if number:
+        raise ValueError(
+            f"the data have {number:,} errors, see above; nothing was trained. "
+            "`d2-seesaw check` lists all of them, and --fix mends some"
+        )
+    if len(files) == 1:
+        split = split_images(read_annotations(files[0]))
+        files = list(write_split(files[0], split, folder))
+        say(f"{args.data[0]} is split by image: {files[0]} and {files[1]}")
+        if split.only_trained:
+            names = ", ".join(split.only_trained[:5]) + ", ..." * (len(split.only_trained) > 5)
+            say(f"  {len(split.only_trained)} categories cannot be evaluated: {names}")
+    else:
+        categories = read_annotations(files[1]).categories
+        counts_by_category(categories, file_image_counts(files[0]), files[1], files[0])
+    return OwnData(files[0], files[1], Path(args.images))
+
+
+def _checked(json_file: Path, images: str, others: Sequence[Path]) -> int:
+    """Print what `d2-seesaw check` finds in a file, and return the number of errors."""
+    check = check_dataset(json_file, images, read_images=False)
+    if not check.number_of_errors and check.numbers["images"] <= _MOST_IMAGES_READ:
+        duplicates = (others[0], images) if others else None
+        check = check_dataset(json_file, images, duplicates=duplicates)
+    say(replace(check, thresholds=()).text(_ISSUES_SHOWN))  # the choices have the threshold
+    return check.number_of_errors
+
+
+def _keep_earlier(path: Path) -> None:
+    """Give a config that exists, which its user may have edited, the first free name."""
+    if path.exists():
+        number = 1
+        while (kept := path.with_name(f"{path.stem}_previous_{number}.py")).exists():
+            number += 1
+        os.rename(path, kept)
+        say(f"The earlier {path} is now {kept}")

@@ -1,0 +1,1 @@
+"""Hooks that follow a metric of the evaluations: the best checkpoint and early stopping."""

@@ -1,0 +1,350 @@
+"""The choice of each part of a config from what the data say, with its reason.
+
+Every function takes measurements and returns a :class:`Choice`, whose settings are assigned to the
+config of a :class:`Recipe`. Nothing is read or built here.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from d2_seesaw.own_data.anchors import Boxes, fit_anchors, reach
+from d2_seesaw.own_data.measure import DatasetMeasures
+from d2_seesaw.own_data.recipes import Choice, Recipe
+
+EDGE_STEP = 16
+SMALL_OBJECT = 16.0  # pixels: four positions of the finest feature map
+LEAST_VISIBLE = 8.0  # pixels: two positions
+_SMALL_QUANTILE = 0.1
+_LARGEST_ENLARGEMENT = 2.0
+_MOST_REPEATED = 1.5  # mean repeat factor
+_BOXES_SAMPLED = 20_000
+_TIME_OF_EVALUATIONS = 0.1  # of the time of training
+_LONGER_FROM_SCRATCH = 3  # 72 instead of 24 epochs of COCO in He et al., ICCV 2019
+
+MODEL_ZOO: dict[str, Any] = {
+    "model.input_format": "BGR",
+    "model.pixel_mean": [103.53, 116.28, 123.675],
+    "model.pixel_std": [1.0, 1.0, 1.0],
+    "model.backbone.bottom_up.stages.stride_in_1x1": True,
+}
+"""Input and strides of the R-50 and R-101 in Detectron2's model zoo."""
+
+AUGMENTATIONS = "dataloader.train.mapper.augmentations"
+TEST_RESIZE = "dataloader.test.mapper.augmentations[0]"
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Sizes of resized images, as those of Detectron2's ``ResizeShortestEdge``.
+
+    Attributes:
+        edge: short edge in tests and the greatest one in training, in pixels.
+        limit: greatest long edge.
+    """
+
+    edge: int
+    limit: int
+
+    def scales(self, image_sizes: np.ndarray) -> np.ndarray:
+        """Return ``(N,)`` factors for images with ``(N, 2)`` widths and heights."""
+        by_edge = self.edge / image_sizes.min(axis=1)
+        return np.minimum(by_edge, self.limit / image_sizes.max(axis=1))
+
+    def pixels(self, image_sizes: np.ndarray) -> float:
+        """Return the mean number of pixels of the resized images."""
+        return float((image_sizes.prod(axis=1) * self.scales(image_sizes) ** 2).mean())
+
+
+def choose_resize(data: DatasetMeasures, recipe: Recipe) -> tuple[Resize, Choice]:
+    """Choose the short edge so that all but the smallest tenth of the objects stay visible."""
+    low, high = recipe.edges
+    short = float(np.median(data.image_sizes.min(axis=1)))
+    small = float(np.quantile(data.relative_sides, _SMALL_QUANTILE))
+    wanted = SMALL_OBJECT / small
+    edge = float(np.clip(wanted, low, high))
+    why = ""
+    if edge >= short:  # the images are small: enlarge them for small objects only
+        edge = float(np.clip(wanted, short, min(edge, _LARGEST_ENLARGEMENT * short)))
+        why = f"; the images have one of {short:.0f}"
+    elif wanted > high:
+        why = f"; more than {high} would exceed the memory or time of a {recipe.device}"
+    elif wanted < low:
+        why = f"; {low} is the least for this base config"
+    edge = max(EDGE_STEP, round(edge / EDGE_STEP) * EDGE_STEP)
+    aspect = float(np.quantile(data.image_sizes.max(axis=1) / data.image_sizes.min(axis=1), 0.95))
+    limit = math.ceil(edge * float(np.clip(aspect, 5 / 3, 2.5)) / EDGE_STEP) * EDGE_STEP
+    resize = Resize(edge, limit)
+    sides = data.sides * resize.scales(data.image_sizes)[data.image]
+    visible, before = ((s >= LEAST_VISIBLE).mean() for s in (sides, data.sides))
+    edges = sorted({max(EDGE_STEP, round(f * edge / EDGE_STEP) * EDGE_STEP) for f in (0.8, 0.9, 1)})
+    reason = (
+        f"a tenth of the objects is smaller than {100 * small:.1f} % of the short edge, and needs "
+        f"one of {wanted:.0f} for {SMALL_OBJECT:.0f} pixels{why}; as resized, "
+        f"{100 * visible:.0f} % of the objects have {LEAST_VISIBLE:.0f} pixels or more, "
+        f"{100 * before:.0f} % in the original images"
+    )
+    settings: dict[str, Any] = {
+        f"{AUGMENTATIONS}[0].short_edge_length": edges,
+        f"{AUGMENTATIONS}[0].max_size": limit,
+        f"{TEST_RESIZE}.short_edge_length": edge,
+        f"{TEST_RESIZE}.max_size": limit,
+    }
+    return resize, Choice("resize", f"short edge {edge}, long edge up to {limit}", reason, settings)
+
+
+def choose_flip(data: DatasetMeasures) -> Choice | None:
+    """Leave out flips if categories differ by left and right only."""
+    sided = {name for name in data.names if re.search(r"(?i)\b(left|right)\b|_(left|right)", name)}
+    if not sided:
+        return None
+    settings = {f"{AUGMENTATIONS}[1].prob": 0.0}
+    reason = f"flipped images would have the wrong label, such as {sorted(sided)[0]!r}"
+    return Choice("flips", "none", reason, settings)
+
+
+def choose_anchors(data: DatasetMeasures, recipe: Recipe, resize: Resize) -> Choice:
+    """Fit the anchors to the resized boxes and compare them with the default ones."""
+    boxes = resized_boxes(data, resize)
+    fitted = fit_anchors(boxes, recipe.anchors, five_ratios=not recipe.starts_from_detector)
+    default, best = reach(boxes, recipe.anchors), reach(boxes, fitted)
+    sizes = ", ".join(f"{size:g}" for size in fitted.sizes)
+    ratios = ", ".join(f"{ratio:g}" for ratio in fitted.aspect_ratios)
+    value = f"sizes {sizes} pixels; height / width {ratios}"
+    if fitted == recipe.anchors:
+        return Choice(
+            "anchors", value, f"of the resized boxes the default anchors overlap {default}", {}
+        )
+    generator = "model.proposal_generator.anchor_generator"
+    settings: dict[str, Any] = {
+        f"{generator}.sizes": [[size] for size in fitted.sizes],
+        f"{generator}.aspect_ratios": list(fitted.aspect_ratios),
+    }
+    if len(fitted.aspect_ratios) != len(recipe.anchors.aspect_ratios):
+        settings["model.proposal_generator.head.num_anchors"] = len(fitted.aspect_ratios)
+    reason = f"of the resized boxes they overlap {best}; the default anchors {default}"
+    return Choice("anchors", value, reason, settings)
+
+
+def resized_boxes(data: DatasetMeasures, resize: Resize) -> Boxes:
+    """Return the boxes, or an even sample of them, in the pixels of the resized images."""
+    chosen = np.linspace(0, len(data.boxes) - 1, min(len(data.boxes), _BOXES_SAMPLED)).astype(int)
+    image = data.image[chosen]
+    scale = resize.scales(data.image_sizes)[image, None]
+    return Boxes(data.boxes[chosen] * scale, data.image_sizes[image] * scale)
+
+
+def choose_sampling(data: DatasetMeasures) -> tuple[float, Choice]:
+    """Choose the greatest repeat threshold that lengthens an epoch by half at most.
+
+    Returns:
+        The mean number of times that an image is shown in an epoch, and the choice.
+    """
+    useful = [e for e in data.thresholds if 1 < e.mean_factor <= _MOST_REPEATED]
+    key = "dataloader.train.sampling.threshold"
+    if not useful:
+        least = data.thresholds[0]
+        if least.mean_factor > _MOST_REPEATED:
+            reason = f"the epoch is {least.mean_factor:.2f} times as long even at this threshold"
+            value = {key: least.threshold}
+            return least.mean_factor, Choice("repeats", f"{least.threshold:g}", reason, value)
+        reason = "no category is in so few images that a threshold up to 0.1 would repeat it"
+        return 1.0, Choice("repeats", "no image is repeated", reason, {key: least.threshold})
+    best = useful[-1]
+    reason = (
+        f"it repeats {best.repeated_images:,} of {best.images:,} images, and is the greatest "
+        f"threshold with which an epoch is at most {_MOST_REPEATED:g} times as long "
+        f"({best.mean_factor:.2f})"
+    )
+    choice = Choice("repeats", f"threshold {best.threshold:g}", reason, {key: best.threshold})
+    return best.mean_factor, choice
+
+
+def choose_loss(data: DatasetMeasures) -> Choice:
+    """Set the number of classes. Seesaw Loss is kept in any case."""
+    C = len(data.names)
+    reason = (
+        f"the most frequent category is in {data.imbalance:.3g} times as many images as the rarest"
+    )
+    if data.imbalance < 2:
+        reason += "; with counts this even, the factors of Seesaw Loss are close to 1"
+    settings = {"model.roi_heads.num_classes": C}
+    return Choice("loss", f"Seesaw Loss over {C:,} classes", reason, settings)
+
+
+def choose_batch(data: DatasetMeasures, recipe: Recipe, resize: Resize) -> tuple[int, Choice]:
+    """Choose the largest batch, a power of two per process, that fits the pixels of a step."""
+    mean, processes = resize.pixels(data.image_sizes), recipe.processes
+    fitting = max(2.0 if processes == 1 else 1.0, recipe.pixels / processes / mean)
+    batch = min(recipe.batch, processes * 2 ** math.floor(math.log2(fitting)))
+    key = "dataloader.train.total_batch_size"
+    if batch == recipe.batch:
+        reason = f"images of {mean / 1e6:.2g} megapixels fit"
+        return batch, Choice("batch", f"{batch} images", reason, {key: batch})
+    reason = (
+        f"the resized images have {mean / 1e6:.2g} megapixels, and {recipe.pixels / 1e6:.2g} a "
+        f"step are what the base config is made for on a {recipe.device}"
+    )
+    return batch, Choice("batch", f"{batch} images", reason, {key: batch})
+
+
+def choose_start(recipe: Recipe, *, from_scratch: bool) -> Choice:
+    """Start from the weights of the base config, or train everything from random ones."""
+    if not from_scratch and recipe.starts_from_detector:
+        reason = "layers that depend on the classes start anew, but for classes of the same name"
+        settings: dict[str, Any] = {"train.class_transfer": "by_name"}
+        if recipe.weights.endswith(".pkl"):
+            settings |= MODEL_ZOO
+            reason += "; input and strides are those of R-50 and R-101 in Detectron2's model zoo"
+        return Choice("start", recipe.weights, reason, settings)
+    if not from_scratch:
+        reason = "pretrained features need far fewer images; --from-scratch trains without"
+        return Choice("start", recipe.weights, reason, {})
+    backbone = "model.backbone.bottom_up"
+    norms = ("norm",) if recipe.is_cpu else ("stem.norm", "stages.norm")
+    norm = "BN" if recipe.processes == 1 else "SyncBN"
+    settings = {
+        "train.init_checkpoint": "",
+        f"{backbone}.freeze_at": 0,
+        **{f"{backbone}.{key}": norm for key in norms},
+    }
+    return Choice("start", "random weights, nothing is frozen", "--from-scratch", settings)
+
+
+def choose_length(
+    data: DatasetMeasures,
+    recipe: Recipe,
+    batch: int,
+    repeats: float,
+    *,
+    from_scratch: bool = False,
+) -> tuple[int, Choice]:
+    """Choose the number of steps, which grows more slowly than the data."""
+    images = data.trained_images * repeats
+    if recipe.is_cpu:
+        seen = 200 * math.sqrt(images)
+        rule = "200 times the root of the images of an epoch, for the time of a CPU"
+    else:
+        epochs = float(np.clip(64 * (3000 / images) ** (1 / 3), 12, 200))
+        seen = images * epochs
+        rule = "64 epochs of 3,000 images, and fewer of more, as Detectron2's Cityscapes and COCO"
+    if from_scratch:
+        seen *= _LONGER_FROM_SCRATCH
+        rule = f"{_LONGER_FROM_SCRATCH} times {rule}"
+    low, high = recipe.steps
+    steps = max(low, round(seen / batch))
+    if high is not None:
+        steps = min(high, steps)
+    steps = math.ceil(steps / 10) * 10
+    reason = (
+        f"{steps * batch / images:.3g} epochs of {images:,.0f} images with repeats; the rule is "
+        f"{rule}, and at least {low:,} steps"
+    )
+    settings: dict[str, Any] = {"train.epochs": None, "train.max_iter": steps}
+    return steps, Choice("length", f"{steps:,} steps", reason, settings)
+
+
+def choose_rate(recipe: Recipe, batch: int, steps: int) -> Choice:
+    """Scale the learning rate with the batch, and warm up over a tenth of the steps."""
+    rate = float(f"{recipe.lr * batch / recipe.batch:.3g}")
+    warm_up = min(500, max(10, steps // 10))
+    reason = f"{recipe.lr:g} for {recipe.batch} images, in proportion to the batch"
+    settings = {"optimizer.lr": rate, "lr_multiplier.warmup_iters": warm_up}
+    return Choice("rate", f"{rate:g} after {warm_up} steps of warm-up", reason, settings)
+
+
+def choose_detections(data: DatasetMeasures, recipe: Recipe) -> Choice:
+    """Choose how many RoIs are trained and how many detections are kept, from the crowdedness."""
+    most = int(data.objects_per_image.max())
+    kept = int(np.clip(math.ceil(5 * most / 50) * 50, 100, 300))
+    usual = float(np.quantile(data.objects_per_image, 0.9))
+    rois = int(np.clip(math.ceil(8 * usual / 16) * 16, *recipe.rois))
+    threshold = float(f"{min(0.02, 0.1 / len(data.names)):.1g}")
+    reason = (
+        f"an image has up to {most} objects, and most have at most {usual:.0f}; with "
+        f"{len(data.names):,} classes a score by chance is {1 / len(data.names):.2g}, and the tail "
+        "scores low"
+    )
+    predictor = "model.roi_heads.box_predictor"
+    settings: dict[str, Any] = {
+        "model.roi_heads.batch_size_per_image": rois,
+        f"{predictor}.test_topk_per_image": kept,
+        f"{predictor}.test_score_thresh": threshold,
+    }
+    value = f"up to {kept} with a score from {threshold:g}; {rois} RoIs of an image are trained"
+    return Choice("detections", value, reason, settings)
+
+
+def choose_masks(data: DatasetMeasures) -> Choice:
+    """Leave out the masks if there are none. The settings are made by ``boxes_only``."""
+    if data.has_masks:
+        return Choice("masks", "trained and evaluated", "the objects have masks", {})
+    return Choice("masks", "boxes only", "no object of the training split has a mask", {})
+
+
+def choose_evaluation(
+    data: DatasetMeasures, recipe: Recipe, evaluated_images: int, batch: int, steps: int
+) -> Choice:
+    """Evaluate and save regularly, within about a tenth of the time, and end what gets worse."""
+    # An evaluated image takes about as long as a trained one.
+    within = _TIME_OF_EVALUATIONS * steps * batch / max(1, evaluated_images)
+    number = int(np.clip(math.floor(within), 1, 5 if recipe.is_cpu else 20))
+    period = math.ceil(steps / number)
+    metric = "segm/AP" if data.has_masks else "bbox/AP"
+    patience = max(3, math.ceil(number / 3))
+    reason = (
+        f"{evaluated_images:,} images are evaluated {number} times within about a tenth of the "
+        f"time of training, or at its end; model_best.pth has the best {metric}"
+    )
+    settings: dict[str, Any] = {
+        "train.eval_period": period,
+        "train.checkpointer.period": period,
+        "train.best_checkpoint.metric": metric,
+    }
+    if number > patience:
+        settings |= {
+            "train.early_stopping.metric": metric,
+            "train.early_stopping.patience": patience,
+        }
+        reason += f", and training ends when {patience} evaluations in a row bring no better one"
+    return Choice("evaluation", f"every {period:,} steps", reason, settings)
+
+
+def choose(
+    data: DatasetMeasures, recipe: Recipe, evaluated_images: int, *, from_scratch: bool = False
+) -> list[Choice]:
+    """Choose everything that follows from the data.
+
+    Args:
+        data: measurements of the training split.
+        recipe: limits of the base config.
+        evaluated_images: number of images of the other split.
+        from_scratch: whether to train without pretrained weights.
+    """
+    return list(_choose(data, recipe, evaluated_images, from_scratch))
+
+
+def _choose(
+    data: DatasetMeasures, recipe: Recipe, evaluated_images: int, from_scratch: bool
+) -> Iterator[Choice]:
+    yield choose_start(recipe, from_scratch=from_scratch)
+    yield choose_masks(data)
+    yield choose_loss(data)
+    resize, choice = choose_resize(data, recipe)
+    yield choice
+    if flip := choose_flip(data):
+        yield flip
+    yield choose_anchors(data, recipe, resize)
+    yield choose_detections(data, recipe)
+    repeats, choice = choose_sampling(data)
+    yield choice
+    batch, choice = choose_batch(data, recipe, resize)
+    yield choice
+    steps, choice = choose_length(data, recipe, batch, repeats, from_scratch=from_scratch)
+    yield choice
+    yield choose_rate(recipe, batch, steps)
+    yield choose_evaluation(data, recipe, evaluated_images, batch, steps)

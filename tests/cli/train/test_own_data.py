@@ -1,0 +1,283 @@
+"""`d2-seesaw train --data`: from two files to a config that can be read, edited and trained."""
+
+import copy
+import json
+import re
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from omegaconf import OmegaConf
+
+from d2_seesaw.checkpoint import torchvision_weights
+from d2_seesaw.cli import train
+from d2_seesaw.cli.train import argument_parser, own_data, read_config
+from d2_seesaw.cli.train.own_data import choose_own_data
+from d2_seesaw.engine import load_config
+from d2_seesaw.engine.boxes_only import masks_left_out
+from d2_seesaw.own_data import Machine, choose_base
+from tests.data.own_data import content, write
+from tests.support.configs import build_model, plain, through_yaml
+
+NO_GPU = Machine(gpus=0, cores=2, has_bfloat16=False)
+BASE = load_config("own_data/cpu")
+
+
+def load(name):
+    """Load a config. The base config has been loaded once."""
+    return copy.deepcopy(BASE) if name == "own_data/cpu" else load_config(name)
+
+
+@pytest.fixture
+def chosen(tmp_path, monkeypatch):
+    """Return a function that chooses for changed data and returns the arguments to train with."""
+    monkeypatch.setattr(Machine, "here", classmethod(lambda cls: NO_GPU))
+    for module in ("d2_seesaw.engine", "d2_seesaw.cli.train.own_data"):
+        monkeypatch.setattr(f"{module}.load_config", load)
+    before = set(DatasetCatalog.list())
+
+    def choose(*arguments, change=lambda data: None, change_val=lambda data: None, files=2):
+        names = []
+        for name, changes in (("train", [change]), ("val", [change, change_val]))[:files]:
+            data = content()
+            for apply in changes:
+                apply(data)
+            names.append(str(write(tmp_path, data, f"{name}.json")))
+        flags = [a for a in arguments if a.startswith("--")]
+        options = [a for a in arguments if not a.startswith("--")]
+        given = ["--data", *names, "--images", f"{tmp_path}/images", "--output", f"{tmp_path}/run"]
+        given += ["--from-scratch", *flags, *options]
+        args = argument_parser().parse_args(given)
+        args.starts = choose_own_data(args, given)
+        return args
+
+    yield choose
+    for name in set(DatasetCatalog.list()) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+@pytest.fixture
+def written(tmp_path):
+    return tmp_path / "run/own_data.py"
+
+
+def test_the_config_has_the_choices_builds_and_survives_yaml(chosen, written, capsys):
+    args = chosen()
+    assert args.starts
+    assert args.config_file == str(written)
+    assert args.num_gpus == 1
+    cfg = load_config(str(written))
+    assert cfg.model.roi_heads.num_classes == 3
+    assert cfg.train.init_checkpoint == ""
+    assert cfg.train.output_dir == str(written.parent)
+    assert cfg.dataloader.evaluator.dataset_name == "own_run_val"
+    assert MetadataCatalog.get("own_run_val").counts_from == "own_run_train"
+    assert [c["image_count"] for c in MetadataCatalog.get("own_run_val").class_image_count] == [
+        *(3, 2, 1)
+    ]
+    assert plain(through_yaml(cfg)) == plain(cfg)
+    anchors = cfg.model.proposal_generator
+    build_model(cfg)
+    assert anchors.head.num_anchors == len(anchors.anchor_generator.aspect_ratios)
+    text, said = written.read_text(), capsys.readouterr().out
+    for key, value in re.findall(r"^([a-z_.\[\]0-9]+) = (.+)$", text, re.MULTILINE):
+        if key.partition(".")[0] in cfg and "." in key and not value.startswith("_cfg"):
+            assert OmegaConf.select(cfg, key) == eval(value), key
+    for subject in ("machine", "start", "resize", "anchors", "repeats", "length", "rate"):
+        assert f"\n# {subject}: " in text
+        assert re.search(rf"^  {subject}\s+\S", said, re.MULTILINE)
+
+
+def test_an_edited_config_is_kept_until_restart(chosen, written, tmp_path, capsys):
+    chosen()
+    edited = written.read_text() + "train.max_iter = 7\n"
+    written.write_text(edited)
+    args = chosen("train.seed=3")
+    assert written.read_text() == edited
+    assert "used as it is, edits included" in capsys.readouterr().out
+    cfg = read_config(args)
+    assert (cfg.train.max_iter, cfg.train.seed) == (7, 3)
+    chosen("--restart")
+    assert written.read_text() != edited
+    assert (written.parent / "own_data_previous_1.py").read_text() == edited
+    (tmp_path / "train.json").rename(tmp_path / "other.json")
+    given = ["--data", f"{tmp_path}/other.json", f"{tmp_path}/val.json", "--images", str(tmp_path)]
+    args = argument_parser().parse_args([*given, "--output", str(written.parent)])
+    with pytest.raises(ValueError, match=r"own_data.py was written for .*train.json, not for"):
+        choose_own_data(args, given)
+
+
+def test_overrides_win_over_the_choices(chosen):
+    args = chosen("train.max_iter=12", "optimizer.lr=0.5", "dataloader.train.total_batch_size=2")
+    cfg = read_config(args)
+    assert (cfg.train.max_iter, cfg.optimizer.lr) == (12, 0.5)
+    assert cfg.dataloader.train.total_batch_size == 2
+    assert read_config(chosen("train.epochs=3")).train.max_iter is None
+
+
+def without_masks(data):
+    for entry in data["annotations"]:
+        del entry["segmentation"]
+
+
+def test_data_without_masks_get_a_config_for_boxes(chosen, written):
+    chosen(change=without_masks)
+    cfg = load_config(str(written))
+    assert masks_left_out(cfg)
+    assert list(cfg.dataloader.evaluator.tasks) == ["bbox"]
+    assert cfg.train.best_checkpoint.metric == "bbox/AP"
+
+
+def unreadable_box(data):
+    data["annotations"][0]["bbox"] = [1, 2, float("nan"), 4]
+
+
+@pytest.mark.parametrize(
+    ("change", "change_val", "message"),
+    [
+        (unreadable_box, lambda data: None, r"the data have \d+ errors, see above"),
+        (
+            lambda data: None,
+            lambda data: data["categories"][0].update(name="drain pipe"),
+            "has other classes than",
+        ),
+        (lambda data: data.update(annotations=[]), lambda data: None, "the data have 2 errors"),
+    ],
+)
+def test_refused_data_leave_no_config(chosen, written, change, change_val, message):
+    with pytest.raises(ValueError, match=message):
+        chosen(change=change, change_val=change_val)
+    assert not written.exists()
+
+
+def test_other_ids_of_the_same_names_are_mapped(chosen, written):
+    def renumber(data):
+        new = {7: 70, 40: 4, 1000: 9}
+        for category in data["categories"]:
+            category["id"] = new[category["id"]]
+        for entry in data["annotations"]:
+            entry["category_id"] = new[entry["category_id"]]
+
+    read_config(chosen(change_val=renumber))
+    counts = MetadataCatalog.get("own_run_val").class_image_count
+    assert counts == [
+        {"id": 4, "image_count": 2},
+        {"id": 9, "image_count": 1},
+        {"id": 70, "image_count": 3},
+    ]
+
+
+def test_one_file_is_split_into_the_output_folder(chosen, written, capsys):
+    assert not chosen("--choose-only", files=1).starts
+    said = capsys.readouterr().out
+    assert "1 categories cannot be evaluated: hydrant" in said
+    assert "Train with: d2-seesaw train --config-file" in said
+    cfg = load_config(str(written))
+    registered = MetadataCatalog.get(cfg.dataloader.train.dataset.names).json_file
+    assert registered == str(written.parent / "train.json")
+    numbers = [
+        len(json.loads((written.parent / f"{part}.json").read_text())["images"])
+        for part in ("train", "val")
+    ]
+    assert sum(numbers) == 4
+    assert min(numbers) > 0
+    chosen(files=1)  # finds the same file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["one_gpu", "eight_gpus"])
+@pytest.mark.parametrize("start", ["", "torchvision://resnet50", "model.pkl"])
+def test_the_configs_for_gpus_build(chosen, written, name, start):
+    args = chosen(
+        f"--config-file=own_data/{name}", "--num-gpus=4", f"train.init_checkpoint={start}"
+    )
+    cfg = load_config(args.config_file, args.opts)
+    assert cfg.train.reference_world_size == args.num_gpus == 4
+    assert cfg.dataloader.train.total_batch_size % 4 == 0
+    build_model(cfg)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [lambda data: None, without_masks], ids=["masks", "boxes"])
+def test_the_command_and_its_config_train_the_same(chosen, written, tmp_path, change):
+    args = chosen(change=change)
+    options = ["train.max_iter=3", "train.seed=1", "train.log_period=1", "train.eval_period=2"]
+    options += [f"dataloader.{split}.num_workers=0" for split in ("train", "test")]
+    options += ["dataloader.evaluator.report=null", "dataloader.train.total_batch_size=2"]
+    files = ["--data", *args.data, "--images", args.images, "--output", str(written.parent)]
+    assert train.main([*files, "--from-scratch", *options]) == 0
+    saved = plain(load_config(str(written.parent / "config.yaml")))
+    assert saved == plain(load_config(str(written), options))
+    metrics = (written.parent / "metrics.json").read_text().splitlines()
+    assert (written.parent / "model_best.pth").exists()
+
+    assert train.main(["--config-file", str(written), "--restart", *options]) == 0
+    again = (written.parent / "metrics.json").read_text().splitlines()
+    losses, others = (
+        [(m["iteration"], m["total_loss"]) for m in map(json.loads, lines) if "total_loss" in m]
+        for lines in (metrics, again)
+    )
+    assert losses == others
+    assert train.main([*files, "--resume", *options]) == 0  # it is complete
+    best = f"train.init_checkpoint={written.parent}/model_best.pth"
+    assert train.main([*files, "--eval-only", *options, best]) == 0
+
+
+def test_missing_weights_name_the_extra_and_the_flag(monkeypatch, tmp_path):
+    def unreachable(*_):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    for weights in torchvision_weights.PACKAGED.values():
+        monkeypatch.setattr(type(weights), "find", lambda self: None)
+    with pytest.raises(FileNotFoundError, match=r"d2_seesaw\[mobilenet\].*: --from-scratch$"):
+        own_data.check_weights("torchvision://MobileNet_V2_Weights.IMAGENET1K_V1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--images", "."], "--images needs --data"),
+        (["--choose-only"], "--choose-only needs --data"),
+        (["--data", "a.json", "b.json"], "--data needs --images DIR"),
+        (["--data", "a", "b", "c", "--images", "."], "one file to split, got 3 files"),
+        (["--data", "missing.json", "--images", "."], "missing.json: there is no such file"),
+        ([], "--config-file is missing, or --data for own data"),
+    ],
+)
+def test_flags_that_do_not_fit_are_one_line(arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        train.main(arguments)
+
+
+def test_ranks_that_start_separately_need_the_config_first(chosen, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    with pytest.raises(ValueError, match="call it with --choose-only first"):
+        chosen()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "config", "processes", "expected"),
+    [
+        (0, None, None, ("own_data/cpu", 1)),
+        (0, None, 2, ("own_data/cpu", 2)),
+        (1, None, None, ("own_data/one_gpu", 1)),
+        (4, None, None, ("own_data/eight_gpus", 4)),
+        (4, None, 1, ("own_data/one_gpu", 1)),
+        (8, "configs/own_data/one_gpu.py", None, ("own_data/one_gpu", 1)),
+        (0, "own_data/eight_gpus", 8, ("own_data/eight_gpus", 8)),
+    ],
+)
+def test_the_base_config_follows_from_the_machine(gpus, config, processes, expected):
+    machine = Machine(gpus=gpus, cores=8, has_bfloat16=gpus == 4)
+    name, number, choice = choose_base(machine, config, processes)
+    assert (name, number) == expected
+    dtype = choice.settings.get("train.amp.dtype")
+    assert dtype == (None if name == "own_data/cpu" else "bfloat16" if gpus == 4 else "float16")
+
+
+def test_another_base_config_is_refused():
+    with pytest.raises(ValueError, match=r"on the basis of own_data/cpu, .* got --config-file x"):
+        choose_base(NO_GPU, "x")
