@@ -36,7 +36,7 @@ from d2_seesaw.synthetic.cutouts import (
     GeneratedCutouts,
     generate_cutout_dataset,
 )
-from d2_seesaw.synthetic.cutouts.spec import CUTOUT_PROFILE
+from d2_seesaw.synthetic.cutouts.spec import CUTOUT_PROFILE, FREQUENCIES
 from d2_seesaw.synthetic.instances import GeneratedDataset, LongTailSpec, generate_longtail_dataset
 from d2_seesaw.synthetic.pictures import (
     ClassificationSpec,
@@ -120,6 +120,8 @@ def _add_cutout_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--objects", type=int, nargs=2, metavar=("LOW", "HIGH"), default=spec.objects_per_image)
     add("--profile", choices=CUTOUT_PROFILES, default="cutouts", help="images per category")
+    what = "which categories are frequent: random ones, or those with many cut-outs"
+    add("--frequencies", choices=FREQUENCIES, default=spec.frequencies, help=what)
     what = "groups of categories and backgrounds that occur together"
     add("--scenes", type=int, default=spec.scenes, metavar="N", help=what)
     what = "probability that a category appears in an image of its own scene, not in any image"
@@ -204,6 +206,7 @@ def cutout_spec(args: argparse.Namespace) -> CutoutSpec:
         objects_per_image=tuple(args.objects),
         seed=args.seed,
         profile=CUTOUT_PROFILES[args.profile],
+        frequencies=args.frequencies,
         held_out=args.held_out,
         scenes=args.scenes,
         scene_strength=args.scene_strength,

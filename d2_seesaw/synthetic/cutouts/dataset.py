@@ -27,12 +27,8 @@ import numpy as np
 from PIL import Image
 
 from d2_seesaw.data.frequency import group_sizes
-from d2_seesaw.synthetic.cutouts.materials import (
-    FoundPicture,
-    Materials,
-    collect_materials,
-    number_held_out,
-)
+from d2_seesaw.synthetic.cutouts.categories import FoundPicture, number_held_out
+from d2_seesaw.synthetic.cutouts.materials import Materials, find_candidates, read_materials
 from d2_seesaw.synthetic.cutouts.plan import ImageJob, own_scene_share, plan_images
 from d2_seesaw.synthetic.cutouts.scenes import (
     CutoutScene,
@@ -54,6 +50,7 @@ from d2_seesaw.synthetic.folder import (
     finish_writing,
     holds_complete,
     image_file,
+    image_ids,
     json_file,
     start_writing,
     written_files,
@@ -138,7 +135,7 @@ def _draw(
     drawing = generator_of(spec, DRAWING_STREAM, job.split, job.image_id)
     choice = materials.backgrounds[job.split][job.scene]
     pixels = np.load(choice[drawing.integers(len(choice))].copy, mmap_mode="r")
-    if materials.backgrounds["train"] == materials.backgrounds["val"]:
+    if materials.shared_backgrounds:
         pixels = _own_part(pixels, job.split, spec.held_out)
     crop = crop_background(drawing, pixels, spec.image_size, flip=spec.style.flip)
     return scene, develop(drawing, compose(crop, scene), spec.style), rng
@@ -183,6 +180,8 @@ def _content(materials: Materials, plan: dict[str, list[ImageJob]], of_category:
             for split, scenes in materials.backgrounds.items()
         },
         "image_scenes": {split: [job.scene for job in jobs] for split, jobs in plan.items()},
+        "own_scene_share": own_scene_share(plan["train"], of_category),
+        "left_out": materials.left_out,
     }
     return json.dumps(content, indent=1)
 
@@ -227,24 +226,26 @@ def generate_cutout_dataset(
     for folder in (sources.cutouts, sources.backgrounds):
         if folder and root.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"{root} is in {folder}, where the pictures are: choose another root")
+    candidates = find_candidates(sources)
+    parameters = {
+        "kind": "cutouts",
+        "format_version": _FORMAT_VERSION,
+        **json.loads(json.dumps(asdict(spec))),
+        **candidates.identity(sources),
+    }
+    if holds_complete(root, parameters, _written):
+        return _describe(root, parameters, reused=True)
     with tempfile.TemporaryDirectory(prefix="cutouts_") as store:
-        materials = collect_materials(
-            sources, spec, Path(store), processes=processes, progress=progress
+        work: Any = {"processes": processes, "progress": progress}
+        materials = read_materials(candidates, sources, spec, Path(store), **work)
+        plan, of_category = plan_images(
+            spec, [len(c.train) + len(c.val) for c in materials.categories]
         )
-        parameters = {
-            "kind": "cutouts",
-            "format_version": _FORMAT_VERSION,
-            **json.loads(json.dumps(asdict(spec))),
-            **materials.identity(),
-        }
-        plan, of_category = plan_images(spec, len(materials.categories))
-        reused = holds_complete(root, parameters, _written)
-        if not reused:
-            start_writing(root, parameters, _written, overwrite=overwrite)
-            _write(root, spec, materials, plan, processes=processes, progress=progress)
-            write_text(root / _CONTENT, _content(materials, plan, of_category))
-            finish_writing(root)
-    return _describe(root, parameters, materials, plan, of_category, reused=reused)
+        start_writing(root, parameters, _written, overwrite=overwrite)
+        _write(root, spec, materials, plan, **work)
+        write_text(root / _CONTENT, _content(materials, plan, of_category))
+        finish_writing(root)
+    return _describe(root, parameters, reused=False)
 
 
 def _write(
@@ -274,28 +275,22 @@ def _write(
         write_json(root / json_file(split), categories, records, "Generated scenes of cut-outs")
 
 
-def _describe(
-    root: Path,
-    parameters: dict[str, Any],
-    materials: Materials,
-    plan: dict[str, list[ImageJob]],
-    of_category: np.ndarray,
-    *,
-    reused: bool,
-) -> GeneratedCutouts:
-    with open(root / json_file("val")) as f:
-        categories = json.load(f)["categories"]
+def _describe(root: Path, parameters: dict[str, Any], *, reused: bool) -> GeneratedCutouts:
+    # The validation file has the same categories and is the smaller one.
+    categories = json.loads((root / json_file("val")).read_text())["categories"]
+    content = json.loads((root / _CONTENT).read_text())
     annotations = [json_file(split) for split in SPLITS]
+    images = [image_file(split, i) for split in SPLITS for i in image_ids(split, parameters)]
     return GeneratedCutouts(
         root=root,
         train_json=root / json_file("train"),
         val_json=root / json_file("val"),
         category_names=[c["name"] for c in categories],
         train_image_counts=[c["image_count"] for c in categories],
-        num_cutouts={s: sum(len(getattr(c, s)) for c in materials.categories) for s in SPLITS},
-        own_scene_share=own_scene_share(plan["train"], of_category),
-        left_out=materials.left_out,
+        num_cutouts={s: sum(len(c[s]) for c in content["categories"]) for s in SPLITS},
+        own_scene_share=content["own_scene_share"],
+        left_out=content["left_out"],
         annotations_sha256=_hash_files(root, annotations),
-        content_sha256=_hash_files(root, sorted(_written(parameters))),
+        content_sha256=_hash_files(root, annotations + images),
         reused=reused,
     )

@@ -46,27 +46,31 @@ class LeftOut:
         ]
 
 
-def find_pictures(folder: Path, left_out: LeftOut) -> list[str]:
+def find_pictures(folder: Path) -> list[str]:
     """Return the paths of all pictures below a folder, relative to it, sorted."""
     found = []
     for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             suffix = os.path.splitext(name)[1].lower()
-            path = (Path(parent) / name).relative_to(folder).as_posix()
-            if name.startswith(".") or suffix not in _SUFFIXES | _VECTOR_SUFFIXES:
-                continue
-            if suffix in _VECTOR_SUFFIXES:
-                left_out.by_reason["vector graphics are not read"].append(path)
-            else:
-                found.append(path)
-    for paths in left_out.by_reason.values():
-        paths.sort()
+            if not name.startswith(".") and suffix in _SUFFIXES | _VECTOR_SUFFIXES:
+                found.append((Path(parent) / name).relative_to(folder).as_posix())
     return sorted(found)
 
 
+def without_vector_graphics(paths: Iterable[str], left_out: LeftOut) -> list[str]:
+    """Return the paths of pictures made of pixels."""
+    kept = []
+    for path in paths:
+        if os.path.splitext(path)[1].lower() in _VECTOR_SUFFIXES:
+            left_out.by_reason["vector graphics are not read"].append(path)
+        else:
+            kept.append(path)
+    return kept
+
+
 def choose_by_patterns(
-    paths: Iterable[str], include: Sequence[str], exclude: Sequence[str]
+    paths: Iterable[str], include: Sequence[str], exclude: Sequence[str], what: str = "pictures"
 ) -> list[str]:
     """Return the paths that match a pattern to include and none to exclude.
 
@@ -78,7 +82,7 @@ def choose_by_patterns(
         for pattern in patterns:
             if not any(fnmatchcase(path, pattern) for path in paths):
                 raise ValueError(
-                    f"{option} {pattern!r} matches none of {len(paths)} pictures: patterns are "
+                    f"{option} {pattern!r} matches none of {len(paths)} {what}: patterns are "
                     f"compared with whole paths such as {paths[0] if paths else 'birds/duck.png'!r}"
                 )
     return [

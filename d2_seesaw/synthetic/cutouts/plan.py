@@ -44,18 +44,40 @@ def _scene_profile(
     return SceneProfile(of_category, rng.permutation(of_image), spec.scene_strength)
 
 
+def _train_counts(rng: np.random.Generator, spec: CutoutSpec, num_cutouts: list[int]) -> np.ndarray:
+    """Return the ``(K,)`` numbers of training images."""
+    ranked = spec.profile.image_counts(len(num_cutouts), spec.num_train_images)
+    if spec.frequencies == "random":
+        return rng.permutation(ranked)
+    order = rng.permutation(len(num_cutouts))
+    order = order[np.argsort(-np.array(num_cutouts)[order], kind="stable")]
+    counts = np.empty_like(ranked)
+    counts[order] = ranked
+    return counts
+
+
 def plan_images(
-    spec: CutoutSpec, num_categories: int
+    spec: CutoutSpec, num_cutouts: list[int]
 ) -> tuple[dict[str, list[ImageJob]], np.ndarray]:
-    """Assign categories and a scene to each image; also return the scene of each category."""
+    """Assign categories and a scene to each image.
+
+    Args:
+        spec: specification.
+        num_cutouts: K numbers of cut-outs.
+
+    Returns:
+        The images of each split, and the ``(K,)`` scenes of the categories.
+
+    Raises:
+        ValueError: the images cannot hold the objects that the profile asks for.
+    """
     rng = generator_of(spec, PLAN_STREAM, "train")
-    ranked = spec.profile.image_counts(num_categories, spec.num_train_images)
-    counts = {"train": rng.permutation(ranked)}
+    counts = {"train": _train_counts(rng, spec, num_cutouts)}
     appearances = spec.num_val_images * sum(spec.objects_per_image) // 3
     counts["val"] = flattened_counts(
         counts["train"],
         spec.num_val_images,
-        appearances=max(appearances, num_categories),
+        appearances=max(appearances, len(num_cutouts)),
         flatness=spec.val_flatness,
         minimum=spec.min_val_images,
     )

@@ -10,6 +10,8 @@ from d2_seesaw.synthetic.profile import LongTailProfile
 
 PLAN_STREAM, LAYOUT_STREAM, DRAWING_STREAM, TEXTURE_STREAM = range(4)
 
+FREQUENCIES = ("random", "cutouts")
+
 CUTOUT_PROFILE = LongTailProfile(
     rare=2, common=2, frequent=1, head_share=0.3, tail_images=3, full_scale_images=1200
 )
@@ -108,6 +110,7 @@ class CutoutSpec:
         objects_per_image: minimum and maximum number of objects per image.
         seed: seed of everything, the split of the cut-outs included.
         profile: number of training images per category.
+        frequencies: "random", or "cutouts" to make categories with more cut-outs more frequent.
         held_out: share of the cut-outs of each category that only validation shows, and of the
             backgrounds.
         scenes: number of groups of categories and backgrounds that occur together.
@@ -127,6 +130,7 @@ class CutoutSpec:
     objects_per_image: tuple[int, int] = (2, 5)
     seed: int = 0
     profile: LongTailProfile = CUTOUT_PROFILE
+    frequencies: str = "random"
     held_out: float = 0.25
     scenes: int = 1
     scene_strength: float = 0.8
@@ -146,6 +150,7 @@ class CutoutSpec:
                 "a height and a width of at least 32",
             ),
             "objects_per_image": (1 <= low <= high, "1 <= fewest <= most"),
+            "frequencies": (self.frequencies in FREQUENCIES, f"one of {FREQUENCIES}"),
             "seed": (self.seed >= 0, "at least 0"),
             "held_out": (0 < self.held_out < 1, "between 0 and 1"),
             "scenes": (self.scenes >= 1, "at least 1"),
