@@ -50,7 +50,6 @@ from d2_seesaw.synthetic.folder import (
     finish_writing,
     holds_complete,
     image_file,
-    image_ids,
     json_file,
     start_writing,
     written_files,
@@ -67,6 +66,7 @@ from d2_seesaw.utils.progress import track
 _FORMAT_VERSION = 1  # increment it if the same specification gives different data
 _JPEG_QUALITY = 92
 _CONTENT = "cutouts.json"
+_SUMMARY = "summary.json"
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class GeneratedCutouts:
             scene.
         left_out: one line for each reason not to use pictures.
         annotations_sha256: hash of both annotation files.
-        content_sha256: hash of the annotation files and all images.
+        content_sha256: hash of the annotation files, ``cutouts.json`` and all images.
         reused: whether it existed already.
     """
 
@@ -162,6 +162,7 @@ def _make_image(spec: CutoutSpec, materials: Materials, root: Path, job: ImageJo
 def _written(parameters: dict[str, Any]) -> Iterator[str]:
     yield from written_files({**parameters, "write_images": True})
     yield _CONTENT
+    yield _SUMMARY
 
 
 def _content(materials: Materials, plan: dict[str, list[ImageJob]], of_category: np.ndarray) -> str:
@@ -180,8 +181,6 @@ def _content(materials: Materials, plan: dict[str, list[ImageJob]], of_category:
             for split, scenes in materials.backgrounds.items()
         },
         "image_scenes": {split: [job.scene for job in jobs] for split, jobs in plan.items()},
-        "own_scene_share": own_scene_share(plan["train"], of_category),
-        "left_out": materials.left_out,
     }
     return json.dumps(content, indent=1)
 
@@ -207,8 +206,8 @@ def generate_cutout_dataset(
 
     Args:
         root: folder for ``train/``, ``val/``, ``lvis_train.json``, ``lvis_val.json``,
-            ``cutouts.json`` (which pictures are in which split) and, written last,
-            ``generator.json``. Other files in it are not changed.
+            ``cutouts.json`` (which pictures are in which split), ``summary.json`` and, written
+            last, ``generator.json``. Other files in it are not changed.
         sources: pictures.
         spec: specification.
         processes: number of workers; one per available core by default.
@@ -244,6 +243,11 @@ def generate_cutout_dataset(
         start_writing(root, parameters, _written, overwrite=overwrite)
         _write(root, spec, materials, plan, **work)
         write_text(root / _CONTENT, _content(materials, plan, of_category))
+        summary = {
+            "own_scene_share": own_scene_share(plan["train"], of_category),
+            "left_out": materials.left_out,
+        }
+        write_text(root / _SUMMARY, json.dumps(summary, indent=1))
         finish_writing(root)
     return _describe(root, parameters, reused=False)
 
@@ -279,8 +283,8 @@ def _describe(root: Path, parameters: dict[str, Any], *, reused: bool) -> Genera
     # The validation file has the same categories and is the smaller one.
     categories = json.loads((root / json_file("val")).read_text())["categories"]
     content = json.loads((root / _CONTENT).read_text())
-    annotations = [json_file(split) for split in SPLITS]
-    images = [image_file(split, i) for split in SPLITS for i in image_ids(split, parameters)]
+    summary = json.loads((root / _SUMMARY).read_text())
+    hashed = sorted(name for name in _written(parameters) if name != _SUMMARY)
     return GeneratedCutouts(
         root=root,
         train_json=root / json_file("train"),
@@ -288,9 +292,9 @@ def _describe(root: Path, parameters: dict[str, Any], *, reused: bool) -> Genera
         category_names=[c["name"] for c in categories],
         train_image_counts=[c["image_count"] for c in categories],
         num_cutouts={s: sum(len(c[s]) for c in content["categories"]) for s in SPLITS},
-        own_scene_share=content["own_scene_share"],
-        left_out=content["left_out"],
-        annotations_sha256=_hash_files(root, annotations),
-        content_sha256=_hash_files(root, annotations + images),
+        own_scene_share=summary["own_scene_share"],
+        left_out=summary["left_out"],
+        annotations_sha256=_hash_files(root, [json_file(split) for split in SPLITS]),
+        content_sha256=_hash_files(root, hashed),
         reused=reused,
     )
