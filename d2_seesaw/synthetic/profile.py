@@ -146,14 +146,14 @@ def assign_categories(
         # objects that an image still needs. Empty images are preferred; full ones come last.
         weights = np.clip(wanted - high + room, 0.02, None) * np.where(room == high, 8.0, 1.0)
         keys = np.where(room > 0, np.log(weights) + rng.gumbel(size=num_images), -np.inf)
-        if scenes is None:
-            chosen = np.argpartition(-keys, counts[category] - 1)[: counts[category]]
-        else:
-            own = scenes.of_image == scenes.of_category[category]
-            chosen = _choose(
-                keys, own, rng.binomial(counts[category], scenes.strength), counts[category]
-            )
-        if not np.isfinite(keys[chosen]).all():
+        number = int(counts[category])
+        if scenes is not None:
+            in_scene = scenes.of_image == scenes.of_category[category]
+            own = _largest(np.where(in_scene, keys, -np.inf), rng.binomial(number, scenes.strength))
+            keys = np.where(room > 0, np.log(weights) + rng.gumbel(size=num_images), -np.inf)
+            keys[own] = np.inf
+        chosen = np.argpartition(-keys, number - 1)[:number]
+        if np.isneginf(keys[chosen]).any():
             raise ValueError(
                 f"{num_images} images of at most {high} objects cannot contain {counts.sum()} "
                 "appearances of categories: raise objects_per_image or choose another profile"
@@ -169,9 +169,7 @@ def assign_categories(
     return shown
 
 
-def _choose(keys: np.ndarray, own: np.ndarray, number_own: int, number: int) -> np.ndarray:
-    """Return the images with the largest keys: the given number of own ones, the rest of all."""
-    order = np.argsort(-keys, kind="stable")
-    first = [i for i in order if own[i] and np.isfinite(keys[i])][:number_own]
-    others = order[~np.isin(order, first)]
-    return np.concatenate([np.array(first, int), others[: number - len(first)]])
+def _largest(keys: np.ndarray, number: int) -> np.ndarray:
+    """Return the indices of the largest keys; fewer if not enough are finite."""
+    order = np.argsort(-keys, kind="stable")[:number]
+    return order[np.isfinite(keys[order])]
