@@ -2,16 +2,21 @@
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from d2_seesaw.cli.generate import (
     argument_parser,
     classification_spec,
+    cutout_sources,
+    cutout_spec,
     longtail_spec,
     main,
     semantic_spec,
 )
 from d2_seesaw.synthetic import ClassificationSpec, LongTailSpec, SemanticSpec
+from d2_seesaw.synthetic.cutouts import CutoutSources, CutoutSpec, CutoutStyle
 from d2_seesaw.synthetic.profile import LVIS_V1_PROFILE
 
 SPECS = {
@@ -97,3 +102,66 @@ def test_pictures_are_generated_and_described(tmp_path, capsys):
     text = capsys.readouterr().out
     assert f"{tmp_path / 'train.txt'}: 10 pictures" in text
     assert "3, with 2 to 5 training pictures" in text
+
+
+@pytest.fixture
+def stamps(tmp_path):
+    for number in range(5):
+        pixels = np.zeros((30, 40, 4), np.uint8)
+        pixels[5:25, 5 : 30 + number] = (40 * number, 90, 160, 255)
+        path = tmp_path / "stamps" / ("red", "blue")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    Image.fromarray(pixels[..., :3]).save(tmp_path / "stamps/red/photo.png")
+    return tmp_path / "stamps"
+
+
+def test_cutouts_have_the_defaults_of_the_library_and_pass_every_option_on(stamps):
+    args = parse("cutouts", "--cutouts", stamps)
+    assert cutout_spec(args) == CutoutSpec()
+    assert cutout_sources(args) == CutoutSources(stamps)
+    chosen = ("--backgrounds", stamps, "--include", "a*", "--exclude", "b*", "--exclude", "c*")
+    chosen += ("--exclude-backgrounds", "d*", "--category-depth", 2)
+    counts = ("--train-images", 3, "--val-images", 2, "--objects", 1, 4, "--seed", 5)
+    groups = ("--scenes", 3, "--scene-strength", 0.5, "--profile", "lvis_v1", "--held-out", 0.4)
+    looks = ("--image-size", 64, 96, "--scale", 0.1, 0.3, "--rotation", 9, "--no-flip")
+    looks += ("--light", 0.5, "--blur", 0.2, "--min-visible", 0.6, "--frequencies", "cutouts")
+    args = parse("cutouts", "--cutouts", stamps, *chosen, *counts, *groups, *looks)
+    assert cutout_sources(args) == CutoutSources(
+        stamps,
+        backgrounds=stamps,
+        category_depth=2,
+        include=("a*",),
+        exclude=("b*", "c*"),
+        exclude_backgrounds=("d*",),
+    )
+    style = CutoutStyle((0.1, 0.3), max_rotation=9, flip=False, light=0.5, blur=0.2)
+    assert cutout_spec(args) == CutoutSpec(
+        num_train_images=3,
+        num_val_images=2,
+        image_size=(64, 96),
+        objects_per_image=(1, 4),
+        seed=5,
+        profile=LVIS_V1_PROFILE,
+        frequencies="cutouts",
+        held_out=0.4,
+        scenes=3,
+        scene_strength=0.5,
+        style=CutoutStyle(**{**vars(style), "min_visible_share": 0.6}),
+    )
+
+
+def test_cutouts_are_described_and_their_hash_is_compared(stamps, tmp_path, capsys):
+    root = tmp_path / "data"
+    arguments = small("cutouts", root, "--cutouts", stamps, "--processes", 1, "--light", 0)
+    main(arguments)
+    text = capsys.readouterr().out
+    assert "left out 1 picture: without transparency (first: red/photo.png)" in text
+    assert "categories  2: " in text
+    assert "3 in training, 2 others in validation" in text
+    hashes = [line.split()[-4 if "all files" in line else -4] for line in text.splitlines()[-2:]]
+    assert all(len(value) == 64 for value in hashes)
+    for value in hashes:
+        main([*arguments, "--expect-hash", value.upper()])
+    with pytest.raises(SystemExit, match=f"has the hash {hashes[0]}.*expected 0123"):
+        main([*arguments, "--expect-hash", "0123"])

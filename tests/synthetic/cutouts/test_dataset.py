@@ -1,0 +1,268 @@
+"""Whole datasets of cut-outs: splits, counts, scenes, reproducibility and refusals."""
+
+import json
+import shutil
+from collections import Counter
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from lvis import LVIS
+from pycocotools import mask as mask_utils
+
+from d2_seesaw.synthetic.cutouts import CutoutSources, CutoutSpec, generate_cutout_dataset
+from d2_seesaw.synthetic.cutouts.categories import number_held_out, shuffled
+from d2_seesaw.synthetic.cutouts.plan import own_scene_share, plan_images
+from d2_seesaw.synthetic.profile import LongTailProfile
+from tests.synthetic.cutouts.conftest import COLORS, SPEC, ellipse, save
+
+QUIET = {"processes": 1, "progress": False}
+SMALL = replace(SPEC, num_train_images=4, num_val_images=3)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory, sources):
+    return generate_cutout_dataset(tmp_path_factory.mktemp("data"), sources, SPEC, **QUIET)
+
+
+def content(dataset):
+    return json.loads((dataset.root / "cutouts.json").read_text())
+
+
+def test_every_mask_shows_the_color_of_a_cutout_of_its_category_and_split(dataset):
+    seen = Counter()
+    for split, path in (("train", dataset.train_json), ("val", dataset.val_json)):
+        lvis = LVIS(str(path))
+        allowed = {c["name"]: c[split] for c in content(dataset)["categories"]}
+        for annotation in lvis.anns.values():
+            encoded = lvis.ann_to_rle(annotation)
+            assert mask_utils.area(encoded) == annotation["area"]
+            assert mask_utils.toBbox(encoded).tolist() == annotation["bbox"]
+            inside = cv2.erode(mask_utils.decode(encoded), np.ones((9, 9), np.uint8))
+            if not inside.any():
+                continue
+            image = lvis.imgs[annotation["image_id"]]["file_name"]
+            color = np.median(cv2.imread(str(dataset.root / image))[inside > 0], axis=0)[::-1]
+            distances = {n: np.abs(color - c).max() for n, c in COLORS.items()}
+            name = min(distances, key=distances.get)
+            assert distances[name] < 16
+            assert f"{name}.png" in allowed[lvis.cats[annotation["category_id"]]["name"]]
+            seen[split] += 1
+    assert min(seen.values()) > 10
+
+
+def test_no_object_is_in_both_splits_and_mirrored_names_stay_together(dataset):
+    categories = {c["name"]: c for c in content(dataset)["categories"]}
+    assert dataset.category_names == list(categories) == ["birds", "fruit", "tools/big"]
+    for category in categories.values():
+        assert category["train"]
+        assert category["val"]
+        assert not set(category["train"]) & set(category["val"])
+    axes = {"tools/big/axe.png", "tools/big/axe_mirror.png"}
+    assert axes in [set(categories["tools/big"][split]) for split in ("train", "val")]
+
+
+def test_variants_of_a_background_are_in_one_split(dataset):
+    backgrounds = content(dataset)["backgrounds"]
+    train, val = set(backgrounds["train"][0]), set(backgrounds["val"][0])
+    assert len(train | val) == 4
+    assert not train & val
+    assert any({"hill-d.png", "hill-l.webp"} <= part for part in (train, val))
+
+
+def test_training_follows_the_profile_exactly(dataset):
+    planned = SPEC.profile.image_counts(3, 24).tolist()
+    assert sorted(dataset.train_image_counts, reverse=True) == planned
+
+
+def test_categories_with_more_cutouts_can_be_more_frequent():
+    spec = CutoutSpec(num_train_images=200, num_val_images=60, frequencies="cutouts")
+    plan, _ = plan_images(spec, [2, 30, 5, 11])
+    counts = Counter(c for job in plan["train"] for c in set(job.categories))
+    assert sorted(counts, key=counts.get) == [0, 2, 3, 1]
+
+
+def test_the_same_bytes_for_any_number_of_processes_and_place_of_the_pictures(
+    dataset, tmp_path, pictures
+):
+    moved = tmp_path / "moved"
+    shutil.copytree(pictures, moved)
+    again = generate_cutout_dataset(
+        tmp_path / "data",
+        CutoutSources(moved / "cutouts", moved / "backgrounds"),
+        SPEC,
+        processes=2,
+        progress=False,
+    )
+    files = sorted(p.relative_to(again.root) for p in again.root.rglob("*") if p.is_file())
+    assert len(files) == 39
+    for name in files:
+        assert (again.root / name).read_bytes() == (dataset.root / name).read_bytes()
+    assert again.content_sha256 == dataset.content_sha256
+    assert again.annotations_sha256 == dataset.annotations_sha256
+
+
+def test_existing_data_are_recognized_and_other_pictures_or_options_refused(
+    tmp_path, pictures, sources
+):
+    root = tmp_path / "data"
+    first = generate_cutout_dataset(root, sources, SMALL, **QUIET)
+    again = generate_cutout_dataset(root, sources, SMALL, **QUIET)
+    assert (first.reused, again.reused) == (False, True)
+    assert replace(again, reused=False) == first
+    with pytest.raises(ValueError, match="seed is 0, requested 1"):
+        generate_cutout_dataset(root, sources, replace(SMALL, seed=1), **QUIET)
+    changed = tmp_path / "changed"
+    shutil.copytree(pictures / "cutouts", changed)
+    save(changed / "birds/duck.png", ellipse((1, 2, 3)))
+    others = replace(sources, cutouts=changed)
+    with pytest.raises(ValueError, match=r"other parameters: cutouts is \w+, requested \w+\."):
+        generate_cutout_dataset(root, others, SMALL, **QUIET)
+    other = generate_cutout_dataset(root, others, SMALL, overwrite=True, **QUIET)
+    assert other.content_sha256 != first.content_sha256
+
+
+def test_the_split_of_a_category_does_not_depend_on_other_names():
+    few, many = [f"bird{i}" for i in range(9)], [f"bird{i}" for i in range(20)]
+    assert [n for n in shuffled(many, 3) if n in few] == shuffled(few, 3)
+    assert shuffled(few, 3) != shuffled(few, 4)
+    assert [number_held_out(n, 0.25) for n in (2, 3, 4, 10)] == [1, 1, 1, 2]
+    assert number_held_out(2, 0.99) == 1
+
+
+def test_a_table_names_categories_and_few_pictures_are_reported(tmp_path, pictures):
+    folder = tmp_path / "cutouts"
+    shutil.copytree(pictures / "cutouts", folder)
+    save(folder / "copy.png", ellipse(COLORS["birds/duck"], (36, 30), hole=True)[:, ::-1])
+    save(folder / "photo.png", np.zeros((30, 30, 3), np.uint8))
+    rows = ["birds/duck.png,red", "birds/goose.png,red", "fruit/apple.png,red", "copy.png,red"]
+    rows += ["photo.png,red", "fruit/pear.png,green"]
+    table = tmp_path / "table.csv"
+    table.write_text("file,category\n" + "\n".join(rows), encoding="utf-8-sig")
+    made = generate_cutout_dataset(
+        tmp_path / "data", CutoutSources(folder, table=table), SMALL, **QUIET
+    )
+    assert made.category_names == ["red"]
+    assert made.num_cutouts == {"train": 2, "val": 1}
+    assert [line.split(": ", 1)[1] for line in made.left_out] == [
+        "without transparency (first: photo.png)",
+        "same pixels as another, possibly mirrored (first: copy.png)",
+        "the only object of its category, none left for validation (first: fruit/pear.png)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("name,category\n", "columns file and category"),
+        ("file,category\nbirds/duck.png,\n", "row 2: file or category is missing"),
+        ("file,category\nbirds/owl.png,a\n", "row 2: there is no birds/owl.png"),
+        (
+            "file,category\nbirds/duck.png,a\nbirds/duck.png,b\n",
+            "row 3: birds/duck.png has another category",
+        ),
+    ],
+)
+def test_wrong_tables_are_refused(tmp_path, pictures, rows, message):
+    (tmp_path / "t.csv").write_text(rows)
+    sources = CutoutSources(pictures / "cutouts", table=tmp_path / "t.csv")
+    with pytest.raises(ValueError, match=message):
+        generate_cutout_dataset(tmp_path / "data", sources, SMALL, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        ({"cutouts": "backgrounds"}, r"no category with two usable cut-outs.*in no folder"),
+        ({"cutouts": "missing"}, "cutouts must be a folder"),
+        ({"backgrounds": "cutouts/none"}, "no usable background: no pictures were found"),
+        ({"root": "cutouts/data"}, "where the pictures are"),
+    ],
+)
+def test_unusable_folders_are_refused(tmp_path, pictures, folders, message):
+    (pictures / "cutouts/none").mkdir(exist_ok=True)
+    chosen = {"cutouts": "cutouts", "backgrounds": "backgrounds", "root": tmp_path, **folders}
+    with pytest.raises(ValueError, match=message):
+        generate_cutout_dataset(
+            pictures / chosen["root"],
+            CutoutSources(pictures / chosen["cutouts"], pictures / chosen["backgrounds"]),
+            SMALL,
+            **QUIET,
+        )
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("held_out", 1.0, "between 0 and 1"),
+        ("scenes", 0, "at least 1"),
+        ("scene_strength", 1.5, "between 0 and 1"),
+        ("image_size", (16, 64), "at least 32"),
+        ("objects_per_image", (3, 2), "fewest <= most"),
+        ("frequencies", "many", "one of"),
+    ],
+)
+def test_impossible_specifications_are_refused(field, value, expected):
+    with pytest.raises(ValueError, match=f"{field} must be .*{expected}"):
+        replace(SPEC, **{field: value})
+
+
+SCENES = CutoutSpec(
+    num_train_images=1500,
+    num_val_images=50,
+    objects_per_image=(6, 8),
+    profile=LongTailProfile(1, 1, 1, head_share=0.15),
+    scenes=4,
+)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, 0.9])
+def test_categories_appear_in_their_scene_as_often_as_the_strength_says(strength):
+    spec = replace(SCENES, scene_strength=strength)
+    plan, of_category = plan_images(spec, [2] * 30)
+    jobs = plan["train"]
+    counts = np.bincount([c for job in jobs for c in set(job.categories)], minlength=30)
+    planned = spec.profile.image_counts(30, 1500)
+    assert sorted(counts) == sorted(planned)
+    images = np.bincount([job.scene for job in jobs], minlength=4) / len(jobs)
+    by_chance = float(counts @ images[of_category] / counts.sum())
+    expected = strength + (1 - strength) * by_chance
+    # The images of a category's own scene are fuller than others, which takes a little away.
+    assert own_scene_share(jobs, of_category) == pytest.approx(expected, abs=0.04)
+
+
+def test_with_scenes_both_splits_show_other_parts_of_the_same_backgrounds(tmp_path, pictures):
+    folder = tmp_path / "backgrounds"
+    ramp = np.zeros((100, 400, 3), np.uint8)
+    ramp[..., 0] = np.arange(400) // 2
+    for number in range(4):
+        save(folder / f"{number}.png", ramp + np.uint8([0, 60 * number, 0]))
+    spec = replace(SMALL, num_train_images=20, num_val_images=10, scenes=2, scene_strength=1.0)
+    made = generate_cutout_dataset(
+        tmp_path / "data", CutoutSources(pictures / "cutouts", folder), spec, **QUIET
+    )
+    kept = content(made)
+    assert (
+        kept["backgrounds"]["train"]
+        == kept["backgrounds"]["val"]
+        == [
+            ["0.png", "1.png"],
+            ["2.png", "3.png"],
+        ]
+    )
+    red = {}
+    for split in ("train", "val"):
+        corners = []
+        for path, scene in zip(
+            sorted((made.root / split).iterdir()), kept["image_scenes"][split], strict=True
+        ):
+            picture = cv2.imread(str(path)).astype(int)
+            free = [picture[y, x] for y in (0, -1) for x in (0, -1)]
+            near = [p for p in free if abs(p[0]) < 12 and abs(p[1] - round(p[1] / 60) * 60) < 12]
+            corners += [int(p[2]) for p in near]
+            assert all((round(p[1] / 60) >= 2) == bool(scene) for p in near)
+        red[split] = corners
+    border = 200 * 0.75
+    assert max(red["train"]) < border + 8
+    assert min(red["val"]) > border - 8
