@@ -7,6 +7,7 @@ from d2_seesaw.modeling.backbones import (
     DilatedBasicBlock,
     PlainViT,
     TimmBackbone,
+    TorchvisionBackbone,
     dilated_resnet_stages,
     layer_decay,
 )
@@ -98,6 +99,7 @@ __all__ = [
     "TSDOutputLayers",
     "TimmBackbone",
     "TorchInitializedMaskHead",
+    "TorchvisionBackbone",
     "TwoSidedBox2BoxTransform",
     "ValidAnchorRPN",
     "dilated_resnet_stages",

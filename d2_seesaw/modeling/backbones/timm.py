@@ -27,7 +27,7 @@ KINDS = ("BN", "FrozenBN", "SyncBN")
 
 
 def replace_batch_norms(model: nn.Module, kind: str) -> None:
-    """Replace every batch norm inside timm's ``model``, in place.
+    """Replace every batch norm inside a ``model`` of timm or torchvision, in place.
 
     The names of the weights do not change. Layers that timm fuses with their activation become
     timm's own types; with ``SyncBN`` these are ``nn.SyncBatchNorm``, which needs GPUs.
@@ -46,24 +46,25 @@ def replace_batch_norms(model: nn.Module, kind: str) -> None:
         return
     if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
         raise ValueError(f"the model has no batch norm to replace by {kind!r}; use norm='BN'")
-    from timm.layers.norm_act import convert_sync_batchnorm, freeze_batch_norm_2d
-
     if kind == "FrozenBN":
         # torchvision's, which timm uses, converts half-precision features to float32.
-        _replace(model, FrozenBatchNorm2d.convert_frozen_batchnorm, freeze_batch_norm_2d)
+        _replace(model, FrozenBatchNorm2d.convert_frozen_batchnorm, "freeze_batch_norm_2d")
     else:
-        _replace(model, _synchronized, convert_sync_batchnorm)
+        _replace(model, _synchronized, "convert_sync_batchnorm")
 
 
 Replacement = Callable[[nn.Module], nn.Module]
 
 
-def _replace(model: nn.Module, plain: Replacement, fused: Replacement) -> None:
+def _replace(model: nn.Module, plain: Replacement, fused: str) -> None:
+    """Replace norms by ``plain``, and those of timm's own types by its function ``fused``."""
     for name, child in model.named_children():
         if type(child) is nn.BatchNorm2d:
             setattr(model, name, plain(child))
         elif isinstance(child, nn.BatchNorm2d):
-            setattr(model, name, fused(child))
+            from timm.layers import norm_act
+
+            setattr(model, name, getattr(norm_act, fused)(child))
         else:
             _replace(child, plain, fused)
 
