@@ -1,0 +1,7 @@
+"""htc_lite.py without the context encoder: a cascade with one mask head."""
+
+from ....configs.quickstart.htc_lite_plain import model as _quickstart
+from .instances import dataloader, lr_multiplier, model, optimizer, train
+
+_quickstart.roi_heads.num_classes = model.roi_heads.num_classes
+model.roi_heads = _quickstart.roi_heads
