@@ -4,8 +4,9 @@ r"""Generate a long-tailed dataset on which everything can be tried without a do
 registered as quickstart_train and quickstart_val. "semantic" writes street scenes for semantic
 segmentation, by default registered as semantic_quickstart_train and semantic_quickstart_val.
 "classification" writes pictures and lists of them in ImageNet-LT's format, by default registered as
-classification_quickstart_train and classification_quickstart_val. All go to a folder of
-$DETECTRON2_DATASETS (or ./datasets). Data that exist are not generated again.
+classification_quickstart_train and classification_quickstart_val. "cutouts" composes pictures with
+transparency over backgrounds, in LVIS v1 format. All go to a folder of $DETECTRON2_DATASETS (or
+./datasets). Data that exist are not generated again.
 
 Examples:
   d2-seesaw generate instances
@@ -15,6 +16,9 @@ Examples:
   d2-seesaw generate semantic --root datasets/streets --train-images 2000 --seed 1
   d2-seesaw generate classification
   d2-seesaw generate classification --root datasets/many --classes 100 --most 500 --fewest 5
+  d2-seesaw generate cutouts --cutouts stamps --backgrounds photographs
+  d2-seesaw generate cutouts --cutouts stamps --exclude "*/cartoon/*" --root datasets/scenes \
+      --scenes 6 --scene-strength 0.9
 """
 
 import argparse
@@ -25,6 +29,14 @@ from typing import Any
 
 from d2_seesaw.cli import command_parser, errors_in_one_line, say
 from d2_seesaw.data import datasets_root
+from d2_seesaw.synthetic.cutouts import (
+    CutoutSources,
+    CutoutSpec,
+    CutoutStyle,
+    GeneratedCutouts,
+    generate_cutout_dataset,
+)
+from d2_seesaw.synthetic.cutouts.spec import CUTOUT_PROFILE
 from d2_seesaw.synthetic.instances import GeneratedDataset, LongTailSpec, generate_longtail_dataset
 from d2_seesaw.synthetic.pictures import (
     ClassificationSpec,
@@ -39,6 +51,7 @@ from d2_seesaw.synthetic.street import (
 )
 
 PROFILES = {"demo": DEMO_PROFILE, "lvis_v1": LVIS_V1_PROFILE}
+CUTOUT_PROFILES = {"cutouts": CUTOUT_PROFILE, **PROFILES}
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -77,11 +90,55 @@ def argument_parser() -> argparse.ArgumentParser:
         help="per class",
     )
     _add_common_arguments(pictures, "classification_quickstart", of_classes)
+    what = "scenes composed of cut-outs, for instance segmentation in LVIS v1 format"
+    _add_cutout_arguments(kinds.add_parser("cutouts", help=what, description=what, **shared))
     return parser
 
 
+def _add_cutout_arguments(parser: argparse.ArgumentParser) -> None:
+    spec, style = CutoutSpec(), CutoutStyle()
+    group = parser.add_argument_group("pictures")
+    add = group.add_argument
+    what = "folder of pictures with transparency; subfolders are categories"
+    add("--cutouts", type=Path, required=True, metavar="DIR", help=what)
+    what = "folder of background pictures; by default textures are generated"
+    add("--backgrounds", type=Path, metavar="DIR", help=what)
+    what = 'pictures to use, such as "animals/*"; "*" also matches "/". May be repeated'
+    add("--include", action="append", default=[], metavar="GLOB", help=what)
+    what = 'pictures to leave out, such as "*/cartoon/*". May be repeated'
+    add("--exclude", action="append", default=[], metavar="GLOB", help=what)
+    what = "CSV file with the columns file and category, instead of folders as categories"
+    add("--table", type=Path, metavar="FILE", help=what)
+    what = "leading folders that name a category, by default all of them"
+    add("--category-depth", type=int, metavar="N", help=what)
+    what = "share of the cut-outs of each category that only validation shows"
+    add("--held-out", type=float, default=spec.held_out, metavar="SHARE", help=what)
+    _add_numbers_of_images(parser, spec)
+    _add_common_arguments(parser, "cutouts", spec)
+    add = parser.add_argument
+    add("--objects", type=int, nargs=2, metavar=("LOW", "HIGH"), default=spec.objects_per_image)
+    add("--profile", choices=CUTOUT_PROFILES, default="cutouts", help="images per category")
+    what = "groups of categories and backgrounds that occur together"
+    add("--scenes", type=int, default=spec.scenes, metavar="N", help=what)
+    what = "probability that a category appears in an image of its own scene, not in any image"
+    add("--scene-strength", type=float, default=spec.scene_strength, metavar="SHARE", help=what)
+    what = "size of objects relative to the shorter side of the image"
+    add("--scale", type=float, nargs=2, metavar=("LOW", "HIGH"), default=style.scale, help=what)
+    what = "largest rotation in degrees"
+    add("--rotation", type=float, default=style.max_rotation, metavar="DEGREES", help=what)
+    add("--no-flip", action="store_true", help="do not mirror objects, such as with text on them")
+    what = "strength of random gain, gamma and contrast"
+    add("--light", type=float, default=style.light, metavar="STRENGTH", help=what)
+    add("--blur", type=float, default=style.blur, metavar="PIXELS", help="largest blur")
+    what = "smallest share of an object that others and the border leave visible"
+    add("--min-visible", type=float, default=style.min_visible_share, metavar="SHARE", help=what)
+    add("--processes", type=int, metavar="N", help="default: one per core")
+    what = "fail unless the data have this hash, of all files or of the annotations"
+    add("--expect-hash", metavar="SHA256", help=what)
+
+
 def _add_numbers_of_images(
-    parser: argparse.ArgumentParser, spec: LongTailSpec | SemanticSpec
+    parser: argparse.ArgumentParser, spec: LongTailSpec | SemanticSpec | CutoutSpec
 ) -> None:
     add = parser.add_argument
     add("--train-images", type=int, default=spec.num_train_images, metavar="N")
@@ -91,7 +148,7 @@ def _add_numbers_of_images(
 def _add_common_arguments(
     parser: argparse.ArgumentParser,
     folder: str,
-    spec: LongTailSpec | SemanticSpec | ClassificationSpec,
+    spec: LongTailSpec | SemanticSpec | ClassificationSpec | CutoutSpec,
 ) -> None:
     add = parser.add_argument
     add("--root", type=Path, default=datasets_root() / folder, metavar="DIR")
@@ -136,7 +193,42 @@ def classification_spec(args: argparse.Namespace) -> ClassificationSpec:
     )
 
 
-def describe_instances(dataset: GeneratedDataset) -> str:
+def cutout_spec(args: argparse.Namespace) -> CutoutSpec:
+    """Return the specification of ``generate cutouts``."""
+    return CutoutSpec(
+        num_train_images=args.train_images,
+        num_val_images=args.val_images,
+        image_size=tuple(args.image_size),
+        objects_per_image=tuple(args.objects),
+        seed=args.seed,
+        profile=CUTOUT_PROFILES[args.profile],
+        held_out=args.held_out,
+        scenes=args.scenes,
+        scene_strength=args.scene_strength,
+        style=CutoutStyle(
+            scale=tuple(args.scale),
+            max_rotation=args.rotation,
+            flip=not args.no_flip,
+            light=args.light,
+            blur=args.blur,
+            min_visible_share=args.min_visible,
+        ),
+    )
+
+
+def cutout_sources(args: argparse.Namespace) -> CutoutSources:
+    """Return the pictures of ``generate cutouts``."""
+    return CutoutSources(
+        cutouts=args.cutouts,
+        backgrounds=args.backgrounds,
+        table=args.table,
+        category_depth=args.category_depth,
+        include=tuple(args.include),
+        exclude=tuple(args.exclude),
+    )
+
+
+def describe_instances(dataset: GeneratedDataset | GeneratedCutouts) -> str:
     """Describe the files and the long tail."""
     groups = dataset.group_sizes
     return (
@@ -146,6 +238,22 @@ def describe_instances(dataset: GeneratedDataset) -> str:
         f"{groups['f']} frequent (in {min(dataset.train_image_counts)} to "
         f"{max(dataset.train_image_counts)} training images)"
     )
+
+
+def describe_cutouts(dataset: GeneratedCutouts, spec: CutoutSpec) -> str:
+    """Describe the files, the cut-outs, the long tail and the hashes."""
+    used = dataset.num_cutouts
+    lines = [
+        *(f"  {line}" for line in dataset.left_out),
+        describe_instances(dataset),
+        f"  cut-outs    {used['train']} in training, {used['val']} others in validation",
+        f"  SHA-256     {dataset.content_sha256} of all files",
+        f"              {dataset.annotations_sha256} of the annotations",
+    ]
+    if spec.scenes > 1:
+        share = f"{dataset.own_scene_share:.0%} of the objects are in their own scene"
+        lines.insert(-2, f"  scenes      {spec.scenes}; {share}")
+    return "\n".join(lines)
 
 
 def describe_scenes(dataset: GeneratedSemanticDataset) -> str:
@@ -167,6 +275,15 @@ def describe_pictures(dataset: GeneratedClassificationDataset) -> str:
     )
 
 
+def _check_hash(dataset: GeneratedCutouts, expected: str | None) -> None:
+    hashes = (dataset.content_sha256, dataset.annotations_sha256)
+    if expected and expected.lower() not in hashes:
+        raise ValueError(
+            f"{dataset.root} has the hash {hashes[0]} (of the annotations: {hashes[1]}), "
+            f"expected {expected}: the pictures, the options or the version differ"
+        )
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Generate the dataset and describe it."""
     args = argument_parser().parse_args(arguments)
@@ -183,6 +300,17 @@ def main(arguments: list[str] | None = None) -> None:
                 args.root, semantic_spec(args), overwrite=args.overwrite
             )
             description = describe_scenes(dataset)
+        elif args.kind == "cutouts":
+            spec = cutout_spec(args)
+            dataset = generate_cutout_dataset(
+                args.root,
+                cutout_sources(args),
+                spec,
+                processes=args.processes,
+                overwrite=args.overwrite,
+            )
+            description = describe_cutouts(dataset, spec)
+            _check_hash(dataset, args.expect_hash)
         else:
             dataset = generate_classification_dataset(
                 args.root, classification_spec(args), overwrite=args.overwrite

@@ -68,6 +68,22 @@ class LongTailProfile:
         return np.clip(np.rint(counts * scale), 1, num_images).astype(int)
 
 
+@dataclass(frozen=True)
+class SceneProfile:
+    """Categories that occur together: a scene for each category and each image.
+
+    Attributes:
+        of_category: ``(K,)`` scene of each category.
+        of_image: ``(N,)`` scene of each image.
+        strength: probability that a category appears in an image of its own scene rather than in
+            any image. 0 makes categories and scenes independent.
+    """
+
+    of_category: np.ndarray
+    of_image: np.ndarray
+    strength: float
+
+
 DEMO_PROFILE = LongTailProfile(rare=4, common=7, frequent=9, head_share=0.45, tail_images=3)
 
 # Follows the published counts: 1,977 of 100,170 images for about a hundred categories, then fewer.
@@ -104,6 +120,7 @@ def assign_categories(
     counts: np.ndarray,
     num_images: int,
     objects_per_image: tuple[int, int],
+    scenes: SceneProfile | None = None,
 ) -> list[list[int]]:
     """Assign categories to the objects of every image, so that the image counts are exact.
 
@@ -114,6 +131,8 @@ def assign_categories(
         counts: ``(K,)`` images that must show each category.
         num_images: N.
         objects_per_image: minimum and maximum number of objects per image.
+        scenes: categories that occur together. If the images of a category's scene are full, the
+            rest of it appears in others.
 
     Returns:
         N lists of 0-based category indices, in random order, with repeats.
@@ -127,7 +146,13 @@ def assign_categories(
         # objects that an image still needs. Empty images are preferred; full ones come last.
         weights = np.clip(wanted - high + room, 0.02, None) * np.where(room == high, 8.0, 1.0)
         keys = np.where(room > 0, np.log(weights) + rng.gumbel(size=num_images), -np.inf)
-        chosen = np.argpartition(-keys, counts[category] - 1)[: counts[category]]
+        if scenes is None:
+            chosen = np.argpartition(-keys, counts[category] - 1)[: counts[category]]
+        else:
+            own = scenes.of_image == scenes.of_category[category]
+            chosen = _choose(
+                keys, own, rng.binomial(counts[category], scenes.strength), counts[category]
+            )
         if not np.isfinite(keys[chosen]).all():
             raise ValueError(
                 f"{num_images} images of at most {high} objects cannot contain {counts.sum()} "
@@ -142,3 +167,11 @@ def assign_categories(
             categories.extend(int(c) for c in rng.choice(categories, size=missing))
         rng.shuffle(categories)
     return shown
+
+
+def _choose(keys: np.ndarray, own: np.ndarray, number_own: int, number: int) -> np.ndarray:
+    """Return the images with the largest keys: the given number of own ones, the rest of all."""
+    order = np.argsort(-keys, kind="stable")
+    first = [i for i in order if own[i] and np.isfinite(keys[i])][:number_own]
+    others = order[~np.isin(order, first)]
+    return np.concatenate([np.array(first, int), others[: number - len(first)]])

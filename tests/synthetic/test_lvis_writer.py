@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from d2_seesaw.synthetic.glyph_scenes import SceneStyle, layout_scene
-from d2_seesaw.synthetic.instances import ImageRecord, annotate_scene, category_entries, write_json
+from d2_seesaw.synthetic.lvis_files import (
+    ImageRecord,
+    annotate_scene,
+    category_entries,
+    glyph_categories,
+    write_json,
+)
 
 
 def annotated(categories, probability=0.0, negatives=3, seed=0):
@@ -54,7 +60,7 @@ def test_negatives_are_limited_by_the_absent_categories():
 
 def test_category_statistics_count_images_and_instances():
     records = [ImageRecord({}, [1, 1, 2], []) for _ in range(11)] + [ImageRecord({}, [2], [])] * 90
-    first, second, third = category_entries(3, records)
+    first, second, third = category_entries(glyph_categories(3), records)
     assert (first["image_count"], first["instance_count"], first["frequency"]) == (11, 22, "c")
     assert (second["image_count"], second["instance_count"], second["frequency"]) == (101, 101, "f")
     assert (third["image_count"], third["frequency"]) == (0, "r")
@@ -62,7 +68,7 @@ def test_category_statistics_count_images_and_instances():
 
 def test_annotation_ids_are_consecutive_over_all_images(tmp_path):
     records = [annotated([1, 2]), annotated([3])]
-    write_json(tmp_path / "a.json", category_entries(10, records), records)
+    write_json(tmp_path / "a.json", category_entries(glyph_categories(10), records), records)
     content = json.loads((tmp_path / "a.json").read_text())
     assert [a["id"] for a in content["annotations"]] == [1, 2, 3]
     assert [a["category_id"] for a in content["annotations"]] == [2, 3, 4]

@@ -1,0 +1,197 @@
+"""Reading of pictures: cut-outs with an alpha mask, and backgrounds.
+
+Shapes in this module:
+    H, W: height and width of a picture
+"""
+
+import hashlib
+import os
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+OPAQUE = 128  # alpha from which on a pixel belongs to the mask
+_MIN_OPAQUE_PIXELS = 64
+_MIN_BACKGROUND_SIDE = 16
+_MAX_PIXELS = 100_000_000
+_SUFFIXES = frozenset(
+    {".apng", ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"}
+    | {".png", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
+)
+_VECTOR_SUFFIXES = frozenset({".svg", ".svgz"})
+
+
+class UnusablePictureError(ValueError):
+    """Reason for leaving a picture out."""
+
+
+@dataclass
+class LeftOut:
+    """Pictures that are not used, by reason."""
+
+    by_reason: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def lines(self) -> list[str]:
+        """Return one line for each reason."""
+        return [
+            f"left out {len(paths)} picture{'s' * (len(paths) > 1)}: {reason} (first: {paths[0]})"
+            for reason, paths in self.by_reason.items()
+        ]
+
+
+def find_pictures(folder: Path, left_out: LeftOut) -> list[str]:
+    """Return the paths of all pictures below a folder, relative to it, sorted."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            suffix = os.path.splitext(name)[1].lower()
+            path = (Path(parent) / name).relative_to(folder).as_posix()
+            if name.startswith(".") or suffix not in _SUFFIXES | _VECTOR_SUFFIXES:
+                continue
+            if suffix in _VECTOR_SUFFIXES:
+                left_out.by_reason["vector graphics are not read"].append(path)
+            else:
+                found.append(path)
+    for paths in left_out.by_reason.values():
+        paths.sort()
+    return sorted(found)
+
+
+def choose_by_patterns(
+    paths: Iterable[str], include: Sequence[str], exclude: Sequence[str]
+) -> list[str]:
+    """Return the paths that match a pattern to include and none to exclude.
+
+    Raises:
+        ValueError: a pattern matches no path.
+    """
+    paths = list(paths)
+    for option, patterns in (("include", include), ("exclude", exclude)):
+        for pattern in patterns:
+            if not any(fnmatchcase(path, pattern) for path in paths):
+                raise ValueError(
+                    f"{option} {pattern!r} matches none of {len(paths)} pictures: patterns are "
+                    f"compared with whole paths such as {paths[0] if paths else 'birds/duck.png'!r}"
+                )
+    return [
+        path
+        for path in paths
+        if (not include or any(fnmatchcase(path, pattern) for pattern in include))
+        and not any(fnmatchcase(path, pattern) for pattern in exclude)
+    ]
+
+
+def read_pixels(path: Path, mode: str) -> np.ndarray:
+    """Read the first frame of a picture, upright, as ``(H, W, 3 or 4)`` uint8.
+
+    Args:
+        path: picture.
+        mode: "RGB" or "RGBA".
+
+    Raises:
+        UnusablePictureError: the file cannot be decoded or has too many pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # size and metadata; errors are reported below
+            with Image.open(path) as image:
+                if image.width * image.height > _MAX_PIXELS:
+                    raise UnusablePictureError(f"more than {_MAX_PIXELS // 10**6} million pixels")
+                return np.asarray(_upright(image).convert(mode))
+    except Image.DecompressionBombError as error:
+        raise UnusablePictureError(f"more than {_MAX_PIXELS // 10**6} million pixels") from error
+    except UnusablePictureError:
+        raise
+    except Exception as error:  # decoders of strangers' files raise errors of any type
+        raise UnusablePictureError("cannot be read") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()
+    if image.mode.startswith("I"):  # Pillow would clip 16 bits to 8
+        values = np.asarray(image).astype(np.int64)
+        return Image.fromarray((values >> 8 if values.max() > 255 else values).astype(np.uint8))
+    return ImageOps.exif_transpose(image)
+
+
+def mask_box(alpha: np.ndarray) -> tuple[int, int, int, int]:
+    """Return left, top, right and bottom of the opaque pixels; all 0 if there are none."""
+    return _box(alpha >= OPAQUE)
+
+
+def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return 0, 0, 0, 0
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def read_cutout(path: Path, longest_side: int) -> tuple[np.ndarray, str]:
+    """Read a cut-out, cropped to its visible pixels.
+
+    Args:
+        path: picture with transparency.
+        longest_side: the opaque part is reduced to this length in pixels if it is longer.
+
+    Returns:
+        ``(H, W, 4)`` uint8 RGBA, not premultiplied, and a hash of the pixels before the reduction
+        that is the same for mirrored pictures.
+
+    Raises:
+        UnusablePictureError: the file cannot be used.
+    """
+    pixels = read_pixels(path, "RGBA")
+    alpha = pixels[..., 3]
+    if alpha.min() == 255:
+        raise UnusablePictureError("without transparency")
+    if np.count_nonzero(alpha >= OPAQUE) < _MIN_OPAQUE_PIXELS:
+        raise UnusablePictureError(f"fewer than {_MIN_OPAQUE_PIXELS} opaque pixels")
+    left, top, right, bottom = _box(alpha > 0)
+    pixels = pixels[top:bottom, left:right] * (alpha[top:bottom, left:right, None] > 0)
+    mirrored = np.ascontiguousarray(pixels[:, ::-1])
+    identity = min(hashlib.sha256(_bytes(p)).hexdigest() for p in (pixels, mirrored))
+    left, top, right, bottom = mask_box(pixels[..., 3])
+    return reduce_picture(pixels, longest_side / max(right - left, bottom - top)), identity
+
+
+def _bytes(pixels: np.ndarray) -> bytes:
+    return str(pixels.shape).encode() + pixels.tobytes()
+
+
+def read_background(path: Path, shape: tuple[int, int], margin: float) -> tuple[np.ndarray, str]:
+    """Read a background as ``(H, W, 3)`` uint8 RGB, at most ``margin`` times larger than needed.
+
+    Args:
+        path: picture.
+        shape: height and width of the scenes.
+        margin: the copy covers ``margin`` times this height and width.
+
+    Returns:
+        The pixels, and a hash of them before the reduction.
+
+    Raises:
+        UnusablePictureError: the file cannot be used.
+    """
+    pixels = read_pixels(path, "RGB")
+    height, width = pixels.shape[:2]
+    if min(height, width) < _MIN_BACKGROUND_SIDE:
+        raise UnusablePictureError(f"smaller than {_MIN_BACKGROUND_SIDE} pixels")
+    factor = margin * max(shape[0] / height, shape[1] / width)
+    return reduce_picture(pixels, factor), hashlib.sha256(_bytes(pixels)).hexdigest()
+
+
+def reduce_picture(pixels: np.ndarray, factor: float) -> np.ndarray:
+    """Resize a picture by ``factor``, if that makes it smaller; colors weighted by alpha."""
+    if factor >= 1:
+        return pixels
+    height, width = (max(1, round(side * factor)) for side in pixels.shape[:2])
+    # Pillow premultiplies RGBA for this, and its arithmetic in integers is the same everywhere.
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
