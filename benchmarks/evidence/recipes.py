@@ -32,7 +32,7 @@ class Recipe:
         name: Name in files and tables.
         data: What it is trained and evaluated on.
         config: A config in the folder configs, or a shipped one.
-        head: Part of ``common/heads/classification.py`` for all box predictors; empty keeps the
+        head: Part of ``common/heads/classification.py`` for the box predictor; empty keeps the
             config's.
         overrides: Changed keys of the config.
         calibration: Method of ``d2-seesaw calibrate``. The recipe then trains nothing, but

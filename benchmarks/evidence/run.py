@@ -38,9 +38,7 @@ _HEAD = """from detectron2.config import LazyConfig
 from d2_seesaw.engine.config_files import find_config
 
 _heads = LazyConfig.load(str(find_config("common/heads/classification")))
-_predictors = _cfg.model.roi_heads.get("box_predictors", [_cfg.model.roi_heads.box_predictor])
-for _predictor in _predictors:
-    _predictor.update(_heads[{head!r}])
+_cfg.model.roi_heads.box_predictor.update(_heads[{head!r}])
 """
 
 
@@ -51,7 +49,9 @@ class Runner:
         self.output = output.resolve()
         self.sources = {"cutouts": cutouts, "backgrounds": backgrounds}
 
-    def command(self, arguments: list[str], log: Path, data: Data | None = None) -> dict[str, float]:
+    def command(
+        self, arguments: list[str], log: Path, data: Data | None = None
+    ) -> dict[str, float]:
         """Run a command of d2-seesaw with its output in a file; return its seconds.
 
         Raises:
@@ -59,6 +59,9 @@ class Runner:
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        # Configs import this project and modules of this folder.
+        paths = [str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
         if data is not None:
             environment["DETECTRON2_DATASETS"] = str(self.output / "data" / data.name)
         start = time.monotonic()
@@ -98,7 +101,7 @@ class Runner:
         scores = {task: _metrics(folder / "run/inference", task) for task in tasks}
         write_result(recipe, seed, {**scores, **seconds, **machine_and_versions()})
 
-    def _train(self, recipe: Recipe, seed: int, folder: Path) -> dict[str, float]:
+    def _train(self, recipe: Recipe, seed: int, folder: Path) -> dict[str, Any]:
         own = HERE / "configs" / f"{recipe.config}.py"
         config = _CONFIG.format(
             name=recipe.name,
@@ -127,7 +130,7 @@ class Runner:
             folder / "log.txt",
             recipe.data,
         )
-        return _added(folder / "seconds.json", seconds)
+        return {**seconds, "resumed": known}
 
     def _calibrate(self, recipe: Recipe, seed: int, folder: Path) -> dict[str, float]:
         trained = self.output / "runs" / f"{recipe.of}-{seed}" / "run"
@@ -153,14 +156,6 @@ def _metrics(folder: Path, task: str) -> dict[str, float]:
     if task == "sem_seg":
         return json.loads((folder / "sem_seg_evaluation.json").read_text())
     return json.loads((folder / f"longtail_{task}.json").read_text())["metrics"]
-
-
-def _added(path: Path, seconds: dict[str, float]) -> dict[str, float]:
-    """Add the seconds of an interrupted start, which the file has, and return the sums."""
-    before = json.loads(path.read_text()) if path.exists() else {}
-    total = {key: round(value + before.get(key, 0.0), 1) for key, value in seconds.items()}
-    path.write_text(json.dumps(total))
-    return total
 
 
 def machine_and_versions() -> dict[str, Any]:
@@ -198,7 +193,7 @@ def main() -> None:
         with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
             for table in chosen:
                 _run_table(runner, table, pool, end)
-    print("\n\n".join(show(table, args.output) for table in chosen))
+    print("\n\n".join(show(table) for table in chosen))
 
 
 def _run_table(runner: Runner, table: Any, pool: concurrent.futures.Executor, end: float) -> None:

@@ -52,3 +52,21 @@ def mean_and_deviation(values: list[float]) -> str:
         return "n/a"
     mean = f"{statistics.mean(known):.1f}"
     return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):.1f}"
+
+
+def show(table: Table) -> str:
+    """Return the Markdown table of the finished runs, with the hours that they took."""
+    columns = [
+        name.partition("/")[2] if name.startswith("se") else "box AP" for name in table.metrics
+    ]
+    rows = [["recipe", "seeds", *columns, "CPU hours"]]
+    for recipe in table.recipes:
+        results = [r for seed in table.seeds if (r := read_result(recipe, seed)) is not None]
+        if not results:
+            continue
+        cells = [mean_and_deviation([metric(r, name) for r in results]) for name in table.metrics]
+        hours = sum(result["cpu_seconds"] for result in results) / 3600
+        rows.append([recipe.name, str(len(results)), *cells, f"{hours:.1f}"])
+    rows.insert(1, ["---"] * len(rows[0]))
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([f"### {table.title}", "", *lines])

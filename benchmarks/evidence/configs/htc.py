@@ -3,5 +3,6 @@
 from ....configs.quickstart.htc import model as _quickstart
 from .instances import dataloader, lr_multiplier, model, optimizer, train
 
-_quickstart.roi_heads.num_classes = model.roi_heads.num_classes
+for _key in ("num_classes", "box_pooler", "mask_pooler"):
+    _quickstart.roi_heads[_key] = model.roi_heads[_key]
 model.roi_heads = _quickstart.roi_heads

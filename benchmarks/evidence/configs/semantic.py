@@ -6,7 +6,13 @@ configs/quickstart/semantic_cross_entropy.py.
 """
 
 from ....configs.common.models.mask_rcnn_torchvision_fpn import model as _pretrained
-from ....configs.quickstart.semantic_cross_entropy import dataloader, lr_multiplier, model, optimizer, train
+from ....configs.quickstart.semantic_cross_entropy import (
+    dataloader,
+    lr_multiplier,
+    model,
+    optimizer,
+    train,
+)
 
 model.backbone.bottom_up = _pretrained.backbone.bottom_up
 model.backbone.bottom_up.freeze_at = 0
