@@ -107,6 +107,8 @@ def _add_cutout_arguments(parser: argparse.ArgumentParser) -> None:
     add("--include", action="append", default=[], metavar="GLOB", help=what)
     what = 'pictures to leave out, such as "*/cartoon/*". May be repeated'
     add("--exclude", action="append", default=[], metavar="GLOB", help=what)
+    what = "backgrounds to leave out, such as those that show objects. May be repeated"
+    add("--exclude-backgrounds", action="append", default=[], metavar="GLOB", help=what)
     what = "CSV file with the columns file and category, instead of folders as categories"
     add("--table", type=Path, metavar="FILE", help=what)
     what = "leading folders that name a category, by default all of them"
@@ -225,6 +227,7 @@ def cutout_sources(args: argparse.Namespace) -> CutoutSources:
         category_depth=args.category_depth,
         include=tuple(args.include),
         exclude=tuple(args.exclude),
+        exclude_backgrounds=tuple(args.exclude_backgrounds),
     )
 
 

@@ -13,6 +13,7 @@ Shapes in this module:
 """
 
 import hashlib
+import itertools
 import json
 import os
 import tempfile
@@ -116,15 +117,23 @@ def _own_part(pixels: np.ndarray, split: str, held_out: float) -> np.ndarray:
     return pixels[:, part] if along else pixels[part]
 
 
+def _choose_cutouts(
+    rng: np.random.Generator, materials: Materials, job: ImageJob
+) -> list[np.ndarray]:
+    """Draw a cut-out for each object; an image repeats one only if its category has no others."""
+    orders: dict[int, Iterator[FoundPicture]] = {}
+    for category in sorted(set(job.categories)):
+        members = getattr(materials.categories[category], job.split)
+        orders[category] = itertools.cycle([members[i] for i in rng.permutation(len(members))])
+    return [np.load(next(orders[category]).copy) for category in job.categories]
+
+
 def _draw(
     spec: CutoutSpec, materials: Materials, job: ImageJob
 ) -> tuple[CutoutScene, np.ndarray, np.random.Generator]:
     """Return the layout and the picture of an image, and the generator of its layout."""
     rng = generator_of(spec, LAYOUT_STREAM, job.split, job.image_id)
-    pictures = []
-    for category in job.categories:
-        members = getattr(materials.categories[category], job.split)
-        pictures.append(np.load(members[rng.integers(len(members))].copy))
+    pictures = _choose_cutouts(rng, materials, job)
     scene = layout_cutouts(rng, job.categories, pictures, spec.image_size, spec.style)
     drawing = generator_of(spec, DRAWING_STREAM, job.split, job.image_id)
     choice = materials.backgrounds[job.split][job.scene]

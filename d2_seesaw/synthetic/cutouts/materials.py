@@ -38,10 +38,9 @@ from d2_seesaw.synthetic.folder import SPLITS
 from d2_seesaw.synthetic.glyphs import background as texture
 from d2_seesaw.utils.progress import track
 
-BACKGROUND_MARGIN = 2.5  # working copies of backgrounds are this much larger than scenes
 _NUM_TEXTURES = 24
 _MIRRORED = re.compile(r"(?:[_-](?:mirror|mirrored|flip|flipped))+$", re.IGNORECASE)
-_LIGHT_AND_DARK = re.compile(r"[_-](?:d|l|dark|light|day|night)$", re.IGNORECASE)
+_VARIANT = re.compile(r"[_-](?:d|l|dark|light|day|night|\d+x\d+)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ def object_of(path: str) -> str:
 
 def motif_of(path: str) -> str:
     """Return what variants of a background have in common: the path without "-dark" or "-l"."""
-    return _LIGHT_AND_DARK.sub("", _MIRRORED.sub("", os.path.splitext(_normalized(path))[0]))
+    return _VARIANT.sub("", _MIRRORED.sub("", os.path.splitext(_normalized(path))[0]))
 
 
 def _normalized(path: str) -> str:
@@ -229,7 +228,7 @@ def _read(
     number, path = job
     try:
         if backgrounds:
-            pixels, identity = read_background(folder / path, spec.image_size, BACKGROUND_MARGIN)
+            pixels, identity = read_background(folder / path, spec.image_size)
         else:
             pixels, identity = read_cutout(folder / path, 2 * min(spec.image_size))
     except UnusablePictureError as error:
@@ -343,6 +342,7 @@ def collect_materials(
     else:
         of_backgrounds = LeftOut()
         found = find_pictures(sources.backgrounds, of_backgrounds)
+        found = choose_by_patterns(found, (), sources.exclude_backgrounds)
         backgrounds = _read_all(
             sources.backgrounds, found, store, spec, of_backgrounds, backgrounds=True, **reading
         )

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 OPAQUE = 128  # alpha from which on a pixel belongs to the mask
+BACKGROUND_MARGIN = 2.5  # working copies of backgrounds are at most this much larger than scenes
 _MIN_OPAQUE_PIXELS = 64
 _MIN_BACKGROUND_SIDE = 16
 _MAX_PIXELS = 100_000_000
@@ -165,13 +166,12 @@ def _bytes(pixels: np.ndarray) -> bytes:
     return str(pixels.shape).encode() + pixels.tobytes()
 
 
-def read_background(path: Path, shape: tuple[int, int], margin: float) -> tuple[np.ndarray, str]:
-    """Read a background as ``(H, W, 3)`` uint8 RGB, at most ``margin`` times larger than needed.
+def read_background(path: Path, shape: tuple[int, int]) -> tuple[np.ndarray, str]:
+    """Read a background as ``(H, W, 3)`` uint8 RGB, not much larger than scenes need.
 
     Args:
         path: picture.
         shape: height and width of the scenes.
-        margin: the copy covers ``margin`` times this height and width.
 
     Returns:
         The pixels, and a hash of them before the reduction.
@@ -183,7 +183,7 @@ def read_background(path: Path, shape: tuple[int, int], margin: float) -> tuple[
     height, width = pixels.shape[:2]
     if min(height, width) < _MIN_BACKGROUND_SIDE:
         raise UnusablePictureError(f"smaller than {_MIN_BACKGROUND_SIDE} pixels")
-    factor = margin * max(shape[0] / height, shape[1] / width)
+    factor = BACKGROUND_MARGIN * max(shape[0] / height, shape[1] / width)
     return reduce_picture(pixels, factor), hashlib.sha256(_bytes(pixels)).hexdigest()
 
 

@@ -14,12 +14,11 @@ import cv2
 import numpy as np
 from PIL import Image, ImageFilter
 
-from d2_seesaw.synthetic.cutouts.pictures import OPAQUE, mask_box
+from d2_seesaw.synthetic.cutouts.pictures import BACKGROUND_MARGIN, OPAQUE, mask_box
 from d2_seesaw.synthetic.cutouts.spec import CutoutStyle
 
 _BACKGROUND = -1
 _LARGEST_SIDE = 0.95  # of an object, relative to the shorter side of the scene
-_BACKGROUND_MARGIN = 2.5  # largest reduction of a background's crop
 
 
 @dataclass
@@ -242,7 +241,7 @@ def crop_background(
     """
     height, width = pixels.shape[:2]
     largest = min(height / shape[0], width / shape[1])  # scale of the largest crop
-    smallest = min(largest, max(1.0, largest / _BACKGROUND_MARGIN))
+    smallest = min(largest, max(1.0, largest / BACKGROUND_MARGIN))
     zoom = float(np.exp(rng.uniform(np.log(smallest), np.log(largest))))
     x, y, turn = rng.random(3)
     crop_height, crop_width = min(zoom * shape[0], height), min(zoom * shape[1], width)

@@ -28,6 +28,7 @@ class CutoutSources:
         include: glob patterns of paths relative to ``cutouts``, one of which must match; ``*``
             also matches "/". Empty for all pictures.
         exclude: glob patterns of paths to leave out.
+        exclude_backgrounds: glob patterns of paths relative to ``backgrounds`` to leave out.
     """
 
     cutouts: Path
@@ -36,6 +37,7 @@ class CutoutSources:
     category_depth: int | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    exclude_backgrounds: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("cutouts", "backgrounds"):
