@@ -16,7 +16,14 @@ _CUTOUTS = (
     *("cutouts", "--cutouts", "{cutouts}", "--backgrounds", "{backgrounds}"),
     *("--exclude", "symbols/*", "--exclude", "*/cartoon/*", "--image-size", "144", "192"),
 )
-CUTOUTS = Data("cutouts", _CUTOUTS)
+CUTOUTS = Data(
+    "cutouts",
+    (
+        *_CUTOUTS,
+        "--expect-hash",
+        "511341f2b263c4176e8adc40b0b48123091efe1098087b01dfd7138534588c9f",
+    ),
+)
 SHAPES = {
     number: Data(
         f"shapes_{number}",
