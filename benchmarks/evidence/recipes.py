@@ -35,6 +35,8 @@ class Recipe:
         head: Part of ``common/heads/classification.py`` for the box predictor; empty keeps the
             config's.
         overrides: Changed keys of the config.
+        starts_from_detector: Whether it starts from a detector without classes that was trained on
+            the same training split, as far as the weights fit, instead of ImageNet's weights.
         calibration: Method of ``d2-seesaw calibrate``. The recipe then trains nothing, but
             calibrates the models of the recipe ``of``.
         of: Name of the recipe whose models are calibrated.
@@ -45,6 +47,7 @@ class Recipe:
     config: str
     head: str = ""
     overrides: dict[str, Any] = field(default_factory=dict)
+    starts_from_detector: bool = False
     calibration: str = ""
     of: str = ""
 

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from protocol import TABLES
+from protocol import START, START_STEPS, TABLES
 from recipes import Data, Recipe
+from start import REGISTRATION, merge_categories, write_start
 from tables import is_finished, show, write_result
 
 HERE = Path(__file__).resolve().parent
@@ -81,11 +82,14 @@ class Runner:
             "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
         }
 
+    def root(self, data: Data) -> Path:
+        """Return the folder of data, under whose name the data of a quickstart are registered."""
+        name = "semantic_quickstart" if data.semantic else "quickstart"
+        return self.output / "data" / data.name / name
+
     def prepare(self, data: Data) -> None:
         """Generate data, unless they exist."""
-        # The names under which the data of the quickstarts are registered.
-        name = "semantic_quickstart" if data.semantic else "quickstart"
-        root = self.output / "data" / data.name / name
+        root = self.root(data)
         command = [part.format(**self.sources) for part in data.command]
         if "None" in command:
             raise SystemExit(f"{data.name} needs --cutouts and --backgrounds")
@@ -101,6 +105,44 @@ class Runner:
         scores = {task: _metrics(folder / "run/inference", task) for task in tasks}
         write_result(recipe, seed, {**scores, **seconds, **machine_and_versions()})
 
+    def start(self, data: Data) -> Path:
+        """Return the weights that recipes on these data start from; train them if necessary."""
+        folder = self.output / "start" / data.name
+        weights = folder / "start.pth"
+        if weights.exists():
+            return weights
+        folder.mkdir(parents=True, exist_ok=True)
+        root = self.root(data)
+        for split in ("train", "val"):
+            number = merge_categories(root / f"lvis_{split}.json", folder / f"merged_{split}.json")
+        head = REGISTRATION.format(folder=str(folder), image_root=str(root))
+        text = _CONFIG.format(name="start", config=str(HERE / "configs" / START), head=head)
+        (folder / "config.py").write_text(text)
+        overrides = {
+            "model.roi_heads.num_classes": 1,
+            "train.max_iter": START_STEPS,
+            "train.seed": 0,
+            "train.output_dir": folder / "run",
+            "train.device": "cpu",
+            "train.checkpointer.period": 100,
+        }
+        self._train_config(folder, overrides, data, resume=(folder / "run").exists())
+        write_start(folder / "run/model_final.pth", number, weights)
+        return weights
+
+    def _train_config(
+        self, folder: Path, overrides: dict[str, Any], data: Data, *, resume: bool
+    ) -> dict[str, float]:
+        return self.command(
+            [
+                *("train", "--config-file", str(folder / "config.py")),
+                "--resume" if resume else "--restart",
+                *(f"{key}={value}" for key, value in overrides.items()),
+            ],
+            folder / "log.txt",
+            data,
+        )
+
     def _train(self, recipe: Recipe, seed: int, folder: Path) -> dict[str, Any]:
         own = HERE / "configs" / f"{recipe.config}.py"
         config = _CONFIG.format(
@@ -115,21 +157,16 @@ class Runner:
             "train.device": "cpu",
             "train.checkpointer.period": 100,
         }
+        if recipe.starts_from_detector:
+            overrides["train.init_checkpoint"] = self.start(recipe.data)
+            overrides["train.allow_partial_checkpoint"] = True
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.py").write_text(config)
         # Another protocol's run of this name is moved aside.
         of = folder / "fingerprint"
         known = of.exists() and of.read_text() == recipe.fingerprint()
         of.write_text(recipe.fingerprint())
-        seconds = self.command(
-            [
-                *("train", "--config-file", str(folder / "config.py")),
-                "--resume" if known else "--restart",
-                *(f"{key}={value}" for key, value in overrides.items()),
-            ],
-            folder / "log.txt",
-            recipe.data,
-        )
+        seconds = self._train_config(folder, overrides, recipe.data, resume=known)
         return {**seconds, "resumed": known}
 
     def _calibrate(self, recipe: Recipe, seed: int, folder: Path) -> dict[str, float]:
@@ -199,6 +236,8 @@ def main() -> None:
 def _run_table(runner: Runner, table: Any, pool: concurrent.futures.Executor, end: float) -> None:
     for data in dict.fromkeys(recipe.data for recipe in table.recipes):
         runner.prepare(data)
+        if any(r.starts_from_detector for r in table.recipes if r.data == data):
+            runner.start(data)
 
     def run(recipe: Recipe, seed: int) -> None:
         if time.monotonic() < end:
