@@ -1,6 +1,6 @@
 """Mask R-CNN with Seesaw Loss on a pretrained MobileNetV2, for the evidence: minutes on one core.
 
-The schedule and the sampling are those of configs/quickstart/seesaw.py, with 400 steps. Images are
+The schedule and the sampling are those of configs/quickstart/seesaw.py, with 300 steps. Images are
 not resized. A fixed number of samples per bin makes RoIAlign cheaper.
 """
 
@@ -14,4 +14,4 @@ _heads.box_predictor.update(_seesaw)
 _heads.box_pooler.sampling_ratio = _heads.mask_pooler.sampling_ratio = 2
 
 train.init_checkpoint = "torchvision://MobileNet_V2_Weights.IMAGENET1K_V1"
-train.max_iter = 400
+train.max_iter = 300
