@@ -1,0 +1,8 @@
+"""cascade.py with the interleaved boxes and masks of HTC, without a semantic branch."""
+
+from ....configs.quickstart.htc import model as _quickstart
+from .instances import dataloader, lr_multiplier, model, optimizer, train
+
+for _key in ("num_classes", "box_pooler", "mask_pooler"):
+    _quickstart.roi_heads[_key] = model.roi_heads[_key]
+model.roi_heads = _quickstart.roi_heads

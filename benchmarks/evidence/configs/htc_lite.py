@@ -1,0 +1,8 @@
+"""cascade.py with the context encoder and the one mask head of HTC-Lite."""
+
+from ....configs.quickstart.htc_lite import model as _quickstart
+from .instances import dataloader, lr_multiplier, model, optimizer, train
+
+for _key in ("num_classes", "box_pooler", "mask_pooler"):
+    _quickstart.roi_heads[_key] = model.roi_heads[_key]
+model.roi_heads = _quickstart.roi_heads

@@ -1,0 +1,259 @@
+"""Evidence: trains the recipes of the protocol, seed by seed, and prints the tables.
+
+    python benchmarks/evidence/run.py --cutouts DIR --backgrounds DIR --hours 6
+    python benchmarks/evidence/run.py --show
+
+protocol.py defines data, recipes, seeds and the order of the tables. Started again, the script does
+what is left: a finished run has a file in results/, and an interrupted training continues from its
+last checkpoint. No run is started after --hours. docs/evidence.md shows the tables.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from protocol import START, START_STEPS, TABLES
+from recipes import Data, Recipe
+from start import REGISTRATION, merge_categories, write_start
+from tables import is_finished, show, write_result
+
+HERE = Path(__file__).resolve().parent
+
+_CONFIG = '''"""Config of a run of the evidence: {name}."""
+
+from d2_seesaw.engine import load_config
+
+_cfg = load_config({config!r})
+{head}dataloader, model, train = _cfg.dataloader, _cfg.model, _cfg.train
+lr_multiplier, optimizer = _cfg.lr_multiplier, _cfg.optimizer
+'''
+_HEAD = """from detectron2.config import LazyConfig
+from d2_seesaw.engine.config_files import find_config
+
+_heads = LazyConfig.load(str(find_config("common/heads/classification")))
+_cfg.model.roi_heads.box_predictor.update(_heads[{head!r}])
+"""
+
+
+class Runner:
+    """Runs of recipes below one folder, one process with one thread each."""
+
+    def __init__(self, output: Path, cutouts: str | None, backgrounds: str | None) -> None:
+        self.output = output.resolve()
+        self.sources = {"cutouts": cutouts, "backgrounds": backgrounds}
+
+    def command(
+        self, arguments: list[str], log: Path, data: Data | None = None
+    ) -> dict[str, float]:
+        """Run a command of d2-seesaw with its output in a file; return its seconds.
+
+        Raises:
+            RuntimeError: the command failed.
+        """
+        log.parent.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        # Configs import this project and modules of this folder.
+        paths = [str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
+        if data is not None:
+            environment["DETECTRON2_DATASETS"] = str(self.output / "data" / data.name)
+        start = time.monotonic()
+        with open(log, "a") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "d2_seesaw", *arguments],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment,
+            )
+            _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise RuntimeError(f"d2-seesaw {' '.join(arguments)} failed: see {log}")
+        return {
+            "wall_seconds": round(time.monotonic() - start, 1),
+            "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        }
+
+    def root(self, data: Data) -> Path:
+        """Return the folder of data, under whose name the data of a quickstart are registered."""
+        name = "semantic_quickstart" if data.semantic else "quickstart"
+        return self.output / "data" / data.name / name
+
+    def prepare(self, data: Data) -> None:
+        """Generate data, unless they exist."""
+        root = self.root(data)
+        command = [part.format(**self.sources) for part in data.command]
+        if "None" in command:
+            raise SystemExit(f"{data.name} needs --cutouts and --backgrounds")
+        self.command(["generate", *command, "--root", str(root)], root.parent.with_suffix(".log"))
+
+    def run(self, recipe: Recipe, seed: int) -> None:
+        """Train and evaluate a recipe, or calibrate trained models, unless this has been done."""
+        if is_finished(recipe, seed):
+            return
+        folder = self.output / "runs" / f"{recipe.name}-{seed}"
+        seconds = (self._calibrate if recipe.calibration else self._train)(recipe, seed, folder)
+        tasks = ("sem_seg",) if recipe.data.semantic else ("bbox", "segm")
+        scores = {task: _metrics(folder / "run/inference", task) for task in tasks}
+        write_result(recipe, seed, {**scores, **seconds, **machine_and_versions()})
+
+    def start(self, data: Data) -> Path:
+        """Return the weights that recipes on these data start from; train them if necessary."""
+        folder = self.output / "start" / data.name
+        weights = folder / "start.pth"
+        if weights.exists():
+            return weights
+        folder.mkdir(parents=True, exist_ok=True)
+        root = self.root(data)
+        for split in ("train", "val"):
+            number = merge_categories(root / f"lvis_{split}.json", folder / f"merged_{split}.json")
+        head = REGISTRATION.format(folder=str(folder), image_root=str(root))
+        text = _CONFIG.format(name="start", config=str(HERE / "configs" / START), head=head)
+        (folder / "config.py").write_text(text)
+        overrides = {
+            "model.roi_heads.num_classes": 1,
+            "train.max_iter": START_STEPS,
+            "train.seed": 0,
+            "train.output_dir": folder / "run",
+            "train.device": "cpu",
+            "train.checkpointer.period": 100,
+        }
+        self._train_config(folder, overrides, data, resume=(folder / "run").exists())
+        write_start(folder / "run/model_final.pth", number, weights)
+        return weights
+
+    def _train_config(
+        self, folder: Path, overrides: dict[str, Any], data: Data, *, resume: bool
+    ) -> dict[str, float]:
+        return self.command(
+            [
+                *("train", "--config-file", str(folder / "config.py")),
+                "--resume" if resume else "--restart",
+                *(f"{key}={value}" for key, value in overrides.items()),
+            ],
+            folder / "log.txt",
+            data,
+        )
+
+    def _train(self, recipe: Recipe, seed: int, folder: Path) -> dict[str, Any]:
+        own = HERE / "configs" / f"{recipe.config}.py"
+        config = _CONFIG.format(
+            name=recipe.name,
+            config=str(own) if own.exists() else recipe.config,
+            head=_HEAD.format(head=recipe.head) if recipe.head else "",
+        )
+        overrides = {
+            **recipe.overrides,
+            "train.seed": seed,
+            "train.output_dir": folder / "run",
+            "train.device": "cpu",
+            "train.checkpointer.period": 100,
+        }
+        if recipe.starts_from_detector:
+            overrides["train.init_checkpoint"] = self.start(recipe.data)
+            overrides["train.allow_partial_checkpoint"] = True
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.py").write_text(config)
+        # Another protocol's run of this name is moved aside.
+        of = folder / "fingerprint"
+        known = of.exists() and of.read_text() == recipe.fingerprint()
+        of.write_text(recipe.fingerprint())
+        seconds = self._train_config(folder, overrides, recipe.data, resume=known)
+        return {**seconds, "resumed": known}
+
+    def _calibrate(self, recipe: Recipe, seed: int, folder: Path) -> dict[str, float]:
+        trained = self.output / "runs" / f"{recipe.of}-{seed}" / "run"
+        model, log = folder / "model.pth", folder / "log.txt"
+        folder.mkdir(parents=True, exist_ok=True)
+        config = ["--config-file", str(trained / "config.yaml")]
+        seconds = self.command(
+            [
+                *("calibrate", str(trained / "model_final.pth"), "--method", recipe.calibration),
+                *("--output", str(model), "--overwrite", "--device", "cpu", "--fraction", "0.5"),
+                *config,
+            ],
+            log,
+            recipe.data,
+        )
+        overrides = [f"train.init_checkpoint={model}", f"train.output_dir={folder / 'run'}"]
+        self.command(["train", *config, "--eval-only", *overrides], log, recipe.data)
+        model.unlink()
+        return seconds
+
+
+def _metrics(folder: Path, task: str) -> dict[str, float]:
+    if task == "sem_seg":
+        return json.loads((folder / "sem_seg_evaluation.json").read_text())
+    return json.loads((folder / f"longtail_{task}.json").read_text())["metrics"]
+
+
+def machine_and_versions() -> dict[str, Any]:
+    """Return what a result depends on beside the protocol."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+    return {
+        "processor": models[0] if models else platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
+    }
+
+
+def main() -> None:
+    """Do the runs that are left, table by table, and print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--output", type=Path, default=Path("output/evidence"), help="folder of data and runs")
+    add("--cutouts", help="folder of pictures with alpha, see docs/cutouts.md")
+    add("--backgrounds", help="folder of photographs")
+    add("--tables", nargs="+", choices=[table.name for table in TABLES], help="default: all")
+    add("--hours", type=float, default=6.0, help="start no run after this time")
+    add("--jobs", type=int, default=1, help="runs at a time, each on one core")
+    add("--show", action="store_true", help="only print the tables of the finished runs")
+    args = parser.parse_args()
+    chosen = [table for table in TABLES if not args.tables or table.name in args.tables]
+    if not args.show:
+        runner = Runner(args.output, args.cutouts, args.backgrounds)
+        end = time.monotonic() + 3600 * args.hours
+        with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+            for table in chosen:
+                _run_table(runner, table, pool, end)
+    print("\n\n".join(show(table) for table in chosen))
+
+
+def _run_table(runner: Runner, table: Any, pool: concurrent.futures.Executor, end: float) -> None:
+    for data in dict.fromkeys(recipe.data for recipe in table.recipes):
+        runner.prepare(data)
+        if any(r.starts_from_detector for r in table.recipes if r.data == data):
+            runner.start(data)
+
+    def run(recipe: Recipe, seed: int) -> None:
+        if time.monotonic() < end:
+            runner.run(recipe, seed)
+
+    # Calibrations need the trained models of their seed.
+    for calibrated in (False, True):
+        runs = [
+            pool.submit(run, recipe, seed)
+            for seed in table.seeds
+            for recipe in table.recipes
+            if bool(recipe.calibration) == calibrated
+        ]
+        for future in runs:
+            future.result()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Detector without classes, from which recipes start, so that their budget goes to the classes."""
+
+import json
+from pathlib import Path
+
+import torch
+
+REGISTRATION = """
+from d2_seesaw.data import register_longtail_instances
+
+for _split in ("train", "val"):
+    _name = f"without_classes_{{_split}}"
+    _json_file = {folder!r} + f"/merged_{{_split}}.json"
+    register_longtail_instances(_name, json_file=_json_file, image_root={image_root!r})
+    _cfg.dataloader["test" if _split == "val" else _split].dataset.names = _name
+"""
+"""Lines of the config of the detector, whose only category is an object of any class."""
+
+_OF_CLASSES = ("cls_score", "cls_loss")
+_COPIED = ("box_predictor.bbox_pred.", "mask_head.predictor.")
+
+
+def merge_categories(annotations: Path, target: Path) -> int:
+    """Write annotations whose categories are merged into one; return the number of categories."""
+    content = json.loads(annotations.read_text())
+    number = len(content["categories"])
+    category = {**content["categories"][0], "id": 1, "name": "object", "synset": "object.n.01"}
+    for image in content["images"]:
+        image["neg_category_ids"] = image["not_exhaustive_category_ids"] = []
+    for annotation in content["annotations"]:
+        annotation["category_id"] = 1
+    target.write_text(json.dumps({**content, "categories": [category]}))
+    return number
+
+
+def write_start(checkpoint: Path, num_classes: int, target: Path) -> None:
+    """Write the weights of the detector, with its box and mask outputs copied to every class.
+
+    The classifier is left out, so that it starts at random.
+    """
+    state = torch.load(checkpoint, weights_only=True)["model"]
+    start = {}
+    for name, value in state.items():
+        if any(part in name for part in _COPIED):
+            value = value.repeat(num_classes, *[1] * (value.dim() - 1))
+        if not any(part in name for part in _OF_CLASSES):
+            start[name] = value
+    torch.save({"model": start}, target)
