@@ -1,12 +1,14 @@
 """Coverage of the intervals of `d2-seesaw report compare`, by simulation.
 
     python benchmarks/interval_coverage.py
-    python benchmarks/interval_coverage.py --seeds 5 --difference 3 --trials 300
+    python benchmarks/interval_coverage.py --seeds 1 3 5 --difference 2 --trials 300
+
+Started again, it does the trials that are left.
 
 Each trial draws a new validation split and new trainings, and computes the intervals of AP, APr,
-APc and APf. The split has 300 images and 48 categories, 16 of each group; a rare category is in 2 to
-6 of the images on average, a common one in 8 to 25, a frequent one in 30 to 90, with 1.5 objects an
-image. A category was verified in its images and in a tenth of the others.
+APc and APf. The split has 300 images and 48 categories, 16 of each group; a rare category is in 2
+to 6 of the images on average, a common one in 8 to 25, a frequent one in 30 to 90, with 1.5 objects
+an image. A category was verified in its images and in a tenth of the others.
 
 An object is found at as many of the ten IoU thresholds as its quality says. The quality is a sum of
 normal terms: the category (standard deviation 1), the image (0.7) and the object (0.7), all shared
@@ -22,16 +24,18 @@ true difference is the mean over all trials, and the tables show how often it is
 """
 
 import argparse
-import multiprocessing
-import time
-from typing import NamedTuple
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from d2_seesaw.evaluation.analysis.intervals import (
-    Interval,
+    ResampledRuns,
     difference_interval,
-    image_covariance,
 )
 from d2_seesaw.evaluation.analysis.resampled_ap import (
     CountedObjects,
@@ -50,6 +54,8 @@ METRICS = {
 }
 THRESHOLDS = np.linspace(-1.5, 3.0, 10)
 VERIFIED = 0.1
+BINS = (1, 5, 10, 20, 40)
+NAMES_OF_BINS = ("1 to 4 images", "5 to 9", "10 to 19", "20 to 39", "40 and more")
 
 
 class Split(NamedTuple):
@@ -96,15 +102,11 @@ def draw_run(
     if seeds:
         quality += rng.normal(0, 0.05) + rng.normal(0, 0.3, K)[split.categories]
     again = np.flatnonzero(rng.random(n) < 0.3)
-    pairs = np.repeat(
-        np.arange(len(split.verified[0])), rng.poisson(0.7, len(split.verified[0]))
-    )
+    pairs = np.repeat(np.arange(len(split.verified[0])), rng.poisson(0.7, len(split.verified[0])))
     objects = np.arange(n)
     images, categories = (
         np.concatenate([of[objects], of[again], there[pairs]])
-        for of, there in zip(
-            (split.images, split.categories), split.verified, strict=True
-        )
+        for of, there in zip((split.images, split.categories), split.verified, strict=True)
     )
     scores = np.concatenate(
         [
@@ -121,8 +123,15 @@ def draw_run(
     )
 
 
-def trial(seed: int, seeds: int, difference: float, resamples: int) -> dict[str, Interval]:
-    """Run one trial and return the intervals, for groups of at least two evaluated categories."""
+def trial(
+    seed: int, seeds: int, difference: float, resamples: int, paired: bool
+) -> dict[str, list[tuple[float, float, float]]]:
+    """Run one trial.
+
+    Returns:
+        Mean, low and high of the differences: one for each metric, and one for each evaluated
+        category, by its number of images.
+    """
     rng = np.random.default_rng(seed)
     split = draw_split(rng)
     objects = CountedObjects.from_arrays(split.images, split.categories, K)
@@ -137,55 +146,74 @@ def trial(seed: int, seeds: int, difference: float, resamples: int) -> dict[str,
             run = draw_run(rng, split, view, method * difference / 10, seeds > 1)
             found.append(run.average_precision(weights, numbers))
     ap = np.stack(found, axis=1)
+    methods = [ResampledRuns(x[0], x[1:]) for x in (ap[:, :seeds], ap[:, seeds:])]
+
+    def interval(chosen: np.ndarray) -> tuple[float, float, float]:
+        images = objects.images_of_categories[chosen]
+        i = difference_interval(*(m.of(chosen) for m in methods), images, paired=paired)
+        return i.mean, i.low, i.high
+
     intervals = {}
     for metric, categories in METRICS.items():
         chosen = np.arange(K)[categories]
         chosen = chosen[numbers[0, chosen] > 0]
-        point, resampled = ap[0][:, chosen], ap[1:, :, chosen]
-        covariance = image_covariance(point, resampled, objects.images_of_categories[chosen])
-        means = point.mean(axis=1)
-        intervals[metric] = difference_interval(
-            means[:seeds], means[seeds:], covariance, paired=PAIRED
-        )
+        intervals[metric] = [interval(chosen)]
+        if metric == "AP":
+            for k in chosen:
+                bin_of = np.searchsorted(BINS, objects.images_of_categories[k], side="right") - 1
+                intervals.setdefault(NAMES_OF_BINS[bin_of], []).append(interval(np.array([k])))
     return intervals
 
 
-PAIRED = True
+def table(results: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield the rows of the table of finished trials."""
+    yield "| runs | paired | difference | of | trials | excludes 0 | covers | mean | width |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    cells = defaultdict(list)
+    for result in results:
+        for name, intervals in result["intervals"].items():
+            key = (result["difference"], result["paired"], result["seeds"], name)
+            cells[key] += intervals
+    order = [*METRICS, *NAMES_OF_BINS]
+    for key in sorted(cells, key=lambda k: (*k[:3], order.index(k[3]))):
+        difference, paired, seeds, name = key
+        mean, low, high = np.array(cells[key]).T
+        excluded = ((low > 0) | (high < 0)).mean()
+        covered = ((low <= mean.mean()) & (mean.mean() <= high)).mean()
+        yield (
+            f"| {seeds} | {'yes' if paired else 'no'} | {difference:g} | {name} | {len(mean):,} "
+            f"| {excluded:.1%} | {covered:.1%} | {mean.mean():+.2f} | {(high - low).mean():.1f} |"
+        )
 
 
 def main() -> None:
-    """Run the trials and print the table."""
+    """Run the trials that are left and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--seeds", type=int, nargs="+", default=[1, 3, 5], help="runs of each method")
     add("--trials", type=int, default=1000)
-    add("--resamples", type=int, default=300)
+    add("--resamples", type=int, default=200)
     add("--difference", type=float, default=0.0, help="in tenths of the quality")
-    add("--seed", type=int, default=0)
-    add("--processes", type=int, default=1)
+    add("--unpaired", action="store_true")
+    add("--output", type=Path, default=Path("output/interval_coverage.jsonl"))
+    add("--table", action="store_true", help="only print the table")
     args = parser.parse_args()
-    print("| seeds | metric | excludes 0 | covers the mean | mean | mean width |")
-    print("|---|---|---|---|---|---|")
-    for seeds in args.seeds:
-        start = time.perf_counter()
-        jobs = [
-            (args.seed + i, seeds, args.difference, args.resamples) for i in range(args.trials)
-        ]
-        with multiprocessing.Pool(args.processes) as pool:
-            trials = pool.starmap(trial, jobs, chunksize=10)
-        for metric in METRICS:
-            found = [t[metric] for t in trials]
-            true = np.mean([i.mean for i in found])
-            excluded = np.mean([i.low > 0 or i.high < 0 for i in found])
-            covered = np.mean([i.low <= true <= i.high for i in found])
-            width = np.mean([i.high - i.low for i in found])
-            print(
-                f"| {seeds} | {metric} | {excluded:.1%} | {covered:.1%} | {true:.2f} | {width:.2f} |",
-                flush=True,
-            )
-        print(f"{time.perf_counter() - start:.0f} s", flush=True)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.touch()
+    results = [json.loads(line) for line in args.output.read_text().splitlines()]
+    done = {(r["seeds"], r["difference"], r["paired"], r["trial"]) for r in results}
+    for seeds in () if args.table else args.seeds:
+        for number in range(args.trials):
+            if (seeds, args.difference, not args.unpaired, number) in done:
+                continue
+            intervals = trial(number, seeds, args.difference, args.resamples, not args.unpaired)
+            result = {"seeds": seeds, "difference": args.difference, "paired": not args.unpaired}
+            results.append({**result, "trial": number, "intervals": intervals})
+            with args.output.open("a") as file:
+                file.write(json.dumps(results[-1]) + "\n")
+    sys.stdout.write("\n".join(table(results)) + "\n")
 
 
 if __name__ == "__main__":

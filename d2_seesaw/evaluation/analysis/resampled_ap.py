@@ -240,9 +240,7 @@ class _Threshold:
     def of(cls, category: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> _Threshold:
         """Index the rows, given the ``(S,)`` category of each and whether it is right or wrong."""
         rows, wrong_rows = np.flatnonzero(right), np.flatnonzero(wrong)
-        categories, starts, sizes = np.unique(
-            category[rows], return_index=True, return_counts=True
-        )
+        categories, starts, sizes = np.unique(category[rows], return_index=True, return_counts=True)
         return cls(
             rows=rows,
             wrong=wrong_rows,
@@ -268,9 +266,7 @@ def _recalls_reached(recall: np.ndarray) -> np.ndarray:
     return nearest + (np.take(RECALL_THRESHOLDS, nearest) <= recall)
 
 
-def resample_weights(
-    num_images: int, resamples: int, rng: np.random.Generator
-) -> np.ndarray:
+def resample_weights(num_images: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
     """Draw ``(B, I)`` int32 weights: how often each image is drawn in I draws with replacement."""
     return np.stack(
         [
