@@ -194,7 +194,7 @@ def main() -> None:
     add = parser.add_argument
     add("--seeds", type=int, nargs="+", default=[1, 3, 5], help="runs of each method")
     add("--trials", type=int, default=1000)
-    add("--resamples", type=int, default=200)
+    add("--resamples", type=int, default=100)
     add("--difference", type=float, default=0.0, help="in tenths of the quality")
     add("--unpaired", action="store_true")
     add("--output", type=Path, default=Path("output/interval_coverage.jsonl"))
@@ -204,8 +204,8 @@ def main() -> None:
     args.output.touch()
     results = [json.loads(line) for line in args.output.read_text().splitlines()]
     done = {(r["seeds"], r["difference"], r["paired"], r["trial"]) for r in results}
-    for seeds in () if args.table else args.seeds:
-        for number in range(args.trials):
+    for number in range(0 if args.table else args.trials):
+        for seeds in args.seeds:
             if (seeds, args.difference, not args.unpaired, number) in done:
                 continue
             intervals = trial(number, seeds, args.difference, args.resamples, not args.unpaired)

@@ -123,7 +123,7 @@ def _mean_off_diagonal(matrix: np.ndarray) -> float:
 
 def _interval(mean: float, parts: Sequence[tuple[float, float]]) -> Interval:
     """Return the interval, given variances and their degrees of freedom."""
-    variance = math.fsum(v for v, _ in parts)
+    variance = max(0.0, math.fsum(v for v, _ in parts))  # rounding may make 0 negative
     error = math.sqrt(variance)
     if not error:
         return Interval(mean, mean, mean, 0.0, math.inf, float(mean == 0))
