@@ -2,7 +2,8 @@ r"""Draw the long-tail report of one evaluation, or of two side by side, from th
 
 RUN is a folder with longtail_bbox.json or longtail_segm.json, or one such file. OTHER is compared
 with RUN. --figures writes PNG files for papers. With the images, the report of one run shows
-objects that were missed or confused. Nothing is scored again.
+objects that were missed or confused. Nothing is scored again. `d2-seesaw report compare` compares
+groups of runs, with intervals over images and seeds.
 
 Examples:
   d2-seesaw report output/seesaw/inference
@@ -11,9 +12,11 @@ Examples:
       --names softmax Seesaw --output compare.html
   d2-seesaw report output/seesaw/inference --dataset lvis_v1_val
   d2-seesaw report output/seesaw/inference --annotations val.json --images images/val
+  d2-seesaw report compare output/softmax_* -- output/seesaw_* --annotations val.json
 """
 
 import argparse
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,13 @@ from typing import Any
 import detectron2.data.datasets  # noqa: F401  registers the built-in datasets
 from detectron2.data import MetadataCatalog
 
-from d2_seesaw.cli import add_image_options, command_parser, errors_in_one_line, say
+from d2_seesaw.cli import (
+    add_image_options,
+    command_parser,
+    errors_in_one_line,
+    report_compare,
+    say,
+)
 from d2_seesaw.data.annotations.reader import read_annotations
 from d2_seesaw.data.image_files import MAX_PIXELS
 from d2_seesaw.engine import load_config
@@ -152,6 +161,10 @@ def draw_one(args: argparse.Namespace) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Write the report and print the paths of its files."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["compare"]:
+        report_compare.main(arguments[1:])
+        return
     args = argument_parser().parse_args(arguments)
     with errors_in_one_line("report"):
         say("\n".join(draw(args)))

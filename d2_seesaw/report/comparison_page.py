@@ -1,4 +1,4 @@
-"""Report that compares two evaluations."""
+"""Reports that compare two evaluations, or groups of runs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 from d2_seesaw.data.frequency import GROUP_NAMES, GROUPS
 from d2_seesaw.evaluation.analysis.comparison import Comparison, PairChange
+from d2_seesaw.evaluation.analysis.differences import RunComparison
 from d2_seesaw.evaluation.lvis.rules import METRICS
-from d2_seesaw.report import figures
+from d2_seesaw.report import comparison_figures, comparison_tables, figures
 from d2_seesaw.report.evaluation_page import FEWEST_OBJECTS, evaluated_text, task_context
 from d2_seesaw.report.render import change_text, render
 from d2_seesaw.report.series import OUTCOME_NAMES, calibration_means, group_title, outcome_counts
@@ -52,6 +53,54 @@ def comparison_page(comparisons: Sequence[Comparison], *, subtitle: str = "") ->
         fewest_objects=FEWEST_OBJECTS,
         categories_shown=_CATEGORIES_SHOWN,
         figures=figures,
+    )
+
+
+def write_run_comparison_report(
+    path: str | os.PathLike[str], comparison: RunComparison, *, subtitle: str = ""
+) -> None:
+    """Write the report on groups of runs as a single HTML file.
+
+    Args:
+        path: File to write.
+        comparison: The comparison of all tasks.
+        subtitle: Text below the title.
+    """
+    write_text(path, run_comparison_page(comparison, subtitle=subtitle))
+
+
+def run_comparison_page(comparison: RunComparison, *, subtitle: str = "") -> str:
+    """Return the report on groups of runs as HTML.
+
+    Args:
+        comparison: The comparison of all tasks.
+        subtitle: Text below the title.
+    """
+    baseline, *others = comparison.groups
+    return render(
+        "run_comparison",
+        title=f"{', '.join(others)} compared with {baseline}",
+        subtitle=subtitle,
+        figures=comparison_figures,
+        tasks=[
+            {
+                "name": comparison_tables.TASK_NAMES[task.task],
+                "metrics": comparison_tables.metric_table(task, comparison.groups),
+                "pairs": [
+                    {
+                        "baseline": pair.baseline,
+                        "compared": pair.compared,
+                        "pair": pair,
+                        "notes": comparison_tables.notes(comparison, task, pair),
+                        "drawn": len(comparison_figures.drawn_categories(pair)),
+                        "tested": len(pair.with_interval),
+                        "categories": comparison_tables.category_table(task, pair),
+                    }
+                    for pair in task.pairs
+                ],
+            }
+            for task in comparison.tasks
+        ],
     )
 
 

@@ -1,0 +1,218 @@
+"""Runs to compare: names and pairing, and their detections matched with the annotations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from d2_seesaw.data.frequency import GROUPS, UNKNOWN_FREQUENCY
+from d2_seesaw.evaluation.analysis import LongTailAnalysis, analysis_path, read_analysis
+from d2_seesaw.evaluation.analysis.resampled_ap import CountedObjects, RankedMatches
+from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
+from d2_seesaw.evaluation.lvis.metrics import match_detections, scores_of_matches
+from d2_seesaw.evaluation.predictions.detections import Detections
+from d2_seesaw.evaluation.predictions.files import read_results
+from d2_seesaw.evaluation.predictions.limits import DetectionLimits
+from d2_seesaw.evaluation.predictions.validation import check_detections
+from d2_seesaw.evaluation.tables import CategoryResult, category_results
+
+_RESULTS = ("instances_predictions.npz", "lvis_instances_results.json")  # the faster one first
+_LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
+_ROUNDING = 1e-6  # percent
+
+
+@dataclass(frozen=True)
+class MatchedRun:
+    """One run and task, matched with the annotations.
+
+    Attributes:
+        ap: ``(K,)`` AP of each category in percent, ``nan`` without objects.
+        ranked: The detections that can change it.
+    """
+
+    ap: np.ndarray
+    ranked: RankedMatches
+
+
+@dataclass(frozen=True)
+class TaskRuns:
+    """Runs of one task.
+
+    Attributes:
+        task: "bbox" or "segm".
+        fingerprint: Fingerprint of the annotations.
+        objects: Objects that count.
+        categories: One row per category with its group and numbers. The scores are those of the
+            first run.
+        runs: Matched runs by group, in the order of the group.
+    """
+
+    task: str
+    fingerprint: str
+    objects: CountedObjects
+    categories: list[CategoryResult]
+    runs: dict[str, list[MatchedRun]] = field(default_factory=dict)
+
+
+def run_name(path: str | PathLike[str]) -> str:
+    """Return the name of a run: that of its folder, without ``inference``."""
+    folder = Path(path).resolve()
+    folder = folder if folder.is_dir() else folder.parent
+    return folder.parent.name if folder.name.startswith("inference") else folder.name
+
+
+def results_file(run: str | PathLike[str]) -> Path:
+    """Return the file with the detections of a run.
+
+    Args:
+        run: Folder of an evaluation, the folder of a run with ``inference`` in it, or the file.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = Path(run)
+    folders = (path, path / "inference")
+    found = [f / name for f in folders for name in _RESULTS if (f / name).is_file()]
+    if path.is_file() and path.suffix in (".json", ".npz"):
+        found = [path]
+    if not found:
+        raise ValueError(
+            f"{path} has no {_RESULTS[1]} or {_RESULTS[0]}: the interval over images needs the "
+            "detections, which every evaluation with an output folder writes"
+        )
+    return found[0]
+
+
+def ordered_by_seed(names: Sequence[str]) -> list[int]:
+    """Return the order of runs by the numbers in their names, as people read them."""
+    keys = [[int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)] for name in names]
+    # Numbers and text alternate, so that keys can be compared.
+    return sorted(range(len(names)), key=lambda i: keys[i])
+
+
+def are_paired(first: Sequence[str], second: Sequence[str]) -> bool:
+    """Return whether the runs of two groups have the same seeds.
+
+    Args:
+        first: Names in the order of ``ordered_by_seed``. The last number in a name is its seed;
+            names without a number are compared as they are.
+        second: Names of the other group.
+    """
+    seeds = [[found[0] if (found := _LAST_NUMBER.findall(n)) else n for n in x]
+             for x in (first, second)]  # fmt: skip
+    return seeds[0] == seeds[1] and len(set(seeds[0])) == len(seeds[0])
+
+
+class RunReader:
+    """Reader of runs that were evaluated on one annotation file.
+
+    Args:
+        ground_truth: The annotations.
+        limits: Detections that count, as in the evaluations.
+        train_images: Training images by category id, for annotations without counts.
+    """
+
+    def __init__(
+        self,
+        ground_truth: GroundTruthColumns,
+        limits: DetectionLimits,
+        train_images: Mapping[int, int],
+    ) -> None:
+        if limits.per_category is not None:
+            raise ValueError("AP-fixed has no interval over images: its limit is over all images")
+        self.ground_truth, self.limits, self._train_images = ground_truth, limits, train_images
+        self._group_source: LongTailAnalysis | None = None
+        self.tasks: dict[str, TaskRuns] = {}
+
+    def read(self, group: str, run: str | PathLike[str], tasks: Sequence[str] | None) -> None:
+        """Read and match the detections of a run of a group.
+
+        Args:
+            group: Name of the group.
+            run: See ``results_file``.
+            tasks: Tasks to compare; by default those that the detections of all runs allow.
+
+        Raises:
+            ValueError: the run has no detections for a task, or was evaluated on other annotations
+                or with other limits.
+        """
+        file = results_file(run)
+        detections = read_results(file)
+        listed = np.isin(detections.category_ids, self.ground_truth.category_ids)
+        detections = detections.take(np.flatnonzero(listed)) if not listed.all() else detections
+        possible = detections.tasks if len(detections) else tuple(tasks or self.tasks)
+        missing = sorted(set(tasks or ()) - set(possible))
+        if missing:
+            raise ValueError(f"{file} has detections for {possible}, not for {missing}")
+        try:
+            check_detections(detections, self.ground_truth, possible, any_scores=True)
+        except ValueError as error:
+            raise ValueError(f"{file} does not fit the annotations: {error}") from error
+        first = not self.tasks
+        for task in tasks or possible:
+            self._match(task, group, file, detections)
+        if not first and tasks is None:  # tasks of all runs
+            self.tasks = {t: of for t, of in self.tasks.items() if t in possible}
+
+    def _match(self, task: str, group: str, file: Path, detections: Detections) -> None:
+        truth = self.ground_truth.of_task(task)
+        matched = match_detections(truth, detections.of_task(task), task, limits=self.limits)
+        scores = scores_of_matches(truth, matched)
+        fingerprint = truth.fingerprint()
+        beside = Path(analysis_path(file.parent, task))
+        recorded = read_analysis(beside) if beside.is_file() else None
+        if recorded is not None:
+            _check_recorded(recorded, beside, fingerprint, scores.metrics["AP"])
+            self._group_source = self._group_source or recorded
+        if task not in self.tasks:
+            rows = category_results(truth.table, scores, self._train_images)
+            objects = CountedObjects.from_ground_truth(truth)
+            self.tasks[task] = TaskRuns(task, fingerprint, objects, rows)
+        ranked = RankedMatches.from_matches(matched, len(truth.image_ids))
+        runs = self.tasks[task].runs.setdefault(group, [])
+        runs.append(MatchedRun(scores.category_ap, ranked))
+
+    def task_runs(self) -> list[TaskRuns]:
+        """Return the runs of each task, masks first.
+
+        Frequency groups are those of the annotations, or else those of an evaluation.
+        """
+        found = []
+        for task in sorted(self.tasks, reverse=True):
+            of_task = self.tasks[task]
+            known = {row.frequency for row in of_task.categories} & set(GROUPS)
+            if not known and self._group_source is not None:
+                rows = {row.category_id: row for row in self._group_source.categories}
+                of_task = replace(
+                    of_task,
+                    categories=[
+                        replace(
+                            row,
+                            frequency=getattr(rows.get(row.category_id), "frequency", None)
+                            or UNKNOWN_FREQUENCY,
+                        )
+                        for row in of_task.categories
+                    ],
+                )
+            found.append(of_task)
+        return found
+
+
+def _check_recorded(
+    recorded: LongTailAnalysis, path: Path, fingerprint: str, average_precision: float
+) -> None:
+    if recorded.ground_truth != fingerprint:
+        raise ValueError(
+            f"{path} was written for other annotations ({recorded.ground_truth}) than the given "
+            f"ones ({fingerprint}): give the annotations of the evaluation"
+        )
+    if abs(recorded.metrics["AP"] - average_precision) > _ROUNDING:
+        raise ValueError(
+            f"the detections beside {path} have an AP of {average_precision:.3f}, but it says "
+            f"{recorded.metrics['AP']:.3f}: give the limit of detections of the evaluation"
+        )
