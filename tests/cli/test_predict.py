@@ -34,7 +34,7 @@ def test_options_reach_the_model_and_the_results(given, tmp_path):
     config = tmp_path / "c.yaml"
     config.touch()
     options = ["--tta", "--device", "cpu", "--config-file", str(config), "--no-calibration"]
-    limits = ["--score-threshold", "0.1", "--max-detections", "3", "--json-only"]
+    limits = ["--threshold", "0.1", "--max-detections", "3", "--json-only"]
     assert call(tmp_path, *options, *limits) == 0
     expected = {"checkpoint": "m.pth", "config_file": config, "device": "cpu", "tta": True}
     assert given == {**expected, "trust": False, "calibrated": False}
@@ -48,7 +48,7 @@ def test_the_exit_status_reports_a_skipped_file(given, tmp_path):
     assert (tmp_path / "out/a.png").is_file()
 
 
-@pytest.mark.parametrize("wrong", [("--score-threshold", "2"), ("--max-detections", "0")])
+@pytest.mark.parametrize("wrong", [("--threshold", "2"), ("--max-detections", "0")])
 def test_options_out_of_range_are_refused(given, tmp_path, wrong, capsys):
     with pytest.raises(SystemExit) as error:
         call(tmp_path, *wrong)

@@ -24,6 +24,7 @@ from d2_seesaw.checkpoint import (
 from d2_seesaw.cli import ending_in_one_line
 from d2_seesaw.cli.train.evaluating import build, build_model, evaluate_in_training
 from d2_seesaw.cli.train.output import WritersHook, disk_errors_in_one_line, save_config
+from d2_seesaw.cli.train.thresholds import ThresholdsHook
 from d2_seesaw.data.bad_images import BadImageError
 from d2_seesaw.data.loader import check_test_files
 from d2_seesaw.engine import BestCheckpoint, CheckpointHook, EMAHook, Trainer, tracking_writers
@@ -117,7 +118,8 @@ def build_trainer(cfg: DictConfig, *, resume: bool) -> tuple[Trainer, int]:
         cfg.train.eval_period, stop.interruptible(evaluate), cfg.train.output_dir, _test_of(cfg)
     )
     best = _best_checkpoint(cfg, checkpointer)
-    trainer.register_hooks_after_checkpoint([evaluation, best])
+    thresholds = ThresholdsHook(evaluator, best, cfg.train.output_dir)
+    trainer.register_hooks_after_checkpoint([evaluation, best, thresholds])
     start = trainer.iter + 1 if _load(cfg, checkpointer, resume=resume) else 0
     _warn_of_seed(cfg, trainer)
     if comm.is_main_process():  # only now: writers create files and runs, a failed start must not

@@ -104,8 +104,9 @@ class OperatingPoints:
         """
         precision = self.precision
         best_below = np.maximum.accumulate(precision[::-1])[::-1]
-        better = np.append(best_below[1:] < precision[:-1], True)[: len(precision)]
-        chosen = np.flatnonzero(better & (self.right > 0))
+        is_best = np.append(best_below[1:] < precision[:-1], True)[: len(precision)]
+        finds_more = np.diff(self.right, prepend=0) > 0
+        chosen = np.flatnonzero(is_best & finds_more)
         return replace(
             self,
             thresholds=self.thresholds[chosen],
