@@ -1,9 +1,9 @@
 r"""Draw the long-tail report of one evaluation, or of two side by side, from the files it wrote.
 
 RUN is a folder with longtail_bbox.json or longtail_segm.json, or one such file. OTHER is compared
-with RUN. --figures writes PNG files for papers, and --confusion the full confusion matrix of masks,
-or of boxes if RUN is longtail_bbox.json or has no masks. With the images, the report of one run shows
-objects that were missed or confused. Nothing is scored again.
+with RUN. --figures writes PNG files for papers. --confusion writes the full confusion matrix of
+masks, or of boxes if RUN is longtail_bbox.json or has no masks. With the images, the report of one
+run shows objects that were missed or confused. Nothing is scored again.
 
 Examples:
   d2-seesaw report output/seesaw/inference

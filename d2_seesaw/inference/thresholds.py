@@ -132,14 +132,14 @@ def _summary(
     counts = Counter(origins[name] for name in names if name in origins)
     of_group = sum(number for origin, number in counts.items() if origin not in (OWN, ALL))
     parts = {
-        "of the class": counts[OWN],
-        "of its frequency group": of_group,
-        "of all classes": counts[ALL] + len(unknown),
+        "the class itself": counts[OWN],
+        "its frequency group": of_group,
+        "all classes": counts[ALL] + len(unknown),
     }
-    texts = [f"{number} {name}" for name, number in parts.items() if number]
-    text = f"{min(chosen):.3f} to {max(chosen):.3f}; {', '.join(texts)}"
+    texts = [f"{name} for {number}" for name, number in parts.items() if number]
+    text = f"{min(chosen):.3f} to {max(chosen):.3f}, chosen on {', '.join(texts)}"
     if unknown:
-        text += f" ({len(unknown)} of them are not in the split)"
+        text += f"; {len(unknown)} classes are not in the split"
     missed = sum(name in short for name in names)
     return f"{text}; {missed} classes do not reach the target" if missed else text
 

@@ -61,7 +61,8 @@ def write_figures(
     Args:
         folder: Folder for the files; it is created if missing. An analysis gives
             ``ap_by_training_images_<task>``, ``outcomes_<task>``, ``calibration_<task>`` and, as
-            wide as it has to be, ``confusion_<task>``; a comparison ``ap_difference_by_training_images_<task>``, ``outcomes_compared_<task>`` and
+            wide as it needs to be, ``confusion_<task>``; a comparison
+            ``ap_difference_by_training_images_<task>``, ``outcomes_compared_<task>`` and
             ``calibration_compared_<task>``.
         shown: One analysis, or the comparison of two.
         formats: Any of "png", "pdf" and the other formats of matplotlib.
