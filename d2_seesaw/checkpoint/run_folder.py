@@ -20,6 +20,7 @@ from d2_seesaw.utils.ranks import from_first_rank, raise_on_all_ranks
 RUN_FILES = (
     "model_*.pth",
     "model_*.safetensors",
+    "model_*.thresholds.json",
     "last_checkpoint",
     "config.yaml*",
     "config_eval.yaml*",

@@ -10,6 +10,7 @@ Examples:
   d2-seesaw evaluate results.json --annotations val.json --train-annotations train.json
   d2-seesaw evaluate results.json --config-file my_config.py --dataset my_val
   d2-seesaw evaluate results.json --predicted-images images.json --annotations val.json
+  d2-seesaw evaluate results.json --annotations val.json --thresholds-of model.pth
 """
 
 import argparse
@@ -43,6 +44,10 @@ from d2_seesaw.evaluation.scoring import ENGINES
 from d2_seesaw.report import write_evaluation_report
 
 PREDICTED_HELP = "images.json of `d2-seesaw predict`: match images by file name, not by id"
+THRESHOLDS_HELP = (
+    "the checkpoint that made the detections: write its score thresholds beside it, for "
+    "`d2-seesaw predict --threshold best-f1`"
+)
 OUTPUT_HELP = "write the scores of every category and the long-tail report to this folder"
 
 
@@ -66,6 +71,8 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--any-scores", action="store_true", help="allow scores outside of [0, 1], such as logits")
     add("--output", metavar="DIR", help=OUTPUT_HELP)
     add("--images", metavar="DIR", help="folder of the images; default: that of --dataset")
+    add("--thresholds-of", metavar="CHECKPOINT", help=THRESHOLDS_HELP)
+    add("--tta", action="store_true", help="with --thresholds-of: it was used for the detections")
     add_image_options(parser, MAX_PIXELS)
     return parser
 
@@ -116,6 +123,9 @@ def main(arguments: list[str] | None = None) -> None:
                 max_pixels=args.max_pixels,
             ),
             image_root=args.images or registered_images(args.dataset),
+            thresholds_of=args.thresholds_of,
+            tta=args.tta,
+            dataset=args.dataset or "",
         )
     print_longtail_results(results)
     for hint in hints(args, results):

@@ -3,14 +3,18 @@
 By default the config is the one that training saved beside the checkpoint. Nothing that checkpoint
 and YAML config say is run without --trust. The class names come from the checkpoint. The output
 folder receives the images and videos with the detections drawn on them, results.json in the format
-of COCO and LVIS, and images.json with the file (and frame) of each image id. Detections below
---score-threshold are neither drawn nor written. Set it to 0 if `d2-seesaw evaluate` is to score the
-results. The exit status is 0, 1 if some files were skipped, 2 if nothing was done.
+of COCO and LVIS, and images.json with the file (and frame) of each image id. The exit status is 0,
+1 if some files were skipped, 2 if nothing was done.
+
+Detections below --threshold are neither drawn nor written. It is a score, or best-f1, precision=P
+or recall=R for a threshold of each class, from the file MODEL.thresholds.json that an evaluation
+writes beside the checkpoint. Set it to 0 if `d2-seesaw evaluate` is to score the results.
 
 Examples:
   d2-seesaw predict --checkpoint output/quickstart/seesaw/model_final.pth images/ --output out
   d2-seesaw predict --checkpoint model.pth --config-file my_config.py a.jpg film.mp4 --output out
-  d2-seesaw predict --checkpoint model.pth images/ --output out --score-threshold 0 --json-only
+  d2-seesaw predict --checkpoint model.pth images/ --output out --threshold best-f1
+  d2-seesaw predict --checkpoint model.pth images/ --output out --threshold 0 --json-only
 """
 
 import argparse
@@ -22,6 +26,7 @@ from detectron2.utils.logger import setup_logger
 from d2_seesaw.cli import add_trust, command_parser, count
 from d2_seesaw.data.image_files import MAX_PIXELS
 from d2_seesaw.engine.config_files import find_config
+from d2_seesaw.evaluation.analysis.operating_points import ThresholdRule
 from d2_seesaw.inference import FilePredictions, find_sources, load_predictor
 
 logger = logging.getLogger("d2_seesaw")
@@ -36,11 +41,11 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--output", required=True, metavar="DIR", help="folder for the results")
     add("--config-file", metavar="FILE", help="default: config.yaml beside the checkpoint")
     add(
-        "--score-threshold",
-        type=_score,
-        default=0.5,
-        metavar="SCORE",
-        help="lowest score to draw and write, in [0, 1]; default: 0.5",
+        "--threshold",
+        type=_threshold,
+        default="0.5",
+        metavar="SCORE|best-f1|precision=P|recall=R",
+        help="lowest score to draw and write, for all classes or of each class; default: 0.5",
     )
     add("--max-detections", type=count, metavar="N", help="keep the N best detections per image")
     add("--tta", action="store_true", help="test-time augmentation with the config's tta")
@@ -65,10 +70,11 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _score(text: str) -> float:
-    if not 0 <= (value := float(text)) <= 1:
-        raise argparse.ArgumentTypeError(f"must be in [0, 1], got {text}")
-    return value
+def _threshold(text: str) -> str:
+    try:
+        return str(ThresholdRule.parse(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -86,11 +92,11 @@ def main(arguments: list[str] | None = None) -> int:
             tta=args.tta,
             trust=args.trust,
             calibrated=not args.no_calibration,
+            threshold=args.threshold,
         )
         predictions = FilePredictions(
             predictor,
             args.output,
-            score_threshold=args.score_threshold,
             max_detections=args.max_detections,
             draw=not args.json_only,
             min_side=args.min_side,
@@ -105,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.exit(f"d2-seesaw predict: {error}")
     logger.info("Files with results: %d, in %s", len(sources) - len(unreadable), args.output)
     if not predictor.is_semantic and len(unreadable) < len(sources):
-        logger.info(predictions.scores.advice(args.score_threshold))
+        logger.info(predictions.advice())
     if unreadable:
         logger.error("Skipped: %d\n%s", len(unreadable), "\n".join(unreadable))
     return int(bool(unreadable))

@@ -1,13 +1,15 @@
 r"""Draw the long-tail report of one evaluation, or of two side by side, from the files it wrote.
 
 RUN is a folder with longtail_bbox.json or longtail_segm.json, or one such file. OTHER is compared
-with RUN. --figures writes PNG files for papers. With the images, the report of one run shows
-objects that were missed or confused. Nothing is scored again. `d2-seesaw report compare` compares
-groups of runs, with intervals over images and seeds.
+with RUN. --figures writes PNG files for papers. --confusion writes the full confusion matrix of
+masks, or of boxes if RUN is longtail_bbox.json or has no masks. With the images, the report of one
+run shows objects that were missed or confused. Nothing is scored again. `d2-seesaw report compare`
+compares groups of runs, with intervals over images and seeds.
 
 Examples:
   d2-seesaw report output/seesaw/inference
   d2-seesaw report output/seesaw/inference --output seesaw.html --figures figures
+  d2-seesaw report output/seesaw/inference --confusion confusion.png
   d2-seesaw report output/softmax/inference output/seesaw/inference \
       --names softmax Seesaw --output compare.html
   d2-seesaw report output/seesaw/inference --dataset lvis_v1_val
@@ -36,9 +38,12 @@ from d2_seesaw.data.image_files import MAX_PIXELS
 from d2_seesaw.engine import load_config
 from d2_seesaw.evaluation.analysis import LongTailAnalysis, analysis_path, read_analysis
 from d2_seesaw.evaluation.analysis.comparison import compare
+from d2_seesaw.evaluation.analysis.confusion_matrix import write_confusion_matrix
 from d2_seesaw.evaluation.lvis.annotations import annotation_file
 from d2_seesaw.evaluation.lvis.rules import TASKS
 from d2_seesaw.report import write_comparison_report, write_evaluation_report, write_figures
+from d2_seesaw.report.confusion_figure import confusion_heat_map
+from d2_seesaw.report.drawing import save_chart
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -50,6 +55,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--names", nargs="+", metavar="NAME", help="names of the runs; default: from their folders")
     add("--output", type=Path, default=Path("longtail.html"), metavar="FILE", help="HTML file")
     add("--figures", type=Path, metavar="DIR", help="write PNG files to this folder")
+    add("--confusion", type=Path, metavar="FILE", help="confusion matrix: .csv, .png or .pdf")
     data = parser.add_mutually_exclusive_group()
     data.add_argument("--dataset", metavar="NAME", help="registered dataset, to show its images")
     data.add_argument("--annotations", type=Path, metavar="FILE", help="or this file and --images")
@@ -129,6 +135,8 @@ def draw(args: argparse.Namespace) -> list[str]:
         return draw_one(args)
     if args.annotations or args.images or args.dataset:
         raise ValueError("a comparison of two runs shows no images: give them with one run only")
+    if args.confusion:
+        raise ValueError("--confusion is of one run: leave out OTHER")
     paths = [args.run, args.other]
     first, second = (read_run(path) for path in paths)
     tasks = [task for task in first if task in second]
@@ -154,9 +162,26 @@ def draw_one(args: argparse.Namespace) -> list[str]:
     figures = []
     if args.figures:
         figures = [path for a in analyses for path in write_figures(args.figures, a)]
+    if args.confusion:
+        figures.append(write_confusions(args.confusion, analyses[0]))
     title = f"Long-tail report: {name}"
     write_evaluation_report(args.output, analyses, title=title, subtitle=str(args.run), **pictures)
     return [str(args.output), *figures]
+
+
+def write_confusions(path: Path, analysis: LongTailAnalysis) -> str:
+    """Write the confusion matrix as a table or a picture; return the path.
+
+    Raises:
+        ValueError: another suffix, or the evaluation has no confusion matrix.
+    """
+    if path.suffix == ".csv":
+        write_confusion_matrix(path, analysis)
+    elif path.suffix in (".png", ".pdf", ".svg"):
+        save_chart(confusion_heat_map(analysis), path)
+    else:
+        raise ValueError(f"--confusion must end with .csv, .png, .pdf or .svg, got {path}")
+    return str(path)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -10,7 +10,8 @@ from d2_seesaw.evaluation.lvis.official import probe_lvis
 from d2_seesaw.evaluation.lvis_evaluator import LongTailLVISEvaluator
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
-from d2_seesaw.evaluation.scoring import EvaluationResult, LVISScoring, evaluate_results_file
+from d2_seesaw.evaluation.saved_results import evaluate_results_file
+from d2_seesaw.evaluation.scoring import EvaluationResult, LVISScoring
 from d2_seesaw.evaluation.semantic_evaluator import LongTailSemSegEvaluator
 from d2_seesaw.evaluation.tables import drop_absent, print_longtail_results
 

@@ -18,6 +18,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from d2_seesaw.data.class_names import NameMapping, compare_names
+from d2_seesaw.evaluation.analysis.threshold_file import SplitThresholds
 from d2_seesaw.evaluation.lvis.annotations import (
     TrainImageCounts,
     annotation_file,
@@ -69,9 +70,14 @@ class LongTailLVISEvaluator(LVISEvaluator):
       the score of the mask.
     - ``per_category_<task>.csv`` and ``.json`` in ``output_dir`` hold AP, AP50 and recall of every
       category. ``instances_predictions.npz`` holds all predictions, with category ids of the file.
+    - ``thresholds_<task>.csv`` and ``.json`` hold the score thresholds of every category, and
+      ``confusion_<task>.csv`` the confusion matrix at the thresholds with the best F1.
     - ``longtail_<task>.json`` holds a ``LongTailAnalysis``: confusions, calibration and examples.
       ``report`` draws ``longtail.html`` from them, with pictures if the metadata have the
       ``image_root``. So does ``d2-seesaw report`` at any later time.
+
+    ``thresholds`` are the score thresholds of the last evaluation on the main process, which
+    ``write_thresholds`` writes beside a checkpoint; None without ``output_dir``.
 
     ``evaluate`` returns ``{task: {metric: percent}}`` with Detectron2's nine metrics, and for each
     group g of r, c and f how many categories were ``evaluated-g`` of all ``categories-g``.
@@ -204,6 +210,7 @@ class LongTailLVISEvaluator(LVISEvaluator):
         self._proposals = ProposalLog()
         self._num_images = self._num_dropped = 0
         self._saw_masks = False
+        self.thresholds: SplitThresholds | None = None
 
     def _new_log(self) -> DetectionLog:
         return DetectionLog(per_category=self._scoring.limits.per_category)
@@ -315,6 +322,7 @@ class LongTailLVISEvaluator(LVISEvaluator):
             analyze=bool(self._output_dir),
         )
         self._results |= result.metrics
+        self.thresholds = result.split_thresholds(self._name)
         if self._output_dir:
             image_root = self._metadata.get("image_root")
             result.write(self._output_dir, report=self._report, image_root=image_root)

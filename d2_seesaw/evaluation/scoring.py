@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
-from os import PathLike
+from functools import cached_property
 from typing import Any, Protocol
 
-from d2_seesaw.data.annotations.reader import read_annotations
-from d2_seesaw.evaluation.analysis import LongTailAnalysis, write_analysis
+import numpy as np
+
+from d2_seesaw.evaluation.analysis import LongTailAnalysis, ThresholdAnalysis, write_analysis
 from d2_seesaw.evaluation.analysis.calibration import reliability_by_group
 from d2_seesaw.evaluation.analysis.confusion import (
     confusion_examples,
     label_objects,
     object_confusions,
 )
-from d2_seesaw.evaluation.lvis.annotations import TrainImageCounts, read_evaluation_table
+from d2_seesaw.evaluation.analysis.confusion_matrix import (
+    confusion_matrix,
+    write_confusion_matrix,
+)
+from d2_seesaw.evaluation.analysis.threshold_analysis import (
+    TaskThresholds,
+    analyze_thresholds,
+    thresholds_text,
+)
+from d2_seesaw.evaluation.analysis.threshold_file import SplitThresholds
+from d2_seesaw.evaluation.analysis.thresholds import Outcomes
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.lvis.metrics import (
     LVISScores,
@@ -34,13 +44,7 @@ from d2_seesaw.evaluation.lvis.official import (
 )
 from d2_seesaw.evaluation.lvis.rules import TASKS
 from d2_seesaw.evaluation.predictions.detections import Detections
-from d2_seesaw.evaluation.predictions.files import read_results
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
-from d2_seesaw.evaluation.predictions.predicted_images import (
-    read_images,
-    with_categories_of,
-    with_ids_of,
-)
 from d2_seesaw.evaluation.predictions.validation import check_detections
 from d2_seesaw.evaluation.tables import (
     CategoryResult,
@@ -107,15 +111,27 @@ class TaskEvaluation:
             class_agnostic=self.class_agnostic,
         )
 
+    def thresholds(
+        self, categories: list[CategoryResult]
+    ) -> tuple[ThresholdAnalysis, TaskThresholds]:
+        """Select score thresholds. Not available with ``class_agnostic=True``."""
+        outcomes = Outcomes.of_matches(self.ground_truth, self._matched)
+        return analyze_thresholds(self.ground_truth, outcomes, categories)
+
     def analysis(
-        self, metrics: dict[str, float], categories: list[CategoryResult]
+        self,
+        metrics: dict[str, float],
+        categories: list[CategoryResult],
+        thresholds: ThresholdAnalysis | None = None,
     ) -> LongTailAnalysis:
         """Build the long-tail analysis. Not available with ``class_agnostic=True``.
 
         Args:
             metrics: In percent, with the counts of the groups.
             categories: One row per category, in order of the id.
+            thresholds: Score thresholds of these categories, if they are known already.
         """
+        thresholds = thresholds or self.thresholds(categories)[0]
         labels = label_objects(self.ground_truth, self.detections, self.task, limits=self.limits)
         analysis = LongTailAnalysis(
             task=self.task,
@@ -126,6 +142,14 @@ class TaskEvaluation:
             categories=categories,
             confusions=object_confusions(self.ground_truth, labels),
             calibration=reliability_by_group(self.ground_truth, self._matched),
+            thresholds=thresholds,
+            matrix=confusion_matrix(
+                self.ground_truth,
+                self.detections,
+                self.task,
+                np.nan_to_num([c.threshold for c in thresholds.categories], nan=np.inf),
+                limits=self.limits,
+            ),
         )
         return replace(
             analysis,
@@ -226,8 +250,10 @@ class LVISScoring:
             result.metrics[task], result.categories[task] = metrics, rows
             _log(task, metrics, rows)
             if analyze and rows:
+                chosen, result.thresholds[task] = evaluation.thresholds(rows)
+                logger.info(thresholds_text(chosen))
                 # Masks first, which is the order in reports.
-                result.analyses.insert(0, evaluation.analysis(metrics, rows))
+                result.analyses.insert(0, evaluation.analysis(metrics, rows, chosen))
         return result
 
 
@@ -264,17 +290,33 @@ class EvaluationResult:
         analyses: Long-tail analyses of the tasks, masks first; empty if they were not requested or
             categories are not distinguished.
         images: Images of the annotation file.
+        thresholds: Operating points by task, for the same tasks as ``analyses``.
     """
 
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     categories: dict[str, list[CategoryResult]] = field(default_factory=dict)
     analyses: list[LongTailAnalysis] = field(default_factory=list)
     images: Sequence[Mapping[str, Any]] = ()
+    thresholds: dict[str, TaskThresholds] = field(default_factory=dict)
+
+    def split_thresholds(self, dataset: str) -> SplitThresholds | None:
+        """Return what is written beside a checkpoint; None without analyses.
+
+        Args:
+            dataset: Name of the evaluated dataset.
+        """
+        if not self.analyses:
+            return None
+        first = self.analyses[0]
+        return SplitThresholds(dataset, first.ground_truth, first.images, self.thresholds)
 
     def write(
         self, folder: str, *, report: ReportWriter | None = None, image_root: str | None = None
     ) -> None:
-        """Write ``per_category_<task>``, ``longtail_<task>.json`` and the report into a folder.
+        """Write the tables of categories, the analyses and the report into a folder.
+
+        The files are ``per_category_<task>``, ``thresholds_<task>`` and ``confusion_<task>`` with
+        the suffixes ``.csv`` and, except for confusions, ``.json``; and ``longtail_<task>.json``.
 
         Args:
             folder: Folder for the files.
@@ -287,6 +329,10 @@ class EvaluationResult:
                 write_category_results(rows, folder, task)
         for analysis in self.analyses:
             write_analysis(folder, analysis)
+            write_confusion_matrix(os.path.join(folder, f"confusion_{analysis.task}.csv"), analysis)
+            if analysis.thresholds is not None:
+                rows = analysis.thresholds.categories
+                write_category_results(rows, folder, analysis.task, name="thresholds")
         if report is not None and self.analyses:
             path = os.path.join(folder, REPORT_NAME)
             report(path, self.analyses, images=self.images, image_root=image_root)
@@ -299,96 +345,6 @@ def _log(task: str, result: Mapping[str, float], rows: list[CategoryResult]) -> 
     logger.info(f"Results for {task}:\n{tables}\nCategories with ground truth: {counts}")
     if 0 < len(rows) <= _LONGEST_LOGGED_TABLE:
         logger.info(f"Scores of each category for {task}:\n{row_table(most_frequent_first(rows))}")
-
-
-def evaluate_results_file(
-    results: str | PathLike[str],
-    annotations: str | PathLike[str],
-    *,
-    tasks: Sequence[str] | None = None,
-    scoring: LVISScoring | None = None,
-    train_image_counts: TrainImageCounts | None = None,
-    registered_counts: Mapping[int, int] | None = None,
-    predicted_images: str | PathLike[str] | None = None,
-    output_dir: str | None = None,
-    report: ReportWriter | None = None,
-    image_root: str | None = None,
-) -> dict[str, dict[str, float]]:
-    """Score saved detections.
-
-    Args:
-        results: A JSON file in the COCO results format, with "mask_score" for masks with their own
-            scores, or the ``instances_predictions.npz`` of an evaluation.
-        annotations: A JSON file in the format of LVIS or COCO.
-        tasks: Any of "bbox" and "segm"; by default those that the detections allow.
-        scoring: Engine and limits; by default those of LVIS.
-        train_image_counts: Training images by category id, or the training annotations in which to
-            count them. They decide the frequency groups; by default the annotations do.
-        registered_counts: Training images by category id, for annotations without groups, as
-            returned by ``registered_train_images``.
-        predicted_images: ``images.json`` of ``d2-seesaw predict``, for results with image ids of
-            their own. Images are then matched by file name, see ``with_ids_of``.
-        output_dir: Folder for the files of ``EvaluationResult.write``; nothing is written if None.
-        report: Function that writes the long-tail report into that folder.
-        image_root: Folder of the images, for the pictures of the report.
-
-    Returns:
-        The metrics, as returned by ``LongTailLVISEvaluator.evaluate``.
-
-    Raises:
-        ValueError: a file has the wrong format, does not fit the other, or lacks data for a task.
-    """
-    check_tasks(tasks)
-    detections = read_results(results, image_size=_image_sizes(annotations, predicted_images))
-    possible = detections.tasks if len(detections) else tuple(tasks or ("bbox",))
-    impossible = set(tasks or ()) - set(possible)
-    if impossible:
-        raise ValueError(f"{results} has detections for {possible}, not for {sorted(impossible)}")
-    table = read_evaluation_table(
-        str(annotations),
-        train_image_counts=train_image_counts,
-        registered_counts=registered_counts,
-        with_masks="segm" in (tasks or possible),
-    )
-    if predicted_images is not None:
-        detections = with_ids_of(detections, predicted_images, table.images)
-        detections = with_categories_of(detections, predicted_images, table.categories)
-    if not len(table.image):
-        raise ValueError(f"{annotations} has no annotations to score against")
-    result = (scoring or LVISScoring()).score(
-        GroundTruthColumns.from_table(table),
-        detections,
-        tasks or possible,
-        train_images=registered_counts or {},
-        analyze=bool(output_dir),
-    )
-    if output_dir:
-        result.write(output_dir, report=report, image_root=image_root)
-    return result.metrics
-
-
-def _image_sizes(
-    annotations: str | PathLike[str], predicted_images: str | PathLike[str] | None
-) -> Callable[[Any], Sequence[int]]:
-    """Return a function from an image id of results to height and width. It reads when called."""
-
-    @cache
-    def sizes() -> dict[Any, tuple[int, int]]:
-        images = read_annotations(str(annotations)).images
-        if predicted_images is not None:
-            images = read_images(predicted_images)["images"]
-        return {
-            i["id"]: (i["height"], i["width"]) for i in images if "height" in i and "width" in i
-        }
-
-    def size_of(image_id: Any) -> tuple[int, int]:
-        if not isinstance(image_id, (int, float, str)) or image_id not in sizes():
-            raise ValueError(
-                f"the size of image {image_id!r} is needed for polygons, but not known"
-            )
-        return sizes()[image_id]
-
-    return size_of
 
 
 def check_tasks(tasks: Sequence[str] | None) -> None:

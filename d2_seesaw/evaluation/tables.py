@@ -133,7 +133,7 @@ class Column:
 
     Attributes:
         title: Heading of the column.
-        kind: "text", "group", "count" or "score".
+        kind: "text", "group", "count", "score" or "threshold".
         source: For scores of categories, the field of ``LVISScores`` that holds them.
         logged: Whether the table in the log has the column.
     """
@@ -240,8 +240,10 @@ def group_counts(rows: Sequence[Any], score: str = "AP") -> dict[str, float]:
     }
 
 
-def write_category_results(rows: Sequence[Any], folder: str, task: str) -> None:
-    """Write ``per_category_<task>.csv`` and ``.json``. Missing values are empty, or null.
+def write_category_results(
+    rows: Sequence[Any], folder: str, task: str, *, name: str = "per_category"
+) -> None:
+    """Write ``<name>_<task>.csv`` and ``.json``. Missing values are empty, or null.
 
     In the CSV file, text that a spreadsheet would run as a formula gets an apostrophe in front, see
     :func:`~d2_seesaw.utils.text.escape_formula`.
@@ -250,22 +252,24 @@ def write_category_results(rows: Sequence[Any], folder: str, task: str) -> None:
         rows: At least one instance of a dataclass whose fields are the columns.
         folder: An existing folder.
         task: Part of the file names.
+        name: Start of the file names.
     """
     records = [_without_nan(asdict(row)) for row in rows]
-    cells = [
-        {k: escape_formula(v) if isinstance(v, str) else v for k, v in record.items()}
-        for record in records
-    ]
+    cells = [list(records[0]), *(list(record.values()) for record in records)]
+    path = os.path.join(folder, f"{name}_{task}")
+    write_csv(f"{path}.csv", cells)
+    write_text(f"{path}.json", json.dumps(records, indent=1))
+
+
+def write_csv(path: str | os.PathLike[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows as a CSV file. Text that a spreadsheet would run gets an apostrophe in front."""
+    cells = [[escape_formula(v) if isinstance(v, str) else v for v in row] for row in rows]
     # csv quotes a carriage return, which would end the row in some programs, in this mode alone.
-    returns = any(isinstance(v, str) and "\r" in v for cell in cells for v in cell.values())
+    returns = any(isinstance(v, str) and "\r" in v for row in cells for v in row)
     quoting = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
     table = io.StringIO()
-    writer = csv.DictWriter(table, list(records[0]), lineterminator="\n", quoting=quoting)
-    writer.writeheader()
-    writer.writerows(cells)
-    path = os.path.join(folder, f"per_category_{task}")
-    write_text(f"{path}.csv", table.getvalue())
-    write_text(f"{path}.json", json.dumps(records, indent=1))
+    csv.writer(table, lineterminator="\n", quoting=quoting).writerows(cells)
+    write_text(path, table.getvalue())
 
 
 def row_table(rows: Sequence[Any]) -> str:

@@ -35,6 +35,7 @@ from d2_seesaw.inference.sources import (
     VideoFrames,
     read_picture,
 )
+from d2_seesaw.inference.thresholds import ScoreThresholds
 from d2_seesaw.utils.files import atomic_write, write_text
 from d2_seesaw.utils.progress import Progress
 
@@ -135,11 +136,21 @@ class ScoreCounts:
             bins = np.floor(scores.astype(np.float64) * _BINS + 1e-4).astype(int)
             self._counts += np.bincount(bins.clip(0, _BINS), minlength=_BINS + 1)
 
-    def advice(self, threshold: float) -> str:
-        """Return how many detections a threshold and lower ones let pass, and the highest score."""
+    def advice(self, threshold: float | str, kept: int = 0) -> str:
+        """Return how many detections pass, also at lower thresholds, and the highest score.
+
+        Args:
+            threshold: One threshold for all classes, or the rule that selected one of each class.
+            kept: For a rule, the number of detections that pass.
+        """
         if self.highest is None:
             return "The model found nothing, at any threshold"
         above = self._counts[::-1].cumsum()[::-1]
+        if isinstance(threshold, str):
+            return (
+                f"Detections that reach the threshold of their class ({threshold}): {kept:,} of "
+                f"{above[0]:,}, the highest score is {self.highest:.3f}"
+            )
         passed = int(above[math.ceil(threshold * _BINS - 1e-9)])
         lower = [t for t in _THRESHOLDS if t < min(threshold, self.highest + 1 / _BINS)]
         others = [f"{t:g} gives {above[round(t * _BINS)]:,}" for t in lower]
@@ -147,7 +158,7 @@ class ScoreCounts:
             f"Detections with a score of at least {threshold:g}: {passed:,} of {above[0]:,}, the "
             f"highest score is {self.highest:.3f}"
         )
-        return f"{text}; --score-threshold {', '.join(others)}" if others else text
+        return f"{text}; --threshold {', '.join(others)}" if others else text
 
 
 class FilePredictions:
@@ -162,7 +173,8 @@ class FilePredictions:
     Args:
         predictor: Model with its transforms and names.
         output: Folder of the results.
-        score_threshold: Lowest score of a detection that is drawn and written.
+        score_threshold: Lowest score of a detection that is drawn and written; by default the
+            thresholds of the predictor, or 0.5 if it has none.
         max_detections: Limit of detections per image; no limit if None.
         draw: False writes only the JSON files.
         min_side: Short side in pixels to which smaller pictures are enlarged for drawing.
@@ -174,7 +186,7 @@ class FilePredictions:
         predictor: Predictor,
         output: str | Path,
         *,
-        score_threshold: float = 0.5,
+        score_threshold: float | None = None,
         max_detections: int | None = None,
         draw: bool = True,
         min_side: int = 0,
@@ -182,11 +194,16 @@ class FilePredictions:
     ) -> None:
         self.predictor = predictor
         self.output = Path(output)
-        self.limits = {"score_threshold": score_threshold, "max_detections": max_detections}
+        self.thresholds = predictor.thresholds
+        if self.thresholds is None or score_threshold is not None:
+            value = 0.5 if score_threshold is None else score_threshold
+            self.thresholds = ScoreThresholds.uniform(value, len(predictor.class_names))
+        self.max_detections = max_detections
         self.draw = draw
         self.min_side = min_side
         self.max_pixels = max_pixels
         self.scores = ScoreCounts()
+        self.num_passed = 0
         self._metadata = drawing_metadata(predictor.class_names, predictor.class_colors)
 
     def check(self, sources: Sequence[Source]) -> None:
@@ -197,6 +214,13 @@ class FilePredictions:
         """
         if self.predictor.is_semantic and self.draw:
             _refuse_overwritten_label_maps(sources)
+
+    def advice(self) -> str:
+        """Return how many of the detections passed so far, and what lower thresholds give."""
+        values = self.thresholds.values
+        if len(values) and (values == values[0]).all():
+            return self.scores.advice(float(values[0]))
+        return self.scores.advice(self.thresholds.rule, self.num_passed)
 
     def run(self, sources: Sequence[Source]) -> list[str]:
         """Predict on all files and return the error messages of those that were skipped.
@@ -270,7 +294,7 @@ class FilePredictions:
         self, image: np.ndarray, name: str, frame: int | None, label_name: Path
     ) -> tuple[np.ndarray | None, str]:
         """Write the results of an image (BGR); return its drawing (BGR) and a summary."""
-        output = self.predictor(image)
+        output = self.predictor.predict_all(image)
         image_id = self._results.add_image(name, image.shape[:2], frame=frame)
         draw: Any
         if self.predictor.is_semantic:
@@ -282,7 +306,9 @@ class FilePredictions:
             draw, text = draw_label_map, f"{len(np.unique(found))} classes"
         else:
             self.scores.add(output["instances"].scores.numpy())
-            found = best_instances(output["instances"], **self.limits)
+            passed = self.thresholds.select(output["instances"])
+            self.num_passed += len(passed)
+            found = best_instances(passed, max_detections=self.max_detections)
             self._results.add_instances(image_id, found)
             draw, text = draw_instances, f"{len(found)} objects"
         if not self.draw:

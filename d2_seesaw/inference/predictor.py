@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from d2_seesaw.checkpoint import (
+    CALIBRATION,
     StrictCheckpointer,
     check_class_names,
     class_metadata,
@@ -26,8 +27,14 @@ from d2_seesaw.data import check_dataset_files, load_dataset
 from d2_seesaw.engine import load_config
 from d2_seesaw.engine.boxes_only import leave_out_mask_head, masks_left_out
 from d2_seesaw.engine.launch import torch_device
+from d2_seesaw.evaluation.analysis.operating_points import ThresholdRule
 from d2_seesaw.inference.calibration import apply_calibration
 from d2_seesaw.inference.sources import as_bgr
+from d2_seesaw.inference.thresholds import (
+    ScoreThresholds,
+    load_thresholds,
+    lower_score_limits,
+)
 from d2_seesaw.inference.tta import evaluating
 
 PARTS = ("model", "dataloader.test.mapper")
@@ -43,6 +50,7 @@ class Predictor:
         image_format: Channel order of the model, ``"BGR"`` or ``"RGB"``.
         metadata: Metadata with ``class_names``, see :func:`~d2_seesaw.checkpoint.class_metadata`.
         is_semantic: Whether the model predicts label maps.
+        thresholds: Score thresholds of detections; the model's own alone if None.
     """
 
     def __init__(
@@ -53,6 +61,7 @@ class Predictor:
         image_format: str,
         metadata: Mapping[str, Any],
         is_semantic: bool = False,
+        thresholds: ScoreThresholds | None = None,
     ) -> None:
         if image_format not in ("BGR", "RGB"):
             raise ValueError(f"image_format must be 'BGR' or 'RGB', got {image_format!r}")
@@ -63,8 +72,8 @@ class Predictor:
         self.category_ids = list(metadata["category_ids"])
         self.class_colors = metadata.get("class_colors")
         self.is_semantic = is_semantic
+        self.thresholds = thresholds
 
-    @torch.no_grad()
     def __call__(self, image: str | Path | Image.Image | np.ndarray) -> dict[str, Any]:
         """Predict on an image.
 
@@ -81,6 +90,14 @@ class Predictor:
         Raises:
             ValueError: another kind, dtype or shape, or a file that cannot be read.
         """
+        output = self.predict_all(image)
+        if self.thresholds is not None and "instances" in output:
+            output["instances"] = self.thresholds.select(output["instances"])
+        return output
+
+    @torch.no_grad()
+    def predict_all(self, image: str | Path | Image.Image | np.ndarray) -> dict[str, Any]:
+        """Predict without ``thresholds``; arguments, result and errors as for a prediction."""
         inputs = self.inputs(image)
         with evaluating(self.model):
             (output,) = self.model([inputs])
@@ -133,6 +150,7 @@ def load_predictor(
     tta: bool = False,
     trust: bool = False,
     calibrated: bool = True,
+    threshold: str | float | None = None,
 ) -> Predictor:
     """Load a trained model from its checkpoint and the config that was saved next to it.
 
@@ -150,15 +168,20 @@ def load_predictor(
         tta: Whether to use test-time augmentation, with the views in ``tta`` of the config.
         trust: Whether the config may name anything, which can run any code.
         calibrated: Whether to apply the calibration of the checkpoint, if it has one.
+        threshold: Lowest score of detections: a number; or ``"best-f1"``, ``"precision=P"`` or
+            ``"recall=R"`` for a threshold of each class, from the file ``.thresholds.json`` that an
+            evaluation wrote beside the checkpoint. By default the one of the model.
 
     Raises:
         FileNotFoundError: the checkpoint or the config does not exist.
-        ValueError: the config names something that needs ``trust``, the checkpoint is damaged,
-            weights do not match the config, class names are missing or their number is not that of
-            the classes, the config has no model, no test data or no ``tta``, a part cannot be
-            built, or the device is not available.
+        ValueError: another ``threshold``, or the checkpoint has no such file; the config names
+            something that needs ``trust``, the checkpoint is damaged, weights do not match the
+            config, class names are missing or their number is not that of the classes, the config
+            has no model, no test data or no ``tta``, a part cannot be built, or the device is not
+            available.
     """
     checkpoint = Path(checkpoint)
+    rule = None if threshold is None else ThresholdRule.parse(threshold)
     parts = (*PARTS, "tta") if tta else PARTS
     cfg = load_run_config(checkpoint, config_file, overrides, trust=trust, parts=parts)
     if tta and "tta" not in cfg:
@@ -177,17 +200,37 @@ def load_predictor(
     apply_calibration(model, saved, str(checkpoint), enabled=calibrated)
     metadata = _class_names(saved.get("metadata", {}), cfg, model, checkpoint)
     semantic = is_semantic(model)
+    if rule is not None and rule.kind != "score":
+        _check_rule(
+            rule, checkpoint, semantic, uncalibrated=CALIBRATION in saved and not calibrated
+        )
+    thresholds = None
+    if rule is not None and not semantic:
+        masks = bool(getattr(model.roi_heads, "mask_on", False))
+        thresholds = load_thresholds(rule, checkpoint, metadata, masks=masks, tta=tta)
     mapper = build_part(cfg, "dataloader.test.mapper")
     if tta:
         cfg.tta.model = model
         model = build_part(cfg, "tta")
+    if thresholds is not None:
+        lower_score_limits(model, float(thresholds.values.min()))
     return Predictor(
         model,
         augmentations=mapper.augmentations,
         image_format=mapper.image_format,
         metadata=metadata,
         is_semantic=semantic,
+        thresholds=thresholds,
     )
+
+
+def _check_rule(
+    rule: ThresholdRule, checkpoint: Path, semantic: bool, *, uncalibrated: bool
+) -> None:
+    """Refuse thresholds of classes for label maps, and for a model without its calibration."""
+    if semantic or uncalibrated:
+        why = "predicts label maps" if semantic else "was evaluated with its calibration"
+        raise ValueError(f"threshold {rule} does not apply: the model of {checkpoint} {why}")
 
 
 def load_run_config(

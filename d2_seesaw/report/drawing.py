@@ -119,6 +119,7 @@ class Chart:
         height: Height on a page, in CSS pixels.
         paper_height: Height in a paper, in inches.
         width: Width on a page, in CSS pixels.
+        paper_width: Width in a paper, in inches.
     """
 
     label: str
@@ -126,10 +127,11 @@ class Chart:
     height: float
     paper_height: float = 2.4
     width: float = WIDTH
+    paper_width: float = COLUMN_WIDTH
 
 
 def save_chart(chart: Chart, path: str | os.PathLike[str]) -> None:
-    """Write a chart for a paper, 3.3 inches wide, 300 dpi.
+    """Write a chart for a paper, 3.3 inches wide unless it says otherwise, 300 dpi.
 
     Args:
         chart: The chart.
@@ -198,7 +200,7 @@ def _drawn(chart: Chart, *, is_page: bool) -> Iterator[tuple[Figure, Canvas]]:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_PAGE_STYLE if is_page else _PAPER_STYLE):
-        size = (COLUMN_WIDTH, chart.paper_height)
+        size = (chart.paper_width, chart.paper_height)
         if is_page:
             size = (chart.width / _PIXELS, chart.height / _PIXELS)
         figure = Figure(figsize=size, dpi=DPI, layout="constrained")

@@ -11,7 +11,12 @@ from typing import Any, NamedTuple
 
 from d2_seesaw.data.frequency import GROUP_NAMES, GROUPS
 from d2_seesaw.data.image_files import MAX_PIXELS, ImageFolder
-from d2_seesaw.evaluation.analysis import ConfusionExample, LongTailAnalysis
+from d2_seesaw.evaluation.analysis import (
+    CategoryThreshold,
+    ConfusionExample,
+    LongTailAnalysis,
+    ThresholdSummary,
+)
 from d2_seesaw.evaluation.analysis.confusion import (
     TailConfusion,
     confusions_with_more_frequent,
@@ -33,6 +38,14 @@ from d2_seesaw.utils.files import write_text
 _PAIRS_SHOWN = {"r": 30, "c": 10, "f": 0, "n/a": 10}
 _PAIRS_LISTED = 300
 _EXTREMES = 8
+_RULES = {
+    "best-f1": "best F1 of each category",
+    "precision=0.9": "precision of at least 90 %",
+    "recall=0.8": "recall of at least 80 %",
+    "0.5": "0.5 for all categories",
+}
+# Columns of thresholds that the table of all categories shows. The CSV file has all.
+_THRESHOLD_COLUMNS = ("threshold", "chosen_on", "precision", "recall", "F1_cross_fitted")
 FEWEST_OBJECTS = 10
 """Objects of a category from which on it can be among the best, worst or most changed ones."""
 
@@ -126,7 +139,11 @@ def evaluation_page(
             "extremes": {group: _extremes(analysis, group) for group in outcome_counts(analysis)},
             "categories": most_frequent_first(analysis.categories),
             "correct": _correct_labels(analysis),
+            "thresholds": {},
+            "rules": _rule_rows(analysis),
         }
+        if analysis.thresholds is not None:
+            task["thresholds"] = {c.category_id: c for c in analysis.thresholds.categories}
         if pictures is not None:
             task["pictures"] = _draw_examples(analysis, pictures)
     return render(
@@ -135,6 +152,9 @@ def evaluation_page(
         subtitle=subtitle,
         tasks=tasks,
         columns=columns_of(CategoryResult),
+        threshold_columns={
+            name: columns_of(CategoryThreshold)[name] for name in _THRESHOLD_COLUMNS
+        },
         outcome_names=OUTCOME_NAMES,
         fewest_objects=FEWEST_OBJECTS,
         figures=figures,
@@ -200,6 +220,20 @@ def _correct_labels(analysis: LongTailAnalysis) -> Counter[int]:
         if confusion.predicted_id == confusion.category_id:
             correct[confusion.category_id] += confusion.objects
     return correct
+
+
+def _rule_rows(
+    analysis: LongTailAnalysis,
+) -> list[tuple[str, ThresholdSummary, dict[str, float]]]:
+    """Return by rule its name, its means over all categories, and F1 of the groups."""
+    if analysis.thresholds is None:
+        return []
+    found = {(s.rule, s.group): s for s in analysis.thresholds.summaries}
+    return [
+        (_RULES.get(rule, rule), summary, {g: found[rule, g].F1 for g in GROUPS})
+        for (rule, group), summary in found.items()
+        if group == "all"
+    ]
 
 
 def _draw_examples(analysis: LongTailAnalysis, pictures: ExamplePictures) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from d2_seesaw.evaluation.analysis import LongTailAnalysis, ReliabilityCurve
 from d2_seesaw.evaluation.analysis.comparison import Comparison
 from d2_seesaw.evaluation.analysis.confusion import MISSED, RIGHT
 from d2_seesaw.evaluation.tables import CategoryResult
+from d2_seesaw.report.confusion_figure import confusion_heat_map
 from d2_seesaw.report.drawing import Canvas, Chart, contrast_color, elide_middle, save_chart
 from d2_seesaw.report.render import change_text, count_text, score_text
 from d2_seesaw.report.series import (
@@ -59,8 +60,9 @@ def write_figures(
 
     Args:
         folder: Folder for the files; it is created if missing. An analysis gives
-            ``ap_by_training_images_<task>``, ``outcomes_<task>`` and ``calibration_<task>``; a
-            comparison ``ap_difference_by_training_images_<task>``, ``outcomes_compared_<task>`` and
+            ``ap_by_training_images_<task>``, ``outcomes_<task>``, ``calibration_<task>`` and, as
+            wide as it needs to be, ``confusion_<task>``; a comparison
+            ``ap_difference_by_training_images_<task>``, ``outcomes_compared_<task>`` and
             ``calibration_compared_<task>``.
         shown: One analysis, or the comparison of two.
         formats: Any of "png", "pdf" and the other formats of matplotlib.
@@ -82,6 +84,8 @@ def write_figures(
             "outcomes": outcomes({"": shown}),
             "calibration": reliability(shown),
         }
+        if shown.matrix is not None:
+            charts["confusion"] = confusion_heat_map(shown)
     paths = []
     for name, chart in charts.items():
         for suffix in formats:

@@ -36,6 +36,11 @@ def score_text(value: float) -> str:
     return "n/a" if math.isnan(value) else f"{value:.1f}"
 
 
+def threshold_text(value: float) -> str:
+    """Return a score threshold with three decimals, or ``n/a``."""
+    return "n/a" if math.isnan(value) else f"{value:.3f}"
+
+
 def change_text(value: float) -> str:
     """Return a difference of scores with its sign, or ``n/a``."""
     if math.isnan(value):
@@ -78,6 +83,7 @@ def _environment() -> Environment:
         "jpeg_url": _jpeg_url,
         "score": score_text,
         "tag": tag,
+        "threshold": threshold_text,
     }
     environment.globals["GROUP_NAMES"] = GROUP_NAMES
     return environment

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from d2_seesaw.cli import predict
+from d2_seesaw.inference.thresholds import ScoreThresholds
 from tests.inference.test_files import predictor, red_box
 
 
@@ -16,7 +17,9 @@ def given(tmp_path, monkeypatch):
 
     def load(checkpoint, **options):
         asked.update(checkpoint=checkpoint, **options)
-        return predictor()
+        made = predictor()
+        made.thresholds = ScoreThresholds.uniform(float(options["threshold"]), 2)
+        return made
 
     monkeypatch.setattr(predict, "load_predictor", load)
     Image.fromarray(red_box(5)).save(tmp_path / "a.png")
@@ -34,10 +37,11 @@ def test_options_reach_the_model_and_the_results(given, tmp_path):
     config = tmp_path / "c.yaml"
     config.touch()
     options = ["--tta", "--device", "cpu", "--config-file", str(config), "--no-calibration"]
-    limits = ["--score-threshold", "0.1", "--max-detections", "3", "--json-only"]
+    limits = ["--threshold", "0.1", "--max-detections", "3", "--json-only"]
     assert call(tmp_path, *options, *limits) == 0
     expected = {"checkpoint": "m.pth", "config_file": config, "device": "cpu", "tta": True}
-    assert given == {**expected, "trust": False, "calibrated": False}
+    expected |= {"trust": False, "calibrated": False}
+    assert given == {**expected, "threshold": "0.1"}
     assert len(json.loads((tmp_path / "out/results.json").read_text())) == 3
     assert not (tmp_path / "out/a.png").exists()
 
@@ -48,12 +52,14 @@ def test_the_exit_status_reports_a_skipped_file(given, tmp_path):
     assert (tmp_path / "out/a.png").is_file()
 
 
-@pytest.mark.parametrize("wrong", [("--score-threshold", "2"), ("--max-detections", "0")])
+@pytest.mark.parametrize(
+    "wrong", [("--threshold", "2"), ("--threshold", "best"), ("--max-detections", "0")]
+)
 def test_options_out_of_range_are_refused(given, tmp_path, wrong, capsys):
     with pytest.raises(SystemExit) as error:
         call(tmp_path, *wrong)
     assert error.value.code == 2
-    assert f"got {wrong[1]}" in capsys.readouterr().err
+    assert f"got {wrong[1]}" in capsys.readouterr().err.replace("'", "")
 
 
 def test_missing_files_are_one_line_errors_before_anything_is_written(tmp_path, capsys):

@@ -7,7 +7,7 @@ from hypothesis import given
 
 from d2_seesaw.data import InstanceDatasetMapper, check_dataset, load_longtail_json
 from d2_seesaw.data.annotations.rules import ANNOTATIONS, ERROR, RULES
-from d2_seesaw.evaluation.scoring import evaluate_results_file
+from d2_seesaw.evaluation.saved_results import evaluate_results_file
 from tests.data import own_data
 from tests.fuzz.harness import ENCODED, PLACE, as_json, mutated, mutations, outcome
 

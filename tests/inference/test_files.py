@@ -266,7 +266,7 @@ def test_counts_of_scores_say_what_other_thresholds_give():
     counts.add(np.array([0.31, 0.3, 0.12, 0.004], np.float32))
     assert counts.advice(0.5) == (
         "Detections with a score of at least 0.5: 0 of 4, the highest score is 0.310; "
-        "--score-threshold 0.3 gives 2, 0.2 gives 2, 0.1 gives 3, 0.05 gives 3, 0.02 gives 3, "
+        "--threshold 0.3 gives 2, 0.2 gives 2, 0.1 gives 3, 0.05 gives 3, 0.02 gives 3, "
         "0.01 gives 3"
     )
     assert "at least 0.3: 2 of 4" in counts.advice(0.3)

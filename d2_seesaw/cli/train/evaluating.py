@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader
 
-from d2_seesaw.checkpoint import StrictCheckpointer
+from d2_seesaw.checkpoint import CALIBRATION, StrictCheckpointer
 from d2_seesaw.cli import ending_in_one_line
+from d2_seesaw.cli.train.thresholds import write_thresholds_of
 from d2_seesaw.data.bad_images import BadImageError, NamingMapper
 from d2_seesaw.data.loader import dataset_has_masks
 from d2_seesaw.engine import EMAHook, compile_parts
@@ -111,3 +112,5 @@ def evaluate_checkpoint(cfg: DictConfig, *, tta: bool, calibrated: bool = True) 
             model = build(cfg.tta)
     with ending_in_one_line(BadImageError, MemoryError):
         evaluate(cfg, model, evaluator)
+    if calibrated or CALIBRATION not in loaded:  # predictions are calibrated
+        write_thresholds_of(evaluator, cfg.train.init_checkpoint, tta=tta)

@@ -27,6 +27,7 @@ from d2_seesaw.checkpoint import (
 from d2_seesaw.cli import ending_in_one_line
 from d2_seesaw.cli.train.evaluating import build, build_model, evaluate_in_training
 from d2_seesaw.cli.train.output import WritersHook, disk_errors_in_one_line, save_config
+from d2_seesaw.cli.train.thresholds import ThresholdsHook
 from d2_seesaw.data.bad_images import BadImageError
 from d2_seesaw.data.loader import check_test_files
 from d2_seesaw.engine import (
@@ -160,12 +161,12 @@ def build_run(cfg: DictConfig, *, resume: bool, writes: bool = True) -> Training
     best = _best_checkpoint(cfg, checkpointer)
     if early is not None:
         early.at_end = [hook.save_final for hook in (ema, checkpoints) if hook is not None]
-    trainer.register_hooks_after_checkpoint([evaluation, best, early])
+    thresholds = ThresholdsHook(evaluator, best, cfg.train.output_dir)
+    trainer.register_hooks_after_checkpoint([evaluation, best, thresholds, early])
     start = trainer.iter + 1 if load_checkpoint(cfg, checkpointer, resume=resume) else 0
     _warn_of_seed(cfg, trainer)
-    if (
-        comm.is_main_process() and writes
-    ):  # only now: writers create files and runs, a failed start must not
+    # Only now: writers create files and runs, which a failed start must not.
+    if comm.is_main_process() and writes:
         save_config(saved_config, os.path.join(cfg.train.output_dir, "config.yaml"))
         writer = WritersHook(_writers(cfg, trainer, start), period=cfg.train.log_period)
         trainer.register_hooks_after_checkpoint([writer])

@@ -10,11 +10,11 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 from detectron2.utils.file_io import PathManager
 
-from d2_seesaw.evaluation.tables import CATEGORY_SCORES, CategoryResult
+from d2_seesaw.evaluation.tables import CATEGORY_SCORES, CategoryResult, Column, columns_of
 from d2_seesaw.utils.files import write_text
 
 _VERSION = 1
@@ -83,6 +83,106 @@ class ReliabilityCurve:
 
 
 @dataclass(frozen=True)
+class CategoryThreshold:
+    """Score thresholds of one category. Numbers are counted at the threshold with the best F1.
+
+    Percentages are ``nan`` without objects or detections. A threshold for a wanted precision or
+    recall is ``nan`` if no threshold reaches it.
+
+    Attributes:
+        category_id: The id in the annotation file.
+        name: The name of the category.
+        frequency: "r", "c" or "f", or "n/a" if unknown.
+        objects: Number of objects that count.
+        threshold: Lowest score to keep, ``nan`` if no detection of any category is right.
+        chosen_on: Set on which it was chosen: "own" for the category, "r", "c" or "f" for its
+            frequency group, "all" for all categories.
+        detections: Number of detections that count and are kept.
+        precision: In percent.
+        recall: In percent.
+        F1: In percent, on the data on which the threshold was chosen.
+        F1_cross_fitted: In percent, at thresholds chosen on other images.
+        F1_at_half: In percent, at a threshold of 0.5.
+        threshold_for_precision: The one with the highest recall at a precision of at least 90 %.
+        recall_there: Its recall in percent.
+        threshold_for_recall: The one with the highest precision at a recall of at least 80 %.
+        precision_there: Its precision in percent.
+    """
+
+    category_id: Annotated[int, Column("id", "text", logged=False)]
+    name: Annotated[str, Column("category", "text")]
+    frequency: Annotated[str, Column("group", "group")]
+    objects: Annotated[int, Column("objects", "count")]
+    threshold: Annotated[float, Column("threshold", "threshold")]
+    chosen_on: Annotated[str, Column("chosen on", "text")]
+    detections: Annotated[int, Column("detections", "count")]
+    precision: Annotated[float, Column("precision", "score")]
+    recall: Annotated[float, Column("recall", "score")]
+    F1: Annotated[float, Column("F1", "score")]
+    F1_cross_fitted: Annotated[float, Column("F1, cross-fitted", "score")]
+    F1_at_half: Annotated[float, Column("F1 at 0.5", "score")]
+    threshold_for_precision: Annotated[float, Column("threshold, precision 90 %", "threshold")]
+    recall_there: Annotated[float, Column("recall there", "score")]
+    threshold_for_recall: Annotated[float, Column("threshold, recall 80 %", "threshold")]
+    precision_there: Annotated[float, Column("precision there", "score")]
+
+
+@dataclass(frozen=True)
+class ThresholdSummary:
+    """Means over the categories of a group that have objects, in percent.
+
+    Attributes:
+        rule: Rule that selects the threshold of each category, such as "best-f1"; "0.5" is one
+            threshold for all.
+        group: "r", "c" or "f", or "all".
+        categories: Number of categories with objects.
+        precision: Cross-fitted, over the categories with detections.
+        recall: Cross-fitted.
+        F1: Cross-fitted.
+        F1_in_sample: On the data on which the thresholds were chosen, which is too high.
+    """
+
+    rule: str
+    group: str
+    categories: int
+    precision: float
+    recall: float
+    F1: float
+    F1_in_sample: float
+
+
+@dataclass(frozen=True)
+class ThresholdAnalysis:
+    """Score thresholds of all categories, and how well they work.
+
+    Attributes:
+        folds: Number of parts of the images for cross-fitting.
+        fewest_objects: Objects that a category needs for a threshold of its own.
+        categories: One row per category, in order of the id.
+        summaries: Means by rule and group.
+    """
+
+    folds: int
+    fewest_objects: int
+    categories: list[CategoryThreshold]
+    summaries: list[ThresholdSummary]
+
+
+@dataclass(frozen=True)
+class ConfusionMatrix:
+    """Confusions of the detections that the thresholds with the best F1 keep.
+
+    Attributes:
+        confusions: Numbers of objects by category and predicted label, correct labels included.
+        background: Pairs of a category and a number of detections that are false and overlap no
+            object of any category.
+    """
+
+    confusions: list[Confusion]
+    background: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
 class LongTailAnalysis:
     """Analysis of one task of one evaluation.
 
@@ -96,6 +196,8 @@ class LongTailAnalysis:
         confusions: Numbers of objects by category and predicted label, correct labels included.
         calibration: Curves of all detections and of each group.
         examples: Some of the objects with a wrong label or none.
+        thresholds: Score thresholds; None in files of earlier versions.
+        matrix: Confusion matrix at these thresholds; None in files of earlier versions.
     """
 
     task: str
@@ -107,6 +209,8 @@ class LongTailAnalysis:
     confusions: list[Confusion]
     calibration: list[ReliabilityCurve]
     examples: list[ConfusionExample] = field(default_factory=list)
+    thresholds: ThresholdAnalysis | None = None
+    matrix: ConfusionMatrix | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON-serializable data, with None for ``nan``."""
@@ -135,6 +239,8 @@ class LongTailAnalysis:
                 confusions=[Confusion(**c) for c in data["confusions"]],
                 calibration=[_reliability_curve(c) for c in data["calibration"]],
                 examples=[ConfusionExample(**e) for e in data["examples"]],
+                thresholds=_thresholds(data.get("thresholds")),
+                matrix=_matrix(data.get("matrix")),
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"the analysis of an evaluation is damaged: {error!r}") from error
@@ -172,6 +278,36 @@ def _reliability_curve(data: Mapping[str, Any]) -> ReliabilityCurve:
         precision=[_number(v) for v in data["precision"]],
         error=_number(data["error"]),
     )
+
+
+def _thresholds(data: Mapping[str, Any] | None) -> ThresholdAnalysis | None:
+    if data is None:
+        return None
+    numbers = [
+        name
+        for name, column in columns_of(CategoryThreshold).items()
+        if column.kind in ("score", "threshold")
+    ]
+    means = ("precision", "recall", "F1", "F1_in_sample")
+    return ThresholdAnalysis(
+        folds=data["folds"],
+        fewest_objects=data["fewest_objects"],
+        categories=[
+            CategoryThreshold(**{**row, **{name: _number(row[name]) for name in numbers}})
+            for row in data["categories"]
+        ],
+        summaries=[
+            ThresholdSummary(**{**row, **{name: _number(row[name]) for name in means}})
+            for row in data["summaries"]
+        ],
+    )
+
+
+def _matrix(data: Mapping[str, Any] | None) -> ConfusionMatrix | None:
+    if data is None:
+        return None
+    confusions = [Confusion(**c) for c in data["confusions"]]
+    return ConfusionMatrix(confusions, [(i, number) for i, number in data["background"]])
 
 
 def _number(value: float | None) -> float:

@@ -11,6 +11,7 @@ category is confused with a frequent one. The label may be correct: an object th
 Shapes in this module:
     N: objects with a label
     G: objects
+    K: categories
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from d2_seesaw.data.frequency import GROUPS
 from d2_seesaw.evaluation.analysis import Confusion, ConfusionExample, LongTailAnalysis
 from d2_seesaw.evaluation.lvis.annotations import UNKNOWN_FREQUENCY
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns, index_of
-from d2_seesaw.evaluation.lvis.matching import overlaps, scored_detections
+from d2_seesaw.evaluation.lvis.matching import ScoredDetections, overlaps, scored_detections
 from d2_seesaw.evaluation.lvis.metrics import ignored_objects
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
@@ -47,11 +48,13 @@ class ObjectLabels:
         categories: ``(G,)`` index of the predicted category, -1 without a label.
         rows: ``(G,)`` row of the detection with that label, -1 without a label.
         counts: ``(G,)`` whether the object counts; ignored objects do not.
+        background: ``(K,)`` number of false detections of each category that overlap no object.
     """
 
     categories: np.ndarray
     rows: np.ndarray
     counts: np.ndarray
+    background: np.ndarray
 
 
 def label_objects(
@@ -95,7 +98,29 @@ def label_objects(
     predicted, rows = np.full((2, len(ground_truth.categories)), -1)
     predicted[objects] = categories[chosen]
     rows[objects] = found.rows[edges.detections[chosen]]
-    return ObjectLabels(predicted, rows, ~ignored_objects(ground_truth)[:, 0])
+    overlapping = np.zeros(len(found.rows), dtype=bool)
+    overlapping[edges.detections] = True
+    return ObjectLabels(
+        categories=predicted,
+        rows=rows,
+        counts=~ignored_objects(ground_truth)[:, 0],
+        background=_false_detections(ground_truth, detections, found, ~overlapping),
+    )
+
+
+def _false_detections(
+    ground_truth: GroundTruthColumns,
+    detections: Detections,
+    found: ScoredDetections,
+    chosen: np.ndarray,
+) -> np.ndarray:
+    """Return ``(K,)`` numbers of the chosen detections that LVIS counts as wrong."""
+    rows = found.rows[chosen & ~found.in_open_pair]
+    images = index_of(detections.image_ids[rows], ground_truth.image_ids)
+    categories = index_of(detections.category_ids[rows], ground_truth.category_ids)
+    pairs = categories * len(ground_truth.image_ids) + images
+    verified = ground_truth.exhaustive[images] | np.isin(pairs, ground_truth.verified_pairs)
+    return np.bincount(categories[verified], minlength=len(ground_truth.category_ids))
 
 
 def object_confusions(ground_truth: GroundTruthColumns, labels: ObjectLabels) -> list[Confusion]:

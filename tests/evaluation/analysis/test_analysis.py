@@ -6,10 +6,14 @@ import math
 import pytest
 
 from d2_seesaw.evaluation.analysis import (
+    CategoryThreshold,
     Confusion,
     ConfusionExample,
+    ConfusionMatrix,
     LongTailAnalysis,
     ReliabilityCurve,
+    ThresholdAnalysis,
+    ThresholdSummary,
     analysis_path,
     read_analysis,
     write_analysis,
@@ -36,6 +40,18 @@ ANALYSIS = LongTailAnalysis(
         ConfusionExample(8, 3, 139, [1.5, 2.0, 30.0, 40.25], [1.0, 2.0, 30.0, 41.0], 0.75),
         ConfusionExample(8, None, "set/139 é", [0.0, 0.0, 9.0, 9.0], None, None),
     ],
+    thresholds=ThresholdAnalysis(
+        folds=5,
+        fewest_objects=3,
+        categories=[
+            CategoryThreshold(
+                *(3, "mug", "f", 9, 0.25, "own", 8, 75.0, 66.7, 70.6, 66.0, 50.0),
+                *(0.5, 40.0, NAN, NAN),
+            )
+        ],
+        summaries=[ThresholdSummary("best-f1", "r", 0, NAN, NAN, NAN, NAN)],
+    ),
+    matrix=ConfusionMatrix([Confusion(3, None, 4), Confusion(3, 3, 5)], [(8, 2)]),
 )
 
 
@@ -55,6 +71,10 @@ def test_an_analysis_survives_its_file(tmp_path):
     assert math.isnan(again.categories[1].AR)
     assert math.isnan(again.calibration[0].precision[1])
     assert again.categories[1].train_images is None
+    assert again.matrix == ANALYSIS.matrix
+    data = ANALYSIS.to_json()
+    del data["thresholds"], data["matrix"]  # as in files of earlier versions
+    assert LongTailAnalysis.from_json(data).thresholds is None
 
 
 def test_the_file_is_strict_json_with_null_for_unknown_values(tmp_path):
@@ -81,7 +101,8 @@ def test_other_data_and_other_versions_are_refused(data):
         LongTailAnalysis.from_json(data)
 
 
-REQUIRED = [f.name for f in dataclasses.fields(LongTailAnalysis) if f.name != "examples"]
+OPTIONAL = ("examples", "thresholds", "matrix")
+REQUIRED = [f.name for f in dataclasses.fields(LongTailAnalysis) if f.name not in OPTIONAL]
 
 
 @pytest.mark.parametrize("field", REQUIRED)
@@ -106,6 +127,10 @@ def test_a_missing_field_is_reported(field):
         ("examples", [{"category_id": 3}]),
         ("examples", [7]),
         ("examples", None),
+        ("thresholds", {"folds": 5}),
+        ("thresholds", 7),
+        ("matrix", {"confusions": []}),
+        ("matrix", {"confusions": [], "background": [7]}),
     ],
 )
 def test_damaged_parts_are_one_clear_error(field, value):

@@ -1,0 +1,128 @@
+"""Scoring of saved detections, without the model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from d2_seesaw.data.annotations.reader import read_annotations
+from d2_seesaw.evaluation.analysis.threshold_file import write_thresholds
+from d2_seesaw.evaluation.lvis.annotations import TrainImageCounts, read_evaluation_table
+from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
+from d2_seesaw.evaluation.predictions.files import read_results
+from d2_seesaw.evaluation.predictions.predicted_images import (
+    read_images,
+    with_categories_of,
+    with_ids_of,
+)
+from d2_seesaw.evaluation.scoring import LVISScoring, ReportWriter, check_tasks
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_results_file(
+    results: str | PathLike[str],
+    annotations: str | PathLike[str],
+    *,
+    tasks: Sequence[str] | None = None,
+    scoring: LVISScoring | None = None,
+    train_image_counts: TrainImageCounts | None = None,
+    registered_counts: Mapping[int, int] | None = None,
+    predicted_images: str | PathLike[str] | None = None,
+    output_dir: str | None = None,
+    report: ReportWriter | None = None,
+    image_root: str | None = None,
+    thresholds_of: str | PathLike[str] | None = None,
+    tta: bool = False,
+    dataset: str = "",
+) -> dict[str, dict[str, float]]:
+    """Score saved detections.
+
+    Args:
+        results: A JSON file in the COCO results format, with "mask_score" for masks with their own
+            scores, or the ``instances_predictions.npz`` of an evaluation.
+        annotations: A JSON file in the format of LVIS or COCO.
+        tasks: Any of "bbox" and "segm"; by default those that the detections allow.
+        scoring: Engine and limits; by default those of LVIS.
+        train_image_counts: Training images by category id, or the training annotations in which to
+            count them. They decide the frequency groups; by default the annotations do.
+        registered_counts: Training images by category id, for annotations without groups, as
+            returned by ``registered_train_images``.
+        predicted_images: ``images.json`` of ``d2-seesaw predict``, for results with image ids of
+            their own. Images are then matched by file name, see ``with_ids_of``.
+        output_dir: Folder for the files of ``EvaluationResult.write``; nothing is written if None.
+        report: Function that writes the long-tail report into that folder.
+        image_root: Folder of the images, for the pictures of the report.
+        thresholds_of: Checkpoint whose detections these are. Score thresholds are written beside
+            it, see ``write_thresholds``.
+        tta: Whether the detections were made with test-time augmentation, for ``thresholds_of``.
+        dataset: Name of the dataset in the file of thresholds; by default that of the annotations.
+
+    Returns:
+        The metrics, as returned by ``LongTailLVISEvaluator.evaluate``.
+
+    Raises:
+        ValueError: a file has the wrong format, does not fit the other, or lacks data for a task;
+            or ``thresholds_of`` with ``class_agnostic``.
+        OSError: a file cannot be read or written.
+    """
+    check_tasks(tasks)
+    detections = read_results(results, image_size=_image_sizes(annotations, predicted_images))
+    possible = detections.tasks if len(detections) else tuple(tasks or ("bbox",))
+    impossible = set(tasks or ()) - set(possible)
+    if impossible:
+        raise ValueError(f"{results} has detections for {possible}, not for {sorted(impossible)}")
+    table = read_evaluation_table(
+        str(annotations),
+        train_image_counts=train_image_counts,
+        registered_counts=registered_counts,
+        with_masks="segm" in (tasks or possible),
+    )
+    if predicted_images is not None:
+        detections = with_ids_of(detections, predicted_images, table.images)
+        detections = with_categories_of(detections, predicted_images, table.categories)
+    if not len(table.image):
+        raise ValueError(f"{annotations} has no annotations to score against")
+    result = (scoring or LVISScoring()).score(
+        GroundTruthColumns.from_table(table),
+        detections,
+        tasks or possible,
+        train_images=registered_counts or {},
+        analyze=bool(output_dir or thresholds_of),
+    )
+    if thresholds_of is not None:
+        found = result.split_thresholds(dataset or Path(str(annotations)).name)
+        if found is None:
+            raise ValueError("categories that are not distinguished have no thresholds")
+        logger.info(f"Score thresholds: {write_thresholds(thresholds_of, found, tta=tta)}")
+    if output_dir:
+        result.write(output_dir, report=report, image_root=image_root)
+    return result.metrics
+
+
+def _image_sizes(
+    annotations: str | PathLike[str], predicted_images: str | PathLike[str] | None
+) -> Callable[[Any], Sequence[int]]:
+    """Return a function from an image id of results to height and width. It reads when called."""
+
+    @cache
+    def sizes() -> dict[Any, tuple[int, int]]:
+        images = read_annotations(str(annotations)).images
+        if predicted_images is not None:
+            images = read_images(predicted_images)["images"]
+        return {
+            i["id"]: (i["height"], i["width"]) for i in images if "height" in i and "width" in i
+        }
+
+    def size_of(image_id: Any) -> tuple[int, int]:
+        if not isinstance(image_id, (int, float, str)) or image_id not in sizes():
+            raise ValueError(
+                f"the size of image {image_id!r} is needed for polygons, but not known"
+            )
+        return sizes()[image_id]
+
+    return size_of
