@@ -37,7 +37,7 @@ def reliability_by_group(
         ground_truth: The annotations.
         matched: Their detections, matched within categories.
     """
-    right, counted = _outcomes(matched)
+    right, counted = detection_outcomes(matched)
     scores, categories = matched.scored.scores[counted], matched.categories[counted]
     right = right[counted]
     if not ((scores >= 0) & (scores <= 1)).all():
@@ -51,7 +51,7 @@ def reliability_by_group(
     return [_reliability_curve(group, scores[rows], right[rows]) for group, rows in groups.items()]
 
 
-def _outcomes(matched: MatchedDetections) -> tuple[np.ndarray, np.ndarray]:
+def detection_outcomes(matched: MatchedDetections) -> tuple[np.ndarray, np.ndarray]:
     """Return ``(D,)`` whether each detection is correct, and whether it counts, at IoU 0.5."""
     matches = matched.matches
     right = np.zeros(len(matched.scored.scores), dtype=bool)

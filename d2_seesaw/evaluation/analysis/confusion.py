@@ -54,20 +54,20 @@ class ObjectLabels:
     counts: np.ndarray
 
 
-def label_objects(
+def assign_to_objects(
     ground_truth: GroundTruthColumns,
     detections: Detections,
     task: str,
     *,
     limits: DetectionLimits,
-) -> ObjectLabels:
-    """Assign each object the label of the highest-scoring detection that overlaps it.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the object to which each detection belongs, of any category.
 
     A detection belongs to the object with which it has the highest IoU, if that is at least 0.5, so
     the detection of a neighbor does not label an object. Among equal IoUs, an object of the
-    detection's own category is preferred, then the last by category and position in the file. A
-    detection that belongs to an ignored object labels nothing. IoUs are box IoUs if the
-    detections have boxes, also for "segm", because there are many more pairs than LVIS compares.
+    detection's own category is preferred, then the last by category and position in the file. IoUs
+    are box IoUs if the detections have boxes, also for "segm", because there are many more pairs
+    than LVIS compares.
 
     Args:
         ground_truth: The annotations.
@@ -75,6 +75,10 @@ def label_objects(
         task: "bbox" or "segm": selects the scores that rank detections. Equal scores are ranked by
             category, then by position.
         limits: Detections that count.
+
+    Returns:
+        Rows of the detections that belong to an object, and the rows of these objects. The
+        detections of an image are consecutive, those with the highest scores first.
     """
     if detections.boxes is not None:
         detections, task = replace(detections, scores=detections.scores_of(task)), "bbox"
@@ -89,12 +93,27 @@ def label_objects(
     order = np.lexsort((is_own, edges.ious, edges.detections))
     is_best = np.diff(edges.detections[order], append=-1) != 0
     best = order[is_best]
+    return found.rows[edges.detections[best]], edges.objects[best]
+
+
+def label_objects(
+    ground_truth: GroundTruthColumns,
+    detections: Detections,
+    task: str,
+    *,
+    limits: DetectionLimits,
+) -> ObjectLabels:
+    """Assign each object the label of the highest-scoring detection that belongs to it.
+
+    See :func:`assign_to_objects`, which has the same arguments. A detection that belongs to an
+    ignored object labels nothing.
+    """
+    found, of_object = assign_to_objects(ground_truth, detections, task, limits=limits)
     # The detections of an image are sorted by score, so the first on an object labels it.
-    objects, first = np.unique(edges.objects[best], return_index=True)
-    chosen = best[first]
+    objects, first = np.unique(of_object, return_index=True)
     predicted, rows = np.full((2, len(ground_truth.categories)), -1)
-    predicted[objects] = categories[chosen]
-    rows[objects] = found.rows[edges.detections[chosen]]
+    predicted[objects] = index_of(detections.category_ids[found[first]], ground_truth.category_ids)
+    rows[objects] = found[first]
     return ObjectLabels(predicted, rows, ~ignored_objects(ground_truth)[:, 0])
 
 
