@@ -32,7 +32,7 @@ def render(template: str, **context: Any) -> str:
 
 
 def script_of(template: str) -> str:
-    """Return the script of a page, the text of ``templates/<name>.js.j2``, in which nothing is replaced."""
+    """Return the script of a page: ``templates/<name>.js.j2``, in which nothing is replaced."""
     environment = _environment()
     loader: Any = environment.loader
     return loader.get_source(environment, f"{template}.js.j2")[0]

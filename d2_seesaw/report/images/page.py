@@ -183,9 +183,8 @@ def _entry(entry: Entry) -> list[Any]:
 
 
 def _masks(entries: Sequence[Entry], tolerance: float) -> list[str]:
-    return [
-        svg_path(outlines(e.segmentation, tolerance)) if e.segmentation else "" for e in entries
-    ]
+    shapes = [entry.segmentation for entry in entries]
+    return [svg_path(outlines(shape, tolerance)) if shape else "" for shape in shapes]
 
 
 def _data(value: Any) -> Markup:

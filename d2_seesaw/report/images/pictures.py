@@ -25,6 +25,8 @@ MOST_DETECTIONS = 100
 
 _FAINT = "#c8c8c8"
 _ALPHA = 0.35
+_FONT_SIZE = 13  # pixels, at least
+_WIDE = 0x1100  # characters from here on, such as Chinese ones, are as wide as high
 
 
 def draw_side_by_side(
@@ -86,9 +88,11 @@ def _draw(
     for entry in selected[::-1]:
         kind = entry.kind_at(selection.min_score, is_object=of_objects)
         _draw_box(canvas, entry, kind or KINDS[0])
-    for entry in selected[::-1]:
-        text = caption(entry, dataset.names, selection.min_score, is_object=of_objects)
-        _draw_text(canvas, entry, text, image.shape[:2])
+    texts = [
+        caption(entry, dataset.names, selection.min_score, is_object=of_objects)
+        for entry in selected
+    ]
+    _draw_names(canvas, selected, texts, image.shape[:2])
     return canvas.output.get_image()
 
 
@@ -108,23 +112,73 @@ def _draw_mask(canvas: Visualizer, entry: Entry) -> None:
 
 
 def _draw_box(canvas: Visualizer, entry: Entry, kind: str) -> None:
-    style: Any = (0, DASHES[kind]) if DASHES[kind] else "-"
-    color, box = class_color(entry.category), _corners(entry.box)
+    from matplotlib.patches import Rectangle
+
+    x, y, w, h = entry.box
+    width = _pixels(canvas, max(2.0, min(canvas.output.height, canvas.output.width) / 500))
     # A dark outline makes light colors visible on a light image.
-    canvas.draw_box(box, alpha=0.35, edge_color="black", line_style="-")
-    canvas.draw_box(box, alpha=1.0, edge_color=color, line_style=style)
+    for color, wider, dashes in (
+        ("black", 1.8, ()),
+        (class_color(entry.category), 1, DASHES[kind]),
+    ):
+        box = Rectangle((x, y), w, h, fill=False, edgecolor=color, linewidth=wider * width)
+        box.set_linestyle((0, dashes) if dashes else "-")
+        box.set_alpha(0.5 if color == "black" else 1)
+        canvas.output.ax.add_patch(box)
 
 
-def _draw_text(canvas: Visualizer, entry: Entry, text: str, shape: Sequence[int]) -> None:
-    left, top, _, _ = _corners(entry.box)
-    font_size = canvas._default_font_size
-    height = 1.6 * font_size / canvas.output.scale  # roughly, in pixels of the image
-    position = (
-        min(max(left, 0), shape[1] - 1),
-        top - height if top > height else min(max(top, 0), shape[0] - 1),
-    )
-    color: Any = tuple(int(class_color(entry.category)[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    canvas.draw_text(text, position, color=color, horizontal_alignment="left")
+def _pixels(canvas: Visualizer, number: float) -> float:
+    """Return pixels of the picture in points."""
+    return number * 72 / canvas.output.dpi
+
+
+def _draw_names(
+    canvas: Visualizer, entries: Sequence[Entry], texts: Sequence[str], shape: Sequence[int]
+) -> None:
+    scale, taken = canvas.output.scale, []
+    size = max(_FONT_SIZE, max(shape) * scale / 110)  # pixels of the picture
+    for entry, text in zip(entries, texts, strict=True):
+        length = sum(1.0 if ord(c) > _WIDE else 0.62 for c in text) * size / scale
+        place = _free_place(entry.box, (length, 1.5 * size / scale), taken, shape)
+        taken.append(place)
+        channels = (int(class_color(entry.category)[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        canvas.draw_text(
+            text,
+            (place[0], place[1] + 0.2 * size / scale),
+            font_size=_pixels(canvas, size) / scale,
+            color=tuple(channels),
+            horizontal_alignment="left",
+        )
+
+
+def _free_place(
+    box: Sequence[float],
+    size: tuple[float, float],
+    taken: Sequence[tuple[float, float, float, float]],
+    shape: Sequence[int],
+) -> tuple[float, float, float, float]:
+    """Return left, top, right and bottom of a name at its box, where no other name is if possible.
+
+    Args:
+        box: Left, top, width and height of the box.
+        size: Width and height of the name.
+        taken: Places of other names.
+        shape: Height and width of the image.
+    """
+    x, y, w, h = box
+    width, height = size
+    places = []
+    for top in (y - height, y, y + h, y + h - height, *(y + i * height for i in range(1, 8))):
+        for left in (x, x + w - width):
+            left = max(0.0, min(left, shape[1] - width))
+            top = max(0.0, min(top, shape[0] - height))
+            places.append((left, top, left + width, top + height))
+    free = (p for p in places if not any(_overlap(p, other) for other in taken))
+    return next(free, places[0])
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _corners(box: Sequence[float]) -> tuple[float, float, float, float]:

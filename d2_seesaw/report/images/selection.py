@@ -121,8 +121,8 @@ def categories_named(
     absent = [group for group in groups or () if group not in dataset.groups]
     if absent:
         raise ValueError(
-            f"no class is in group {absent[0]!r}, but in {sorted(set(dataset.groups))}; groups come "
-            "from the annotations or from --train-annotations"
+            f"no class is in group {absent[0]!r}, but in {sorted(set(dataset.groups))}; groups "
+            "come from the annotations or from --train-annotations"
         )
     return {
         index
