@@ -78,7 +78,7 @@ def test_images_that_are_missing_or_of_another_size_are_left_out_and_named(tmp_p
     assert [image["id"] for image in index["images"]] == ["4"]
     texts = ["000001.jpg", "it has 7 x 9 pixels, its annotations say 96 x 80", "outside"]
     assert [text in failure for text, failure in zip(texts, failures, strict=True)] == [True] * 3
-    with pytest.raises(ValueError, match="none of 1 images can be shown, the first: .*000001"):
+    with pytest.raises(ValueError, match=r"none of 1 images can be shown, the first: .*000001"):
         write_image_page(tmp_path / "none.html", dataset, [0], folder)
 
 

@@ -92,7 +92,7 @@ def test_names_groups_ids_and_files_are_found_or_named(dataset):
         categories_named(dataset, ["nome 1"], None)
     with pytest.raises(ValueError, match="no image has the id '1000'"):
         images_named(dataset, ["1000"], None)
-    with pytest.raises(ValueError, match="no image has the file '00.jpg'"):
+    with pytest.raises(ValueError, match=r"no image has the file '00\.jpg'"):
         images_named(dataset, None, ["00.jpg"])
 
 
