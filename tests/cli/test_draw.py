@@ -45,10 +45,8 @@ def call(*arguments):
     draw.main([*map(str, arguments), "--min-side", "48"])
 
 
-@pytest.mark.parametrize("masks", [False, True])
-def test_any_category_ids_are_drawn_with_their_names(run, masks, monkeypatch, capsys):
-    shape = {"segmentation": content()["annotations"][2]["segmentation"]} if masks else {}
-    save(run, predictions(**shape))
+def test_a_run_is_found_and_any_ids_are_drawn_with_their_names(run, monkeypatch, capsys):
+    save(run, predictions(segmentation=content()["annotations"][2]["segmentation"]))
     seen = []
     plain = pictures.caption
 
@@ -65,17 +63,11 @@ def test_any_category_ids_are_drawn_with_their_names(run, masks, monkeypatch, ca
     assert capsys.readouterr().out == (
         f"Pictures: 1 in {run / 'pictures'} (ground truth left, predictions right)\n"
     )
-
-
-def test_a_run_is_found_by_its_folder_its_evaluation_or_its_config(run, capsys):
-    save(run, predictions())
     for arguments in ([run], [run / "inference"], ["--config-file", run / "config.yaml"]):
         page = run / "page.html"
         call(*arguments, "--page", page, "--errors", "confused", "missed", "--sort", "errors")
         assert page.read_text().count('id="jpeg-') == 4
         page.unlink()
-    assert "Page: " in capsys.readouterr().out
-    assert not (run / "pictures").exists()
 
 
 def test_ground_truth_alone_and_other_results_need_no_run(tmp_path, monkeypatch, capsys):
@@ -84,7 +76,8 @@ def test_ground_truth_alone_and_other_results_need_no_run(tmp_path, monkeypatch,
     call(*data, "--num-images", 1)
     assert cv2.imread("pictures/3.png").shape == (48 + 28, 64, 3)
     (tmp_path / "r.json").write_text(json.dumps(predictions()))
-    call(*data, "--results", "r.json", "--output", "o", "--group", "r", "--classes", "drain")
+    some = ["--train-annotations", "train.json", "--group", "r", "--classes", "drain"]
+    call(*data, "--results", "r.json", "--output", "o", *some)
     assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["12.png", "3.png", "5.png"]
     (tmp_path / "images/part/3.png").unlink()
     call(*data, "--output", "rest")
@@ -94,35 +87,28 @@ def test_ground_truth_alone_and_other_results_need_no_run(tmp_path, monkeypatch,
     assert lines[-1] == "Pictures: 3 in rest"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        (["--group", "f"], "no class is in group 'f', but in ['r']"),
-        (["--classes", "kerbs"], "no class is named 'kerbs'; did you mean 'kerb'?"),
-        (["--image-ids", "8"], "no image has the id '8'"),
-        (["--errors", "duplicate"], "no image has an object or detection that passes the filters"),
-        (["--images", "nowhere"], "the folder of images nowhere does not exist"),
-    ],
-)
-def test_what_is_not_there_is_one_line(run, arguments, text):
-    save(run, predictions())
-    with pytest.raises(SystemExit) as end:
-        call(run, *arguments)
-    assert end.value.code.startswith("d2-seesaw draw: ")
-    assert text in end.value.code
-
-
-def test_unknown_categories_and_missing_files_are_one_line(run, tmp_path):
-    with pytest.raises(SystemExit, match="evaluate the run first"):
-        call(run)
-    save(run, [{**predictions()[0], "category_id": 8}])
-    with pytest.raises(SystemExit, match=r"d2-seesaw draw: .*category.* 8"):
-        call(run)
-    with pytest.raises(SystemExit, match="needs --annotations FILE and --images DIR"):
-        call()
-    data = ["--annotations", run / "train.json", "--images", run / "images"]
-    with pytest.raises(SystemExit, match="--errors needs --results"):
-        call(*data, "--errors", "missed")
+def test_what_is_missing_or_wrong_is_one_line(tmp_path):
+    (tmp_path / "r.json").write_text(json.dumps(predictions()))
+    data = ["--annotations", write(tmp_path), "--images", tmp_path / "images"]
+    strange = tmp_path / "strange.json"
+    strange.write_text(json.dumps([{**predictions()[0], "category_id": 8}]))
+    results = [*data, "--results", tmp_path / "r.json"]
+    for arguments, text in (
+        ([*results, "--group", "f"], "no class is in group 'f', but in ['n/a']"),
+        ([*results, "--classes", "kerbs"], "no class is named 'kerbs'; did you mean 'kerb'?"),
+        ([*results, "--image-ids", "8"], "no image has the id '8'"),
+        ([*results, "--errors", "duplicate"], "no image has an object or detection that passes"),
+        ([*data, "--images", "nowhere"], "the folder of images nowhere does not exist"),
+        ([*data, "--errors", "missed"], "--errors needs --results"),
+        ([*data, "--results", strange], "Category id 8 of a detection is not in the annotations"),
+        ([], "needs --annotations FILE and --images DIR"),
+        ([tmp_path, *data], "evaluate the run first"),
+        ([tmp_path / "no"], "does not exist"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            call(*arguments)
+        assert end.value.code.startswith("d2-seesaw draw: ")
+        assert text in end.value.code
 
 
 def test_names_that_matplotlibs_font_has_change_no_font():
