@@ -17,7 +17,7 @@ Examples:
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -206,12 +206,21 @@ def draw(args: argparse.Namespace) -> list[str]:
     if not images:
         raise ValueError("no image has an object or detection that passes the filters")
     folder = ImageFolder(source.images, args.follow_links, args.max_pixels)
-    lines = []
+    lines = list(_hints(args, dataset))
     if args.page:
         lines += _write_page(args, source, dataset, images, folder)
     if args.output or not args.page:
         lines += _write_pictures(args, source, dataset, selection, images, folder)
     return lines
+
+
+def _hints(args: argparse.Namespace, dataset: JudgedDataset) -> Iterator[str]:
+    scores = dataset.detections.scores_of(dataset.task)
+    if len(scores) and scores.max() < args.min_score:
+        yield (
+            f"No detection has a score of {args.min_score:g} or more, the highest is "
+            f"{scores.max():.3f}: --min-score shows lower ones"
+        )
 
 
 def _write_page(

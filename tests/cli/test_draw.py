@@ -79,6 +79,8 @@ def test_ground_truth_alone_and_other_results_need_no_run(tmp_path, monkeypatch,
     some = ["--train-annotations", "train.json", "--group", "r", "--classes", "drain"]
     call(*data, "--results", "r.json", "--output", "o", *some)
     assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["12.png", "3.png", "5.png"]
+    call(*data, "--results", "r.json", "--page", "p.html", "--min-score", "0.95")
+    assert "the highest is 0.900: --min-score shows lower" in capsys.readouterr().out
     (tmp_path / "images/part/3.png").unlink()
     call(*data, "--output", "rest")
     lines = capsys.readouterr().out.splitlines()

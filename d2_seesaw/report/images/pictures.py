@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from detectron2.data.catalog import Metadata
@@ -16,6 +17,7 @@ from d2_seesaw.report.images.styles import DASHES, caption, class_color
 
 if TYPE_CHECKING:
     from detectron2.utils.visualizer import Visualizer
+    from matplotlib.figure import Figure
 
 BANNER = 28
 """Height of the titles above the pictures and of the legend below them, in pixels."""
@@ -187,33 +189,27 @@ def _corners(box: Sequence[float]) -> tuple[float, float, float, float]:
 
 
 def _titled(title: str, picture: np.ndarray) -> np.ndarray:
-    def write(figure: Any) -> None:
-        figure.text(8 / picture.shape[1], 0.5, title, va="center", fontsize=9)
-
-    return np.vstack([_strip(picture.shape[1], write), picture])
+    return np.vstack([_title(title, picture.shape[1]), picture])
 
 
+@cache
+def _title(title: str, width: int) -> np.ndarray:
+    return _strip(width, lambda figure: figure.text(8 / width, 0.5, title, va="center", fontsize=9))
+
+
+@cache
 def _legend(width: int) -> np.ndarray:
     from matplotlib.lines import Line2D
 
-    def write(figure: Any) -> None:
-        lines = [Line2D([], [], color="black", linewidth=1.5) for _ in DASHES]
-        for line, dashes in zip(lines, DASHES.values(), strict=True):
-            line.set_linestyle((0, dashes) if dashes else "-")
-        figure.legend(
-            lines,
-            list(DASHES),
-            loc="center left",
-            ncols=len(lines),
-            frameon=False,
-            fontsize=8,
-            handlelength=3.5,
-        )
-
-    return _strip(width, write)
+    lines = [Line2D([], [], color="black", linewidth=1.5) for _ in DASHES]
+    for line, dashes in zip(lines, DASHES.values(), strict=True):
+        line.set_linestyle((0, dashes) if dashes else "-")
+    options = {"frameon": False, "fontsize": 8, "handlelength": 3.5}
+    options |= {"loc": "center left", "ncols": len(lines)}
+    return _strip(width, lambda figure: figure.legend(lines, list(DASHES), **options))
 
 
-def _strip(width: int, write: Any) -> np.ndarray:
+def _strip(width: int, write: Callable[[Figure], object]) -> np.ndarray:
     """Return a white strip on which ``write`` has written with matplotlib."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

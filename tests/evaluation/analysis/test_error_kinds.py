@@ -13,6 +13,7 @@ from d2_seesaw.evaluation.analysis.judging import JudgedDataset
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
+from tests.evaluation import lvis_data
 from tests.evaluation.federated_cases import area, shape
 from tests.evaluation.labeled_objects import confused_case, label_one_by_one
 
@@ -143,3 +144,17 @@ def _dataset(data, results, task):
     return JudgedDataset.judge(
         table, Detections.from_results(results), task, DetectionLimits(per_image=LIMIT)
     )
+
+
+@pytest.mark.parametrize(("task", "kind"), [("bbox", "right"), ("segm", "localization")])
+def test_a_right_box_with_a_wrong_mask_is_badly_localized(task, kind):
+    data = lvis_data.dataset("f")
+    lvis_data.add_object(data, 1, 1, [20, 20, 80, 80])
+    mask = np.zeros((lvis_data.SIZE, lvis_data.SIZE), np.uint8)
+    mask[95:100, 95:100] = 1  # outside of the mask of the object, inside of its box
+    rle = mask_utils.encode(np.asfortranarray(mask))
+    shape = {"size": rle["size"], "counts": rle["counts"].decode()}
+    result = {"image_id": 1, "category_id": 1, "bbox": [20, 20, 80, 80], "segmentation": shape}
+    _, _, kinds = judged(data, [{**result, "score": 0.9}], task)
+    assert kinds.detections.tolist() == [kind]
+    assert kinds.objects.tolist() == ["right"]  # objects are labeled by boxes
