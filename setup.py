@@ -70,8 +70,10 @@ setup(
         "demo": ["jupyterlab"],  # opens docs/first_steps.ipynb
         "export": ["onnx", "onnxruntime"],
         "docs": ["latex2mathml", "mkdocs-material", "mkdocstrings[python]"],
+        "fiftyone": ["fiftyone>=1.0"],
         "mlflow": ["mlflow"],
         "segmentation": ["segmentation-models-pytorch>=0.5"],
+        "supervision": ["supervision>=0.31"],
         "timm": ["timm>=1.0"],
         "wandb": ["wandb"],
     },

@@ -1,150 +1,289 @@
-"""Draw ground truth and predictions side by side, from the files of an evaluation.
+"""Draw ground truth and predictions side by side, as picture files or as one page to leaf through.
 
-Reads the predictions in the run's output folder and writes PNG files to its folder pictures. No
-model is run.
+RUN is the output folder of a training, or the folder of an evaluation in it. Its config.yaml says
+where annotations and images are. Other results need --annotations and --images; without results,
+the ground truth alone is drawn. No model is run.
+
+A detection is right, or wrong in one of four ways: confused (on an object of another class),
+duplicate, localization (IoU of 0.1 to 0.5), background. What LVIS does not count is "not judged".
+An object is right, confused (taken for another class) or missed.
 
 Examples:
-  d2-seesaw draw --config-file output/quickstart/seesaw/config.yaml
-  d2-seesaw draw --config-file output/quickstart/seesaw/config.yaml --num-images 20 --min-score 0.5
+  d2-seesaw draw output/quickstart/seesaw
+  d2-seesaw draw output/quickstart/seesaw --page errors.html --sort errors
+  d2-seesaw draw output/quickstart/seesaw --group r --errors missed confused --num-images 20
+  d2-seesaw draw --results results.json --annotations val.json --images images/val
+  d2-seesaw draw --annotations train.json --images images/train --page train.html
 """
 
 import argparse
-import json
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
-import numpy as np
-import torch
+import detectron2.data.datasets  # noqa: F401  registers the built-in datasets
 from detectron2.data import MetadataCatalog
-from detectron2.structures import Boxes, BoxMode, Instances
-from detectron2.utils.visualizer import ColorMode, Visualizer
 
-from d2_seesaw.cli import add_image_options, command_parser, errors_in_one_line, say
-from d2_seesaw.data import load_dataset
+from d2_seesaw.cli import add_image_options, command_parser, count, errors_in_one_line, say
+from d2_seesaw.data.frequency import GROUPS
 from d2_seesaw.data.image_files import MAX_PIXELS, ImageFolder
 from d2_seesaw.engine import load_config
-from d2_seesaw.inference import draw_instances, drawing_metadata
+from d2_seesaw.evaluation.analysis.error_kinds import KINDS
+from d2_seesaw.evaluation.analysis.judging import JudgedDataset, read_judged
+from d2_seesaw.evaluation.lvis.annotations import annotation_file, registered_train_images
+from d2_seesaw.evaluation.lvis.rules import TASKS
 from d2_seesaw.inference.drawing import enlargement, fonts_for
+from d2_seesaw.report.images.page import read_images, write_image_page
+from d2_seesaw.report.images.pictures import draw_side_by_side
+from d2_seesaw.report.images.selection import (
+    ORDERS,
+    Selection,
+    categories_named,
+    image_name,
+    images_named,
+    order_images,
+)
 
-RESULTS = "lvis_instances_results.json"
+RESULTS = ("instances_predictions.npz", "lvis_instances_results.json")
+"""Files of an evaluation, the one that is faster to read first."""
+
+_KIND_OF = {kind.replace(" ", "-"): kind for kind in KINDS}
+_PICTURES, _IMAGES_OF_A_PAGE = 6, 500
+_FAILURES_SHOWN = 5
 
 
-def read_predictions(path: Path, min_score: float) -> dict[int, list[dict[str, Any]]]:
-    """Read the predictions with at least ``min_score``, by image id; the best come first.
+@dataclass(frozen=True)
+class Source:
+    """Files to draw from.
 
-    Raises:
-        FileNotFoundError: the run has not been evaluated.
+    Attributes:
+        annotations: The annotations.
+        results: The detections, None for the ground truth alone.
+        images: Folder of the images.
+        output: Folder for the pictures.
+        dataset: Name of the registered dataset, if there is one.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: evaluate the run first")
-    by_image = defaultdict(list)
-    for prediction in sorted(json.loads(path.read_text()), key=lambda p: -p["score"]):
-        if prediction["score"] >= min_score:
-            by_image[prediction["image_id"]].append(prediction)
-    return by_image
 
-
-def to_instances(
-    predictions: list[dict[str, Any]], image_size: tuple[int, int], classes: Mapping[int, int]
-) -> Instances:
-    """Convert the predictions of one image for Detectron2's visualizer.
-
-    Args:
-        predictions: as in the results file.
-        image_size: height and width.
-        classes: class index by category id.
-
-    Raises:
-        ValueError: a category id that is not among ``classes``.
-    """
-    unknown = sorted({p["category_id"] for p in predictions} - classes.keys())
-    if unknown:
-        raise ValueError(
-            f"the predictions have categories {unknown[:5]}, which the test data do not have"
-        )
-    instances = Instances(image_size)
-    boxes = [BoxMode.convert(p["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for p in predictions]
-    instances.pred_boxes = Boxes(torch.tensor(boxes).reshape(-1, 4))
-    instances.scores = np.array([p["score"] for p in predictions])
-    instances.pred_classes = np.array([classes[p["category_id"]] for p in predictions], dtype=int)
-    if all(p.get("segmentation") for p in predictions):
-        instances.pred_masks = [p["segmentation"] for p in predictions]
-    return instances
-
-
-def draw(
-    image: np.ndarray, record: dict[str, Any], instances: Instances, metadata: Any, scale: float
-) -> Any:
-    """Draw ground truth on the left and predictions on the right of an RGB image, in BGR."""
-    canvas = Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION)
-    with fonts_for(metadata.thing_classes):
-        truth = canvas.draw_dataset_dict(record).get_image()
-    found = draw_instances(image, instances, metadata, scale)
-    pictures = {"ground truth": truth, "predictions": found}
-    halves = []
-    for kind, rgb in pictures.items():
-        picture = np.ascontiguousarray(rgb[:, :, ::-1])
-        banner = np.full((28, picture.shape[1], 3), 255, np.uint8)
-        cv2.putText(
-            banner, kind, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 1, cv2.LINE_AA
-        )
-        halves.append(np.vstack([banner, picture]))
-    return np.hstack(halves)
+    annotations: str
+    results: Path | None
+    images: str
+    output: Path
+    dataset: str | None = None
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser."""
     parser = command_parser("draw", __doc__)
     add = parser.add_argument
-    add("--config-file", required=True, metavar="FILE", help="config.yaml that the run has saved")
-    add("--num-images", type=int, default=6, metavar="N", help="default: 6")
-    add("--min-score", type=float, default=0.3, metavar="SCORE", help="default: 0.3")
-    add("--min-side", type=int, default=480, metavar="PIXELS", help="enlarge smaller images")
+    add("run", nargs="?", type=Path, metavar="RUN", help="folder of a training or an evaluation")
+    add("--config-file", metavar="FILE", help="config.yaml of the run; default: the one in RUN")
+    add("--results", type=Path, metavar="FILE", help="detections: .json, or .npz of an evaluation")
+    add("--annotations", metavar="FILE", help="annotations in LVIS or COCO format")
+    add("--images", metavar="DIR", help="folder of the images")
+    add("--train-annotations", metavar="FILE", help="training annotations, for frequency groups")
+    add("--predicted-images", metavar="FILE", help="images.json of `d2-seesaw predict`")
+    add("--task", choices=TASKS, help="matches by boxes or masks; default: masks if there are any")
+    add("--page", type=Path, metavar="FILE", help="write one HTML page to leaf through")
+    add("--output", type=Path, metavar="DIR", help="folder for PNG files; default: RUN/pictures")
+    _add_filters(parser)
+    add("--min-side", type=count, default=480, metavar="PIXELS", help="enlarge smaller images")
     add_image_options(parser, MAX_PIXELS)
     return parser
 
 
-def draw_run(args: argparse.Namespace) -> Path:
-    """Draw the first images of the test data; return the folder of the pictures.
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is shown")
+    add = group.add_argument
+    add("--classes", nargs="+", metavar="NAME", help="objects and detections of these classes")
+    add("--group", nargs="+", choices=GROUPS, help="of rare, common or frequent classes")
+    add("--errors", nargs="+", choices=list(_KIND_OF), metavar="KIND", help=", ".join(_KIND_OF))
+    add("--min-score", type=float, default=0.3, metavar="SCORE", help="default: 0.3")
+    add("--image-ids", nargs="+", metavar="ID", help="images with these ids")
+    add("--files", nargs="+", metavar="NAME", help="images with these file names")
+    number = f"default: {_PICTURES}, in a page {_IMAGES_OF_A_PAGE}"
+    add("--num-images", type=count, metavar="N", help=number)
+    order = group.add_mutually_exclusive_group()
+    order.add_argument(
+        "--sort",
+        choices=[name for name in ORDERS if name != "random"],
+        default="id",
+        help="most errors first, or highest score of a shown detection first; default: id",
+    )
+    order.add_argument("--seed", type=int, metavar="N", help="images at random, with this seed")
 
-    Images that are too large or outside of the dataset's folder are left out with a line.
+
+def find_source(args: argparse.Namespace) -> Source:
+    """Return the files that the arguments name, or those of the run.
 
     Raises:
-        FileNotFoundError: the config, the predictions or the dataset do not exist.
-        ValueError: the config cannot be read, or the predictions are of other categories.
+        FileNotFoundError: the run has no results.
+        ValueError: it is not known where annotations or images are.
     """
-    cfg = load_config(args.config_file, parts=())
-    run = Path(cfg.train.output_dir)
-    predictions = read_predictions(run / "inference" / RESULTS, args.min_score)
-    name = cfg.dataloader.test.dataset.names
-    records = load_dataset(name, filter_empty=False)
-    known = MetadataCatalog.get(name)
-    metadata = drawing_metadata(known.thing_classes)
-    numbered = {index + 1: index for index in range(len(known.thing_classes))}  # as Detectron2 does
-    classes = known.get("thing_dataset_id_to_contiguous_id") or numbered
-    folder = run / "pictures"
-    folder.mkdir(parents=True, exist_ok=True)
-    # Without a folder of images, the dataset comes from a config and not from a file of others.
-    images = ImageFolder(known.get("image_root") or "/", args.follow_links, args.max_pixels)
-    for record in records[: args.num_images]:
-        try:
-            image = images.read(record["file_name"])
-        except ValueError as error:
-            say(f"left out: {error}")
-            continue
-        size = (record["height"], record["width"])
-        instances = to_instances(predictions[record["image_id"]], size, classes)
-        picture = draw(image, record, instances, metadata, enlargement(size, args.min_side))
-        cv2.imwrite(str(folder / f"{Path(record['file_name']).stem}.png"), picture)
-    return folder
+    run, config = args.run, args.config_file
+    if run is None and config is None:
+        return _checked(args, Source(args.annotations, args.results, args.images, Path("pictures")))
+    if run is not None and not run.is_dir():
+        raise FileNotFoundError(f"the folder of the run, {run}, does not exist")
+    if config is None:
+        places = [folder / "config.yaml" for folder in (run, run.parent)]
+        config = next((place for place in places if place.is_file()), None)
+    name = None
+    if config is not None:
+        cfg = load_config(str(config), parts=())  # registers datasets
+        run = run or Path(cfg.train.output_dir)
+        name = cfg.dataloader.test.dataset.names
+        name = name if isinstance(name, str) else name[0]
+    known = name if name and not args.annotations else None
+    source = Source(
+        annotations=annotation_file(known) if known else args.annotations,
+        results=args.results or _results_of(run),
+        images=args.images or (MetadataCatalog.get(known).get("image_root") if known else None),
+        output=run / "pictures",
+        dataset=known,
+    )
+    return _checked(args, source)
+
+
+def _results_of(run: Path) -> Path:
+    folders = (run, run / "inference")
+    found = [folder / name for folder in folders for name in RESULTS if (folder / name).is_file()]
+    if not found:
+        raise FileNotFoundError(
+            f"{folders[1]} has no {' or '.join(RESULTS)}: evaluate the run first"
+        )
+    return found[0]
+
+
+def _checked(args: argparse.Namespace, source: Source) -> Source:
+    missing = {
+        "--annotations FILE": not source.annotations,
+        "--images DIR": not source.images,
+    }
+    if any(missing.values()):
+        needed = " and ".join(option for option, absent in missing.items() if absent)
+        found = f"{args.run or args.config_file} does not say it" if args.run else "or give a RUN"
+        raise ValueError(f"needs {needed}; {found}")
+    if not Path(source.images).is_dir():
+        raise ValueError(f"the folder of images {source.images} does not exist")
+    if args.errors and source.results is None:
+        raise ValueError("--errors needs --results: without detections there are no errors")
+    return source
+
+
+def selection_of(args: argparse.Namespace, dataset: JudgedDataset) -> Selection:
+    """Return the selection that the arguments ask for."""
+    return Selection(
+        categories=categories_named(dataset, args.classes, args.group),
+        kinds=None if args.errors is None else {_KIND_OF[kind] for kind in args.errors},
+        min_score=args.min_score,
+        images=images_named(dataset, args.image_ids, args.files),
+    )
+
+
+def draw(args: argparse.Namespace) -> list[str]:
+    """Write the pictures, or the page, and return lines that say where they are.
+
+    Images that cannot be read, are too large or are outside of the dataset's folder are left out
+    with a line.
+
+    Raises:
+        FileNotFoundError: the config, the results or the dataset do not exist.
+        ValueError: a file cannot be read, or nothing is selected.
+    """
+    source = find_source(args)
+    dataset = read_judged(
+        source.annotations,
+        source.results,
+        task=args.task,
+        train_image_counts=args.train_annotations,
+        registered_counts=registered_train_images(source.dataset) if source.dataset else None,
+        predicted_images=args.predicted_images,
+    )
+    selection = selection_of(args, dataset)
+    order, seed = (args.sort, 0) if args.seed is None else ("random", args.seed)
+    images = order_images(dataset, selection, order, seed)
+    if not images:
+        raise ValueError("no image has an object or detection that passes the filters")
+    folder = ImageFolder(source.images, args.follow_links, args.max_pixels)
+    lines = list(_hints(args, dataset))
+    if args.page:
+        lines += _write_page(args, source, dataset, images, folder)
+    if args.output or not args.page:
+        lines += _write_pictures(args, source, dataset, selection, images, folder)
+    return lines
+
+
+def _hints(args: argparse.Namespace, dataset: JudgedDataset) -> Iterator[str]:
+    scores = dataset.detections.scores_of(dataset.task)
+    if len(scores) and scores.max() < args.min_score:
+        yield (
+            f"No detection has a score of {args.min_score:g} or more, the highest is "
+            f"{scores.max():.3f}: --min-score shows lower ones"
+        )
+
+
+def _write_page(
+    args: argparse.Namespace,
+    source: Source,
+    dataset: JudgedDataset,
+    images: Sequence[int],
+    folder: ImageFolder,
+) -> list[str]:
+    number = args.num_images or _IMAGES_OF_A_PAGE
+    failures = write_image_page(
+        args.page,
+        dataset,
+        images,
+        folder,
+        min_score=args.min_score,
+        number=number,
+        subtitle=str(source.results or source.annotations),
+    )
+    size = args.page.stat().st_size / 1e6
+    shown = min(number, len(images) - len(failures))
+    some = f" of {len(images)}; --num-images shows more" if shown < len(images) else ""
+    return [*_left_out(failures), f"Page: {args.page} ({shown} images{some}; {size:.1f} MB)"]
+
+
+def _write_pictures(
+    args: argparse.Namespace,
+    source: Source,
+    dataset: JudgedDataset,
+    selection: Selection,
+    images: Sequence[int],
+    folder: ImageFolder,
+) -> list[str]:
+    output = args.output or source.output
+    output.mkdir(parents=True, exist_ok=True)
+    failures: list[str] = []
+    used: set[str] = set()
+    with fonts_for(dataset.names):
+        for index, pixels in read_images(dataset, images, folder, failures):
+            image = dataset.table.images[index]
+            scale = enlargement(pixels.shape[:2], args.min_side)
+            picture = draw_side_by_side(pixels, dataset, index, selection, scale)
+            name = Path(image_name(image)).stem
+            name = f"{name}_{image['id']}" if name in used else name
+            used.add(name)
+            cv2.imwrite(str(output / f"{name}.png"), picture[:, :, ::-1])
+            if len(used) == (args.num_images or _PICTURES):
+                break
+    if not used:
+        raise ValueError(f"none of {len(images)} images can be drawn, the first: {failures[0]}")
+    sides = "" if dataset.kinds is None else " (ground truth left, predictions right)"
+    return [*_left_out(failures), f"Pictures: {len(used)} in {output}{sides}"]
+
+
+def _left_out(failures: Sequence[str]) -> list[str]:
+    lines = [f"left out: {failure}" for failure in failures[:_FAILURES_SHOWN]]
+    if len(failures) > _FAILURES_SHOWN:
+        lines.append(f"left out: {len(failures) - _FAILURES_SHOWN} more images")
+    return lines
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Draw the pictures and print where they are."""
+    """Draw, and print where the files are."""
     args = argument_parser().parse_args(arguments)
     with errors_in_one_line("draw"):
-        folder = draw_run(args)
-    say(f"Pictures: {folder}/*.png (ground truth left, predictions right)")
+        say("\n".join(draw(args)))

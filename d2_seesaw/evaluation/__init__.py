@@ -4,6 +4,7 @@ from d2_seesaw.data.rle import encode_masks
 from d2_seesaw.evaluation.analysis import LongTailAnalysis, read_analysis
 from d2_seesaw.evaluation.analysis.comparison import compare
 from d2_seesaw.evaluation.analysis.confusion import confusions_with_more_frequent, group_outcomes
+from d2_seesaw.evaluation.analysis.judging import JudgedDataset, read_judged
 from d2_seesaw.evaluation.classification_evaluator import LongTailClassificationEvaluator
 from d2_seesaw.evaluation.coco_evaluator import MaskScoringCOCOEvaluator
 from d2_seesaw.evaluation.lvis.official import probe_lvis
@@ -19,6 +20,7 @@ __all__ = [
     "DetectionLimits",
     "Detections",
     "EvaluationResult",
+    "JudgedDataset",
     "LVISScoring",
     "LongTailAnalysis",
     "LongTailClassificationEvaluator",
@@ -34,4 +36,5 @@ __all__ = [
     "print_longtail_results",
     "probe_lvis",
     "read_analysis",
+    "read_judged",
 ]

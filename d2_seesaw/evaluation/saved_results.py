@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from d2_seesaw.data.annotations.reader import read_annotations
 from d2_seesaw.evaluation.analysis.threshold_file import write_thresholds
 from d2_seesaw.evaluation.lvis.annotations import TrainImageCounts, read_evaluation_table
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.predictions.files import read_results
 from d2_seesaw.evaluation.predictions.predicted_images import (
-    read_images,
+    image_sizes,
     with_categories_of,
     with_ids_of,
 )
@@ -71,7 +69,7 @@ def evaluate_results_file(
         OSError: a file cannot be read or written.
     """
     check_tasks(tasks)
-    detections = read_results(results, image_size=_image_sizes(annotations, predicted_images))
+    detections = read_results(results, image_size=image_sizes(annotations, predicted_images))
     possible = detections.tasks if len(detections) else tuple(tasks or ("bbox",))
     impossible = set(tasks or ()) - set(possible)
     if impossible:
@@ -102,27 +100,3 @@ def evaluate_results_file(
     if output_dir:
         result.write(output_dir, report=report, image_root=image_root)
     return result.metrics
-
-
-def _image_sizes(
-    annotations: str | PathLike[str], predicted_images: str | PathLike[str] | None
-) -> Callable[[Any], Sequence[int]]:
-    """Return a function from an image id of results to height and width. It reads when called."""
-
-    @cache
-    def sizes() -> dict[Any, tuple[int, int]]:
-        images = read_annotations(str(annotations)).images
-        if predicted_images is not None:
-            images = read_images(predicted_images)["images"]
-        return {
-            i["id"]: (i["height"], i["width"]) for i in images if "height" in i and "width" in i
-        }
-
-    def size_of(image_id: Any) -> tuple[int, int]:
-        if not isinstance(image_id, (int, float, str)) or image_id not in sizes():
-            raise ValueError(
-                f"the size of image {image_id!r} is needed for polygons, but not known"
-            )
-        return sizes()[image_id]
-
-    return size_of

@@ -9,6 +9,7 @@ from d2_seesaw.inference.calibration import (
 )
 from d2_seesaw.inference.drawing import draw_instances, draw_label_map, drawing_metadata
 from d2_seesaw.inference.files import FilePredictions
+from d2_seesaw.inference.hand_over import to_fiftyone, to_supervision, to_supervision_dataset
 from d2_seesaw.inference.predictor import Predictor, best_instances, load_predictor
 from d2_seesaw.inference.roi_masks import ROIMaskInference, with_roi_masks
 from d2_seesaw.inference.sources import find_sources
@@ -32,5 +33,8 @@ __all__ = [
     "drawing_metadata",
     "find_sources",
     "load_predictor",
+    "to_fiftyone",
+    "to_supervision",
+    "to_supervision_dataset",
     "with_roi_masks",
 ]

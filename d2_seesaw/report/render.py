@@ -31,6 +31,13 @@ def render(template: str, **context: Any) -> str:
     return _environment().get_template(f"{template}.html.j2").render(draw=draw, **context)
 
 
+def script_of(template: str) -> str:
+    """Return the script of a page: ``templates/<name>.js.j2``, in which nothing is replaced."""
+    environment = _environment()
+    loader: Any = environment.loader
+    return loader.get_source(environment, f"{template}.js.j2")[0]
+
+
 def score_text(value: float) -> str:
     """Return a score in percent with one decimal, or ``n/a``."""
     return "n/a" if math.isnan(value) else f"{value:.1f}"

@@ -11,8 +11,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from d2_seesaw.cli import draw
 from d2_seesaw.data import register_longtail_instances
 from d2_seesaw.inference import drawing
+from d2_seesaw.report.images import pictures
 from d2_seesaw.utils.files import write_text
-from tests.data.own_data import IDS, NAMES, content, write
+from tests.data.own_data import IDS, content, write
 
 
 @pytest.fixture
@@ -37,34 +38,79 @@ def predictions(**extra):
 
 
 def save(run, results):
-    write_text(run / "inference" / draw.RESULTS, json.dumps(results))
+    write_text(run / "inference" / draw.RESULTS[1], json.dumps(results))
 
 
-@pytest.mark.parametrize(
-    "masks", [{}, {"segmentation": content()["annotations"][2]["segmentation"]}]
-)
-def test_any_category_ids_are_drawn_with_their_names(run, masks, monkeypatch):
-    save(run, predictions(**masks))
+def call(*arguments):
+    draw.main([*map(str, arguments), "--min-side", "48"])
+
+
+def test_a_run_is_found_and_any_ids_are_drawn_with_their_names(run, monkeypatch, capsys):
+    save(run, predictions(segmentation=content()["annotations"][2]["segmentation"]))
     seen = []
-    plain = draw.draw_instances
+    plain = pictures.caption
 
-    def spy(image, instances, metadata, scale):
-        seen.extend(metadata.thing_classes[i] for i in instances.pred_classes)
-        return plain(image, instances, metadata, scale)
+    def spy(entry, names, min_score, *, is_object):
+        text = plain(entry, names, min_score, is_object=is_object)
+        seen.append(text)
+        return text
 
-    monkeypatch.setattr(draw, "draw_instances", spy)
-    draw.main(["--config-file", str(run / "config.yaml"), "--min-side", "48"])
-    assert seen == list(NAMES)
-    assert cv2.imread(str(run / "pictures/3.png")).shape == (48 + 28, 2 * 64, 3)
-
-
-def test_unknown_categories_are_one_line(run):
-    save(run, [{**predictions()[0], "category_id": 8}])
-    with pytest.raises(SystemExit) as end:
-        draw.main(["--config-file", str(run / "config.yaml")])
-    assert end.value.code == (
-        "d2-seesaw draw: the predictions have categories [8], which the test data do not have"
+    monkeypatch.setattr(pictures, "caption", spy)
+    call(run, "--image-ids", "3")
+    truth, found = ["kerb", "kerb, missed"], ["kerb 0.90", "drain 0.90, is kerb"]
+    assert seen == [*truth, *found, "hydrant 0.90, is kerb"]
+    assert cv2.imread(str(run / "pictures/3.png")).shape == (48 + 2 * 28, 2 * 64, 3)
+    assert capsys.readouterr().out == (
+        f"Pictures: 1 in {run / 'pictures'} (ground truth left, predictions right)\n"
     )
+    for arguments in ([run], [run / "inference"], ["--config-file", run / "config.yaml"]):
+        page = run / "page.html"
+        call(*arguments, "--page", page, "--errors", "confused", "missed", "--sort", "errors")
+        assert page.read_text().count('id="jpeg-') == 4
+        page.unlink()
+
+
+def test_ground_truth_alone_and_other_results_need_no_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    data = ["--annotations", write(tmp_path), "--images", tmp_path / "images"]
+    call(*data, "--num-images", 1)
+    assert cv2.imread("pictures/3.png").shape == (48 + 28, 64, 3)
+    (tmp_path / "r.json").write_text(json.dumps(predictions()))
+    some = ["--train-annotations", "train.json", "--group", "r", "--classes", "drain"]
+    call(*data, "--results", "r.json", "--output", "o", *some)
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["12.png", "3.png", "5.png"]
+    call(*data, "--results", "r.json", "--page", "p.html", "--min-score", "0.95")
+    assert "the highest is 0.900: --min-score shows lower" in capsys.readouterr().out
+    (tmp_path / "images/part/3.png").unlink()
+    call(*data, "--output", "rest")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2].startswith("left out: ")
+    assert "3.png" in lines[-2]
+    assert lines[-1] == "Pictures: 3 in rest"
+
+
+def test_what_is_missing_or_wrong_is_one_line(tmp_path):
+    (tmp_path / "r.json").write_text(json.dumps(predictions()))
+    data = ["--annotations", write(tmp_path), "--images", tmp_path / "images"]
+    strange = tmp_path / "strange.json"
+    strange.write_text(json.dumps([{**predictions()[0], "category_id": 8}]))
+    results = [*data, "--results", tmp_path / "r.json"]
+    for arguments, text in (
+        ([*results, "--group", "f"], "no class is in group 'f', but in ['n/a']"),
+        ([*results, "--classes", "kerbs"], "no class is named 'kerbs'; did you mean 'kerb'?"),
+        ([*results, "--image-ids", "8"], "no image has the id '8'"),
+        ([*results, "--errors", "duplicate"], "no image has an object or detection that passes"),
+        ([*data, "--images", "nowhere"], "the folder of images nowhere does not exist"),
+        ([*data, "--errors", "missed"], "--errors needs --results"),
+        ([*data, "--results", strange], "Category id 8 of a detection is not in the annotations"),
+        ([], "needs --annotations FILE and --images DIR"),
+        ([tmp_path, *data], "evaluate the run first"),
+        ([tmp_path / "no"], "does not exist"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            call(*arguments)
+        assert end.value.code.startswith("d2-seesaw draw: ")
+        assert text in end.value.code
 
 
 def test_names_that_matplotlibs_font_has_change_no_font():

@@ -1,5 +1,7 @@
 """Fixture of a folder with the files that the pages mention."""
 
+import json
+
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -37,6 +39,8 @@ def reader(tmp_path, monkeypatch):
         own_data.write(tmp_path, name=name)
         (tmp_path / "annotations").mkdir(exist_ok=True)
         (tmp_path / "annotations" / name).write_bytes((tmp_path / name).read_bytes())
+    found = [{"image_id": 12, "category_id": 7, "bbox": [4, 4, 8, 8], "score": 0.9}]
+    (tmp_path / "results.json").write_text(json.dumps(found))
     _label_maps(tmp_path)
     _evaluations(tmp_path)
     Image.new("RGB", (40, 30)).save("image.jpg")

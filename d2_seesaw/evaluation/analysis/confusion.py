@@ -57,30 +57,10 @@ class ObjectLabels:
     background: np.ndarray
 
 
-def label_objects(
-    ground_truth: GroundTruthColumns,
-    detections: Detections,
-    task: str,
-    *,
-    limits: DetectionLimits,
-) -> ObjectLabels:
-    """Assign each object the label of the highest-scoring detection that overlaps it.
-
-    A detection belongs to the object with which it has the highest IoU, if that is at least 0.5, so
-    the detection of a neighbor does not label an object. Among equal IoUs, an object of the
-    detection's own category is preferred, then the last by category and position in the file. A
-    detection that belongs to an ignored object labels nothing. IoUs are box IoUs if the
-    detections have boxes, also for "segm", because there are many more pairs than LVIS compares.
-
-    Args:
-        ground_truth: The annotations.
-        detections: Detections in its images. Unknown categories are ignored.
-        task: "bbox" or "segm": selects the scores that rank detections. Equal scores are ranked by
-            category, then by position.
-        limits: Detections that count.
-    """
-    if detections.boxes is not None:
-        detections, task = replace(detections, scores=detections.scores_of(task)), "bbox"
+def _assign(
+    ground_truth: GroundTruthColumns, detections: Detections, task: str, limits: DetectionLimits
+) -> tuple[ScoredDetections, np.ndarray, np.ndarray]:
+    """Return the detections that count, and indices of those that belong to an object, with it."""
     found = scored_detections(
         ground_truth, detections, task, limits=limits, class_agnostic=True, verified_only=False
     )
@@ -92,14 +72,68 @@ def label_objects(
     order = np.lexsort((is_own, edges.ious, edges.detections))
     is_best = np.diff(edges.detections[order], append=-1) != 0
     best = order[is_best]
+    return found, edges.detections[best], edges.objects[best]
+
+
+def _ranked_by_boxes(detections: Detections, task: str) -> tuple[Detections, str]:
+    """Return detections with the scores of a task, whose boxes are compared if they have some."""
+    if detections.boxes is None:
+        return detections, task
+    return replace(detections, scores=detections.scores_of(task)), "bbox"
+
+
+def assign_to_objects(
+    ground_truth: GroundTruthColumns,
+    detections: Detections,
+    task: str,
+    *,
+    limits: DetectionLimits,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the object to which each detection belongs, of any category.
+
+    A detection belongs to the object with which it has the highest IoU, if that is at least 0.5, so
+    the detection of a neighbor does not label an object. Among equal IoUs, an object of the
+    detection's own category is preferred, then the last by category and position in the file. IoUs
+    are box IoUs if the detections have boxes, also for "segm", because there are many more pairs
+    than LVIS compares.
+
+    Args:
+        ground_truth: The annotations.
+        detections: Detections in its images. Unknown categories are ignored.
+        task: "bbox" or "segm": selects the scores that rank detections. Equal scores are ranked by
+            category, then by position.
+        limits: Detections that count.
+
+    Returns:
+        Rows of the detections that belong to an object, and the rows of these objects. The
+        detections of an image are consecutive, those with the highest scores first.
+    """
+    found, assigned, objects = _assign(ground_truth, *_ranked_by_boxes(detections, task), limits)
+    return found.rows[assigned], objects
+
+
+def label_objects(
+    ground_truth: GroundTruthColumns,
+    detections: Detections,
+    task: str,
+    *,
+    limits: DetectionLimits,
+) -> ObjectLabels:
+    """Assign each object the label of the highest-scoring detection that belongs to it.
+
+    See :func:`assign_to_objects`, which has the same arguments. A detection that belongs to an
+    ignored object labels nothing.
+    """
+    detections, task = _ranked_by_boxes(detections, task)
+    found, assigned, of_object = _assign(ground_truth, detections, task, limits)
     # The detections of an image are sorted by score, so the first on an object labels it.
-    objects, first = np.unique(edges.objects[best], return_index=True)
-    chosen = best[first]
+    objects, first = np.unique(of_object, return_index=True)
+    chosen = found.rows[assigned[first]]
     predicted, rows = np.full((2, len(ground_truth.categories)), -1)
-    predicted[objects] = categories[chosen]
-    rows[objects] = found.rows[edges.detections[chosen]]
+    predicted[objects] = index_of(detections.category_ids[chosen], ground_truth.category_ids)
+    rows[objects] = chosen
     overlapping = np.zeros(len(found.rows), dtype=bool)
-    overlapping[edges.detections] = True
+    overlapping[assigned] = True
     return ObjectLabels(
         categories=predicted,
         rows=rows,

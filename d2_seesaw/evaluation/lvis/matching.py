@@ -141,7 +141,7 @@ class Edges:
     Attributes:
         detections: ``(E,)`` indices of the scored detections.
         objects: ``(E,)`` rows of the ground truth.
-        ious: ``(E,)`` IoUs, at least 0.5.
+        ious: ``(E,)`` IoUs, at least 0.5 unless another bound was asked for.
     """
 
     detections: np.ndarray
@@ -156,8 +156,9 @@ def overlaps(
     task: str,
     *,
     class_agnostic: bool,
+    least_iou: float = IOU_THRESHOLDS[0],
 ) -> Edges:
-    """Compute all edges. Crowds are treated like other objects, as in ``lvis``."""
+    """Compute all edges with this IoU or more. Crowds are like other objects, as in ``lvis``."""
     pairs = ground_truth.images.astype(np.int64)
     if class_agnostic:
         order = np.lexsort((ground_truth.categories, pairs))
@@ -173,7 +174,7 @@ def overlaps(
     with Progress(f"comparing with the ground truth ({task})", **work) as progress:
         for d, place in _candidates(first, number):
             iou = compare(ground_truth, detections, scored.rows[d], order[place])
-            enough = iou >= IOU_THRESHOLDS[0]
+            enough = iou >= least_iou
             found.append((d[enough], place[enough], iou[enough]))
             progress.update(len(d))
     scored_places, object_places, ious = map(np.concatenate, zip(*found, strict=True))

@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from os import PathLike
 from typing import Any
 
 import numpy as np
 
+from d2_seesaw.data.annotations.reader import read_annotations
 from d2_seesaw.data.class_names import compare_names
 from d2_seesaw.evaluation.predictions.detections import Detections
 
@@ -136,6 +138,30 @@ def read_images(images_file: str | PathLike[str]) -> dict[str, Any]:
             f"{images_file} must contain 'images' with 'id' and 'file_name', like the images.json "
             f"of prediction: {type(error).__name__} {error}"
         ) from error
+
+
+def image_sizes(
+    annotations: str | PathLike[str], predicted_images: str | PathLike[str] | None
+) -> Callable[[Any], Sequence[int]]:
+    """Return a function from an image id of results to height and width. It reads when called."""
+
+    @cache
+    def sizes() -> dict[Any, tuple[int, int]]:
+        images = read_annotations(str(annotations)).images
+        if predicted_images is not None:
+            images = read_images(predicted_images)["images"]
+        return {
+            i["id"]: (i["height"], i["width"]) for i in images if "height" in i and "width" in i
+        }
+
+    def size_of(image_id: Any) -> tuple[int, int]:
+        if not isinstance(image_id, (int, float, str)) or image_id not in sizes():
+            raise ValueError(
+                f"the size of image {image_id!r} is needed for polygons, but not known"
+            )
+        return sizes()[image_id]
+
+    return size_of
 
 
 def _names(images_file: str | PathLike[str]) -> dict[Any, str]:

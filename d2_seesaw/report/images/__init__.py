@@ -1,0 +1,1 @@
+"""Images with ground truth and predictions, as picture files and as a page to leaf through."""

@@ -1,0 +1,200 @@
+"""Page to leaf through images with their objects and detections. It needs no other file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from PIL import Image
+
+from d2_seesaw.data.catalog import image_paths
+from d2_seesaw.data.frequency import GROUP_NAMES
+from d2_seesaw.data.image_files import ImageFolder
+from d2_seesaw.evaluation.analysis.error_kinds import KINDS
+from d2_seesaw.evaluation.analysis.judging import Entry, JudgedDataset
+from d2_seesaw.report.images.outlines import outlines, svg_path
+from d2_seesaw.report.images.pictures import MOST_DETECTIONS
+from d2_seesaw.report.images.selection import image_name
+from d2_seesaw.report.images.styles import DASHES, DESCRIPTIONS, class_color
+from d2_seesaw.report.render import render, script_of
+from d2_seesaw.utils.files import write_text
+from d2_seesaw.utils.progress import Progress
+
+LOWEST_SCORE = 0.05
+"""Lowest score of the detections in a page, unless a lower one is asked for."""
+
+LONG_SIDE = 1024
+"""Longer side of the images in a page, in pixels; smaller images keep their size."""
+
+_QUALITY = 85
+
+
+def read_images(
+    dataset: JudgedDataset, images: Sequence[int], folder: ImageFolder, failures: list[str]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the index and the ``(H, W, 3)`` RGB pixels of each image that can be read.
+
+    Args:
+        dataset: The annotations.
+        images: Indices of the images.
+        folder: Folder of the images.
+        failures: Gets one reason for each image that is left out: it is missing, damaged, too
+            large, outside of the folder, or not as large as its annotations say.
+    """
+    path_of = image_paths(dataset.table.images, str(folder.root))
+    for index in images:
+        image = dataset.table.images[index]
+        place = f"image {image['id']!r}"
+        try:
+            place = path_of(image)
+            pixels = folder.read(place)
+            _check_size(pixels, image)
+        except Exception as error:  # Pillow raises many kinds of errors for damaged files
+            text = str(error)
+            failures.append(text if str(place) in text else f"{place}: {text or repr(error)}")
+            continue
+        yield index, pixels
+
+
+def _check_size(pixels: np.ndarray, image: dict[str, Any]) -> None:
+    height, width = pixels.shape[:2]
+    stated = (image.get("width", width), image.get("height", height))
+    if stated != (width, height):
+        raise ValueError(
+            f"it has {width} x {height} pixels, its annotations say {stated[0]} x {stated[1]}"
+        )
+
+
+def write_image_page(
+    path: str | os.PathLike[str],
+    dataset: JudgedDataset,
+    images: Sequence[int],
+    folder: ImageFolder,
+    *,
+    min_score: float = 0.3,
+    title: str = "Images",
+    subtitle: str = "",
+    number: int | None = None,
+) -> list[str]:
+    """Write a page to leaf through images, with their objects and detections.
+
+    Classes, groups, kinds and scores are filtered in the page. The images are in the page as JPEG
+    files with a longer side of at most 1024 pixels. A page has at most 100 detections of an image,
+    with scores from 0.05 on, or from ``min_score`` on if that is lower.
+
+    Args:
+        path: HTML file to write.
+        dataset: The annotations and detections.
+        images: Indices of the images, in the order of the page.
+        folder: Folder of the images.
+        min_score: Lowest score that is shown at first.
+        title: Title of the page.
+        subtitle: Text below the title.
+        number: Largest number of images in the page.
+
+    Returns:
+        One reason for each image that is left out, see ``read_images``.
+
+    Raises:
+        ValueError: none of the images can be read.
+    """
+    failures: list[str] = []
+    shown, blocks = [], []
+    lowest = min(LOWEST_SCORE, min_score)
+    work = {"total": min(len(images), number or len(images)), "unit": "image"}
+    with Progress(f"writing {os.path.basename(path)}", **work) as progress:
+        for index, pixels in islice(read_images(dataset, images, folder, failures), number):
+            objects, found = dataset.objects(index), dataset.found(index, lowest, MOST_DETECTIONS)
+            shown.append(_summary(dataset.table.images[index], pixels, objects, found))
+            tolerance = 0.5 * max(1.0, max(pixels.shape[:2]) / LONG_SIDE)
+            masks = {"o": _masks(objects, tolerance), "d": _masks(found, tolerance)}
+            blocks.append((_data(masks), base64.b64encode(_jpeg(pixels)).decode()))
+            progress.update()
+    if not shown:
+        raise ValueError(
+            f"none of {len(images)} images can be shown, the first: {failures[0]}"
+            if failures
+            else "no image is selected"
+        )
+    write_text(path, _page(dataset, shown, blocks, min_score, title=title, subtitle=subtitle))
+    return failures
+
+
+def _page(
+    dataset: JudgedDataset,
+    shown: Sequence[dict[str, Any]],
+    blocks: Sequence[tuple[Markup, str]],
+    min_score: float,
+    **context: Any,
+) -> str:
+    script = script_of("images")
+    groups = [group if group in GROUP_NAMES else "n/a" for group in dataset.groups]
+    index = {
+        "classes": [
+            [name, group, class_color(i)]
+            for i, (name, group) in enumerate(zip(dataset.names, groups, strict=True))
+        ],
+        "groups": GROUP_NAMES,
+        "kinds": list(KINDS),
+        "dashes": DASHES,
+        "results": dataset.kinds is not None,
+        "minScore": min_score,
+        "lowest": min(LOWEST_SCORE, min_score),
+        "images": shown,
+    }
+    return render(
+        "images",
+        index=_data(index),
+        blocks=blocks,
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        kinds={kind: (DESCRIPTIONS[kind], DASHES[kind]) for kind in KINDS},
+        with_results=dataset.kinds is not None,
+        **context,
+    )
+
+
+def _summary(
+    image: dict[str, Any], pixels: np.ndarray, objects: Sequence[Entry], found: Sequence[Entry]
+) -> dict[str, Any]:
+    height, width = pixels.shape[:2]
+    return {
+        "name": image_name(image),
+        "id": str(image["id"]),
+        "size": [width, height],
+        "o": [_entry(entry) for entry in objects],
+        "d": [_entry(entry) for entry in found],
+    }
+
+
+def _entry(entry: Entry) -> list[Any]:
+    score = None if entry.score is None else round(entry.score, 4)
+    box = [round(value, 1) for value in entry.box]
+    kind = KINDS.index(entry.kind) if entry.kind else 0
+    return [entry.category, kind, score, entry.other, box, int(entry.crowd)]
+
+
+def _masks(entries: Sequence[Entry], tolerance: float) -> list[str]:
+    shapes = [entry.segmentation for entry in entries]
+    return [svg_path(outlines(shape, tolerance)) if shape else "" for shape in shapes]
+
+
+def _data(value: Any) -> Markup:
+    """Return JSON for a script element, which nothing in it can end."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
+    image, file = Image.fromarray(pixels), io.BytesIO()
+    image.thumbnail((LONG_SIDE, LONG_SIDE))
+    image.save(file, "JPEG", quality=_QUALITY)
+    return file.getvalue()
