@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 from d2_seesaw.evaluation.analysis.threshold_file import write_thresholds
 from d2_seesaw.evaluation.lvis.annotations import TrainImageCounts, read_evaluation_table
