@@ -271,6 +271,11 @@ def test_a_failure_is_one_line_that_names_the_part(
     assert "Traceback" not in "".join(capsys.readouterr())
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(own):
+    line = line_of(own, "--dry-run", "train.output_dir=/dev/null/x")
+    assert "train.output_dir '/dev/null/x' cannot be written: Not a directory" in line
+
+
 @pytest.mark.parametrize("flag", ["--resume", "--eval-only"])
 def test_flags_of_other_runs_are_refused(own, flag):
     assert f"leave out {flag}" in line_of(own, "--dry-run", flag)
