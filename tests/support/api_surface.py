@@ -22,6 +22,7 @@ SUBPACKAGES = (
     "modeling",
     "modeling.backbones",
     "modeling.roi_heads",
+    "own_data",
     "report",
     "synthetic",
 )

@@ -6,6 +6,7 @@ temporary folder beside the output folder, so that the disk is the same one.
 
 import argparse
 import contextlib
+import errno
 import logging
 import os
 import tempfile
@@ -85,12 +86,14 @@ def temporary_folder(cfg: DictConfig, args: argparse.Namespace) -> Iterator[None
     args.dry_run_for = cfg.train.output_dir
     parent = None if "://" in args.dry_run_for else _existing_parent(args.dry_run_for)
     try:
+        if os.path.isdir(args.dry_run_for) and not os.access(args.dry_run_for, os.W_OK):
+            raise PermissionError(errno.EACCES, "permission denied")
         folder = tempfile.TemporaryDirectory(
             prefix=".dry_run_", dir=parent, ignore_cleanup_errors=True
         )
     except OSError as error:
         raise OSError(
-            f"train.output_dir {args.dry_run_for!r} cannot be made: {parent}: {error.strerror}"
+            f"train.output_dir {args.dry_run_for!r} cannot be written: {error.strerror}"
         ) from error
     loops = [logging.getLogger(name) for name in _QUIET]
     disabled = logging.root.manager.disable
@@ -106,7 +109,7 @@ def temporary_folder(cfg: DictConfig, args: argparse.Namespace) -> Iterator[None
 
 def _existing_parent(folder: str) -> str:
     parent = os.path.dirname(os.path.abspath(folder))
-    while not os.path.isdir(parent):
+    while not os.path.lexists(parent):
         parent = os.path.dirname(parent)
     return parent
 
