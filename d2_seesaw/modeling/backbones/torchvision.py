@@ -144,15 +144,15 @@ class TorchvisionBackbone(Backbone):
         """Return how many parts ``freeze_at`` freezes."""
         if freeze_at == 0:
             return 0
-        if freeze_at > 1:
-            if f"res{freeze_at}" not in self._ends:
-                raise ValueError(
-                    f"freeze_at must be 0, 1 or the number of one of {list(self._ends)} of "
-                    f"{self.name}, got {freeze_at}"
-                )
-            return parts.index(self._ends[f"res{freeze_at}"]) + 1
-        # The stem ends before stride 4, unless its first layer has this stride at once.
-        return sum(part.stride < STEM_STRIDE for part in parts) or 1
+        if freeze_at == 1:
+            # The stem ends before stride 4, unless its first layer has this stride at once.
+            return sum(part.stride < STEM_STRIDE for part in parts) or 1
+        if f"res{freeze_at}" not in self._ends:
+            raise ValueError(
+                f"freeze_at must be 0, 1 or the number of one of {list(self._ends)} of "
+                f"{self.name}, got {freeze_at}"
+            )
+        return parts.index(self._ends[f"res{freeze_at}"]) + 1
 
     def _frozen_modules(self) -> Iterator[nn.Module]:
         for part in self._parts[: self._num_frozen]:

@@ -166,6 +166,7 @@ def test_a_pyramid_is_built_on_it_and_unused_parts_are_left_out():
         (MOBILE, {"model_options": {"depth": 2}}, r"model_options of mobilenet_v2: .*'depth'"),
         (MOBILE, {"out_features": ["res6"]}, r"no features \['res6'\]; it has res2 \(stride 4\), "),
         (MOBILE, {"freeze_at": 6}, r"freeze_at must be 0, 1 or the number of one of .*got 6"),
+        (MOBILE, {"freeze_at": -1}, r"freeze_at must be 0, 1 .*got -1"),
         (MOBILE, {"norm": "GN"}, "norm must be one of BN, FrozenBN, SyncBN, got 'GN'"),
         ("tiny_convnext", {"norm": "FrozenBN"}, "no batch norm to replace by 'FrozenBN'"),
     ],
