@@ -107,18 +107,17 @@ def test_categories_in_one_or_two_images_get_the_variance_between_them():
     assert found.degrees_of_freedom == pytest.approx(29)
 
 
-@pytest.mark.parametrize("seeds", [1, 3, 5])
-@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize(("seeds", "paired"), [(1, True), (3, True), (5, True), (3, False)])
 def test_where_nothing_differs_five_percent_of_the_intervals_exclude_zero(seeds, paired):
     """A linear model: a score is the mean over images of shared and own terms, plus the seed."""
     rng = np.random.default_rng(seeds)
-    images, trials, excluded = 80, 400, 0
+    images, trials, excluded = 80, 250, 0
     seed_deviation = 0.1 if seeds > 1 else 0.0
     for _ in range(trials):
         values = rng.normal(0, 1, (images, 1)) + rng.normal(0, 0.8, (images, 2 * seeds))
         values[:, seeds:] += rng.normal(0, 0.4, (images, 1))  # how one method sees images
         scores = values.mean(axis=0) + rng.normal(0, seed_deviation, 2 * seeds)
-        weights = rng.multinomial(images, np.full(images, 1 / images), 100) / images
+        weights = rng.multinomial(images, np.full(images, 1 / images), 60) / images
         deviations = weights @ values - values.mean(axis=0)
         found = difference_interval(
             runs(scores[:seeds], deviations[:, :seeds]),
@@ -128,4 +127,4 @@ def test_where_nothing_differs_five_percent_of_the_intervals_exclude_zero(seeds,
         )
         excluded += found.low > 0 or found.high < 0
     # Three binomial standard deviations around 3 to 7 %.
-    assert 0.01 < excluded / trials < 0.1
+    assert 0.005 < excluded / trials < 0.11
