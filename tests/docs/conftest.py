@@ -1,5 +1,7 @@
 """Fixture of a folder with the files that the pages mention."""
 
+import json
+
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -26,6 +28,15 @@ def _evaluations(folder):
         run.mkdir(parents=True)
         write_analysis(run, lvis_like(40, seed=seed, task="segm"))
     write_analysis(runs[0], analysis([(RARE, FREQUENT, 2), (RARE, RARE, 3)], task="segm"))
+
+    truth = json.loads((folder / "val.json").read_text())["annotations"]
+    found = [
+        {**{k: a[k] for k in ("image_id", "category_id", "bbox")}, "score": 0.5} for a in truth
+    ]
+    for name in ("softmax_1", "softmax_2", "seesaw_1", "seesaw_2"):
+        run = folder / "output" / name
+        run.mkdir()
+        (run / "lvis_instances_results.json").write_text(json.dumps(found))
 
 
 @pytest.fixture
