@@ -24,7 +24,7 @@ from d2_seesaw.utils.text import did_you_mean
 COMMANDS = {
     "train": "train a config's model, or evaluate it with --eval-only",
     "evaluate": "score saved detections with the LVIS metrics",
-    "report": "draw the long-tail report of an evaluation, or compare two",
+    "report": "draw the long-tail report of an evaluation, or compare runs",
     "check": "check a dataset in COCO or LVIS format before training",
     "import": "import annotations of YOLO, Labelme, VOC and COCO exports",
     "convert": "convert a checkpoint of MMDetection",

@@ -164,6 +164,6 @@ def main(arguments: Sequence[str]) -> None:
     """Compare the runs and print the table and the paths of the files."""
     # argparse drops "--" and takes what follows as names of runs.
     marked = [_SEPARATOR if argument == "--" else argument for argument in arguments]
-    args = argument_parser().parse_intermixed_args(marked)
+    args = argument_parser().parse_args(marked)
     with errors_in_one_line("report compare"):
         say("\n".join(write_comparison(args)))

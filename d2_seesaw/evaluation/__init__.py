@@ -5,6 +5,7 @@ from d2_seesaw.evaluation.analysis import LongTailAnalysis, read_analysis
 from d2_seesaw.evaluation.analysis.comparison import compare
 from d2_seesaw.evaluation.analysis.confusion import confusions_with_more_frequent, group_outcomes
 from d2_seesaw.evaluation.analysis.judging import JudgedDataset, read_judged
+from d2_seesaw.evaluation.analysis.run_comparison import compare_runs
 from d2_seesaw.evaluation.classification_evaluator import LongTailClassificationEvaluator
 from d2_seesaw.evaluation.coco_evaluator import MaskScoringCOCOEvaluator
 from d2_seesaw.evaluation.lvis.official import probe_lvis
@@ -28,6 +29,7 @@ __all__ = [
     "LongTailSemSegEvaluator",
     "MaskScoringCOCOEvaluator",
     "compare",
+    "compare_runs",
     "confusions_with_more_frequent",
     "drop_absent",
     "encode_masks",

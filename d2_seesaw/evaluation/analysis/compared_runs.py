@@ -22,6 +22,7 @@ from d2_seesaw.evaluation.predictions.validation import check_detections
 from d2_seesaw.evaluation.tables import CategoryResult, category_results
 
 _RESULTS = ("instances_predictions.npz", "lvis_instances_results.json")  # the faster one first
+_SUFFIXES = (".json", ".npz")
 _LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
 _ROUNDING = 1e-6  # percent
 
@@ -62,7 +63,7 @@ class TaskRuns:
 def run_name(path: str | PathLike[str]) -> str:
     """Return the name of a run: that of its folder, without ``inference``."""
     folder = Path(path).resolve()
-    folder = folder if folder.is_dir() else folder.parent
+    folder = folder.parent if folder.suffix in _SUFFIXES else folder
     return folder.parent.name if folder.name.startswith("inference") else folder.name
 
 
@@ -78,7 +79,7 @@ def results_file(run: str | PathLike[str]) -> Path:
     path = Path(run)
     folders = (path, path / "inference")
     found = [f / name for f in folders for name in _RESULTS if (f / name).is_file()]
-    if path.is_file() and path.suffix in (".json", ".npz"):
+    if path.is_file() and path.suffix in _SUFFIXES:
         found = [path]
     if not found:
         raise ValueError(

@@ -1,0 +1,166 @@
+"""Comparison of groups of runs from their files."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from d2_seesaw.evaluation import evaluate_results_file
+from d2_seesaw.evaluation.analysis import read_analysis, write_analysis
+from d2_seesaw.evaluation.analysis.compared_runs import are_paired, ordered_by_seed, results_file
+from d2_seesaw.evaluation.analysis.run_comparison import compare_runs
+from d2_seesaw.evaluation.predictions.detections import Detections
+from d2_seesaw.evaluation.predictions.files import save_columns, write_results
+from tests.evaluation.compared_data import annotations_and_runs
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Write annotations, and the runs a_1 to a_3 and b_1 to b_3."""
+    return annotations_and_runs(tmp_path_factory.mktemp("runs"))
+
+
+def compared(data, first, second, **options):
+    annotations, folder = data
+    groups = {"a": [folder / name for name in first], "b": [folder / name for name in second]}
+    return compare_runs(groups, annotations, resamples=40, **options)
+
+
+def test_scores_are_those_of_the_evaluation(data):
+    annotations, folder = data
+    found = compared(data, ["a_1", "a_2"], ["b_1"])
+    for run, name in enumerate(("a_1", "a_2")):
+        metrics = evaluate_results_file(folder / name / "instances_predictions.npz", annotations)[
+            "bbox"
+        ]
+        for metric in ("AP", "APr", "APc", "APf"):
+            assert found.tasks[0].scores["a"][metric].runs[run] == pytest.approx(
+                metrics[metric], rel=1e-12, nan_ok=True
+            )
+    assert found.tasks[0].pairs[0].categories[0].first == pytest.approx(
+        np.mean([found_ap(annotations, folder / name) for name in ("a_1", "a_2")])
+    )
+
+
+def found_ap(annotations, run):
+    folder = run.parent / "again"
+    evaluate_results_file(run / "instances_predictions.npz", annotations, output_dir=str(folder))
+    return read_analysis(folder / "longtail_bbox.json").categories[0].AP
+
+
+def test_the_same_runs_differ_by_zero_with_an_interval_of_no_width(data):
+    for runs in (["a_1"], ["a_1", "a_2", "a_3"]):
+        pair = compared(data, runs, runs).tasks[0].pairs[0]
+        for d in [*pair.metrics[::3], *pair.with_interval]:  # AP and APf
+            assert (d.mean, d.low, d.high, d.p_value) == (0, 0, 0, 1)
+            assert not d.significant
+
+
+def test_exchanging_the_groups_exchanges_the_signs(data):
+    one, other = ["a_1", "a_2", "a_3"], ["b_1", "b_2", "b_3"]
+    for count, paired in ((1, None), (3, True), (3, False)):
+        there = compared(data, one[:count], other[:count], paired=paired).tasks[0].pairs[0]
+        back = compared(data, other[:count], one[:count], paired=paired).tasks[0].pairs[0]
+        for a, b in zip(
+            [*there.metrics, *there.categories], [*back.metrics, *back.categories], strict=True
+        ):
+            assert a.mean == pytest.approx(-b.mean, nan_ok=True)
+            if not a.reason:
+                assert (a.low, a.high) == pytest.approx((-b.high, -b.low))
+
+
+def test_seeds_are_covered_with_two_runs_in_each_group_and_paired_by_number(data):
+    three = compared(data, ["a_3", "a_1", "a_2"], ["b_1", "b_2", "b_3"])
+    assert three.groups["a"] == ["a_1", "a_2", "a_3"]
+    pair = three.tasks[0].pairs[0]
+    assert pair.seeds
+    assert pair.pairs == [("a_1", "b_1"), ("a_2", "b_2"), ("a_3", "b_3")]
+    one = compared(data, ["a_1"], ["b_2", "b_3"]).tasks[0].pairs[0]
+    assert (one.seeds, one.pairs) == (False, [])
+    with pytest.raises(ValueError, match="a has 1 runs and b has 2: they cannot be paired"):
+        compared(data, ["a_1"], ["b_2", "b_3"], paired=True)
+
+
+def test_runs_are_paired_if_the_last_numbers_of_their_names_agree():
+    assert are_paired(["softmax_1", "softmax_2"], ["lvis2_seed1", "lvis2_seed2"])
+    assert not are_paired(["softmax_1", "softmax_2"], ["seesaw_1", "seesaw_3"])
+    assert not are_paired(["softmax_1", "softmax_2"], ["seesaw_1"])
+    assert not are_paired(["a", "b"], ["c", "d"])
+    assert not are_paired(["a_1", "b_1"], ["c_1", "d_1"])
+    names = ["s_10", "s_9", "s_1"]
+    assert [names[i] for i in ordered_by_seed(names)] == ["s_1", "s_9", "s_10"]
+    assert ordered_by_seed(["seed", "1", "2b"]) == [1, 2, 0]
+
+
+def test_few_categories_and_few_images_have_no_interval_but_a_reason(data):
+    pair = compared(data, ["a_1"], ["b_1"]).tasks[0].pairs[0]
+    by_name = {d.name: d for d in (*pair.metrics, *pair.categories)}
+    rare = by_name["APr"]
+    assert rare.categories == 4
+    assert math.isnan(rare.low)
+    assert "fewer than 10 categories need 10 images each" in rare.reason
+    assert by_name["APf"].reason == by_name["AP"].reason == ""
+    for d in pair.categories:
+        assert bool(d.reason) == (d.images < 10)
+        assert d.objects >= d.images > 0
+    assert any(d.reason for d in pair.categories)
+
+
+def test_the_result_is_json_without_nan_and_depends_on_the_seed_alone(data):
+    one, again, other = (
+        compared(data, ["a_1"], ["b_1"], seed=seed).to_json() for seed in (1, 1, 2)
+    )
+    text = json.dumps(one, allow_nan=False)
+    assert json.loads(text)["tasks"][0]["pairs"][0]["metrics"][0]["name"] == "AP"
+    assert one == again
+    errors = [x["tasks"][0]["pairs"][0]["metrics"][0]["standard_error"] for x in (one, other)]
+    assert errors[0] != errors[1]
+    assert errors[0] == pytest.approx(errors[1], rel=0.6)
+
+
+def test_inputs_that_cannot_be_compared_are_refused(data, tmp_path):
+    annotations, folder = data
+    a, b = folder / "a_1", folder / "b_1"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(ValueError, match=r"empty has no lvis_instances_results\.json or .*images"):
+        compare_runs({"a": [a], "b": [empty]}, annotations)
+    with pytest.raises(ValueError, match=r"two groups with a run each or more, got a: 1$"):
+        compare_runs({"a": [a]}, annotations)
+    with pytest.raises(ValueError, match="a: 1, b: 0"):
+        compare_runs({"a": [a], "b": []}, annotations)
+    with pytest.raises(ValueError, match="cannot be used to evaluate masks"):
+        compare_runs({"a": [a], "b": [b]}, annotations, tasks=["segm"])
+    with pytest.raises(ValueError, match="resamples must be at least 2, got 1"):
+        compare_runs({"a": [a], "b": [b]}, annotations, resamples=1)
+    strange = Detections(np.array([7777]), np.array([1]), np.array([0.5]), np.ones((1, 4)))
+    (tmp_path / "c").mkdir()
+    save_columns(str(tmp_path / "c" / "instances_predictions.npz"), strange)
+    with pytest.raises(ValueError, match=r"npz does not fit the annotations: .*7777"):
+        compare_runs({"a": [a], "b": [tmp_path / "c"]}, annotations)
+
+
+def test_an_analysis_of_other_annotations_or_limits_is_noticed(data, tmp_path):
+    annotations, folder = data
+    file = folder / "a_1" / "instances_predictions.npz"
+    evaluate_results_file(file, annotations, output_dir=str(tmp_path))
+    (tmp_path / file.name).write_bytes(file.read_bytes())
+    groups = {"a": [tmp_path], "b": [folder / "b_1"]}
+    assert compare_runs(groups, annotations, resamples=2).images == 60
+    analysis = read_analysis(tmp_path / "longtail_bbox.json")
+    write_analysis(tmp_path, replace(analysis, ground_truth="x1"))
+    with pytest.raises(ValueError, match=r"written for other annotations \(x1\)"):
+        compare_runs(groups, annotations, resamples=2)
+    write_analysis(tmp_path, replace(analysis, metrics=analysis.metrics | {"AP": 1.0}))
+    with pytest.raises(ValueError, match=r"but it says 1\.000: give the limit of detections"):
+        compare_runs(groups, annotations, resamples=2)
+
+
+def test_a_run_is_its_folder_the_folder_above_or_a_file(data, tmp_path):
+    folder = tmp_path / "run" / "inference"
+    folder.mkdir(parents=True)
+    write_results(str(folder / "lvis_instances_results.json"), Detections.from_results([]))
+    for path in (folder, folder.parent, folder / "lvis_instances_results.json"):
+        assert results_file(path) == folder / "lvis_instances_results.json"
