@@ -61,7 +61,6 @@ def _draw(canvas: Canvas, *, table: MatrixTable) -> None:
     for spine in axes.spines.values():
         spine.set_visible(True)
     axes.tick_params(length=0, pad=2)
-    _draw_groups(canvas, table)
     if number <= _MOST_NAMES:
         size = 72 * _ROW * 0.72
         rows, columns = (
@@ -70,6 +69,7 @@ def _draw(canvas: Canvas, *, table: MatrixTable) -> None:
         )
         axes.set_yticks(range(number), rows, fontsize=size)
         axes.set_xticks(range(number), columns, fontsize=size, rotation=90)
+    _draw_groups(canvas, table)
     if number <= _NUMBERED:
         for row, column in np.argwhere(shares >= 0.5).tolist():
             share = shares[row, column]
@@ -97,6 +97,8 @@ def _draw_groups(canvas: Canvas, table: MatrixTable) -> None:
             axis.set_ticks(places, names)
         axes.tick_params(axis="y", labelrotation=90)
     else:
-        for row, group in enumerate(groups):
-            if group:
-                axes.plot([-0.5], [row], marker="s", ms=2, color=GROUP_COLORS[group], clip_on=False)
+        for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+            for label, group in zip(labels, groups, strict=True):
+                label.set_color(GROUP_COLORS.get(group, canvas.ink))
+    axes.set_xlim(-0.5, number - 0.5)
+    axes.set_ylim(number - 0.5, -0.5)

@@ -37,11 +37,14 @@ def test_losses_and_accuracies_are_logged_by_name(trained):
 def test_model_config_and_results_are_saved(trained):
     for name in (
         "model_final.pth",
+        "model_final.thresholds.json",
         "config.yaml",
         "metrics.json",
         "log.txt",
         "inference/lvis_instances_results.json",
         "inference/per_category_segm.csv",
+        "inference/thresholds_segm.csv",
+        "inference/confusion_segm.csv",
         "inference/longtail.html",
     ):
         assert (trained.output / name).is_file(), name

@@ -340,6 +340,29 @@ def test_test_time_augmentation_without_views_is_refused(semantic):
         load_predictor(semantic, tta=True)
 
 
+def test_a_threshold_lowers_that_of_the_model_and_applies_to_all_classes(checkpoint, image):
+    everything = load_predictor(checkpoint, device="cpu")
+    scores = everything(image)["instances"].scores
+    limit = everything.model.roi_heads.box_predictor.test_score_thresh
+    low, middle = limit / 2, float(scores.median())
+    lowered = load_predictor(checkpoint, device="cpu", threshold=low)
+    assert lowered.model.roi_heads.box_predictor.test_score_thresh < low
+    assert lowered(image)["instances"].scores.min() >= np.float32(low)
+    found = load_predictor(checkpoint, device="cpu", threshold=middle)(image)["instances"]
+    assert 0 < len(found) < len(scores)
+    assert found.scores.min() >= np.float32(middle)
+    with pytest.raises(ValueError, match="there are no score thresholds"):
+        load_predictor(checkpoint, device="cpu", threshold="best-f1")
+    with pytest.raises(ValueError, match="best-f1, precision=P"):
+        load_predictor(checkpoint, device="cpu", threshold="best")
+
+
+def test_thresholds_of_classes_are_refused_for_label_maps(semantic):
+    with pytest.raises(ValueError, match="predicts label maps"):
+        load_predictor(semantic, device="cpu", threshold="best-f1")
+    assert load_predictor(semantic, device="cpu", threshold=0.5).thresholds is None
+
+
 def test_the_best_detections_come_first_and_weak_ones_are_dropped():
     scores = torch.tensor([0.2, 0.9, 0.5, 0.7])
     found = Instances((9, 9), scores=scores, pred_boxes=Boxes(torch.zeros(4, 4)))

@@ -39,7 +39,8 @@ def test_classes_are_found_by_name_and_unknown_ones_use_the_threshold_of_all(che
         "its frequency group for 1, all classes for 2; 1 classes are not in the split"
     )
     high = ThresholdRule("precision", 1.0)
-    load_thresholds(high, checkpoint, NAMES, masks=True, tta=False)
+    with caplog.at_level(logging.INFO):
+        load_thresholds(high, checkpoint, NAMES, masks=True, tta=False)
     assert "classes do not reach the target" in caplog.messages[-1]
 
 

@@ -1,12 +1,15 @@
 import math
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from d2_seesaw.evaluation.analysis import Confusion, ConfusionMatrix
 from d2_seesaw.evaluation.analysis.comparison import compare
 from d2_seesaw.report import write_figures
+from d2_seesaw.report.confusion_figure import confusion_heat_map
 from d2_seesaw.report.figures import (
     ap_by_training_images,
     ap_difference_by_training_images,
@@ -51,6 +54,25 @@ def test_files_are_named_after_their_chart_and_are_a_column_wide(tmp_path):
                 sizes.append(picture.size)
     heights = [720, 591, 870, 720, 807, 870]  # 72 for each additional bar
     assert sizes == [(990, height) for height in heights]
+
+
+@pytest.mark.parametrize("number", [4, 200])
+def test_the_confusion_matrix_shows_shares_of_rows_sorted_by_frequency(number):
+    rows = [category(i, "r" if i < 3 else "f", i) for i in range(1, number)]
+    last = number - 1
+    confusions = [(1, 1, 1), (1, last, 3), (last, last, 5), (2, None, 2)]
+    found = [Confusion(*c) for c in confusions] + [Confusion(i, i, 1) for i in range(3, last)]
+    matrix = ConfusionMatrix(found, [(last, 4)])
+    canvas = drawn(confusion_heat_map(replace(analysis(rows), matrix=matrix)), is_page=False)
+    shares = canvas.axes.images[0].get_array()
+    assert shares.shape == (number, number)
+    assert shares[0, 0] == 100  # the most frequent category comes first
+    assert shares[-2, [0, -2]].tolist() == [75, 25]  # category 1
+    assert shares[-3, -1] == 100  # category 2 is missed
+    assert shares[-1].tolist() == [100] + [0] * (number - 1)  # the background
+    ticks = [t.get_text() for t in canvas.axes.get_yticklabels()]
+    named = ["class3", "class2", "class1", "background"]
+    assert ticks == (named if number == 4 else ["frequent", "rare"])
 
 
 # AP along the tail

@@ -121,7 +121,7 @@ def test_a_damaged_file_is_one_clear_error(checkpoint, path, value):
 
 def test_a_folder_that_cannot_be_written_is_a_line_in_the_log(checkpoint, caplog, monkeypatch):
     def replace(source, target):
-        raise PermissionError(13, "Permission denied", source)
+        raise PermissionError(13, "Permission denied", str(source))
 
     monkeypatch.setattr(os, "replace", replace)
     with caplog.at_level(logging.INFO):
