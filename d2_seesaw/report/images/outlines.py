@@ -11,6 +11,7 @@ from pycocotools import mask as coco_mask
 
 _FINER = 2  # outlines run along the edges of pixels, not through their centers
 _LARGEST = 1e6
+_MOST_RINGS = 50
 
 
 def outlines(segmentation: Any, tolerance: float = 0.5) -> list[np.ndarray]:
@@ -18,7 +19,8 @@ def outlines(segmentation: Any, tolerance: float = 0.5) -> list[np.ndarray]:
 
     Args:
         segmentation: Polygons, whose union is the mask, or a run-length encoding.
-        tolerance: Largest distance of a simplified outline, in pixels.
+        tolerance: Largest distance of a simplified outline, in pixels. Of an encoding with more
+            than 50 outlines, the largest are kept.
 
     Returns:
         ``(P, 2)`` points x, y of each outline, in pixels of the image.
@@ -44,6 +46,8 @@ def _of_mask(rle: Mapping[str, Any], tolerance: float) -> list[np.ndarray]:
     fine = crop.repeat(_FINER, 0).repeat(_FINER, 1)
     found, _ = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     shift = np.array([left, top])
+    if len(found) > _MOST_RINGS:  # of a mask that is noise
+        found = sorted(found, key=cv2.contourArea, reverse=True)[:_MOST_RINGS]
     rings = [_simplified(ring[:, 0], _FINER * tolerance) for ring in found]
     return [(ring + 0.5) / _FINER + shift for ring in rings if len(ring) > 2]
 

@@ -9,7 +9,9 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from markupsafe import Markup
@@ -21,11 +23,10 @@ from d2_seesaw.data.image_files import ImageFolder
 from d2_seesaw.evaluation.analysis.error_kinds import KINDS
 from d2_seesaw.evaluation.analysis.judging import Entry, JudgedDataset
 from d2_seesaw.report.images.outlines import outlines, svg_path
-from d2_seesaw.report.images.pictures import MOST_DETECTIONS
 from d2_seesaw.report.images.selection import image_name
 from d2_seesaw.report.images.styles import DASHES, DESCRIPTIONS, class_color
 from d2_seesaw.report.render import render, script_of
-from d2_seesaw.utils.files import write_text
+from d2_seesaw.utils.files import atomic_write, write_text
 from d2_seesaw.utils.progress import Progress
 
 LOWEST_SCORE = 0.05
@@ -34,7 +35,11 @@ LOWEST_SCORE = 0.05
 LONG_SIDE = 1024
 """Longer side of the images in a page, in pixels; smaller images keep their size."""
 
-_QUALITY = 85
+MOST_EMBEDDED = 100
+"""Number of images up to which they are in the page itself."""
+
+_QUALITY = 80
+_MOST_DETECTIONS = 50
 
 
 def read_images(
@@ -86,9 +91,10 @@ def write_image_page(
 ) -> list[str]:
     """Write a page to leaf through images, with their objects and detections.
 
-    Classes, groups, kinds and scores are filtered in the page. The images are in the page as JPEG
-    files with a longer side of at most 1024 pixels. A page has at most 100 detections of an image,
-    with scores from 0.05 on, or from ``min_score`` on if that is lower.
+    Classes, groups, kinds and scores are filtered in the page. The images are JPEG files with a
+    longer side of at most 1024 pixels, in the page itself or, if there are more than 100, in a
+    folder beside it: ``look_files`` for ``look.html``. A page has at most 50 detections of an
+    image, with scores from 0.05 on, or from ``min_score`` on if that is lower.
 
     Args:
         path: HTML file to write.
@@ -109,14 +115,16 @@ def write_image_page(
     failures: list[str] = []
     shown, blocks = [], []
     lowest = min(LOWEST_SCORE, min_score)
-    work = {"total": min(len(images), number or len(images)), "unit": "image"}
+    total = min(len(images), number or len(images))
+    beside = Path(f"{os.path.splitext(path)[0]}_files") if total > MOST_EMBEDDED else None
+    work = {"total": total, "unit": "image"}
     with Progress(f"writing {os.path.basename(path)}", **work) as progress:
         for index, pixels in islice(read_images(dataset, images, folder, failures), number):
-            objects, found = dataset.objects(index), dataset.found(index, lowest, MOST_DETECTIONS)
-            shown.append(_summary(dataset.table.images[index], pixels, objects, found))
+            objects, found = dataset.objects(index), dataset.found(index, lowest, _MOST_DETECTIONS)
             tolerance = 0.5 * max(1.0, max(pixels.shape[:2]) / LONG_SIDE)
             masks = {"o": _masks(objects, tolerance), "d": _masks(found, tolerance)}
-            blocks.append((_data(masks), base64.b64encode(_jpeg(pixels)).decode()))
+            blocks.append((_data(masks), _place_image(pixels, len(shown), beside)))
+            shown.append(_summary(dataset.table.images[index], pixels, objects, found))
             progress.update()
     if not shown:
         raise ValueError(
@@ -124,8 +132,19 @@ def write_image_page(
             if failures
             else "no image is selected"
         )
-    write_text(path, _page(dataset, shown, blocks, min_score, title=title, subtitle=subtitle))
+    files = quote(beside.name) if beside is not None else ""
+    context = {"title": title, "subtitle": subtitle}
+    write_text(path, _page(dataset, shown, blocks, min_score, files, **context))
     return failures
+
+
+def _place_image(pixels: np.ndarray, number: int, beside: Path | None) -> str:
+    """Return an image as base64, or write it to the folder beside the page and return ""."""
+    if beside is None:
+        return base64.b64encode(_jpeg(pixels)).decode()
+    with atomic_write(beside / f"{number}.jpg") as file:
+        file.write(_jpeg(pixels))
+    return ""
 
 
 def _page(
@@ -133,6 +152,7 @@ def _page(
     shown: Sequence[dict[str, Any]],
     blocks: Sequence[tuple[Markup, str]],
     min_score: float,
+    files: str,
     **context: Any,
 ) -> str:
     script = script_of("images")
@@ -148,6 +168,7 @@ def _page(
         "results": dataset.kinds is not None,
         "minScore": min_score,
         "lowest": min(LOWEST_SCORE, min_score),
+        "files": files,
         "images": shown,
     }
     return render(
@@ -155,6 +176,7 @@ def _page(
         index=_data(index),
         blocks=blocks,
         script=Markup(script),
+        beside=bool(files),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         kinds={kind: (DESCRIPTIONS[kind], DASHES[kind]) for kind in KINDS},
         with_results=dataset.kinds is not None,

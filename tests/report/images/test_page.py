@@ -13,6 +13,7 @@ from PIL import Image
 from d2_seesaw.data.image_files import ImageFolder
 from d2_seesaw.evaluation.analysis.error_kinds import KINDS
 from d2_seesaw.evaluation.analysis.judging import read_judged
+from d2_seesaw.report.images import page
 from d2_seesaw.report.images.page import LONG_SIDE, write_image_page
 from d2_seesaw.report.images.pictures import BANNER, draw_side_by_side
 from d2_seesaw.report.images.selection import Selection
@@ -65,6 +66,19 @@ def test_a_page_has_all_objects_and_detections_with_their_kinds(tmp_path):
     assert [KINDS[e[1]] for e in first["o"]] == ["confused", "right", "right"]
     jpeg = base64.b64decode(re.search(r'id="jpeg-1">(.*?)</script>', text)[1])
     assert Image.open(io.BytesIO(jpeg)).size == (small_results.WIDTH, small_results.HEIGHT)
+
+
+def test_many_images_are_files_beside_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "MOST_EMBEDDED", 1)
+    dataset, folder = make(tmp_path)
+    write_image_page(tmp_path / "a page.html", dataset, range(4), folder, number=2)
+    text, index, masks = read(tmp_path / "a page.html")
+    assert 'id="jpeg-0"' not in text
+    assert "img-src data: file:; script-src" in text
+    assert index["files"] == "a%20page_files"
+    files = sorted(path.name for path in (tmp_path / "a page_files").iterdir())
+    assert files == ["0.jpg", "1.jpg"]
+    assert len(masks) == len(index["images"]) == 2
 
 
 def test_images_that_are_missing_or_of_another_size_are_left_out_and_named(tmp_path):
