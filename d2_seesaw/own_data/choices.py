@@ -34,6 +34,17 @@ MODEL_ZOO: dict[str, Any] = {
 }
 """Input and strides of the R-50 and R-101 in Detectron2's model zoo."""
 
+SEESAW = "seesaw"
+LOSSES = (
+    *(SEESAW, "softmax", "seesaw_no_objectness", "softmax_objectness", "balanced_group_softmax"),
+    *("balanced_softmax", "logit_adjustment", "federated", "equalization_v2", "ecm"),
+)
+"""Parts of ``common/heads/classification`` that fit any model."""
+
+_LOSS_CODE = """_losses = load_config("common/heads/classification")
+model.roi_heads.box_predictor.update(_losses.{loss})
+"""
+
 AUGMENTATIONS = "dataloader.train.mapper.augmentations"
 TEST_RESIZE = "dataloader.test.mapper.augmentations[0]"
 
@@ -164,15 +175,23 @@ def choose_sampling(data: DatasetMeasures) -> tuple[float, Choice]:
     return best.mean_factor, choice
 
 
-def choose_loss(data: DatasetMeasures) -> Choice:
-    """Set the number of classes. Seesaw Loss is kept in any case."""
+def choose_loss(data: DatasetMeasures, loss: str = SEESAW) -> Choice:
+    """Set the number of classes. Seesaw Loss is kept in any case, unless another one is asked for.
+
+    Args:
+        data: measurements of the training split.
+        loss: one of ``LOSSES``.
+    """
     C = len(data.names)
     reason = (
         f"the most frequent category is in {data.imbalance:.3g} times as many images as the rarest"
     )
+    settings = {"model.roi_heads.num_classes": C}
+    if loss != SEESAW:
+        code = _LOSS_CODE.format(loss=loss)
+        return Choice("loss", f"{loss} over {C:,} classes", f"asked for; {reason}", settings, code)
     if data.imbalance < 2:
         reason += "; with counts this even, the factors of Seesaw Loss are close to 1"
-    settings = {"model.roi_heads.num_classes": C}
     return Choice("loss", f"Seesaw Loss over {C:,} classes", reason, settings)
 
 
@@ -315,7 +334,12 @@ def choose_evaluation(
 
 
 def choose(
-    data: DatasetMeasures, recipe: Recipe, evaluated_images: int, *, from_scratch: bool = False
+    data: DatasetMeasures,
+    recipe: Recipe,
+    evaluated_images: int,
+    *,
+    from_scratch: bool = False,
+    loss: str = SEESAW,
 ) -> list[Choice]:
     """Choose everything that follows from the data.
 
@@ -324,16 +348,17 @@ def choose(
         recipe: limits of the base config.
         evaluated_images: number of images of the other split.
         from_scratch: whether to train without pretrained weights.
+        loss: one of ``LOSSES``.
     """
-    return list(_choose(data, recipe, evaluated_images, from_scratch))
+    return list(_choose(data, recipe, evaluated_images, from_scratch, loss))
 
 
 def _choose(
-    data: DatasetMeasures, recipe: Recipe, evaluated_images: int, from_scratch: bool
+    data: DatasetMeasures, recipe: Recipe, evaluated_images: int, from_scratch: bool, loss: str
 ) -> Iterator[Choice]:
     yield choose_start(recipe, from_scratch=from_scratch)
     yield choose_masks(data)
-    yield choose_loss(data)
+    yield choose_loss(data, loss)
     resize, choice = choose_resize(data, recipe)
     yield choice
     if flip := choose_flip(data):

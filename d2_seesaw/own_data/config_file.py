@@ -126,7 +126,7 @@ def _assignments(choice: Choice) -> str:
         for text in (f"{choice.subject}: {choice.value}", f"{sentence}.")
     ]
     lines = [f"{key} = {_literal(value)}" for key, value in choice.settings.items()]
-    return "\n".join([*comments, *lines]) + "\n"
+    return "\n".join([*comments, *lines, *choice.code.splitlines()]) + "\n"
 
 
 def _literal(value: Any) -> str:

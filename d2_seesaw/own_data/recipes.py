@@ -30,12 +30,14 @@ class Choice:
         value: the choice in words.
         reason: one sentence.
         settings: values by dotted key of the config; empty if the base config already has them.
+        code: lines of Python that change the config's ``model`` beyond single values.
     """
 
     subject: str
     value: str
     reason: str
     settings: dict[str, Any]
+    code: str = ""
 
 
 @dataclass(frozen=True)

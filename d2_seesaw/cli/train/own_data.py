@@ -24,6 +24,7 @@ from d2_seesaw.own_data import (
     measure,
     recipe_of,
 )
+from d2_seesaw.own_data.choices import LOSSES, SEESAW
 from d2_seesaw.own_data.config_file import NAME
 from d2_seesaw.own_data.recipes import Choice
 from d2_seesaw.own_data.split import split_images, write_split
@@ -49,6 +50,9 @@ def add_own_data(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--images", metavar="DIR", help="folder of the images of both files")
     group.add_argument("--output", metavar="DIR", help=f"output folder; default: {DEFAULT_FOLDER}")
+    group.add_argument(
+        "--loss", choices=LOSSES, help=f"classification loss, see docs/losses.md; default: {SEESAW}"
+    )
     group.add_argument(
         "--choose-only", action="store_true", help="write the config, and do not train"
     )
@@ -104,6 +108,7 @@ def _refuse_other_flags(args: argparse.Namespace) -> None:
     given = {
         "--images": args.images,
         "--output": args.output,
+        "--loss": args.loss,
         "--choose-only": args.choose_only,
         "--from-scratch": args.from_scratch,
     }
@@ -156,6 +161,14 @@ def _existing(args: argparse.Namespace, path: Path, processes: int | None) -> in
             f"{path} was written for {registered}, not for {args.data[0]}: choose another "
             "--output, or --restart to choose anew"
         )
+    if args.loss:
+        wanted = load_config("common/heads/classification")[args.loss].cls_loss
+        predictor = cfg.model.roi_heads.box_predictor
+        if predictor.cls_loss._target_ != wanted._target_:
+            raise ValueError(
+                f"{path} was written for another loss than {args.loss}: choose another --output, "
+                "or --restart to choose anew"
+            )
     say(f"{path} exists and is used as it is, edits included; --restart chooses anew")
     return processes or cfg.train.reference_world_size
 
@@ -168,7 +181,9 @@ def _chosen(args: argparse.Namespace, folder: Path, base: str, machine: Choice) 
     measures = measure(read_annotations(data.train_file, for_training=True))
     evaluated = len(read_annotations(data.val_file).images)
     recipe = recipe_of(base, cfg, args.num_gpus)
-    chosen = choose(measures, recipe, evaluated, from_scratch=args.from_scratch)
+    chosen = choose(
+        measures, recipe, evaluated, from_scratch=args.from_scratch, loss=args.loss or SEESAW
+    )
     choices = [machine, *chosen]
     say(f"\nThe training data:\n{_indented(measures.text())}")
     say(f"\nChosen from them:\n{choices_text(choices)}\n")
