@@ -248,6 +248,7 @@ def test_every_tensor_is_accounted_for_and_losses_start_anew(tmp_path):
     assert "not used: extra: weight, bias (missing in the model)" in text
 
 
+@pytest.mark.slow
 def test_every_tensor_whose_shape_depends_on_the_classes_is_found():
     # TSD with a sibling, a second branch, mask IoU and a context encoder.
     C = 37  # no other size of this model
