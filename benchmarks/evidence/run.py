@@ -23,7 +23,7 @@ import torch
 from protocol import START, START_STEPS, TABLES
 from recipes import Data, Recipe
 from start import REGISTRATION, merge_categories, write_start
-from tables import is_finished, show, write_result
+from tables import is_finished, show, write_comparison, write_result
 
 HERE = Path(__file__).resolve().parent
 
@@ -230,6 +230,9 @@ def main() -> None:
         with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
             for table in chosen:
                 _run_table(runner, table, pool, end)
+        for table in chosen:
+            annotations = runner.root(table.baseline.data) / "lvis_val.json"
+            write_comparison(table, runner.output, annotations)
     print("\n\n".join(show(table) for table in chosen))
 
 

@@ -8,8 +8,13 @@ from typing import Any
 
 from recipes import Recipe, Table
 
+from d2_seesaw.evaluation import compare_runs
+
 RESULTS = Path(__file__).resolve().parent / "results"
 """Folder of the results that are part of the repository: one file for each recipe and seed."""
+
+Difference = list[float | None]
+"""Mean of the compared runs minus that of the baseline, and the ends of its 95 % interval."""
 
 
 def result_file(recipe: Recipe, seed: int) -> Path:
@@ -54,11 +59,45 @@ def mean_and_deviation(values: list[float]) -> str:
     return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):.1f}"
 
 
+def write_comparison(table: Table, output: Path, annotations: Path) -> None:
+    """Compare the runs of a table with those of its baseline, and write the differences.
+
+    The seeds are those that the baseline has finished, and recipes that miss one of them are left
+    out. Runs of a seed are paired.
+
+    Args:
+        table: The table.
+        output: Folder of the runs.
+        annotations: Annotations of the evaluations.
+    """
+    seeds = [seed for seed in table.seeds if is_finished(table.baseline, seed)]
+    done = [r for r in table.recipes if seeds and all(is_finished(r, seed) for seed in seeds)]
+    if len(done) < 2 or table.baseline.data.semantic:
+        return
+    runs = {
+        r.name: [output / "runs" / f"{r.name}-{s}" / "run/inference" for s in seeds] for r in done
+    }
+    compared = compare_runs(runs, annotations)
+    differences: dict[str, dict[str, Difference]] = {recipe.name: {} for recipe in done[1:]}
+    for task in compared.tasks:
+        for pair in task.pairs:
+            for d in pair.metrics:
+                ends = [None if math.isnan(v) else round(v, 3) for v in (d.mean, d.low, d.high)]
+                differences[pair.compared][f"{task.task}/{d.name}"] = ends
+    content = {"seeds": seeds, "resamples": compared.resamples, "differences": differences}
+    path = comparison_file(table)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def comparison_file(table: Table) -> Path:
+    """Return the path of the differences of a table."""
+    return RESULTS / "comparisons" / f"{table.name}.json"
+
+
 def show(table: Table) -> str:
-    """Return the Markdown table of the finished runs, with the hours that they took."""
-    columns = [
-        name.partition("/")[2] if name.startswith("se") else "box AP" for name in table.metrics
-    ]
+    """Return Markdown tables of the finished runs: metrics, and differences from the baseline."""
+    columns = [name.replace("bbox/", "box ").rpartition("/")[2] for name in table.metrics]
     rows = [["recipe", "seeds", *columns, "CPU hours"]]
     for recipe in table.recipes:
         results = [r for seed in table.seeds if (r := read_result(recipe, seed)) is not None]
@@ -67,6 +106,28 @@ def show(table: Table) -> str:
         cells = [mean_and_deviation([metric(r, name) for r in results]) for name in table.metrics]
         hours = sum(result["cpu_seconds"] for result in results) / 3600
         rows.append([recipe.name, str(len(results)), *cells, f"{hours:.1f}"])
-    rows.insert(1, ["---"] * len(rows[0]))
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([f"### {table.title}", "", *lines])
+    if len(rows) == 1:
+        return f"### {table.title}\n\nNot yet run."
+    parts = [f"### {table.title}", _markdown(rows)]
+    if comparison_file(table).exists():
+        content = json.loads(comparison_file(table).read_text())
+        rows = [[f"minus {table.baseline.name}", "seeds", *columns]]
+        for name, by_metric in content["differences"].items():
+            cells = [_interval(by_metric[metric]) for metric in table.metrics]
+            rows.append([name, str(len(content["seeds"])), *cells])
+        parts.append(_markdown(rows))
+    return "\n\n".join(parts)
+
+
+def _interval(difference: Difference) -> str:
+    mean, low, high = difference
+    if mean is None:
+        return "n/a"
+    if low is None or high is None:
+        return f"{mean:+.1f}"
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    rows = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
