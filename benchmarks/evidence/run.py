@@ -102,7 +102,7 @@ class Runner:
         folder = self.output / "runs" / f"{recipe.name}-{seed}"
         seconds = (self._calibrate if recipe.calibration else self._train)(recipe, seed, folder)
         tasks = ("sem_seg",) if recipe.data.semantic else ("bbox", "segm")
-        scores = {task: _metrics(folder / "run/inference", task) for task in tasks}
+        scores = {task: _metrics(folder / "inference", task) for task in tasks}
         write_result(recipe, seed, {**scores, **seconds, **machine_and_versions()})
 
     def start(self, data: Data) -> Path:
@@ -117,7 +117,8 @@ class Runner:
             number = merge_categories(root / f"lvis_{split}.json", folder / f"merged_{split}.json")
         head = REGISTRATION.format(folder=str(folder), image_root=str(root))
         text = _CONFIG.format(name="start", config=str(HERE / "configs" / START), head=head)
-        (folder / "config.py").write_text(text)
+        config = folder / "config.py"
+        config.write_text(text)
         overrides = {
             "model.roi_heads.num_classes": 1,
             "train.max_iter": START_STEPS,
@@ -126,20 +127,20 @@ class Runner:
             "train.device": "cpu",
             "train.checkpointer.period": 100,
         }
-        self._train_config(folder, overrides, data, resume=(folder / "run").exists())
+        self._train_config(config, overrides, data, resume=(folder / "run").exists())
         write_start(folder / "run/model_final.pth", number, weights)
         return weights
 
     def _train_config(
-        self, folder: Path, overrides: dict[str, Any], data: Data, *, resume: bool
+        self, config: Path, overrides: dict[str, Any], data: Data, *, resume: bool
     ) -> dict[str, float]:
         return self.command(
             [
-                *("train", "--config-file", str(folder / "config.py")),
+                *("train", "--config-file", str(config)),
                 "--resume" if resume else "--restart",
                 *(f"{key}={value}" for key, value in overrides.items()),
             ],
-            folder / "log.txt",
+            config.with_suffix(".log"),
             data,
         )
 
@@ -153,26 +154,27 @@ class Runner:
         overrides = {
             **recipe.overrides,
             "train.seed": seed,
-            "train.output_dir": folder / "run",
+            "train.output_dir": folder,
             "train.device": "cpu",
             "train.checkpointer.period": 100,
         }
         if recipe.starts_from_detector:
             overrides["train.init_checkpoint"] = self.start(recipe.data)
             overrides["train.allow_partial_checkpoint"] = True
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.py").write_text(config)
+        path = self.output / "configs" / f"{folder.name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(config)
         # Another protocol's run of this name is moved aside.
-        of = folder / "fingerprint"
+        of = path.with_suffix(".fingerprint")
         known = of.exists() and of.read_text() == recipe.fingerprint()
         of.write_text(recipe.fingerprint())
-        seconds = self._train_config(folder, overrides, recipe.data, resume=known)
+        seconds = self._train_config(path, overrides, recipe.data, resume=known)
         return {**seconds, "resumed": known}
 
     def _calibrate(self, recipe: Recipe, seed: int, folder: Path) -> dict[str, float]:
-        trained = self.output / "runs" / f"{recipe.of}-{seed}" / "run"
-        model, log = folder / "model.pth", folder / "log.txt"
-        folder.mkdir(parents=True, exist_ok=True)
+        trained = self.output / "runs" / f"{recipe.of}-{seed}"
+        model = self.output / "configs" / f"{folder.name}.pth"
+        log = model.with_suffix(".log")
         config = ["--config-file", str(trained / "config.yaml")]
         seconds = self.command(
             [
@@ -183,7 +185,7 @@ class Runner:
             log,
             recipe.data,
         )
-        overrides = [f"train.init_checkpoint={model}", f"train.output_dir={folder / 'run'}"]
+        overrides = [f"train.init_checkpoint={model}", f"train.output_dir={folder}"]
         self.command(["train", *config, "--eval-only", *overrides], log, recipe.data)
         model.unlink()
         return seconds

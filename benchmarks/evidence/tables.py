@@ -74,9 +74,7 @@ def write_comparison(table: Table, output: Path, annotations: Path) -> None:
     done = [r for r in table.recipes if seeds and all(is_finished(r, seed) for seed in seeds)]
     if len(done) < 2 or table.baseline.data.semantic:
         return
-    runs = {
-        r.name: [output / "runs" / f"{r.name}-{s}" / "run/inference" for s in seeds] for r in done
-    }
+    runs = {r.name: [output / "runs" / f"{r.name}-{seed}" for seed in seeds] for r in done}
     compared = compare_runs(runs, annotations)
     differences: dict[str, dict[str, Difference]] = {recipe.name: {} for recipe in done[1:]}
     for task in compared.tasks:
