@@ -43,6 +43,16 @@ _cfg.model.roi_heads.box_predictor.update(_heads[{head!r}])
 """
 
 
+def config_text(recipe: Recipe) -> str:
+    """Return the config of a recipe, which takes everything from the one that it names."""
+    own = HERE / "configs" / f"{recipe.config}.py"
+    return _CONFIG.format(
+        name=recipe.name,
+        config=str(own) if own.exists() else recipe.config,
+        head=_HEAD.format(head=recipe.head) if recipe.head else "",
+    )
+
+
 class Runner:
     """Runs of recipes below one folder, one process with one thread each."""
 
@@ -145,12 +155,6 @@ class Runner:
         )
 
     def _train(self, recipe: Recipe, seed: int, folder: Path) -> dict[str, Any]:
-        own = HERE / "configs" / f"{recipe.config}.py"
-        config = _CONFIG.format(
-            name=recipe.name,
-            config=str(own) if own.exists() else recipe.config,
-            head=_HEAD.format(head=recipe.head) if recipe.head else "",
-        )
         overrides = {
             **recipe.overrides,
             "train.seed": seed,
@@ -163,7 +167,7 @@ class Runner:
             overrides["train.allow_partial_checkpoint"] = True
         path = self.output / "configs" / f"{folder.name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(config)
+        path.write_text(config_text(recipe))
         # Another protocol's run of this name is moved aside.
         of = path.with_suffix(".fingerprint")
         known = of.exists() and of.read_text() == recipe.fingerprint()
