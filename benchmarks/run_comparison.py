@@ -34,7 +34,7 @@ def write_runs(folder: Path, images: int, masks: bool) -> None:
         category["name"] = f"category {category['id']}"
     (folder / "val.json").write_text(json.dumps(data))
     rng = np.random.default_rng(1)
-    boxes = detections.boxes.copy()
+    boxes = np.array(detections.boxes)  # a copy
     boxes[:, :2] += rng.normal(0, 3, (len(boxes), 2))
     scores = rng.random(len(boxes)).astype(np.float32)
     for name, run in (
