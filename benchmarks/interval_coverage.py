@@ -82,7 +82,8 @@ def draw_split(rng: np.random.Generator) -> Split:
     pairs = np.repeat(pairs, 1 + rng.poisson(0.5, len(pairs)), axis=0)
     images, categories = pairs.T
     quality = rng.normal(0, 1.0, K)[categories] + rng.normal(0, 0.7, IMAGES)[images]
-    return Split(images, categories, quality + rng.normal(0, 0.7, len(pairs)), verified)
+    quality += rng.normal(0, 0.7, len(pairs))
+    return Split(images, categories, quality, (verified[0], verified[1]))
 
 
 def draw_run(
@@ -146,11 +147,11 @@ def trial(
             run = draw_run(rng, split, view, method * difference / 10, seeds > 1)
             found.append(run.average_precision(weights, numbers))
     ap = np.stack(found, axis=1)
-    methods = [ResampledRuns(x[0], x[1:]) for x in (ap[:, :seeds], ap[:, seeds:])]
+    first, second = (ResampledRuns(x[0], x[1:]) for x in (ap[:, :seeds], ap[:, seeds:]))
 
     def interval(chosen: np.ndarray) -> tuple[float, float, float]:
         images = objects.images_of_categories[chosen]
-        i = difference_interval(*(m.of(chosen) for m in methods), images, paired=paired)
+        i = difference_interval(first.of(chosen), second.of(chosen), images, paired=paired)
         return i.mean, i.low, i.high
 
     intervals = {}

@@ -32,9 +32,11 @@ def write_runs(folder: Path, images: int, masks: bool) -> None:
     data, detections = generate(images, 300, masks)
     for category in data["categories"]:
         category["name"] = f"category {category['id']}"
+    for image in data["images"]:
+        image["file_name"] = f"{image['id']}.jpg"
     (folder / "val.json").write_text(json.dumps(data))
     rng = np.random.default_rng(1)
-    boxes = detections.boxes.copy()
+    boxes = np.array(detections.boxes)  # a copy
     boxes[:, :2] += rng.normal(0, 3, (len(boxes), 2))
     scores = rng.random(len(boxes)).astype(np.float32)
     for name, run in (

@@ -1,6 +1,7 @@
 """Seesaw Loss with fixed class counts, for the evidence."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ class ImageCountsSeesawLoss(SeesawLoss):
     """
 
     def __init__(
-        self, num_classes: int, *, class_counts: Callable[[], Sequence[int]], **options: float
+        self, num_classes: int, *, class_counts: Callable[[], Sequence[int]], **options: Any
     ) -> None:
         super().__init__(num_classes, **options)
         counts = torch.tensor([*class_counts(), 0])

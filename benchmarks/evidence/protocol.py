@@ -13,6 +13,7 @@ One run preceded this protocol: 400 steps of softmax from ImageNet's weights, wi
 before any recipe was compared with another.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from recipes import Data, Recipe, Table
@@ -50,8 +51,13 @@ CLASSIFIER = "model.roi_heads.box_predictor.cls_score"
 RANDOM = {"dataloader.train.sampling.threshold": 1e-9}
 
 
-def _on_cutouts(name: str, head: str = "", config: str = "instances", **overrides: Any) -> Recipe:
-    return Recipe(name, CUTOUTS, config, head, overrides, starts_from_detector=True)
+def _on_cutouts(
+    name: str,
+    head: str = "",
+    config: str = "instances",
+    overrides: Mapping[str, Any] | None = None,
+) -> Recipe:
+    return Recipe(name, CUTOUTS, config, head, dict(overrides or {}), starts_from_detector=True)
 
 
 SOFTMAX = _on_cutouts("softmax", "softmax")
@@ -82,18 +88,18 @@ ABLATION = Table(
     "Parts of Seesaw Loss",
     (
         SEESAW,
-        _on_cutouts("no_compensation", **{f"{LOSS}.q": 0}),
-        _on_cutouts("no_mitigation", **{f"{LOSS}.p": 0}),
-        _on_cutouts("no_factors", **{f"{LOSS}.p": 0, f"{LOSS}.q": 0}),
+        _on_cutouts("no_compensation", overrides={f"{LOSS}.q": 0}),
+        _on_cutouts("no_mitigation", overrides={f"{LOSS}.p": 0}),
+        _on_cutouts("no_factors", overrides={f"{LOSS}.p": 0, f"{LOSS}.q": 0}),
         _on_cutouts("linear_classifier", config="linear_classifier"),
         _on_cutouts("seesaw_no_objectness", "seesaw_no_objectness"),
         _on_cutouts("image_counts", config="image_counts"),
-        _on_cutouts("p_0.4", **{f"{LOSS}.p": 0.4}),
-        _on_cutouts("p_1.2", **{f"{LOSS}.p": 1.2}),
-        _on_cutouts("q_1", **{f"{LOSS}.q": 1}),
-        _on_cutouts("q_3", **{f"{LOSS}.q": 3}),
-        _on_cutouts("seesaw_random_sampling", "seesaw", **RANDOM),
-        _on_cutouts("softmax_random_sampling", "softmax", **RANDOM),
+        _on_cutouts("p_0.4", overrides={f"{LOSS}.p": 0.4}),
+        _on_cutouts("p_1.2", overrides={f"{LOSS}.p": 1.2}),
+        _on_cutouts("q_1", overrides={f"{LOSS}.q": 1}),
+        _on_cutouts("q_3", overrides={f"{LOSS}.q": 3}),
+        _on_cutouts("seesaw_random_sampling", "seesaw", overrides=RANDOM),
+        _on_cutouts("softmax_random_sampling", "softmax", overrides=RANDOM),
     ),
     _SEEDS,
 )

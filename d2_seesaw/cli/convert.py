@@ -143,7 +143,7 @@ def convert(args: argparse.Namespace) -> str:
     recipe = recipe_for(model, norm_mask)
     cfg = load_config(recipe.config, recipe.overrides)
     with torch.device("meta"):
-        ours = instantiate(cfg.model)
+        ours: Any = instantiate(cfg.model)
     weights = convert_mmdet(file.state, ours.state_dict())
     metadata = _class_metadata(file, model, ours, cfg.dataloader.test.dataset.names)
     metadata |= normalized_layers(ours)

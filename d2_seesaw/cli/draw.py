@@ -120,29 +120,27 @@ def find_source(args: argparse.Namespace) -> Source:
         FileNotFoundError: the run has no results.
         ValueError: it is not known where annotations or images are.
     """
-    run, config = args.run, args.config_file
-    if run is None and config is None:
-        return _checked(args, Source(args.annotations, args.results, args.images, Path("pictures")))
+    run: Path | None = args.run
     if run is not None and not run.is_dir():
         raise FileNotFoundError(f"the folder of the run, {run}, does not exist")
-    if config is None:
-        places = [folder / "config.yaml" for folder in (run, run.parent)]
-        config = next((place for place in places if place.is_file()), None)
-    name = None
+    config = args.config_file or (run and _config_of(run))
+    known = None
     if config is not None:
         cfg = load_config(str(config), parts=())  # registers datasets
         run = run or Path(cfg.train.output_dir)
-        name = cfg.dataloader.test.dataset.names
-        name = name if isinstance(name, str) else name[0]
-    known = name if name and not args.annotations else None
-    source = Source(
-        annotations=annotation_file(known) if known else args.annotations,
-        results=args.results or _results_of(run),
-        images=args.images or (MetadataCatalog.get(known).get("image_root") if known else None),
-        output=run / "pictures",
-        dataset=known,
-    )
-    return _checked(args, source)
+        if not args.annotations:
+            names = cfg.dataloader.test.dataset.names
+            known = names if isinstance(names, str) else names[0]
+    results = args.results or (run and _results_of(run))
+    if args.errors and results is None:
+        raise ValueError("--errors needs --results: without detections there are no errors")
+    annotations, images = _data_of(args, known)
+    return Source(annotations, results, images, (run or Path()) / "pictures", known)
+
+
+def _config_of(run: Path) -> Path | None:
+    places = (folder / "config.yaml" for folder in (run, run.parent))
+    return next((place for place in places if place.is_file()), None)
 
 
 def _results_of(run: Path) -> Path:
@@ -155,20 +153,21 @@ def _results_of(run: Path) -> Path:
     return found[0]
 
 
-def _checked(args: argparse.Namespace, source: Source) -> Source:
-    missing = {
-        "--annotations FILE": not source.annotations,
-        "--images DIR": not source.images,
-    }
-    if any(missing.values()):
-        needed = " and ".join(option for option, absent in missing.items() if absent)
-        found = f"{args.run or args.config_file} does not say it" if args.run else "or give a RUN"
-        raise ValueError(f"needs {needed}; {found}")
-    if not Path(source.images).is_dir():
-        raise ValueError(f"the folder of images {source.images} does not exist")
-    if args.errors and source.results is None:
-        raise ValueError("--errors needs --results: without detections there are no errors")
-    return source
+def _data_of(args: argparse.Namespace, dataset: str | None) -> tuple[str, str]:
+    """Return the annotations and the folder of the images, as given or of a dataset."""
+    annotations, images = args.annotations, args.images
+    if dataset:
+        annotations = annotation_file(dataset)
+        images = images or MetadataCatalog.get(dataset).get("image_root")
+    if not (annotations and images):
+        given = {"--annotations FILE": annotations, "--images DIR": images}
+        missing = [option for option, value in given.items() if not value]
+        run = args.run or args.config_file
+        hint = f"{run} does not give them" if run else "or give a RUN"
+        raise ValueError(f"needs {' and '.join(missing)}; {hint}")
+    if not Path(images).is_dir():
+        raise ValueError(f"the folder of images {images} does not exist")
+    return annotations, images
 
 
 def selection_of(args: argparse.Namespace, dataset: JudgedDataset) -> Selection:

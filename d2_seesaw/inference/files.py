@@ -194,10 +194,11 @@ class FilePredictions:
     ) -> None:
         self.predictor = predictor
         self.output = Path(output)
-        self.thresholds = predictor.thresholds
-        if self.thresholds is None or score_threshold is not None:
+        thresholds = predictor.thresholds
+        if thresholds is None or score_threshold is not None:
             value = 0.5 if score_threshold is None else score_threshold
-            self.thresholds = ScoreThresholds.uniform(value, len(predictor.class_names))
+            thresholds = ScoreThresholds.uniform(value, len(predictor.class_names))
+        self.thresholds = thresholds
         self.max_detections = max_detections
         self.draw = draw
         self.min_side = min_side

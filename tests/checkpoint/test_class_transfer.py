@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -94,7 +95,7 @@ def start(model, path, names=OWN, **options):
     return before, checkpointer._report
 
 
-def parts(model):
+def parts(model) -> tuple[Any, Any, Any]:
     heads = model.roi_heads
     scored = heads.mask_head
     return heads.box_predictor, scored.mask_head.predictor, scored.iou_head.fc_mask_iou

@@ -95,6 +95,8 @@ def test_what_is_missing_or_wrong_is_one_line(tmp_path):
     strange = tmp_path / "strange.json"
     strange.write_text(json.dumps([{**predictions()[0], "category_id": 8}]))
     results = [*data, "--results", tmp_path / "r.json"]
+    done = tmp_path / "without_config"
+    save(done, predictions())
     for arguments, text in (
         ([*results, "--group", "f"], "no class is in group 'f', but in ['n/a']"),
         ([*results, "--classes", "kerbs"], "no class is named 'kerbs'; did you mean 'kerb'?"),
@@ -105,12 +107,15 @@ def test_what_is_missing_or_wrong_is_one_line(tmp_path):
         ([*data, "--results", strange], "Category id 8 of a detection is not in the annotations"),
         ([], "needs --annotations FILE and --images DIR"),
         ([tmp_path, *data], "evaluate the run first"),
+        ([done], f"needs --annotations FILE and --images DIR; {done} does not give them"),
+        ([done, *data[:2]], f"needs --images DIR; {done} does not give them"),
         ([tmp_path / "no"], "does not exist"),
     ):
         with pytest.raises(SystemExit) as end:
             call(*arguments)
-        assert end.value.code.startswith("d2-seesaw draw: ")
-        assert text in end.value.code
+        message = str(end.value)
+        assert message.startswith("d2-seesaw draw: ")
+        assert text in message
 
 
 def test_names_that_matplotlibs_font_has_change_no_font():

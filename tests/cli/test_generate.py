@@ -113,7 +113,7 @@ def stamps(tmp_path):
         path = tmp_path / "stamps" / ("red", "blue")[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
-    Image.fromarray(pixels[..., :3]).save(tmp_path / "stamps/red/photo.png")
+    Image.new("RGB", (40, 30)).save(tmp_path / "stamps/red/photo.png")
     return tmp_path / "stamps"
 
 

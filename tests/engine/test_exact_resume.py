@@ -23,6 +23,7 @@ from d2_seesaw.data.batch_order import BatchOrder, Section
 from d2_seesaw.engine import Trainer
 from d2_seesaw.engine.rank_state import RankState
 from d2_seesaw.engine.run_records import EvaluationHook, ResumedMetricsFile
+from d2_seesaw.utils.random_state import seed_generators
 from tests.support.ranks import run_on_ranks
 
 STEPS = 12
@@ -189,9 +190,9 @@ def test_a_lost_position_or_seed_is_detected_by_these_tests(straight, lost, tmp_
 
 def test_the_mapper_does_not_disturb_the_generators_of_the_main_process():
     stream = iter(loader())
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    seed_generators(1)
     expected = [random.random(), np.random.rand(), float(torch.rand(1))]
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    seed_generators(1)
     next(stream)
     assert [random.random(), np.random.rand(), float(torch.rand(1))] == expected
 

@@ -1,5 +1,6 @@
 import copy
 import json
+from typing import Any
 
 import cv2
 import numpy as np
@@ -340,13 +341,17 @@ def test_test_time_augmentation_without_views_is_refused(semantic):
         load_predictor(semantic, tta=True)
 
 
+def score_limit(predictor):
+    model: Any = predictor.model
+    return model.roi_heads.box_predictor.test_score_thresh
+
+
 def test_a_threshold_lowers_that_of_the_model_and_applies_to_all_classes(checkpoint, image):
     everything = load_predictor(checkpoint, device="cpu")
     scores = everything(image)["instances"].scores
-    limit = everything.model.roi_heads.box_predictor.test_score_thresh
-    low, middle = limit / 2, float(scores.median())
+    low, middle = score_limit(everything) / 2, float(scores.median())
     lowered = load_predictor(checkpoint, device="cpu", threshold=low)
-    assert lowered.model.roi_heads.box_predictor.test_score_thresh < low
+    assert score_limit(lowered) < low
     assert lowered(image)["instances"].scores.min() >= np.float32(low)
     found = load_predictor(checkpoint, device="cpu", threshold=middle)(image)["instances"]
     assert 0 < len(found) < len(scores)

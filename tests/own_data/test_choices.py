@@ -121,7 +121,7 @@ def test_fitted_anchors_are_better_or_the_default_ones():
         fitted = fit_anchors(boxes, DEFAULT)
         assert fitted == DEFAULT or reach(boxes, fitted).score > reach(boxes, DEFAULT).score + 0.02
         assert reach(boxes, fitted).at_50 >= reach(boxes, DEFAULT).at_50 - 0.005
-    assert fit_anchors(boxes, fitted) == fitted
+        assert fit_anchors(boxes, fitted) == fitted
 
 
 def test_long_boxes_get_five_ratios_and_as_many_anchors_in_the_head():

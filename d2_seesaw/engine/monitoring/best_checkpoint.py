@@ -113,7 +113,8 @@ class BestCheckpoint(HookBase):
 
     def _keep_best(self, metrics: dict[str, float], iteration: int) -> None:
         value = metric_of(metrics, self.metric, "train.best_checkpoint.metric")
-        if not is_better(value, self.best and self.best["value"], self.mode):
+        best = None if self.best is None else self.best["value"]
+        if not is_better(value, best, self.mode):
             return
         self.best = {
             "metric": self.metric,

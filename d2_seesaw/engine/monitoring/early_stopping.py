@@ -5,6 +5,7 @@ describes such criteria.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -147,7 +148,7 @@ class EarlyStopping(HookBase):
         steps = trainer.iter + 1
         if not is_evaluated(steps, self.eval_period) or steps >= trainer.max_iter:
             return
-        value = None
+        value = math.nan
         with raise_on_all_ranks():
             if comm.is_main_process():
                 metrics = metrics_since(trainer.storage, trainer.iter)

@@ -136,7 +136,7 @@ class RankedMatches:
             wrong: ``(D, T)`` whether a detection is wrong. Others are ignored.
         """
         order = np.lexsort((-scores, categories))
-        is_right = right[order].any(axis=1)
+        is_right = np.any(right[order], axis=1)
         # The cut: nothing behind the last right detection of a category changes its AP.
         last = np.full(int(categories.max(initial=-1)) + 1, -1)
         np.maximum.at(last, categories[order[is_right]], np.flatnonzero(is_right))

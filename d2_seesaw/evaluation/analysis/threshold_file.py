@@ -12,6 +12,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class SplitThresholds:
     tasks: dict[str, TaskThresholds]
 
 
-def thresholds_path(checkpoint: str | Path, *, tta: bool = False) -> Path:
+def thresholds_path(checkpoint: str | PathLike[str], *, tta: bool = False) -> Path:
     """Return the path of the thresholds of a checkpoint.
 
     Args:
@@ -55,7 +56,7 @@ def thresholds_path(checkpoint: str | Path, *, tta: bool = False) -> Path:
 
 
 def write_thresholds(
-    checkpoint: str | Path, thresholds: SplitThresholds, *, tta: bool = False
+    checkpoint: str | PathLike[str], thresholds: SplitThresholds, *, tta: bool = False
 ) -> Path:
     """Write the thresholds of a checkpoint beside it and return their path.
 
@@ -83,7 +84,7 @@ def write_thresholds(
 
 
 def write_thresholds_if_possible(
-    checkpoint: str | Path, thresholds: SplitThresholds, *, tta: bool = False
+    checkpoint: str | PathLike[str], thresholds: SplitThresholds, *, tta: bool = False
 ) -> None:
     """Write the thresholds of a checkpoint beside it, or log why this is not possible."""
     if "://" in str(checkpoint):
@@ -97,7 +98,7 @@ def write_thresholds_if_possible(
     logger.info("Score thresholds, for d2-seesaw predict --threshold best-f1: %s", path)
 
 
-def read_thresholds(checkpoint: str | Path, *, tta: bool = False) -> SplitThresholds:
+def read_thresholds(checkpoint: str | PathLike[str], *, tta: bool = False) -> SplitThresholds:
     """Read the thresholds of a checkpoint.
 
     Raises:
@@ -135,7 +136,7 @@ def read_thresholds(checkpoint: str | Path, *, tta: bool = False) -> SplitThresh
     return found
 
 
-def file_hash(path: str | Path) -> str:
+def file_hash(path: str | PathLike[str]) -> str:
     """Return the SHA-256 of a file in hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:

@@ -207,16 +207,18 @@ def select_thresholds(
     K = len(points)
     if rule.kind == "score":
         return Thresholds(np.full(K, rule.target), [ALL] * K, [True] * K)
-    found = pools[ALL].select(rule)
-    at, reached = found or (-1, False)
-    default = (float(pools[ALL].thresholds[at]) if found else math.inf, ALL, reached)
-    chosen = [default] * K
-    sets = [(group, pools[group], members.tolist()) for group, members in groups.items()]
+    chosen: list[tuple[float, str, bool]] = [(math.inf, ALL, False)] * K
+    sets = [(ALL, pools[ALL], list(range(K)))]
+    sets += [(group, pools[group], members.tolist()) for group, members in groups.items()]
     sets += [(OWN, own, [k]) for k, own in enumerate(points)]
     for origin, own, members in sets:
-        found = own.select(rule) if own.objects >= fewest_objects else None
-        for k in members if found else ():
-            chosen[k] = (float(own.thresholds[found[0]]), origin, found[1])
+        has_enough = origin == ALL or own.objects >= fewest_objects
+        found = own.select(rule) if has_enough else None
+        if found is None:
+            continue
+        at, reached = found
+        for k in members:
+            chosen[k] = (float(own.thresholds[at]), origin, reached)
     values, origins, all_reached = zip(*chosen, strict=True) if chosen else ((), (), ())
     return Thresholds(np.array(values, float), list(origins), list(all_reached))
 

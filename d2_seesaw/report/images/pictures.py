@@ -143,12 +143,11 @@ def _draw_names(
         length = sum(1.0 if ord(c) > _WIDE else 0.62 for c in text) * size / scale
         place = _free_place(entry.box, (length, 1.5 * size / scale), taken, shape)
         taken.append(place)
-        channels = (int(class_color(entry.category)[i : i + 2], 16) / 255 for i in (1, 3, 5))
         canvas.draw_text(
             text,
             (place[0], place[1] + 0.2 * size / scale),
             font_size=_pixels(canvas, size) / scale,
-            color=tuple(channels),
+            color=class_color(entry.category),
             horizontal_alignment="left",
         )
 

@@ -152,13 +152,14 @@ def _scale_factor(pixels: np.ndarray, size: float, shape: tuple[int, int], most:
 
 
 def _try_to_place(
-    scene: CutoutScene, category: int, patch: np.ndarray, x: float, y: float, style: CutoutStyle
+    scene: CutoutScene, category: int, patch: np.ndarray, place: np.ndarray, style: CutoutStyle
 ) -> bool:
     """Add an object on top, unless it or an object below has too little left to be seen.
 
-    ``x`` and ``y`` in [0, 1] are the place between the leftmost and rightmost, the highest and
-    the lowest one; a fifth of the box may be outside.
+    ``place`` holds x and y in [0, 1]: between the leftmost and rightmost, the highest and the
+    lowest place; a fifth of the box may be outside.
     """
+    x, y = place
     mask = patch[..., 3] >= OPAQUE
     total = int(np.count_nonzero(mask))
     left, top, right, bottom = mask_box(patch[..., 3])
@@ -218,12 +219,12 @@ def layout_cutouts(
         table = _light_table(rng, style.light / 2)
         lit = np.dstack([table[pixels[..., :3]], pixels[..., 3]])
         factor = _scale_factor(pixels, size, shape, style.max_enlargement)
-        for attempt in range(style.placement_attempts):
-            if attempt % 4 == 0:
-                patch = transform_cutout(
-                    lit, factor * 0.85 ** (attempt // 4), flip=flip, degrees=degrees, blur=blur
-                )
-            if _try_to_place(scene, category, patch, *rng.random(2), style):
+        for first in range(0, style.placement_attempts, 4):
+            patch = transform_cutout(
+                lit, factor * 0.85 ** (first // 4), flip=flip, degrees=degrees, blur=blur
+            )
+            attempts = range(min(4, style.placement_attempts - first))
+            if any(_try_to_place(scene, category, patch, rng.random(2), style) for _ in attempts):
                 break
     return scene
 
@@ -248,7 +249,7 @@ def crop_background(
     left, top = x * (width - crop_width), y * (height - crop_height)
     box = (left, top, min(left + crop_width, width), min(top + crop_height, height))
     image = Image.fromarray(np.ascontiguousarray(pixels))
-    image = image.resize(shape[::-1], Image.Resampling.BICUBIC, box=box)
+    image = image.resize((shape[1], shape[0]), Image.Resampling.BICUBIC, box=box)
     crop = np.asarray(image)
     return crop[:, ::-1] if flip and turn < 0.5 else crop
 

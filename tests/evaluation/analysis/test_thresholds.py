@@ -63,12 +63,13 @@ def test_no_other_threshold_is_better_by_the_matches_of_lvis(rule):
             mine = [(score, right) for score, c, right in found if c == category_id]
             objects = counted_objects(data, category_id)
             assert own.objects == objects
-            if not any(right for _, right in mine):
-                assert own.select(rule) is None
+            selected = own.select(rule)
+            assert (selected is None) == (not any(right for _, right in mine))
+            if selected is None:
                 continue
             kept = {t: [r for s, r in mine if s >= t] for t, _ in mine}
             values = [value_of(rule, sum(k), len(k), objects) for k in kept.values()]
-            at, reached = own.select(rule)
+            at, reached = selected
             chosen = [r for s, r in mine if s >= own.thresholds[at]]
             assert (own.right[at], own.detections[at]) == (sum(chosen), len(chosen))
             value = value_of(rule, sum(chosen), len(chosen), objects)
@@ -101,7 +102,9 @@ def test_the_threshold_of_separable_scores_is_halfway_between_both_kinds():
     right = [(0.5 + i / 10, True) for i in range(4)]
     own = points_of(*wrong, *right)
     for rule in (BEST_F1, ThresholdRule("precision", 1.0), ThresholdRule("recall", 1.0)):
-        at, reached = own.select(rule)
+        selected = own.select(rule)
+        assert selected is not None
+        at, reached = selected
         assert own.thresholds[at] == pytest.approx((0.19 + 0.5) / 2)
         assert (own.right[at], own.detections[at], reached) == (4, 4, True)
 

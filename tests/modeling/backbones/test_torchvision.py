@@ -112,13 +112,13 @@ def test_frozen_stages_keep_weights_and_statistics_and_build_no_graph(freeze_at,
         assert torch.equal(value, before[name]) == name.startswith(fixed), name
     assert all(p.requires_grad != n.startswith(fixed) for n, p in model.named_parameters())
     duplicate = copy.deepcopy(model).eval().train()
-    training = [block.training for block in duplicate.body.features]
+    training = [block.training for block in duplicate.body.features.children()]
     assert training == [False] * frozen + [True] * (19 - frozen)
 
 
 def test_the_stem_of_a_convnext_is_frozen_alone(tiny_models):
     model = TorchvisionBackbone("tiny_convnext", freeze_at=1, out_features=["res2"])
-    stem, stage = model.body.features
+    stem, stage = model.body.features.children()
     assert [p.requires_grad for p in stem.parameters()] == [False] * 4
     assert all(p.requires_grad for p in stage.parameters())
 

@@ -66,11 +66,11 @@ def test_images_are_those_with_an_entry_of_the_class_kind_and_score(
 
 def test_the_score_order_follows_the_best_selected_detection(dataset):
     selection = Selection(kinds={"background"})
-    scores = {
-        image: max((d.score for d in dataset.found(image) if d.kind == "background"), default=None)
-        for image in range(len(dataset.table.images))
-    }
-    expected = sorted((i for i, s in scores.items() if s is not None), key=lambda i: -scores[i])
+    scores = {}
+    for image in range(len(dataset.table.images)):
+        if found := [d.score for d in dataset.found(image) if d.kind == "background"]:
+            scores[image] = max(found)
+    expected = sorted(scores, key=lambda i: -scores[i])
     assert order_images(dataset, selection, "score") == expected
 
 
