@@ -28,3 +28,4 @@ dataloader.test.mapper.augmentations = [
 ]
 
 train.init_checkpoint = "torchvision://MobileNet_V2_Weights.IMAGENET1K_V1"
+tta.scales = [[144, 240], [192, 320], [240, 400]]

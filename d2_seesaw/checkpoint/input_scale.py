@@ -66,8 +66,8 @@ def _trained_scale(model: nn.Module) -> float | None:
     )
     norm: Any = getattr(stem, "norm", None)
     mean, variance = (getattr(norm, f"running_{name}", None) for name in ("mean", "var"))
-    if mean is None or variance is None or not mean.any():  # without statistics of data
-        return None
+    if mean is None or variance is None or mean.is_meta or not mean.any():
+        return None  # without statistics of data
     energy = stem.weight.detach().flatten(1).square().sum(dim=1)
     used = energy > 0
     if not used.any():

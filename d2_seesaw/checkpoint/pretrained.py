@@ -254,6 +254,8 @@ def convert_pretrained(
 ) -> dict[str, Any]:
     """Rename the weights of a pretrained backbone, if one of :data:`CONVERTERS` recognizes them.
 
+    Weights that have the model's own names are returned as they are.
+
     Args:
         loaded: a state dict, or a checkpoint of mmdet with one in ``state_dict``.
         model_state: the model's state dict.
@@ -262,6 +264,8 @@ def convert_pretrained(
     Raises:
         ValueError: the backbone does not fit the model.
     """
+    if loaded.keys() <= model_state.keys():
+        return loaded  # weights of this model, whatever its names look like
     state = loaded.get("state_dict", loaded)
     if torchvision_prefix(state, model_state) is not None:
         return convert_torchvision_classifier(state, model_state, partial=partial)

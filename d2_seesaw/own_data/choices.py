@@ -21,6 +21,7 @@ SMALL_OBJECT = 16.0  # pixels: four positions of the finest feature map
 LEAST_VISIBLE = 8.0  # pixels: two positions
 _SMALL_QUANTILE = 0.1
 _LARGEST_ENLARGEMENT = 2.0
+_VIEWS = (0.75, 1, 1.25)  # of test-time augmentation, relative to the size of plain testing
 _MOST_REPEATED = 1.5  # mean repeat factor
 _BOXES_SAMPLED = 20_000
 _TIME_OF_EVALUATIONS = 0.1  # of the time of training
@@ -104,6 +105,7 @@ def choose_resize(data: DatasetMeasures, recipe: Recipe) -> tuple[Resize, Choice
         f"{AUGMENTATIONS}[0].max_size": limit,
         f"{TEST_RESIZE}.short_edge_length": edge,
         f"{TEST_RESIZE}.max_size": limit,
+        "tta.scales": [[round(f * edge), round(f * limit)] for f in _VIEWS],
     }
     return resize, Choice("resize", f"short edge {edge}, long edge up to {limit}", reason, settings)
 
@@ -113,7 +115,7 @@ def choose_flip(data: DatasetMeasures) -> Choice | None:
     sided = {name for name in data.names if re.search(r"(?i)\b(left|right)\b|_(left|right)", name)}
     if not sided:
         return None
-    settings = {f"{AUGMENTATIONS}[1].prob": 0.0}
+    settings = {f"{AUGMENTATIONS}[1].prob": 0.0, "tta.flip": False}
     reason = f"flipped images would have the wrong label, such as {sorted(sided)[0]!r}"
     return Choice("flips", "none", reason, settings)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from d2_seesaw import __version__, cli
+from d2_seesaw.cli.report import compare as report_compare
 from d2_seesaw.detectron2_origin import NOT_INSTALLED
 from d2_seesaw.engine.config_files import find_config
 
@@ -29,11 +30,13 @@ def commands_in(examples):
 def parse(command, *arguments):
     """Parse a command; return the config that it trains with."""
     module = importlib.import_module(cli.module_of(command))
+    if (command, *arguments[:1]) == ("report", "compare"):
+        module, arguments = report_compare, arguments[1:]
     args = module.argument_parser().parse_args(arguments)
     if command != "train":
         return None
     assert not [word for word in args.opts if word.startswith("--")], "a flag behind options"
-    return args.config_file
+    return None if args.data else args.config_file
 
 
 def help_of(*words, capsys):

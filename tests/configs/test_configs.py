@@ -87,8 +87,9 @@ def test_tta_views_include_the_test_size(path):
     assert tta.model is model
     assert isinstance(tta.merge, UnionOfDetections)
     assert tta.flip
-    test_sizes = {"quickstart": (144, 144), "vitdet": (1024, 1024)}
-    assert test_sizes.get(path.relative_to(CONFIGS).parts[0], (800, 1333)) in tta.scales
+    test_sizes = {"quickstart": (144, 144), "vitdet": (1024, 1024), "cpu": (192, 320)}
+    size = test_sizes.get(path.relative_to(CONFIGS).parts[0]) or test_sizes.get(path.stem)
+    assert (size or (800, 1333)) in tta.scales
 
 
 def test_published_tta_views_are_multiples_of_the_test_size():

@@ -108,15 +108,11 @@ def own_config(page):
     return cfg
 
 
-def test_the_config_of_own_data_in_the_readme_has_its_classes_and_splits(reader):
-    cfg = own_config("README.md")
+def test_the_config_of_own_data_trains(reader):
+    cfg = own_config("docs/own_data.md")
     assert cfg.model.roi_heads.num_classes == cfg.model.roi_heads.box_predictor.num_classes == 3
     assert cfg.dataloader.train.dataset.names == "my_train"
     assert cfg.dataloader.test.dataset.names == "my_val"
-
-
-def test_the_config_of_own_data_trains(reader):
-    cfg = own_config("docs/own_data.md")
     # A small image and few RoIs, because the full-size model runs on a CPU.
     cfg.dataloader.train.mapper.augmentations = []
     cfg.model.roi_heads.batch_size_per_image = 16

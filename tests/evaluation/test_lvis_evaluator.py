@@ -205,6 +205,8 @@ def test_writes_detectron2s_files_and_ours_only_below_output_dir(evaluator_of, t
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         *("instances_predictions.npz", "lvis_instances_results.json"),
         *(f"per_category_{t}.{e}" for t in ("bbox", "segm") for e in ("csv", "json")),
+        *(f"thresholds_{t}.{e}" for t in ("bbox", "segm") for e in ("csv", "json")),
+        *("confusion_bbox.csv", "confusion_segm.csv"),
         *("longtail.html", "longtail_bbox.json", "longtail_segm.json"),
     }
     assert sorted(p.suffix for p in tmp_path.iterdir()) == ["", ".json"]  # out, the annotations
@@ -646,7 +648,7 @@ def test_ranks_agree_with_one_process(case, ranks):
     if case == "uneven":
         assert b"data:image/jpeg" in written["longtail.html"]
         assert b"could not be read" not in written["longtail.html"]
-    assert len(written) == 8 + 2 * (case == "uneven") + (case == "mask scores")
+    assert len(written) == 14 + 2 * (case == "uneven") + (case == "mask scores")
     assert from_ranks == written
 
 

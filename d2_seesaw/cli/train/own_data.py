@@ -8,7 +8,7 @@ from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 
-from d2_seesaw.checkpoint.torchvision_weights import PREFIX, find_weights, weights_url
+from d2_seesaw.checkpoint.torchvision_weights import PREFIX, download_weights, find_weights
 from d2_seesaw.cli import say
 from d2_seesaw.data.annotations.reader import file_image_counts, read_annotations
 from d2_seesaw.data.check import check_dataset
@@ -206,8 +206,10 @@ def check_weights(name: str) -> None:
     Raises:
         FileNotFoundError: they cannot be had, with the way to train without them.
     """
+    weights = name.removeprefix(PREFIX)
     try:
-        find_weights(weights_url(name.removeprefix(PREFIX)))
+        if find_weights(weights) is None:
+            download_weights(weights)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}, or train without them: --from-scratch") from error
 

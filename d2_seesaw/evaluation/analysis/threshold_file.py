@@ -79,7 +79,9 @@ def write_thresholds(
         "iou": 0.5,
         "tasks": {task: _task_data(found) for task, found in thresholds.tasks.items()},
     }
-    write_text(path, json.dumps(data, allow_nan=False, separators=(",", ":")) + "\n")
+    text = json.dumps(data, allow_nan=False, separators=(",", ":")) + "\n"
+    if not path.is_file() or path.read_bytes() != text.encode():
+        write_text(path, text)
     return path
 
 

