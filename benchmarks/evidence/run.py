@@ -35,10 +35,9 @@ _cfg = load_config({config!r})
 {head}dataloader, model, train = _cfg.dataloader, _cfg.model, _cfg.train
 lr_multiplier, optimizer = _cfg.lr_multiplier, _cfg.optimizer
 '''
-_HEAD = """from detectron2.config import LazyConfig
-from d2_seesaw.engine.config_files import find_config
+_HEAD = """from d2_seesaw.engine import load_part
 
-_heads = LazyConfig.load(str(find_config("common/heads/classification")))
+_heads = load_part("common/heads/classification")
 _cfg.model.roi_heads.box_predictor.update(_heads[{head!r}])
 """
 

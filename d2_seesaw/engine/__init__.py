@@ -7,6 +7,7 @@ from d2_seesaw.engine.config import (
     apply_overrides,
     check_config,
     load_config,
+    load_part,
 )
 from d2_seesaw.engine.ema import EMAHook
 from d2_seesaw.engine.monitoring.best_checkpoint import BestCheckpoint
@@ -46,6 +47,7 @@ __all__ = [
     "compile_parts",
     "cosine_with_warmup",
     "load_config",
+    "load_part",
     "multi_step_with_warmup",
     "polynomial_with_warmup",
     "signals_waiting",

@@ -135,6 +135,15 @@ def load_config(
     return cfg
 
 
+def load_part(name: str) -> DictConfig:
+    """Load a shipped part from which configs are built, such as ``common/heads/classification``.
+
+    Raises:
+        FileNotFoundError: there is no such part.
+    """
+    return _read(str(find_config(name)))
+
+
 def _read(path: str) -> Any:
     unpatched_import = builtins.__import__
     try:

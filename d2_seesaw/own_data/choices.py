@@ -42,7 +42,7 @@ LOSSES = (
 )
 """Parts of ``common/heads/classification`` that fit any model."""
 
-_LOSS_CODE = """_losses = load_config("common/heads/classification")
+_LOSS_CODE = """_losses = load_part("common/heads/classification")
 model.roi_heads.box_predictor.update(_losses.{loss})
 """
 

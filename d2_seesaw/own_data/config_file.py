@@ -22,7 +22,7 @@ Later calls with the same --output use this file as it is.
 """
 
 from d2_seesaw.data import register_longtail_instances
-from d2_seesaw.engine import load_config{imports}
+from d2_seesaw.engine import {functions}{imports}
 
 register_longtail_instances(
     {train},
@@ -101,6 +101,7 @@ def config_text(
     text = _HEAD.format(
         path=_safe(str(Path(folder, NAME))),
         measures=f"The training data:\n\n{told}" if measures else "",
+        functions="load_config, load_part" if any(c.code for c in choices) else "load_config",
         imports="\nfrom d2_seesaw.engine.boxes_only import boxes_only" if boxes_only else "",
         boxes_only="boxes_only(_cfg)\n" if boxes_only else "",
         train=_literal(train),

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from d2_seesaw.cli import report
-from d2_seesaw.cli.report.compare import group_names, split_groups
+from d2_seesaw.cli.report.compare_groups import group_names, split_groups
 from tests.evaluation.compared_data import annotations_and_runs
 from tests.report.test_hostile_text import Elements
 

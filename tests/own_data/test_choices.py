@@ -11,7 +11,7 @@ from detectron2.structures import Boxes as TorchBoxes
 from detectron2.structures import ImageList, pairwise_iou
 
 from d2_seesaw.data.check.overview import ThresholdEffect
-from d2_seesaw.engine import load_config
+from d2_seesaw.engine import load_config, load_part
 from d2_seesaw.own_data.anchors import Anchors, Boxes, best_overlaps, fit_anchors, k_means, reach
 from d2_seesaw.own_data.choices import (
     LOSSES,
@@ -30,7 +30,6 @@ from d2_seesaw.own_data.choices import (
 )
 from d2_seesaw.own_data.measure import DatasetMeasures
 from d2_seesaw.own_data.recipes import Recipe
-from tests.support.configs import CONFIGS, read
 
 STRIDES = [4, 8, 16, 32, 64]
 DEFAULT = Anchors([16, 32, 64, 96, 128], [0.5, 1.0, 2.0], STRIDES)
@@ -273,12 +272,12 @@ def test_balanced_data_keep_seesaw_loss_and_the_reason_says_so():
 
 
 def test_another_loss_is_the_part_of_the_shipped_configs_with_this_name():
-    heads = read(CONFIGS / "common/heads/classification.py")
+    heads = load_part("common/heads/classification")
     assert set(heads) - set(LOSSES) == {"federated_seesaw"}  # needs another meta-architecture
     assert choose_loss(measures(), SEESAW).code == ""
     for name in set(LOSSES) - {SEESAW}:
         cfg = load_config("own_data/cpu")
-        scope = {"model": cfg.model, "load_config": load_config}
+        scope = {"model": cfg.model, "load_part": load_part}
         exec(choose_loss(measures(), name).code, scope)
         predictor = cfg.model.roi_heads.box_predictor
         assert predictor.cls_loss == heads[name].cls_loss

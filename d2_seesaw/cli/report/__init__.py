@@ -27,7 +27,7 @@ import detectron2.data.datasets  # noqa: F401  registers the built-in datasets
 from detectron2.data import MetadataCatalog
 
 from d2_seesaw.cli import add_image_options, command_parser, errors_in_one_line, say
-from d2_seesaw.cli.report import compare as compare_groups
+from d2_seesaw.cli.report import compare_groups
 from d2_seesaw.data.annotations.reader import read_annotations
 from d2_seesaw.data.image_files import MAX_PIXELS
 from d2_seesaw.engine import load_config

@@ -13,7 +13,7 @@ from d2_seesaw.cli import say
 from d2_seesaw.data.annotations.reader import file_image_counts, read_annotations
 from d2_seesaw.data.check import check_dataset
 from d2_seesaw.data.class_names import counts_by_category
-from d2_seesaw.engine import load_config
+from d2_seesaw.engine import load_config, load_part
 from d2_seesaw.own_data import (
     Machine,
     OwnData,
@@ -162,7 +162,7 @@ def _existing(args: argparse.Namespace, path: Path, processes: int | None) -> in
             "--output, or --restart to choose anew"
         )
     if args.loss:
-        wanted = load_config("common/heads/classification")[args.loss].cls_loss
+        wanted = load_part("common/heads/classification")[args.loss].cls_loss
         predictor = cfg.model.roi_heads.box_predictor
         if predictor.cls_loss._target_ != wanted._target_:
             raise ValueError(
