@@ -11,6 +11,7 @@ import pytest
 
 from d2_seesaw import __version__, cli
 from d2_seesaw.cli.report import compare_groups
+from d2_seesaw.cli.report.compare_groups import split_groups
 from d2_seesaw.detectron2_origin import NOT_INSTALLED
 from d2_seesaw.engine.config_files import find_config
 
@@ -31,7 +32,8 @@ def parse(command, *arguments):
     """Parse a command; return the config that it trains with."""
     module = importlib.import_module(cli.module_of(command))
     if (command, *arguments[:1]) == ("report", "compare"):
-        module, arguments = compare_groups, arguments[1:]
+        assert split_groups(compare_groups.parse_arguments(arguments[1:]).runs)
+        return None
     args = module.argument_parser().parse_args(arguments)
     if command != "train":
         return None

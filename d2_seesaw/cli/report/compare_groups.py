@@ -160,10 +160,15 @@ def write_comparison(args: argparse.Namespace) -> list[str]:
     return paths
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Compare the runs and print the table and the paths of the files."""
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments; ``runs`` has the separators of the groups, for :func:`split_groups`."""
     # argparse drops "--" and takes what follows as names of runs.
     marked = [_SEPARATOR if argument == "--" else argument for argument in arguments]
-    args = argument_parser().parse_args(marked)
+    return argument_parser().parse_args(marked)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Compare the runs and print the table and the paths of the files."""
+    args = parse_arguments(arguments)
     with errors_in_one_line("report compare"):
         say("\n".join(write_comparison(args)))

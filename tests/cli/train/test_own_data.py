@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from omegaconf import OmegaConf
 
@@ -15,6 +16,7 @@ from d2_seesaw.cli.train import argument_parser, own_data, read_config
 from d2_seesaw.cli.train.own_data import choose_own_data
 from d2_seesaw.engine import load_config
 from d2_seesaw.engine.boxes_only import masks_left_out
+from d2_seesaw.losses import SoftmaxLoss
 from d2_seesaw.own_data import Machine, choose_base
 from tests.data.own_data import content, write
 from tests.support.configs import build_model, plain, through_yaml
@@ -106,6 +108,16 @@ def test_an_edited_config_is_kept_until_restart(chosen, written, tmp_path, capsy
     args = argument_parser().parse_args([*given, "--output", str(written.parent)])
     with pytest.raises(ValueError, match=r"own_data.py was written for .*train.json, not for"):
         choose_own_data(args, given)
+
+
+def test_another_loss_is_written_to_the_config(chosen, written):
+    chosen("--loss=softmax")
+    cfg = load_config(str(written))
+    predictor = cfg.model.roi_heads.box_predictor
+    assert isinstance(instantiate(predictor).cls_loss, SoftmaxLoss)
+    assert chosen().starts  # the file is used as it is
+    with pytest.raises(ValueError, match="written for another loss than ecm"):
+        chosen("--loss=ecm")
 
 
 def test_overrides_win_over_the_choices(chosen):
