@@ -310,6 +310,8 @@ def _rows(
             if role != OTHERS and role in places:
                 pairs.append((num_own + i, places[role]))
                 extras.append(role)
+        if not pairs:  # a sigmoid for each class has no background
+            return [], [], "no class in common"
         own, source = zip(*pairs, strict=True)
         return [*own], [*source], f"{' and '.join([text, *extras])}"
     k = layer.outputs
