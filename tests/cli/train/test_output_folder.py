@@ -66,8 +66,8 @@ def test_a_second_training_in_the_folder_is_refused_moved_aside_or_resumed(own, 
 def test_a_resumed_training_of_an_empty_folder_says_that_it_starts_at_0(own, tmp_path, capsys):
     assert own("--resume", change=without_masks) == 0
     assert f"No checkpoint in {tmp_path}/run: training starts at 0" in capsys.readouterr().out
-    # An evaluation in the folder of a training changes none of its files but its own: the thresholds
-    # name the dataset, which has another name here.
+    # An evaluation in the folder of a training changes only its own files: the thresholds name the
+    # dataset, which has another name here.
     run = tmp_path / "run"
     (run / PARTIAL).write_bytes(b"half")
     written = ("inference", "log", "model_final.thresholds")
