@@ -97,6 +97,18 @@ def test_images_that_all_seeds_see_alike_are_added_and_others_counted_once():
     assert found.standard_error**2 == pytest.approx(between)
 
 
+def test_the_quantile_is_the_mean_of_those_of_images_and_seeds_weighted_by_variance():
+    rng = np.random.default_rng(0)
+    first = runs([10, 12, 14], np.zeros((500, 3)))
+    second = runs([13, 11, 18], rng.normal(0, 2, (500, 1)) + np.zeros(3))
+    found = difference_interval(first, second, np.array([41]), paired=True)
+    of_seeds = np.var([3, -1, 4], ddof=1) / 3
+    of_images = found.standard_error**2 - of_seeds
+    expected = of_images * t_quantile(40) + of_seeds * t_quantile(2)
+    assert found.high - found.mean == pytest.approx(expected / found.standard_error)
+    assert t_quantile(found.degrees_of_freedom) == pytest.approx(expected / found.standard_error**2)
+
+
 def test_categories_in_one_or_two_images_get_the_variance_between_them():
     ap = np.random.default_rng(0).normal(50, 20, (2, 30))
     resampled = np.repeat(ap[None], 100, axis=0)  # a category in one image never changes
