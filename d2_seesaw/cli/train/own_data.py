@@ -154,7 +154,7 @@ def _output_folder(args: argparse.Namespace) -> str:
 def _existing(args: argparse.Namespace, path: Path, processes: int | None) -> int:
     """Check that a file written before is for the same data; return the number of processes."""
     cfg = load_config(str(path))
-    given = args.data[0] if args.data[1:] else path.parent / "train.json"
+    given = args.data[0] if args.data[1:] else path.parent / "split_train.json"
     registered = MetadataCatalog.get(cfg.dataloader.train.dataset.names).get("json_file")
     if os.path.abspath(given) != registered:
         raise ValueError(

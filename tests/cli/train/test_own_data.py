@@ -187,9 +187,9 @@ def test_one_file_is_split_into_the_output_folder(chosen, written, capsys):
     assert "Train with: d2-seesaw train --config-file" in said
     cfg = load_config(str(written))
     registered = MetadataCatalog.get(cfg.dataloader.train.dataset.names).json_file
-    assert registered == str(written.parent / "train.json")
+    assert registered == str(written.parent / "split_train.json")
     numbers = [
-        len(json.loads((written.parent / f"{part}.json").read_text())["images"])
+        len(json.loads((written.parent / f"split_{part}.json").read_text())["images"])
         for part in ("train", "val")
     ]
     assert sum(numbers) == 4
