@@ -95,15 +95,11 @@ class Source:
 
 
 def source_of(part: str | Path) -> Source | None:
-    """Return the file that a part of a split comes from; None for any other file.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """Return the file that a part of a split comes from; None for any other, or no, file."""
     try:
         recorded = read_content(Path(part).read_bytes(), str(part)).get(_SOURCE)
         return Source(**recorded)
-    except (ValueError, TypeError):  # another file
+    except (OSError, ValueError, TypeError):
         return None
 
 

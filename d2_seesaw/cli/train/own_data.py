@@ -1,12 +1,16 @@
 """Training on own data: ``--data`` chooses a config and writes it before the training starts."""
 
 import argparse
+import itertools
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from detectron2.data import MetadataCatalog
+from detectron2.data.catalog import Metadata
+from omegaconf import DictConfig
 
 from d2_seesaw.checkpoint.torchvision_weights import PREFIX, download_weights, find_weights
 from d2_seesaw.cli import say
@@ -26,8 +30,8 @@ from d2_seesaw.own_data import (
 )
 from d2_seesaw.own_data.choices import LOSSES, SEESAW
 from d2_seesaw.own_data.config_file import NAME
-from d2_seesaw.own_data.recipes import Choice
-from d2_seesaw.own_data.split import split_images, write_split
+from d2_seesaw.own_data.recipes import Choice, base_name
+from d2_seesaw.own_data.split import Source, source_of, split_images, write_split
 from d2_seesaw.utils.files import write_text
 from d2_seesaw.utils.folder_lock import check_folder_is_free
 
@@ -152,25 +156,59 @@ def _output_folder(args: argparse.Namespace) -> str:
 
 
 def _existing(args: argparse.Namespace, path: Path, processes: int | None) -> int:
-    """Check that a file written before is for the same data; return the number of processes."""
+    """Check that a file written before fits the flags; return the number of processes."""
     cfg = load_config(str(path))
-    given = args.data[0] if args.data[1:] else path.parent / "split_train.json"
-    registered = MetadataCatalog.get(cfg.dataloader.train.dataset.names).get("json_file")
-    if os.path.abspath(given) != registered:
-        raise ValueError(
-            f"{path} was written for {registered}, not for {args.data[0]}: choose another "
-            "--output, or --restart to choose anew"
-        )
-    if args.loss:
-        wanted = load_part("common/heads/classification")[args.loss].cls_loss
-        predictor = cfg.model.roi_heads.box_predictor
-        if predictor.cls_loss._target_ != wanted._target_:
-            raise ValueError(
-                f"{path} was written for another loss than {args.loss}: choose another --output, "
-                "or --restart to choose anew"
-            )
-    say(f"{path} exists and is used as it is, edits included; --restart chooses anew")
-    return processes or cfg.train.reference_world_size
+    train, val = (_registered(cfg.dataloader[split].dataset.names) for split in ("train", "test"))
+    written = [data.get("json_file") for data in (train, val)]
+    images = [data.get("image_root") for data in (train, val)]
+    base = re.search(r'= load_config\("(own_data/\w+)"\)', path.read_text(encoding="utf-8"))
+    if not _is_same_data(args.data, written):
+        other = f"{' and '.join(map(str, _origin(written)))}, not for {' and '.join(args.data)}"
+    elif not all(_is_same_path(args.images, folder) for folder in images):
+        other = f"the images in {' and '.join(sorted(set(map(str, images))))}, not {args.images}"
+    elif args.from_scratch and cfg.train.init_checkpoint:
+        other = f"a start from {cfg.train.init_checkpoint}, not for --from-scratch"
+    elif args.config_file and base and base[1] != base_name(args.config_file):
+        other = f"{base[1]}, not for --config-file {args.config_file}"
+    elif args.loss and not _has_loss(cfg, args.loss):
+        other = f"another loss than {args.loss}"
+    else:
+        say(f"{path} exists and is used as it is, edits included; --restart chooses anew")
+        return processes or cfg.train.reference_world_size
+    raise ValueError(
+        f"{path} was written for {other}: choose another --output, or --restart to choose anew"
+    )
+
+
+def _registered(name: object) -> Metadata:
+    return MetadataCatalog.get(name) if isinstance(name, str) else Metadata()
+
+
+def _is_same_path(given: str, written: str | None) -> bool:
+    return written is not None and os.path.realpath(given) == os.path.realpath(written)
+
+
+def _is_same_data(given: Sequence[str], written: Sequence[str | None]) -> bool:
+    """Return whether annotations are those of a config, or a single file is their source."""
+    if len(given) > 1:
+        return all(itertools.starmap(_is_same_path, zip(given, written, strict=True)))
+    sources = [source_of(file) if file else None for file in written]
+    sha256 = Source.of(given[0]).sha256
+    return all(source is not None and source.sha256 == sha256 for source in sources)
+
+
+def _origin(written: Sequence[str | None]) -> list[str | None]:
+    """Return the annotations of a config, or the file that both were split from."""
+    sources = [source_of(file) if file else None for file in written]
+    first = sources[0]
+    if first is None or sources[1] != first:
+        return list(written)
+    return [f"{first.file} (SHA-256 {first.sha256[:8]})"]
+
+
+def _has_loss(cfg: DictConfig, loss: str) -> bool:
+    wanted = load_part("common/heads/classification")[loss].cls_loss
+    return cfg.model.roi_heads.box_predictor.cls_loss._target_ == wanted._target_
 
 
 def _chosen(args: argparse.Namespace, folder: Path, base: str, machine: Choice) -> str:

@@ -103,11 +103,38 @@ def test_an_edited_config_is_kept_until_restart(chosen, written, tmp_path, capsy
     chosen("--restart")
     assert written.read_text() != edited
     assert (written.parent / "own_data_previous_1.py").read_text() == edited
-    (tmp_path / "train.json").rename(tmp_path / "other.json")
-    given = ["--data", f"{tmp_path}/other.json", f"{tmp_path}/val.json", "--images", str(tmp_path)]
-    args = argument_parser().parse_args([*given, "--output", str(written.parent)])
-    with pytest.raises(ValueError, match=r"own_data.py was written for .*train.json, not for"):
-        choose_own_data(args, given)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--data", ["train.json", "other.json"], "train.json and .*val.json, not for .*other.json"),
+        ("--data", ["other.json", "val.json"], "train.json and .*val.json, not for .*other.json"),
+        ("--data", ["train.json"], "train.json and .*val.json, not for .*train.json:"),
+        ("--images", ["."], "the images in .*images, not "),
+        ("--config-file", ["own_data/one_gpu"], "own_data/cpu, not for --config-file own_data/one"),
+        ("--from-scratch", [], "a start from model.pth, not for --from-scratch"),
+    ],
+)
+def test_a_config_for_other_data_or_flags_is_refused(
+    chosen, written, tmp_path, monkeypatch, flag, value, message
+):
+    chosen()
+    if flag == "--from-scratch":
+        written.write_text(written.read_text() + 'train.init_checkpoint = "model.pth"\n')
+    write(tmp_path, name="other.json")
+    flags = {"--data": ["train.json", "val.json"], "--images": ["images"], "--output": ["run"]}
+    given = [word for name, words in (flags | {flag: value}).items() for word in [name, *words]]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"own_data.py was written for .*{message}"):
+        choose_own_data(argument_parser().parse_args(given), given)
+
+
+def test_a_split_belongs_to_the_content_of_its_file(chosen):
+    chosen(files=1)
+    assert chosen(files=1).starts
+    with pytest.raises(ValueError, match=r"written for .*/train.json \(SHA-256 .*not for"):
+        chosen(files=1, change=lambda data: data["annotations"].pop())
 
 
 def test_another_loss_is_written_to_the_config(chosen, written):
@@ -194,7 +221,6 @@ def test_one_file_is_split_into_the_output_folder(chosen, written, capsys):
     ]
     assert sum(numbers) == 4
     assert min(numbers) > 0
-    chosen(files=1)  # finds the same file
 
 
 @pytest.mark.slow
