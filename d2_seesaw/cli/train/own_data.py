@@ -10,7 +10,7 @@ from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from d2_seesaw.checkpoint.torchvision_weights import PREFIX, download_weights, find_weights
 from d2_seesaw.cli import say
@@ -207,8 +207,16 @@ def _origin(written: Sequence[str | None]) -> list[str | None]:
 
 
 def _has_loss(cfg: DictConfig, loss: str) -> bool:
-    wanted = load_part("common/heads/classification")[loss].cls_loss
-    return cfg.model.roi_heads.box_predictor.cls_loss._target_ == wanted._target_
+    """Return whether classifier and loss of a config are those of the part with this name."""
+    part, predictor = (
+        load_part("common/heads/classification")[loss],
+        cfg.model.roi_heads.box_predictor,
+    )
+    found, wanted = (
+        {key: OmegaConf.to_container(node[key], resolve=False) for key in part}
+        for node in (predictor, part)
+    )
+    return found == wanted
 
 
 def _chosen(args: argparse.Namespace, folder: Path, base: str, machine: Choice) -> str:

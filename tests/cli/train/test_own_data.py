@@ -14,10 +14,11 @@ from d2_seesaw.checkpoint import torchvision_weights
 from d2_seesaw.cli import train
 from d2_seesaw.cli.train import argument_parser, own_data, read_config
 from d2_seesaw.cli.train.own_data import choose_own_data
-from d2_seesaw.engine import load_config
+from d2_seesaw.engine import load_config, load_part
 from d2_seesaw.engine.boxes_only import masks_left_out
 from d2_seesaw.losses import SoftmaxLoss
 from d2_seesaw.own_data import Machine, choose_base
+from d2_seesaw.own_data.choices import LOSSES
 from tests.data.own_data import content, write
 from tests.support.configs import build_model, plain, through_yaml
 
@@ -143,8 +144,20 @@ def test_another_loss_is_written_to_the_config(chosen, written):
     predictor = cfg.model.roi_heads.box_predictor
     assert isinstance(instantiate(predictor).cls_loss, SoftmaxLoss)
     assert chosen().starts  # the file is used as it is
-    with pytest.raises(ValueError, match="written for another loss than ecm"):
-        chosen("--loss=ecm")
+
+
+def test_each_loss_fits_its_own_config_alone(chosen, written, monkeypatch):
+    chosen()
+    cfg, losses = load_config(str(written)), load_part("common/heads/classification")
+    for name in LOSSES:
+        config = copy.deepcopy(cfg)
+        config.model.roi_heads.box_predictor.update(losses[name])
+        monkeypatch.setattr(own_data, "load_config", lambda path, config=config: config)
+        monkeypatch.setattr(own_data, "load_part", lambda path: losses)
+        assert chosen(f"--loss={name}").starts
+        for other in set(LOSSES) - {name}:
+            with pytest.raises(ValueError, match=f"written for another loss than {other}"):
+                chosen(f"--loss={other}")
 
 
 def test_overrides_win_over_the_choices(chosen):
