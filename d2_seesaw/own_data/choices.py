@@ -214,17 +214,18 @@ def choose_batch(data: DatasetMeasures, recipe: Recipe, resize: Resize) -> tuple
 
 
 def choose_start(recipe: Recipe, *, from_scratch: bool) -> Choice:
-    """Start from the weights of the base config, or train everything from random ones."""
+    """Start from the weights of the recipe, or train everything from random ones."""
+    settings: dict[str, Any] = {"train.init_checkpoint": recipe.weights}
     if not from_scratch and recipe.starts_from_detector:
         reason = "layers that depend on the classes start anew, but for classes of the same name"
-        settings: dict[str, Any] = {"train.class_transfer": "by_name"}
+        settings |= {"train.class_transfer": "by_name"}
         if recipe.weights.endswith(".pkl"):
             settings |= MODEL_ZOO
             reason += "; input and strides are those of R-50 and R-101 in Detectron2's model zoo"
         return Choice("start", recipe.weights, reason, settings)
     if not from_scratch:
         reason = "pretrained features need far fewer images; --from-scratch trains without"
-        return Choice("start", recipe.weights, reason, {})
+        return Choice("start", recipe.weights, reason, settings)
     backbone = "model.backbone.bottom_up"
     norms = ("norm",) if recipe.is_cpu else ("stem.norm", "stages.norm")
     norm = "BN" if recipe.processes == 1 else "SyncBN"

@@ -4,6 +4,7 @@ import argparse
 import itertools
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from d2_seesaw.checkpoint.torchvision_weights import PREFIX, download_weights, find_weights
 from d2_seesaw.cli import say
+from d2_seesaw.cli.train.training import check_checkpoint_file
 from d2_seesaw.data.annotations.reader import file_image_counts, read_annotations
 from d2_seesaw.data.check import check_dataset
 from d2_seesaw.data.class_names import counts_by_category
@@ -104,7 +106,9 @@ def choose_own_data(args: argparse.Namespace, arguments: Sequence[str]) -> bool:
         say(f"Written to {path}, which you may edit; key=value on the command line goes first")
     args.config_file = str(path)
     if args.choose_only:
-        say(f"Train with: d2-seesaw train --config-file {path} --num-gpus {args.num_gpus}")
+        processes = ["--num-gpus", str(args.num_gpus)]
+        command = ["d2-seesaw", "train", "--config-file", str(path), *processes, *args.opts]
+        say(f"Train with: {shlex.join(command)}")
     return not args.choose_only
 
 
@@ -238,12 +242,15 @@ def _chosen(args: argparse.Namespace, folder: Path, base: str, machine: Choice) 
 
 
 def _weights(args: argparse.Namespace, default: str) -> str:
-    """Return the pretrained weights of the command line or of the base config."""
+    """Return the pretrained weights of the command line or of the base config, which exist."""
     given = _overrides(args, "train.init_checkpoint")
-    if given or args.from_scratch:
-        return given[-1] if given else ""
-    check_weights(default)
-    return default
+    if not given and args.from_scratch:
+        return ""
+    weights = given[-1].strip("\"'") if given else default
+    if weights.startswith(PREFIX):
+        check_weights(weights)
+    check_checkpoint_file(weights)
+    return os.path.abspath(weights) if os.path.isfile(weights) else weights
 
 
 def check_weights(name: str) -> None:

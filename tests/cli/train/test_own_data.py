@@ -2,7 +2,9 @@
 
 import copy
 import json
+import os
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,7 +51,9 @@ def chosen(tmp_path, monkeypatch):
         flags = [a for a in arguments if a.startswith("--")]
         options = [a for a in arguments if not a.startswith("--")]
         given = ["--data", *names, "--images", f"{tmp_path}/images", "--output", f"{tmp_path}/run"]
-        given += ["--from-scratch", *flags, *options]
+        if not any(option.startswith("train.init_checkpoint=") for option in options):
+            given.append("--from-scratch")
+        given += [*flags, *options]
         args = argument_parser().parse_args(given)
         args.starts = choose_own_data(args, given)
         return args
@@ -168,6 +172,22 @@ def test_overrides_win_over_the_choices(chosen):
     assert read_config(chosen("train.epochs=3")).train.max_iter is None
 
 
+def test_choose_only_keeps_the_start_and_the_overrides(chosen, written, tmp_path, capsys):
+    weights = tmp_path / "model.pth"
+    weights.touch()
+    start = f"train.init_checkpoint={os.path.relpath(weights)}"
+    chosen("--choose-only", start, "train.seed=3")
+    assert load_config(str(written)).train.init_checkpoint == str(weights)
+    command = f"train --config-file {written} --num-gpus 1 {start} train.seed=3\n"
+    assert capsys.readouterr().out.endswith(command)
+
+
+def test_a_missing_start_is_named_and_leaves_no_config(chosen, written):
+    with pytest.raises(FileNotFoundError, match=r"init_checkpoint 'missing.pth' does not exist"):
+        chosen("train.init_checkpoint=missing.pth")
+    assert not written.exists()
+
+
 def without_masks(data):
     for entry in data["annotations"]:
         del entry["segmentation"]
@@ -239,7 +259,10 @@ def test_one_file_is_split_into_the_output_folder(chosen, written, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["one_gpu", "eight_gpus"])
 @pytest.mark.parametrize("start", ["", "torchvision://resnet50", "model.pkl"])
-def test_the_configs_for_gpus_build(chosen, written, name, start):
+def test_the_configs_for_gpus_build(chosen, written, name, start, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("model.pkl").touch()
+    monkeypatch.setattr(own_data, "check_weights", lambda weights: None)
     args = chosen(
         f"--config-file=own_data/{name}", "--num-gpus=4", f"train.init_checkpoint={start}"
     )
