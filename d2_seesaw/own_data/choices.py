@@ -234,7 +234,7 @@ def choose_start(recipe: Recipe, *, from_scratch: bool) -> Choice:
         f"{backbone}.freeze_at": 0,
         **{f"{backbone}.{key}": norm for key in norms},
     }
-    return Choice("start", "random weights, nothing is frozen", "--from-scratch", settings)
+    return Choice("start", "random weights, nothing is frozen", "asked for", settings)
 
 
 def choose_length(

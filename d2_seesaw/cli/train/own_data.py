@@ -40,6 +40,7 @@ from d2_seesaw.utils.folder_lock import check_folder_is_free
 DEFAULT_FOLDER = "output/own_data"
 _MOST_IMAGES_READ = 5000
 _ISSUES_SHOWN = 3
+_NO_WEIGHTS = ("", "null")
 
 
 def add_own_data(parser: argparse.ArgumentParser) -> None:
@@ -89,6 +90,7 @@ def choose_own_data(args: argparse.Namespace, arguments: Sequence[str]) -> bool:
         _refuse_other_flags(args)
         return True
     _check_flags(args)
+    args.from_scratch = _is_from_scratch(args)
     folder = Path(_output_folder(args))
     path = folder / NAME
     processes = args.num_gpus if _is_given(arguments, "--num-gpus") else None
@@ -241,10 +243,22 @@ def _chosen(args: argparse.Namespace, folder: Path, base: str, machine: Choice) 
     return config_text(folder, data, base, choices, measures.text(), boxes_only=is_boxes_only)
 
 
+def _is_from_scratch(args: argparse.Namespace) -> bool:
+    """Return whether training starts from random weights: by the flag or an empty checkpoint."""
+    given = [value.strip("\"'") for value in _overrides(args, "train.init_checkpoint")]
+    if not given or args.eval_only:
+        return args.from_scratch
+    if args.from_scratch and given[-1] not in _NO_WEIGHTS:
+        raise ValueError(
+            f"--from-scratch and train.init_checkpoint={given[-1]} contradict: leave out one of them"
+        )
+    return given[-1] in _NO_WEIGHTS
+
+
 def _weights(args: argparse.Namespace, default: str) -> str:
     """Return the pretrained weights of the command line or of the base config, which exist."""
     given = _overrides(args, "train.init_checkpoint")
-    if not given and args.from_scratch:
+    if args.from_scratch:
         return ""
     weights = given[-1].strip("\"'") if given else default
     if weights.startswith(PREFIX):

@@ -182,6 +182,18 @@ def test_choose_only_keeps_the_start_and_the_overrides(chosen, written, tmp_path
     assert capsys.readouterr().out.endswith(command)
 
 
+@pytest.mark.parametrize("value", ["", "null", "''"])
+def test_an_empty_start_is_from_scratch(chosen, written, value):
+    cfg = read_config(chosen(f"train.init_checkpoint={value}"))
+    assert cfg.model.backbone.bottom_up.freeze_at == 0
+    assert not cfg.train.init_checkpoint
+    written.write_text(written.read_text() + 'train.init_checkpoint = "model.pth"\n')
+    with pytest.raises(ValueError, match=r"a start from model.pth, not for --from-scratch"):
+        chosen(f"train.init_checkpoint={value}")
+    with pytest.raises(ValueError, match="--from-scratch and train.init_checkpoint=a contradict"):
+        chosen("--from-scratch", "train.init_checkpoint=a")
+
+
 def test_a_missing_start_is_named_and_leaves_no_config(chosen, written):
     with pytest.raises(FileNotFoundError, match=r"init_checkpoint 'missing.pth' does not exist"):
         chosen("train.init_checkpoint=missing.pth")
