@@ -14,7 +14,7 @@ import numpy as np
 
 from d2_seesaw.own_data.anchors import Boxes, fit_anchors, reach
 from d2_seesaw.own_data.measure import DatasetMeasures
-from d2_seesaw.own_data.recipes import Choice, Recipe
+from d2_seesaw.own_data.recipes import ONE_GPU, Choice, Recipe
 
 EDGE_STEP = 16
 SMALL_OBJECT = 16.0  # pixels: four positions of the finest feature map
@@ -214,12 +214,21 @@ def choose_batch(data: DatasetMeasures, recipe: Recipe, resize: Resize) -> tuple
 
 
 def choose_start(recipe: Recipe, *, from_scratch: bool) -> Choice:
-    """Start from the weights of the recipe, or train everything from random ones."""
+    """Start from the weights of the recipe, or train everything from random ones.
+
+    Raises:
+        ValueError: weights of Detectron2's model zoo for the base config of a CPU.
+    """
     settings: dict[str, Any] = {"train.init_checkpoint": recipe.weights}
     if not from_scratch and recipe.starts_from_detector:
         reason = "layers that depend on the classes start anew, but for classes of the same name"
         settings |= {"train.class_transfer": "by_name"}
         if recipe.weights.endswith(".pkl"):
+            if recipe.is_cpu:
+                raise ValueError(
+                    f"train.init_checkpoint={recipe.weights} is a ResNet of Detectron2's model "
+                    f"zoo, and {recipe.config} has a MobileNetV2: give --config-file {ONE_GPU}"
+                )
             settings |= MODEL_ZOO
             reason += "; input and strides are those of R-50 and R-101 in Detectron2's model zoo"
         return Choice("start", recipe.weights, reason, settings)

@@ -139,7 +139,7 @@ def test_long_boxes_get_five_ratios_and_as_many_anchors_in_the_head():
     assert len(choice.settings[f"{prefix}.anchor_generator.aspect_ratios"]) == 5
     assert choice.settings[f"{prefix}.head.num_anchors"] == 5
     # The RPN of a detector, such as Detectron2's of COCO, has three.
-    choices = {c.subject: c for c in choose(data, replace(CPU, weights="model.pkl"), 10)}
+    choices = {c.subject: c for c in choose(data, replace(GPUS, weights="model.pkl"), 10)}
     assert len(choices["anchors"].settings[f"{prefix}.anchor_generator.aspect_ratios"]) == 3
     assert choices["start"].settings["train.class_transfer"] == "by_name"
     assert choices["start"].settings["model.input_format"] == "BGR"

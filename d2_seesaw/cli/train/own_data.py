@@ -250,7 +250,7 @@ def _is_from_scratch(args: argparse.Namespace) -> bool:
         return args.from_scratch
     if args.from_scratch and given[-1] not in _NO_WEIGHTS:
         raise ValueError(
-            f"--from-scratch and train.init_checkpoint={given[-1]} contradict: leave out one of them"
+            f"--from-scratch and train.init_checkpoint={given[-1]} contradict: leave out one"
         )
     return given[-1] in _NO_WEIGHTS
 

@@ -190,13 +190,23 @@ def test_an_empty_start_is_from_scratch(chosen, written, value):
     written.write_text(written.read_text() + 'train.init_checkpoint = "model.pth"\n')
     with pytest.raises(ValueError, match=r"a start from model.pth, not for --from-scratch"):
         chosen(f"train.init_checkpoint={value}")
-    with pytest.raises(ValueError, match="--from-scratch and train.init_checkpoint=a contradict"):
+    with pytest.raises(ValueError, match=r"--from-scratch and train.init_checkpoint=a contra"):
         chosen("--from-scratch", "train.init_checkpoint=a")
 
 
-def test_a_missing_start_is_named_and_leaves_no_config(chosen, written):
-    with pytest.raises(FileNotFoundError, match=r"init_checkpoint 'missing.pth' does not exist"):
-        chosen("train.init_checkpoint=missing.pth")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing.pkl", "init_checkpoint '.*missing.pkl' does not exist"),
+        ("r50.pkl", "r50.pkl is a ResNet .* own_data/cpu has a MobileNetV2: give --config-file"),
+    ],
+)
+def test_a_start_that_cannot_be_used_is_refused_before_the_config(
+    chosen, written, tmp_path, name, message
+):
+    (tmp_path / "r50.pkl").touch()
+    with pytest.raises((FileNotFoundError, ValueError), match=message):
+        chosen(f"train.init_checkpoint={tmp_path / name}")
     assert not written.exists()
 
 
