@@ -6,7 +6,6 @@ config of a :class:`Recipe`. Nothing is read or built here.
 
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -310,22 +309,31 @@ def choose_detections(data: DatasetMeasures, recipe: Recipe) -> Choice:
     return Choice("detections", value, reason, settings)
 
 
-def choose_masks(data: DatasetMeasures) -> Choice:
-    """Leave out the masks if there are none. The settings are made by ``boxes_only``."""
-    if data.has_masks:
+def choose_masks(data: DatasetMeasures, *, evaluated: bool = True) -> Choice:
+    """Leave out the masks if there are none. The settings for training are by ``boxes_only``.
+
+    Args:
+        data: measurements of the training split.
+        evaluated: whether objects of the other split have masks.
+    """
+    if not data.has_masks:
+        return Choice("masks", "boxes only", "no object of the training split has a mask", {})
+    if evaluated:
         return Choice("masks", "trained and evaluated", "the objects have masks", {})
-    return Choice("masks", "boxes only", "no object of the training split has a mask", {})
+    reason = "no object of the split for evaluation has a mask"
+    settings = {"dataloader.evaluator.tasks": ["bbox"]}
+    return Choice("masks", "trained, but only boxes are evaluated", reason, settings)
 
 
 def choose_evaluation(
-    data: DatasetMeasures, recipe: Recipe, evaluated_images: int, batch: int, steps: int
+    recipe: Recipe, evaluated_images: int, batch: int, steps: int, *, masks: bool
 ) -> Choice:
     """Evaluate and save regularly, within about a tenth of the time, and end what gets worse."""
     # An evaluated image takes about as long as a trained one.
     within = _TIME_OF_EVALUATIONS * steps * batch / max(1, evaluated_images)
     number = int(np.clip(math.floor(within), 1, 5 if recipe.is_cpu else 20))
     period = math.ceil(steps / number)
-    metric = "segm/AP" if data.has_masks else "bbox/AP"
+    metric = "segm/AP" if masks else "bbox/AP"
     patience = max(3, math.ceil(number / 3))
     reason = (
         f"{evaluated_images:,} images are evaluated {number} times within about a tenth of the "
@@ -350,6 +358,7 @@ def choose(
     recipe: Recipe,
     evaluated_images: int,
     *,
+    evaluated_masks: bool = True,
     from_scratch: bool = False,
     loss: str = SEESAW,
 ) -> list[Choice]:
@@ -359,29 +368,28 @@ def choose(
         data: measurements of the training split.
         recipe: limits of the base config.
         evaluated_images: number of images of the other split.
+        evaluated_masks: whether objects of the other split have masks.
         from_scratch: whether to train without pretrained weights.
         loss: one of ``LOSSES``.
     """
-    return list(_choose(data, recipe, evaluated_images, from_scratch, loss))
-
-
-def _choose(
-    data: DatasetMeasures, recipe: Recipe, evaluated_images: int, from_scratch: bool, loss: str
-) -> Iterator[Choice]:
-    yield choose_start(recipe, from_scratch=from_scratch)
-    yield choose_masks(data)
-    yield choose_loss(data, loss)
-    resize, choice = choose_resize(data, recipe)
-    yield choice
-    if flip := choose_flip(data):
-        yield flip
-    yield choose_anchors(data, recipe, resize)
-    yield choose_detections(data, recipe)
-    repeats, choice = choose_sampling(data)
-    yield choice
-    batch, choice = choose_batch(data, recipe, resize)
-    yield choice
-    steps, choice = choose_length(data, recipe, batch, repeats, from_scratch=from_scratch)
-    yield choice
-    yield choose_rate(recipe, batch, steps)
-    yield choose_evaluation(data, recipe, evaluated_images, batch, steps)
+    start = choose_start(recipe, from_scratch=from_scratch)
+    resize, resized = choose_resize(data, recipe)
+    flip = choose_flip(data)
+    repeats, sampling = choose_sampling(data)
+    batch, batched = choose_batch(data, recipe, resize)
+    steps, length = choose_length(data, recipe, batch, repeats, from_scratch=from_scratch)
+    masks = data.has_masks and evaluated_masks
+    return [
+        start,
+        choose_masks(data, evaluated=evaluated_masks),
+        choose_loss(data, loss),
+        resized,
+        *([flip] if flip else []),
+        choose_anchors(data, recipe, resize),
+        choose_detections(data, recipe),
+        sampling,
+        batched,
+        length,
+        choose_rate(recipe, batch, steps),
+        choose_evaluation(recipe, evaluated_images, batch, steps, masks=masks),
+    ]

@@ -231,10 +231,15 @@ def _chosen(args: argparse.Namespace, folder: Path, base: str, machine: Choice) 
     cfg.train.init_checkpoint = _weights(args, cfg.train.init_checkpoint)
     data = _checked_data(args, folder)
     measures = measure(read_annotations(data.train_file, for_training=True))
-    evaluated = len(read_annotations(data.val_file).images)
+    evaluated = read_annotations(data.val_file)
     recipe = recipe_of(base, cfg, args.num_gpus)
     chosen = choose(
-        measures, recipe, evaluated, from_scratch=args.from_scratch, loss=args.loss or SEESAW
+        measures,
+        recipe,
+        len(evaluated.images),
+        evaluated_masks=bool(evaluated.has_segmentation.any()),
+        from_scratch=args.from_scratch,
+        loss=args.loss or SEESAW,
     )
     choices = [machine, *chosen]
     say(f"\nThe training data:\n{_indented(measures.text())}")

@@ -215,10 +215,12 @@ def without_masks(data):
         del entry["segmentation"]
 
 
-def test_data_without_masks_get_a_config_for_boxes(chosen, written):
-    chosen(change=without_masks)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_boxes_alone_are_evaluated_if_a_split_has_no_masks(chosen, written, split):
+    chosen(**{"change" if split == "train" else "change_val": without_masks})
     cfg = load_config(str(written))
-    assert masks_left_out(cfg)
+    assert masks_left_out(cfg) == (split == "train")
+    assert masks_left_out(cfg) == ("\n# masks: boxes only\n" in written.read_text())
     assert list(cfg.dataloader.evaluator.tasks) == ["bbox"]
     assert cfg.train.best_checkpoint.metric == "bbox/AP"
 
