@@ -140,6 +140,12 @@ def _check_flags(args: argparse.Namespace) -> None:
             raise FileNotFoundError(f"--data {file}: there is no such file")
     if not os.path.isdir(args.images):
         raise FileNotFoundError(f"--images {args.images}: there is no such folder")
+    output_dirs = _overrides(args, "train.output_dir")
+    if args.output and output_dirs and not _is_same_path(args.output, output_dirs[-1]):
+        raise ValueError(
+            f"--output {args.output} and train.output_dir={output_dirs[-1]} contradict: leave out "
+            "one"
+        )
     if "TORCHELASTIC_RUN_ID" in os.environ or args.num_machines > 1:
         raise ValueError(
             "--data chooses in one process: call it with --choose-only first, then start all "
@@ -176,6 +182,8 @@ def _existing(args: argparse.Namespace, path: Path, processes: int | None) -> in
         other = f"a start from {cfg.train.init_checkpoint}, not for --from-scratch"
     elif args.config_file and base and base[1] != base_name(args.config_file):
         other = f"{base[1]}, not for --config-file {args.config_file}"
+    elif not _is_same_path(str(path.parent), cfg.train.output_dir):
+        other = f"the folder {cfg.train.output_dir}"
     elif args.loss and not _has_loss(cfg, args.loss):
         other = f"another loss than {args.loss}"
     else:

@@ -89,7 +89,7 @@ def test_the_config_has_the_choices_builds_and_survives_yaml(chosen, written, ca
     assert anchors.head.num_anchors == len(anchors.anchor_generator.aspect_ratios)
     text, said = written.read_text(), capsys.readouterr().out
     for key, value in re.findall(r"^([a-z_.\[\]0-9]+) = (.+)$", text, re.MULTILINE):
-        if key.partition(".")[0] in cfg and "." in key and not value.startswith("_cfg"):
+        if key.partition(".")[0] in cfg and "." in key and not value.startswith("_"):
             assert OmegaConf.select(cfg, key) == eval(value), key
     for subject in ("machine", "start", "resize", "anchors", "repeats", "length", "rate"):
         assert f"\n# {subject}: " in text
@@ -162,6 +162,23 @@ def test_each_loss_fits_its_own_config_alone(chosen, written, monkeypatch):
         for other in set(LOSSES) - {name}:
             with pytest.raises(ValueError, match=f"written for another loss than {other}"):
                 chosen(f"--loss={other}")
+
+
+def test_a_renamed_folder_trains_in_itself(chosen, written, tmp_path):
+    chosen(files=1)
+    moved = written.parent.rename(tmp_path / "moved")
+    cfg = load_config(str(moved / "own_data.py"))
+    assert cfg.train.output_dir == str(moved)
+    assert MetadataCatalog.get("own_run_train").json_file == str(moved / "split_train.json")
+
+
+def test_one_output_folder_is_given(chosen, written):
+    with pytest.raises(ValueError, match=r"--output .*run and train.output_dir=b contradict"):
+        chosen("train.output_dir=b")
+    assert chosen(f"train.output_dir={written.parent}").starts
+    written.write_text(written.read_text() + 'train.output_dir = "b"\n')
+    with pytest.raises(ValueError, match="was written for the folder b: choose another"):
+        chosen()
 
 
 def test_overrides_win_over_the_choices(chosen):
