@@ -24,6 +24,7 @@ _VIEWS = (0.75, 1, 1.25)  # of test-time augmentation, relative to the size of p
 _MOST_REPEATED = 1.5  # mean repeat factor
 _BOXES_SAMPLED = 20_000
 _TIME_OF_EVALUATIONS = 0.1  # of the time of training
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")  # of names such as left_hand or LeftHand
 _LONGER_FROM_SCRATCH = 3  # 72 instead of 24 epochs of COCO in He et al., ICCV 2019
 
 MODEL_ZOO: dict[str, Any] = {
@@ -111,7 +112,7 @@ def choose_resize(data: DatasetMeasures, recipe: Recipe) -> tuple[Resize, Choice
 
 def choose_flip(data: DatasetMeasures) -> Choice | None:
     """Leave out flips if categories differ by left and right only."""
-    sided = {name for name in data.names if re.search(r"(?i)\b(left|right)\b|_(left|right)", name)}
+    sided = {n for n in data.names if {w.lower() for w in _WORDS.findall(n)} & {"left", "right"}}
     if not sided:
         return None
     settings = {f"{AUGMENTATIONS}[1].prob": 0.0, "tta.flip": False}

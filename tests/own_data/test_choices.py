@@ -277,12 +277,18 @@ def test_another_loss_is_the_part_of_the_shipped_configs_with_this_name():
         assert predictor.cls_score == heads[name].cls_score
 
 
-def test_left_and_right_are_not_flipped():
-    assert choose_flip(measures()) is None
-    names = ["left hand", "right hand", "brightness", "leftover"]
-    choice = choose_flip(measures(names=names))
+@pytest.mark.parametrize(
+    "name",
+    ["left hand", "left_hand", "hand-RIGHT", "LeftShoe", "shoe (left)", "handLeft2", "HAND_LEFT_3"],
+)
+def test_left_and_right_are_not_flipped(name):
+    choice = choose_flip(measures(names=["a", name, "b", "c"]))
     assert choice.settings == {
         "dataloader.train.mapper.augmentations[1].prob": 0.0,
         "tta.flip": False,
     }
-    assert choose_flip(measures(names=["brightness", "leftover", "a", "b"])) is None
+
+
+def test_words_that_contain_left_or_right_are_flipped():
+    names = ["brightness", "leftover", "pot_leftovers", "road_rightofway", "Copyright", "BRIGHT"]
+    assert choose_flip(measures(names=names)) is None
