@@ -145,6 +145,18 @@ def test_long_boxes_get_five_ratios_and_as_many_anchors_in_the_head():
     assert choices["start"].settings["model.input_format"] == "BGR"
 
 
+def test_slivers_do_not_change_the_anchors():
+    boxes = drawn_boxes(120)
+    slivers = np.tile([[5, 5, 1e-9, 40], [5, 5, 90, 1e-3]], (4, 1))
+    sizes = np.full((8, 2), 100.0)
+    both = Boxes(np.vstack([boxes.xywh, slivers]), np.vstack([boxes.image_sizes, sizes]))
+    assert fit_anchors(both, DEFAULT) == fit_anchors(boxes, DEFAULT)
+    assert fit_anchors(Boxes(slivers, sizes), DEFAULT) == DEFAULT
+    long = Boxes(np.tile([[0.0, 9, 900, 2], [9, 0, 2, 900]], (50, 1)), np.full((100, 2), 1000.0))
+    ratios = fit_anchors(long, Anchors([16], [1.0, 2.0], [4])).aspect_ratios
+    assert all(0.03 <= ratio <= 32 for ratio in ratios)
+
+
 def test_resizing_is_that_of_detectron2():
     sizes = np.array([[640, 480], [300, 1200], [100, 101]], float)
     resize = Resize(192, 320)
