@@ -19,6 +19,8 @@ _LEAST_GAIN = 0.02  # of the score, to leave the default anchors or use five asp
 _MOST_LOST = 0.005  # of the boxes at an IoU of 0.5, compared with the default anchors
 _STEPS = (0.5, 0.75, 1.0)  # between the sizes of two levels, in octaves
 _FEWEST_BOXES_OF_FIVE = 500
+_LEAST_SIDE = 1.0  # pixels; a narrower box has no reliable aspect ratio
+_MOST_ELONGATED = 5.0  # octaves: height / width from 1/32 to 32
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def fit_anchors(boxes: Boxes, default: Anchors, *, five_ratios: bool = True) -> 
     Candidates for the sizes are the default ones, geometric sequences from several smallest sizes,
     and the quantiles and k-means of the boxes' sizes; for the aspect ratios, the default ones and
     the k-means of the boxes' ratios. The default is kept unless another one is clearly better, and
-    reaches no fewer boxes with an IoU of 0.5.
+    reaches no fewer boxes with an IoU of 0.5. Boxes of less than a pixel are left out.
 
     Args:
         boxes: at least one box.
@@ -121,6 +123,10 @@ def fit_anchors(boxes: Boxes, default: Anchors, *, five_ratios: bool = True) -> 
         five_ratios: whether there may be five aspect ratios, where they are clearly better than
             the number of the default anchors.
     """
+    kept = boxes.xywh[:, 2:].min(axis=1) >= _LEAST_SIDE
+    if not kept.any():
+        return default
+    boxes = Boxes(boxes.xywh[kept], boxes.image_sizes[kept])
     reached = [(reach(boxes, anchors), anchors) for anchors in _candidates(boxes, default)]
     least = reached[0][0].at_50 - _MOST_LOST
     scored = [(found.score, anchors) for found, anchors in reached if found.at_50 >= least]
@@ -149,7 +155,8 @@ def _candidates(boxes: Boxes, default: Anchors) -> Iterator[Anchors]:
 
 def _ratios(boxes: Boxes, number: int) -> list[float]:
     logs = np.log2(boxes.xywh[:, 3] / boxes.xywh[:, 2])
-    return [round(float(ratio), 2) or 0.01 for ratio in 2 ** k_means(logs, number)]
+    centers = k_means(np.clip(logs, -_MOST_ELONGATED, _MOST_ELONGATED), number)
+    return [round(float(ratio), 2) for ratio in 2**centers]
 
 
 def k_means(values: np.ndarray, k: int) -> np.ndarray:

@@ -6,7 +6,6 @@ config of a :class:`Recipe`. Nothing is read or built here.
 
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from d2_seesaw.own_data.anchors import Boxes, fit_anchors, reach
 from d2_seesaw.own_data.measure import DatasetMeasures
-from d2_seesaw.own_data.recipes import Choice, Recipe
+from d2_seesaw.own_data.recipes import ONE_GPU, Choice, Recipe
 
 EDGE_STEP = 16
 SMALL_OBJECT = 16.0  # pixels: four positions of the finest feature map
@@ -25,6 +24,7 @@ _VIEWS = (0.75, 1, 1.25)  # of test-time augmentation, relative to the size of p
 _MOST_REPEATED = 1.5  # mean repeat factor
 _BOXES_SAMPLED = 20_000
 _TIME_OF_EVALUATIONS = 0.1  # of the time of training
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")  # of names such as left_hand or LeftHand
 _LONGER_FROM_SCRATCH = 3  # 72 instead of 24 epochs of COCO in He et al., ICCV 2019
 
 MODEL_ZOO: dict[str, Any] = {
@@ -112,7 +112,7 @@ def choose_resize(data: DatasetMeasures, recipe: Recipe) -> tuple[Resize, Choice
 
 def choose_flip(data: DatasetMeasures) -> Choice | None:
     """Leave out flips if categories differ by left and right only."""
-    sided = {name for name in data.names if re.search(r"(?i)\b(left|right)\b|_(left|right)", name)}
+    sided = {n for n in data.names if {w.lower() for w in _WORDS.findall(n)} & {"left", "right"}}
     if not sided:
         return None
     settings = {f"{AUGMENTATIONS}[1].prob": 0.0, "tta.flip": False}
@@ -214,17 +214,27 @@ def choose_batch(data: DatasetMeasures, recipe: Recipe, resize: Resize) -> tuple
 
 
 def choose_start(recipe: Recipe, *, from_scratch: bool) -> Choice:
-    """Start from the weights of the base config, or train everything from random ones."""
+    """Start from the weights of the recipe, or train everything from random ones.
+
+    Raises:
+        ValueError: weights of Detectron2's model zoo for the base config of a CPU.
+    """
+    settings: dict[str, Any] = {"train.init_checkpoint": recipe.weights}
     if not from_scratch and recipe.starts_from_detector:
         reason = "layers that depend on the classes start anew, but for classes of the same name"
-        settings: dict[str, Any] = {"train.class_transfer": "by_name"}
+        settings |= {"train.class_transfer": "by_name"}
         if recipe.weights.endswith(".pkl"):
+            if recipe.is_cpu:
+                raise ValueError(
+                    f"train.init_checkpoint={recipe.weights} is a ResNet of Detectron2's model "
+                    f"zoo, and {recipe.config} has a MobileNetV2: give --config-file {ONE_GPU}"
+                )
             settings |= MODEL_ZOO
             reason += "; input and strides are those of R-50 and R-101 in Detectron2's model zoo"
         return Choice("start", recipe.weights, reason, settings)
     if not from_scratch:
         reason = "pretrained features need far fewer images; --from-scratch trains without"
-        return Choice("start", recipe.weights, reason, {})
+        return Choice("start", recipe.weights, reason, settings)
     backbone = "model.backbone.bottom_up"
     norms = ("norm",) if recipe.is_cpu else ("stem.norm", "stages.norm")
     norm = "BN" if recipe.processes == 1 else "SyncBN"
@@ -233,7 +243,7 @@ def choose_start(recipe: Recipe, *, from_scratch: bool) -> Choice:
         f"{backbone}.freeze_at": 0,
         **{f"{backbone}.{key}": norm for key in norms},
     }
-    return Choice("start", "random weights, nothing is frozen", "--from-scratch", settings)
+    return Choice("start", "random weights, nothing is frozen", "asked for", settings)
 
 
 def choose_length(
@@ -300,22 +310,31 @@ def choose_detections(data: DatasetMeasures, recipe: Recipe) -> Choice:
     return Choice("detections", value, reason, settings)
 
 
-def choose_masks(data: DatasetMeasures) -> Choice:
-    """Leave out the masks if there are none. The settings are made by ``boxes_only``."""
-    if data.has_masks:
+def choose_masks(data: DatasetMeasures, *, evaluated: bool = True) -> Choice:
+    """Leave out the masks if there are none. The settings for training are by ``boxes_only``.
+
+    Args:
+        data: measurements of the training split.
+        evaluated: whether objects of the other split have masks.
+    """
+    if not data.has_masks:
+        return Choice("masks", "boxes only", "no object of the training split has a mask", {})
+    if evaluated:
         return Choice("masks", "trained and evaluated", "the objects have masks", {})
-    return Choice("masks", "boxes only", "no object of the training split has a mask", {})
+    reason = "no object of the split for evaluation has a mask"
+    settings = {"dataloader.evaluator.tasks": ["bbox"]}
+    return Choice("masks", "trained, but only boxes are evaluated", reason, settings)
 
 
 def choose_evaluation(
-    data: DatasetMeasures, recipe: Recipe, evaluated_images: int, batch: int, steps: int
+    recipe: Recipe, evaluated_images: int, batch: int, steps: int, *, masks: bool
 ) -> Choice:
     """Evaluate and save regularly, within about a tenth of the time, and end what gets worse."""
     # An evaluated image takes about as long as a trained one.
     within = _TIME_OF_EVALUATIONS * steps * batch / max(1, evaluated_images)
     number = int(np.clip(math.floor(within), 1, 5 if recipe.is_cpu else 20))
     period = math.ceil(steps / number)
-    metric = "segm/AP" if data.has_masks else "bbox/AP"
+    metric = "segm/AP" if masks else "bbox/AP"
     patience = max(3, math.ceil(number / 3))
     reason = (
         f"{evaluated_images:,} images are evaluated {number} times within about a tenth of the "
@@ -340,6 +359,7 @@ def choose(
     recipe: Recipe,
     evaluated_images: int,
     *,
+    evaluated_masks: bool = True,
     from_scratch: bool = False,
     loss: str = SEESAW,
 ) -> list[Choice]:
@@ -349,29 +369,28 @@ def choose(
         data: measurements of the training split.
         recipe: limits of the base config.
         evaluated_images: number of images of the other split.
+        evaluated_masks: whether objects of the other split have masks.
         from_scratch: whether to train without pretrained weights.
         loss: one of ``LOSSES``.
     """
-    return list(_choose(data, recipe, evaluated_images, from_scratch, loss))
-
-
-def _choose(
-    data: DatasetMeasures, recipe: Recipe, evaluated_images: int, from_scratch: bool, loss: str
-) -> Iterator[Choice]:
-    yield choose_start(recipe, from_scratch=from_scratch)
-    yield choose_masks(data)
-    yield choose_loss(data, loss)
-    resize, choice = choose_resize(data, recipe)
-    yield choice
-    if flip := choose_flip(data):
-        yield flip
-    yield choose_anchors(data, recipe, resize)
-    yield choose_detections(data, recipe)
-    repeats, choice = choose_sampling(data)
-    yield choice
-    batch, choice = choose_batch(data, recipe, resize)
-    yield choice
-    steps, choice = choose_length(data, recipe, batch, repeats, from_scratch=from_scratch)
-    yield choice
-    yield choose_rate(recipe, batch, steps)
-    yield choose_evaluation(data, recipe, evaluated_images, batch, steps)
+    start = choose_start(recipe, from_scratch=from_scratch)
+    resize, resized = choose_resize(data, recipe)
+    flip = choose_flip(data)
+    repeats, sampling = choose_sampling(data)
+    batch, batched = choose_batch(data, recipe, resize)
+    steps, length = choose_length(data, recipe, batch, repeats, from_scratch=from_scratch)
+    masks = data.has_masks and evaluated_masks
+    return [
+        start,
+        choose_masks(data, evaluated=evaluated_masks),
+        choose_loss(data, loss),
+        resized,
+        *([flip] if flip else []),
+        choose_anchors(data, recipe, resize),
+        choose_detections(data, recipe),
+        sampling,
+        batched,
+        length,
+        choose_rate(recipe, batch, steps),
+        choose_evaluation(recipe, evaluated_images, batch, steps, masks=masks),
+    ]

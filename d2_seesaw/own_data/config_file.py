@@ -21,8 +21,12 @@ Later calls with the same --output use this file as it is.
 {measures}
 """
 
+import os
+
 from d2_seesaw.data import register_longtail_instances
 from d2_seesaw.engine import {functions}{imports}
+
+_folder = os.path.dirname(os.path.abspath(__file__))
 
 register_longtail_instances(
     {train},
@@ -42,7 +46,7 @@ optimizer, train, tta = _cfg.optimizer, _cfg.train, _cfg.tta
 
 dataloader.train.dataset.names = {train}
 dataloader.test.dataset.names = {val}
-train.output_dir = {folder}
+train.output_dir = _folder
 '''
 
 
@@ -106,13 +110,19 @@ def config_text(
         boxes_only="boxes_only(_cfg)\n" if boxes_only else "",
         train=_literal(train),
         val=_literal(val),
-        train_file=_literal(str(data.train_file)),
-        val_file=_literal(str(data.val_file)),
+        train_file=_file(data.train_file, folder),
+        val_file=_file(data.val_file, folder),
         images=_literal(str(data.images)),
         base=_literal(base),
-        folder=_literal(os.path.abspath(folder)),
     )
     return text + "".join(f"\n{_assignments(choice)}" for choice in choices)
+
+
+def _file(path: Path, folder: str | Path) -> str:
+    """Return Python text for an annotation file. The parts of a split move with their folder."""
+    if path.parent == Path(os.path.abspath(folder)):
+        return f"os.path.join(_folder, {_literal(path.name)})"
+    return _literal(str(path))
 
 
 def _safe(text: str) -> str:

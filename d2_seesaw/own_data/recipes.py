@@ -106,6 +106,21 @@ class Machine:
         return cls(gpus, cores, has_bfloat16)
 
 
+def base_name(config: str) -> str:
+    """Return the name of a base config, which may be given with ``configs/`` and ``.py``.
+
+    Raises:
+        ValueError: another config.
+    """
+    name = config.removeprefix("configs/").removesuffix(".py")
+    if name not in _LIMITS:
+        raise ValueError(
+            f"--data chooses on the basis of {', '.join(_LIMITS)}, got --config-file {config}; "
+            "docs/own_data.md shows how to register data in a config of one's own"
+        )
+    return name
+
+
 def choose_base(
     machine: Machine, config: str | None = None, processes: int | None = None
 ) -> tuple[str, int, Choice]:
@@ -120,12 +135,7 @@ def choose_base(
         ValueError: another config.
     """
     if config is not None:
-        name = config.removeprefix("configs/").removesuffix(".py")
-        if name not in _LIMITS:
-            raise ValueError(
-                f"--data chooses on the basis of {', '.join(_LIMITS)}, got --config-file {config}; "
-                "docs/own_data.md shows how to register data in a config of one's own"
-            )
+        name = base_name(config)
         reason = "given by --config-file"
     elif machine.gpus == 0:
         name, reason = CPU, "there is no GPU that torch can use"

@@ -6,8 +6,9 @@ the rarest one first. A category with two or more images is in both splits where
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from d2_seesaw.data.annotations.table import AnnotationTable
 from d2_seesaw.utils.files import write_text
 
 VAL_SHARE = 0.2
+_SOURCE = "d2_seesaw_split"  # section of the written files that names the file they come from
 
 
 @dataclass(frozen=True)
@@ -73,20 +75,61 @@ def split_images(table: AnnotationTable, share: float = VAL_SHARE) -> Split:
     )
 
 
-def write_split(json_file: Path, split: Split, folder: Path) -> tuple[Path, Path]:
-    """Write the two parts of a file as ``train.json`` and ``val.json``, and return their paths.
+@dataclass(frozen=True)
+class Source:
+    """The file that a split comes from.
 
-    Everything but images and annotations is in both.
+    Attributes:
+        file: its absolute path.
+        sha256: hash of its content.
+    """
+
+    file: str
+    sha256: str
+
+    @classmethod
+    def of(cls, json_file: str | Path) -> "Source":
+        """Return the source that an annotation file would be."""
+        content = Path(json_file).read_bytes()
+        return cls(os.path.abspath(json_file), hashlib.sha256(content).hexdigest())
+
+
+def source_of(part: str | Path) -> Source | None:
+    """Return the file that a part of a split comes from; None for any other, or no, file."""
+    try:
+        recorded = read_content(Path(part).read_bytes(), str(part)).get(_SOURCE)
+        return Source(**recorded)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_split(json_file: Path, split: Split, folder: Path) -> tuple[Path, Path]:
+    """Write the two parts of a file as ``split_train.json`` and ``split_val.json``.
+
+    Everything but images and annotations is in both, and the file that they come from.
+
+    Returns:
+        The paths of the two files.
 
     Raises:
-        ValueError: one of the files is the given one.
+        ValueError: one of the files exists and is the given one, or no part of a split.
     """
-    paths = folder / "train.json", folder / "val.json"
-    if any(path.exists() and path.samefile(json_file) for path in paths):
-        raise ValueError(f"the split of {json_file} would overwrite it: choose another --output")
+    paths = folder / "split_train.json", folder / "split_val.json"
+    for path in paths:
+        if path.exists() and path.samefile(json_file):
+            raise ValueError(
+                f"the split of {json_file} would overwrite it: choose another --output"
+            )
+        if os.path.lexists(path) and (not path.exists() or source_of(path) is None):
+            raise ValueError(
+                f"{path} exists and was not written by train --data: move it, or choose another "
+                "--output"
+            )
     content = read_content(json_file.read_bytes(), str(json_file))
+    source = {_SOURCE: asdict(Source.of(json_file))}
     for path, in_val in zip(paths, (False, True), strict=True):
-        part = content | {
+        part = content | source
+        part |= {
             section: list(_of_split(content[section], key, split, in_val))
             for section, key in (("images", "id"), ("annotations", "image_id"))
         }

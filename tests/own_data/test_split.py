@@ -72,10 +72,25 @@ def test_the_two_files_are_the_given_one(tmp_path):
         assert sorted(both, key=lambda e: e["id"]) == sorted(data[section], key=lambda e: e["id"])
     assert all(p["categories"] == data["categories"] and p["info"] == data["info"] for p in parts)
     assert {image["id"] for image in parts[1]["images"]} == split.val
-    named = tmp_path / "train.json"
-    path.rename(named)
+    write_split(path, split, tmp_path / "out")  # replaces its own files
+
+
+@pytest.mark.parametrize("text", [json.dumps(content()), "[]", "not JSON"])
+def test_no_file_of_the_user_is_overwritten(tmp_path, text):
+    data = content()
+    for name in ("train.json", "split_val.json"):
+        (tmp_path / name).write_text(text)
+    whole = tmp_path / "all.json"
+    whole.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=r"split_val.json exists and was not written by"):
+        write_split(whole, split_images(parse(data)), tmp_path)
+    assert (tmp_path / "split_val.json").read_text() == text
+    named = tmp_path / "split_train.json"
+    whole.rename(named)
     with pytest.raises(ValueError, match="would overwrite it: choose another --output"):
-        write_split(named, split, tmp_path)
+        write_split(named, split_images(parse(data)), tmp_path)
+    assert json.loads(named.read_text()) == data
+    assert (tmp_path / "train.json").read_text() == text
 
 
 def test_one_image_cannot_be_split():

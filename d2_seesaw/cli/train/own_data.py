@@ -1,15 +1,21 @@
 """Training on own data: ``--data`` chooses a config and writes it before the training starts."""
 
 import argparse
+import itertools
 import os
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from detectron2.data import MetadataCatalog
+from detectron2.data.catalog import Metadata
+from omegaconf import DictConfig, OmegaConf
 
 from d2_seesaw.checkpoint.torchvision_weights import PREFIX, download_weights, find_weights
 from d2_seesaw.cli import say
+from d2_seesaw.cli.train.training import check_checkpoint_file
 from d2_seesaw.data.annotations.reader import file_image_counts, read_annotations
 from d2_seesaw.data.check import check_dataset
 from d2_seesaw.data.class_names import counts_by_category
@@ -26,14 +32,15 @@ from d2_seesaw.own_data import (
 )
 from d2_seesaw.own_data.choices import LOSSES, SEESAW
 from d2_seesaw.own_data.config_file import NAME
-from d2_seesaw.own_data.recipes import Choice
-from d2_seesaw.own_data.split import split_images, write_split
+from d2_seesaw.own_data.recipes import Choice, base_name
+from d2_seesaw.own_data.split import Source, source_of, split_images, write_split
 from d2_seesaw.utils.files import write_text
 from d2_seesaw.utils.folder_lock import check_folder_is_free
 
 DEFAULT_FOLDER = "output/own_data"
 _MOST_IMAGES_READ = 5000
 _ISSUES_SHOWN = 3
+_NO_WEIGHTS = ("", "null")
 
 
 def add_own_data(parser: argparse.ArgumentParser) -> None:
@@ -83,6 +90,7 @@ def choose_own_data(args: argparse.Namespace, arguments: Sequence[str]) -> bool:
         _refuse_other_flags(args)
         return True
     _check_flags(args)
+    args.from_scratch = _is_from_scratch(args)
     folder = Path(_output_folder(args))
     path = folder / NAME
     processes = args.num_gpus if _is_given(arguments, "--num-gpus") else None
@@ -100,7 +108,9 @@ def choose_own_data(args: argparse.Namespace, arguments: Sequence[str]) -> bool:
         say(f"Written to {path}, which you may edit; key=value on the command line goes first")
     args.config_file = str(path)
     if args.choose_only:
-        say(f"Train with: d2-seesaw train --config-file {path} --num-gpus {args.num_gpus}")
+        processes = ["--num-gpus", str(args.num_gpus)]
+        command = ["d2-seesaw", "train", "--config-file", str(path), *processes, *args.opts]
+        say(f"Train with: {shlex.join(command)}")
     return not args.choose_only
 
 
@@ -130,6 +140,12 @@ def _check_flags(args: argparse.Namespace) -> None:
             raise FileNotFoundError(f"--data {file}: there is no such file")
     if not os.path.isdir(args.images):
         raise FileNotFoundError(f"--images {args.images}: there is no such folder")
+    output_dirs = _overrides(args, "train.output_dir")
+    if args.output and output_dirs and not _is_same_path(args.output, output_dirs[-1]):
+        raise ValueError(
+            f"--output {args.output} and train.output_dir={output_dirs[-1]} contradict: leave out "
+            "one"
+        )
     if "TORCHELASTIC_RUN_ID" in os.environ or args.num_machines > 1:
         raise ValueError(
             "--data chooses in one process: call it with --choose-only first, then start all "
@@ -152,25 +168,69 @@ def _output_folder(args: argparse.Namespace) -> str:
 
 
 def _existing(args: argparse.Namespace, path: Path, processes: int | None) -> int:
-    """Check that a file written before is for the same data; return the number of processes."""
+    """Check that a file written before fits the flags; return the number of processes."""
     cfg = load_config(str(path))
-    given = args.data[0] if args.data[1:] else path.parent / "train.json"
-    registered = MetadataCatalog.get(cfg.dataloader.train.dataset.names).get("json_file")
-    if os.path.abspath(given) != registered:
-        raise ValueError(
-            f"{path} was written for {registered}, not for {args.data[0]}: choose another "
-            "--output, or --restart to choose anew"
-        )
-    if args.loss:
-        wanted = load_part("common/heads/classification")[args.loss].cls_loss
-        predictor = cfg.model.roi_heads.box_predictor
-        if predictor.cls_loss._target_ != wanted._target_:
-            raise ValueError(
-                f"{path} was written for another loss than {args.loss}: choose another --output, "
-                "or --restart to choose anew"
-            )
-    say(f"{path} exists and is used as it is, edits included; --restart chooses anew")
-    return processes or cfg.train.reference_world_size
+    train, val = (_registered(cfg.dataloader[split].dataset.names) for split in ("train", "test"))
+    written = [data.get("json_file") for data in (train, val)]
+    images = [data.get("image_root") for data in (train, val)]
+    base = re.search(r'= load_config\("(own_data/\w+)"\)', path.read_text(encoding="utf-8"))
+    if not _is_same_data(args.data, written):
+        other = f"{' and '.join(map(str, _origin(written)))}, not for {' and '.join(args.data)}"
+    elif not all(_is_same_path(args.images, folder) for folder in images):
+        other = f"the images in {' and '.join(sorted(set(map(str, images))))}, not {args.images}"
+    elif args.from_scratch and cfg.train.init_checkpoint:
+        other = f"a start from {cfg.train.init_checkpoint}, not for --from-scratch"
+    elif args.config_file and base and base[1] != base_name(args.config_file):
+        other = f"{base[1]}, not for --config-file {args.config_file}"
+    elif not _is_same_path(str(path.parent), cfg.train.output_dir):
+        other = f"the folder {cfg.train.output_dir}"
+    elif args.loss and not _has_loss(cfg, args.loss):
+        other = f"another loss than {args.loss}"
+    else:
+        say(f"{path} exists and is used as it is, edits included; --restart chooses anew")
+        return processes or cfg.train.reference_world_size
+    raise ValueError(
+        f"{path} was written for {other}: choose another --output, or --restart to choose anew"
+    )
+
+
+def _registered(name: object) -> Metadata:
+    return MetadataCatalog.get(name) if isinstance(name, str) else Metadata()
+
+
+def _is_same_path(given: str, written: str | None) -> bool:
+    return written is not None and os.path.realpath(given) == os.path.realpath(written)
+
+
+def _is_same_data(given: Sequence[str], written: Sequence[str | None]) -> bool:
+    """Return whether annotations are those of a config, or a single file is their source."""
+    if len(given) > 1:
+        return all(itertools.starmap(_is_same_path, zip(given, written, strict=True)))
+    sources = [source_of(file) if file else None for file in written]
+    sha256 = Source.of(given[0]).sha256
+    return all(source is not None and source.sha256 == sha256 for source in sources)
+
+
+def _origin(written: Sequence[str | None]) -> list[str | None]:
+    """Return the annotations of a config, or the file that both were split from."""
+    sources = [source_of(file) if file else None for file in written]
+    first = sources[0]
+    if first is None or sources[1] != first:
+        return list(written)
+    return [f"{first.file} (SHA-256 {first.sha256[:8]})"]
+
+
+def _has_loss(cfg: DictConfig, loss: str) -> bool:
+    """Return whether classifier and loss of a config are those of the part with this name."""
+    part, predictor = (
+        load_part("common/heads/classification")[loss],
+        cfg.model.roi_heads.box_predictor,
+    )
+    found, wanted = (
+        {key: OmegaConf.to_container(node[key], resolve=False) for key in part}
+        for node in (predictor, part)
+    )
+    return found == wanted
 
 
 def _chosen(args: argparse.Namespace, folder: Path, base: str, machine: Choice) -> str:
@@ -179,10 +239,15 @@ def _chosen(args: argparse.Namespace, folder: Path, base: str, machine: Choice) 
     cfg.train.init_checkpoint = _weights(args, cfg.train.init_checkpoint)
     data = _checked_data(args, folder)
     measures = measure(read_annotations(data.train_file, for_training=True))
-    evaluated = len(read_annotations(data.val_file).images)
+    evaluated = read_annotations(data.val_file)
     recipe = recipe_of(base, cfg, args.num_gpus)
     chosen = choose(
-        measures, recipe, evaluated, from_scratch=args.from_scratch, loss=args.loss or SEESAW
+        measures,
+        recipe,
+        len(evaluated.images),
+        evaluated_masks=bool(evaluated.has_segmentation.any()),
+        from_scratch=args.from_scratch,
+        loss=args.loss or SEESAW,
     )
     choices = [machine, *chosen]
     say(f"\nThe training data:\n{_indented(measures.text())}")
@@ -191,13 +256,28 @@ def _chosen(args: argparse.Namespace, folder: Path, base: str, machine: Choice) 
     return config_text(folder, data, base, choices, measures.text(), boxes_only=is_boxes_only)
 
 
+def _is_from_scratch(args: argparse.Namespace) -> bool:
+    """Return whether training starts from random weights: by the flag or an empty checkpoint."""
+    given = [value.strip("\"'") for value in _overrides(args, "train.init_checkpoint")]
+    if not given or args.eval_only:
+        return args.from_scratch
+    if args.from_scratch and given[-1] not in _NO_WEIGHTS:
+        raise ValueError(
+            f"--from-scratch and train.init_checkpoint={given[-1]} contradict: leave out one"
+        )
+    return given[-1] in _NO_WEIGHTS
+
+
 def _weights(args: argparse.Namespace, default: str) -> str:
-    """Return the pretrained weights of the command line or of the base config."""
+    """Return the pretrained weights of the command line or of the base config, which exist."""
     given = _overrides(args, "train.init_checkpoint")
-    if given or args.from_scratch:
-        return given[-1] if given else ""
-    check_weights(default)
-    return default
+    if args.from_scratch:
+        return ""
+    weights = given[-1].strip("\"'") if given else default
+    if weights.startswith(PREFIX):
+        check_weights(weights)
+    check_checkpoint_file(weights)
+    return os.path.abspath(weights) if os.path.isfile(weights) else weights
 
 
 def check_weights(name: str) -> None:

@@ -2,7 +2,9 @@
 
 import copy
 import json
+import os
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,10 +16,11 @@ from d2_seesaw.checkpoint import torchvision_weights
 from d2_seesaw.cli import train
 from d2_seesaw.cli.train import argument_parser, own_data, read_config
 from d2_seesaw.cli.train.own_data import choose_own_data
-from d2_seesaw.engine import load_config
+from d2_seesaw.engine import load_config, load_part
 from d2_seesaw.engine.boxes_only import masks_left_out
 from d2_seesaw.losses import SoftmaxLoss
 from d2_seesaw.own_data import Machine, choose_base
+from d2_seesaw.own_data.choices import LOSSES
 from tests.data.own_data import content, write
 from tests.support.configs import build_model, plain, through_yaml
 
@@ -48,7 +51,9 @@ def chosen(tmp_path, monkeypatch):
         flags = [a for a in arguments if a.startswith("--")]
         options = [a for a in arguments if not a.startswith("--")]
         given = ["--data", *names, "--images", f"{tmp_path}/images", "--output", f"{tmp_path}/run"]
-        given += ["--from-scratch", *flags, *options]
+        if not any(option.startswith("train.init_checkpoint=") for option in options):
+            given.append("--from-scratch")
+        given += [*flags, *options]
         args = argument_parser().parse_args(given)
         args.starts = choose_own_data(args, given)
         return args
@@ -84,7 +89,7 @@ def test_the_config_has_the_choices_builds_and_survives_yaml(chosen, written, ca
     assert anchors.head.num_anchors == len(anchors.anchor_generator.aspect_ratios)
     text, said = written.read_text(), capsys.readouterr().out
     for key, value in re.findall(r"^([a-z_.\[\]0-9]+) = (.+)$", text, re.MULTILINE):
-        if key.partition(".")[0] in cfg and "." in key and not value.startswith("_cfg"):
+        if key.partition(".")[0] in cfg and "." in key and not value.startswith("_"):
             assert OmegaConf.select(cfg, key) == eval(value), key
     for subject in ("machine", "start", "resize", "anchors", "repeats", "length", "rate"):
         assert f"\n# {subject}: " in text
@@ -103,11 +108,38 @@ def test_an_edited_config_is_kept_until_restart(chosen, written, tmp_path, capsy
     chosen("--restart")
     assert written.read_text() != edited
     assert (written.parent / "own_data_previous_1.py").read_text() == edited
-    (tmp_path / "train.json").rename(tmp_path / "other.json")
-    given = ["--data", f"{tmp_path}/other.json", f"{tmp_path}/val.json", "--images", str(tmp_path)]
-    args = argument_parser().parse_args([*given, "--output", str(written.parent)])
-    with pytest.raises(ValueError, match=r"own_data.py was written for .*train.json, not for"):
-        choose_own_data(args, given)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--data", ["train.json", "other.json"], "train.json and .*val.json, not for .*other.json"),
+        ("--data", ["other.json", "val.json"], "train.json and .*val.json, not for .*other.json"),
+        ("--data", ["train.json"], "train.json and .*val.json, not for .*train.json:"),
+        ("--images", ["."], "the images in .*images, not "),
+        ("--config-file", ["own_data/one_gpu"], "own_data/cpu, not for --config-file own_data/one"),
+        ("--from-scratch", [], "a start from model.pth, not for --from-scratch"),
+    ],
+)
+def test_a_config_for_other_data_or_flags_is_refused(
+    chosen, written, tmp_path, monkeypatch, flag, value, message
+):
+    chosen()
+    if flag == "--from-scratch":
+        written.write_text(written.read_text() + 'train.init_checkpoint = "model.pth"\n')
+    write(tmp_path, name="other.json")
+    flags = {"--data": ["train.json", "val.json"], "--images": ["images"], "--output": ["run"]}
+    given = [word for name, words in (flags | {flag: value}).items() for word in [name, *words]]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"own_data.py was written for .*{message}"):
+        choose_own_data(argument_parser().parse_args(given), given)
+
+
+def test_a_split_belongs_to_the_content_of_its_file(chosen):
+    chosen(files=1)
+    assert chosen(files=1).starts
+    with pytest.raises(ValueError, match=r"written for .*/train.json \(SHA-256 .*not for"):
+        chosen(files=1, change=lambda data: data["annotations"].pop())
 
 
 def test_another_loss_is_written_to_the_config(chosen, written):
@@ -116,8 +148,37 @@ def test_another_loss_is_written_to_the_config(chosen, written):
     predictor = cfg.model.roi_heads.box_predictor
     assert isinstance(instantiate(predictor).cls_loss, SoftmaxLoss)
     assert chosen().starts  # the file is used as it is
-    with pytest.raises(ValueError, match="written for another loss than ecm"):
-        chosen("--loss=ecm")
+
+
+def test_each_loss_fits_its_own_config_alone(chosen, written, monkeypatch):
+    chosen()
+    cfg, losses = load_config(str(written)), load_part("common/heads/classification")
+    for name in LOSSES:
+        config = copy.deepcopy(cfg)
+        config.model.roi_heads.box_predictor.update(losses[name])
+        monkeypatch.setattr(own_data, "load_config", lambda path, config=config: config)
+        monkeypatch.setattr(own_data, "load_part", lambda path: losses)
+        assert chosen(f"--loss={name}").starts
+        for other in set(LOSSES) - {name}:
+            with pytest.raises(ValueError, match=f"written for another loss than {other}"):
+                chosen(f"--loss={other}")
+
+
+def test_a_renamed_folder_trains_in_itself(chosen, written, tmp_path):
+    chosen(files=1)
+    moved = written.parent.rename(tmp_path / "moved")
+    cfg = load_config(str(moved / "own_data.py"))
+    assert cfg.train.output_dir == str(moved)
+    assert MetadataCatalog.get("own_run_train").json_file == str(moved / "split_train.json")
+
+
+def test_one_output_folder_is_given(chosen, written):
+    with pytest.raises(ValueError, match=r"--output .*run and train.output_dir=b contradict"):
+        chosen("train.output_dir=b")
+    assert chosen(f"train.output_dir={written.parent}").starts
+    written.write_text(written.read_text() + 'train.output_dir = "b"\n')
+    with pytest.raises(ValueError, match="was written for the folder b: choose another"):
+        chosen()
 
 
 def test_overrides_win_over_the_choices(chosen):
@@ -128,15 +189,55 @@ def test_overrides_win_over_the_choices(chosen):
     assert read_config(chosen("train.epochs=3")).train.max_iter is None
 
 
+def test_choose_only_keeps_the_start_and_the_overrides(chosen, written, tmp_path, capsys):
+    weights = tmp_path / "model.pth"
+    weights.touch()
+    start = f"train.init_checkpoint={os.path.relpath(weights)}"
+    chosen("--choose-only", start, "train.seed=3")
+    assert load_config(str(written)).train.init_checkpoint == str(weights)
+    command = f"train --config-file {written} --num-gpus 1 {start} train.seed=3\n"
+    assert capsys.readouterr().out.endswith(command)
+
+
+@pytest.mark.parametrize("value", ["", "null", "''"])
+def test_an_empty_start_is_from_scratch(chosen, written, value):
+    cfg = read_config(chosen(f"train.init_checkpoint={value}"))
+    assert cfg.model.backbone.bottom_up.freeze_at == 0
+    assert not cfg.train.init_checkpoint
+    written.write_text(written.read_text() + 'train.init_checkpoint = "model.pth"\n')
+    with pytest.raises(ValueError, match=r"a start from model.pth, not for --from-scratch"):
+        chosen(f"train.init_checkpoint={value}")
+    with pytest.raises(ValueError, match=r"--from-scratch and train.init_checkpoint=a contra"):
+        chosen("--from-scratch", "train.init_checkpoint=a")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing.pkl", "init_checkpoint '.*missing.pkl' does not exist"),
+        ("r50.pkl", "r50.pkl is a ResNet .* own_data/cpu has a MobileNetV2: give --config-file"),
+    ],
+)
+def test_a_start_that_cannot_be_used_is_refused_before_the_config(
+    chosen, written, tmp_path, name, message
+):
+    (tmp_path / "r50.pkl").touch()
+    with pytest.raises((FileNotFoundError, ValueError), match=message):
+        chosen(f"train.init_checkpoint={tmp_path / name}")
+    assert not written.exists()
+
+
 def without_masks(data):
     for entry in data["annotations"]:
         del entry["segmentation"]
 
 
-def test_data_without_masks_get_a_config_for_boxes(chosen, written):
-    chosen(change=without_masks)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_boxes_alone_are_evaluated_if_a_split_has_no_masks(chosen, written, split):
+    chosen(**{"change" if split == "train" else "change_val": without_masks})
     cfg = load_config(str(written))
-    assert masks_left_out(cfg)
+    assert masks_left_out(cfg) == (split == "train")
+    assert masks_left_out(cfg) == ("\n# masks: boxes only\n" in written.read_text())
     assert list(cfg.dataloader.evaluator.tasks) == ["bbox"]
     assert cfg.train.best_checkpoint.metric == "bbox/AP"
 
@@ -187,20 +288,22 @@ def test_one_file_is_split_into_the_output_folder(chosen, written, capsys):
     assert "Train with: d2-seesaw train --config-file" in said
     cfg = load_config(str(written))
     registered = MetadataCatalog.get(cfg.dataloader.train.dataset.names).json_file
-    assert registered == str(written.parent / "train.json")
+    assert registered == str(written.parent / "split_train.json")
     numbers = [
-        len(json.loads((written.parent / f"{part}.json").read_text())["images"])
+        len(json.loads((written.parent / f"split_{part}.json").read_text())["images"])
         for part in ("train", "val")
     ]
     assert sum(numbers) == 4
     assert min(numbers) > 0
-    chosen(files=1)  # finds the same file
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["one_gpu", "eight_gpus"])
 @pytest.mark.parametrize("start", ["", "torchvision://resnet50", "model.pkl"])
-def test_the_configs_for_gpus_build(chosen, written, name, start):
+def test_the_configs_for_gpus_build(chosen, written, name, start, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("model.pkl").touch()
+    monkeypatch.setattr(own_data, "check_weights", lambda weights: None)
     args = chosen(
         f"--config-file=own_data/{name}", "--num-gpus=4", f"train.init_checkpoint={start}"
     )
