@@ -28,6 +28,7 @@ from detectron2.data import MetadataCatalog
 from d2_seesaw.cli import add_image_options, command_parser, count, errors_in_one_line, say
 from d2_seesaw.data.frequency import GROUPS
 from d2_seesaw.data.image_files import MAX_PIXELS, ImageFolder
+from d2_seesaw.data.saved_datasets import register_saved_datasets
 from d2_seesaw.engine import load_config
 from d2_seesaw.evaluation.analysis.error_kinds import KINDS
 from d2_seesaw.evaluation.analysis.judging import JudgedDataset, read_judged
@@ -127,6 +128,7 @@ def find_source(args: argparse.Namespace) -> Source:
     known = None
     if config is not None:
         cfg = load_config(str(config), parts=())  # registers datasets
+        register_saved_datasets(config)
         run = run or Path(cfg.train.output_dir)
         if not args.annotations:
             names = cfg.dataloader.test.dataset.names

@@ -9,6 +9,7 @@ from detectron2.config import LazyConfig
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from d2_seesaw.cli import draw
+from d2_seesaw.cli.train.output import save_config
 from d2_seesaw.data import register_longtail_instances
 from d2_seesaw.inference import drawing
 from d2_seesaw.report.images import pictures
@@ -29,6 +30,22 @@ def run(tmp_path):
     yield tmp_path
     DatasetCatalog.remove(name)
     MetadataCatalog.remove(name)
+
+
+def test_a_run_is_drawn_that_was_moved_and_whose_datasets_only_its_config_registered(run, tmp_path):
+    save(run, predictions())
+    cfg = LazyConfig.load(str(run / "config.yaml"))
+    (name,) = {cfg.dataloader.test.dataset.names}
+    save_config(cfg, run / "config.yaml")
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for entry in ("config.yaml", "config.datasets.json", "inference"):
+        (run / entry).rename(moved / entry)
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+    call(moved, "--page", moved / "page.html")
+    assert MetadataCatalog.get(name).json_file == str(run / "train.json")
+    assert MetadataCatalog.get(name).image_root == str(run / "images")
 
 
 def predictions(**extra):
