@@ -113,6 +113,8 @@ def test_what_is_missing_or_wrong_is_one_line(tmp_path):
     strange.write_text(json.dumps([{**predictions()[0], "category_id": 8}]))
     results = [*data, "--results", tmp_path / "r.json"]
     done = tmp_path / "without_config"
+    (tmp_path / "x_files").symlink_to("images/part")
+    kept = {path: path.read_bytes() for path in (data[1], *tmp_path.glob("images/part/*"))}
     save(done, predictions())
     for arguments, text in (
         ([*results, "--group", "f"], "no class is in group 'f', but in ['n/a']"),
@@ -127,12 +129,16 @@ def test_what_is_missing_or_wrong_is_one_line(tmp_path):
         ([done], f"needs --annotations FILE and --images DIR; {done} does not give them"),
         ([done, *data[:2]], f"needs --images DIR; {done} does not give them"),
         ([tmp_path / "no"], "does not exist"),
+        ([*data, "--page", data[1]], "--page must end with .html, got "),
+        ([*data, "--output", tmp_path / "images/part"], "could overwrite it: choose another"),
+        ([*data, "--page", tmp_path / "x.html"], "could overwrite it: choose another"),
     ):
         with pytest.raises(SystemExit) as end:
             call(*arguments)
         message = str(end.value)
         assert message.startswith("d2-seesaw draw: ")
         assert text in message
+    assert {path: path.read_bytes() for path in kept} == kept
 
 
 def test_names_that_matplotlibs_font_has_change_no_font():
