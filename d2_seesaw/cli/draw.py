@@ -36,6 +36,7 @@ from d2_seesaw.evaluation.analysis.error_kinds import KINDS
 from d2_seesaw.evaluation.analysis.judging import JudgedDataset, read_judged
 from d2_seesaw.evaluation.lvis.annotations import annotation_file, registered_train_images
 from d2_seesaw.evaluation.lvis.rules import TASKS
+from d2_seesaw.evaluation.predictions.files import RESULTS
 from d2_seesaw.inference.drawing import enlargement, fonts_for
 from d2_seesaw.report.images.page import images_beside, read_images, write_image_page
 from d2_seesaw.report.images.pictures import draw_side_by_side
@@ -48,9 +49,6 @@ from d2_seesaw.report.images.selection import (
     order_images,
 )
 from d2_seesaw.utils.files import atomic_write
-
-RESULTS = ("instances_predictions.npz", "lvis_instances_results.json")
-"""Files of an evaluation, the one that is faster to read first."""
 
 _KIND_OF = {kind.replace(" ", "-"): kind for kind in KINDS}
 _PICTURES, _IMAGES_OF_A_PAGE = 6, 500

@@ -11,17 +11,21 @@ from pathlib import Path
 import numpy as np
 
 from d2_seesaw.data.frequency import GROUPS, UNKNOWN_FREQUENCY
-from d2_seesaw.evaluation.analysis import LongTailAnalysis, analysis_path, read_analysis
+from d2_seesaw.evaluation.analysis import (
+    LongTailAnalysis,
+    analysis_path,
+    check_annotations,
+    read_analysis,
+)
 from d2_seesaw.evaluation.analysis.resampled_ap import CountedObjects, RankedMatches
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.lvis.metrics import match_detections, scores_of_matches
 from d2_seesaw.evaluation.predictions.detections import Detections
-from d2_seesaw.evaluation.predictions.files import read_results
+from d2_seesaw.evaluation.predictions.files import RESULTS, read_results
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from d2_seesaw.evaluation.predictions.validation import check_detections
 from d2_seesaw.evaluation.tables import CategoryResult, category_results
 
-_RESULTS = ("instances_predictions.npz", "lvis_instances_results.json")  # the faster one first
 _SUFFIXES = (".json", ".npz")
 _LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
 _ROUNDING = 1e-6  # percent
@@ -78,12 +82,12 @@ def results_file(run: str | PathLike[str]) -> Path:
     """
     path = Path(run)
     folders = (path, path / "inference")
-    found = [f / name for f in folders for name in _RESULTS if (f / name).is_file()]
+    found = [f / name for f in folders for name in RESULTS if (f / name).is_file()]
     if path.is_file() and path.suffix in _SUFFIXES:
         found = [path]
     if not found:
         raise ValueError(
-            f"{path} has no {_RESULTS[1]} or {_RESULTS[0]}: the interval over images needs the "
+            f"{path} has no {RESULTS[1]} or {RESULTS[0]}: the interval over images needs the "
             "detections, which every evaluation with an output folder writes"
         )
     return found[0]
@@ -207,11 +211,7 @@ class RunReader:
 def _check_recorded(
     recorded: LongTailAnalysis, path: Path, fingerprint: str, average_precision: float
 ) -> None:
-    if recorded.ground_truth != fingerprint:
-        raise ValueError(
-            f"{path} was written for other annotations ({recorded.ground_truth}) than the given "
-            f"ones ({fingerprint}): give the annotations of the evaluation"
-        )
+    check_annotations(recorded, path, fingerprint)
     if abs(recorded.metrics["AP"] - average_precision) > _ROUNDING:
         raise ValueError(
             f"the detections beside {path} have an AP of {average_precision:.3f}, but it says "

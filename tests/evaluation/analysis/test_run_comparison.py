@@ -10,6 +10,7 @@ import pytest
 from d2_seesaw.evaluation import evaluate_results_file
 from d2_seesaw.evaluation.analysis import read_analysis, write_analysis
 from d2_seesaw.evaluation.analysis.compared_runs import are_paired, ordered_by_seed, results_file
+from d2_seesaw.evaluation.analysis.judging import read_judged
 from d2_seesaw.evaluation.analysis.run_comparison import compare_runs
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.files import save_columns, write_results
@@ -149,10 +150,13 @@ def test_an_analysis_of_other_annotations_or_limits_is_noticed(data, tmp_path):
     (tmp_path / file.name).write_bytes(file.read_bytes())
     groups = {"a": [tmp_path], "b": [folder / "b_1"]}
     assert compare_runs(groups, annotations, resamples=2).images == 60
+    assert len(read_judged(annotations, tmp_path / file.name).table.images) == 60
     analysis = read_analysis(tmp_path / "longtail_bbox.json")
     write_analysis(tmp_path, replace(analysis, ground_truth="x1"))
     with pytest.raises(ValueError, match=r"written for other annotations \(x1\)"):
         compare_runs(groups, annotations, resamples=2)
+    with pytest.raises(ValueError, match=r"written for other annotations \(x1\)"):
+        read_judged(annotations, tmp_path / file.name)
     write_analysis(tmp_path, replace(analysis, metrics=analysis.metrics | {"AP": 1.0}))
     with pytest.raises(ValueError, match=r"but it says 1\.000: give the limit of detections"):
         compare_runs(groups, annotations, resamples=2)
