@@ -93,6 +93,36 @@ def results_file(run: str | PathLike[str]) -> Path:
     return found[0]
 
 
+def check_different_runs(groups: Mapping[str, Sequence[str | PathLike[str]]]) -> None:
+    """Refuse runs that are counted twice, which would pass for two seeds.
+
+    Args:
+        groups: Runs by group, see ``results_file``.
+
+    Raises:
+        ValueError: two runs have the same detections, or two of a group the same name; or a run has
+            no detections.
+    """
+    seen: dict[Path, str] = {}
+    for group, runs in groups.items():
+        names: dict[str, str | PathLike[str]] = {}
+        for run in runs:
+            file = results_file(run).resolve()
+            evaluation = file.parent if file.name in RESULTS else file
+            if evaluation in seen:
+                raise ValueError(
+                    f"{run} in group {group!r} has the detections of {seen[evaluation]}: give each "
+                    "evaluation once"
+                )
+            seen[evaluation] = f"{run} in group {group!r}"
+            other = names.setdefault(run_name(run), run)
+            if other is not run:
+                raise ValueError(
+                    f"{other} and {run} in group {group!r} are both named {run_name(run)!r}: give "
+                    "one evaluation of each run, and runs folders with different names"
+                )
+
+
 def ordered_by_seed(names: Sequence[str]) -> list[int]:
     """Return the order of runs by the numbers in their names, as people read them."""
     keys = [[int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)] for name in names]

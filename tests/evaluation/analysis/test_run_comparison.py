@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -51,9 +52,11 @@ def found_ap(annotations, run):
     return read_analysis(folder / "longtail_bbox.json").categories[0].AP
 
 
-def test_the_same_runs_differ_by_zero_with_an_interval_of_no_width(data):
+def test_equal_runs_differ_by_zero_with_an_interval_of_no_width(data, tmp_path):
+    for name in ("a_1", "a_2", "a_3"):
+        shutil.copytree(data[1] / name, tmp_path / name)
     for runs in (["a_1"], ["a_1", "a_2", "a_3"]):
-        pair = compared(data, runs, runs).tasks[0].pairs[0]
+        pair = compared(data, runs, [tmp_path / run for run in runs]).tasks[0].pairs[0]
         for d in [*pair.metrics[::3], *pair.with_interval]:  # AP and APf
             assert (d.mean, d.low, d.high, d.p_value) == (0, 0, 0, 1)
             assert not d.significant
@@ -141,6 +144,23 @@ def test_inputs_that_cannot_be_compared_are_refused(data, tmp_path):
     save_columns(str(tmp_path / "c" / "instances_predictions.npz"), strange)
     with pytest.raises(ValueError, match=r"npz does not fit the annotations: .*7777"):
         compare_runs({"a": [a], "b": [tmp_path / "c"]}, annotations)
+
+
+def test_a_run_is_counted_once(data, tmp_path):
+    run = data[1] / "a_1"
+    (tmp_path / "link").symlink_to(run)
+    for folder in ("x/inference", "x/inference_tta"):
+        shutil.copytree(run, tmp_path / folder)
+    plain, tta = tmp_path / "x/inference", tmp_path / "x/inference_tta"
+    for first, second, message in (
+        (["a_1", tmp_path / "link"], ["b_1"], "link in group 'a' has the detections of .*a_1"),
+        (["a_1"], ["b_1", run / "instances_predictions.npz"], "in group 'b' has the detections of"),
+        ([tmp_path / "x", plain], ["b_1"], "has the detections of"),
+        ([plain, tta], ["b_1"], "inference and .*inference_tta in group 'a' are both named 'x'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compared(data, first, second)
+    assert compared(data, [plain], [tta]).tasks[0].pairs[0].metrics[0].mean == 0
 
 
 def test_an_analysis_of_other_annotations_or_limits_is_noticed(data, tmp_path):
