@@ -138,6 +138,19 @@ def read_thresholds(checkpoint: str | PathLike[str], *, tta: bool = False) -> Sp
     return found
 
 
+def drop_stale_thresholds(checkpoint: str | PathLike[str]) -> None:
+    """Remove thresholds of another checkpoint, and log the command that writes the right ones."""
+    try:
+        read_thresholds(checkpoint)
+    except ValueError as error:
+        path = thresholds_path(checkpoint)
+        if path.is_file():
+            path.unlink()
+            logger.warning("Removed score thresholds that cannot be used: %s", error)
+        else:
+            logger.info("Score thresholds are not written: %s", error)
+
+
 def file_hash(path: str | PathLike[str]) -> str:
     """Return the SHA-256 of a file in hexadecimal digits."""
     digest = hashlib.sha256()
