@@ -1,4 +1,4 @@
-"""File of score thresholds beside a checkpoint, ``<checkpoint>.thresholds.json``.
+"""File of score thresholds beside a checkpoint, such as ``model_final.thresholds.json``.
 
 The file names the checkpoint by its hash, and the split on which the thresholds were chosen. It
 holds the operating points of each category, from which any rule selects thresholds.
@@ -47,12 +47,16 @@ class SplitThresholds:
 def thresholds_path(checkpoint: str | PathLike[str], *, tta: bool = False) -> Path:
     """Return the path of the thresholds of a checkpoint.
 
+    ``model.pth`` has ``model.thresholds.json``, and a checkpoint of another kind keeps its suffix:
+    ``model.safetensors.thresholds.json``. So both may lie in one folder.
+
     Args:
         checkpoint: Path of the checkpoint.
         tta: Whether they are for test-time augmentation, whose scores differ.
     """
     checkpoint = Path(checkpoint)
-    return checkpoint.with_name(f"{checkpoint.stem}{'_tta' * tta}.thresholds.json")
+    name = checkpoint.stem if checkpoint.suffix == ".pth" else checkpoint.name
+    return checkpoint.with_name(f"{name}{'_tta' * tta}.thresholds.json")
 
 
 def write_thresholds(
