@@ -289,7 +289,7 @@ def _transfer(
             report.new[name] = report.unused[name] = _OTHER_BIAS
         else:
             chosen = value[sources].to(initial)
-            if not same_kind and not source_is_normalized:
+            if not same_kind:  # the rows of a normalized layer may have any norm
                 chosen = _with_norms_of(chosen, initial[targets])
             result = initial.clone()
             result[targets] = chosen

@@ -24,6 +24,7 @@ RUN_FILES = (
     "last_checkpoint",
     "config.yaml*",
     "config_eval.yaml*",
+    "config*.datasets.json*",
     "evaluations.jsonl*",
     "log.txt*",
     "log_eval.txt*",

@@ -40,6 +40,7 @@ from d2_seesaw.checkpoint import (
 from d2_seesaw.cli import add_trust, command_parser, count, errors_in_one_line, say
 from d2_seesaw.data.annotations.reader import read_annotations
 from d2_seesaw.data.class_counts import UNITS
+from d2_seesaw.data.saved_datasets import register_saved_datasets
 from d2_seesaw.engine.config_files import find_config
 from d2_seesaw.evaluation.predictions.files import read_results, write_results
 from d2_seesaw.inference.calibration import (
@@ -176,6 +177,7 @@ def calibrate_checkpoint(args: argparse.Namespace, parameters: dict[str, float] 
         raise ValueError(f"--output must end with {' or '.join(_SUFFIXES)}, got {output}")
     config_file = args.config_file and find_config(args.config_file)
     cfg = load_run_config(checkpoint, config_file, trust=args.trust)
+    register_saved_datasets(config_file or checkpoint.with_name("config.yaml"))
     model = build_for_inference(cfg, args.device)
     checkpointer = StrictCheckpointer(model, require_all=True, allow_partial=None)
     weights = dict(checkpointer.read(str(checkpoint))["model"])

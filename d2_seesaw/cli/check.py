@@ -35,6 +35,7 @@ from d2_seesaw.data.check.overview import DatasetOverview, dataset_overview
 from d2_seesaw.data.check.repair import Repair, repair_file
 from d2_seesaw.data.class_names import counts_by_category
 from d2_seesaw.data.image_files import MAX_PIXELS
+from d2_seesaw.data.saved_datasets import register_saved_datasets
 from d2_seesaw.engine import load_config
 from d2_seesaw.report import write_dataset_report
 from d2_seesaw.utils.files import write_text
@@ -77,6 +78,7 @@ def files_of(args: argparse.Namespace) -> tuple[Path, Path]:
     """
     if args.config_file:
         load_config(args.config_file, parts=())  # registers datasets
+        register_saved_datasets(args.config_file)
     if args.name:
         if args.json_file:
             raise ValueError("give files or --name, not both")

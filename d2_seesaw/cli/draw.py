@@ -17,6 +17,7 @@ Examples:
 """
 
 import argparse
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,15 +27,18 @@ import detectron2.data.datasets  # noqa: F401  registers the built-in datasets
 from detectron2.data import MetadataCatalog
 
 from d2_seesaw.cli import add_image_options, command_parser, count, errors_in_one_line, say
+from d2_seesaw.data.catalog import image_paths
 from d2_seesaw.data.frequency import GROUPS
-from d2_seesaw.data.image_files import MAX_PIXELS, ImageFolder
+from d2_seesaw.data.image_files import MAX_PIXELS, ImageFolder, check_overwrites_no_source
+from d2_seesaw.data.saved_datasets import register_saved_datasets
 from d2_seesaw.engine import load_config
 from d2_seesaw.evaluation.analysis.error_kinds import KINDS
 from d2_seesaw.evaluation.analysis.judging import JudgedDataset, read_judged
 from d2_seesaw.evaluation.lvis.annotations import annotation_file, registered_train_images
 from d2_seesaw.evaluation.lvis.rules import TASKS
+from d2_seesaw.evaluation.predictions.files import RESULTS
 from d2_seesaw.inference.drawing import enlargement, fonts_for
-from d2_seesaw.report.images.page import read_images, write_image_page
+from d2_seesaw.report.images.page import images_beside, read_images, write_image_page
 from d2_seesaw.report.images.pictures import draw_side_by_side
 from d2_seesaw.report.images.selection import (
     ORDERS,
@@ -44,9 +48,7 @@ from d2_seesaw.report.images.selection import (
     images_named,
     order_images,
 )
-
-RESULTS = ("instances_predictions.npz", "lvis_instances_results.json")
-"""Files of an evaluation, the one that is faster to read first."""
+from d2_seesaw.utils.files import atomic_write
 
 _KIND_OF = {kind.replace(" ", "-"): kind for kind in KINDS}
 _PICTURES, _IMAGES_OF_A_PAGE = 6, 500
@@ -127,6 +129,7 @@ def find_source(args: argparse.Namespace) -> Source:
     known = None
     if config is not None:
         cfg = load_config(str(config), parts=())  # registers datasets
+        register_saved_datasets(config)
         run = run or Path(cfg.train.output_dir)
         if not args.annotations:
             names = cfg.dataloader.test.dataset.names
@@ -188,8 +191,12 @@ def draw(args: argparse.Namespace) -> list[str]:
 
     Raises:
         FileNotFoundError: the config, the results or the dataset do not exist.
-        ValueError: a file cannot be read, or nothing is selected.
+        ValueError: a file cannot be read, nothing is selected, or a picture or page could replace
+            an image or another file.
+        WriteError: a file cannot be written.
     """
+    if args.page and args.page.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--page must end with .html, got {args.page}")
     source = find_source(args)
     dataset = read_judged(
         source.annotations,
@@ -199,6 +206,7 @@ def draw(args: argparse.Namespace) -> list[str]:
         registered_counts=registered_train_images(source.dataset) if source.dataset else None,
         predicted_images=args.predicted_images,
     )
+    check_outputs(args, source, dataset)
     selection = selection_of(args, dataset)
     order, seed = (args.sort, 0) if args.seed is None else ("random", args.seed)
     images = order_images(dataset, selection, order, seed)
@@ -211,6 +219,20 @@ def draw(args: argparse.Namespace) -> list[str]:
     if args.output or not args.page:
         lines += _write_pictures(args, source, dataset, selection, images, folder)
     return lines
+
+
+def check_outputs(args: argparse.Namespace, source: Source, dataset: JudgedDataset) -> None:
+    """Refuse pictures, and a page's folder of images, next to images of the dataset.
+
+    Raises:
+        ValueError: an image of the dataset is there.
+    """
+    path_of = image_paths(dataset.table.images, source.images)
+    places = {os.path.dirname(path): path for path in map(path_of, dataset.table.images)}
+    if args.output or not args.page:
+        check_overwrites_no_source((args.output or source.output) / "1.png", places.values())
+    if args.page:
+        check_overwrites_no_source(images_beside(args.page) / "1.jpg", places.values())
 
 
 def _hints(args: argparse.Namespace, dataset: JudgedDataset) -> Iterator[str]:
@@ -265,7 +287,8 @@ def _write_pictures(
             name = Path(image_name(image)).stem
             name = f"{name}_{image['id']}" if name in used else name
             used.add(name)
-            cv2.imwrite(str(output / f"{name}.png"), picture[:, :, ::-1])
+            with atomic_write(output / f"{name}.png", durable=False) as file:
+                file.write(cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes())
             if len(used) == (args.num_images or _PICTURES):
                 break
     if not used:

@@ -31,6 +31,7 @@ from d2_seesaw.cli import (
     say,
 )
 from d2_seesaw.data.image_files import MAX_PIXELS
+from d2_seesaw.data.saved_datasets import register_saved_datasets
 from d2_seesaw.engine import load_config
 from d2_seesaw.evaluation import (
     DetectionLimits,
@@ -108,6 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
     with errors_in_one_line("evaluate"):
         if args.config_file:
             load_config(args.config_file, trust=args.trust, parts=())  # registers datasets
+            register_saved_datasets(args.config_file)
         results = evaluate_results_file(
             args.results,
             annotation_file(args.dataset) if args.dataset else args.annotations,

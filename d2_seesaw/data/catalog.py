@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _FROM_THE_FILE = ("thing_classes", "thing_dataset_id_to_contiguous_id")
 _IMAGES_LOOKED_FOR = 20
+_given: dict[str, dict[str, Any]] = {}  # by name, as it was registered
 
 # Detectron2 finds images by the last two parts of their URL. Validation images of LVIS v1 lie in
 # both folders.
@@ -112,6 +113,17 @@ def register_longtail_instances(
     registered = FileMetadata(**{**earlier, **given, "name": name})
     DatasetCatalog.register(name, lambda: registered.records().to_list())
     MetadataCatalog[name] = registered
+    _given[name] = given
+
+
+def given_to_register(name: str) -> dict[str, Any] | None:
+    """Return what :func:`register_longtail_instances` was given, metadata included.
+
+    Returns:
+        ``json_file``, ``image_root`` and ``counts_from`` as text, and the fields of the metadata.
+        None for datasets that were registered in another way.
+    """
+    return _given.get(name) if name in DatasetCatalog.list() else None
 
 
 def load_longtail_json(json_file: str | Path, image_root: str | Path) -> Records:
@@ -250,9 +262,9 @@ def check_dataset_files(names: str | Iterable[str]) -> None:
         if name not in DatasetCatalog.list():
             hint = did_you_mean(name, DatasetCatalog.list())
             raise ValueError(
-                f"dataset {name!r} is not registered{hint or '.'} A dataset is registered by the "
-                "Python config that was trained (--config-file my_config.py), not by the saved "
-                "config.yaml"
+                f"dataset {name!r} is not registered{hint or '.'} A dataset is registered by a "
+                "Python config (--config-file my_config.py), or by the config.datasets.json beside "
+                "a saved config.yaml"
             )
         places += [p for p in _expected_places(name) if p not in places]
     if all(place.exists() for place in places):

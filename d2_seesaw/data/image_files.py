@@ -8,7 +8,7 @@ import os
 import stat
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
@@ -94,6 +94,25 @@ def open_image(
                 raise ValueError(f"{os.fspath(path)} is {image.format}: convert it to PNG or JPEG")
             check_pixels(path, image.size, max_pixels, option)
             yield image
+
+
+def check_overwrites_no_source(result: str | os.PathLike[str], sources: Iterable[Any]) -> None:
+    """Refuse to write a result beside the images that it is made of, where it could replace one.
+
+    Args:
+        result: Path of the result.
+        sources: Paths of the images.
+
+    Raises:
+        ValueError: an image is in the folder of the result.
+    """
+    folder = os.path.dirname(os.path.realpath(result))
+    for source in sources:
+        if os.path.dirname(os.path.realpath(source)) == folder:
+            raise ValueError(
+                f"results next to {os.fspath(source)} could overwrite it: choose another output "
+                f"than {os.path.dirname(os.fspath(result)) or os.curdir!r}"
+            )
 
 
 def _open_regular(path: str | os.PathLike[str]) -> IO[bytes]:

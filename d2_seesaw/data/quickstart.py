@@ -24,13 +24,16 @@ CLASSES = (
 )
 """Classes of the street scenes."""
 
+INSTANCES = ("quickstart_train", "quickstart_val")
+"""Datasets of instances that are always registered."""
+
 
 def register_quickstart() -> None:
     """Register ``quickstart_train`` and ``quickstart_val``, the data of ``make demo``."""
     root = datasets_root() / "quickstart"
-    for split in ("train", "val"):
+    for name, split in zip(INSTANCES, ("train", "val"), strict=True):
         json_file = root / f"lvis_{split}.json"
-        register_longtail_instances(f"quickstart_{split}", json_file=json_file, image_root=root)
+        register_longtail_instances(name, json_file=json_file, image_root=root)
 
 
 def register_semantic_quickstart() -> None:

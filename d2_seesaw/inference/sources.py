@@ -10,7 +10,13 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from d2_seesaw.data.image_files import MAX_PIXELS, check_pixels, open_image, to_array
+from d2_seesaw.data.image_files import (
+    MAX_PIXELS,
+    check_overwrites_no_source,
+    check_pixels,
+    open_image,
+    to_array,
+)
 
 PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
@@ -68,11 +74,7 @@ def find_sources(paths: Sequence[str | Path], output: str | Path) -> list[Source
                 f"{other.path} and {source.path} would have results of the same name: run them "
                 "separately, with different outputs"
             )
-        if (Path(output) / source.name).resolve().parent == source.path.resolve().parent:
-            raise ValueError(
-                f"results next to {source.path} could overwrite it: choose another output than "
-                f"{str(output)!r}"
-            )
+        check_overwrites_no_source(Path(output) / source.name, [source.path])
     return list(dict.fromkeys(sources))
 
 

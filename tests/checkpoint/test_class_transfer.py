@@ -176,6 +176,19 @@ def test_plain_weights_give_a_normalized_layer_their_directions(tmp_path):
     assert "its scale" in report.new["roi_heads.box_predictor.cls_score.bias"]
 
 
+def test_normalized_weights_give_a_plain_layer_their_directions_at_initial_norms(tmp_path):
+    source, own = detector(THEIRS, normed=True), detector(OWN, loss=None)
+    given, found = (parts(model)[0].cls_score for model in (source, own))
+    nn.init.normal_(given.weight, std=50.0)  # a normalized layer ignores its norms
+    before, report = start(own, file_of(source, THEIRS, tmp_path))
+    key = "roi_heads.box_predictor.cls_score.weight"
+    pairs = [*PAIRS, (len(OWN), given.out_features - 1)]
+    cosines = F.cosine_similarity(rows(found.weight.T, pairs, 0), rows(given.weight.T, pairs, 1), 0)
+    torch.testing.assert_close(cosines, torch.ones(len(pairs)))
+    torch.testing.assert_close(found.weight.norm(dim=1), before[key].norm(dim=1))
+    assert report.by_name[key].endswith("their directions")
+
+
 def test_boxes_and_masks_of_all_classes_start_those_of_each_class(tmp_path):
     source = detector(THEIRS, agnostic=True, masks=1)
     own = detector(OWN)

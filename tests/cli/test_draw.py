@@ -9,6 +9,7 @@ from detectron2.config import LazyConfig
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from d2_seesaw.cli import draw
+from d2_seesaw.cli.train.output import save_config
 from d2_seesaw.data import register_longtail_instances
 from d2_seesaw.inference import drawing
 from d2_seesaw.report.images import pictures
@@ -29,6 +30,22 @@ def run(tmp_path):
     yield tmp_path
     DatasetCatalog.remove(name)
     MetadataCatalog.remove(name)
+
+
+def test_a_run_is_drawn_that_was_moved_and_whose_datasets_only_its_config_registered(run, tmp_path):
+    save(run, predictions())
+    cfg = LazyConfig.load(str(run / "config.yaml"))
+    (name,) = {cfg.dataloader.test.dataset.names}
+    save_config(cfg, run / "config.yaml")
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for entry in ("config.yaml", "config.datasets.json", "inference"):
+        (run / entry).rename(moved / entry)
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+    call(moved, "--page", moved / "page.html")
+    assert MetadataCatalog.get(name).json_file == str(run / "train.json")
+    assert MetadataCatalog.get(name).image_root == str(run / "images")
 
 
 def predictions(**extra):
@@ -96,6 +113,8 @@ def test_what_is_missing_or_wrong_is_one_line(tmp_path):
     strange.write_text(json.dumps([{**predictions()[0], "category_id": 8}]))
     results = [*data, "--results", tmp_path / "r.json"]
     done = tmp_path / "without_config"
+    (tmp_path / "x_files").symlink_to("images/part")
+    kept = {path: path.read_bytes() for path in (data[1], *tmp_path.glob("images/part/*"))}
     save(done, predictions())
     for arguments, text in (
         ([*results, "--group", "f"], "no class is in group 'f', but in ['n/a']"),
@@ -110,12 +129,16 @@ def test_what_is_missing_or_wrong_is_one_line(tmp_path):
         ([done], f"needs --annotations FILE and --images DIR; {done} does not give them"),
         ([done, *data[:2]], f"needs --images DIR; {done} does not give them"),
         ([tmp_path / "no"], "does not exist"),
+        ([*data, "--page", data[1]], "--page must end with .html, got "),
+        ([*data, "--output", tmp_path / "images/part"], "could overwrite it: choose another"),
+        ([*data, "--page", tmp_path / "x.html"], "could overwrite it: choose another"),
     ):
         with pytest.raises(SystemExit) as end:
             call(*arguments)
         message = str(end.value)
         assert message.startswith("d2-seesaw draw: ")
         assert text in message
+    assert {path: path.read_bytes() for path in kept} == kept
 
 
 def test_names_that_matplotlibs_font_has_change_no_font():

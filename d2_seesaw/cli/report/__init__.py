@@ -30,6 +30,7 @@ from d2_seesaw.cli import add_image_options, command_parser, errors_in_one_line,
 from d2_seesaw.cli.report import compare_groups
 from d2_seesaw.data.annotations.reader import read_annotations
 from d2_seesaw.data.image_files import MAX_PIXELS
+from d2_seesaw.data.saved_datasets import register_saved_datasets
 from d2_seesaw.engine import load_config
 from d2_seesaw.evaluation.analysis import LongTailAnalysis, analysis_path, read_analysis
 from d2_seesaw.evaluation.analysis.comparison import compare
@@ -105,6 +106,7 @@ def images_of(args: argparse.Namespace, analyses: Iterable[LongTailAnalysis]) ->
     if args.dataset:
         if args.config_file:
             load_config(args.config_file, parts=())  # registers datasets
+            register_saved_datasets(args.config_file)
         annotations = annotation_file(args.dataset)
         folder = folder or MetadataCatalog.get(args.dataset).get("image_root")
     if annotations is None or folder is None:

@@ -23,6 +23,7 @@ from pathlib import Path
 import detectron2.data.datasets  # noqa: F401  registers the built-in datasets
 
 from d2_seesaw.cli import command_parser, count, errors_in_one_line, say
+from d2_seesaw.data.saved_datasets import register_saved_datasets
 from d2_seesaw.engine import load_config
 from d2_seesaw.evaluation.analysis.compared_runs import run_name
 from d2_seesaw.evaluation.analysis.run_comparison import RESAMPLES, compare_runs
@@ -121,6 +122,7 @@ def write_comparison(args: argparse.Namespace) -> list[str]:
     names = group_names(args.names, groups)
     if args.config_file:
         load_config(args.config_file, parts=())  # registers datasets
+        register_saved_datasets(args.config_file)
     comparison = compare_runs(
         dict(zip(names, groups, strict=True)),
         annotation_file(args.dataset) if args.dataset else args.annotations,

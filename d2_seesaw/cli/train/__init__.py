@@ -47,6 +47,7 @@ from d2_seesaw.cli.train.output import log_to_file, save_config
 from d2_seesaw.cli.train.own_data import add_own_data, choose_own_data
 from d2_seesaw.cli.train.training import check_start, train
 from d2_seesaw.data import check_dataset_files
+from d2_seesaw.data.saved_datasets import register_saved_datasets
 from d2_seesaw.engine import check_trackers, load_config
 from d2_seesaw.engine.config import TOP_LEVEL
 from d2_seesaw.engine.config_files import find_config
@@ -126,6 +127,7 @@ def read_config(args: argparse.Namespace) -> DictConfig:
     _check_flags(args)
     parts = (*EVALUATED_PARTS, "tta") if args.eval_only else TOP_LEVEL
     cfg = load_config(args.config_file, args.opts, trust=args.trust, parts=parts)
+    register_saved_datasets(args.config_file)
     needed = EVALUATED if args.eval_only else TRAINED
     missing = [part for part in needed if part not in cfg]
     if missing:

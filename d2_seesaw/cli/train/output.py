@@ -15,10 +15,11 @@ from detectron2.config import LazyConfig
 from detectron2.engine import hooks
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from d2_seesaw.checkpoint.resuming import training_checkpoints
 from d2_seesaw.cli import RunError
+from d2_seesaw.data.saved_datasets import save_datasets
 from d2_seesaw.engine.monitoring.ending import EndOfTraining
 from d2_seesaw.utils.files import WriteError, is_write_error, write_text
 
@@ -71,7 +72,9 @@ def _close_quietly(stream: Any) -> None:
 
 
 def save_config(cfg: DictConfig, path: str | os.PathLike[str]) -> None:
-    """Write a config as YAML, which appears at ``path`` when it is complete.
+    """Write a config as YAML, which appears at ``path`` when it is complete, and its datasets.
+
+    What registers them is written beside it, see :mod:`d2_seesaw.data.saved_datasets`.
 
     Raises:
         WriteError: the file cannot be written.
@@ -81,6 +84,7 @@ def save_config(cfg: DictConfig, path: str | os.PathLike[str]) -> None:
         copy = Path(folder, "config.yaml")
         LazyConfig.save(cfg, str(copy))
         write_text(path, copy.read_text())
+    save_datasets(OmegaConf.to_container(cfg, resolve=False), path)
 
 
 class WritersHook(hooks.PeriodicWriter):

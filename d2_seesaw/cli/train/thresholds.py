@@ -10,7 +10,10 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from d2_seesaw.engine import BestCheckpoint
-from d2_seesaw.evaluation.analysis.threshold_file import write_thresholds_if_possible
+from d2_seesaw.evaluation.analysis.threshold_file import (
+    drop_stale_thresholds,
+    write_thresholds_if_possible,
+)
 
 logger = logging.getLogger("d2_seesaw")
 
@@ -28,7 +31,9 @@ def write_thresholds_of(evaluator: Any, checkpoint: str, *, tta: bool = False) -
 class ThresholdsHook(HookBase):
     """Hook that writes the thresholds beside ``model_final.pth`` and ``model_best.pth``.
 
-    Register it after the hooks that evaluate and keep the best checkpoint.
+    Register it after the hooks that evaluate and keep the best checkpoint. A resumed training may
+    take its evaluation from a record, without thresholds: a file of another checkpoint is then
+    removed, and the log says how to write the right one.
 
     Args:
         evaluator: Evaluator of the trained weights.
@@ -44,8 +49,10 @@ class ThresholdsHook(HookBase):
         self._seen: dict[str, Any] | None = None
 
     def before_train(self) -> None:
-        """Remember the best checkpoint of an earlier part of the training."""
+        """Remember the best checkpoint, which a recorded evaluation may have changed."""
         self._seen = self.best and self.best.best
+        if self._seen is not None and self._seen["iteration"] == self.trainer.start_iter - 1:
+            self._write("model_best.pth")
 
     def after_step(self) -> None:
         """Write the thresholds of a checkpoint that has just become the best."""
@@ -61,5 +68,10 @@ class ThresholdsHook(HookBase):
 
     def _write(self, name: str) -> None:
         path = os.path.join(self.output_dir, name)
-        if "://" in path or os.path.isfile(path):
+        if "://" in path:
             write_thresholds_of(self.evaluator, path)
+        elif os.path.isfile(path):
+            if getattr(self.evaluator, "thresholds", None) is not None:
+                write_thresholds_of(self.evaluator, path)
+            elif hasattr(self.evaluator, "thresholds") and comm.is_main_process():
+                drop_stale_thresholds(path)

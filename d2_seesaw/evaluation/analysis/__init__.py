@@ -270,6 +270,26 @@ def read_analysis(path: str | os.PathLike[str]) -> LongTailAnalysis:
             raise ValueError(f"{path}: {error}") from error
 
 
+def check_annotations(
+    analysis: LongTailAnalysis, path: str | os.PathLike[str], fingerprint: str
+) -> None:
+    """Refuse annotations other than those of an evaluation.
+
+    Args:
+        analysis: Analysis beside the detections of the evaluation.
+        path: Its file, for the message.
+        fingerprint: Fingerprint of the given annotations.
+
+    Raises:
+        ValueError: the fingerprints differ.
+    """
+    if analysis.ground_truth != fingerprint:
+        raise ValueError(
+            f"{os.fspath(path)} was written for other annotations ({analysis.ground_truth}) than "
+            f"the given ones ({fingerprint}): give the annotations of the evaluation"
+        )
+
+
 def _reliability_curve(data: Mapping[str, Any]) -> ReliabilityCurve:
     return ReliabilityCurve(
         group=data["group"],

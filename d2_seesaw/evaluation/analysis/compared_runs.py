@@ -11,17 +11,21 @@ from pathlib import Path
 import numpy as np
 
 from d2_seesaw.data.frequency import GROUPS, UNKNOWN_FREQUENCY
-from d2_seesaw.evaluation.analysis import LongTailAnalysis, analysis_path, read_analysis
+from d2_seesaw.evaluation.analysis import (
+    LongTailAnalysis,
+    analysis_path,
+    check_annotations,
+    read_analysis,
+)
 from d2_seesaw.evaluation.analysis.resampled_ap import CountedObjects, RankedMatches
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.lvis.metrics import match_detections, scores_of_matches
 from d2_seesaw.evaluation.predictions.detections import Detections
-from d2_seesaw.evaluation.predictions.files import read_results
+from d2_seesaw.evaluation.predictions.files import RESULTS, read_results
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from d2_seesaw.evaluation.predictions.validation import check_detections
 from d2_seesaw.evaluation.tables import CategoryResult, category_results
 
-_RESULTS = ("instances_predictions.npz", "lvis_instances_results.json")  # the faster one first
 _SUFFIXES = (".json", ".npz")
 _LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
 _ROUNDING = 1e-6  # percent
@@ -78,15 +82,45 @@ def results_file(run: str | PathLike[str]) -> Path:
     """
     path = Path(run)
     folders = (path, path / "inference")
-    found = [f / name for f in folders for name in _RESULTS if (f / name).is_file()]
+    found = [f / name for f in folders for name in RESULTS if (f / name).is_file()]
     if path.is_file() and path.suffix in _SUFFIXES:
         found = [path]
     if not found:
         raise ValueError(
-            f"{path} has no {_RESULTS[1]} or {_RESULTS[0]}: the interval over images needs the "
+            f"{path} has no {RESULTS[1]} or {RESULTS[0]}: the interval over images needs the "
             "detections, which every evaluation with an output folder writes"
         )
     return found[0]
+
+
+def check_different_runs(groups: Mapping[str, Sequence[str | PathLike[str]]]) -> None:
+    """Refuse runs that are counted twice, which would pass for two seeds.
+
+    Args:
+        groups: Runs by group, see ``results_file``.
+
+    Raises:
+        ValueError: two runs have the same detections, or two of a group the same name; or a run has
+            no detections.
+    """
+    seen: dict[Path, str] = {}
+    for group, runs in groups.items():
+        names: dict[str, str | PathLike[str]] = {}
+        for run in runs:
+            file = results_file(run).resolve()
+            evaluation = file.parent if file.name in RESULTS else file
+            if evaluation in seen:
+                raise ValueError(
+                    f"{run} in group {group!r} has the detections of {seen[evaluation]}: give each "
+                    "evaluation once"
+                )
+            seen[evaluation] = f"{run} in group {group!r}"
+            other = names.setdefault(run_name(run), run)
+            if other is not run:
+                raise ValueError(
+                    f"{other} and {run} in group {group!r} are both named {run_name(run)!r}: give "
+                    "one evaluation of each run, and runs folders with different names"
+                )
 
 
 def ordered_by_seed(names: Sequence[str]) -> list[int]:
@@ -207,11 +241,7 @@ class RunReader:
 def _check_recorded(
     recorded: LongTailAnalysis, path: Path, fingerprint: str, average_precision: float
 ) -> None:
-    if recorded.ground_truth != fingerprint:
-        raise ValueError(
-            f"{path} was written for other annotations ({recorded.ground_truth}) than the given "
-            f"ones ({fingerprint}): give the annotations of the evaluation"
-        )
+    check_annotations(recorded, path, fingerprint)
     if abs(recorded.metrics["AP"] - average_precision) > _ROUNDING:
         raise ValueError(
             f"the detections beside {path} have an AP of {average_precision:.3f}, but it says "

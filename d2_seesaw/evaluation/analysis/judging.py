@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,13 @@ import numpy as np
 from d2_seesaw.data.annotations.table import AnnotationTable
 from d2_seesaw.data.frequency import UNKNOWN_FREQUENCY
 from d2_seesaw.data.rle import MaskColumns
+from d2_seesaw.evaluation.analysis import analysis_path, check_annotations, read_analysis
 from d2_seesaw.evaluation.analysis.error_kinds import ErrorKinds, error_kinds
 from d2_seesaw.evaluation.lvis.annotations import TrainImageCounts, read_evaluation_table
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns, index_of
 from d2_seesaw.evaluation.lvis.rules import TASKS
 from d2_seesaw.evaluation.predictions.detections import EMPTY, Detections
-from d2_seesaw.evaluation.predictions.files import read_results
+from d2_seesaw.evaluation.predictions.files import RESULTS, read_results
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from d2_seesaw.evaluation.predictions.predicted_images import (
     image_sizes,
@@ -200,7 +202,8 @@ def read_judged(
 
     Raises:
         FileNotFoundError: a file does not exist.
-        ValueError: a file has the wrong format, or does not fit the other.
+        ValueError: a file has the wrong format, or does not fit the other; for the detections of an
+            evaluation, also annotations other than those of the evaluation.
     """
     if task not in (None, *TASKS):
         raise ValueError(f"task must be among {TASKS}, got {task!r}")
@@ -222,6 +225,10 @@ def read_judged(
         task = "segm" if has_masks else "bbox"
     if task not in possible:
         raise ValueError(f"{results} has detections for {possible}, not for {task!r}")
+    beside = Path(analysis_path(Path(results).parent, task))
+    if Path(results).name in RESULTS and beside.is_file():
+        truth = GroundTruthColumns.from_table(table).of_task(task)
+        check_annotations(read_analysis(beside), beside, truth.fingerprint())
     return JudgedDataset.judge(table, detections, task, limits)
 
 

@@ -19,6 +19,7 @@ from d2_seesaw.evaluation.analysis.compared_runs import (
     RunReader,
     TaskRuns,
     are_paired,
+    check_different_runs,
     ordered_by_seed,
     run_name,
 )
@@ -88,8 +89,9 @@ def compare_runs(
         seed: Seed of the resampling.
 
     Raises:
-        ValueError: fewer than two groups, a group without runs, a run without detections, runs of
-            other annotations or limits, or no task that all runs have.
+        ValueError: fewer than two groups, a group without runs, a run without detections or that
+            is given twice, two runs of a group with the same name, runs of other annotations or
+            limits, or no task that all runs have.
     """
     check_tasks(tasks)
     if resamples < 2:
@@ -99,6 +101,7 @@ def compare_runs(
             "a comparison needs two groups with a run each or more, got "
             + (", ".join(f"{name}: {len(runs)}" for name, runs in groups.items()) or "none")
         )
+    check_different_runs(groups)
     names, ordered = {}, {}
     for group, runs in groups.items():
         found = [run_name(run) for run in runs]

@@ -1,4 +1,4 @@
-"""File of score thresholds beside a checkpoint, ``<checkpoint>.thresholds.json``.
+"""File of score thresholds beside a checkpoint, such as ``model_final.thresholds.json``.
 
 The file names the checkpoint by its hash, and the split on which the thresholds were chosen. It
 holds the operating points of each category, from which any rule selects thresholds.
@@ -47,12 +47,16 @@ class SplitThresholds:
 def thresholds_path(checkpoint: str | PathLike[str], *, tta: bool = False) -> Path:
     """Return the path of the thresholds of a checkpoint.
 
+    ``model.pth`` has ``model.thresholds.json``, and a checkpoint of another kind keeps its suffix:
+    ``model.safetensors.thresholds.json``. So both may lie in one folder.
+
     Args:
         checkpoint: Path of the checkpoint.
         tta: Whether they are for test-time augmentation, whose scores differ.
     """
     checkpoint = Path(checkpoint)
-    return checkpoint.with_name(f"{checkpoint.stem}{'_tta' * tta}.thresholds.json")
+    name = checkpoint.stem if checkpoint.suffix == ".pth" else checkpoint.name
+    return checkpoint.with_name(f"{name}{'_tta' * tta}.thresholds.json")
 
 
 def write_thresholds(
@@ -136,6 +140,19 @@ def read_thresholds(checkpoint: str | PathLike[str], *, tta: bool = False) -> Sp
             f"{path} belongs to another checkpoint than {checkpoint}: its hash differs. {remedy}"
         )
     return found
+
+
+def drop_stale_thresholds(checkpoint: str | PathLike[str]) -> None:
+    """Remove thresholds of another checkpoint, and log the command that writes the right ones."""
+    try:
+        read_thresholds(checkpoint)
+    except ValueError as error:
+        path = thresholds_path(checkpoint)
+        if path.is_file():
+            path.unlink()
+            logger.warning("Removed score thresholds that cannot be used: %s", error)
+        else:
+            logger.info("Score thresholds are not written: %s", error)
 
 
 def file_hash(path: str | PathLike[str]) -> str:

@@ -24,6 +24,9 @@ from d2_seesaw.evaluation.predictions.validation import check_columns, check_enc
 from d2_seesaw.utils.files import atomic_write
 from d2_seesaw.utils.progress import Progress
 
+RESULTS = ("instances_predictions.npz", "lvis_instances_results.json")
+"""Files of the detections of an evaluation, the one that is faster to read first."""
+
 _RESULTS_PER_BLOCK = 10_000
 _CHARACTERS_PER_READ = 2**22
 _SPACES: Any = re.compile(r"[ \t\n\r]*")

@@ -78,6 +78,11 @@ def _check_size(pixels: np.ndarray, image: dict[str, Any]) -> None:
         )
 
 
+def images_beside(path: str | os.PathLike[str]) -> Path:
+    """Return the folder of the images of a page that has more than are embedded."""
+    return Path(f"{os.path.splitext(path)[0]}_files")
+
+
 def write_image_page(
     path: str | os.PathLike[str],
     dataset: JudgedDataset,
@@ -116,7 +121,7 @@ def write_image_page(
     shown, blocks = [], []
     lowest = min(LOWEST_SCORE, min_score)
     total = min(len(images), number or len(images))
-    beside = Path(f"{os.path.splitext(path)[0]}_files") if total > MOST_EMBEDDED else None
+    beside = images_beside(path) if total > MOST_EMBEDDED else None
     work = {"total": total, "unit": "image"}
     with Progress(f"writing {os.path.basename(path)}", **work) as progress:
         for index, pixels in islice(read_images(dataset, images, folder, failures), number):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from d2_seesaw.evaluation import evaluate_results_file
 from d2_seesaw.evaluation.analysis import read_analysis, write_analysis
 from d2_seesaw.evaluation.analysis.compared_runs import are_paired, ordered_by_seed, results_file
+from d2_seesaw.evaluation.analysis.judging import read_judged
 from d2_seesaw.evaluation.analysis.run_comparison import compare_runs
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.files import save_columns, write_results
@@ -50,9 +52,11 @@ def found_ap(annotations, run):
     return read_analysis(folder / "longtail_bbox.json").categories[0].AP
 
 
-def test_the_same_runs_differ_by_zero_with_an_interval_of_no_width(data):
+def test_equal_runs_differ_by_zero_with_an_interval_of_no_width(data, tmp_path):
+    for name in ("a_1", "a_2", "a_3"):
+        shutil.copytree(data[1] / name, tmp_path / name)
     for runs in (["a_1"], ["a_1", "a_2", "a_3"]):
-        pair = compared(data, runs, runs).tasks[0].pairs[0]
+        pair = compared(data, runs, [tmp_path / run for run in runs]).tasks[0].pairs[0]
         for d in [*pair.metrics[::3], *pair.with_interval]:  # AP and APf
             assert (d.mean, d.low, d.high, d.p_value) == (0, 0, 0, 1)
             assert not d.significant
@@ -142,6 +146,23 @@ def test_inputs_that_cannot_be_compared_are_refused(data, tmp_path):
         compare_runs({"a": [a], "b": [tmp_path / "c"]}, annotations)
 
 
+def test_a_run_is_counted_once(data, tmp_path):
+    run = data[1] / "a_1"
+    (tmp_path / "link").symlink_to(run)
+    for folder in ("x/inference", "x/inference_tta"):
+        shutil.copytree(run, tmp_path / folder)
+    plain, tta = tmp_path / "x/inference", tmp_path / "x/inference_tta"
+    for first, second, message in (
+        (["a_1", tmp_path / "link"], ["b_1"], "link in group 'a' has the detections of .*a_1"),
+        (["a_1"], ["b_1", run / "instances_predictions.npz"], "in group 'b' has the detections of"),
+        ([tmp_path / "x", plain], ["b_1"], "has the detections of"),
+        ([plain, tta], ["b_1"], "inference and .*inference_tta in group 'a' are both named 'x'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compared(data, first, second)
+    assert compared(data, [plain], [tta]).tasks[0].pairs[0].metrics[0].mean == 0
+
+
 def test_an_analysis_of_other_annotations_or_limits_is_noticed(data, tmp_path):
     annotations, folder = data
     file = folder / "a_1" / "instances_predictions.npz"
@@ -149,10 +170,13 @@ def test_an_analysis_of_other_annotations_or_limits_is_noticed(data, tmp_path):
     (tmp_path / file.name).write_bytes(file.read_bytes())
     groups = {"a": [tmp_path], "b": [folder / "b_1"]}
     assert compare_runs(groups, annotations, resamples=2).images == 60
+    assert len(read_judged(annotations, tmp_path / file.name).table.images) == 60
     analysis = read_analysis(tmp_path / "longtail_bbox.json")
     write_analysis(tmp_path, replace(analysis, ground_truth="x1"))
     with pytest.raises(ValueError, match=r"written for other annotations \(x1\)"):
         compare_runs(groups, annotations, resamples=2)
+    with pytest.raises(ValueError, match=r"written for other annotations \(x1\)"):
+        read_judged(annotations, tmp_path / file.name)
     write_analysis(tmp_path, replace(analysis, metrics=analysis.metrics | {"AP": 1.0}))
     with pytest.raises(ValueError, match=r"but it says 1\.000: give the limit of detections"):
         compare_runs(groups, annotations, resamples=2)

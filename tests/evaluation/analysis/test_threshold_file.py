@@ -80,6 +80,14 @@ def test_the_file_names_its_checkpoint_and_split_and_is_reproducible(checkpoint)
     assert thresholds_path(checkpoint, tta=True).name == "model_final_tta.thresholds.json"
 
 
+def test_formats_of_a_checkpoint_have_thresholds_of_their_own(checkpoint):
+    other = checkpoint.with_suffix(".safetensors")
+    other.write_bytes(b"weights as safetensors")
+    for path in (checkpoint, other):
+        write_thresholds(path, SPLIT)
+    assert {read_thresholds(path).dataset for path in (checkpoint, other)} == {"my_val"}
+
+
 def test_a_missing_file_and_another_checkpoint_are_refused_with_the_command(checkpoint):
     with pytest.raises(ValueError, match=r"no score thresholds of .*\.pth.*--thresholds-of"):
         read_thresholds(checkpoint)
