@@ -98,7 +98,7 @@ def source_of(part: str | Path) -> Source | None:
     """Return the file that a part of a split comes from; None for any other, or no, file."""
     try:
         recorded = read_content(Path(part).read_bytes(), str(part)).get(_SOURCE)
-        return Source(**recorded)
+        return Source(**recorded) if isinstance(recorded, dict) else None
     except (OSError, ValueError, TypeError):
         return None
 
