@@ -264,7 +264,7 @@ def convert_pretrained(
     Raises:
         ValueError: the backbone does not fit the model.
     """
-    if loaded.keys() <= model_state.keys():
+    if loaded.keys() <= set(model_state):
         return loaded  # weights of this model, whatever its names look like
     state = loaded.get("state_dict", loaded)
     if torchvision_prefix(state, model_state) is not None:

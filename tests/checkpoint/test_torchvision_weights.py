@@ -90,7 +90,13 @@ def test_a_file_with_another_hash_is_refused(source, hub, tmp_path, monkeypatch)
     assert str(error.value).endswith(f"; {advice}")
 
 
-def test_another_file_from_the_network_is_refused(hub, monkeypatch):
+@pytest.fixture
+def no_package(monkeypatch):
+    """Hide the package that carries weights, where it is installed."""
+    monkeypatch.setattr(weights.PackagedWeights, "find", lambda self: None)
+
+
+def test_another_file_from_the_network_is_refused(hub, no_package, monkeypatch):
     def deliver(url, path, prefix):
         assert (url.rpartition("/")[2], prefix) == (FILE, "b0353104")
         raise RuntimeError('invalid hash value (expected "b0353104", got "00")')
@@ -115,7 +121,7 @@ def test_an_installed_package_is_found_without_importing_it(hub, tmp_path, monke
     assert weights.find_weights("mobilenet_v2") is None
 
 
-def test_without_any_source_one_error_says_what_to_do(hub):
+def test_without_any_source_one_error_says_what_to_do(hub, no_package):
     with pytest.raises(FileNotFoundError) as error:
         PathManager.get_local_path(MOBILE)
     assert str(error.value) == (
