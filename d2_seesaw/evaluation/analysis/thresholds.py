@@ -33,7 +33,7 @@ Chosen by the F1 on other images. For detectors of 20 generated categories, of w
 the images were used to choose, a threshold of its own was better than that of the group from 1
 object on (+2 to +8 points). In simulations, the best number was 1 or 2 if the scores of categories
 of a group differ, and 10 if they are alike. 3 is within 0.8 points of the best in all of them. The
-threshold of the group was better than that of all categories everywhere.
+threshold of the group was better than that of all categories in nearly all of them.
 """
 
 OWN, ALL = "own", "all"
