@@ -175,7 +175,7 @@ CASCADES = [
     p for p in INSTANCES if ("cascade" in p.stem or "htc" in p.stem) and p.parent.name != "vitdet"
 ]
 
-BUILT_IN_SECONDS = [
+BUILT_IN_TWO_SECONDS = [
     FLAGSHIP,
     CONFIGS / "lvis_v1/cascade_mask_rcnn_r101_fpn_seesaw_norm_mask_rfs_2x.py",
     CONFIGS / "lvis_v1/htc_lite_r50_fpn_softmax_rfs_1x.py",
@@ -216,12 +216,13 @@ def test_the_rpn_of_a_cascade_follows_mmdet(path):
     assert (rpn.pre_nms_topk, rpn.post_nms_topk) == ([2000, 1000], [2000, 1000])
 
 
-@each(BUILT_IN_SECONDS)
-def test_flagship_sizes_build_in_seconds(path):
+@pytest.mark.slow  # a slow processor may need longer
+@each(BUILT_IN_TWO_SECONDS)
+def test_flagship_sizes_build_in_less_than_two_seconds(path):
     cfg = read(path)
     start = time.process_time()  # processor time, because other processes may hold the cores
     model = build_model(cfg)
-    assert time.process_time() - start < 20  # one or two; a slow processor takes longer
+    assert time.process_time() - start < 2
     assert model.roi_heads.num_classes == 1203
 
 
