@@ -70,12 +70,16 @@ def test_a_resumed_training_of_an_empty_folder_says_that_it_starts_at_0(own, tmp
     # dataset, which has another name here.
     run = tmp_path / "run"
     (run / PARTIAL).write_bytes(b"half")
+    before = state(run)
     written = ("inference", "log", "model_final.thresholds")
-    kept = {k: v for k, v in state(run).items() if not k.startswith(written)}
+    kept = {k: v for k, v in before.items() if not k.startswith(written)}
     start = f"train.init_checkpoint={run}/model_final.pth"
     assert own("--eval-only", start, "train.seed=9", change=without_masks) == 0
     after = state(run)
     assert {name: after[name] for name in kept} == kept
+    old, new = (json.loads(s["model_final.thresholds.json"][0]) for s in (before, after))
+    assert old | {"split": new["split"]} == new
+    assert old["split"] | {"dataset": new["split"]["dataset"]} == new["split"]
     assert "seed: 9" in (run / "config_eval.yaml").read_text()
 
 
