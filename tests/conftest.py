@@ -2,11 +2,14 @@
 
 import os
 import random
+from collections.abc import Iterator
 
 import hypothesis
 import numpy as np
 import pytest
 import torch
+
+from tests.support.loggers import loggers_kept
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,3 +50,10 @@ def _seed() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _loggers() -> Iterator[None]:
+    """Keep what a test does to the loggers from the other tests."""
+    with loggers_kept():
+        yield

@@ -29,12 +29,6 @@ def checkpoint(tmp_path):
     return path
 
 
-@pytest.fixture(autouse=True)
-def logged(monkeypatch):
-    """Let caplog see the messages, which Detectron2's setup of the log may keep from it."""
-    monkeypatch.setattr(logging.getLogger("d2_seesaw"), "propagate", True)
-
-
 def test_classes_are_found_by_name_and_unknown_ones_use_the_threshold_of_all(checkpoint, caplog):
     with caplog.at_level(logging.INFO):
         found = load_thresholds(BEST_F1, checkpoint, NAMES, masks=True, tta=False)

@@ -8,11 +8,15 @@ from detectron2.utils.logger import _cached_log_stream, setup_logger
 
 @contextlib.contextmanager
 def loggers_kept():
-    """Restore the handlers of Detectron2's loggers, because each run adds its own."""
+    """Start with loggers as they are before Detectron2 configures them, and restore them after.
+
+    Each run adds handlers of its own, and keeps messages from pytest's handler.
+    """
     loggers = [logging.getLogger(name) for name in (None, "detectron2", "fvcore", "d2_seesaw")]
     kept = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
     for logger in loggers[1:]:
-        logger.handlers[:] = []
+        logger.handlers[:], logger.propagate = [], True
+        logger.setLevel(logging.NOTSET)
     setup_logger.cache_clear()
     try:
         yield

@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import logging
 import os
 import re
 import signal
@@ -153,7 +152,6 @@ def test_a_file_system_without_locks_is_warned_about(tmp_path, monkeypatch, capl
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, "lockf", fail)
-    monkeypatch.setattr(logging.getLogger("d2_seesaw"), "propagate", True)
     assert not is_locked(tmp_path)
     with folder_lock(tmp_path):
         pass
