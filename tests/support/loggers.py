@@ -16,7 +16,7 @@ def loggers_kept():
     kept = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
     for logger in loggers[1:]:
         logger.handlers[:], logger.propagate = [], True
-        logger.setLevel(logging.NOTSET)
+        _set_level(logger, logging.NOTSET)
     setup_logger.cache_clear()
     try:
         yield
@@ -25,6 +25,12 @@ def loggers_kept():
             for handler in set(logger.handlers) - set(handlers):
                 handler.close()
             logger.handlers[:], logger.propagate = handlers, propagate
-            logger.setLevel(level)
+            _set_level(logger, level)
         setup_logger.cache_clear()
         _cached_log_stream.cache_clear()
+
+
+def _set_level(logger, level):
+    """Set a level if it differs. Each setting goes through all loggers of the process."""
+    if logger.level != level:
+        logger.setLevel(level)

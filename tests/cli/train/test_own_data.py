@@ -25,20 +25,12 @@ from tests.data.own_data import content, write
 from tests.support.configs import build_model, plain, through_yaml
 
 NO_GPU = Machine(gpus=0, cores=2, has_bfloat16=False)
-BASE = load_config("own_data/cpu")
-
-
-def load(name):
-    """Load a config. The base config has been loaded once."""
-    return copy.deepcopy(BASE) if name == "own_data/cpu" else load_config(name)
 
 
 @pytest.fixture
 def chosen(tmp_path, monkeypatch):
     """Return a function that chooses for changed data and returns the arguments to train with."""
     monkeypatch.setattr(Machine, "here", classmethod(lambda cls: NO_GPU))
-    for module in ("d2_seesaw.engine", "d2_seesaw.cli.train.own_data"):
-        monkeypatch.setattr(f"{module}.load_config", load)
     before = set(DatasetCatalog.list())
 
     def choose(*arguments, change=lambda data: None, change_val=lambda data: None, files=2):

@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+from functools import partial
 from xml.sax.saxutils import escape
 
 import pytest
@@ -88,8 +89,13 @@ def replaced(document, path, value):
     return changed
 
 
+def wrong_json(document, path, value):
+    return json.dumps(replaced(document, path, value))
+
+
 def with_wrong_json(document):
-    return [json.dumps(replaced(document, p, v)) for p in places(document) for v in VALUES]
+    """Return a function per text. By default most of the texts are not needed."""
+    return [partial(wrong_json, document, p, v) for p in places(document) for v in VALUES]
 
 
 def with_wrong_fields():
@@ -98,7 +104,7 @@ def with_wrong_fields():
     for fields in (line, polygon):
         for place in range(len(fields)):
             for value in VALUES:
-                yield " ".join([*fields[:place], str(value), *fields[place + 1 :]])
+                yield partial(" ".join, [*fields[:place], str(value), *fields[place + 1 :]])
 
 
 def with_wrong_tags():
@@ -108,10 +114,11 @@ def with_wrong_tags():
             v = given | {wrong: escape(str(value))}
             size = f"<size><width>{v[VOC[2]]}</width><height>{v[VOC[3]]}</height></size>"
             box = "".join(f"<{t[14:]}>{v[t]}</{t[14:]}>" for t in VOC[6:])
-            yield (
+            yield partial(
+                str,
                 f"<annotation>{v.get('annotation', '')}<filename>{v[VOC[1]]}</filename>{size}"
                 f"<object><name>{v[VOC[4]]}</name><difficult>{v[VOC[5]]}</difficult><bndbox>{box}</bndbox>"
-                "</object></annotation>"
+                "</object></annotation>",
             )
 
 
@@ -138,8 +145,7 @@ def refused_or_sound(name, text, folder):
 
 
 def some_texts(name):
-    texts = FORMATS[name][2]
-    return random.Random(0).sample(texts, 60)
+    return [text() for text in random.Random(0).sample(FORMATS[name][2], 60)]
 
 
 @pytest.fixture
@@ -173,4 +179,4 @@ def test_a_file_of_another_kind_is_one_error(name, content, folder):
 @pytest.mark.parametrize("name", FORMATS)
 def test_no_wrong_value_gives_a_file_that_check_refuses(name, folder):
     for text in FORMATS[name][2]:
-        refused_or_sound(name, text, folder)
+        refused_or_sound(name, text(), folder)
