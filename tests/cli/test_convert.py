@@ -13,6 +13,7 @@ from d2_seesaw.cli.convert import is_norm_mask, main, recipe_for
 from d2_seesaw.engine import load_config
 from d2_seesaw.layers import NormedConv2d
 from tests.checkpoint.mmdet_shapes import mmdet_shapes
+from tests.support.configs import meta_device
 
 ZOO = "mask_rcnn_r50_fpn_random_seesaw_loss_mstrain_2x_lvis_v1-a698dd3d.pth"
 SMALL = {"depth": 50, "num_classes": 5}
@@ -135,7 +136,7 @@ def test_every_recipe_names_an_existing_config_that_fits(cascade, depth, seesaw,
     assert cfg.model.backbone.bottom_up.stages.depth == depth
     assert cfg.model.roi_heads.num_classes == 7
     assert ("box_predictors" in cfg.model.roi_heads) == cascade
-    with torch.device("meta"):
+    with meta_device():
         mask_heads = instantiate(cfg.model).roi_heads.mask_head
     for head in mask_heads if cascade else [mask_heads]:
         assert isinstance(head.predictor, NormedConv2d) == norm_mask
@@ -149,7 +150,7 @@ def test_the_recipe_of_htc_fits(seesaw, semantic):
     recipe = recipe_for(model, norm_mask=seesaw)
     cfg = load_config(recipe.config, recipe.overrides)
     assert cfg.model.backbone.bottom_up.stages.depth == 101
-    with torch.device("meta"):
+    with meta_device():
         heads = instantiate(cfg.model).roi_heads
     assert {len(p.cls_score.bias) for p in heads.box_predictor} == {9 if seesaw else 8}
     for head in heads.mask_head:

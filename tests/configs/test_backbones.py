@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from d2_seesaw.engine import apply_overrides, check_config
 from d2_seesaw.layers import SyncBatchNorm2d, sync_batch_norm
 from d2_seesaw.losses import SeesawLoss
-from tests.support.configs import CONFIGS, LEAVES, RealNumbers, changed, each, model_in, read
+from tests.support.configs import CONFIGS, LEAVES, changed, each, meta_device, model_in, read
 from tests.support.training import assert_complete, picture, step_of
 
 # Parts, and millions of parameters of the published models without classifier.
@@ -91,7 +91,7 @@ def test_part_saves_and_builds_at_its_published_size(family, name, tmp_path):
         "cfg.yaml"
     ]  # no .pkl: it was saved as plain YAML
     cfg = LazyConfig.load(str(tmp_path / "cfg.yaml"))
-    with torch.device("meta"), RealNumbers():
+    with meta_device():
         backbone = instantiate(cfg.model.backbone)
     trunk = backbone.bottom_up if hasattr(backbone, "bottom_up") else backbone.net
     # EVA-02's positions are not those of the published image size.
@@ -110,7 +110,7 @@ def test_a_norm_in_the_heads_saves_and_builds(tmp_path):
     LazyConfig.save(cfg, str(tmp_path / "cfg.yaml"))
     assert [p.name for p in tmp_path.iterdir()] == ["cfg.yaml"]
     cfg = LazyConfig.load(str(tmp_path / "cfg.yaml"))
-    with torch.device("meta"):
+    with meta_device():
         heads = instantiate(cfg.model).roi_heads
     for norm in (heads.mask_head.mask_fcn4.norm, heads.box_head.conv1.norm):
         assert isinstance(norm, SyncBatchNorm2d)

@@ -6,7 +6,6 @@ import time
 
 import numpy as np
 import pytest
-import torch
 from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
 from detectron2.layers import FrozenBatchNorm2d
@@ -32,6 +31,7 @@ from tests.support.configs import (
     build_model,
     changed,
     each,
+    meta_device,
     model_in,
     plain,
     predictors_of,
@@ -56,7 +56,7 @@ every_lvis_config = each(LVIS)
 @every_config
 def test_the_number_of_classes_is_set_in_one_place(path):
     cfg = changed(path, "model.roi_heads.num_classes=7")
-    with torch.device("meta"):
+    with meta_device():
         heads = instantiate(cfg.model.roi_heads)
     assert heads.num_classes == 7
     cascade = isinstance(heads, LossDrivenCascadeROIHeads)

@@ -1,13 +1,12 @@
 """Tests of the config part with mask scoring, applied to models as in a shipped config."""
 
 import pytest
-import torch
 from detectron2.config import LazyConfig, instantiate
 
 from d2_seesaw.engine import check_config
 from d2_seesaw.layers import NormedConv2d
 from d2_seesaw.modeling.roi_heads import ScoredMaskHead
-from tests.support.configs import CONFIGS, changed, through_yaml
+from tests.support.configs import CONFIGS, changed, meta_device, through_yaml
 
 PART = "configs/common/heads/mask_iou.py"
 MODELS = {
@@ -25,7 +24,7 @@ def test_can_be_applied_to_every_model(path, kind, normed):
     cfg.model.roi_heads.mask_head = LazyConfig.load(PART, name)
     cfg.model.roi_heads.num_classes = 37
     check_config(cfg)
-    with torch.device("meta"):
+    with meta_device():
         heads = instantiate(through_yaml(cfg).model.roi_heads).mask_head
     assert isinstance(heads, ScoredMaskHead) == (kind == "head")
     for head in [heads] if kind == "head" else heads:

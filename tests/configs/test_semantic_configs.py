@@ -19,7 +19,7 @@ from d2_seesaw.losses import (
     SeesawCrossEntropyLoss,
 )
 from d2_seesaw.modeling import CornerAlignedDeepLabV3PlusHead
-from tests.support.configs import CONFIGS, LEAVES, changed, each, model_in, plain, read
+from tests.support.configs import CONFIGS, LEAVES, changed, each, meta_device, model_in, plain, read
 
 SEMANTIC = [p for p in LEAVES if p.parent.name == "semantic" or p.stem.startswith("semantic")]
 LOSSES = {
@@ -57,7 +57,7 @@ def test_builds_mappers(path):
 def test_number_of_classes_and_ignored_label_are_set_in_one_place(path):
     head = "model.sem_seg_head"
     cfg = changed(path, f"{head}.num_classes=7", f"{head}.ignore_value=9")
-    with torch.device("meta"):
+    with meta_device():
         head = instantiate(cfg.model.sem_seg_head)
     assert head.predictor.out_channels == 7
     assert getattr(head.loss, "num_classes", 7) == 7

@@ -1,7 +1,8 @@
 """Shipped configs, each loaded, saved, reloaded and built once per test session."""
 
-import copy
+import contextlib
 import os
+import pickle
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -58,7 +59,12 @@ def read(path):
 
 def changed(path, *overrides):
     """Return a copy of a config, with ``key=value`` overrides."""
-    return apply_overrides(copy.deepcopy(read(path)), list(overrides))
+    return apply_overrides(copied(read(path)), list(overrides))
+
+
+def copied(cfg):
+    """Return a copy of a config, which takes a fifth of the time of ``copy.deepcopy``."""
+    return pickle.loads(pickle.dumps(cfg))
 
 
 def through_yaml(cfg):
@@ -90,26 +96,41 @@ def model_in(path):
     return _models[key]
 
 
-class RealNumbers(TorchFunctionMode):
-    """Mode that runs ``torch.linspace`` on the CPU.
+class _MetaDevice(TorchFunctionMode):
+    """Mode for the meta device: without random numbers, and with ``torch.linspace`` on the CPU.
 
     Detectron2's transformers read the values of drop path rates, which meta tensors lack.
     """
 
+    RANDOM = frozenset(("kaiming_uniform_", "normal_", "uniform_"))
+
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        device = {"device": "cpu"} if function is torch.linspace else {}
-        return function(*args, **{**(kwargs or {}), **device})
+        kwargs = dict(kwargs or {})
+        if function is torch.linspace:
+            kwargs["device"] = "cpu"
+        elif getattr(function, "__name__", "") in self.RANDOM:
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:  # the operators are slow, for nothing
+                return tensor
+        return function(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def meta_device():
+    """Build models without memory for their weights within the block."""
+    with torch.device("meta"), _MetaDevice():
+        yield
 
 
 def build_model(cfg):
     """Build a model on the meta device."""
-    with torch.device("meta"), RealNumbers():
+    with meta_device():
         return instantiate(without_download(cfg).model)
 
 
 def without_download(cfg):
     """Return a copy of a config that starts from random weights."""
-    cfg = copy.deepcopy(cfg)
+    cfg = copied(cfg)
     for trunk in ("bottom_up", "net"):
         if "pretrained" in cfg.model.backbone.get(trunk, {}):
             cfg.model.backbone[trunk].pretrained = False
