@@ -1,6 +1,7 @@
 """Options and fixtures of all tests."""
 
 import gc
+import importlib
 import os
 import random
 from collections.abc import Generator, Iterator
@@ -70,6 +71,16 @@ def _configs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         folder.mkdir(exist_ok=True)
     with executed_once(folder if shared else None):
         yield
+
+
+@pytest.fixture
+def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the charts out of pages, of which they take nearly all the time.
+
+    They are drawn in ``tests/report``, and by whole trainings in ``tests/e2e``.
+    """
+    render = importlib.import_module("d2_seesaw.report.render")
+    monkeypatch.setattr(render, "render_svg", lambda chart, prefix: f'<svg id="{prefix}"/>')
 
 
 @pytest.fixture(autouse=True)

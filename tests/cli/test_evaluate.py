@@ -70,6 +70,7 @@ def test_the_options_are_passed_on(evaluated, run):
     assert regrouped["bbox"]["categories-r"] == 7  # each is in at most 10 of the 14 images
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_the_report_has_pictures_of_the_images(evaluated, run, tmp_path):
     name, annotations, folder, _ = evaluated
     write_images(tmp_path / "images", random_data(seed=60)[0])

@@ -5,7 +5,7 @@ import torch
 
 from d2_seesaw.cli.train import argument_parser, read_config
 
-STEPS = 12
+STEPS = 6
 
 
 @pytest.fixture(scope="module")

@@ -306,6 +306,7 @@ def report_of(evaluator_of, data, detections, folder, **metadata):
     return (folder / "longtail.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_the_report_has_pictures_where_the_images_are_known(tail_confusion, evaluator_of, tmp_path):
     data, detections, images = tail_confusion
     text = report_of(evaluator_of, data, detections, tmp_path / "a", image_root=str(images))
@@ -315,6 +316,7 @@ def test_the_report_has_pictures_where_the_images_are_known(tail_confusion, eval
     assert [(e["image_id"], e["box"]) for e in examples] == [(1, [0, 40, 35, 35])]
 
 
+@pytest.mark.usefixtures("no_charts")
 @pytest.mark.parametrize("root", [None, "no/such/folder", "a.jpg"])
 def test_without_a_folder_of_images_the_report_has_no_pictures(
     root, tail_confusion, evaluator_of, tmp_path, caplog
@@ -327,6 +329,7 @@ def test_without_a_folder_of_images_the_report_has_no_pictures(
     assert "could not be drawn" not in caplog.text
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_unreadable_images_are_one_warning_and_do_not_stop_the_evaluation(
     tail_confusion, evaluator_of, tmp_path, caplog
 ):

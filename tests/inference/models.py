@@ -86,6 +86,7 @@ def yacs_rcnn():
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16, 32, 48]]
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 1e-3
     cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 20
+    cfg.TEST.DETECTIONS_PER_IMAGE = 15
     return _spread(build_model(cfg), weight=1e-3)
 
 

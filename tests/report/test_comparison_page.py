@@ -54,6 +54,7 @@ def test_metrics_are_side_by_side_with_their_difference(page):
     assert rows["APf"] == ["n/a", "n/a", "n/a", "n/a", "0 of 1 frequent"]
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_many_categories_have_an_interval():
     page = text_of(lvis_like(200), lvis_like(200, seed=1))
     rows = {row[0]: row[1:] for row in cells(section(page, "metrics"))}
@@ -100,6 +101,7 @@ def test_pairs_are_listed_in_both_directions(page):
     assert [row[6:] for row in more] == [["1", "3", "+2", "3"], ["0", "2", "+2", "2"]]
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_pairs_of_frequent_categories_are_collapsed():
     rows = [category(1, "f", 200, 1.0), category(2, "f", 300, 1.0), category(3, "r", 3, 1.0)]
     first = analysis(rows, [(1, 2, 90)])
@@ -110,6 +112,7 @@ def test_pairs_of_frequent_categories_are_collapsed():
     assert "<details>" not in more
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_fifteen_pairs_of_each_group_are_listed():
     names = [*("r" * 20), *("c" * 20), *("f" * 20)]
     rows = [category(i, group, 10 * i, 1.0) for i, group in enumerate(names, start=1)]
@@ -140,6 +143,7 @@ def test_gains_and_losses_are_of_categories_with_enough_objects(page):
     assert "All 4 with an AP in both" in scarce
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_losses_start_with_the_greatest():
     text = text_of(run([40, 40, 40, 40]), run([30, 10, 20, 40]))
     losses = cells(section(text, ": categories").split("<h3>")[2].split("<details>")[0])[1:]
@@ -152,6 +156,7 @@ def test_nothing_is_nan_and_names_are_escaped(page):
     assert "<i>" not in page
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_each_task_has_its_sections():
     comparisons = [
         compare(lvis_like(30, task=t), lvis_like(30, seed=1, task=t)) for t in ("segm", "bbox")

@@ -69,6 +69,7 @@ def test_pairs_name_both_categories_and_their_share(text):
     assert found.index("8 of 12") < found.index("<details>") < found.index("6 of 100")
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_the_first_pairs_are_open_and_omitted_pairs_are_counted():
     rows = [category(i, "r", 1, 1.0) for i in range(1, 401)] + [category(999, "f", 500, 1.0)]
     pairs = [(i, 999, 1000 - i) for i in range(1, 401)]
@@ -81,11 +82,13 @@ def test_the_first_pairs_are_open_and_omitted_pairs_are_counted():
     assert "270 more pairs, without the last 100" in after
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_the_required_number_of_objects_is_enough():
     rows = [category(1, "r", 2, 10.0, objects=FEWEST_OBJECTS)]
     assert "class1" in section(evaluation_page([analysis(rows)]), "best and worst categories")
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_without_pairs_the_page_says_so():
     found = section(evaluation_page([analysis(ROWS)]), CONFUSION)
     assert "No object is labeled as a more frequent category." in found
@@ -108,6 +111,7 @@ def test_best_and_worst_have_enough_objects_and_no_category_twice(text):
     ]
 
 
+@pytest.mark.usefixtures("no_charts")
 @pytest.mark.parametrize(("number", "best", "worst"), [(5, 3, 2), (16, 8, 8), (40, 8, 8)])
 def test_best_and_worst_start_with_the_extremes(number, best, worst):
     rows = [category(i, "r", 5, float(i), objects=50) for i in range(1, number + 1)]
@@ -131,6 +135,7 @@ class NoPictures:
         return None
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_with_pictures_each_task_shows_its_examples_after_the_pairs():
     found = [analysis(ROWS, CONFUSIONS, task=task) for task in ("segm", "bbox")]
     found[0].examples.append(ConfusionExample(1, None, 5, [0.0, 0.0, 9.0, 9.0], None, None))
@@ -143,6 +148,7 @@ def test_with_pictures_each_task_shows_its_examples_after_the_pairs():
     assert "There is nothing to show" in section(text, "Boxes: pictures of .*?")
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_each_task_has_its_sections():
     page = evaluation_page([analysis(ROWS, task="segm"), analysis(ROWS)], title="<t>", subtitle="s")
     titles = re.findall(r"<h2>(.*?)</h2>", page)

@@ -8,6 +8,8 @@ from d2_seesaw.report.series import GROUP_COLORS
 from tests.evaluation.analysis_data import analysis, category
 from tests.evaluation.html_text import section
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 ROWS = [
     category(1, "r", 2, name="<b>mug</b>"),
     category(2, "c", 20, name="cup & saucer"),

@@ -77,6 +77,7 @@ def evaluated(register, tmp_path):  # noqa: F811
     return name, tmp_path / f"{name}.json", folder, tmp_path / "images"
 
 
+@pytest.mark.usefixtures("no_charts")
 @pytest.mark.slow
 def test_with_images_the_page_has_pictures(evaluated, run, tmp_path):
     name, annotations, folder, images = evaluated
@@ -96,6 +97,7 @@ def test_with_images_the_page_has_pictures(evaluated, run, tmp_path):
     assert (tmp_path / "r.html").read_text() == text
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_a_config_may_register_the_dataset(evaluated, run, tmp_path):
     _, annotations, folder, images = evaluated
     config = tmp_path / "own.py"
@@ -112,6 +114,7 @@ def test_a_config_may_register_the_dataset(evaluated, run, tmp_path):
     assert "data:image/jpeg" in (tmp_path / "r.html").read_text()
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_missing_images_are_counted(evaluated, run, tmp_path):
     _, annotations, folder, images = evaluated
     number = len(read_analysis(folder / "longtail_segm.json").examples)
@@ -165,12 +168,14 @@ def test_missing_inputs_of_pictures_are_one_line_errors(evaluated, run, tmp_path
     assert not (tmp_path / "r.html").exists()
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_the_page_has_a_default_name(folders, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(folders[0]) == ["longtail.html"]
     assert (tmp_path / "longtail.html").is_file()
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_one_file_is_one_task(folders, run, tmp_path):
     run(folders[0] / "longtail_segm.json", "--output", tmp_path / "r.html", "--names", "<mine>")
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
@@ -178,6 +183,7 @@ def test_one_file_is_one_task(folders, run, tmp_path):
     assert "Long-tail report: &lt;mine&gt;" in text
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_the_second_of_two_runs_is_compared_with_the_first(folders, run, tmp_path):
     run(*folders, "--names", "A", "B", "--output", tmp_path / "r.html")
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
@@ -186,12 +192,14 @@ def test_the_second_of_two_runs_is_compared_with_the_first(folders, run, tmp_pat
     assert report.run_names(None, folders) == ["softmax", "seesaw"]
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_only_tasks_of_both_runs_are_compared(folders, run, tmp_path):
     (folders[1] / "longtail_segm.json").unlink()
     run(*folders, "--output", tmp_path / "r.html")
     assert "Masks" not in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_figures_are_written_beside_the_page(folders, run, tmp_path):
     common = ("--output", tmp_path / "r.html", "--figures", tmp_path / "figures")
     masks = [folder / "longtail_segm.json" for folder in folders]
@@ -203,6 +211,7 @@ def test_figures_are_written_beside_the_page(folders, run, tmp_path):
     assert any("outcomes_compared_segm" in path for path in two)
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_folders_of_the_same_name_are_distinguished(tmp_path):
     folders = [tmp_path / part / "run" / "inference" for part in "ab"]
     for folder in folders:

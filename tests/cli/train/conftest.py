@@ -1,4 +1,4 @@
-"""Fixture: a training on a few images of one's own, by the command."""
+"""Fixtures: a training on a few images of one's own, by the command, and pages without charts."""
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -6,6 +6,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from d2_seesaw.cli import train
 from d2_seesaw.data import register_longtail_instances
 from tests.data.own_data import content, write
+
+
+@pytest.fixture(autouse=True)
+def _pages_without_charts(no_charts):
+    """Leave the charts out of the report that every evaluation writes."""
 
 
 @pytest.fixture
