@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -35,12 +36,22 @@ MODULES_IN_A_FOLDER = 15
 LINES_OF_A_MODULE = 400
 LINES_OF_A_FUNCTION = 60
 
-every_module = pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+
+@cache
+def tree_of(path):
+    """Parse a file once for all rules."""
+    return ast.parse(path.read_text())
+
+
+def against(rule, paths=MODULES):
+    """Return what a rule has against each file, by its path."""
+    complaints = {str(path): list(rule(path)) for path in paths}
+    return {path: found for path, found in complaints.items() if found}
 
 
 def imported_names(path, *, at_import=False):
     """Yield the modules that a file imports; with ``at_import``, only at module level."""
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     for node in tree.body if at_import else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -72,12 +83,12 @@ def test_modules_were_found():
 
 
 def test_imports_go_one_way():
-    against = {
+    found = {
         (str(m), other)
         for m, other in imports_between_subpackages()
         if other not in MAY_IMPORT[m.parts[0]]
     }
-    assert against == set()
+    assert found == set()
 
 
 def test_allowed_imports_have_no_cycle():
@@ -87,25 +98,25 @@ def test_allowed_imports_have_no_cycle():
     assert not allowed
 
 
-@every_module
-def test_does_not_import_users_of_the_library(path):
+def test_no_module_imports_users_of_the_library():
     outside = {"benchmarks", "configs", "examples", "tests", "tools", "train_net"}
-    assert not outside & {name.split(".")[0] for name in imported_names(path)}
+    assert against(lambda p: outside & {n.split(".")[0] for n in imported_names(p)}) == {}
 
 
-@every_module
-def test_losses_layers_and_utils_need_no_detectron2(path):
-    here = path.relative_to(PACKAGE).parts[0]
-    if here not in NO_DETECTRON2:
-        return
-    # The functions for ranks in utils may import Detectron2 when they are called.
-    names = set(imported_names(path, at_import=here == "utils"))
-    assert not {n for n in names if n.split(".")[0] == "detectron2"}
+def test_losses_layers_and_utils_need_no_detectron2():
+    def imports_of_detectron2(path):
+        here = path.relative_to(PACKAGE).parts[0]
+        if here not in NO_DETECTRON2:
+            return set()
+        # The functions for ranks in utils may import Detectron2 when they are called.
+        names = set(imported_names(path, at_import=here == "utils"))
+        return {n for n in names if n.split(".")[0] == "detectron2"}
+
+    assert against(imports_of_detectron2) == {}
 
 
-@every_module
-def test_is_three_levels_deep_at_most(path):
-    assert len(path.relative_to(PACKAGE).parts) <= DEPTH
+def test_modules_are_three_levels_deep_at_most():
+    assert [p for p in MODULES if len(p.relative_to(PACKAGE).parts) > DEPTH] == []
 
 
 def test_folders_stay_small():
@@ -118,35 +129,46 @@ def test_every_folder_is_a_package():
     assert {p.parent for p in MODULES} == {p.parent for p in MODULES if p.name == "__init__.py"}
 
 
-@every_module
-def test_modules_and_functions_stay_short(path):
-    text = path.read_text()
-    assert len(text.splitlines()) <= LINES_OF_A_MODULE
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef):
-            body = node.body[1:] if ast.get_docstring(node) else node.body
-            length = (node.end_lineno or 0) - (body[0].lineno if body else node.lineno) + 1
-            assert length <= LINES_OF_A_FUNCTION, f"{node.name}: {length} lines"
+def test_modules_and_functions_stay_short():
+    def too_long(path):
+        lines = len(path.read_text().splitlines())
+        if lines > LINES_OF_A_MODULE:
+            yield f"{lines} lines"
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.FunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                length = (node.end_lineno or 0) - (body[0].lineno if body else node.lineno) + 1
+                if length > LINES_OF_A_FUNCTION:
+                    yield f"{node.name}: {length} lines"
+
+    assert against(too_long) == {}
 
 
-@pytest.mark.parametrize("folder", sorted({p.parent for p in MODULES} - {PACKAGE}), ids=str)
-def test_every_folder_has_a_corresponding_test_folder(folder):
-    mirror = Path("tests") / folder.relative_to(PACKAGE)
-    assert list(mirror.glob("test_*.py"))
+def test_every_folder_has_a_corresponding_test_folder():
+    folders = {path.parent for path in MODULES} - {PACKAGE}
+    mirrors = [Path("tests") / folder.relative_to(PACKAGE) for folder in sorted(folders)]
+    assert [mirror for mirror in mirrors if not list(mirror.glob("test_*.py"))] == []
 
 
-@every_module
-def test_no_assert_bare_except_or_print(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        assert not isinstance(node, ast.Assert), f"line {node.lineno}: assert on user input"
-        assert not (isinstance(node, ast.ExceptHandler) and node.type is None)
-        is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-        assert not (is_call and node.func.id == "print"), f"line {node.lineno}: print"
+def test_no_assert_bare_except_or_print():
+    def complaints(path):
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Assert):
+                yield f"line {node.lineno}: assert on user input"
+            if isinstance(node, ast.ExceptHandler) and node.type is None:
+                yield f"line {node.lineno}: bare except"
+            is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            if is_call and node.func.id == "print":
+                yield f"line {node.lineno}: print"
+
+    assert against(complaints) == {}
 
 
-@pytest.mark.parametrize("path", sorted(Path("configs").rglob("*.py")), ids=str)
-def test_configs_hold_no_lambda(path):
-    assert not any(isinstance(n, ast.Lambda) for n in ast.walk(ast.parse(path.read_text())))
+def test_configs_hold_no_lambda():
+    def lambdas(path):
+        return [n.lineno for n in ast.walk(tree_of(path)) if isinstance(n, ast.Lambda)]
+
+    assert against(lambdas, sorted(Path("configs").rglob("*.py"))) == {}
 
 
 def test_importing_is_cheap():
