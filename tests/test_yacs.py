@@ -1,5 +1,6 @@
 """Tests of the registered heads in stock Detectron2 configs."""
 
+import contextlib
 import importlib
 
 import pytest
@@ -16,6 +17,7 @@ from d2_seesaw.layers import NormedConv2d, NormedLinear
 from d2_seesaw.losses import SeesawLoss, SoftmaxLoss
 from d2_seesaw.modeling.roi_heads import AveragedMaskHeads, HTCLiteROIHeads
 from d2_seesaw.yacs import add_seesaw_config
+from tests.support.configs import meta_device
 
 MASK_RCNN = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 CASCADE = "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml"
@@ -31,6 +33,12 @@ def config(roi_heads, base, *changes):
     cfg.MODEL.DEVICE = "meta"  # a test that computes chooses the CPU
     cfg.merge_from_list([*changes])
     return cfg
+
+
+def built(cfg):
+    """Build a model, without computing initial weights on the meta device."""
+    with meta_device() if cfg.MODEL.DEVICE == "meta" else contextlib.nullcontext():
+        return build_model(cfg)
 
 
 def training_step(model):
@@ -56,7 +64,7 @@ def test_standard_heads_follow_the_config():
     cfg.MODEL.ROI_BOX_HEAD.NORMED_CLS.TEMPERATURE = 11.0
     cfg.MODEL.ROI_MASK_HEAD.NORMED_PREDICTOR.ENABLED = True
     cfg.MODEL.ROI_MASK_HEAD.NORMED_PREDICTOR.TEMPERATURE = 13.0
-    heads = build_model(cfg).roi_heads
+    heads = built(cfg).roi_heads
     loss = heads.box_predictor.cls_loss
     assert isinstance(loss, SeesawLoss)
     assert (loss.p, loss.q, loss.eps, loss.loss_weight, loss.sync) == (0.5, 1.0, 0.1, 3.0, False)
@@ -72,7 +80,7 @@ def test_softmax_and_plain_layers_need_two_keys():
         "SeesawROIHeads", MASK_RCNN, "MODEL.ROI_BOX_HEAD.CLS_LOSS", "softmax",
         "MODEL.ROI_BOX_HEAD.NORMED_CLS.ENABLED", False,
     )  # fmt: skip
-    heads = build_model(cfg).roi_heads
+    heads = built(cfg).roi_heads
     assert isinstance(heads.box_predictor.cls_loss, SoftmaxLoss)
     assert type(heads.box_predictor.cls_score) is nn.Linear
     assert not isinstance(heads.mask_head.predictor, NormedConv2d)
@@ -84,7 +92,7 @@ def test_cascade_heads_follow_the_config():
         "MODEL.ROI_BOX_CASCADE_HEAD.STAGE_LOSS_WEIGHTS", [1.0, 0.5, 0.25],
         "MODEL.ROI_BOX_CASCADE_HEAD.RESAMPLE", True,
     )  # fmt: skip
-    heads = build_model(cfg).roi_heads
+    heads = built(cfg).roi_heads
     losses = [predictor.cls_loss for predictor in heads.box_predictor]
     assert len({id(loss) for loss in losses}) == 3
     weights = [p.box2box_transform.weights for p in heads.box_predictor]
@@ -106,7 +114,7 @@ def test_cascade_heads_follow_the_config():
 )
 def test_a_training_step_gives_finite_losses_and_gradients(roi_heads, base, loss):
     few = ["MODEL.RPN.POST_NMS_TOPK_TRAIN", 40, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 16]
-    model = build_model(config(roi_heads, base, "MODEL.DEVICE", "cpu", *few))
+    model = built(config(roi_heads, base, "MODEL.DEVICE", "cpu", *few))
     losses = training_step(model)
     assert loss in losses
     sum(losses.values()).backward()
@@ -119,7 +127,7 @@ def test_htc_lite_reads_its_context_from_the_config():
         "SeesawHTCLiteROIHeads", CASCADE, "MODEL.CONTEXT.IN_FEATURE", "p5",
         "MODEL.CONTEXT.LOSS_WEIGHT", 1.5, "MODEL.CONTEXT.RESIDUAL", True,
     )  # fmt: skip
-    heads = build_model(cfg).roi_heads
+    heads = built(cfg).roi_heads
     assert isinstance(heads, HTCLiteROIHeads)
     encoder = heads.context_encoder
     assert (encoder.in_feature, encoder.stride, encoder.loss_weight) == ("p5", 32, 1.5)
@@ -135,7 +143,7 @@ def test_adding_the_config_twice_keeps_changed_values():
 
 def test_reloading_does_not_register_twice():
     importlib.reload(d2_seesaw.yacs)
-    build_model(config("SeesawCascadeROIHeads", CASCADE))
+    built(config("SeesawCascadeROIHeads", CASCADE))
 
 
 @pytest.mark.parametrize(
@@ -147,10 +155,10 @@ def test_reloading_does_not_register_twice():
 )
 def test_invalid_options_are_reported(change, message):
     with pytest.raises(ValueError, match=message):
-        build_model(config("SeesawROIHeads", MASK_RCNN, *change))
+        built(config("SeesawROIHeads", MASK_RCNN, *change))
 
 
 def test_an_unknown_context_feature_is_reported():
     cfg = config("SeesawHTCLiteROIHeads", CASCADE, "MODEL.CONTEXT.IN_FEATURE", "p9")
     with pytest.raises(ValueError, match=r"IN_FEATURE 'p9' is not one of .*'p6'"):
-        build_model(cfg)
+        built(cfg)
