@@ -13,10 +13,17 @@ from d2_seesaw.cli.convert import is_norm_mask, main, recipe_for
 from d2_seesaw.engine import load_config
 from d2_seesaw.layers import NormedConv2d
 from tests.checkpoint.mmdet_shapes import mmdet_shapes
-from tests.support.configs import meta_device
+from tests.support.configs import CheapMetaTensors, meta_device
 
 ZOO = "mask_rcnn_r50_fpn_random_seesaw_loss_mstrain_2x_lvis_v1-a698dd3d.pth"
 SMALL = {"depth": 50, "num_classes": 5}
+
+
+@pytest.fixture(autouse=True)
+def _cheap_meta_tensors():
+    """Build the models whose shapes the command compares without random numbers."""
+    with CheapMetaTensors():
+        yield
 
 
 def write(path, meta=None, **shapes):

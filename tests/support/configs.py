@@ -96,7 +96,7 @@ def model_in(path):
     return _models[key]
 
 
-class _MetaDevice(TorchFunctionMode):
+class CheapMetaTensors(TorchFunctionMode):
     """Mode for the meta device: without random numbers, and with ``torch.linspace`` on the CPU.
 
     Detectron2's transformers read the values of drop path rates, which meta tensors lack.
@@ -118,7 +118,7 @@ class _MetaDevice(TorchFunctionMode):
 @contextlib.contextmanager
 def meta_device():
     """Build models without memory for their weights within the block."""
-    with torch.device("meta"), _MetaDevice():
+    with torch.device("meta"), CheapMetaTensors():
         yield
 
 

@@ -119,7 +119,10 @@ def test_categories_in_one_or_two_images_get_the_variance_between_them():
     assert found.degrees_of_freedom == pytest.approx(29)
 
 
-@pytest.mark.parametrize(("seeds", "paired"), [(1, True), (3, True), (5, True), (3, False)])
+@pytest.mark.parametrize(
+    ("seeds", "paired"),
+    [(1, True), (3, True), pytest.param(5, True, marks=pytest.mark.slow), (3, False)],
+)
 def test_where_nothing_differs_five_percent_of_the_intervals_exclude_zero(seeds, paired):
     """A linear model: a score is the mean over images of shared and own terms, plus the seed."""
     rng = np.random.default_rng(seeds)
