@@ -27,13 +27,20 @@ class SharedResults:
         self._pickles: dict[str, bytes] = {}
 
     def get(self, key: str, compute: Callable[[], Any]) -> Any:
-        """Return the result of ``compute()``, which is called if no process has done so."""
+        """Return the result of ``compute()``, which is called if no process has done so.
+
+        A result that cannot be pickled, such as one with an object of a test, is not shared.
+        """
         if key not in self._pickles:
             file = self.folder and self.folder / f"{key.replace('/', '-')}.pkl"
             if file and file.exists():
                 self._pickles[key] = file.read_bytes()
             else:
-                self._pickles[key] = pickle.dumps(compute())
+                result = compute()
+                try:
+                    self._pickles[key] = pickle.dumps(result)
+                except (pickle.PicklingError, AttributeError, TypeError):
+                    return result
                 if file:
                     partial = file.with_suffix(f".{os.getpid()}")
                     partial.write_bytes(self._pickles[key])
