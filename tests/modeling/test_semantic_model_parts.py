@@ -12,6 +12,7 @@ from d2_seesaw.checkpoint import convert_torchvision_resnet
 from d2_seesaw.engine import check_config
 from d2_seesaw.evaluation import LongTailSemSegEvaluator
 from tests.evaluation import sem_seg_data
+from tests.support.configs import meta_device
 
 PARTS = ["semantic_fpn_r50", "deeplab_v3_plus_r18", "deeplab_v3_plus_r50", "deeplab_v3_plus_recall"]
 IMAGENET = {"semantic_fpn_r50": 50, "deeplab_v3_plus_r18": 18, "deeplab_v3_plus_r50": 50}
@@ -92,7 +93,7 @@ def test_has_no_unknown_key_and_saves_as_yaml(part, tmp_path):
     LazyConfig.save(cfg, str(tmp_path / "cfg.yaml"))
     assert [p.name for p in tmp_path.iterdir()] == ["cfg.yaml"]
     again = LazyConfig.load(str(tmp_path / "cfg.yaml"))
-    with torch.device("meta"):
+    with meta_device():
         assert str(instantiate(again.model)) == str(instantiate(cfg.model))
 
 
@@ -100,7 +101,7 @@ def test_has_no_unknown_key_and_saves_as_yaml(part, tmp_path):
 def test_number_of_classes_and_ignored_label_are_set_in_one_place(part):
     cfg = OmegaConf.create({"model": small(part, 7)}, flags={"allow_objects": True})
     cfg.model.sem_seg_head.ignore_value = 200
-    with torch.device("meta"):
+    with meta_device():
         head = instantiate(cfg.model).sem_seg_head
     assert head.predictor.out_channels == 7
     assert head.ignore_value == head.loss.ignore_index == 200
@@ -109,7 +110,7 @@ def test_number_of_classes_and_ignored_label_are_set_in_one_place(part):
 @every_part
 def test_the_heads_input_shapes_are_the_backbones(part):
     cfg = config_of(part)
-    with torch.device("meta"):
+    with meta_device():
         model = instantiate(cfg.model)
     shapes = model.backbone.output_shape()
     assert model.sem_seg_head.in_features == [n for n in shapes if n != "p6"]
@@ -119,7 +120,7 @@ def test_the_heads_input_shapes_are_the_backbones(part):
 
 @pytest.mark.parametrize("part", IMAGENET)
 def test_torchvisions_imagenet_weights_fit(part):
-    with torch.device("meta"):
+    with meta_device():
         model = instantiate(config_of(part).model)
         source = getattr(torchvision.models, f"resnet{IMAGENET[part]}")()
         state = convert_torchvision_resnet(source.state_dict(), model.state_dict())
@@ -132,6 +133,6 @@ def test_one_key_sets_all_norms_of_deeplab(part):
     model = small(part)
     model.backbone.stem.norm = "GN"
     model.sem_seg_head.update(project_channels=[32], decoder_channels=[32, 32])
-    with torch.device("meta"):
+    with meta_device():
         kinds = {type(m) for m in instantiate(model).modules() if "Norm" in type(m).__name__}
     assert kinds == {nn.GroupNorm}

@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from d2_seesaw.layers import SyncBatchNorm2d
 from d2_seesaw.modeling.backbones.timm import replace_batch_norms
+from tests.support.configs import meta_device
 
 
 def model():
@@ -72,7 +73,7 @@ def test_weights_stay_the_same_parameters():
 
 
 def test_models_on_the_meta_device_are_converted():
-    with torch.device("meta"):
+    with meta_device():
         network = timm.create_model("resnet18")
         replace_batch_norms(network, "SyncBN")
     assert network.bn1.running_mean.is_meta

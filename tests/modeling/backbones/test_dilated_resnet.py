@@ -6,6 +6,7 @@ from detectron2.modeling.backbone.resnet import BasicBlock
 
 from d2_seesaw.checkpoint import convert_torchvision_resnet
 from d2_seesaw.modeling.backbones import DilatedBasicBlock, dilated_resnet_stages
+from tests.support.configs import meta_device
 
 STAGES = ["res2", "res3", "res4", "res5"]
 
@@ -64,7 +65,7 @@ def test_matches_torchvisions_network_with_dilated_convolutions(depth, output_st
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
 def test_weights_have_the_names_and_shapes_of_the_plain_resnet(depth):
     options = {"stride_in_1x1": False} if depth >= 50 else {}
-    with torch.device("meta"):
+    with meta_device():
         stages = ResNet.make_default_stages(depth, **options)
         plain = ResNet(BasicStem(3, 64), stages, out_features=STAGES).state_dict()
         dilated = dilated_resnet(depth, 16, norm="BN").state_dict()
@@ -119,7 +120,7 @@ def test_invalid_options_are_rejected(options, message):
 
 @pytest.mark.parametrize("bottleneck", [False, True])
 def test_multi_grid_gives_the_number_and_dilation_of_the_last_blocks(bottleneck):
-    with torch.device("meta"):
+    with meta_device():
         *_, res4, res5 = dilated_resnet_stages(18, bottleneck=bottleneck, multi_grid=[1, 2, 4])
     assert [block.conv2.dilation[0] for block in res4] == [1, 1]
     assert [block.conv2.dilation[0] for block in res5] == [2, 4, 8]

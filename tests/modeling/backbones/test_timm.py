@@ -15,6 +15,7 @@ from torch.testing import assert_close
 
 from d2_seesaw.layers import SyncBatchNorm2d
 from d2_seesaw.modeling.backbones import TimmBackbone
+from tests.support.configs import meta_device
 from tests.support.operators import OperatorLog
 
 RESNEST = "resnest14d"
@@ -57,7 +58,7 @@ def step(model):
 )
 def test_models_have_the_papers_size_without_the_classifier(name, millions):
     """Check sizes against table 1 of the paper: 27.5, 48.3 and 70.2 million with the classifier."""
-    with torch.device("meta"):
+    with meta_device():
         model = TimmBackbone(name)
     count = sum(parameter.numel() for parameter in model.parameters())
     assert count / 1e6 == pytest.approx(millions, abs=0.005)
@@ -222,7 +223,7 @@ def test_deformable_convolutions_can_start_equal_to_plain_ones():
 
 @pytest.mark.slow
 def test_resnest_200_has_63_deformable_convolutions():
-    with torch.device("meta"):
+    with meta_device():
         deformable, plain = TimmBackbone("resnest200e", **DCN), TimmBackbone("resnest200e")
     new = deformable.state_dict().keys() - plain.state_dict().keys()
     assert len(new) == 126
@@ -232,7 +233,7 @@ def test_resnest_200_has_63_deformable_convolutions():
 
 
 def test_a_plain_resnet_supports_deformable_convolutions():
-    with torch.device("meta"):
+    with meta_device():
         model = TimmBackbone("resnet18", dcn_stages=("res5",))
     assert hasattr(model.body.layer4[1].conv2, "conv_offset")
     assert not hasattr(model.body.layer3[1].conv2, "conv_offset")
@@ -269,12 +270,12 @@ def test_training_on_one_image_gives_an_explanatory_error():
     ],
 )
 def test_invalid_options_are_reported(name, options, message):
-    with torch.device("meta"), pytest.raises(ValueError, match=message):
+    with meta_device(), pytest.raises(ValueError, match=message):
         TimmBackbone(name, **options)
 
 
 def test_drop_path_rates_reach_the_blocks_of_other_models():
-    with torch.device("meta"):
+    with meta_device():
         model = TimmBackbone("resnet18", drop_path_rate=0.3)
     assert model.body.layer4[1].drop_path.drop_prob == pytest.approx(0.3)
 
