@@ -1,7 +1,8 @@
 """Annotation files: parsed once, and read from a kept copy after that.
 
-The copy holds numbers and text in NumPy's format, which is read without executing anything. It
-belongs to one state of the file, its size and time of modification, and is written in one step.
+The copy is a row of arrays in NumPy's format, which is read without executing anything. It belongs
+to one state of the file, its size and time of modification, is written in one step, and has a
+checksum of each array.
 The number of images of each category is kept beside it. It belongs to the content of the file, so
 copies of the file share it.
 """
@@ -12,11 +13,13 @@ import json
 import logging
 import os
 import time
+import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import msgspec
 import numpy as np
 
 from d2_seesaw.data.annotations.box_formats import FILE_FORMAT, box_format
@@ -32,9 +35,10 @@ CACHE_SWITCH = "D2_SEESAW_ANNOTATION_CACHE"
 """Environment variable; ``0`` parses annotation files on every start and keeps nothing."""
 
 _LEAST_BYTES_KEPT = 1 << 24  # a smaller file is parsed in less than a second
-_VERSION = 4
+_VERSION = 5
 _SHOWN = 5
-_HEADER = ("images", "categories")
+_END = b"end of the kept annotations"
+_SECTIONS = ("about", "images", *ARRAYS)  # arrays of a copy; the first two are JSON
 
 _COUNTS_VERSION = 3
 _CHUNK = 1 << 20
@@ -124,10 +128,9 @@ def read_categories(json_file: str | Path) -> list[dict[str, Any]]:
     kept = _kept_copy(json_file)
     if kept is not None:
         try:
-            with np.load(kept, allow_pickle=False) as archive:
-                header = _header(archive)
-            if header["state"] == _state(json_file):
-                return header["categories"]
+            with open(kept, "rb") as file:
+                if (checksums := _checksums(file, _state(json_file))) is not None:
+                    return _json(_array(file, checksums["about"]))["categories"]
         except Exception as error:  # reading the annotations says more, and mends it
             logger.debug("categories kept in %s cannot be read (%s)", kept, error)
     return read_annotations(json_file).categories
@@ -137,43 +140,83 @@ def _kept_copy(json_file: str | Path) -> Path | None:
     """Return the path of the kept copy, None if this file is not kept."""
     if os.getenv(CACHE_SWITCH) == "0" or file_state(json_file)[0] < _LEAST_BYTES_KEPT:
         return None
-    return default_cache_folder() / f"annotations_{digest(os.path.abspath(json_file))}.npz"
+    return default_cache_folder() / f"annotations_{digest(os.path.abspath(json_file))}.npy"
 
 
 def _state(json_file: str | Path) -> list[int]:
     return [_VERSION, *file_state(json_file)]
 
 
-def _header(archive: Mapping[str, Any]) -> dict[str, Any]:
-    return json.loads(archive["header"].tobytes())
+def _checksums(file: BinaryIO, state: list[int]) -> dict[str, int] | None:
+    """Return the checksums of the arrays that follow, if they are of this state of the file.
+
+    Raises:
+        ValueError: the copy is cut off.
+    """
+    file.seek(-len(_END), os.SEEK_END)
+    if file.read() != _END:
+        raise ValueError("it is cut off")
+    file.seek(0)
+    kept = _json(np.load(file, allow_pickle=False))
+    return kept["checksums"] if kept["state"] == state else None
+
+
+def _json(array: np.ndarray) -> Any:
+    try:
+        return msgspec.json.decode(array.data)
+    except msgspec.MsgspecError:  # no strict JSON, such as NaN
+        return json.loads(array.tobytes())
+
+
+def _array(file: BinaryIO, checksum: int) -> np.ndarray:
+    """Read the next array.
+
+    Raises:
+        ValueError: its checksum is another one.
+    """
+    array = np.load(file, allow_pickle=False)
+    if _checksum(array) != checksum:
+        raise ValueError("an array has another checksum")
+    return array
+
+
+def _checksum(array: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
 
 
 def _read_copy(path: Path, state: list[int]) -> tuple[AnnotationTable, list[str]] | None:
     """Return the table and the warnings kept for this state of the file, if they are."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            header = _header(archive)
-            if header["state"] != state:
+        with open(path, "rb") as file:
+            if (checksums := _checksums(file, state)) is None:
                 return None
-            sections = {key: header[key] for key in _HEADER}
-            table = AnnotationTable(**sections, **{name: archive[name] for name in ARRAYS})
-            return table, list(map(str, header["warnings"]))
+            about, images, *arrays = (_array(file, checksums[name]) for name in _SECTIONS)
+        about = _json(about)
+        columns = dict(zip(ARRAYS, arrays, strict=True))
+        table = AnnotationTable(images=_json(images), categories=about["categories"], **columns)
+        return table, list(map(str, about["warnings"]))
     except FileNotFoundError:
         return None
-    except Exception as error:  # a damaged archive raises errors of many kinds
+    except Exception as error:  # a damaged file raises errors of many kinds
         logger.warning("annotations kept in %s cannot be read (%s): reading anew", path, error)
         return None
 
 
 def _write_copy(path: Path, table: AnnotationTable, warnings: list[str], state: list[int]) -> None:
-    header: dict[str, Any] = {key: getattr(table, key) for key in _HEADER}
-    header |= {"state": state, "warnings": warnings}
-    arrays = {name: getattr(table, name) for name in ARRAYS}
+    about = {"categories": table.categories, "warnings": warnings}
+    contents = [_bytes(about), _bytes(table.images), *(getattr(table, name) for name in ARRAYS)]
+    checksums = dict(zip(_SECTIONS, map(_checksum, contents), strict=True))
     try:
         with atomic_write(path) as file:
-            np.savez(file, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
+            for array in (_bytes({"state": state, "checksums": checksums}), *contents):
+                np.save(file, array, allow_pickle=False)
+            file.write(_END)
     except OSError as error:
         logger.warning("annotations could not be kept in %s: %s", path, error)
+
+
+def _bytes(content: Any) -> np.ndarray:
+    return np.frombuffer(json.dumps(content).encode(), np.uint8)
 
 
 def file_image_counts(json_file: str | Path) -> list[dict[str, Any]]:
