@@ -16,14 +16,16 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from time import time_ns
 from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
 
 from d2_seesaw.data.annotations.box_formats import FILE_FORMAT, box_format
-from d2_seesaw.data.annotations.coco import parse_file
+from d2_seesaw.data.annotations.coco import ParsedFile, parse_file
 from d2_seesaw.data.annotations.rules import RULES, WARNING
 from d2_seesaw.data.annotations.schema import Problem
 from d2_seesaw.data.annotations.table import ARRAYS, AnnotationTable
@@ -36,6 +38,7 @@ CACHE_SWITCH = "D2_SEESAW_ANNOTATION_CACHE"
 
 _LEAST_BYTES_KEPT = 1 << 24  # a smaller file is parsed in less than a second
 _VERSION = 5
+_LEAST_AGE_REMEMBERED = 2 * 10**9  # nanoseconds
 _SHOWN = 5
 _END = b"end of the kept annotations"
 _SECTIONS = ("about", "images", *ARRAYS)  # arrays of a copy; the first two are JSON
@@ -77,7 +80,7 @@ def _parse(
 ) -> tuple[AnnotationTable, list[str]]:
     """Return the table and the warnings of a file without errors, and keep them."""
     start = time.monotonic()
-    parsed = parse_file(json_file)
+    parsed = _parsed(json_file, kept, state)
     seconds = time.monotonic() - start
     if seconds > 1:
         logger.info("%s took %.1f s to read", json_file, seconds)
@@ -94,6 +97,32 @@ def _parse(
     if kept is not None and not errors:
         _write_copy(kept, parsed.table, warnings, state)  # of before: a change is noticed
     return parsed.table, warnings
+
+
+def _parsed(json_file: str | Path, kept: Path | None, state: list[int]) -> ParsedFile:
+    """Parse a file, or return what was parsed before from the same state of a small file.
+
+    A training reads each file several times. A file that has just been written is parsed each time,
+    because one that is written again within a tick of the clock may have the same state.
+    """
+    age = time_ns() - state[-1]
+    if kept is not None or os.getenv(CACHE_SWITCH) == "0" or not age > _LEAST_AGE_REMEMBERED:
+        return parse_file(json_file)
+    parsed = _remembered(os.path.abspath(json_file), *state)
+    # The caller may change the dicts.
+    sections = {
+        key: list(map(dict, getattr(parsed.table, key))) for key in ("images", "categories")
+    }
+    return replace(parsed, table=replace(parsed.table, **sections))
+
+
+@functools.lru_cache(maxsize=4)
+def _remembered(path: str, *_: str | int) -> ParsedFile:
+    """Parse a file in one working directory and state. Its arrays cannot be written."""
+    parsed = parse_file(path)
+    for name in ARRAYS:
+        getattr(parsed.table, name).flags.writeable = False
+    return parsed
 
 
 def _warnings(problems: Sequence[Problem]) -> list[str]:
