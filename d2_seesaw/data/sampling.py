@@ -15,6 +15,7 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSample
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from d2_seesaw.data.annotations.records import Records
 from d2_seesaw.data.semantic.pixel_counts import class_pixel_counts
 
 logger = logging.getLogger(__name__)
@@ -144,6 +145,8 @@ class RepeatFactorSampling:
 
     def _unrounded_factors(self, dataset: Dataset) -> Tensor:
         """Return ``(len(dataset),)`` float32 r(I)."""
+        if isinstance(dataset, Records):
+            return torch.from_numpy(_factors_of_records(dataset, self.threshold))
         # Detectron2 logs one line per category here: 1,203 of them for LVIS, most "freq=0.00".
         host_logger = logging.getLogger("detectron2.data.samplers.distributed_sampler")
         was_disabled, host_logger.disabled = host_logger.disabled, True
@@ -153,6 +156,20 @@ class RepeatFactorSampling:
             )
         finally:
             host_logger.disabled = was_disabled
+
+
+def _factors_of_records(records: Records, threshold: float) -> np.ndarray:
+    """Return ``(N,)`` float32 r(I), the same as Detectron2's, without building all dicts."""
+    N = len(records)
+    image, category = records.image_and_class()
+    number = int(category.max(initial=-1)) + 1
+    pairs = np.unique(image.astype(np.int64) * max(1, number) + category)
+    image, category = np.divmod(pairs, max(1, number))
+    counts = np.bincount(category, minlength=number)
+    of_category = np.sqrt(threshold / (np.maximum(counts, 1) / max(1, N)))
+    factors = np.ones(N)
+    np.maximum.at(factors, image, of_category[category])
+    return factors.astype(np.float32)
 
 
 class SemanticRepeatFactorSampling(RepeatFactorSampling):

@@ -33,10 +33,15 @@ def launch_training(main: Callable[..., Any], args: argparse.Namespace) -> None:
         return
     check_ranks(args)
     _share_cores(args.num_gpus)
-    if args.num_gpus * args.num_machines > 1:
+    if starts_ranks(args):
         run_ranks(main, args)
     else:
         main(args)
+
+
+def starts_ranks(args: argparse.Namespace) -> bool:
+    """Return whether :func:`launch_training` calls ``main`` in new processes."""
+    return "TORCHELASTIC_RUN_ID" not in os.environ and args.num_gpus * args.num_machines > 1
 
 
 def check_machine(cfg: DictConfig, args: argparse.Namespace) -> None:

@@ -1,4 +1,7 @@
-"""Drawings of predictions by Detectron2's visualizer, with one color per class."""
+"""Drawings of predictions by Detectron2's visualizer, with one color per class.
+
+Matplotlib is imported when something is drawn, because that takes as long as a training step.
+"""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,12 +10,9 @@ from functools import cache
 from typing import Any
 
 import cv2
-import matplotlib as mpl
 import numpy as np
 from detectron2.data.catalog import Metadata
 from detectron2.structures import Instances
-from detectron2.utils.visualizer import ColorMode, Visualizer
-from matplotlib import font_manager
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,8 @@ def fonts_for(names: Iterable[str]) -> Iterator[None]:
 
     Matplotlib's own font is used where it has them. A warning tells once if no font has them.
     """
+    import matplotlib as mpl
+
     fonts = [
         *_fallback_fonts("".join(sorted(set("".join(names))))),
         *mpl.rcParams["font.sans-serif"],
@@ -62,6 +64,8 @@ def fonts_for(names: Iterable[str]) -> Iterator[None]:
 @cache
 def _fallback_fonts(characters: str) -> tuple[str, ...]:
     """Return the installed font that has most of what Matplotlib's own lacks, if it lacks some."""
+    from matplotlib import font_manager
+
     default = font_manager.findfont(font_manager.FontProperties(family=["sans-serif"]))
     missing = _lacking(default, characters)
     if not missing:
@@ -83,11 +87,19 @@ def _fallback_fonts(characters: str) -> tuple[str, ...]:
 
 
 def _lacking(file: str, characters: str) -> str:
+    from matplotlib import font_manager
+
     try:
         known = font_manager.get_font(file).get_charmap()
     except (OSError, RuntimeError):  # a font that FreeType cannot read
         return characters
     return "".join(c for c in characters if ord(c) not in known and not c.isspace())
+
+
+def _canvas(image: np.ndarray, metadata: Any, scale: float) -> Any:
+    from detectron2.utils.visualizer import ColorMode, Visualizer
+
+    return Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION)
 
 
 def draw_instances(
@@ -104,7 +116,7 @@ def draw_instances(
     Returns:
         RGB image, ``scale`` times as large.
     """
-    canvas = Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION)
+    canvas = _canvas(image, metadata, scale)
     with fonts_for(metadata.thing_classes):
         return canvas.draw_instance_predictions(instances).get_image()
 
@@ -123,6 +135,6 @@ def draw_label_map(
     Returns:
         RGB image, ``scale`` times as large.
     """
-    canvas = Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION)
+    canvas = _canvas(image, metadata, scale)
     with fonts_for(metadata.stuff_classes):
         return canvas.draw_sem_seg(labels, alpha=0.5).get_image()

@@ -2,6 +2,7 @@ import copy
 import json
 import logging
 
+import numpy as np
 import pytest
 import torch
 from detectron2.data import (
@@ -10,7 +11,10 @@ from detectron2.data import (
     MetadataCatalog,
     get_detection_dataset_dicts,
 )
+from detectron2.data.build import print_instances_class_histogram
 from detectron2.data.datasets import load_coco_json
+from detectron2.data.samplers import RepeatFactorTrainingSampler
+from detectron2.utils.logger import _LOG_COUNTER
 
 from d2_seesaw.data import (
     RepeatFactorSampling,
@@ -232,6 +236,35 @@ def test_repeat_factor_sampling_and_the_training_loader_take_the_records(tmp_pat
     )
     batch = next(iter(loader))
     assert all(len(image["instances"]) for image in batch)
+
+
+@pytest.mark.parametrize("filter_empty", [True, False])
+def test_factors_and_histogram_are_those_of_detectron2_for_the_same_dicts(
+    tmp_path, data, caplog, filter_empty
+):
+    rng = np.random.default_rng(1)
+    data["images"] = [{**data["images"][0], "id": i} for i in rng.permutation(60).tolist()]
+    data["annotations"] = [
+        {
+            **own_data.annotation(i, int(rng.integers(50)), own_data.IDS[int(rng.choice(3, p=p))]),
+            "iscrowd": int(rng.random() < 0.2),
+        }
+        for i, p in enumerate([(0.8, 0.15, 0.05)] * 90)
+    ]
+    register(tmp_path, data)
+    logging.getLogger("detectron2.data.build").setLevel(logging.INFO)
+    _LOG_COUNTER.clear()
+    records = load_dataset(TRAIN, filter_empty=filter_empty)[5:]
+    (histogram,) = [m for m in caplog.messages if m.startswith("Distribution")]
+    caplog.clear()
+    dicts = load_dataset(TRAIN, filter_empty=filter_empty).to_list()
+    _LOG_COUNTER.clear()
+    print_instances_class_histogram(dicts, own_data.NAMES)
+    assert caplog.messages == [histogram]
+    expected = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(dicts[5:], 0.6)
+    found = RepeatFactorSampling(threshold=0.6).repeat_factors(records)
+    assert torch.equal(found, expected)
+    assert len(found.unique()) >= 3
 
 
 def test_a_file_is_parsed_once_for_records_and_names(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ Examples:
 
 import argparse
 import copy
+import functools
 import logging
 import os
 import shlex
@@ -51,7 +52,7 @@ from d2_seesaw.data.saved_datasets import register_saved_datasets
 from d2_seesaw.engine import check_trackers, load_config
 from d2_seesaw.engine.config import TOP_LEVEL
 from d2_seesaw.engine.config_files import find_config
-from d2_seesaw.engine.launch import check_machine, launch_training
+from d2_seesaw.engine.launch import check_machine, launch_training, starts_ranks
 from d2_seesaw.engine.ranks import EXIT_STATUS, last_checkpoint, watch_ranks
 from d2_seesaw.engine.schedule import format_changes, scale_to_world_size
 from d2_seesaw.engine.stop import (
@@ -215,8 +216,12 @@ def _without_folder(cfg: DictConfig) -> DictConfig:
     return cfg
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace, cfg: DictConfig | None = None) -> None:
     """Train or evaluate on this rank.
+
+    Args:
+        args: the parsed arguments.
+        cfg: the config, if this process has read it.
 
     Raises:
         RunError: another run writes to the output folder, another rank failed; or see
@@ -226,7 +231,7 @@ def run(args: argparse.Namespace) -> None:
     signals = active_signals()
     try:
         with failures_of_a_stop():
-            _run(args, signals)
+            _run(args, cfg, signals)
     except Stopped:
         if signals is not None:
             signals.tell()
@@ -235,10 +240,10 @@ def run(args: argparse.Namespace) -> None:
         end_loading_processes()
 
 
-def _run(args: argparse.Namespace, signals: StopSignals | None) -> None:
+def _run(args: argparse.Namespace, cfg: DictConfig | None, signals: StopSignals | None) -> None:
     with ending_in_one_line(OtherRankError), ExitStack() as stack:
         with ending_in_one_line(ValueError, OSError, OtherRankError):
-            cfg = read_config(args)
+            cfg = read_config(args) if cfg is None else cfg
             dry_run.redirect(cfg, args)
             with raise_on_all_ranks():
                 if comm.is_main_process() and not args.eval_only:
@@ -361,7 +366,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _main(args: argparse.Namespace, signals: StopSignals, stack: ExitStack) -> int:
     with errors_in_one_line("train"):
-        cfg = read_config(args)  # fails here, before the ranks start; each of them reads it again
+        cfg = read_config(args)  # fails here, before the ranks start
         stack.enter_context(dry_run.temporary_folder(cfg, args))
         # Rank 0 takes the lock. The other processes of torchrun may start later than that.
         if not args.eval_only and args.machine_rank == 0 and os.environ.get("RANK", "0") == "0":
@@ -370,7 +375,8 @@ def _main(args: argparse.Namespace, signals: StopSignals, stack: ExitStack) -> i
         args.config_file = str(find_config(args.config_file))  # Detectron2 logs the file
     signals.outcome = _outcome(args, cfg)
     try:
-        launch_training(run, args)
+        # Ranks that are started read the config again, because it may register datasets.
+        launch_training(run if starts_ranks(args) else functools.partial(run, cfg=cfg), args)
     except RunError as error:
         sys.exit(f"d2-seesaw train: {error}")
     except ProcessRaisedException as error:  # the traceback of the rank is its text

@@ -1,7 +1,8 @@
 """Annotation files: parsed once, and read from a kept copy after that.
 
-The copy holds numbers and text in NumPy's format, which is read without executing anything. It
-belongs to one state of the file, its size and time of modification, and is written in one step.
+The copy is a row of arrays in NumPy's format, which is read without executing anything. It belongs
+to one state of the file, its size and time of modification, is written in one step, and has a
+checksum of each array.
 The number of images of each category is kept beside it. It belongs to the content of the file, so
 copies of the file share it.
 """
@@ -12,15 +13,19 @@ import json
 import logging
 import os
 import time
+import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from time import time_ns
+from typing import Any, BinaryIO
 
+import msgspec
 import numpy as np
 
 from d2_seesaw.data.annotations.box_formats import FILE_FORMAT, box_format
-from d2_seesaw.data.annotations.coco import parse_file
+from d2_seesaw.data.annotations.coco import ParsedFile, parse_file
 from d2_seesaw.data.annotations.rules import RULES, WARNING
 from d2_seesaw.data.annotations.schema import Problem
 from d2_seesaw.data.annotations.table import ARRAYS, AnnotationTable
@@ -32,9 +37,11 @@ CACHE_SWITCH = "D2_SEESAW_ANNOTATION_CACHE"
 """Environment variable; ``0`` parses annotation files on every start and keeps nothing."""
 
 _LEAST_BYTES_KEPT = 1 << 24  # a smaller file is parsed in less than a second
-_VERSION = 4
+_VERSION = 5
+_LEAST_AGE_REMEMBERED = 2 * 10**9  # nanoseconds
 _SHOWN = 5
-_HEADER = ("images", "categories")
+_END = b"end of the kept annotations"
+_SECTIONS = ("about", "images", *ARRAYS)  # arrays of a copy; the first two are JSON
 
 _COUNTS_VERSION = 3
 _CHUNK = 1 << 20
@@ -73,7 +80,7 @@ def _parse(
 ) -> tuple[AnnotationTable, list[str]]:
     """Return the table and the warnings of a file without errors, and keep them."""
     start = time.monotonic()
-    parsed = parse_file(json_file)
+    parsed = _parsed(json_file, kept, state)
     seconds = time.monotonic() - start
     if seconds > 1:
         logger.info("%s took %.1f s to read", json_file, seconds)
@@ -90,6 +97,32 @@ def _parse(
     if kept is not None and not errors:
         _write_copy(kept, parsed.table, warnings, state)  # of before: a change is noticed
     return parsed.table, warnings
+
+
+def _parsed(json_file: str | Path, kept: Path | None, state: list[int]) -> ParsedFile:
+    """Parse a file, or return what was parsed before from the same state of a small file.
+
+    A training reads each file several times. A file that has just been written is parsed each time,
+    because one that is written again within a tick of the clock may have the same state.
+    """
+    age = time_ns() - state[-1]
+    if kept is not None or os.getenv(CACHE_SWITCH) == "0" or not age > _LEAST_AGE_REMEMBERED:
+        return parse_file(json_file)
+    parsed = _remembered(os.path.abspath(json_file), *state)
+    # The caller may change the dicts.
+    sections = {
+        key: list(map(dict, getattr(parsed.table, key))) for key in ("images", "categories")
+    }
+    return replace(parsed, table=replace(parsed.table, **sections))
+
+
+@functools.lru_cache(maxsize=4)
+def _remembered(path: str, *_: str | int) -> ParsedFile:
+    """Parse a file in one working directory and state. Its arrays cannot be written."""
+    parsed = parse_file(path)
+    for name in ARRAYS:
+        getattr(parsed.table, name).flags.writeable = False
+    return parsed
 
 
 def _warnings(problems: Sequence[Problem]) -> list[str]:
@@ -124,10 +157,9 @@ def read_categories(json_file: str | Path) -> list[dict[str, Any]]:
     kept = _kept_copy(json_file)
     if kept is not None:
         try:
-            with np.load(kept, allow_pickle=False) as archive:
-                header = _header(archive)
-            if header["state"] == _state(json_file):
-                return header["categories"]
+            with open(kept, "rb") as file:
+                if (checksums := _checksums(file, _state(json_file))) is not None:
+                    return _json(_array(file, checksums["about"]))["categories"]
         except Exception as error:  # reading the annotations says more, and mends it
             logger.debug("categories kept in %s cannot be read (%s)", kept, error)
     return read_annotations(json_file).categories
@@ -137,43 +169,83 @@ def _kept_copy(json_file: str | Path) -> Path | None:
     """Return the path of the kept copy, None if this file is not kept."""
     if os.getenv(CACHE_SWITCH) == "0" or file_state(json_file)[0] < _LEAST_BYTES_KEPT:
         return None
-    return default_cache_folder() / f"annotations_{digest(os.path.abspath(json_file))}.npz"
+    return default_cache_folder() / f"annotations_{digest(os.path.abspath(json_file))}.npy"
 
 
 def _state(json_file: str | Path) -> list[int]:
     return [_VERSION, *file_state(json_file)]
 
 
-def _header(archive: Mapping[str, Any]) -> dict[str, Any]:
-    return json.loads(archive["header"].tobytes())
+def _checksums(file: BinaryIO, state: list[int]) -> dict[str, int] | None:
+    """Return the checksums of the arrays that follow, if they are of this state of the file.
+
+    Raises:
+        ValueError: the copy is cut off.
+    """
+    file.seek(-len(_END), os.SEEK_END)
+    if file.read() != _END:
+        raise ValueError("it is cut off")
+    file.seek(0)
+    kept = _json(np.load(file, allow_pickle=False))
+    return kept["checksums"] if kept["state"] == state else None
+
+
+def _json(array: np.ndarray) -> Any:
+    try:
+        return msgspec.json.decode(array.data)
+    except msgspec.MsgspecError:  # no strict JSON, such as NaN
+        return json.loads(array.tobytes())
+
+
+def _array(file: BinaryIO, checksum: int) -> np.ndarray:
+    """Read the next array.
+
+    Raises:
+        ValueError: its checksum is another one.
+    """
+    array = np.load(file, allow_pickle=False)
+    if _checksum(array) != checksum:
+        raise ValueError("an array has another checksum")
+    return array
+
+
+def _checksum(array: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
 
 
 def _read_copy(path: Path, state: list[int]) -> tuple[AnnotationTable, list[str]] | None:
     """Return the table and the warnings kept for this state of the file, if they are."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            header = _header(archive)
-            if header["state"] != state:
+        with open(path, "rb") as file:
+            if (checksums := _checksums(file, state)) is None:
                 return None
-            sections = {key: header[key] for key in _HEADER}
-            table = AnnotationTable(**sections, **{name: archive[name] for name in ARRAYS})
-            return table, list(map(str, header["warnings"]))
+            about, images, *arrays = (_array(file, checksums[name]) for name in _SECTIONS)
+        about = _json(about)
+        columns = dict(zip(ARRAYS, arrays, strict=True))
+        table = AnnotationTable(images=_json(images), categories=about["categories"], **columns)
+        return table, list(map(str, about["warnings"]))
     except FileNotFoundError:
         return None
-    except Exception as error:  # a damaged archive raises errors of many kinds
+    except Exception as error:  # a damaged file raises errors of many kinds
         logger.warning("annotations kept in %s cannot be read (%s): reading anew", path, error)
         return None
 
 
 def _write_copy(path: Path, table: AnnotationTable, warnings: list[str], state: list[int]) -> None:
-    header: dict[str, Any] = {key: getattr(table, key) for key in _HEADER}
-    header |= {"state": state, "warnings": warnings}
-    arrays = {name: getattr(table, name) for name in ARRAYS}
+    about = {"categories": table.categories, "warnings": warnings}
+    contents = [_bytes(about), _bytes(table.images), *(getattr(table, name) for name in ARRAYS)]
+    checksums = dict(zip(_SECTIONS, map(_checksum, contents), strict=True))
     try:
         with atomic_write(path) as file:
-            np.savez(file, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
+            for array in (_bytes({"state": state, "checksums": checksums}), *contents):
+                np.save(file, array, allow_pickle=False)
+            file.write(_END)
     except OSError as error:
         logger.warning("annotations could not be kept in %s: %s", path, error)
+
+
+def _bytes(content: Any) -> np.ndarray:
+    return np.frombuffer(json.dumps(content).encode(), np.uint8)
 
 
 def file_image_counts(json_file: str | Path) -> list[dict[str, Any]]:

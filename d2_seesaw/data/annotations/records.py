@@ -8,6 +8,7 @@ import gc
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import numpy as np
@@ -73,8 +74,19 @@ class Records(Sequence[dict[str, Any]]):
 
     def sizes(self) -> np.ndarray:
         """Return ``(N, 2)`` widths and heights of the images."""
-        images = [self._table.images[image] for image in self._images.tolist()]
-        return np.array([(i["width"], i["height"]) for i in images]).reshape(-1, 2)
+        images = map(self._table.images.__getitem__, self._images.tolist())
+        return np.array(list(map(itemgetter("width", "height"), images))).reshape(-1, 2)
+
+    def image_and_class(self, *, with_crowds: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Return ``(A,)`` places of the images of all annotations, and ``(A,)`` their classes."""
+        first, last = self._bounds[self._images], self._bounds[self._images + 1]
+        image = np.repeat(np.arange(len(self._images)), last - first)
+        before = np.cumsum(last - first) - (last - first)  # annotations of earlier images
+        rows = self._rows[np.arange(len(image)) + (first - before)[image]]
+        if not with_crowds:
+            kept = ~self._table.crowd[rows]
+            image, rows = image[kept], rows[kept]
+        return image, self._table.category[rows]
 
     def fingerprint(self) -> str:
         """Return a digest of names, ids and sizes of the images, and of the classes in them."""
