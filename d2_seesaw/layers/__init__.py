@@ -22,6 +22,7 @@ from d2_seesaw.layers.predictors import (
     tau_normalized_classifier,
 )
 from d2_seesaw.layers.roi_align import roi_align_with_offsets
+from d2_seesaw.layers.roi_align_rows import roi_align_rows
 
 __all__ = [
     "Calibration",
@@ -44,6 +45,7 @@ __all__ = [
     "mask_predictor",
     "normed_linear_classifier",
     "normed_mask_predictor",
+    "roi_align_rows",
     "roi_align_with_offsets",
     "sync_batch_norm",
     "tau_normalized",

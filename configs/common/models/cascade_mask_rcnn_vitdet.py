@@ -13,12 +13,15 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.meta_arch import GeneralizedRCNN
-from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead
 
 from d2_seesaw.layers import linear_classifier
-from d2_seesaw.modeling import LossDrivenCascadeROIHeads, LossDrivenOutputLayers
+from d2_seesaw.modeling import (
+    LossDrivenCascadeROIHeads,
+    LossDrivenOutputLayers,
+    RowROIPooler,
+)
 
 from ..backbones.vit import vit_base as _vit_base
 from ..heads.classification import federated as _federated
@@ -59,7 +62,7 @@ def _box_predictor(xy, wh):
 
 
 def _pooler(output_size):
-    return L(ROIPooler)(
+    return L(RowROIPooler)(
         output_size=output_size,
         scales=[1 / 4, 1 / 8, 1 / 16, 1 / 32],
         sampling_ratio=0,
