@@ -21,8 +21,8 @@ from d2_seesaw.layers.predictors import (
     normed_mask_predictor,
     tau_normalized_classifier,
 )
+from d2_seesaw.layers.pyramid_roi_align import roi_align_pyramid
 from d2_seesaw.layers.roi_align import roi_align_with_offsets
-from d2_seesaw.layers.roi_align_rows import roi_align_rows
 
 __all__ = [
     "Calibration",
@@ -45,7 +45,7 @@ __all__ = [
     "mask_predictor",
     "normed_linear_classifier",
     "normed_mask_predictor",
-    "roi_align_rows",
+    "roi_align_pyramid",
     "roi_align_with_offsets",
     "sync_batch_norm",
     "tau_normalized",

@@ -13,16 +13,16 @@ from detectron2.structures import Boxes
 from detectron2.utils.tracing import is_fx_tracing
 from torch import Tensor
 
-from d2_seesaw.layers import roi_align_rows
+from d2_seesaw.layers import roi_align_pyramid
 
 
 class RowROIPooler(ROIPooler):
     """``ROIPooler`` that is several times as fast on CPUs when the features need a gradient.
 
-    Its arguments, levels and results are those of ``ROIPooler``, up to rounding errors. It then
-    uses :func:`~d2_seesaw.layers.roi_align_rows` for all levels at once. On other devices, without
-    a gradient, in half precision and with other pooler types than ``"ROIAlign"`` and
-    ``"ROIAlignV2"``, it is Detectron2's, bit for bit.
+    It has the arguments and levels of ``ROIPooler``, and its results up to rounding errors. It
+    then uses :func:`~d2_seesaw.layers.roi_align_pyramid` for all levels at once. On other devices,
+    without a gradient, in half precision, and with pooler types other than ``"ROIAlign"`` and
+    ``"ROIAlignV2"``, it is Detectron2's pooler, bit for bit.
     """
 
     def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
@@ -46,7 +46,7 @@ class RowROIPooler(ROIPooler):
         levels = assign_boxes_to_levels(
             box_lists, self.min_level, self.max_level, self.canonical_box_size, self.canonical_level
         )
-        return roi_align_rows(
+        return roi_align_pyramid(
             x,
             rois.to(x[0].dtype),
             levels,

@@ -29,7 +29,7 @@ CHUNK = 1 << 20
 """Number of pixels of bins, padded to the largest bin, that are gathered at once."""
 
 
-def roi_align_rows(
+def roi_align_pyramid(
     features: Sequence[Tensor],
     rois: Tensor,
     levels: Tensor,
