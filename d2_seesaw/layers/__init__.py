@@ -23,6 +23,7 @@ from d2_seesaw.layers.predictors import (
 )
 from d2_seesaw.layers.pyramid_roi_align import roi_align_pyramid
 from d2_seesaw.layers.roi_align import roi_align_with_offsets
+from d2_seesaw.layers.sparse_gradient_conv import conv2d_sparse_gradient
 
 __all__ = [
     "Calibration",
@@ -37,6 +38,7 @@ __all__ = [
     "ScoreCalibration",
     "SyncBatchNorm2d",
     "TauNormalizedLinear",
+    "conv2d_sparse_gradient",
     "deform_convs",
     "frozen_statistics_batch_norm",
     "kaiming_mask_predictor",

@@ -50,7 +50,7 @@ from d2_seesaw.modeling.roi_heads import (
     TSDOutputLayers,
     TwoSidedBox2BoxTransform,
 )
-from d2_seesaw.modeling.rpn import ValidAnchorRPN
+from d2_seesaw.modeling.rpn import SampledRPNHead, ValidAnchorRPN
 from d2_seesaw.modeling.second_phase import DecoupledRCNN
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ __all__ = [
     "PaddedMaskRCNN",
     "PlainViT",
     "RowROIPooler",
+    "SampledRPNHead",
     "ScoredMaskHead",
     "TSDBoxHead",
     "TSDOutputLayers",

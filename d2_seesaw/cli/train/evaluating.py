@@ -4,6 +4,7 @@ import copy
 import logging
 from typing import Any
 
+import torch
 from detectron2.config import instantiate
 from detectron2.engine import create_ddp_model
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
