@@ -11,7 +11,7 @@ trained RPN (fixed_proposals.py), so that the heads get a realistic number of fo
 
 With --small, the models of configs/quickstart/seesaw.py and of the configs on a pretrained
 MobileNetV2 train on a CPU instead, on images of 144 x 192: as configured, and with Detectron2's
-pooler and the channels first in memory. Both get the same weights, images and random numbers, and
+pooler and RPN head and the channels first in memory. Both get the same weights, images and random numbers, and
 their losses are compared in the first steps. Their RPN is trained and makes the proposals.
 
 The loss is timed separately, forward and backward, on its logits and labels of the last step.
@@ -30,6 +30,7 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import SimpleTrainer
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.proposal_generator import StandardRPNHead
 from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from fixed_proposals import FixedProposals
@@ -149,8 +150,12 @@ class SmallTraining:
             model.to(memory_format=torch.channels_last)
         if not as_configured:
             for name in ("box_pooler", "mask_pooler"):
-                setattr(model.roi_heads, name, self._detectron2s(cfg.model.roi_heads[name]))
+                setattr(model.roi_heads, name, ROIPooler(**_arguments(cfg.model.roi_heads[name])))
+            head = StandardRPNHead(**_arguments(cfg.model.proposal_generator.head))
+            head.load_state_dict(model.proposal_generator.head.state_dict())
+            model.proposal_generator.head = head.train()
         cfg.optimizer.params.model = model
+        torch.manual_seed(1)  # both draw the same images
         classes = cfg.model.roi_heads.num_classes
         batches = [[random_image(options, classes) for _ in range(8)] for _ in range(2)]
         self.trainer = Trainer(
@@ -160,10 +165,6 @@ class SmallTraining:
         self.trainer.storage = self.storage = EventStorage()
         self.losses: list[float] = []
 
-    @staticmethod
-    def _detectron2s(pooler: Any) -> nn.Module:
-        return ROIPooler(**{key: value for key, value in pooler.items() if key != "_target_"})
-
     def step(self) -> None:
         """Run one training step."""
         with self.storage:
@@ -171,6 +172,10 @@ class SmallTraining:
         self.trainer.iter += 1
         latest = self.storage.latest()
         self.losses.append(latest["total_loss"][0])
+
+
+def _arguments(part: Any) -> dict[str, Any]:
+    return {key: value for key, value in part.items() if key != "_target_"}
 
 
 def small_rows(name: str, options: argparse.Namespace) -> list[Row]:
