@@ -161,8 +161,8 @@ class SmallTraining:
             for name in ("box_pooler", "mask_pooler"):
                 setattr(model.roi_heads, name, ROIPooler(**_arguments(cfg.model.roi_heads[name])))
             head = StandardRPNHead(**_arguments(cfg.model.proposal_generator.head))
-            head.load_state_dict(model.proposal_generator.head.state_dict())
-            model.proposal_generator.head = head.train()
+            head.load_state_dict(model.proposal_generator.rpn_head.state_dict())
+            model.proposal_generator.rpn_head = head.train()
         cfg.optimizer.params.model = model
         model.to(dtype)
         torch.manual_seed(1)  # both draw the same images
