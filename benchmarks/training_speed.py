@@ -1,6 +1,7 @@
 """Training speed of Mask R-CNN R-50 on LVIS, and the share of its classification loss.
 
     python benchmarks/training_speed.py --device cuda
+    python benchmarks/training_speed.py --small --rounds 40
     python benchmarks/training_speed.py --device cuda --images 4 --precisions float16
 
 The models of configs/lvis_v1_seesaw.py and of its softmax counterpart train on random images of
@@ -8,12 +9,19 @@ The models of configs/lvis_v1_seesaw.py and of its softmax counterpart train on 
 excluded. The network starts from random weights. Proposals near the objects replace those of a
 trained RPN (fixed_proposals.py), so that the heads get a realistic number of foreground RoIs.
 
+With --small, the models of configs/quickstart/seesaw.py and of the configs on a pretrained
+MobileNetV2 train on a CPU instead, on images of 144 x 192: as configured, and with Detectron2's
+pooler and RPN head and the channels first in memory. Both get the same weights, images and random
+numbers. Their losses are compared in float64 with 2 images a step: in float32, rounding errors
+change which proposals are sampled. Their RPN is trained and makes the proposals.
+
 The loss is timed separately, forward and backward, on its logits and labels of the last step.
 float32 follows torch's default: convolutions on a GPU use TF32.
 """
 
 import argparse
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +30,8 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import SimpleTrainer
 from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.proposal_generator import StandardRPNHead
 from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from fixed_proposals import FixedProposals
@@ -41,12 +51,18 @@ from d2_seesaw.engine import Trainer, load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("Seesaw", "softmax")
+SMALL = {
+    "quickstart": "configs/quickstart/seesaw.py",
+    "MobileNetV2": "benchmarks/evidence/configs/instances.py",
+}
+COMPARED_STEPS = 20
+"""Number of first steps whose losses are compared."""
 PRECISIONS = ("float32", "float16", "bfloat16")
 
 build: Any = instantiate
 
 
-def random_image(options: argparse.Namespace) -> dict[str, Any]:
+def random_image(options: argparse.Namespace, num_classes: int = 1203) -> dict[str, Any]:
     """Draw a noise image with octagons as objects, in the format of a dataset mapper."""
     height, width = options.size
     corners = torch.rand(options.objects, 2) * torch.tensor([width * 0.7, height * 0.7])
@@ -60,7 +76,7 @@ def random_image(options: argparse.Namespace) -> dict[str, Any]:
     objects = Instances(
         (height, width),
         gt_boxes=Boxes(torch.cat([corners, corners + extents], dim=1)),
-        gt_classes=(1203 * torch.rand(options.objects) ** 3).long(),
+        gt_classes=(num_classes * torch.rand(options.objects) ** 3).long(),
         gt_masks=PolygonMasks(polygons),
     )
     image = torch.randint(256, (3, height, width), dtype=torch.uint8)
@@ -93,7 +109,7 @@ class Training:
         cfg.optimizer.lr = 1e-4  # low, because training starts from random weights
         batch = [random_image(options) for _ in range(options.images)]
         self.trainer: SimpleTrainer = Trainer(
-            model, Endless(batch), build(cfg.optimizer), amp_dtype=self.amp_dtype
+            model, Cycle([batch]), build(cfg.optimizer), amp_dtype=self.amp_dtype
         )
         self.storage = EventStorage()
         self.trainer.storage = self.storage
@@ -119,15 +135,103 @@ class Training:
         return step
 
 
-class Endless:
-    """Loader that repeats one batch endlessly."""
+class SmallTraining:
+    """Training of a small model on a CPU, one step at a time.
 
-    def __init__(self, batch: list[dict[str, Any]]) -> None:
-        self.batch = batch
+    Attributes:
+        losses: total loss of each step.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        options: argparse.Namespace,
+        *,
+        as_configured: bool,
+        images: int = 8,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        torch.manual_seed(0)
+        cfg = load_config(str(ROOT / path))
+        cfg.optimizer.lr = 1e-4
+        model = build(cfg.model).train()
+        if as_configured and cfg.train.channels_last:
+            model.to(memory_format=torch.channels_last)
+        if not as_configured:
+            for name in ("box_pooler", "mask_pooler"):
+                setattr(model.roi_heads, name, ROIPooler(**_arguments(cfg.model.roi_heads[name])))
+            head = StandardRPNHead(**_arguments(cfg.model.proposal_generator.head))
+            head.load_state_dict(model.proposal_generator.rpn_head.state_dict())
+            model.proposal_generator.rpn_head = head.train()
+        cfg.optimizer.params.model = model
+        model.to(dtype)
+        torch.manual_seed(1)  # both draw the same images
+        classes = cfg.model.roi_heads.num_classes
+        batches = [[random_image(options, classes) for _ in range(images)] for _ in range(2)]
+        self.trainer = Trainer(
+            model, Cycle(batches), build(cfg.optimizer), seed=1, **cfg.train.clip_grad
+        )
+        self.trainer.iter = 0
+        self.trainer.storage = self.storage = EventStorage()
+        self.losses: list[float] = []
+
+    def step(self) -> None:
+        """Run one training step."""
+        with self.storage:
+            self.trainer.run_step()
+        self.trainer.iter += 1
+        latest = self.storage.latest()
+        self.losses.append(latest["total_loss"][0])
+
+
+def _arguments(part: Any) -> dict[str, Any]:
+    return {key: value for key, value in part.items() if key != "_target_"}
+
+
+def losses_apart(path: str, options: argparse.Namespace) -> float:
+    """Return the largest relative difference of the losses of both ways in float64."""
+    losses = []
+    for as_configured in (True, False):
+        training = SmallTraining(
+            path, options, as_configured=as_configured, images=2, dtype=torch.float64
+        )
+        for _ in range(COMPARED_STEPS):
+            training.step()
+        losses.append(training.losses)
+    return max(abs(a - b) / abs(b) for a, b in zip(*losses, strict=True))
+
+
+def small_rows(name: str, options: argparse.Namespace) -> list[Row]:
+    """Time a small model as configured and as it was, and compare the losses."""
+    now, before = (SmallTraining(SMALL[name], options, as_configured=how) for how in (True, False))
+    steps: dict[str, Step] = {"now": now.step, "before": before.step}
+    times = measure(steps, options.rounds, "cpu", budget=0.0)
+    apart = losses_apart(SMALL[name], options)
+    rows: list[Row] = [
+        {"case": name, "what": what, "unit": "ms", **quartiles(times[what])} for what in steps
+    ]
+    ratio = quartiles(ratios(times, "now", "before"))
+    rows.append({"case": name, "what": "now / before", "unit": "ratio", **ratio})
+    for row in rows:
+        print(
+            f"{row['case']:11} {row['what']:12} {row['median']:8.3f} {row['unit']:5} "
+            f"({row['low']:.3f} to {row['high']:.3f})",
+            flush=True,
+        )
+    rows[-1]["losses apart"] = apart
+    print(f"{name:11} losses of {COMPARED_STEPS} steps differ by {apart:.1e} at most", flush=True)
+    return rows
+
+
+class Cycle:
+    """Loader that repeats batches endlessly."""
+
+    def __init__(self, batches: list[list[dict[str, Any]]]) -> None:
+        self.batches = batches
 
     def __iter__(self):
         while True:
-            yield self.batch
+            yield from self.batches
 
 
 @torch.no_grad()
@@ -194,6 +298,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--objects", type=int, default=12, help="per image")
     parser.add_argument("--rounds", type=int, default=20, help="at least 2")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
+    parser.add_argument("--small", action="store_true", help="small models on a CPU")
     parser.add_argument("--rehearse", action="store_true", help="one small image in float32")
     add_device_options(parser)
     return parser.parse_args()
@@ -207,6 +312,14 @@ def main() -> None:
         options.precisions = ["float32"]
     print(f"torch {torch.__version__}, {device_name(options.device)}, {options.rounds} rounds")
     rows: list[Row] = []
+    if options.small:
+        torch.set_num_threads(1)
+        sys.path.insert(0, str(ROOT / "benchmarks/evidence"))  # modules that the configs import
+        options.size, options.objects = (144, 192), 6
+        for name in SMALL:
+            rows += small_rows(name, options)
+            write_json(options.json, "training_speed", "cpu", rows)
+        return
     for precision in options.precisions:
         precision_rows = rows_of(precision, options)
         report(precision_rows)

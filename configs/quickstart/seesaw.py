@@ -87,4 +87,5 @@ train.max_iter = 600
 train.reference_world_size = 1
 train.seed = 1
 train.log_period = 20
+train.channels_last = True
 train.clip_grad.max_norm = 10.0

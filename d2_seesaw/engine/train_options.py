@@ -24,6 +24,8 @@ def train_options(**changes: Any) -> dict[str, Any]:
     - ``compile``: ``torch.compile`` of the submodules in ``parts``, with its ``backend``, ``mode``
       and ``dynamic``; null is torch's default. ``backbone`` includes the neck. Checkpoints fit
       with and without; losses and scores stay within 1e-5, gradients within 1 % of their norm.
+    - ``channels_last``: keep the channels of convolutions last in memory, on any device. Results
+      differ by rounding errors. Faster on CPUs, and on GPUs in half precision.
     - ``clip_grad``: ``max_norm`` of all gradients together, ``max_value`` of each entry; null is
       off.
     - ``accumulate_steps``: number of batches whose gradients are averaged before each update.
@@ -85,6 +87,7 @@ def train_options(**changes: Any) -> dict[str, Any]:
             "mode": None,
             "dynamic": None,
         },
+        "channels_last": False,
         "clip_grad": {"max_norm": None, "max_value": None},
         "ddp": {
             "broadcast_buffers": False,

@@ -300,9 +300,20 @@ class Trainer(EndableTrainer):
             "accumulate_steps": self.accumulate_steps,
             "dtype": str(self.amp_dtype or torch.float32).removeprefix("torch."),
             "device": self.device_type,
+            "channels_last": _is_channels_last(self.model),
             "threads": torch.get_num_threads(),
             "PyTorch": str(torch.__version__),
         }
+
+
+def _is_channels_last(model: nn.Module) -> bool:
+    """Return whether weights of convolutions have their channels last in memory."""
+    formats = (
+        p.is_contiguous(memory_format=torch.channels_last)
+        for p in model.parameters()
+        if p.dim() == 4 and not p.is_contiguous()
+    )
+    return any(formats)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

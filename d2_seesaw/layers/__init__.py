@@ -21,7 +21,9 @@ from d2_seesaw.layers.predictors import (
     normed_mask_predictor,
     tau_normalized_classifier,
 )
+from d2_seesaw.layers.pyramid_roi_align import roi_align_pyramid
 from d2_seesaw.layers.roi_align import roi_align_with_offsets
+from d2_seesaw.layers.sparse_gradient_conv import conv2d_sparse_gradient
 
 __all__ = [
     "Calibration",
@@ -36,6 +38,7 @@ __all__ = [
     "ScoreCalibration",
     "SyncBatchNorm2d",
     "TauNormalizedLinear",
+    "conv2d_sparse_gradient",
     "deform_convs",
     "frozen_statistics_batch_norm",
     "kaiming_mask_predictor",
@@ -44,6 +47,7 @@ __all__ = [
     "mask_predictor",
     "normed_linear_classifier",
     "normed_mask_predictor",
+    "roi_align_pyramid",
     "roi_align_with_offsets",
     "sync_batch_norm",
     "tau_normalized",

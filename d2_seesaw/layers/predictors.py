@@ -153,7 +153,11 @@ def conv1x1_channel(conv: nn.Conv2d, x: Tensor, channels: Tensor) -> Tensor:
             scale = conv.input_scale(x)
     D, H, W = x.shape[1:]
     # The number of samples is inferred: ONNX reads a size that is 0 as "unchanged".
-    y = torch.bmm(weight[:, None, :, 0, 0], x.reshape(-1, D, H * W)).reshape(-1, 1, H, W)
+    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        rows = x.permute(0, 2, 3, 1).reshape(-1, H * W, D)  # a view; the gradient has its format
+        y = torch.bmm(rows, weight[:, :, 0]).reshape(-1, 1, H, W)
+    else:
+        y = torch.bmm(weight[:, None, :, 0, 0], x.reshape(-1, D, H * W)).reshape(-1, 1, H, W)
     if scale is not None:
         y = y * scale
     if conv.bias is not None:

@@ -44,12 +44,13 @@ from d2_seesaw.modeling.roi_heads import (
     MaskHeadWithPredictor,
     MaskIoUHead,
     OffsetROIPooler,
+    RowROIPooler,
     ScoredMaskHead,
     TSDBoxHead,
     TSDOutputLayers,
     TwoSidedBox2BoxTransform,
 )
-from d2_seesaw.modeling.rpn import ValidAnchorRPN
+from d2_seesaw.modeling.rpn import SampledRPNHead, ValidAnchorRPN
 from d2_seesaw.modeling.second_phase import DecoupledRCNN
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ __all__ = [
     "OffsetROIPooler",
     "PaddedMaskRCNN",
     "PlainViT",
+    "RowROIPooler",
+    "SampledRPNHead",
     "ScoredMaskHead",
     "TSDBoxHead",
     "TSDOutputLayers",

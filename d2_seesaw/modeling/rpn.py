@@ -1,12 +1,39 @@
-"""RPN that is trained on the anchors of each image, as in mmdet."""
+"""RPN that is trained on the anchors of each image, as in mmdet, and an RPN head for CPUs."""
 
 import math
 from typing import Any
 
 import torch
-from detectron2.modeling.proposal_generator import RPN
+from detectron2.layers import Conv2d
+from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
 from detectron2.structures import Boxes, Instances
-from torch import Tensor
+from detectron2.utils.tracing import is_fx_tracing
+from torch import Tensor, nn
+
+from d2_seesaw.layers import conv2d_sparse_gradient
+
+
+class SampledRPNHead(StandardRPNHead):
+    """``StandardRPNHead`` with a fast backward pass on CPUs, where few anchors are sampled.
+
+    It has the arguments, weights and results of ``StandardRPNHead``, and its gradients up to
+    rounding errors: its 3 x 3 convolutions are
+    :func:`~d2_seesaw.layers.conv2d_sparse_gradient` in a training step on a CPU in full precision.
+    """
+
+    def _get_rpn_conv(self, in_channels: int, out_channels: int) -> Conv2d:
+        return _RPNConv(
+            in_channels, out_channels, kernel_size=3, stride=1, padding=1, activation=nn.ReLU()
+        )
+
+
+class _RPNConv(Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        is_plain = torch.jit.is_tracing() or torch.compiler.is_compiling() or is_fx_tracing()
+        in_half = torch.is_autocast_enabled("cpu") or x.dtype != self.weight.dtype
+        if x.device.type != "cpu" or not torch.is_grad_enabled() or is_plain or in_half:
+            return super().forward(x)
+        return self.activation(conv2d_sparse_gradient(x, self.weight, self.bias))
 
 
 class ValidAnchorRPN(RPN):

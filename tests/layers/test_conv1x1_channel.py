@@ -40,8 +40,9 @@ def values_and_gradients(y, x, conv):
     return y, *torch.autograd.grad(y, [x, *conv.parameters()], upstream)
 
 
-def test_values_and_gradients_match_the_full_convolution(conv):
-    x = features()
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_values_and_gradients_match_the_full_convolution(conv, memory_format):
+    x = features().detach().contiguous(memory_format=memory_format).requires_grad_()
     full = conv(x)[torch.arange(len(x)), CHANNELS][:, None]
     torch.testing.assert_close(
         values_and_gradients(conv1x1_channel(conv, x, CHANNELS), x, conv),

@@ -3,12 +3,13 @@
 import pytest
 import torch
 from detectron2.config import instantiate
+from detectron2.layers import Conv2d
 from detectron2.modeling.matcher import Matcher
-from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from d2_seesaw.modeling import MaxIoUMatcher
+from d2_seesaw.modeling import MaxIoUMatcher, SampledRPNHead
 from tests.checkpoint.test_mmdet_parity import ARCHITECTURES
 from tests.checkpoint.test_mmdet_training_step import SIZES, config, recorded
 
@@ -139,3 +140,25 @@ def test_images_without_objects_or_proposals_are_matched():
     assert (matches.tolist(), labels.tolist()) == ([0, 1], [1, 1])
     with pytest.raises(ValueError, match="the 3 objects among the boxes, got 2 boxes"):
         matcher(torch.zeros(3, 2))
+
+
+def losses_of_anchors(head, maps, sampled):
+    outputs = [x.permute(0, 2, 3, 1).flatten() for part in head(maps) for x in part]
+    return torch.cat([x[sampled[: len(x)]] for x in outputs]).square().sum()
+
+
+@pytest.mark.parametrize("conv_dims", [[-1], [-1, -1]])
+def test_the_sampled_head_is_detectron2s_with_the_same_gradients(conv_dims, monkeypatch):
+    maps = [torch.randn(2, 8, side, side, requires_grad=True) for side in (12, 6)]
+    options = {"in_channels": 8, "num_anchors": 3, "conv_dims": conv_dims}
+    detectron2s, head = StandardRPNHead(**options), SampledRPNHead(**options)
+    head.load_state_dict(detectron2s.state_dict())
+    sampled = torch.rand(2 * 12 * 12 * 12) < 0.004
+    sampled[5] = True
+    expected = losses_of_anchors(detectron2s, maps, sampled)
+    known = torch.autograd.grad(expected, [*maps, *detectron2s.parameters()])
+    monkeypatch.setattr(Conv2d, "forward", None)
+    found = losses_of_anchors(head, maps, sampled)
+    assert torch.equal(found, expected)
+    gradients = torch.autograd.grad(found, [*maps, *head.parameters()])
+    torch.testing.assert_close(gradients, known, atol=1e-7, rtol=1e-5)

@@ -13,12 +13,16 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.meta_arch import GeneralizedRCNN
-from detectron2.modeling.poolers import ROIPooler
-from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
+from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead
 
 from d2_seesaw.layers import linear_classifier
-from d2_seesaw.modeling import LossDrivenCascadeROIHeads, LossDrivenOutputLayers
+from d2_seesaw.modeling import (
+    LossDrivenCascadeROIHeads,
+    LossDrivenOutputLayers,
+    RowROIPooler,
+    SampledRPNHead,
+)
 
 from ..backbones.vit import vit_base as _vit_base
 from ..heads.classification import federated as _federated
@@ -59,7 +63,7 @@ def _box_predictor(xy, wh):
 
 
 def _pooler(output_size):
-    return L(ROIPooler)(
+    return L(RowROIPooler)(
         output_size=output_size,
         scales=[1 / 4, 1 / 8, 1 / 16, 1 / 32],
         sampling_ratio=0,
@@ -71,7 +75,7 @@ model = L(GeneralizedRCNN)(
     backbone=_vit_base,
     proposal_generator=L(RPN)(
         in_features=["p2", "p3", "p4", "p5", "p6"],
-        head=L(StandardRPNHead)(in_channels=_CHANNELS, num_anchors=3, conv_dims=[-1, -1]),
+        head=L(SampledRPNHead)(in_channels=_CHANNELS, num_anchors=3, conv_dims=[-1, -1]),
         anchor_generator=L(DefaultAnchorGenerator)(
             sizes=[[32], [64], [128], [256], [512]],
             aspect_ratios=[0.5, 1.0, 2.0],

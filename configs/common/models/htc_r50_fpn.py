@@ -5,10 +5,9 @@ training needs label maps.
 """
 
 from detectron2.config import LazyCall as L
-from detectron2.modeling.poolers import ROIPooler
 
 from d2_seesaw.modeling import LabelMapRCNN
-from d2_seesaw.modeling.roi_heads import FusedSemanticHead, HTCROIHeads
+from d2_seesaw.modeling.roi_heads import FusedSemanticHead, HTCROIHeads, RowROIPooler
 
 from .cascade_mask_rcnn_r50_fpn import model
 
@@ -37,7 +36,7 @@ def add_semantic_branch(model, num_classes=183):
             loss_weight=0.2,
             ignore_value=255,
         ),
-        semantic_pooler=L(ROIPooler)(
+        semantic_pooler=L(RowROIPooler)(
             output_size=14, scales=[1 / 8], sampling_ratio=0, pooler_type="ROIAlignV2"
         ),
     )

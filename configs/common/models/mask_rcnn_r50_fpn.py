@@ -11,11 +11,11 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.meta_arch import GeneralizedRCNN
-from detectron2.modeling.poolers import ROIPooler
-from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
+from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead, StandardROIHeads
 
-from d2_seesaw.modeling.roi_heads import LossDrivenOutputLayers
+from d2_seesaw.modeling import SampledRPNHead
+from d2_seesaw.modeling.roi_heads import LossDrivenOutputLayers, RowROIPooler
 
 from ..heads.classification import softmax as _softmax
 from ..heads.mask import mask_head as _mask_head
@@ -34,7 +34,7 @@ model = L(GeneralizedRCNN)(
     ),
     proposal_generator=L(RPN)(
         in_features=["p2", "p3", "p4", "p5", "p6"],
-        head=L(StandardRPNHead)(in_channels=256, num_anchors=3),
+        head=L(SampledRPNHead)(in_channels=256, num_anchors=3),
         anchor_generator=L(DefaultAnchorGenerator)(
             sizes=[[32], [64], [128], [256], [512]],
             aspect_ratios=[0.5, 1.0, 2.0],
@@ -59,7 +59,7 @@ model = L(GeneralizedRCNN)(
             thresholds=[0.5], labels=[0, 1], allow_low_quality_matches=False
         ),
         box_in_features=["p2", "p3", "p4", "p5"],
-        box_pooler=L(ROIPooler)(
+        box_pooler=L(RowROIPooler)(
             output_size=7,
             scales=[1 / 4, 1 / 8, 1 / 16, 1 / 32],
             sampling_ratio=0,
@@ -80,7 +80,7 @@ model = L(GeneralizedRCNN)(
             **_softmax,
         ),
         mask_in_features="${.box_in_features}",
-        mask_pooler=L(ROIPooler)(
+        mask_pooler=L(RowROIPooler)(
             output_size=14,
             scales="${..box_pooler.scales}",
             sampling_ratio=0,

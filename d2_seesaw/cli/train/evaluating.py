@@ -4,6 +4,7 @@ import copy
 import logging
 from typing import Any
 
+import torch
 from detectron2.config import instantiate
 from detectron2.engine import create_ddp_model
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
@@ -75,6 +76,8 @@ def build_model(cfg: DictConfig) -> nn.Module:
     """Build the model on its device, wrapped in DDP if there are several ranks."""
     device = torch_device(cfg.train.device)
     model = build(cfg.model).to(device)
+    if cfg.train.get("channels_last"):
+        model.to(memory_format=torch.channels_last)
     how = cfg.train.compile
     if how.enabled:
         compile_parts(model, how.parts, backend=how.backend, mode=how.mode, dynamic=how.dynamic)

@@ -19,6 +19,7 @@ from d2_seesaw.modeling.roi_heads.mask_head import (
 )
 from d2_seesaw.modeling.roi_heads.mask_scoring import MaskIoUHead, ScoredMaskHead
 from d2_seesaw.modeling.roi_heads.offset_pooler import OffsetROIPooler
+from d2_seesaw.modeling.roi_heads.row_pooler import RowROIPooler
 from d2_seesaw.modeling.roi_heads.tsd import TSDBoxHead, TSDOutputLayers
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "MaskHeadWithPredictor",
     "MaskIoUHead",
     "OffsetROIPooler",
+    "RowROIPooler",
     "ScoredMaskHead",
     "TSDBoxHead",
     "TSDOutputLayers",

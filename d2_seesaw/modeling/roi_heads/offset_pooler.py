@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 from detectron2.modeling.poolers import (
-    ROIPooler,
     assign_boxes_to_levels,
     convert_boxes_to_pooler_format,
 )
@@ -21,9 +20,10 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 
 from d2_seesaw.layers import roi_align_with_offsets
+from d2_seesaw.modeling.roi_heads.row_pooler import RowROIPooler
 
 
-class OffsetROIPooler(ROIPooler):
+class OffsetROIPooler(RowROIPooler):
     """``ROIPooler`` that can move boxes or their bins by offsets.
 
     The pyramid level of a box does not depend on its offset. Pooling with offsets is differentiable
