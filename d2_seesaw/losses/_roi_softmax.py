@@ -131,15 +131,22 @@ class RoISoftmaxLoss(nn.Module):
             if self.objectness:
                 foreground = self._foreground(logits[:, :C], labels)
                 totals = {
-                    "loss_cls_classes": self._cross_entropy(*foreground, *statistics),
+                    "loss_cls_classes": self.cross_entropy(*foreground, *statistics),
                     "loss_cls_objectness": objectness_cross_entropy(logits[:, C:], labels, C),
                 }
             else:
-                totals = {"loss_cls": self._cross_entropy(logits, labels, *statistics)}
+                totals = {"loss_cls": self.cross_entropy(logits, labels, *statistics)}
         # Not (weight / normalizer) * loss: the quotient is float32 and would round float64 losses.
         return {name: self.loss_weight * total / normalizer for name, total in totals.items()}
 
-    def _cross_entropy(self, logits: Tensor, labels: Tensor, *statistics: Tensor) -> Tensor:
+    def cross_entropy(self, logits: Tensor, labels: Tensor, *statistics: Tensor) -> Tensor:
+        """Sum the cross-entropy of the adjusted logits over the RoIs that are not ignored.
+
+        Args:
+            logits: as for :meth:`adjust`.
+            labels: ``(P,)`` or ``(R,)`` indices into the columns, -1 to ignore.
+            statistics: as for :meth:`adjust`.
+        """
         adjusted = self.adjust(logits, labels.clamp(min=0), *statistics)
         return F.cross_entropy(adjusted, labels, ignore_index=IGNORED, reduction="sum")
 
