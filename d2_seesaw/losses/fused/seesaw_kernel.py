@@ -103,7 +103,7 @@ def _seesaw(
             offsets = tl.arange(0, BLOCK)
             for start in range(0, C, BLOCK):
                 columns = start + offsets
-                tl.store(result + columns, tl.zeros([BLOCK], tl.float32), mask=columns < C)
+                tl.store(result + columns, 0.0, mask=columns < C)
     elif IN_ONE_BLOCK:
         _in_one_block(
             own, label, counts, losses + row, result, C, p, q, log_eps, BLOCK, WITH_GRADIENT
