@@ -21,6 +21,7 @@ from d2_seesaw.losses._common import (
     check_num_classes,
     check_roi_labels,
     full_precision,
+    must_not_wait,
     sum_over_ranks,
 )
 from d2_seesaw.losses._first_pass import Tensors, once
@@ -131,15 +132,15 @@ class RoISoftmaxLoss(nn.Module):
             if self.objectness:
                 foreground = self._foreground(logits[:, :C], labels)
                 totals = {
-                    "loss_cls_classes": self.cross_entropy(*foreground, *statistics),
+                    "loss_cls_classes": self._cross_entropy(*foreground, *statistics),
                     "loss_cls_objectness": objectness_cross_entropy(logits[:, C:], labels, C),
                 }
             else:
-                totals = {"loss_cls": self.cross_entropy(logits, labels, *statistics)}
+                totals = {"loss_cls": self._cross_entropy(logits, labels, *statistics)}
         # Not (weight / normalizer) * loss: the quotient is float32 and would round float64 losses.
         return {name: self.loss_weight * total / normalizer for name, total in totals.items()}
 
-    def cross_entropy(self, logits: Tensor, labels: Tensor, *statistics: Tensor) -> Tensor:
+    def _cross_entropy(self, logits: Tensor, labels: Tensor, *statistics: Tensor) -> Tensor:
         """Sum the cross-entropy of the adjusted logits over the RoIs that are not ignored.
 
         Args:
@@ -151,9 +152,9 @@ class RoISoftmaxLoss(nn.Module):
         return F.cross_entropy(adjusted, labels, ignore_index=IGNORED, reduction="sum")
 
     def _foreground(self, class_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Select the foreground RoIs; in a compiled graph, ignore the others."""
+        """Select the foreground RoIs; on a GPU and in a compiled graph, ignore the others."""
         is_foreground = (labels != IGNORED) & (labels != self.num_classes)
-        if torch.compiler.is_compiling():  # where the number of foreground RoIs is unknown
+        if must_not_wait(labels):  # for the number of foreground RoIs
             return class_logits, torch.where(is_foreground, labels, IGNORED)
         foreground = is_foreground.nonzero().squeeze(1)
         return class_logits[foreground], labels[foreground]

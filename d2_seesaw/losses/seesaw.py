@@ -216,7 +216,12 @@ class SeesawLoss(RoISoftmaxLoss):
         self.eps = eps
         self.register_buffer("class_counts", torch.zeros(num_classes + 1, dtype=torch.int64))
 
-    def cross_entropy(self, logits: Tensor, labels: Tensor, *statistics: Tensor) -> Tensor:
+    def adjust(self, logits: Tensor, labels: Tensor, *statistics: Tensor) -> Tensor:
+        """Add the log Seesaw weights to the logits, whose cross-entropy is the loss."""
+        (class_counts,) = statistics
+        return seesaw_logits(logits, labels, class_counts, self.p, self.q, self.eps)
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor, *statistics: Tensor) -> Tensor:
         """Sum the Seesaw cross-entropy over the RoIs that are not ignored."""
         (class_counts,) = statistics
         options = (self.p, self.q, self.eps)
