@@ -89,17 +89,9 @@ def seesaw_losses(
     ignored: int = IGNORED,
     use_triton: bool = False,
 ) -> Tensor:
-    """Compute :func:`seesaw_cross_entropy` of unchecked arguments, without autocast.
+    """Compute the losses of :func:`seesaw_cross_entropy`, whose arguments these are, unchecked.
 
-    Args:
-        logits: as for :func:`seesaw_cross_entropy`, and so are the others.
-        labels: class indices, or ``ignored``.
-        class_counts: see there.
-        p: see there.
-        q: see there.
-        eps: see there.
-        ignored: label of samples whose loss is 0.
-        use_triton: see there.
+    Samples with the label ``ignored`` have a loss of 0. Autocast must be off.
     """
     is_ignored = labels == ignored
     if use_triton and not torch.compiler.is_compiling():
