@@ -44,8 +44,10 @@ def losses_and_gradient(
     losses = torch.empty(rows, dtype=torch.float32, device=logits.device)
     shape = (rows, classes) if with_gradient else (0,)
     gradient = torch.empty(shape, dtype=torch.float32, device=logits.device)
-    if rows > 0:
-        block = min(triton.next_power_of_2(classes), LARGEST_BLOCK)
+    if rows == 0:
+        return losses, gradient if with_gradient else None
+    block = min(triton.next_power_of_2(classes), LARGEST_BLOCK)
+    with torch.cuda.device_of(logits):  # Triton launches on the current device
         _seesaw[(rows,)](
             logits,
             labels.contiguous(),
