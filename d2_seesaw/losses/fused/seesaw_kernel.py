@@ -62,7 +62,7 @@ def losses_and_gradient(
             BLOCK=block,
             IN_ONE_BLOCK=classes <= block,
             WITH_GRADIENT=with_gradient,
-            num_warps=max(1, min(32, block // 512)),
+            num_warps=max(1, min(32, block // 512)),  # pyright: ignore[reportCallIssue]
         )
     return losses, gradient if with_gradient else None
 
