@@ -25,7 +25,7 @@ from d2_seesaw.losses import (
 from d2_seesaw.losses._common import note_label_range
 from tests.gpu.agreement import assert_agrees
 from tests.losses.all_losses import ROI_LOSSES
-from tests.losses.test_fused_seesaw import KERNEL_CASES
+from tests.losses.fused.test_seesaw import KERNEL_CASES
 from tests.modeling.roi_heads import parts
 from tests.modeling.roi_heads.test_host_reads import HEADS
 
@@ -252,7 +252,7 @@ def test_roi_heads_synchronize_less_often_than_detectron2s(ours, stock, device):
 def test_the_kernel_of_seesaw_loss_meets_its_claims_on_the_gpu(device):
     pytest.importorskip("triton")
     if device.type != "cuda":
-        pytest.skip("test_fused_seesaw.py runs it in Triton's interpreter")
+        pytest.skip("fused/test_seesaw.py runs it in Triton's interpreter")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(KERNEL_CASES)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,6 +1,6 @@
 """Claims of the Triton kernel of Seesaw Loss: it agrees with PyTorch, which has tests of its own.
 
-Not collected by default. ``test_fused_seesaw.py`` runs this file in Triton's interpreter, and
+Not collected by default. ``test_seesaw.py`` runs this file in Triton's interpreter, and
 ``tests/gpu/test_losses.py`` on a GPU.
 
 Shapes: P samples, C classes.
@@ -17,7 +17,7 @@ from torch.testing import assert_close
 
 from d2_seesaw.losses import FederatedSeesawLoss, SeesawLoss, seesaw_cross_entropy
 from d2_seesaw.losses.seesaw import seesaw_losses
-from tests.losses.test_fused_seesaw import batch, every_exponents, value_and_gradient
+from tests.losses.fused.test_seesaw import batch, every_exponents, value_and_gradient
 from tests.reference import seesaw as reference
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
