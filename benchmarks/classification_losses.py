@@ -12,7 +12,8 @@ The output is the median over the rounds of the ratio to ``F.cross_entropy`` wit
 its quartiles, and the growth of peak memory during a step beyond the logits.
 
 ``--class-loss`` compares the class loss of Seesaw Loss alone, on foreground RoIs, with
-cross-entropy and with the formula that fills a C x C matrix.
+cross-entropy, with autograd through the same shifted logits, and with the formula that fills a
+C x C matrix. On a GPU with Triton, the kernel is a candidate, too.
 
 The process keeps freed memory unless --system-malloc is given. With that option, page faults
 dominate the times, because the C library returns memory that the next step allocates again.
@@ -22,7 +23,7 @@ Shapes: R RoIs, C classes.
 
 import argparse
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -52,6 +53,8 @@ from d2_seesaw.losses import (
     SoftmaxLoss,
     seesaw_cross_entropy,
 )
+from d2_seesaw.losses._common import check_labels
+from d2_seesaw.losses.seesaw import seesaw_logits
 
 BASELINE = "F.cross_entropy"
 
@@ -145,24 +148,48 @@ def square_formula(
     return F.cross_entropy(adjusted, labels, reduction="none")
 
 
-def ours(logits: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
+def ours(logits: Tensor, labels: Tensor, counts: Tensor, use_triton: bool = False) -> Tensor:
     """Compute this project's class loss, including the counting that its module does."""
     counts.scatter_add_(0, labels, torch.ones_like(labels))
-    return seesaw_cross_entropy(logits, labels, counts)
+    return seesaw_cross_entropy(logits, labels, counts, use_triton=use_triton)
 
 
-def class_loss_steps(rois: int, classes: int, device: str) -> dict[str, Step]:
+def through_autograd(logits: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
+    """Compute the same loss as :func:`ours`, with the gradient that autograd derives."""
+    counts.scatter_add_(0, labels, torch.ones_like(labels))
+    check_labels(labels, 0, logits.shape[1] - 1, "classes")
+    shifted = seesaw_logits(logits, labels, counts, 0.8, 2.0, 1e-2)
+    return F.cross_entropy(shifted, labels, reduction="none")
+
+
+KERNEL = "ours, Triton"
+LARGEST_SQUARE = 2**22
+"""Largest number of logits for the C x C formula."""
+CLASS_LOSSES = ("ours", BASELINE, "autograd", "C x C formula")
+
+
+def class_loss_steps(
+    rois: int, classes: int, device: str, names: Sequence[str] = CLASS_LOSSES
+) -> dict[str, Step]:
     """Return the candidates of ``--class-loss``."""
     generator = torch.Generator().manual_seed(0)
     logits = (2 * torch.randn(rois, classes, generator=generator)).to(device)
     labels = (classes * torch.rand(rois, generator=generator) ** 3).long().to(device)
     counts = (1e5 / torch.arange(1, classes + 1)).long().to(device)
     float_counts = counts.float()
-    return {
-        "ours": step_on(logits, lambda z: ours(z, labels, counts).mean()),
-        BASELINE: step_on(logits, lambda z: F.cross_entropy(z, labels)),
-        "C x C formula": step_on(logits, lambda z: square_formula(z, labels, float_counts).mean()),
+    losses: dict[str, Callable[[Tensor], Tensor]] = {
+        "ours": lambda z: ours(z, labels, counts).mean(),
+        BASELINE: lambda z: F.cross_entropy(z, labels),
+        "autograd": lambda z: through_autograd(z, labels, counts).mean(),
+        "C x C formula": lambda z: square_formula(z, labels, float_counts).mean(),
+        KERNEL: lambda z: ours(z, labels, counts, use_triton=True).mean(),
     }
+    return {name: step_on(logits, losses[name]) for name in names}
+
+
+def class_loss_step(name: str, rois: int, classes: int, device: str) -> Step:
+    """Return one candidate of ``--class-loss``."""
+    return class_loss_steps(rois, classes, device, [name])[name]
 
 
 def keep_freed_memory() -> None:
@@ -186,10 +213,17 @@ def rows_of(case: str, times: Times, pairs: list[tuple[str, str]]) -> list[Row]:
     return rows
 
 
-def memory_rows(case: str, names: list[str], rois: int, classes: int, device: str) -> list[Row]:
+def memory_rows(
+    case: str,
+    names: Sequence[str],
+    rois: int,
+    classes: int,
+    device: str,
+    new_step: Callable[..., Step] = make_step,
+) -> list[Row]:
     """Return the growth of peak memory in a step, which includes the gradient of the logits."""
     megabytes = {
-        name: peak_megabytes(make_step, (name, rois, classes, device), device) for name in names
+        name: peak_megabytes(new_step, (name, rois, classes, device), device) for name in names
     }
     rows: list[Row] = []
     for name, value in megabytes.items():
@@ -246,14 +280,18 @@ def main() -> None:
         case = f"{rois} x {classes}"
         names = [BASELINE, *arguments.losses]
         if arguments.class_loss:
-            steps = class_loss_steps(rois, classes, device)
-            pairs = [("C x C formula", "ours"), ("ours", BASELINE)]
+            names = [*CLASS_LOSSES, KERNEL] if device != "cpu" else list(CLASS_LOSSES)
+            if rois * classes > LARGEST_SQUARE:
+                names.remove("C x C formula")
+            steps = class_loss_steps(rois, classes, device, names)
+            pairs = [(name, BASELINE) for name in names if name != BASELINE]
+            pairs += [(name, "ours") for name in names if name not in ("ours", BASELINE)]
         else:
             steps = {name: make_step(name, rois, classes, device) for name in names}
             pairs = [(name, BASELINE) for name in arguments.losses]
         case_rows = rows_of(case, measure(steps, arguments.rounds, device), pairs)
-        if not arguments.class_loss:
-            case_rows += memory_rows(case, names, rois, classes, device)
+        new_step = class_loss_step if arguments.class_loss else make_step
+        case_rows += memory_rows(case, names, rois, classes, device, new_step)
         print(case)
         report(case_rows)
         rows += case_rows

@@ -68,8 +68,9 @@ def check_dense_logits(logits: Tensor, labels: Tensor, num_classes: int) -> None
 def check_labels(labels: Tensor, lowest: int, highest: int, meaning: str) -> Tensor:
     """Check that labels are integers from ``lowest`` to ``highest``, both included.
 
-    Synchronizes with a GPU once, regardless of the number of classes. In a compiled graph, it is an
-    assertion that does not synchronize.
+    Synchronizes with a GPU once, regardless of the number of classes, unless
+    :func:`note_label_range` was called. In a compiled graph, it is an assertion that does not
+    synchronize.
 
     Returns:
         The labels as int64.
@@ -93,11 +94,35 @@ def check_labels(labels: Tensor, lowest: int, highest: int, meaning: str) -> Ten
         # An invalid index could fail before the assertion, without naming the range. "Ignored", the
         # lowest label of the losses for RoIs, moreover leaves their counts unchanged.
         return torch.where(is_valid, labels, lowest)
-    smallest, largest = torch.stack(labels.aminmax()).tolist()
+    smallest, largest = _noted_range(labels) or torch.stack(labels.aminmax()).tolist()
     if smallest < lowest or largest > highest:
         wrong = smallest if smallest < lowest else largest
         raise ValueError(f"labels must be in [{lowest}, {highest}] ({meaning}), got {wrong}")
     return labels.long()
+
+
+_RANGE = "_d2_seesaw_range"
+
+
+def note_label_range(labels: Tensor, smallest: int, largest: int) -> None:
+    """Remember the range of labels that the host has read, so that a check need not read it.
+
+    Args:
+        labels: the tensor that is checked later; a change in place makes the note invalid.
+        smallest: its smallest element.
+        largest: its largest element.
+    """
+    setattr(labels, _RANGE, (labels._version, smallest, largest))
+
+
+def _noted_range(labels: Tensor) -> tuple[int, int] | None:
+    version, *found = getattr(labels, _RANGE, (None,))
+    return (found[0], found[1]) if found and version == labels._version else None
+
+
+def must_not_wait(tensor: Tensor) -> bool:
+    """Return whether reading a value, such as a number of elements, would stall a device."""
+    return tensor.is_cuda or torch.compiler.is_compiling()
 
 
 def check_roi_labels(labels: Tensor, num_classes: int) -> Tensor:

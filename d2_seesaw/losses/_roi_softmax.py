@@ -21,6 +21,7 @@ from d2_seesaw.losses._common import (
     check_num_classes,
     check_roi_labels,
     full_precision,
+    must_not_wait,
     sum_over_ranks,
 )
 from d2_seesaw.losses._first_pass import Tensors, once
@@ -140,13 +141,20 @@ class RoISoftmaxLoss(nn.Module):
         return {name: self.loss_weight * total / normalizer for name, total in totals.items()}
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor, *statistics: Tensor) -> Tensor:
+        """Sum the cross-entropy of the adjusted logits over the RoIs that are not ignored.
+
+        Args:
+            logits: as for :meth:`adjust`.
+            labels: ``(P,)`` or ``(R,)`` indices into the columns, -1 to ignore.
+            statistics: as for :meth:`adjust`.
+        """
         adjusted = self.adjust(logits, labels.clamp(min=0), *statistics)
         return F.cross_entropy(adjusted, labels, ignore_index=IGNORED, reduction="sum")
 
     def _foreground(self, class_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Select the foreground RoIs; in a compiled graph, ignore the others."""
+        """Select the foreground RoIs; on a GPU and in a compiled graph, ignore the others."""
         is_foreground = (labels != IGNORED) & (labels != self.num_classes)
-        if torch.compiler.is_compiling():  # where the number of foreground RoIs is unknown
+        if must_not_wait(labels):  # for the number of foreground RoIs
             return class_logits, torch.where(is_foreground, labels, IGNORED)
         foreground = is_foreground.nonzero().squeeze(1)
         return class_logits[foreground], labels[foreground]

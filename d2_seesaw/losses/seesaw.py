@@ -21,6 +21,7 @@ from d2_seesaw.losses._common import (
 )
 from d2_seesaw.losses._first_pass import Tensors
 from d2_seesaw.losses._roi_softmax import RoISoftmaxLoss
+from d2_seesaw.losses.fused import fused_seesaw_losses, triton_seesaw_losses
 
 
 def seesaw_cross_entropy(
@@ -31,6 +32,7 @@ def seesaw_cross_entropy(
     p: float = 0.8,
     q: float = 2.0,
     eps: float = 1e-2,
+    use_triton: bool = False,
 ) -> Tensor:
     r"""Compute cross-entropy with negative logits shifted by the log Seesaw weights (eq. 4-8).
 
@@ -41,7 +43,8 @@ def seesaw_cross_entropy(
 
     with :math:`\sigma = \mathrm{softmax}(z)`. The weights act as constants: no gradient flows
     through them. Computed in log space and float32 (float64 logits stay float64), with memory
-    proportional to the logits.
+    proportional to the logits. The gradient is computed along with the loss, in closed form, so the
+    losses can be differentiated once.
 
     Args:
         logits: ``(P, C)``, or ``(P, C, ...)`` for dense predictions, of any floating dtype.
@@ -50,12 +53,15 @@ def seesaw_cross_entropy(
         p: strength of the mitigation factor M; 0 turns it off.
         q: strength of the compensation factor C; 0 turns it off.
         eps: lower bound of the true class's probability in the compensation factor, in ``(0, 1]``.
+        use_triton: compute losses and gradient of ``(P, C)`` logits on a CUDA device by one Triton
+            kernel, if Triton is installed. The results are the same up to rounding.
 
     Returns:
         Losses of the labels' shape in float32, or float64 for float64 logits.
 
     Raises:
         ValueError: shapes or labels are invalid.
+        RuntimeError: in a backward pass with ``create_graph=True``.
     """
     check_hyper_parameters(p, q, eps)
     if logits.dim() < 2:
@@ -69,9 +75,38 @@ def seesaw_cross_entropy(
             f"{tuple(logits.shape)}, got {tuple(class_counts.shape)}"
         )
     with torch.autocast(logits.device.type, enabled=False):
-        logits = full_precision(logits)
-        shifted = seesaw_logits(logits, labels, class_counts, p, q, eps)
-        return F.cross_entropy(shifted, labels, reduction="none")
+        return seesaw_losses(logits, labels, class_counts, p, q, eps, use_triton=use_triton)
+
+
+def seesaw_losses(
+    logits: Tensor,
+    labels: Tensor,
+    class_counts: Tensor,
+    p: float,
+    q: float,
+    eps: float,
+    *,
+    ignored: int = IGNORED,
+    use_triton: bool = False,
+) -> Tensor:
+    """Compute the losses of :func:`seesaw_cross_entropy`, whose arguments these are, unchecked.
+
+    Samples with the label ``ignored`` have a loss of 0. Autocast must be off.
+    """
+    is_ignored = labels == ignored
+    if use_triton and not torch.compiler.is_compiling():
+        kept = labels if ignored == IGNORED else labels.masked_fill(is_ignored, IGNORED)
+        losses = triton_seesaw_losses(logits, kept, class_counts, p, q, eps)
+        if losses is not None:
+            return losses
+    logits = full_precision(logits)
+    classes = labels.masked_fill(is_ignored, 0)
+    if torch.compiler.is_compiling():  # the compiler derives and fuses the backward pass itself
+        shifted = seesaw_logits(logits, classes, class_counts, p, q, eps)
+        return F.cross_entropy(shifted, labels, ignore_index=ignored, reduction="none")
+    log_counts = _log_counts(class_counts, p, logits.dtype)
+    losses = fused_seesaw_losses(logits, classes, log_counts, q, math.log(eps))
+    return losses.masked_fill(is_ignored, 0)
 
 
 def check_hyper_parameters(p: float, q: float, eps: float) -> None:
@@ -93,7 +128,6 @@ def seesaw_logits(
     """Add the log Seesaw weights to ``logits``; their cross-entropy is Seesaw Loss.
 
     Takes the arguments of :func:`seesaw_cross_entropy`, unchecked, with logits in full precision.
-    Works in place where possible, which limits the memory traffic to a few passes.
     """
     with torch.no_grad():
         true_class = labels.unsqueeze(1)
@@ -104,10 +138,15 @@ def seesaw_logits(
         else:
             log_weights = torch.zeros_like(logits)
         if p > 0:
-            log_counts = class_counts.clamp(min=1).to(torch.float64).log().mul(p).to(logits.dtype)
+            log_counts = _log_counts(class_counts, p, logits.dtype)
             per_class = log_counts.view(-1, *[1] * (logits.dim() - 2))
             log_weights += (per_class - log_counts[true_class]).clamp_(max=0)
     return log_weights.add_(logits)
+
+
+def _log_counts(class_counts: Tensor, p: float, dtype: torch.dtype) -> Tensor:
+    """Return p times the log of the counts, where zeros count as ones."""
+    return class_counts.clamp(min=1).to(torch.float64).log().mul(p).to(dtype)
 
 
 class SeesawLoss(RoISoftmaxLoss):
@@ -139,6 +178,8 @@ class SeesawLoss(RoISoftmaxLoss):
         objectness: whether background is separated from the classes by an objectness.
         loss_weight: factor on the losses.
         sync: sum counts over the ranks.
+        use_triton: compute the class loss on a CUDA device by one Triton kernel, if Triton is
+            installed. The results are the same up to rounding.
 
     Raises:
         ValueError: a hyper-parameter is out of range.
@@ -157,18 +198,28 @@ class SeesawLoss(RoISoftmaxLoss):
         objectness: bool = True,
         loss_weight: float = 1.0,
         sync: bool = True,
+        use_triton: bool = False,
     ) -> None:
         super().__init__(num_classes, objectness=objectness, loss_weight=loss_weight, sync=sync)
         check_hyper_parameters(p, q, eps)
+        self.use_triton = use_triton
         self.p = p
         self.q = q
         self.eps = eps
         self.register_buffer("class_counts", torch.zeros(num_classes + 1, dtype=torch.int64))
 
     def adjust(self, logits: Tensor, labels: Tensor, *statistics: Tensor) -> Tensor:
-        """Add the log Seesaw weights to the logits."""
+        """Add the log Seesaw weights to the logits, whose cross-entropy is the loss."""
         (class_counts,) = statistics
         return seesaw_logits(logits, labels, class_counts, self.p, self.q, self.eps)
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor, *statistics: Tensor) -> Tensor:
+        """Sum the Seesaw cross-entropy over the RoIs that are not ignored."""
+        (class_counts,) = statistics
+        options = (self.p, self.q, self.eps)
+        return seesaw_losses(
+            logits, labels, class_counts, *options, use_triton=self.use_triton
+        ).sum()
 
     def count(self, labels: Tensor, is_training_step: bool) -> Tensors:
         """Add the batch to the counts in a training step.

@@ -1,5 +1,7 @@
 """Tests of losses on the GPU: values, gradients, counts and the number of synchronizations."""
 
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -19,8 +22,12 @@ from d2_seesaw.losses import (
     progressive_constraint,
     seesaw_cross_entropy,
 )
+from d2_seesaw.losses._common import note_label_range
 from tests.gpu.agreement import assert_agrees
 from tests.losses.all_losses import ROI_LOSSES
+from tests.losses.fused.test_seesaw import KERNEL_CASES
+from tests.modeling.roi_heads import parts
+from tests.modeling.roi_heads.test_host_reads import HEADS
 
 pytestmark = pytest.mark.gpu
 every_loss = pytest.mark.parametrize("new_loss", ROI_LOSSES.values(), ids=ROI_LOSSES.keys())
@@ -206,3 +213,46 @@ def test_synchronizations_do_not_depend_on_the_number_of_classes(new_loss, devic
     forward, backward = many
     assert forward <= 2
     assert backward == 0
+
+
+@every_loss
+def test_no_synchronization_once_the_range_of_the_labels_is_known(new_loss, device):
+    if device.type != "cuda":
+        pytest.skip("counts what CUDA reports")
+    loss = new_loss(C).to(device)
+    logits = torch.randn(512, loss.num_logits, device=device, requires_grad=True)
+    labels = torch.randint(-1, C + 1, (512,), device=device)
+    sum(loss(logits, labels).values()).backward()  # warm-up
+    note_label_range(labels, -1, C)  # as the box predictor does
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        sum(loss(logits, labels).values()).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize(("ours", "stock"), HEADS.values(), ids=HEADS.keys())
+def test_roi_heads_synchronize_less_often_than_detectron2s(ours, stock, device):
+    if device.type != "cuda":
+        pytest.skip("counts what CUDA reports")
+    waits = []
+    for new_heads in (ours, stock):
+        heads = new_heads().to(device)
+        features, proposals, targets = parts.batch()
+        features = {k: v.detach().to(device).requires_grad_() for k, v in features.items()}
+        batch = features, [p.to(device) for p in proposals], [t.to(device) for t in targets]
+        with EventStorage():
+            parts.losses_of(heads, batch)  # warm-up
+            waits.append(
+                synchronizations(lambda h=heads, b=batch: sum(parts.losses_of(h, b).values()))
+            )
+    assert waits[0] < waits[1]
+
+
+def test_the_kernel_of_seesaw_loss_meets_its_claims_on_the_gpu(device):
+    pytest.importorskip("triton")
+    if device.type != "cuda":
+        pytest.skip("fused/test_seesaw.py runs it in Triton's interpreter")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(KERNEL_CASES)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -4,6 +4,7 @@ from collections import Counter
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -27,6 +28,39 @@ class OperatorLog(TorchDispatchMode):
         tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         self.largest = max([self.largest, *(t.untyped_storage().nbytes() for t in tensors)])
         return result
+
+
+class HostReads(TorchFunctionMode):
+    """Recorder of the calls that make the host wait for a GPU, also where there is none.
+
+    Each reads values of a tensor, or a number of elements that depends on them, or copies values of
+    the host to the device.
+
+    Attributes:
+        calls: number of calls by name.
+    """
+
+    READS = (
+        *("item", "tolist", "nonzero", "argwhere", "unique", "bincount", "masked_select", "equal"),
+        *("__bool__", "__int__", "__float__", "__index__", "__array__", "numpy", "cpu"),
+        *("multinomial", "tensor", "new_tensor", "as_tensor"),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name = getattr(func, "__name__", "")
+        if name in ("__getitem__", "__setitem__"):
+            # Masked assignment of a number is masked_fill, which does not wait.
+            is_fill = name == "__setitem__" and not isinstance(args[2], Tensor)
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            masks = [i for i in index if isinstance(i, Tensor) and i.dtype == torch.bool]
+            self.calls["mask"] += len(masks) if not is_fill else 0
+        elif name in self.READS:
+            self.calls[name] += 1
+        return func(*args, **(kwargs or {}))
 
 
 class SavedForBackward(torch.autograd.graph.saved_tensors_hooks):

@@ -5,12 +5,11 @@ C classes. Shapes: see :mod:`d2_seesaw.losses.dense.base`.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from d2_seesaw.losses._first_pass import once
 from d2_seesaw.losses.dense.base import CHUNK_SIZE, DenseLoss
-from d2_seesaw.losses.seesaw import check_hyper_parameters, seesaw_logits
+from d2_seesaw.losses.seesaw import check_hyper_parameters, seesaw_losses
 
 
 class SeesawCrossEntropyLoss(DenseLoss):
@@ -108,7 +107,5 @@ class SeesawCrossEntropyLoss(DenseLoss):
 
     def loss_sum(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         """Sum the Seesaw cross-entropy over the pixels that are not ignored."""
-        # Ignored pixels need a valid class here; cross-entropy then drops them.
-        valid_labels = torch.where(labels == self.ignore_index, 0, labels)
-        shifted = seesaw_logits(logits, valid_labels, weights, self.p, self.q, self.eps)
-        return F.cross_entropy(shifted, labels, ignore_index=self.ignore_index, reduction="sum")
+        options = (self.p, self.q, self.eps)
+        return seesaw_losses(logits, labels, weights, *options, ignored=self.ignore_index).sum()

@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, _log_classification_stats
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from d2_seesaw.layers import LayerFactory
 from d2_seesaw.losses import ClassificationLoss, VerifiedClassificationLoss
+from d2_seesaw.losses._common import note_label_range
 
 Predictions = tuple[Tensor, Tensor]
 """``(R, L)`` logits and ``(R, 4)`` or ``(R, 4 C)`` box deltas."""
@@ -109,10 +111,8 @@ class LossDrivenOutputLayers(FastRCNNOutputLayers):
         proposals: list[Instances],
         log_as: str,
     ) -> dict[str, Tensor]:
-        counted = labels >= 0
         with torch.no_grad():
-            scores = cls_loss.scores(logits[counted])
-            _log_classification_stats(scores, labels[counted], log_as)
+            _log_accuracies(cls_loss.scores(logits), labels, log_as)
         if isinstance(cls_loss, VerifiedClassificationLoss):
             verified = verified_classes_of(proposals, cls_loss.num_classes, logits.device)
             losses = cls_loss(logits, labels, verified_classes=verified)
@@ -138,6 +138,36 @@ class LossDrivenOutputLayers(FastRCNNOutputLayers):
     def scoring_classifiers(self) -> list[tuple[nn.Module, ClassificationLoss]]:
         """Return the classifiers that the scores come from, with their losses."""
         return [(self.cls_score, self.cls_loss)]
+
+
+def _log_accuracies(scores: Tensor, labels: Tensor, log_as: str) -> None:
+    """Write Detectron2's accuracies of the RoIs that are not ignored to the event storage.
+
+    Detectron2 waits for a GPU six times to do so. Here the numbers are read at once, along with the
+    range of the labels, which the loss then need not read.
+
+    Args:
+        scores: ``(R, C + 1)``, background last.
+        labels: ``(R,)`` classes, C for background, negative to ignore.
+        log_as: prefix of the names.
+    """
+    if labels.numel() == 0:
+        return
+    predicted, background = scores.argmax(dim=1), scores.shape[1] - 1
+    is_object = (labels >= 0) & (labels < background)
+    is_hit = predicted == labels
+    of_objects = (is_object, is_object & is_hit, is_object & (predicted == background))
+    counts = [mask.sum() for mask in (labels >= 0, is_hit, *of_objects)]
+    smallest, largest, counted, hits, objects, found, missed = torch.stack(
+        [*labels.long().aminmax(), *counts]
+    ).tolist()
+    note_label_range(labels, smallest, largest)
+    storage = get_event_storage()
+    if counted > 0:
+        storage.put_scalar(f"{log_as}/cls_accuracy", hits / counted)
+    if objects > 0:
+        storage.put_scalar(f"{log_as}/fg_cls_accuracy", found / objects)
+        storage.put_scalar(f"{log_as}/false_negative", missed / objects)
 
 
 def calibrated(predictor: nn.Module, scores: list[Tensor]) -> list[Tensor]:
@@ -217,9 +247,8 @@ def verified_classes_of(
             "the classification loss needs the classes that were verified in each image: use "
             "d2_seesaw.modeling.FederatedRCNN as the model, with a proposal generator"
         )
-    images = torch.stack([size.verified_classes for size in sizes])
-    rois = torch.tensor([len(p) for p in proposals], device=device)
-    return images.repeat_interleave(rois, dim=0, output_size=sum(map(len, proposals)))
+    rows = [s.verified_classes.expand(len(p), -1) for s, p in zip(sizes, proposals, strict=True)]
+    return torch.cat(rows)
 
 
 class TwoSidedBox2BoxTransform(Box2BoxTransform):
@@ -237,6 +266,7 @@ class TwoSidedBox2BoxTransform(Box2BoxTransform):
         """Apply ``(R, 4 k)`` deltas to ``(R, 4)`` boxes; return ``(R, 4 k)`` boxes."""
         deltas = deltas.float()
         smallest = deltas.new_full((4,), -torch.inf)
-        smallest[2:] = -self.scale_clamp * smallest.new_tensor(self.weights[2:])
+        for side in (2, 3):  # one by one: a new tensor of both would wait for a GPU
+            smallest[side] = -self.scale_clamp * self.weights[side]
         limited = torch.maximum(deltas.view(deltas.shape[0], deltas.shape[1] // 4, 4), smallest)
         return super().apply_deltas(limited.view_as(deltas), boxes)
