@@ -20,15 +20,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from d2_seesaw.evaluation.lvis.curves import curves
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
-from d2_seesaw.evaluation.lvis.matching import (
-    Matches,
-    ScoredDetections,
-    match,
-    overlaps,
-    scored_detections,
-)
-from d2_seesaw.evaluation.lvis.rules import AREA_RANGES, IOU_THRESHOLDS, METRICS, RECALL_THRESHOLDS
+from d2_seesaw.evaluation.lvis.matching import Matches, match
+from d2_seesaw.evaluation.lvis.overlaps import overlaps
+from d2_seesaw.evaluation.lvis.rules import AREA_RANGES, IOU_THRESHOLDS, METRICS
+from d2_seesaw.evaluation.lvis.selection import ScoredDetections, scored_detections
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 
@@ -183,44 +180,5 @@ def _is_outside(areas: np.ndarray) -> np.ndarray:
 
 def precision_and_recall(matched: MatchedDetections) -> tuple[np.ndarray, np.ndarray]:
     """Return ``(T, R, K, A)`` precision and ``(T, K, A)`` recall, -1 without ground truth."""
-    scored, matches, objects = matched.scored, matched.matches, matched.objects
-    (K, A), T = objects.shape, len(IOU_THRESHOLDS)
-    precision = np.full((T, len(RECALL_THRESHOLDS), K, A), -1.0)
-    recall = np.full((T, K, A), -1.0)
-    bounds = np.searchsorted(matched.categories, np.arange(K + 1))
-    match_bounds = np.searchsorted(matches.detections, bounds)
-    for k in np.flatnonzero(objects.any(axis=1)):
-        here = slice(bounds[k], bounds[k + 1])
-        # Stable: equal scores are sorted by image.
-        order = np.argsort(-scored.scores[here], kind="stable")
-        place = np.empty_like(order)
-        place[order] = np.arange(len(order))
-        with_edges = slice(match_bounds[k], match_bounds[k + 1])
-        columns = place[matches.detections[with_edges] - bounds[k]]
-        for a in np.flatnonzero(objects[k]):
-            right = np.zeros((T, len(order)), dtype=bool)
-            right[:, columns] = matches.found[with_edges, :, a].T
-            wrong = np.repeat(~matched.never_wrong[here, a][order][None], T, axis=0)
-            wrong[:, columns] &= ~(right[:, columns] | matches.ignored[with_edges, :, a].T)
-            curve, recall[:, k, a] = _curves(right, wrong, int(objects[k, a]))
-            precision[:, :, k, a] = curve
-    return precision, recall
-
-
-def _curves(right: np.ndarray, wrong: np.ndarray, objects: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``(T, R)`` precision and ``(T,)`` recall of ``(T, D)`` detections by score."""
-    counted = (right | wrong).any(axis=0)
-    right, wrong = right[:, counted], wrong[:, counted]
-    precision = np.zeros((len(right), len(RECALL_THRESHOLDS)))
-    if not right.shape[1]:
-        return precision, np.zeros(len(right))
-    num_right = np.cumsum(right, axis=1, dtype=float)
-    num_wrong = np.cumsum(wrong, axis=1, dtype=float)
-    recall = num_right / objects
-    at_rank = num_right / (num_wrong + num_right + np.spacing(1))
-    best_from_rank = np.maximum.accumulate(at_rank[:, ::-1], axis=1)[:, ::-1]
-    for t, row in enumerate(recall):
-        ranks = np.searchsorted(row, RECALL_THRESHOLDS, side="left")
-        reached = ranks < len(row)
-        precision[t, reached] = best_from_rank[t, ranks[reached]]
-    return precision, recall[:, -1]
+    scores = matched.scored.scores  # by image, as equal scores of a category are ranked
+    return curves(scores, matched.categories, matched.matches, matched.never_wrong, matched.objects)

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
-from d2_seesaw.evaluation.lvis import matching
+from d2_seesaw.evaluation.lvis import overlaps as overlaps_module
+from d2_seesaw.evaluation.lvis import selection
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
-from d2_seesaw.evaluation.lvis.matching import overlaps, scored_detections
+from d2_seesaw.evaluation.lvis.overlaps import overlaps
+from d2_seesaw.evaluation.lvis.selection import scored_detections
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from tests.evaluation.federated_cases import area, federated_case, shape
@@ -130,8 +132,8 @@ def test_edges_are_sorted_by_detection_then_iou_then_object():
 def test_the_block_size_does_not_change_the_result(monkeypatch, task):
     case = federated_case(2, *TRAITS)
     scored, edges = scored_and_edges(*case, task)
-    monkeypatch.setattr(matching, "_CANDIDATES_PER_BLOCK", 2)
-    monkeypatch.setattr(matching, "_MASKS_PER_CALL", 3)
+    monkeypatch.setattr(overlaps_module, "_CANDIDATES_PER_BLOCK", 2)
+    monkeypatch.setattr(selection, "_MASKS_PER_CALL", 3)
     again, same_edges = scored_and_edges(*case, task)
     for one, other in ((scored, again), (edges, same_edges)):
         for name, value in vars(one).items():
