@@ -69,10 +69,10 @@ def scores_of_curves(
         "AP50": _percent(every_area[_at(0.5)]),
         "AP75": _percent(every_area[_at(0.75)]),
         **{f"AP{s}": _percent(precision[..., a]) for a, s in enumerate("sml", start=1)},
-        **{f"AP{g}": _percent(every_area[..., i]) for g, i in groups.items()},
+        **{f"AP{g}": _percent(every_area, i) for g, i in groups.items()},
         "AR": _percent(recall[..., 0]),
         **{f"AR{s}": _percent(recall[..., a]) for a, s in enumerate("sml", start=1)},
-        **{f"AR{g}": _percent(recall[:, i, 0]) for g, i in groups.items()},
+        **{f"AR{g}": _percent(recall[..., 0], i) for g, i in groups.items()},
     }
     category_precision = every_area[..., : len(category_ids)]
     return LVISScores(
@@ -88,15 +88,19 @@ def _at(threshold: float) -> np.ndarray:
     return np.isclose(IOU_THRESHOLDS, threshold)
 
 
-def _percent(values: np.ndarray) -> float:
-    present = values[values > -1]
-    return 100 * float(present.mean()) if present.size else math.nan
+def _percent(values: np.ndarray, categories: np.ndarray | None = None) -> float:
+    """Return the mean in percent over the categories, the last axis, that have ground truth."""
+    first = values[(0,) * (values.ndim - 1)]  # the whole curve of a category is -1, or nothing
+    chosen = np.flatnonzero(first > -1)
+    if categories is not None:
+        chosen = np.intersect1d(chosen, categories)
+    present = np.take(values, chosen, axis=-1)
+    return 100 * float(present.reshape(-1).mean()) if present.size else math.nan
 
 
 def _by_category(curves: np.ndarray) -> np.ndarray:
     """Return the ``(K,)`` means in percent of ``(T, R, K)`` curves; ``nan`` where they are -1."""
-    absent = (curves < 0).any(axis=(0, 1))
-    return np.where(absent, np.nan, 100 * curves.mean(axis=(0, 1)))
+    return np.where(curves[0, 0] < 0, np.nan, 100 * curves.mean(axis=(0, 1)))
 
 
 @dataclass(frozen=True)
