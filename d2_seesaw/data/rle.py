@@ -79,14 +79,30 @@ class MaskColumns:
 
     def rles(self, rows: np.ndarray | slice) -> list[dict[str, Any]]:
         """Return the encodings of the given rows as pycocotools takes them, counts in bytes."""
+        return [
+            {"size": size, "counts": text}
+            for size, text in zip(self.sizes[rows].tolist(), self.texts(rows), strict=True)
+        ]
+
+    def texts(self, rows: np.ndarray | slice) -> list[bytes]:
+        """Return the compressed counts of the given rows."""
         counts: Any = self.counts
         text = memoryview(counts)
         starts = self._starts[:-1][rows].tolist()
         ends = self._starts[1:][rows].tolist()
-        return [
-            {"size": size, "counts": bytes(text[start:end])}
-            for size, start, end in zip(self.sizes[rows].tolist(), starts, ends, strict=True)
-        ]
+        return [bytes(text[start:end]) for start, end in zip(starts, ends, strict=True)]
+
+    def shared_sizes(self, rows: np.ndarray) -> list[list[int]]:
+        """Return the sizes of the given rows; equal neighbors share a list, to save its memory."""
+        sizes = self.sizes[rows]
+        changes = np.flatnonzero((sizes[1:] != sizes[:-1]).any(axis=1)) + 1
+        starts = np.concatenate([[0], changes]) if len(sizes) else changes
+        shared: list[list[int]] = []
+        for size, number in zip(
+            sizes[starts].tolist(), np.diff(starts, append=len(sizes)).tolist(), strict=True
+        ):
+            shared += [size] * number
+        return shared
 
     def take(self, rows: np.ndarray) -> MaskColumns:
         """Select rows, in the given order."""

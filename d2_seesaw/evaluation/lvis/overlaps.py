@@ -9,16 +9,15 @@ Shapes in this module:
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
+from d2_seesaw.evaluation.lvis.mask_overlaps import mask_ious
 from d2_seesaw.evaluation.lvis.rules import IOU_THRESHOLDS
-from d2_seesaw.evaluation.lvis.selection import ScoredDetections
+from d2_seesaw.evaluation.lvis.selection import ScoredDetections, boxes_of, masks_of
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.ordering import stable_order, starts_of_runs
 from d2_seesaw.utils.progress import Progress
@@ -60,16 +59,19 @@ def overlaps(
         keys[0] = keys[0] + ground_truth.categories * len(ground_truth.image_ids)
         order = stable_order(keys[0])
     first, number = _objects_of_pairs(keys[0][order], scored.pairs)
-    compare = _box_ious if task == "bbox" else _mask_ious
     found = [(np.zeros(0, int), np.zeros(0, int), np.zeros(0))]
     work = {"total": int(number.sum()), "unit": "overlap"}
     with Progress(f"comparing with the ground truth ({task})", **work) as progress:
         for block in _blocks(number):
             n = number[block]
             place = np.arange(n.sum()) + np.repeat(first[block] - (np.cumsum(n) - n), n)
-            objects = order[place]
-            candidates = _Candidates(scored.rows[block], scored.areas[block], n, objects)
-            ious = compare(ground_truth, detections, candidates)
+            objects, rows = order[place], scored.rows[block]
+            if task == "bbox":
+                ious = _box_ious(ground_truth, boxes_of(detections)[rows], n, objects)
+            else:
+                own = rows, scored.areas[block]
+                masks = masks_of(detections)
+                ious = mask_ious(ground_truth, masks, *own, n, objects, least_iou)
             enough = np.flatnonzero(ious >= least_iou)
             found.append((np.repeat(block, n)[enough], place[enough], ious[enough]))
             progress.update(len(place))
@@ -118,31 +120,22 @@ def _sort_edges(detections: np.ndarray, objects: np.ndarray, ious: np.ndarray) -
     objects[rows], ious[rows] = objects[order], ious[order]
 
 
-@dataclass(frozen=True)
-class _Candidates:
-    """Detections of a block, each with all objects of its pair.
-
-    Attributes:
-        rows: Rows in the ``Detections``.
-        areas: Their areas.
-        number: Number of objects of each detection.
-        objects: ``(C,)`` rows of the ground truth, detection by detection.
-    """
-
-    rows: np.ndarray
-    areas: np.ndarray
-    number: np.ndarray
-    objects: np.ndarray
-
-
 def _box_ious(
-    ground_truth: GroundTruthColumns, detections: Detections, block: _Candidates
+    ground_truth: GroundTruthColumns,
+    boxes: np.ndarray,
+    number: np.ndarray,
+    objects: np.ndarray,
 ) -> np.ndarray:
-    """Compute box IoUs that equal those of pycocotools bit for bit."""
-    if detections.boxes is None:
-        raise ValueError("Task 'bbox' needs detections with boxes, these have none")
-    found = np.repeat(detections.boxes[block.rows].T.astype(float), block.number, axis=1)
-    there = np.ascontiguousarray(ground_truth.boxes[block.objects].T)
+    """Return ``(C,)`` box IoUs that equal those of pycocotools bit for bit.
+
+    Args:
+        ground_truth: The annotations.
+        boxes: Boxes of the detections of a block.
+        number: Number of objects of each of them.
+        objects: ``(C,)`` rows of these objects, detection by detection.
+    """
+    found = np.repeat(boxes.T.astype(float), number, axis=1)
+    there = np.ascontiguousarray(ground_truth.boxes[objects].T)
     width, height = (
         np.minimum(found[i + 2] + found[i], there[i + 2] + there[i])
         - np.maximum(found[i], there[i])
@@ -150,27 +143,3 @@ def _box_ious(
     )
     shared = np.where((width > 0) & (height > 0), width * height, 0)
     return shared / (found[2] * found[3] + there[2] * there[3] - shared)
-
-
-def _mask_ious(
-    ground_truth: GroundTruthColumns, detections: Detections, block: _Candidates
-) -> np.ndarray:
-    """Compute mask IoUs with pycocotools, one call for each pair."""
-    from pycocotools import mask as mask_utils
-
-    masks = detections.masks
-    if masks is None:
-        raise ValueError("Task 'segm' needs detections with masks, these have none")
-    ious = np.empty(len(block.objects))
-    ends = np.cumsum(block.number)
-    # Detections of one pair have the same first object.
-    starts = np.flatnonzero(starts_of_runs(block.objects[ends - block.number]))
-    for start, stop in itertools.pairwise([*starts.tolist(), len(ends)]):
-        begin, end = ends[start] - block.number[start], ends[stop - 1]
-        there = block.objects[begin : ends[start]]
-        found: Any = masks.rles(block.rows[start:stop])
-        true: Any = [ground_truth.rle(g) for g in there.tolist()]
-        is_crowd = np.zeros(len(there), dtype=np.uint8)
-        matrix: Any = mask_utils.iou(found, true, is_crowd)
-        ious[begin:end] = matrix.reshape(-1)
-    return ious

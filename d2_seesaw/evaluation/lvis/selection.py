@@ -13,16 +13,16 @@ Shapes in this module:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from d2_seesaw.data.rle import MaskColumns
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns, index_of
+from d2_seesaw.evaluation.lvis.mask_overlaps import mask_areas
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from d2_seesaw.evaluation.predictions.ordering import descending_keys, stable_order
 
-_MASKS_PER_CALL = 200  # pycocotools 2.0.11 with NumPy 2 overflows in ``area`` at 256
 _LARGEST_TABLE = 2**26  # pairs of a byte each; LVIS v1's validation set has 24 million
 _VERIFIED, _OPEN = np.uint8(1), np.uint8(2)
 
@@ -124,19 +124,21 @@ def _state_of_pairs(ground_truth: GroundTruthColumns, pairs: np.ndarray) -> np.n
 def _areas(detections: Detections, task: str, rows: np.ndarray) -> np.ndarray:
     if not len(rows):
         return np.zeros(0)
-    if task == "bbox":
-        if detections.boxes is None:
-            raise ValueError("Task 'bbox' needs detections with boxes, these have none")
-        width, height = detections.boxes[rows, 2:].T.astype(float)
-        return width * height
-    from pycocotools import mask as mask_utils
+    if task == "segm":
+        return mask_areas(masks_of(detections), rows)
+    width, height = boxes_of(detections)[rows, 2:].T.astype(float)
+    return width * height
 
-    masks = detections.masks
-    if masks is None:
+
+def boxes_of(detections: Detections) -> np.ndarray:
+    """Return the boxes, or raise a ``ValueError`` if there are none."""
+    if detections.boxes is None:
+        raise ValueError("Task 'bbox' needs detections with boxes, these have none")
+    return detections.boxes
+
+
+def masks_of(detections: Detections) -> MaskColumns:
+    """Return the masks, or raise a ``ValueError`` if there are none."""
+    if detections.masks is None:
         raise ValueError("Task 'segm' needs detections with masks, these have none")
-    areas = np.zeros(len(rows))
-    for start in range(0, len(rows), _MASKS_PER_CALL):
-        block = slice(start, start + _MASKS_PER_CALL)
-        rles: Any = masks.rles(rows[block])
-        areas[block] = mask_utils.area(rles)
-    return areas
+    return detections.masks

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
+from d2_seesaw.evaluation.lvis import mask_overlaps
 from d2_seesaw.evaluation.lvis import overlaps as overlaps_module
-from d2_seesaw.evaluation.lvis import selection
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.lvis.overlaps import overlaps
 from d2_seesaw.evaluation.lvis.selection import scored_detections
@@ -133,7 +133,7 @@ def test_the_block_size_does_not_change_the_result(monkeypatch, task):
     case = federated_case(2, *TRAITS)
     scored, edges = scored_and_edges(*case, task)
     monkeypatch.setattr(overlaps_module, "_CANDIDATES_PER_BLOCK", 2)
-    monkeypatch.setattr(selection, "_MASKS_PER_CALL", 3)
+    monkeypatch.setattr(mask_overlaps, "_MASKS_PER_CALL", 3)
     again, same_edges = scored_and_edges(*case, task)
     for one, other in ((scored, again), (edges, same_edges)):
         for name, value in vars(one).items():
