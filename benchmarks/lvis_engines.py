@@ -63,7 +63,11 @@ def hotcoco(data: dict[str, Any], detections: Detections, task: str) -> Run:
     from hotcoco import COCO, COCOeval
 
     truth = COCO(_complete(data))
-    found = truth.load_res(list(detections.results(task)))
+    if task == "bbox" and detections.boxes is not None:
+        columns = (detections.image_ids, detections.boxes, detections.scores)
+        found = truth.load_res(np.column_stack([*columns, detections.category_ids]))
+    else:
+        found = truth.load_res(list(detections.results(task)))
     return lambda: _coco_style(COCOeval(truth, found, task, lvis_style=True))
 
 
@@ -101,9 +105,11 @@ def vernier(data: dict[str, Any], detections: Detections, task: str) -> Run:
     from vernier import instance
 
     truth = instance.CocoDataset.from_lvis_json(json.dumps(_complete(data)).encode())
-    found = json.dumps(list(detections.results(task))).encode()
+    # It requires boxes beside masks, and would take their areas.
+    found = json.dumps(list(detections.results("bbox" if task == "bbox" else None))).encode()
     name = "evaluate_bbox_grid" if task == "bbox" else "evaluate_segm_grid"
     options = {"parity_mode": "strict", "max_dets_per_image": LIMIT, "use_cats": True}
+    options["dt_area"] = "bbox" if task == "bbox" else "mask"
 
     def run() -> np.ndarray:
         grid = getattr(instance, name)(truth, found, **options, num_threads=1)
