@@ -51,7 +51,10 @@ def memory(prepare: Prepare, case: tuple[Any, ...]) -> Cost:
     run = prepare(*case)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    precision = run()
+    try:
+        precision = run()
+    except MemoryError:
+        return Cost(np.nan, np.inf, {0: np.nan})
     seconds = time.perf_counter() - start
     added = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     values = precision[..., 0]
@@ -60,16 +63,23 @@ def memory(prepare: Prepare, case: tuple[Any, ...]) -> Cost:
 
 def print_times(engines: dict[str, Prepare], case: tuple[Any, ...], rounds: int) -> None:
     """Print a row for each engine."""
-    seconds = times(engines, case, rounds)
+    # First, because threads of an engine do not survive in the fork of a process that used it.
+    costs = {
+        name: in_new_process(functools.partial(memory, prepare, case))
+        for name, prepare in engines.items()
+    }
+    enough = {name: p for name, p in engines.items() if np.isfinite(costs[name].gigabytes)}
+    for name in engines.keys() - enough.keys():
+        print(f"{name} is left out: it needs more memory than there is")
+    seconds = times(enough, case, rounds)
     print("| engine | seconds | this project / engine (quartiles) | added GB | AP |")
     print("|---|---|---|---|---|")
-    for name, prepare in engines.items():
+    for name in enough:
         ratio = np.divide(seconds["this project"], seconds[name])
         low, middle, high = np.quantile(ratio, [0.25, 0.5, 0.75])
-        cost = in_new_process(functools.partial(memory, prepare, case))
         print(
             f"| {name} | {np.median(seconds[name]):.2f} | {middle:.2f} ({low:.2f} to {high:.2f}) "
-            f"| {cost.gigabytes:.2f} | {100 * cost.category_ap[0]:.4f} |",
+            f"| {costs[name].gigabytes:.2f} | {100 * costs[name].category_ap[0]:.4f} |",
             flush=True,
         )
 
