@@ -26,8 +26,9 @@ from d2_seesaw.data.frequency import GROUPS
 from d2_seesaw.evaluation.analysis import Confusion, ConfusionExample, LongTailAnalysis
 from d2_seesaw.evaluation.lvis.annotations import UNKNOWN_FREQUENCY
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns, index_of
-from d2_seesaw.evaluation.lvis.matching import ScoredDetections, overlaps, scored_detections
 from d2_seesaw.evaluation.lvis.metrics import ignored_objects
+from d2_seesaw.evaluation.lvis.overlaps import overlaps
+from d2_seesaw.evaluation.lvis.selection import ScoredDetections, scored_detections
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from d2_seesaw.evaluation.tables import CategoryResult

@@ -26,8 +26,9 @@ import numpy as np
 from d2_seesaw.evaluation.analysis.calibration import detection_outcomes
 from d2_seesaw.evaluation.analysis.confusion import assign_to_objects, label_objects
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
-from d2_seesaw.evaluation.lvis.matching import ScoredDetections, overlaps
 from d2_seesaw.evaluation.lvis.metrics import match_detections
+from d2_seesaw.evaluation.lvis.overlaps import overlaps
+from d2_seesaw.evaluation.lvis.selection import ScoredDetections
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 

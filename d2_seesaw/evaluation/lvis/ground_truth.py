@@ -26,6 +26,8 @@ from d2_seesaw.data.annotations.table import AnnotationTable
 from d2_seesaw.data.frequency import GROUPS
 from d2_seesaw.data.rle import encode_segmentation
 
+_LONGEST_TABLE = 4  # entries of a look-up table for each number that is looked up
+
 
 @dataclass(frozen=True)
 class GroundTruthColumns:
@@ -164,8 +166,21 @@ def index_of(values: np.ndarray, ascending: np.ndarray) -> np.ndarray:
     comparable = (values.dtype.kind in "US") == (ascending.dtype.kind in "US")
     if not len(ascending) or not len(values) or not comparable:
         return np.full(len(values), -1)
+    if values.dtype.kind == ascending.dtype.kind == "i":
+        first, span = int(ascending[0]), int(ascending[-1]) - int(ascending[0]) + 1
+        if span <= _LONGEST_TABLE * (len(values) + len(ascending)):
+            return _index_in_table(values, ascending, first, span)
     places = np.searchsorted(ascending, values).clip(max=len(ascending) - 1)
     return np.where(ascending[places] == values, places, -1)
+
+
+def _index_in_table(values: np.ndarray, ascending: np.ndarray, first: int, span: int) -> np.ndarray:
+    """Do the work of ``index_of`` for integers with a table, several times as fast."""
+    table = np.full(span + 1, -1)
+    table[ascending - first] = np.arange(len(ascending))
+    # Unsigned, smaller values are larger than the span; a difference that overflows is, too.
+    offsets = (values.astype(np.int64, copy=False) - first).view(np.uint64)
+    return table[np.minimum(offsets, np.uint64(span)).view(np.int64)]
 
 
 def _pairs(ids_per_image: Sequence[Collection[int]], category_ids: np.ndarray) -> np.ndarray:

@@ -20,15 +20,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from d2_seesaw.evaluation.lvis.curves import curves
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
-from d2_seesaw.evaluation.lvis.matching import (
-    Matches,
-    ScoredDetections,
-    match,
-    overlaps,
-    scored_detections,
-)
-from d2_seesaw.evaluation.lvis.rules import AREA_RANGES, IOU_THRESHOLDS, METRICS, RECALL_THRESHOLDS
+from d2_seesaw.evaluation.lvis.matching import Matches, match
+from d2_seesaw.evaluation.lvis.overlaps import overlaps
+from d2_seesaw.evaluation.lvis.rules import AREA_RANGES, IOU_THRESHOLDS, METRICS
+from d2_seesaw.evaluation.lvis.selection import ScoredDetections, scored_detections
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 
@@ -72,10 +69,10 @@ def scores_of_curves(
         "AP50": _percent(every_area[_at(0.5)]),
         "AP75": _percent(every_area[_at(0.75)]),
         **{f"AP{s}": _percent(precision[..., a]) for a, s in enumerate("sml", start=1)},
-        **{f"AP{g}": _percent(every_area[..., i]) for g, i in groups.items()},
+        **{f"AP{g}": _percent(every_area, i) for g, i in groups.items()},
         "AR": _percent(recall[..., 0]),
         **{f"AR{s}": _percent(recall[..., a]) for a, s in enumerate("sml", start=1)},
-        **{f"AR{g}": _percent(recall[:, i, 0]) for g, i in groups.items()},
+        **{f"AR{g}": _percent(recall[..., 0], i) for g, i in groups.items()},
     }
     category_precision = every_area[..., : len(category_ids)]
     return LVISScores(
@@ -91,15 +88,19 @@ def _at(threshold: float) -> np.ndarray:
     return np.isclose(IOU_THRESHOLDS, threshold)
 
 
-def _percent(values: np.ndarray) -> float:
-    present = values[values > -1]
-    return 100 * float(present.mean()) if present.size else math.nan
+def _percent(values: np.ndarray, categories: np.ndarray | None = None) -> float:
+    """Return the mean in percent over the categories, the last axis, that have ground truth."""
+    first = values[(0,) * (values.ndim - 1)]  # the whole curve of a category is -1, or nothing
+    chosen = np.flatnonzero(first > -1)
+    if categories is not None:
+        chosen = np.intersect1d(chosen, categories)
+    present = np.take(values, chosen, axis=-1)
+    return 100 * float(present.reshape(-1).mean()) if present.size else math.nan
 
 
 def _by_category(curves: np.ndarray) -> np.ndarray:
     """Return the ``(K,)`` means in percent of ``(T, R, K)`` curves; ``nan`` where they are -1."""
-    absent = (curves < 0).any(axis=(0, 1))
-    return np.where(absent, np.nan, 100 * curves.mean(axis=(0, 1)))
+    return np.where(curves[0, 0] < 0, np.nan, 100 * curves.mean(axis=(0, 1)))
 
 
 @dataclass(frozen=True)
@@ -183,44 +184,5 @@ def _is_outside(areas: np.ndarray) -> np.ndarray:
 
 def precision_and_recall(matched: MatchedDetections) -> tuple[np.ndarray, np.ndarray]:
     """Return ``(T, R, K, A)`` precision and ``(T, K, A)`` recall, -1 without ground truth."""
-    scored, matches, objects = matched.scored, matched.matches, matched.objects
-    (K, A), T = objects.shape, len(IOU_THRESHOLDS)
-    precision = np.full((T, len(RECALL_THRESHOLDS), K, A), -1.0)
-    recall = np.full((T, K, A), -1.0)
-    bounds = np.searchsorted(matched.categories, np.arange(K + 1))
-    match_bounds = np.searchsorted(matches.detections, bounds)
-    for k in np.flatnonzero(objects.any(axis=1)):
-        here = slice(bounds[k], bounds[k + 1])
-        # Stable: equal scores are sorted by image.
-        order = np.argsort(-scored.scores[here], kind="stable")
-        place = np.empty_like(order)
-        place[order] = np.arange(len(order))
-        with_edges = slice(match_bounds[k], match_bounds[k + 1])
-        columns = place[matches.detections[with_edges] - bounds[k]]
-        for a in np.flatnonzero(objects[k]):
-            right = np.zeros((T, len(order)), dtype=bool)
-            right[:, columns] = matches.found[with_edges, :, a].T
-            wrong = np.repeat(~matched.never_wrong[here, a][order][None], T, axis=0)
-            wrong[:, columns] &= ~(right[:, columns] | matches.ignored[with_edges, :, a].T)
-            curve, recall[:, k, a] = _curves(right, wrong, int(objects[k, a]))
-            precision[:, :, k, a] = curve
-    return precision, recall
-
-
-def _curves(right: np.ndarray, wrong: np.ndarray, objects: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``(T, R)`` precision and ``(T,)`` recall of ``(T, D)`` detections by score."""
-    counted = (right | wrong).any(axis=0)
-    right, wrong = right[:, counted], wrong[:, counted]
-    precision = np.zeros((len(right), len(RECALL_THRESHOLDS)))
-    if not right.shape[1]:
-        return precision, np.zeros(len(right))
-    num_right = np.cumsum(right, axis=1, dtype=float)
-    num_wrong = np.cumsum(wrong, axis=1, dtype=float)
-    recall = num_right / objects
-    at_rank = num_right / (num_wrong + num_right + np.spacing(1))
-    best_from_rank = np.maximum.accumulate(at_rank[:, ::-1], axis=1)[:, ::-1]
-    for t, row in enumerate(recall):
-        ranks = np.searchsorted(row, RECALL_THRESHOLDS, side="left")
-        reached = ranks < len(row)
-        precision[t, reached] = best_from_rank[t, ranks[reached]]
-    return precision, recall[:, -1]
+    scores = matched.scored.scores  # by image, as equal scores of a category are ranked
+    return curves(scores, matched.categories, matched.matches, matched.never_wrong, matched.objects)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2_seesaw.evaluation.predictions.detections import Detections
+from d2_seesaw.evaluation.predictions.ordering import rank_in_runs
 
 FIXED_AP_DETECTIONS = 10_000
 """Number of detections of a category, over all images, that AP-fixed scores."""
@@ -67,11 +68,3 @@ def _is_among_best(ids: np.ndarray, scores: np.ndarray, limit: int) -> np.ndarra
         best_first = rows[np.lexsort((-scores[rows], owner[rows]))]
         kept[best_first] = rank_in_runs(owner[best_first]) < limit
     return kept
-
-
-def rank_in_runs(values: np.ndarray) -> np.ndarray:
-    """Number the elements of each run of equal neighbors: ``[7, 7, 4] -> [0, 1, 0]``."""
-    positions = np.arange(len(values))
-    is_first = np.ones(len(values), dtype=bool)
-    is_first[1:] = values[1:] != values[:-1]
-    return positions - np.maximum.accumulate(np.where(is_first, positions, 0))

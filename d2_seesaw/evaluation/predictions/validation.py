@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 _LARGEST = 1e9  # pixels: no coordinate is larger
 _ROUNDING = 1e-6  # by which a probability in 16 or 32 bits may exceed 1
 _SHOWN = 3
-_MOST_JUDGED = 100_000  # boxes, from which another format is recognized
+_MOST_JUDGED = 20_000  # boxes, from which another format is recognized
 _COCO_IDS = tuple(category["id"] for category in COCO_CATEGORIES if category["isthing"])
 
 
@@ -145,9 +145,10 @@ def check_numbers(detections: Detections, *, any_scores: bool = False) -> None:
             )
     if detections.boxes is not None:
         boxes = detections.boxes
-        wrong = ~(np.abs(boxes) < _LARGEST).all(axis=1)
+        # By column, which is several times as fast as a reduction of so short an axis.
+        wrong = ~np.logical_and.reduce([np.abs(column) < _LARGEST for column in boxes.T])
         _refuse(detections, wrong, boxes, "a box that is not four finite numbers of pixels")
-        negative = (boxes[:, 2:] < 0).any(axis=1)
+        negative = (boxes[:, 2] < 0) | (boxes[:, 3] < 0)
         hint = "; boxes are left, top, width, height"
         _refuse(detections, negative, boxes, "a box with a negative width or height", hint=hint)
 
@@ -201,8 +202,8 @@ def _is_among(given: np.ndarray, known: np.ndarray) -> np.ndarray:
     if (given.dtype.kind == "U") != (known.dtype.kind == "U"):
         return np.zeros(len(given), dtype=bool)
     if given.dtype == np.uint64:
-        given = given.astype(np.int64)  # np.isin would round them
-    return np.isin(given, known)
+        given = given.astype(np.int64)  # a comparison with int64 would round them
+    return index_of(given, known) >= 0
 
 
 def _unknown(

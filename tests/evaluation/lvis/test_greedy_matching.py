@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from d2_seesaw.evaluation.lvis.matching import Edges, match
+from d2_seesaw.evaluation.lvis.matching import match
+from d2_seesaw.evaluation.lvis.overlaps import Edges
 from d2_seesaw.evaluation.lvis.rules import IOU_THRESHOLDS
 
 

@@ -124,6 +124,13 @@ def test_index_of_is_the_position_or_minus_one():
     assert index_of(np.array([5]), np.array([])).tolist() == [-1]
 
 
+@pytest.mark.parametrize("ids", [[-7, -6, 3], [2, 2**62], [-(2**63), -(2**63) + 1], [5]])
+def test_index_of_finds_ids_at_the_ends_of_their_type(ids):
+    values = [*ids, 2**63 - 1, -(2**63), 0, -1, 4]
+    expected = [ids.index(v) if v in ids else -1 for v in values]
+    assert index_of(np.array(values), np.array(ids)).tolist() == expected
+
+
 def fingerprint(data):
     return GroundTruthColumns.from_dataset(data).fingerprint()
 

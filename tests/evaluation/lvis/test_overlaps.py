@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
-from d2_seesaw.evaluation.lvis import matching
+from d2_seesaw.evaluation.lvis import mask_overlaps, selection
+from d2_seesaw.evaluation.lvis import overlaps as overlaps_module
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
-from d2_seesaw.evaluation.lvis.matching import overlaps, scored_detections
+from d2_seesaw.evaluation.lvis.overlaps import overlaps
+from d2_seesaw.evaluation.lvis.selection import scored_detections
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from tests.evaluation.federated_cases import area, federated_case, shape
@@ -130,8 +132,8 @@ def test_edges_are_sorted_by_detection_then_iou_then_object():
 def test_the_block_size_does_not_change_the_result(monkeypatch, task):
     case = federated_case(2, *TRAITS)
     scored, edges = scored_and_edges(*case, task)
-    monkeypatch.setattr(matching, "_CANDIDATES_PER_BLOCK", 2)
-    monkeypatch.setattr(matching, "_MASKS_PER_CALL", 3)
+    monkeypatch.setattr(overlaps_module, "_CANDIDATES_PER_BLOCK", 2)
+    monkeypatch.setattr(mask_overlaps, "_MASKS_PER_CALL", 3)
     again, same_edges = scored_and_edges(*case, task)
     for one, other in ((scored, again), (edges, same_edges)):
         for name, value in vars(one).items():
@@ -152,3 +154,35 @@ def test_a_detection_of_an_unknown_image_is_refused():
     results = [{"image_id": 7, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.5}]
     with pytest.raises(ValueError, match=r"Image id 7 of a detection .* start as \[4, 9\]"):
         scored_and_edges(data, results, "bbox")
+
+
+@pytest.mark.parametrize("cells", [0, 7, 10_000])
+def test_the_number_of_pairs_in_a_call_does_not_change_the_ious_of_masks(monkeypatch, cells):
+    case = federated_case(4, "many in a pair", "equal ious", "rle")
+    _, edges = scored_and_edges(*case, "segm")
+    monkeypatch.setattr(mask_overlaps, "_CELLS_PER_CALL", cells)
+    _, again = scored_and_edges(*case, "segm")
+    for name, value in vars(edges).items():
+        np.testing.assert_array_equal(vars(again)[name], value)
+    assert len(edges.ious) > 10
+
+
+def test_a_mask_of_exactly_half_the_area_of_an_object_is_an_edge():
+    # The ratio of the areas, from which masks are dropped before they are compared, is 0.5.
+    data = dataset("f")
+    square = add_object(data, 1, 1, [0, 0, 40, 40])
+    square["segmentation"] = [[0, 0, 40, 0, 40, 40, 0, 40]]
+    boxes = np.array([[0, 0, 40, 20], [0, 0, 40, 19]], dtype=float)
+    rles = mask_utils.frPyObjects(boxes, *(data["images"][0][k] for k in ("height", "width")))
+    results = [{"image_id": 1, "category_id": 1, "segmentation": r, "score": 0.5} for r in rles]
+    _, edges = scored_and_edges(data, results, "segm")
+    assert (edges.detections.tolist(), edges.ious.tolist()) == ([0], [0.5])
+
+
+def test_pairs_that_are_too_many_for_a_table_are_searched(monkeypatch):
+    case = federated_case(5, *TRAITS, *MORE_TRAITS)
+    scored, _ = scored_and_edges(*case, "bbox")
+    monkeypatch.setattr(selection, "_LARGEST_TABLE", 0)
+    again, _ = scored_and_edges(*case, "bbox")
+    for name, value in vars(scored).items():
+        np.testing.assert_array_equal(vars(again)[name], value)

@@ -2,11 +2,7 @@ import numpy as np
 import pytest
 
 from d2_seesaw.evaluation.predictions.detections import EMPTY, Detections
-from d2_seesaw.evaluation.predictions.limits import (
-    FIXED_AP_DETECTIONS,
-    DetectionLimits,
-    rank_in_runs,
-)
+from d2_seesaw.evaluation.predictions.limits import FIXED_AP_DETECTIONS, DetectionLimits
 
 
 def columns(images, categories, scores, mask_scores=None):
@@ -58,8 +54,3 @@ def test_fixed_ap_keeps_ten_thousand_of_a_category_over_all_images():
 
 def test_no_detections_have_no_rows():
     assert DetectionLimits().rows(EMPTY, "segm").tolist() == []
-
-
-def test_ranks_start_again_with_every_run():
-    assert rank_in_runs(np.array([7, 7, 4, 7, 7, 7])).tolist() == [0, 1, 0, 0, 1, 2]
-    assert rank_in_runs(np.array([])).tolist() == []
