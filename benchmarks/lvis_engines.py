@@ -6,6 +6,7 @@ reads fastest and returns the ``(T, R, K, A)`` precision, as lvis-api has it.
 
 import contextlib
 import copy
+import importlib
 import importlib.util
 import io
 import json
@@ -58,42 +59,39 @@ def lvis_api(data: dict[str, Any], detections: Detections, task: str) -> Run:
     return run
 
 
-def hotcoco(data: dict[str, Any], detections: Detections, task: str) -> Run:
+def hotcoco_engine(data: dict[str, Any], detections: Detections, task: str) -> Run:
     """Prepare hotcoco, https://github.com/derekallman/hotcoco."""
-    from hotcoco import COCO, COCOeval
-
-    truth = COCO(_complete(data))
+    hotcoco = importlib.import_module("hotcoco")
+    truth = hotcoco.COCO(_complete(data))
     if task == "bbox" and detections.boxes is not None:
         columns = (detections.image_ids, detections.boxes, detections.scores)
         found = truth.load_res(np.column_stack([*columns, detections.category_ids]))
     else:
         found = truth.load_res(list(detections.results(task)))
-    return lambda: _coco_style(COCOeval(truth, found, task, lvis_style=True))
+    return lambda: _coco_style(hotcoco.COCOeval(truth, found, task, lvis_style=True))
 
 
 def ultrafast_pycocotools(data: dict[str, Any], detections: Detections, task: str) -> Run:
     """Prepare ultrafast-pycocotools."""
-    from ultrafast_pycocotools.coco import COCO
-    from ultrafast_pycocotools.cocoeval import COCOeval
-
-    truth = COCO()
+    coco = importlib.import_module("ultrafast_pycocotools.coco")
+    cocoeval = importlib.import_module("ultrafast_pycocotools.cocoeval")
+    truth = coco.COCO()
     truth.dataset = _complete(data)
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         found = truth.loadRes(list(detections.results(task)))
-    return lambda: _coco_style(COCOeval(truth, found, task, lvis_style=True))
+    return lambda: _coco_style(cocoeval.COCOeval(truth, found, task, lvis_style=True))
 
 
 def faster_coco_eval(data: dict[str, Any], detections: Detections, task: str) -> Run:
     """Prepare faster-coco-eval."""
-    from faster_coco_eval import COCO, COCOeval_faster
-
+    peer = importlib.import_module("faster_coco_eval")
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(_complete(data))
+        truth = peer.COCO(_complete(data))
         found = truth.loadRes(list(detections.results(task)))
 
     def run() -> np.ndarray:
-        evaluation = COCOeval_faster(truth, found, task, lvis_style=True)
+        evaluation = peer.COCOeval_faster(truth, found, task, lvis_style=True)
         evaluation.params.maxDets = [LIMIT]
         return _coco_style(evaluation)
 
@@ -102,8 +100,7 @@ def faster_coco_eval(data: dict[str, Any], detections: Detections, task: str) ->
 
 def vernier(data: dict[str, Any], detections: Detections, task: str) -> Run:
     """Prepare vernier, which reads detections as JSON, in each run."""
-    from vernier import instance
-
+    instance = importlib.import_module("vernier.instance")
     truth = instance.CocoDataset.from_lvis_json(json.dumps(_complete(data)).encode())
     # It requires boxes beside masks, and would take their areas.
     found = json.dumps(list(detections.results("bbox" if task == "bbox" else None))).encode()
@@ -135,7 +132,7 @@ def _coco_style(evaluation: Any) -> np.ndarray:
 
 
 PEERS: dict[str, Prepare] = {
-    "hotcoco": hotcoco,
+    "hotcoco": hotcoco_engine,
     "ultrafast-pycocotools": ultrafast_pycocotools,
     "faster-coco-eval": faster_coco_eval,
     "vernier": vernier,

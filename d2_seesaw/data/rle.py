@@ -80,36 +80,18 @@ class MaskColumns:
 
     def rles(self, rows: np.ndarray | slice) -> list[dict[str, Any]]:
         """Return the encodings of the given rows as pycocotools takes them, counts in bytes."""
-        return [
-            {"size": size, "counts": text}
-            for size, text in zip(self.sizes[rows].tolist(), self.texts(rows), strict=True)
-        ]
+        sizes = self.sizes[rows].tolist()
+        return [{"size": s, "counts": t} for s, t in zip(sizes, self.texts(rows), strict=True)]
 
     def texts(self, rows: np.ndarray | slice) -> list[bytes]:
         """Return the compressed counts of the given rows."""
         starts, ends = self._starts[:-1][rows], self._starts[1:][rows]
         first, last = int(starts.min(initial=len(self.counts))), int(ends.max(initial=0))
-        if last - first > _COPIED_PER_BYTE * int((ends - starts).sum()):
-            counts: Any = self.counts
-            text = memoryview(counts)
-            bounds = zip(starts.tolist(), ends.tolist(), strict=True)
-            return [bytes(text[start:end]) for start, end in bounds]
-        # Slices of bytes take a third of the time, but need a copy of everything between them.
-        copy = self.counts[first:last].tobytes()
-        bounds = zip((starts - first).tolist(), (ends - first).tolist(), strict=True)
-        return [copy[start:end] for start, end in bounds]
-
-    def shared_sizes(self, rows: np.ndarray) -> list[list[int]]:
-        """Return the sizes of the given rows; equal neighbors share a list, to save its memory."""
-        sizes = self.sizes[rows]
-        changes = np.flatnonzero((sizes[1:] != sizes[:-1]).any(axis=1)) + 1
-        starts = np.concatenate([[0], changes]) if len(sizes) else changes
-        shared: list[list[int]] = []
-        for size, number in zip(
-            sizes[starts].tolist(), np.diff(starts, append=len(sizes)).tolist(), strict=True
-        ):
-            shared += [size] * number
-        return shared
+        counts: Any = self.counts.data
+        if last - first <= _COPIED_PER_BYTE * int((ends - starts).sum()):
+            # Slices of bytes take a third of the time, but need a copy of everything between them.
+            counts, starts, ends = counts[first:last].tobytes(), starts - first, ends - first
+        return [bytes(counts[a:b]) for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
 
     def take(self, rows: np.ndarray) -> MaskColumns:
         """Select rows, in the given order."""

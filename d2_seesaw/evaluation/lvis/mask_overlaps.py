@@ -66,12 +66,13 @@ def mask_ious(
     calls = np.array(_pairs_of_calls(*(side.tolist() for side in sides)))
     ends = [np.concatenate([[0], np.cumsum(side)]) for side in sides]
     bounds = [end[np.append(calls, len(pairs))].tolist() for end in ends]
-    found_texts, found_sizes = masks.texts(rows[kept]), masks.shared_sizes(rows[kept])
+    found_texts, found_sizes = masks.texts(rows[kept]), _sizes(masks, rows[kept])
     matrices = []
     for (a, b), (c, d) in zip(*map(itertools.pairwise, bounds), strict=True):
         true: Any = _rles([sizes[i] for i in there[c:d]], [texts[i] for i in there[c:d]])
         found: Any = _rles(found_sizes[a:b], found_texts[a:b])
-        matrices.append(mask_utils.iou(found, true, [0] * len(true)).reshape(-1))
+        matrix: Any = mask_utils.iou(found, true, [0] * len(true))
+        matrices.append(matrix.reshape(-1))
     # Of the matrix of a call, only the blocks of its pairs are candidates.
     pair = np.repeat(np.arange(len(pairs)), sides[0])
     call = np.searchsorted(calls, pair, side="right") - 1
@@ -105,6 +106,19 @@ def _pairs_of_calls(detections: list[int], objects: list[int]) -> list[int]:
     return firsts
 
 
+def _sizes(masks: MaskColumns, rows: np.ndarray) -> list[list[int]]:
+    """Return the sizes of the given rows; equal neighbors share a list, to save its memory."""
+    sizes = masks.sizes[rows]
+    differs = starts_of_runs(sizes[:, 0]) | starts_of_runs(sizes[:, 1])
+    starts = np.flatnonzero(differs)
+    shared: list[list[int]] = []
+    for size, number in zip(
+        sizes[starts].tolist(), np.diff(starts, append=len(sizes)).tolist(), strict=True
+    ):
+        shared += [size] * number
+    return shared
+
+
 def _rles(sizes: list[list[int]], texts: list[bytes]) -> list[dict[str, Any]]:
     # A loop over lists of bytes: many dicts at once would slow down the garbage collector.
     return [{"size": size, "counts": text} for size, text in zip(sizes, texts, strict=True)]
@@ -124,7 +138,7 @@ def mask_areas(masks: MaskColumns, rows: np.ndarray) -> np.ndarray:
     parts = [
         rows[start : start + _MASKS_PER_BLOCK] for start in range(0, len(rows), _MASKS_PER_BLOCK)
     ]
-    return np.concatenate([_areas(masks.shared_sizes(part), masks.texts(part)) for part in parts])
+    return np.concatenate([_areas(_sizes(masks, part), masks.texts(part)) for part in parts])
 
 
 def _encode(ground_truth: GroundTruthColumns, objects: np.ndarray) -> list[bytes]:
