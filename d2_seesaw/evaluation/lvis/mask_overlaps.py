@@ -71,7 +71,8 @@ def mask_ious(
     for (a, b), (c, d) in zip(*map(itertools.pairwise, bounds), strict=True):
         true: Any = _rles([sizes[i] for i in there[c:d]], [texts[i] for i in there[c:d]])
         found: Any = _rles(found_sizes[a:b], found_texts[a:b])
-        matrix: Any = mask_utils.iou(found, true, [0] * len(true))
+        matrix = np.empty((len(found), len(true)))
+        matrix[:] = mask_utils.iou(found, true, [0] * len(true))
         matrices.append(matrix.reshape(-1))
     # Of the matrix of a call, only the blocks of its pairs are candidates.
     pair = np.repeat(np.arange(len(pairs)), sides[0])
