@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 _LARGEST = 1e9  # pixels: no coordinate is larger
 _ROUNDING = 1e-6  # by which a probability in 16 or 32 bits may exceed 1
 _SHOWN = 3
-_MOST_JUDGED = 20_000  # boxes, from which another format is recognized
+_MOST_JUDGED = 100_000  # boxes, from which another format is recognized
 _COCO_IDS = tuple(category["id"] for category in COCO_CATEGORIES if category["isthing"])
 
 
