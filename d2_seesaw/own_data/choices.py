@@ -1,4 +1,4 @@
-"""The choice of each part of a config from what the data say, with its reason.
+"""The choice of each part of a training from what the data say, with its reason.
 
 Every function takes measurements and returns a :class:`Choice`, whose settings are assigned to the
 config of a :class:`Recipe`. Nothing is read or built here.
@@ -12,6 +12,13 @@ from typing import Any
 import numpy as np
 
 from d2_seesaw.own_data.anchors import Boxes, fit_anchors, reach
+from d2_seesaw.own_data.heads import (
+    SEESAW,
+    choose_detections,
+    choose_loss,
+    choose_masks,
+    choose_outputs,
+)
 from d2_seesaw.own_data.measure import DatasetMeasures
 from d2_seesaw.own_data.recipes import ONE_GPU, Choice, Recipe
 
@@ -34,17 +41,6 @@ MODEL_ZOO: dict[str, Any] = {
     "model.backbone.bottom_up.stages.stride_in_1x1": True,
 }
 """Input and strides of the R-50 and R-101 in Detectron2's model zoo."""
-
-SEESAW = "seesaw"
-LOSSES = (
-    *(SEESAW, "softmax", "seesaw_no_objectness", "softmax_objectness", "balanced_group_softmax"),
-    *("balanced_softmax", "logit_adjustment", "federated", "equalization_v2", "ecm"),
-)
-"""Parts of ``common/heads/classification`` that fit any model."""
-
-_LOSS_CODE = """_losses = load_part("common/heads/classification")
-model.roi_heads.box_predictor.update(_losses.{loss})
-"""
 
 AUGMENTATIONS = "dataloader.train.mapper.augmentations"
 TEST_RESIZE = "dataloader.test.mapper.augmentations[0]"
@@ -177,26 +173,6 @@ def choose_sampling(data: DatasetMeasures) -> tuple[float, Choice]:
     return best.mean_factor, choice
 
 
-def choose_loss(data: DatasetMeasures, loss: str = SEESAW) -> Choice:
-    """Set the number of classes. Seesaw Loss is kept in any case, unless another one is asked for.
-
-    Args:
-        data: measurements of the training split.
-        loss: one of ``LOSSES``.
-    """
-    C = len(data.names)
-    reason = (
-        f"the most frequent category is in {data.imbalance:.3g} times as many images as the rarest"
-    )
-    settings = {"model.roi_heads.num_classes": C}
-    if loss != SEESAW:
-        code = _LOSS_CODE.format(loss=loss)
-        return Choice("loss", f"{loss} over {C:,} classes", f"asked for; {reason}", settings, code)
-    if data.imbalance < 2:
-        reason += "; with counts this even, the factors of Seesaw Loss are close to 1"
-    return Choice("loss", f"Seesaw Loss over {C:,} classes", reason, settings)
-
-
 def choose_batch(data: DatasetMeasures, recipe: Recipe, resize: Resize) -> tuple[int, Choice]:
     """Choose the largest batch, a power of two per process, that fits the pixels of a step."""
     mean, processes = resize.pixels(data.image_sizes), recipe.processes
@@ -288,44 +264,6 @@ def choose_rate(recipe: Recipe, batch: int, steps: int) -> Choice:
     return Choice("rate", f"{rate:g} after {warm_up} steps of warm-up", reason, settings)
 
 
-def choose_detections(data: DatasetMeasures, recipe: Recipe) -> Choice:
-    """Choose how many RoIs are trained and how many detections are kept, from the crowdedness."""
-    most = int(data.objects_per_image.max())
-    kept = int(np.clip(math.ceil(5 * most / 50) * 50, 100, 300))
-    usual = float(np.quantile(data.objects_per_image, 0.9))
-    rois = int(np.clip(math.ceil(8 * usual / 16) * 16, *recipe.rois))
-    threshold = float(f"{min(0.02, 0.1 / len(data.names)):.1g}")
-    reason = (
-        f"an image has up to {most} objects, and most have at most {usual:.0f}; with "
-        f"{len(data.names):,} classes a score by chance is {1 / len(data.names):.2g}, and the tail "
-        "scores low"
-    )
-    predictor = "model.roi_heads.box_predictor"
-    settings: dict[str, Any] = {
-        "model.roi_heads.batch_size_per_image": rois,
-        f"{predictor}.test_topk_per_image": kept,
-        f"{predictor}.test_score_thresh": threshold,
-    }
-    value = f"up to {kept} with a score from {threshold:g}; {rois} RoIs of an image are trained"
-    return Choice("detections", value, reason, settings)
-
-
-def choose_masks(data: DatasetMeasures, *, evaluated: bool = True) -> Choice:
-    """Leave out the masks if there are none. The settings for training are by ``boxes_only``.
-
-    Args:
-        data: measurements of the training split.
-        evaluated: whether objects of the other split have masks.
-    """
-    if not data.has_masks:
-        return Choice("masks", "boxes only", "no object of the training split has a mask", {})
-    if evaluated:
-        return Choice("masks", "trained and evaluated", "the objects have masks", {})
-    reason = "no object of the split for evaluation has a mask"
-    settings = {"dataloader.evaluator.tasks": ["bbox"]}
-    return Choice("masks", "trained, but only boxes are evaluated", reason, settings)
-
-
 def choose_evaluation(
     recipe: Recipe, evaluated_images: int, batch: int, steps: int, *, masks: bool
 ) -> Choice:
@@ -383,6 +321,7 @@ def choose(
     return [
         start,
         choose_masks(data, evaluated=evaluated_masks),
+        choose_outputs(data, recipe),
         choose_loss(data, loss),
         resized,
         *([flip] if flip else []),

@@ -14,19 +14,22 @@ from d2_seesaw.data.check.overview import ThresholdEffect
 from d2_seesaw.engine import load_config, load_part
 from d2_seesaw.own_data.anchors import Anchors, Boxes, best_overlaps, fit_anchors, k_means, reach
 from d2_seesaw.own_data.choices import (
-    LOSSES,
-    SEESAW,
     Resize,
     choose,
     choose_batch,
-    choose_detections,
     choose_evaluation,
     choose_flip,
     choose_length,
-    choose_loss,
     choose_rate,
     choose_resize,
     choose_sampling,
+)
+from d2_seesaw.own_data.heads import (
+    LOSSES,
+    SEESAW,
+    choose_detections,
+    choose_loss,
+    choose_outputs,
 )
 from d2_seesaw.own_data.measure import DatasetMeasures
 from d2_seesaw.own_data.recipes import Recipe
@@ -246,6 +249,30 @@ def test_the_length_has_the_closed_form_of_its_reason():
     assert choose_length(measures(images=400), CPU, 8, 1.0, from_scratch=True)[0] == 1500
     assert choose_length(measures(images=9), CPU, 8, 1.0)[0] == 300
     assert choose_length(measures(images=3000), GPUS, 8, 1.0)[0] == 24_000  # 64 epochs
+
+
+@pytest.mark.parametrize(
+    ("images", "changes", "recipe", "shared"),
+    [
+        (100, {}, CPU, ("boxes", "masks")),
+        (100, {"has_masks": False}, CPU, ("boxes",)),
+        (2000, {}, CPU, ()),  # 1,000 objects of each category
+        (1999, {}, CPU, ("boxes", "masks")),
+        (100, {}, GPUS, ()),
+        (100, {}, replace(CPU, weights="model.pth"), ()),
+        (100, {"classes": 1}, CPU, ()),
+    ],
+)
+def test_classes_share_outputs_on_a_cpu_if_half_of_them_have_few_objects(
+    images, changes, recipe, shared
+):
+    predictor, head = "model.roi_heads.box_predictor", "model.roi_heads.mask_head"
+    keys = {
+        "boxes": (f"{predictor}.cls_agnostic_bbox_reg", True),
+        "masks": (f"{head}.num_classes", 1),
+    }
+    choice = choose_outputs(measures(images=images, **changes), recipe)
+    assert choice.settings == dict(keys[part] for part in shared)
 
 
 def test_crowded_images_keep_more_detections_and_many_classes_lower_scores():

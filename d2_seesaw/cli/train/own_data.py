@@ -30,8 +30,8 @@ from d2_seesaw.own_data import (
     measure,
     recipe_of,
 )
-from d2_seesaw.own_data.choices import LOSSES, SEESAW
 from d2_seesaw.own_data.config_file import NAME
+from d2_seesaw.own_data.heads import LOSSES, SEESAW
 from d2_seesaw.own_data.recipes import Choice, base_name
 from d2_seesaw.own_data.split import Source, source_of, split_images, write_split
 from d2_seesaw.utils.files import write_text

@@ -20,7 +20,7 @@ from d2_seesaw.engine import load_config, load_part
 from d2_seesaw.engine.boxes_only import masks_left_out
 from d2_seesaw.losses import SoftmaxLoss
 from d2_seesaw.own_data import Machine, choose_base
-from d2_seesaw.own_data.choices import LOSSES
+from d2_seesaw.own_data.heads import LOSSES
 from tests.data.own_data import content, write
 from tests.support.configs import build_model, plain, through_yaml
 
