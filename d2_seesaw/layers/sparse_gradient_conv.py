@@ -44,7 +44,9 @@ class _Conv(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient: Tensor
+    ) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         rows = gradient.permute(0, 2, 3, 1).flatten(0, 2)
         positions = (rows != 0).any(dim=1).nonzero().squeeze(1)  # NaN is not 0 either

@@ -9,6 +9,7 @@ from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.tracing import is_fx_tracing
 from torch import Tensor, nn
+from torch.jit import is_tracing  # pyright: ignore[reportPrivateImportUsage]
 
 from d2_seesaw.layers import conv2d_sparse_gradient
 
@@ -29,9 +30,11 @@ class SampledRPNHead(StandardRPNHead):
 
 class _RPNConv(Conv2d):
     def forward(self, x: Tensor) -> Tensor:
-        is_plain = torch.jit.is_tracing() or torch.compiler.is_compiling() or is_fx_tracing()
+        is_traced = is_tracing() or torch.compiler.is_compiling() or is_fx_tracing()
         in_half = torch.is_autocast_enabled("cpu") or x.dtype != self.weight.dtype
-        if x.device.type != "cpu" or not torch.is_grad_enabled() or is_plain or in_half:
+        if self.bias is None or x.device.type != "cpu" or not torch.is_grad_enabled():
+            return super().forward(x)
+        if is_traced or in_half:
             return super().forward(x)
         return self.activation(conv2d_sparse_gradient(x, self.weight, self.bias))
 

@@ -12,6 +12,7 @@ from detectron2.modeling.poolers import (
 from detectron2.structures import Boxes
 from detectron2.utils.tracing import is_fx_tracing
 from torch import Tensor
+from torch.jit import is_tracing  # pyright: ignore[reportPrivateImportUsage]
 
 from d2_seesaw.layers import roi_align_pyramid
 
@@ -37,7 +38,7 @@ class RowROIPooler(ROIPooler):
             and any(features.requires_grad for features in x)
             and isinstance(self.level_poolers[0], ROIAlign)
             and len(x) == len(self.level_poolers)
-            and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or is_fx_tracing())
+            and not (torch.compiler.is_compiling() or is_tracing() or is_fx_tracing())
         )
 
     def _pool_rows(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor | None:
