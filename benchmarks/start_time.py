@@ -42,7 +42,7 @@ import sys, time
 from detectron2.config import instantiate
 from d2_seesaw.data import register_longtail_instances
 from d2_seesaw.engine import load_config
-register_longtail_instances("large", json_file=sys.argv[1], image_root=sys.argv[2])
+register_longtail_instances("large", {}, sys.argv[1], sys.argv[2])
 names = [f"dataloader.{split}.dataset.names=large" for split in ("train", "test")]
 cfg = load_config(sys.argv[3], names)
 start = time.process_time()
