@@ -16,10 +16,11 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from d2_seesaw.checkpoint.torchvision_weights import PREFIX, find_weights
 from d2_seesaw.data import datasets_root
 from d2_seesaw.engine import load_config
 
-CONFIG, SOFTMAX = "quickstart/seesaw", "quickstart/softmax"
+PRETRAINED, CONFIG = "quickstart/pretrained", "quickstart/seesaw"
 SEMANTIC = {
     "cross-entropy": "quickstart/semantic_cross_entropy",
     "Recall Loss": "quickstart/semantic_recall",
@@ -28,6 +29,10 @@ SEMANTIC_SEESAW = "quickstart/semantic_seesaw"
 METRICS = ("AP", "AP50", "AP75", "APr", "APc", "APf")
 SEMANTIC_METRICS = ("mIoU", "mACC", "pACC", "mIoUr", "mIoUc", "mIoUf", "mACCr", "mACCc", "mACCf")
 COMMAND = f"{os.path.relpath(sys.executable)} -m d2_seesaw"
+OTHERS = {
+    PRETRAINED: f"from scratch         {COMMAND} train --config-file {CONFIG}",
+    CONFIG: f"softmax instead      {COMMAND} train --config-file quickstart/softmax",
+}
 
 
 def run(*arguments: str) -> None:
@@ -53,10 +58,20 @@ def row(name: str, metrics: dict[str, float], keys: list[str]) -> list[str]:
     return [name, *(f"{metrics[key]:.1f}" if key in metrics else "n/a" for key in keys)]
 
 
+def config_of_instances() -> str:
+    """Return the config with a pretrained backbone if its weights are on this machine."""
+    weights = load_config(PRETRAINED).train.init_checkpoint
+    if find_weights(weights.removeprefix(PREFIX)):
+        return PRETRAINED
+    print(f"{weights} is not on this machine: the model is trained from scratch", flush=True)
+    return CONFIG
+
+
 def demo_instances() -> str:
     """Run the demo of instance segmentation; return its table and the next steps."""
+    config = config_of_instances()
     run("generate", "instances")
-    folder, metrics = train(CONFIG)
+    folder, metrics = train(config)
     run("draw", "--config-file", str(folder / "config.yaml"))
     rows = [row(task, metrics, [f"{task}/{m}" for m in METRICS]) for task in ("bbox", "segm")]
     return f"""{tabulate(rows, ["task", *METRICS], tablefmt="pipe")}
@@ -68,9 +83,9 @@ pictures     {folder / "pictures"} (ground truth left, predictions right)
 losses       tensorboard --logdir {folder}
 
 Next:
-  evaluate again       {COMMAND} train --config-file {CONFIG} --eval-only \\
+  evaluate again       {COMMAND} train --config-file {config} --eval-only \\
                            train.init_checkpoint={folder / "model_final.pth"}
-  softmax instead      {COMMAND} train --config-file {SOFTMAX}
+  {OTHERS[config]}
   LVIS v1 on 8 GPUs    {COMMAND} train --config-file lvis_v1_seesaw --num-gpus 8
   your own project     from d2_seesaw.losses import SeesawLoss   (README.md)"""
 
