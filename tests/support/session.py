@@ -61,7 +61,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session", autouse=True)
 def _configs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Execute each shipped config once, for all processes of pytest-xdist."""
-    folder = tmp_path_factory.getbasetemp().parent / "configs"  # of this session under xdist
+    folder = tmp_path_factory.getbasetemp().parent / "configs"  # of this test run under xdist
     shared = "PYTEST_XDIST_WORKER" in os.environ
     if shared:
         folder.mkdir(exist_ok=True)

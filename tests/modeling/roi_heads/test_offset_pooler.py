@@ -10,21 +10,6 @@ from d2_seesaw.modeling.roi_heads.offset_pooler import check_pooler, pool_and_en
 from tests.modeling.roi_heads import parts, tsd_parts
 
 
-@pytest.fixture
-def maps():
-    return [m.detach().requires_grad_() for m in parts.features(3).values()]
-
-
-@pytest.fixture
-def boxes():
-    """Return boxes of three images, one of them empty; small and large boxes alternate."""
-    lists = [torch.rand(6, 4) * 20, torch.zeros(0, 4), torch.rand(4, 4) * 20]
-    for image_boxes in lists:
-        image_boxes[:, 2:] += image_boxes[:, :2] + 4
-        image_boxes[::2, 2:] += 30
-    return [Boxes(image_boxes) for image_boxes in lists]
-
-
 def detectron2_pooler():
     return ROIPooler(7, [1 / 4, 1 / 8], 2, "ROIAlignV2", canonical_box_size=64, canonical_level=4)
 
