@@ -6,7 +6,7 @@ import pytest
 
 from d2_seesaw.checkpoint import MmdetModel
 from d2_seesaw.cli.convert import is_norm_mask, recipe_for
-from tests.support.markdown import PAGES, ROOT, linked_files, name_of
+from tests.support.markdown import PAGES, ROOT, linked_files, links_of, name_of
 
 ZOO = (ROOT / "docs/model_zoo.md").read_text()
 CONFIGS = ROOT / "configs"
@@ -16,6 +16,15 @@ FOLDERS = [folder.name for folder in CONFIGS.iterdir() if folder.is_dir()]
 @pytest.mark.parametrize("page", map(name_of, PAGES))
 def test_linked_files_exist(page):
     assert [file for file in linked_files(ROOT / page) if not file.exists()] == []
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=name_of)
+def test_pages_of_the_site_and_texts_that_they_include_link_to_files_of_the_site_only(page):
+    included = [ROOT / name for name in re.findall(r'^--8<-- "(.+)"$', page.read_text(), re.M)]
+    # An included text is resolved from the page that shows it.
+    links = [page.parent / link for text in (page, *included) for link in links_of(text)]
+    docs = ROOT / "docs"
+    assert [link for link in links if docs not in link.resolve().parents or not link.exists()] == []
 
 
 def test_the_readme_is_at_most_150_lines():

@@ -39,7 +39,11 @@ def commands(page: Path) -> list[list[str]]:
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
+def links_of(page: Path) -> list[str]:
+    """Return the relative links of a page, without their fragments."""
+    return re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text())
+
+
 def linked_files(page: Path) -> list[Path]:
     """Return the files that a page links to or shows."""
-    links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text())
-    return [page.parent / link for link in links]
+    return [page.parent / link for link in links_of(page)]
