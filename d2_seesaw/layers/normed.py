@@ -26,6 +26,17 @@ def _normalize(x: Tensor, dim: int | tuple[int, ...], power: float, eps: float) 
     return x / _norm(x, dim, power, eps)
 
 
+def in_float16(x: Tensor) -> bool:
+    """Return whether operations on ``x`` compute in float16, by its type or by autocast.
+
+    The scale of features near zero, and the gradient of what it scales, exceed float16.
+    """
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device) == torch.float16
+    return x.dtype == torch.float16
+
+
 class NormedLinear(nn.Linear):
     """``nn.Linear`` whose weight rows and input rows are divided by their norms.
 
@@ -145,8 +156,21 @@ class NormedConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map ``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')``."""
+        weight = self.normalized(self.weight)
+        if self._has_fewer_products_than_inputs() and not in_float16(input):
+            # Scaling the products avoids copies of the input: its gradient takes most of the time
+            # of a class-agnostic mask predictor.
+            y = self._conv_forward(input, weight, None) * self.input_scale(input)
+            return y if self.bias is None else y + self.bias[:, None, None]
         x = self.temperature * self.normalized_input(input)
-        return self._conv_forward(x, self.normalized(self.weight), self.bias)
+        return self._conv_forward(x, weight, self.bias)
+
+    def _has_fewer_products_than_inputs(self) -> bool:
+        return (
+            self.kernel_size == self.stride == (1, 1)
+            and self.padding in ((0, 0), "valid", "same")
+            and self.out_channels < self.in_channels
+        )
 
     def normalized(self, weight: Tensor) -> Tensor:
         """Divide ``weight``, or some rows of it, by its norms."""

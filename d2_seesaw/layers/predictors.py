@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from d2_seesaw.layers.normed import NormedConv2d, NormedLinear, TauNormalizedLinear
+from d2_seesaw.layers.normed import NormedConv2d, NormedLinear, TauNormalizedLinear, in_float16
 
 LayerFactory = Callable[[int, int], nn.Module]
 """Builds a layer from its number of inputs and its number of outputs."""
@@ -146,8 +146,7 @@ def conv1x1_channel(conv: nn.Conv2d, x: Tensor, channels: Tensor) -> Tensor:
     scale = None
     if isinstance(conv, NormedConv2d):
         weight = conv.normalized(weight)
-        # The scale of features near zero, and the gradient of what it scales, exceed float16.
-        if _in_float16(x):
+        if in_float16(x):
             x = conv.temperature * conv.normalized_input(x)
         else:  # scaling the product avoids two copies of x
             scale = conv.input_scale(x)
@@ -163,10 +162,3 @@ def conv1x1_channel(conv: nn.Conv2d, x: Tensor, channels: Tensor) -> Tensor:
     if conv.bias is not None:
         y = y + conv.bias[channels, None, None, None]
     return y
-
-
-def _in_float16(x: Tensor) -> bool:
-    device = x.device.type
-    if torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device) == torch.float16
-    return x.dtype == torch.float16

@@ -125,6 +125,27 @@ def test_1x1_convolution_is_the_linear_layer_at_every_pixel(power, norm_over_ker
     assert_close(conv(x), linear(x.movedim(1, -1)).movedim(-1, 1))
 
 
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_values_and_gradients_do_not_depend_on_whether_inputs_or_products_are_scaled(power):
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 4, 3, dtype=torch.float64)
+    x[0, :, 0, 0] = 0
+    few = NormedConv2d(5, 2, power=power, eps=0.1).double()
+    nn.init.normal_(few.bias)
+    # As many outputs as inputs, of which only two count.
+    many = NormedConv2d(5, 5, power=power, eps=0.1).double()
+    with torch.no_grad():
+        many.weight[:2], many.bias[:2] = few.weight, few.bias
+    upstream = torch.randn(2, 2, 4, 3, dtype=torch.float64)
+    results = []
+    for layer in (few, many):
+        z = x.clone().requires_grad_()
+        y = layer(z)[:, :2]
+        gradients = torch.autograd.grad(y, [z, layer.weight, layer.bias], upstream)
+        results.append([y, gradients[0], *(g[:2] for g in gradients[1:])])
+    assert_close(*results)
+
+
 @pytest.mark.parametrize(("norm_over_kernel", "dims"), [(False, (1,)), (True, (1, 2, 3))])
 def test_a_larger_kernel_is_normalized_at_each_tap_or_as_a_whole(norm_over_kernel, dims):
     layer = NormedConv2d(4, 3, 3, norm_over_kernel=norm_over_kernel, stride=2, padding=1)
@@ -161,22 +182,24 @@ both = pytest.mark.parametrize(("layer", "shape"), LAYERS.values(), ids=LAYERS.k
 
 
 @both
+@pytest.mark.parametrize("outputs", [4, 2])
 @pytest.mark.parametrize("power", [1.0, 0.5, 2.0])
-def test_zero_features_give_the_bias_and_finite_gradients(layer, shape, power):
-    layer = layer(3, 4, power=power)
+def test_zero_features_give_the_bias_and_finite_gradients(layer, shape, outputs, power):
+    layer = layer(3, outputs, power=power)
     nn.init.normal_(layer.bias)
     x = torch.zeros(shape, requires_grad=True)
     y = layer(x)
-    assert_close(y.flatten(1), layer.bias.expand(2, 4))
+    assert_close(y.flatten(1), layer.bias.expand(2, outputs))
     y.sum().backward()
     for tensor in (x, layer.weight, layer.bias):
         assert tensor.grad.isfinite().all()
 
 
 @both
+@pytest.mark.parametrize("outputs", [4, 2])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_stays_finite_and_close(layer, shape, dtype):
-    layer = layer(3, 4)
+def test_half_precision_stays_finite_and_close(layer, shape, outputs, dtype):
+    layer = layer(3, outputs)
     x = torch.cat([torch.zeros(shape), torch.randn(shape), 100 * torch.randn(shape)])
     expected = layer(x)
     actual = layer.to(dtype)(x.to(dtype))
