@@ -163,7 +163,7 @@ def compressed_rle(segmentation: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(counts, list | str):
         raise TypeError(f"counts must be a list or text, got {repr(counts)[:40]}")
     if isinstance(counts, str):
-        runs = _run_lengths(counts)
+        runs = run_lengths(counts)
     elif all(type(count) is int for count in counts):
         runs = counts
     else:
@@ -197,12 +197,13 @@ def _are_pairs(runs: Sequence[int], size: Sequence[int]) -> bool:
     return len(runs) % 2 == 0 and len(runs) > 0 and min(runs) >= 0 and ascend
 
 
-def _run_lengths(counts: str) -> list[int]:
-    """Decompress counts: five bits per character, differences from the third number on.
+def run_lengths(counts: str | bytes) -> list[int]:
+    """Decompress counts, or raise a ``ValueError``: five bits per character, then differences.
 
-    Each difference is relative to the run two positions earlier.
+    From the third number on, each difference is relative to the run two positions earlier.
     """
-    bits = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - _FIRST_CHARACTER
+    text = counts.encode("ascii") if isinstance(counts, str) else counts
+    bits = np.frombuffer(text, np.uint8).astype(np.int64) - _FIRST_CHARACTER
     last = bits < 32  # of a number
     number = np.cumsum(last) - last
     start = np.flatnonzero(np.diff(number, prepend=-1))

@@ -12,6 +12,8 @@ import detectron2.data.transforms as T
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from d2_seesaw.data.pixel_layout import contiguous
+
 
 class OpenCVResizeTransform(T.Transform):
     """Transform that resizes an image of ``h x w`` to ``new_h x new_w`` with OpenCV.
@@ -54,7 +56,7 @@ class OpenCVResizeTransform(T.Transform):
                 f"{array.shape[0]} x {array.shape[1]}"
             )
         size = (self.new_w, self.new_h)
-        resized = cv2.resize(np.ascontiguousarray(array), size, interpolation=interpolation)
+        resized = cv2.resize(contiguous(array), size, interpolation=interpolation)
         return resized.reshape(self.new_h, self.new_w, *array.shape[2:])  # cv2 drops a channel of 1
 
 

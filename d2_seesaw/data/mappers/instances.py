@@ -1,26 +1,27 @@
-"""Dataset mappers for mixed mask formats, instance augmentations and label maps.
+"""Dataset mappers of instances: mixed mask formats, masks as in mmdet, instance augmentations.
 
 Shapes in this module:
     H, W: height and width of the image after the augmentations
 """
 
 import copy
-import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import detectron2.data.transforms as T
 import numpy as np
-import pycocotools.mask as mask_utils
 import torch
 from detectron2.config import configurable
-from detectron2.data import DatasetMapper, detection_utils
+from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import annotations_to_instances
 from detectron2.structures import BoxMode
 
-from d2_seesaw.data.semantic.label_maps import read_labels
+from d2_seesaw.data.mappers.targets import bit_masks, boxes_and_classes, polygon_masks
+from d2_seesaw.data.pixel_layout import channels_first
+from d2_seesaw.data.rle import encode_segmentation
 
-logger = logging.getLogger(__name__)
+_EMPTY = 1e-5
+"""Width or height of a box, in pixels, up to which Detectron2 takes it as empty."""
 
 
 class InstanceAugmentation(Protocol):
@@ -34,14 +35,66 @@ class InstanceAugmentation(Protocol):
 
 
 class InstanceDatasetMapper(DatasetMapper):
-    """Detectron2's mapper for data in which some masks are run-length encoded (RLE).
+    """Detectron2's mapper in less time, also for data with run-length encoded masks (RLE).
 
     Detectron2 does not support RLE if ``instance_mask_format`` is the default, ``"polygon"``. Here,
     images with an RLE get ``BitMasks``, and all other images keep ``PolygonMasks``, which take less
     memory. Arguments are those of ``DatasetMapper``.
+
+    Boxes and polygons of an image are transformed together. Integer coordinates are transformed as
+    real numbers; Detectron2 cuts off the fractions of resized ones.
     """
 
+    @configurable
+    def __init__(self, is_train: bool, **options: Any) -> None:
+        super().__init__(is_train, **options)
+        self.augmentations = _PlanesLast(self.augmentations.augs)
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """Map a dict in Detectron2's format to a model input; the dict is not changed."""
+        return DatasetMapper.__call__(self, _Copied(dataset_dict))
+
     def _transform_annotations(
+        self, dataset_dict: dict[str, Any], transforms: T.TransformList, image_shape: Any
+    ) -> None:
+        kept = {"bbox", "bbox_mode", "category_id", "iscrowd"}
+        kept |= {"segmentation"} if self.use_instance_mask else set()
+        kept |= {"keypoints"} if self.use_keypoint else set()
+        annotations = [
+            {key: value for key, value in annotation.items() if key in kept}
+            for annotation in dataset_dict.pop("annotations")
+            if not annotation.get("iscrowd", 0)
+        ]
+        instances = self._instances(annotations, dataset_dict, transforms, image_shape)
+        if instances is None:
+            dataset_dict["annotations"] = copy.deepcopy(annotations)
+            self._transform_each(dataset_dict, transforms, image_shape)
+            return
+        if self.recompute_boxes:
+            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        # Masks that are empty have been left out. Selection copies all masks.
+        not_empty = instances.gt_boxes.nonempty(threshold=_EMPTY)
+        dataset_dict["instances"] = instances if not_empty.all() else instances[not_empty]
+
+    def _instances(
+        self,
+        annotations: list[dict[str, Any]],
+        record: dict[str, Any],
+        transforms: T.TransformList,
+        image_shape: Any,
+    ) -> Any:
+        """Transform all annotations at once; return None where Detectron2 has to do one by one."""
+        masks = None
+        if any("segmentation" in annotation for annotation in annotations):
+            masks = polygon_masks(annotations, transforms)
+            if masks is None or self.instance_mask_format != "polygon":
+                return None
+        instances = boxes_and_classes(annotations, transforms, image_shape)
+        if instances is not None and masks is not None:
+            instances.gt_masks = masks
+        return instances
+
+    def _transform_each(
         self, dataset_dict: dict[str, Any], transforms: T.TransformList, image_shape: Any
     ) -> None:
         mapper = self
@@ -60,18 +113,27 @@ class BitMaskDatasetMapper(InstanceDatasetMapper):
     of ``DatasetMapper``.
     """
 
-    def _transform_annotations(
-        self, dataset_dict: dict[str, Any], transforms: T.TransformList, image_shape: Any
-    ) -> None:
-        size = dataset_dict["height"], dataset_dict["width"]
-        annotations = [a for a in dataset_dict["annotations"] if _has_a_pixel(a)]
+    def _instances(
+        self,
+        annotations: list[dict[str, Any]],
+        record: dict[str, Any],
+        transforms: T.TransformList,
+        image_shape: Any,
+    ) -> Any:
+        annotations[:] = [a for a in annotations if _has_a_pixel(a)]
+        size = record["height"], record["width"]
+        encoded = ["segmentation" in annotation for annotation in annotations]
         for annotation in annotations:
-            polygons = annotation.get("segmentation")
-            if isinstance(polygons, list):
-                encodings = mask_utils.frPyObjects(polygons, *size)
-                annotation["segmentation"] = mask_utils.merge(encodings)
-        dataset_dict["annotations"] = annotations
-        super()._transform_annotations(dataset_dict, transforms, image_shape)
+            if "segmentation" in annotation:
+                annotation["segmentation"] = encode_segmentation(annotation["segmentation"], size)
+        if not all(encoded):
+            return None if any(encoded) else boxes_and_classes(annotations, transforms, image_shape)
+        instances = boxes_and_classes(annotations, transforms, image_shape)
+        masks = bit_masks([a["segmentation"] for a in annotations], transforms, size)
+        if instances is None or masks is None:
+            return None
+        instances.gt_masks, filled = masks
+        return instances if filled.all() else instances[torch.from_numpy(filled)]  # pyright: ignore[reportArgumentType]
 
 
 class InstanceAugmentationDatasetMapper(InstanceDatasetMapper):
@@ -150,6 +212,27 @@ class InstanceAugmentationDatasetMapper(InstanceDatasetMapper):
             dataset_dict["instances"] = annotations_to_instances([], image_shape)
 
 
+class _Copied(dict[str, Any]):
+    """Record whose deep copy shares what the mappers replace and do not change: annotations."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
+        shared = {"annotations": self["annotations"]} if "annotations" in self else {}
+        others = {key: value for key, value in self.items() if key not in shared}
+        return {**copy.deepcopy(others, memo), **shared}
+
+
+class _PlanesLast(T.AugmentationList):
+    """Augmentations after which the image is stored plane by plane.
+
+    Detectron2's mapper then needs no copy to get ``(3, H, W)``. NumPy's takes as long as resizing.
+    """
+
+    def __call__(self, aug_input: Any) -> T.TransformList:
+        transforms = super().__call__(aug_input)
+        aug_input.image = channels_first(aug_input.image).transpose(1, 2, 0)
+        return transforms
+
+
 class _TransformsOfInstances(T.TransformList):
     """Transforms of an image, with the annotations to apply them to."""
 
@@ -197,70 +280,3 @@ def _any_encoding(annotations: Sequence[dict[str, Any]]) -> bool:
         isinstance(annotation.get("segmentation"), dict) and not annotation.get("iscrowd", 0)
         for annotation in annotations
     )
-
-
-class SemanticDatasetMapper:
-    """Detectron2's ``DatasetMapper`` for semantic segmentation, with any format of label maps.
-
-    Detectron2's mapper reads label maps as grayscale images, which requires files with 8-bit
-    classes. This one reads them with :func:`~d2_seesaw.data.read_labels`.
-
-    Of Detectron2's augmentations, ``RandomRotation`` and ``RandomExtent`` fill new corners with
-    class 0; ``FixedSizeCrop`` pads with its ``seg_pad_value``, 255 by default. ``RandomCrop``
-    returns the whole image if it is smaller than the crop.
-
-    Args:
-        is_train: also read and augment the labels.
-        augmentations: applied to image and labels, in this order.
-        image_format: the model's format, ``"BGR"`` or ``"RGB"``.
-        ignore_label: label of pixels without a class.
-        num_classes: if given, label maps with other classes raise an error.
-    """
-
-    def __init__(
-        self,
-        *,
-        is_train: bool,
-        augmentations: Sequence[T.Augmentation | T.Transform],
-        image_format: str,
-        ignore_label: int = 255,
-        num_classes: int | None = None,
-    ) -> None:
-        self.is_train = is_train
-        self.augmentations = T.AugmentationList(list(augmentations))
-        self.image_format = image_format
-        self.ignore_label = ignore_label
-        self.num_classes = num_classes
-        mode = "training" if is_train else "inference"
-        logger.info("Augmentations used in %s: %s", mode, augmentations)
-
-    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Map a record to a model input; the record is not changed.
-
-        Args:
-            record: with ``file_name``, ``height`` and ``width``, and for training
-                ``sem_seg_file_name``.
-
-        Returns:
-            The record's entries without those of instances, with ``image``, a ``(3, H, W)`` uint8
-            tensor, and in training ``sem_seg``, an ``(H, W)`` int64 tensor.
-
-        Raises:
-            ValueError: see :func:`~d2_seesaw.data.read_labels`.
-        """
-        record = copy.deepcopy(record)
-        for key in ("annotations", "segments_info"):
-            record.pop(key, None)
-        image = detection_utils.read_image(record["file_name"], format=self.image_format)
-        detection_utils.check_image_size(record, image)  # sets height and width if they are missing
-        labels = None
-        if self.is_train:
-            labels = read_labels(record, self.ignore_label, num_classes=self.num_classes)
-
-        augmented: Any = T.AugInput(image, sem_seg=labels)  # Any: its image is typed as optional
-        self.augmentations(augmented)
-        channels_first = augmented.image.transpose(2, 0, 1)
-        record["image"] = torch.as_tensor(np.ascontiguousarray(channels_first))
-        if augmented.sem_seg is not None:
-            record["sem_seg"] = torch.as_tensor(augmented.sem_seg.astype(np.int64))
-        return record

@@ -9,6 +9,7 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetMapper
 from detectron2.data.datasets.lvis import load_lvis_json
 from detectron2.structures import BoxMode
+from fvcore.transforms.transform import CropTransform, HFlipTransform, VFlipTransform
 from pycocotools import mask as mask_utils
 
 from d2_seesaw.data import (
@@ -17,7 +18,9 @@ from d2_seesaw.data import (
     InstanceAugmentationDatasetMapper,
     InstanceDatasetMapper,
     OpenCVResizeShortestEdge,
+    OpenCVResizeTransform,
 )
+from d2_seesaw.data.rle import encode_bitmap, encode_segmentation
 from d2_seesaw.synthetic.instances import LongTailSpec, generate_longtail_dataset
 from tests.checkpoint.mmdet_weights import picture
 
@@ -29,12 +32,28 @@ SPEC = LongTailSpec(
     objects_per_image=(3, 6),
 )
 MOVING = InstaBoost(probability=1, color_probability=0)
+STANDARD = {"image_format": "BGR", "use_instance_mask": True}
 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
     dataset = generate_longtail_dataset(tmp_path_factory.mktemp("data"), SPEC, processes=1)
-    return load_lvis_json(str(dataset.train_json), f"{dataset.root}/")
+    records = load_lvis_json(str(dataset.train_json), f"{dataset.root}/")
+    for annotation in (a for record in records for a in record["annotations"]):
+        # The file has whole numbers, whose fractions Detectron2 cuts off when it resizes them.
+        annotation["bbox"] = [float(number) for number in annotation["bbox"]]
+        polygons = annotation["segmentation"]
+        annotation["segmentation"] = [[float(number) for number in part] for part in polygons]
+    return records
+
+
+def with_whole_numbers(record):
+    record = copy.deepcopy(record)
+    for annotation in record["annotations"]:
+        annotation["bbox"] = [int(number) for number in annotation["bbox"]]
+        polygons = annotation["segmentation"]
+        annotation["segmentation"] = [[int(number) for number in part] for part in polygons]
+    return record
 
 
 def make(augmentations=(), **options):
@@ -76,6 +95,14 @@ def test_equals_detectron2s_mapper_if_no_instance_moves(records, instance_augmen
         assert_same_inputs(ours(record), expected)
 
 
+@pytest.mark.parametrize("edge", [70, 131])
+def test_whole_numbers_are_transformed_as_real_ones(records, edge):
+    options = {"augmentations": [T.ResizeShortestEdge(edge, 1333)], **STANDARD}
+    ours, host = InstanceDatasetMapper(True, **options), DatasetMapper(True, **options)
+    for record in records[:6]:
+        assert_same_inputs(ours(with_whole_numbers(record)), host(record))
+
+
 def test_instances_move_before_the_augmentations(records):
     mapper = make([T.HFlipTransform(128)], instance_augmentation=MOVING)
     for record in records[:6]:
@@ -108,12 +135,32 @@ def test_numpys_global_seed_determines_the_result(records):
     )
 
 
-def test_the_record_is_not_modified(records):
+@pytest.mark.parametrize("form", ["lists", "arrays", "arrays and an encoding"])
+@pytest.mark.parametrize(
+    "mapper",
+    [
+        make([T.RandomFlip()]),
+        make([T.RandomFlip()], instance_augmentation=InstaBoost(probability=0.5)),
+        InstanceDatasetMapper(True, augmentations=[T.ResizeShortestEdge(70, 99)], **STANDARD),
+        InstanceDatasetMapper(True, augmentations=[T.RandomCrop("absolute", (50, 50))], **STANDARD),
+        BitMaskDatasetMapper(True, augmentations=[OpenCVResizeShortestEdge(70, 99)], **STANDARD),
+    ],
+    ids=["flip", "instance augmentation", "resize", "crop", "bit masks"],
+)
+def test_the_record_is_not_modified(records, mapper, form):
+    records = copy.deepcopy(records[:8])
+    for record in records:
+        record["not_exhaustive_category_ids"] = [3]
+        for annotation in record["annotations"]:
+            if form != "lists":
+                parts = annotation["segmentation"]
+                annotation["segmentation"] = [np.array(part) for part in parts]
+        if form == "arrays and an encoding":
+            first = record["annotations"][0]
+            first["segmentation"] = encode_segmentation(first["segmentation"], (96, 128))
     before = copy.deepcopy(records)
-    for instance_augmentation in (None, InstaBoost(probability=0.5)):
-        mapper = make([T.RandomFlip()], instance_augmentation=instance_augmentation)
-        for record in records:
-            mapper(record)
+    for record in records:
+        mapper(record)["not_exhaustive_category_ids"].append(5)
     assert str(records) == str(before)
 
 
@@ -220,9 +267,6 @@ def mixed(records):
     polygons = mask_utils.frPyObjects(first["segmentation"], 96, 128)
     first["segmentation"] = mask_utils.merge(polygons)
     return record
-
-
-STANDARD = {"image_format": "BGR", "use_instance_mask": True}
 
 
 @pytest.mark.parametrize("moved", [T.NoOpTransform(), T.HFlipTransform(128)], ids=repr)
@@ -333,6 +377,40 @@ def test_masks_and_boxes_for_training_equal_those_of_mmdet(tmp_path, edge, flip)
         if f"data image {edge} {flip}" in recorded:
             difference = result["image"].numpy().astype(int) - recorded[f"data image {edge} {flip}"]
             assert abs(difference).max() <= 1  # OpenCV's vector instructions may round differently
+
+
+MOVES = {
+    "as stored": [],
+    "larger": [OpenCVResizeTransform(47, 61, 90, 131)],
+    "smaller": [OpenCVResizeTransform(47, 61, 13, 17)],
+    "mirrored": [OpenCVResizeTransform(47, 61, 60, 80), HFlipTransform(80)],
+    "upside down": [VFlipTransform(47), OpenCVResizeTransform(47, 61, 40, 33)],
+    "cropped": [CropTransform(9, 4, 40, 35), OpenCVResizeTransform(35, 40, 70, 81)],
+    "twice": [OpenCVResizeTransform(47, 61, 30, 50), OpenCVResizeTransform(30, 50, 77, 41)],
+    "colored": [T.BlendTransform(np.zeros(1), 0.5, 0.5), HFlipTransform(61)],
+    "turned, which moves no whole rows": [T.RotationTransform(47, 61, 30)],
+}
+
+
+@pytest.mark.parametrize("moves", MOVES.values(), ids=MOVES.keys())
+def test_each_mask_is_the_transformed_label_map_of_its_object(tmp_path, moves):
+    whole = [[0.0, 0.0, 61.0, 0.0, 61.0, 47.0, 0.0, 47.0]]
+    ring = np.zeros((47, 61), np.uint8)
+    ring[20:40, 50:61], ring[25:35, 53:55] = 1, 0
+    diagonal = np.zeros((47, 61), np.uint8)
+    diagonal[[2, 4], [2, 4]] = 1  # around the only pixel of it that a smaller image shows
+    record = with_polygons(tmp_path / "image.png", [*POLYGONS, whole])
+    for mask in (ring, diagonal):
+        annotation = {**record["annotations"][0], "segmentation": encode_bitmap(mask)}
+        record["annotations"].append(annotation)
+    sizes = record["height"], record["width"]
+    expected = []
+    for annotation in record["annotations"]:
+        mask = mask_utils.decode(encode_segmentation(annotation["segmentation"], sizes))
+        expected.append(T.TransformList(moves).apply_segmentation(mask) > 0)
+    mapper = BitMaskDatasetMapper(True, augmentations=moves, **STANDARD)
+    found = mapper(record)["instances"].gt_masks.tensor.numpy()
+    np.testing.assert_array_equal(found, [mask for mask in expected if mask.any()])
 
 
 def test_objects_thinner_than_a_pixel_are_left_out_as_in_mmdet(tmp_path):
