@@ -47,7 +47,12 @@ def generate(images: int, detections: int, masks: bool) -> tuple[dict[str, Any],
     for image_id in range(1, images + 1):
         order = 1 + rng.choice(K, 24, replace=False, p=weight / weight.sum())
         data["images"].append(
-            {"id": image_id, "height": HEIGHT, "width": WIDTH}
+            {
+                "id": image_id,
+                "file_name": f"{image_id:012d}.jpg",
+                "height": HEIGHT,
+                "width": WIDTH,
+            }
             | {"neg_category_ids": order[8:].tolist()}
             | {"not_exhaustive_category_ids": order[6:9].tolist()}
         )

@@ -242,29 +242,34 @@ class Detections:
                 would use the area of the box as the area of the mask.
             block: Number of detections to convert at once.
         """
+        columns = self.columns_of_results(task)
         for start in range(0, len(self), block):
-            yield from self._results_of_rows(slice(start, start + block), task)
-
-    def _results_of_rows(self, rows: slice, task: str | None) -> Iterator[dict[str, Any]]:
-        columns: dict[str, Any] = {
-            "image_id": self.image_ids[rows].tolist(),
-            "category_id": self.category_ids[rows].tolist(),
-        }
-        if self.boxes is not None and task != "segm":
-            columns["bbox"] = self.boxes[rows].tolist()
-        scores = self.scores if task is None else self.scores_of(task)
-        columns["score"] = scores[rows].tolist()
-        if self.masks is not None and task != "bbox":
-            rles = self.masks.rles(rows)
-            columns["segmentation"] = [
-                {**r, "counts": r["counts"].decode()} if r["counts"] else [] for r in rles
+            rows = slice(start, start + block)
+            values = [
+                _segmentations(column, rows)
+                if isinstance(column, MaskColumns)
+                else column[rows].tolist()
+                for column in columns.values()
             ]
-        if self.keypoints is not None and task is None:
-            columns["keypoints"] = self.keypoints[rows].tolist()
-        if self.mask_scores is not None and task is None:
-            columns[MASK_SCORE] = self.mask_scores[rows].tolist()
-        for values in zip(*columns.values(), strict=True):
-            yield dict(zip(columns, values, strict=True))
+            for row in zip(*values, strict=True):
+                yield dict(zip(columns, row, strict=True))
+
+    def columns_of_results(self, task: str | None) -> dict[str, np.ndarray | MaskColumns]:
+        """Return the columns of the dicts that :meth:`results` yields, by their keys."""
+        columns: dict[str, Any] = {"image_id": self.image_ids, "category_id": self.category_ids}
+        if task != "segm":
+            columns["bbox"] = self.boxes
+        columns["score"] = self.scores if task is None else self.scores_of(task)
+        if task != "bbox":
+            columns["segmentation"] = self.masks
+        if task is None:
+            columns |= {"keypoints": self.keypoints, MASK_SCORE: self.mask_scores}
+        return {key: column for key, column in columns.items() if column is not None}
+
+
+def _segmentations(masks: MaskColumns, rows: slice) -> list[Any]:
+    rles = masks.rles(rows)
+    return [{**r, "counts": r["counts"].decode()} if r["counts"] else [] for r in rles]
 
 
 def in_classes_of(instances: Instances, targets: Sequence[int | None]) -> Instances:

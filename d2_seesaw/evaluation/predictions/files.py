@@ -18,6 +18,7 @@ from typing import IO, Any, NoReturn, cast
 
 import numpy as np
 
+from d2_seesaw.data.rle import MaskColumns
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.entries import ImageSize
 from d2_seesaw.evaluation.predictions.validation import check_columns, check_encodings
@@ -48,11 +49,54 @@ def write_results(path: str, detections: Detections, task: str | None = None) ->
         Progress(f"writing {os.path.basename(path)}", **work) as progress,
     ):
         separator = "["
-        for block in _batched(detections.results(task), _RESULTS_PER_BLOCK):
-            file.write((separator + json.dumps(block)[1:-1]).encode())
+        for start in range(0, len(detections), _RESULTS_PER_BLOCK):
+            rows = slice(start, start + _RESULTS_PER_BLOCK)
+            texts = _json_of_rows(detections, rows, task)
+            file.write((separator + ", ".join(texts)).encode())
             separator = ", "
-            progress.update(len(block))
+            progress.update(len(texts))
         file.write(b"]" if len(detections) else b"[]")
+
+
+def _json_of_rows(detections: Detections, rows: slice, task: str | None) -> list[str]:
+    """Return the JSON of ``detections.results(task)`` for some rows, without building the dicts."""
+    fields: list[str] = []
+    texts: list[list[str]] = []
+    for key, column in detections.columns_of_results(task).items():
+        if isinstance(column, MaskColumns):
+            fields.append(f'"{key}": %s')
+            texts.append(_json_of_masks(column, rows))
+            continue
+        values = column[rows]
+        numbers = _json_of_values(values.ravel().tolist())
+        if values.ndim == 1:
+            fields.append(f'"{key}": %s')
+            texts.append(numbers)
+        else:
+            length = values.shape[1]
+            fields.append(f'"{key}": [{", ".join(["%s"] * length)}]')
+            texts += [numbers[i::length] for i in range(length)]
+    row = "{" + ", ".join(fields) + "}"
+    return list(map(row.__mod__, zip(*texts, strict=True)))
+
+
+def _json_of_masks(masks: MaskColumns, rows: slice) -> list[str]:
+    counts = _json_of_values([text.decode() for text in masks.texts(rows)])
+    sizes = _json_of_values(masks.sizes[rows].ravel().tolist())
+    mask = '{"size": [%s, %s], "counts": %s}'
+    texts = map(mask.__mod__, zip(sizes[::2], sizes[1::2], counts, strict=True))
+    return ["[]" if text == '""' else made for text, made in zip(counts, texts, strict=True)]
+
+
+def _json_of_values(values: list[Any]) -> list[str]:
+    """Return the JSON of each value: all of them numbers, or all of them text.
+
+    One call for all values takes a third of the time. No text has the separator in it: a quotation
+    mark of a text has a backslash in front.
+    """
+    quote = '"' if values and isinstance(values[0], str) else ""
+    text = json.dumps(values)[1 + len(quote) : -1 - len(quote)]
+    return [f"{quote}{part}{quote}" for part in text.split(f"{quote}, {quote}")] if values else []
 
 
 def read_results(path: str | PathLike[str], *, image_size: ImageSize | None = None) -> Detections:

@@ -30,6 +30,29 @@ def test_the_bytes_equal_those_of_json_dumps(number, results, tmp_path):
     assert path.read_text() == json.dumps(results[:number])
 
 
+@pytest.mark.parametrize("task", [None, "bbox", "segm"])
+def test_bytes_equal_those_of_json_dumps_for_text_that_looks_like_json(results, task, tmp_path):
+    ids = ['a", "b', "], [", "%s %d", "\\", '"', "é\n", "", "\ud83d\ude00"]
+    changed = [
+        {
+            **r,
+            "image_id": ids[i % 8],
+            "category_id": ids[-1 - i % 8],
+            "score": np.float32(0.1).item(),
+        }
+        for i, r in enumerate(results)
+    ]
+    changed = [
+        {**r, "keypoints": [0.5, i, 1e-9], "mask_score": 1e22} for i, r in enumerate(changed)
+    ]
+    changed[1]["segmentation"] = changed[6]["segmentation"] = []
+    path = tmp_path / "results.json"
+    for some in (changed, changed[1:2], changed[:5]):  # one without a mask; blocks of 4 and 1
+        detections = Detections.from_results(some)
+        write_results(str(path), detections, task)
+        assert path.read_text() == json.dumps(list(detections.results(task)))
+
+
 @pytest.mark.parametrize("task", ["bbox", "segm"])
 def test_lvis_and_pycocotools_read_the_file(task, results, tmp_path, capsys):
     data = federated_case(0, "real boxes")[0]
