@@ -1,7 +1,4 @@
-"""Masks in COCO's compressed run-length encoding (RLE): encoding, conversion, checks, columns.
-
-An encoding is a dict with "size", ``[height, width]``, and "counts". Its runs are counted column by
-column and start with the background.
+"""Encoding of the masks that a model predicts on boxes, without pasting them into images.
 
 Detectron2 pastes each predicted mask into an image of its own (``paste_masks_in_image``) and
 encodes that image. For 300 masks of 800 x 1333 pixels these images take 320 MB, and all but the
@@ -15,97 +12,27 @@ Shapes in this module:
     M: edge of a mask on its box
     H, W: image
     h, w: window of one box
-    B: bytes of all masks
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances, ROIMasks
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor
+
+from d2_seesaw.data.rle.conversion import encode_bitmap
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 _MASKS_AT_ONCE = 32  # bounds the memory of the interpolation weights
-_MASKS_PER_BLOCK = 10_000  # that `take` copies at once
-_COPIED_PER_BYTE = 4  # that `texts` copies to return one
-
-# Compressed counts
-_FIRST_CHARACTER = 48  # stands for 0
-_MOST_CHARACTERS = 8  # per number: images have fewer than 2**32 pixels
-_MOST_PIXELS = 2**31
-
-
-@dataclass(frozen=True)
-class MaskColumns:
-    """Encoded masks as arrays, with the compressed counts of all masks in one buffer.
-
-    Attributes:
-        sizes: ``(N, 2)`` height and width.
-        lengths: ``(N,)`` bytes of each mask.
-        counts: ``(B,)`` uint8, the compressed counts of all masks.
-    """
-
-    sizes: np.ndarray
-    lengths: np.ndarray
-    counts: np.ndarray
-
-    @classmethod
-    def from_rles(cls, rles: Sequence[Mapping[str, Any]]) -> MaskColumns:
-        """Build the columns from encodings whose counts are text, bytes or a list of runs.
-
-        Raises:
-            ValueError: an entry is not a run-length encoding.
-        """
-        counts = [_compressed_counts(rle) for rle in rles]
-        return cls(
-            np.array([rle["size"] for rle in rles], dtype=np.int32).reshape(-1, 2),
-            np.array([len(c) for c in counts], dtype=np.int32),
-            np.frombuffer(b"".join(counts), dtype=np.uint8),
-        )
-
-    @cached_property
-    def _starts(self) -> np.ndarray:
-        return np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
-
-    def rles(self, rows: np.ndarray | slice) -> list[dict[str, Any]]:
-        """Return the encodings of the given rows as pycocotools takes them, counts in bytes."""
-        sizes = self.sizes[rows].tolist()
-        return [{"size": s, "counts": t} for s, t in zip(sizes, self.texts(rows), strict=True)]
-
-    def texts(self, rows: np.ndarray | slice) -> list[bytes]:
-        """Return the compressed counts of the given rows."""
-        starts, ends = self._starts[:-1][rows], self._starts[1:][rows]
-        first, last = int(starts.min(initial=len(self.counts))), int(ends.max(initial=0))
-        counts: Any = self.counts.data
-        if last - first <= _COPIED_PER_BYTE * int((ends - starts).sum()):
-            # Slices of bytes take a third of the time, but need a copy of everything between them.
-            counts, starts, ends = counts[first:last].tobytes(), starts - first, ends - first
-        return [bytes(counts[a:b]) for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
-
-    def take(self, rows: np.ndarray) -> MaskColumns:
-        """Select rows, in the given order."""
-        lengths = self.lengths[rows]
-        counts = np.empty(lengths.sum(dtype=np.int64), self.counts.dtype)
-        # In blocks, because the index of a byte takes eight times the memory of the byte.
-        end = 0
-        for start in range(0, len(rows), _MASKS_PER_BLOCK):
-            n = lengths[start : start + _MASKS_PER_BLOCK].astype(np.int64)
-            shift = self._starts[rows[start : start + _MASKS_PER_BLOCK]] - (np.cumsum(n) - n)
-            places = np.arange(n.sum()) + np.repeat(shift, n)
-            counts[end : end + len(places)] = self.counts[places]
-            end += len(places)
-        return MaskColumns(self.sizes[rows], lengths, counts)
 
 
 def encode_instances(instances: Instances) -> list[dict[str, Any]]:
@@ -114,109 +41,6 @@ def encode_instances(instances: Instances) -> list[dict[str, Any]]:
     if isinstance(masks, ROIMasks):
         return encode_masks(masks.tensor, instances.pred_boxes, instances.image_size)
     return [encode_bitmap(mask) for mask in masks]
-
-
-def encode_bitmap(mask: ArrayLike) -> dict[str, Any]:
-    """Encode an ``(H, W)`` mask of the image, with counts in bytes."""
-    rle: Any = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return rle
-
-
-def encode_segmentation(
-    segmentation: Sequence[Sequence[float]] | Mapping[str, Any], image_size: Sequence[int]
-) -> dict[str, Any]:
-    """Encode the segmentation of an annotation as pycocotools takes it.
-
-    Args:
-        segmentation: Polygons ``[x0, y0, x1, y1, ...]``, which are merged, or an encoding, whose
-            runs are compressed if they are a list. Compressed encodings are returned as they are.
-        image_size: ``(H, W)``.
-    """
-    if isinstance(segmentation, Mapping) and not isinstance(segmentation["counts"], list):
-        return dict(segmentation)
-    given: Any = segmentation
-    encoded: Any = coco_mask.frPyObjects(given, *image_size)
-    merged: Any = coco_mask.merge(encoded) if isinstance(encoded, list) else encoded
-    return merged
-
-
-def _compressed_counts(rle: Any) -> bytes:
-    if not isinstance(rle, Mapping) or not {"size", "counts"} <= rle.keys():
-        text = str(rle)
-        raise ValueError(
-            "The segmentation of a detection must be a run-length encoding, a dict with 'size' and "
-            f"'counts', got {text[:60]}{'...' * (len(text) > 60)}"
-        )
-    counts = encode_segmentation(rle, rle["size"])["counts"]
-    return counts.encode() if isinstance(counts, str) else counts
-
-
-def compressed_rle(segmentation: Mapping[str, Any]) -> dict[str, Any]:
-    """Check a run-length encoding and return it with its counts as compressed text.
-
-    Raises:
-        KeyError, TypeError, ValueError: "size" or "counts" are missing or invalid, or the counts
-            do not add up to the size. pycocotools would then read beyond the end of its memory.
-    """
-    size = _checked_size(segmentation["size"])
-    counts = segmentation["counts"]
-    if not isinstance(counts, list | str):
-        raise TypeError(f"counts must be a list or text, got {repr(counts)[:40]}")
-    if isinstance(counts, str):
-        runs = run_lengths(counts)
-    elif all(type(count) is int for count in counts):
-        runs = counts
-    else:
-        wrong = next(count for count in counts if type(count) is not int)
-        raise TypeError(f"counts must be whole numbers, got {repr(wrong)[:40]}")
-    if (total := sum(runs)) != size[0] * size[1] or min(runs) < 0:
-        hint = ": they look like pairs of start and length" if _are_pairs(runs, size) else ""
-        negative = ", some of them negative" if min(runs, default=0) < 0 else ""
-        raise ValueError(
-            f"counts must add up to {size[0]} x {size[1]}, got {total}{negative}{hint}"
-        )
-    if isinstance(counts, list):
-        counts = encode_segmentation({"size": size, "counts": counts}, size)["counts"].decode()
-    return {"size": size, "counts": counts}
-
-
-def _checked_size(size: Any) -> list[int]:
-    if not isinstance(size, list | tuple) or [type(side) for side in size] != [int, int]:
-        raise TypeError(f"size must be two whole numbers, got {repr(size)[:40]}")
-    height, width = size
-    if height < 1 or width < 1 or height * width > _MOST_PIXELS:
-        raise ValueError(f"size must be that of an image, got {repr(size)[:40]}")
-    return [height, width]
-
-
-def _are_pairs(runs: Sequence[int], size: Sequence[int]) -> bool:
-    """Return whether runs are starts, which ascend, and lengths of the foreground."""
-    ends = [start + length for start, length in zip(runs[::2], runs[1::2], strict=False)]
-    starts = [*runs[::2], size[0] * size[1]]
-    ascend = all(end <= start for end, start in zip(ends, starts[1:], strict=False))
-    return len(runs) % 2 == 0 and len(runs) > 0 and min(runs) >= 0 and ascend
-
-
-def run_lengths(counts: str | bytes) -> list[int]:
-    """Decompress counts, or raise a ``ValueError``: five bits per character, then differences.
-
-    From the third number on, each difference is relative to the run two positions earlier.
-    """
-    text = counts.encode("ascii") if isinstance(counts, str) else counts
-    bits = np.frombuffer(text, np.uint8).astype(np.int64) - _FIRST_CHARACTER
-    last = bits < 32  # of a number
-    number = np.cumsum(last) - last
-    start = np.flatnonzero(np.diff(number, prepend=-1))
-    place = np.arange(len(bits)) - start[number]
-    if not last[-1:].all() or not ((bits >= 0) & (bits < 64) & (place < _MOST_CHARACTERS)).all():
-        raise ValueError(f"counts must be compressed run lengths, got {counts[:40]!r}")
-    if not len(bits):
-        return []
-    runs = np.add.reduceat((bits & 31) << 5 * place, start)
-    runs -= np.where(bits[last] & 16, 32 << 5 * place[last], 0)  # the sign
-    runs[1::2] = np.cumsum(runs[1::2])
-    runs[2::2] = np.cumsum(runs[2::2])
-    return runs.tolist()
 
 
 def encode_masks(

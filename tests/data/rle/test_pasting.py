@@ -9,8 +9,7 @@ from detectron2.layers.mask_ops import _do_paste_mask, paste_masks_in_image
 from detectron2.structures import Boxes
 from pycocotools import mask as coco_mask
 
-from d2_seesaw.data import rle
-from d2_seesaw.data.rle import MaskColumns, encode_masks
+from d2_seesaw.data.rle import encode_masks
 from tests.support.operators import OperatorLog
 
 SIZE = (67, 93)
@@ -187,34 +186,3 @@ def test_memory_is_limited_to_the_windows():
         tracemalloc.stop()
     assert log.largest <= masks.nbytes
     assert peak < size[0] * size[1] * n / 50, peak
-
-
-# Columns
-
-
-@pytest.mark.parametrize("block", [1, 2, 100])
-def test_masks_can_be_taken_in_any_order_and_more_than_once(block, monkeypatch):
-    monkeypatch.setattr(rle, "_MASKS_PER_BLOCK", block)
-    lengths = [3, 0, 7, 1]
-    rles = [{"size": [i, 9], "counts": bytes(range(n))} for i, n in enumerate(lengths)]
-    masks = MaskColumns.from_rles(rles)
-    for rows in ([2, 0, 0, 1, 3], [1], [], [1, 1], [0, 1, 2, 3]):
-        taken = masks.take(np.array(rows, dtype=int))
-        expected = MaskColumns.from_rles([rles[i] for i in rows])
-        for name in ("sizes", "lengths", "counts"):
-            np.testing.assert_array_equal(getattr(taken, name), getattr(expected, name))
-            assert getattr(taken, name).dtype == getattr(expected, name).dtype
-
-
-def test_uncompressed_runs_are_compressed():
-    runs = {"size": [4, 3], "counts": [2, 5, 5]}
-    masks = MaskColumns.from_rles([runs, runs])
-    expected = np.zeros(12, dtype=np.uint8)
-    expected[2:7] = 1
-    for encoded in masks.rles(slice(None)):
-        np.testing.assert_array_equal(coco_mask.decode(encoded).reshape(-1, order="F"), expected)
-
-
-def test_a_polygon_is_refused():
-    with pytest.raises(ValueError, match=r"must be a run-length encoding.*got \[\[0, 0"):
-        MaskColumns.from_rles([[[0, 0, 5, 0, 5, 5]]])
