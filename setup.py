@@ -61,6 +61,7 @@ setup(
             "codespell",
             "hypothesis",
             "nbmake",
+            "numba>=0.61",
             "pre-commit",
             "pyright",
             "pytest",
@@ -70,6 +71,7 @@ setup(
         "demo": ["jupyterlab"],  # opens docs/first_steps.ipynb
         "export": ["onnx", "onnxruntime"],
         "docs": ["latex2mathml", "mkdocs-material", "mkdocstrings[python]"],
+        "fast": ["numba>=0.61"],  # masks are encoded and compared by compiled functions
         "fiftyone": ["fiftyone>=1.0"],
         "mlflow": ["mlflow"],
         "segmentation": ["segmentation-models-pytorch>=0.5"],

@@ -13,6 +13,7 @@ for which an engine's precision equals lvis-api's within 1e-12.
 import argparse
 import functools
 import gc
+import importlib.util
 import resource
 import time
 from collections import Counter
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.lvis_engines import Prepare, installed_peers, lvis_api, ours
+from benchmarks.lvis_engines import Prepare, installed_peers, lvis_api, ours, ours_without_numba
 from benchmarks.lvis_metrics import Cost, generate, in_new_process
 from d2_seesaw.evaluation.lvis.rules import TASKS
 from d2_seesaw.evaluation.predictions.detections import Detections
@@ -154,6 +155,8 @@ def main() -> None:
     args = parser.parse_args()
     peers = installed_peers()
     engines = {"this project": ours}
+    if importlib.util.find_spec("numba"):
+        engines["this project without numba"] = ours_without_numba
     engines |= {n: p for n, p in peers.items() if args.peers is None or n in args.peers}
     if args.traits:
         print_traits(engines, args.traits)

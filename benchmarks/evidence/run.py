@@ -196,7 +196,9 @@ class Runner:
 
 def _metrics(folder: Path, task: str) -> dict[str, float]:
     if task == "sem_seg":
-        return json.loads((folder / "sem_seg_evaluation.json").read_text())
+        last = (folder.parent / "evaluations.jsonl").read_text().splitlines()[-1]
+        results = json.loads(last)["results"]
+        return {name.removeprefix("sem_seg/"): value for name, value in results.items()}
     return json.loads((folder / f"longtail_{task}.json").read_text())["metrics"]
 
 
@@ -248,8 +250,13 @@ def _run_table(runner: Runner, table: Any, pool: concurrent.futures.Executor, en
             runner.start(data)
 
     def run(recipe: Recipe, seed: int) -> None:
-        if time.monotonic() < end:
+        if time.monotonic() >= end:
+            return
+        try:
             runner.run(recipe, seed)
+        except Exception as error:  # raised again by future.result(), after the runs in between
+            print(f"{recipe.name}, seed {seed}: {error!r}", file=sys.stderr, flush=True)
+            raise
 
     # Calibrations need the trained models of their seed.
     for calibrated in (False, True):

@@ -9,6 +9,7 @@ from typing import Any
 from recipes import Recipe, Table
 
 from d2_seesaw.evaluation import compare_runs
+from d2_seesaw.evaluation.analysis.intervals import t_quantile
 
 RESULTS = Path(__file__).resolve().parent / "results"
 """Folder of the results that are part of the repository: one file for each recipe and seed."""
@@ -72,7 +73,11 @@ def write_comparison(table: Table, output: Path, annotations: Path) -> None:
     """
     seeds = [seed for seed in table.seeds if is_finished(table.baseline, seed)]
     done = [r for r in table.recipes if seeds and all(is_finished(r, seed) for seed in seeds)]
-    if len(done) < 2 or table.baseline.data.semantic:
+    if len(done) < 2:
+        return
+    if table.baseline.data.semantic:
+        differences = {r.name: _differences_of_seeds(table, r, seeds) for r in done[1:]}
+        _write(table, {"seeds": seeds, "differences": differences})
         return
     runs = {r.name: [output / "runs" / f"{r.name}-{seed}" for seed in seeds] for r in done}
     compared = compare_runs(runs, annotations)
@@ -82,7 +87,28 @@ def write_comparison(table: Table, output: Path, annotations: Path) -> None:
             for d in pair.metrics:
                 ends = [None if math.isnan(v) else round(v, 3) for v in (d.mean, d.low, d.high)]
                 differences[pair.compared][f"{task.task}/{d.name}"] = ends
-    content = {"seeds": seeds, "resamples": compared.resamples, "differences": differences}
+    resamples = compared.resamples
+    _write(table, {"seeds": seeds, "resamples": resamples, "differences": differences})
+
+
+def _differences_of_seeds(table: Table, recipe: Recipe, seeds: list[int]) -> dict[str, Difference]:
+    """Return mean differences from the baseline with Student's t intervals over paired seeds."""
+    found: dict[str, Difference] = {}
+    for name in table.metrics:
+        results = ((read_result(r, seed) for r in (recipe, table.baseline)) for seed in seeds)
+        pairs = ([metric(result or {}, name) for result in pair] for pair in results)
+        values = [compared - baseline for compared, baseline in pairs]
+        mean = statistics.mean(values)
+        ends: list[float | None] = [None, None]
+        if len(values) > 1:
+            error = statistics.stdev(values) / math.sqrt(len(values))
+            half = t_quantile(len(values) - 1) * error
+            ends = [round(mean - half, 3), round(mean + half, 3)]
+        found[name] = [round(mean, 3), *ends]
+    return found
+
+
+def _write(table: Table, content: dict[str, Any]) -> None:
     path = comparison_file(table)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n")
@@ -102,8 +128,10 @@ def show(table: Table) -> str:
         if not results:
             continue
         cells = [mean_and_deviation([metric(r, name) for r in results]) for name in table.metrics]
-        hours = sum(result["cpu_seconds"] for result in results) / 3600
-        rows.append([recipe.name, str(len(results)), *cells, f"{hours:.1f}"])
+        hours = f"{sum(result['cpu_seconds'] for result in results) / 3600:.1f}"
+        if any(result.get("resumed") for result in results):
+            hours = f"over {hours}"  # those before an interruption are not known
+        rows.append([recipe.name, str(len(results)), *cells, hours])
     if len(rows) == 1:
         return f"### {table.title}\n\nNot yet run."
     parts = [f"### {table.title}", _markdown(rows)]

@@ -18,6 +18,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from d2_seesaw.data.class_names import NameMapping, compare_names
+from d2_seesaw.data.rle.kernels import compiled_functions
 from d2_seesaw.evaluation.analysis.threshold_file import SplitThresholds
 from d2_seesaw.evaluation.lvis.annotations import (
     TrainImageCounts,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 _LVIS_LIMIT = 300
 _SHOWN_NAMES = 3
+_MASKS_PER_IMAGE = 100  # of a model that may return 300, to estimate the work
 
 
 class LongTailLVISEvaluator(LVISEvaluator):
@@ -147,6 +149,8 @@ class LongTailLVISEvaluator(LVISEvaluator):
             )
             self._ground_truth = GroundTruthColumns.from_table(table)
             self._image_ids = set(self._ground_truth.image_ids.tolist())
+            if "segm" in (self._tasks or TASKS):
+                compiled_functions(_MASKS_PER_IMAGE * len(self._image_ids))
             self._category_ids = self._category_id_of_class()
             self._classes: NameMapping | None = None
             if class_names is not None:

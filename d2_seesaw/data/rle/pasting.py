@@ -17,6 +17,8 @@ Shapes in this module:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from d2_seesaw.data.rle.conversion import encode_bitmap
+from d2_seesaw.data.rle.kernels import compiled_functions
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -67,11 +70,16 @@ def encode_masks(
     probs, corners = _checked(masks, boxes, threshold)
     H, W = (int(edge) for edge in image_size)
     rles: list[dict[str, Any]] = []
+    compiled = compiled_functions()
     for start in range(0, len(probs), _MASKS_AT_ONCE):
         part = slice(start, start + _MASKS_AT_ONCE)
         windows = _Windows.of(probs[part], corners[part], (H, W))
-        changes = [windows.changes(i, threshold) for i in range(len(windows.masks))]
-        runs = _runs(changes, windows, (H, W))
+        if compiled is None:
+            changes = [windows.changes(i, threshold) for i in range(len(windows.masks))]
+            numbers = np.array([len(each) for each in changes])
+            runs = _runs(np.concatenate(changes), numbers, windows, (H, W))
+        else:
+            runs = _runs(*windows.all_changes(compiled, threshold), windows, (H, W))
         uncompressed: Any = [{"size": [H, W], "counts": r} for r in runs]
         rles += coco_mask.frPyObjects(uncompressed, H, W)
     return rles
@@ -104,14 +112,28 @@ class _Axis:
         length: ``(N,)`` number of pixels of each window.
         offset: ``(N + 1,)`` first line of each window.
         grid: ``(lines,)`` coordinate in the mask, from -1 to 1, as ``grid_sample`` takes it.
-        weights: ``(lines, M)`` weight of each cell of the mask.
+        cell: ``(lines,)`` cell of the mask before the line, from -1 to M - 1.
+        weight: ``(lines,)`` weight of the cell after the line; the cell before has the rest.
+        M: cells.
     """
 
     start: Ints
     length: Ints
     offset: Ints
     grid: Floats
-    weights: Floats
+    cell: Ints
+    weight: Floats
+    M: int
+
+    @cached_property
+    def weights(self) -> Floats:
+        """``(lines, M)`` weight of each cell of the mask."""
+        # One more cell at either end receives the weights outside of the mask.
+        weights = np.zeros((len(self.cell), self.M + 2), np.float32)
+        line, column = np.arange(len(self.cell)), self.cell + 1
+        weights[line, column] = 1 - self.weight
+        weights[line, column + 1] = self.weight
+        return weights[:, 1:-1]
 
     @classmethod
     def of(cls, low: Floats, high: Floats, size: int, M: int, *, blank_first: bool) -> _Axis:
@@ -128,12 +150,7 @@ class _Axis:
         seen = (pixel >= 0) & (pixel < length[window]) & (cell >= -1) & (cell < M)
         cell = np.where(seen, cell, np.float32(-1))
         left = np.floor(cell)
-        # One more cell at either end receives the weights outside of the mask.
-        weights = np.zeros((len(cell), M + 2), np.float32)
-        line, column = np.arange(len(cell)), left.astype(np.int64) + 1
-        weights[line, column] = 1 - (cell - left)
-        weights[line, column + 1] = cell - left
-        return cls(start, length, offset, grid, weights[:, 1:-1])
+        return cls(start, length, offset, grid, left.astype(np.int64), cell - left, M)
 
 
 @dataclass(frozen=True)
@@ -187,7 +204,29 @@ class _Windows:
             self._decide(i, np.flatnonzero(inside != possible), inside, threshold)
         return np.flatnonzero(inside[1:] != inside[:-1]) + 1
 
-    def _decide(self, i: int, pixels: Ints, inside: NDArray[np.bool_], threshold: float) -> None:
+    def all_changes(self, compiled: ModuleType, threshold: float) -> tuple[Ints, Ints]:
+        """Return what :meth:`changes` returns, of all windows together, and their numbers."""
+        size = (self.x.length + 1) * (self.y.length + 1)
+        bounds = np.concatenate([[0], np.cumsum(size)])
+        pixels = np.empty(bounds[-1], np.uint8)
+        undecided = compiled.fill_windows(
+            self.masks,
+            np.float32(threshold) - self.tolerance,
+            np.float32(threshold) + self.tolerance,
+            (self.x.cell, self.x.weight),
+            (self.y.cell, self.y.weight),
+            self.x.offset,
+            self.y.offset,
+            pixels,
+        )
+        for i in np.flatnonzero(undecided).tolist():
+            window = pixels[bounds[i] : bounds[i + 1]]
+            places = np.flatnonzero(window == compiled.UNDECIDED)
+            window[places] = 0
+            self._decide(i, places, window, threshold)
+        return compiled.changes(pixels, bounds)
+
+    def _decide(self, i: int, pixels: Ints, inside: np.ndarray, threshold: float) -> None:
         """Set ``inside`` at ``pixels`` of window ``i``, in scan order, with ``grid_sample``."""
         column, row = np.divmod(pixels, self.y.length[i] + 1)
         real = (column > 0) & (row < self.y.length[i])
@@ -199,13 +238,20 @@ class _Windows:
 
 
 def _runs(
-    changes: list[Ints], windows: _Windows, image_size: tuple[int, int]
+    changes: Ints, numbers: Ints, windows: _Windows, image_size: tuple[int, int]
 ) -> list[NDArray[np.uint32]]:
-    """Return the run lengths of each mask in the image, given its changes in its window."""
+    """Return the run lengths of each mask in the image, given its changes in its window.
+
+    Args:
+        changes: places in the windows, window after window.
+        numbers: ``(N,)`` number of changes in each window.
+        windows: the windows.
+        image_size: ``(H, W)``.
+    """
     H, W = image_size
-    N = len(changes)
-    window = np.repeat(np.arange(N), [len(c) for c in changes])
-    column, row = np.divmod(np.concatenate(changes), windows.y.length[window] + 1)
+    N = len(numbers)
+    window = np.repeat(np.arange(N), numbers)
+    column, row = np.divmod(changes, windows.y.length[window] + 1)
     place = (windows.x.start[window] + column - 1) * H + windows.y.start[window] + row
     # In a window as high as the image, a run may end where the run of the next column starts.
     joint = np.flatnonzero((place[1:] == place[:-1]) & (window[1:] == window[:-1]))

@@ -1,4 +1,6 @@
-"""Mask IoUs of detections and objects with pycocotools, in few calls and only where they matter.
+"""Mask IoUs of detections and objects, only where they matter.
+
+numba compares pair by pair; without it, pycocotools compares many masks in a call.
 
 Shapes in this module:
     B: detections of a block
@@ -9,12 +11,14 @@ Shapes in this module:
 from __future__ import annotations
 
 import itertools
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as mask_utils
 
 from d2_seesaw.data.rle import MaskColumns
+from d2_seesaw.data.rle.kernels import compiled_functions
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.predictions.ordering import starts_of_runs
 
@@ -59,6 +63,14 @@ def mask_ious(
     if not len(kept):
         return ious
     n = number[kept]
+    compiled = compiled_functions()
+    if compiled is not None:
+        places = index[_ranges(starts[kept], n)]
+        there = texts, ground_truth.image_sizes[ground_truth.images[drawn]]
+        ious[_ranges(starts[kept], n)] = _compiled_ious(
+            compiled, masks, rows[kept], n, *there, places
+        )
+        return ious
     # Detections of one pair have the same first object.
     pairs = np.flatnonzero(starts_of_runs(objects[starts[kept]]))
     there = index[_ranges(starts[kept[pairs]], n[pairs])].tolist()
@@ -84,6 +96,33 @@ def mask_ious(
     cells = _ranges(corner[call] + row * width[call] + column, n)
     ious[_ranges(starts[kept], n)] = np.concatenate(matrices)[cells]
     return ious
+
+
+def _compiled_ious(
+    compiled: ModuleType,
+    masks: MaskColumns,
+    rows: np.ndarray,
+    number: np.ndarray,
+    texts: list[bytes],
+    sizes: np.ndarray,
+    others: np.ndarray,
+) -> np.ndarray:
+    """Return the IoUs of rows of ``masks`` with ``number`` others each.
+
+    Args:
+        compiled: the compiled functions.
+        masks: Masks of the detections.
+        rows: Rows of the detections.
+        number: Objects of each detection.
+        texts: Compressed counts of the objects.
+        sizes: Their heights and widths.
+        others: Places in ``texts``, detection by detection.
+    """
+    counts, starts, ends = masks.bytes_of(rows)
+    bounds = np.cumsum([0, *map(len, texts)])
+    joined = np.frombuffer(b"".join(texts), np.uint8)
+    own = counts, starts, ends, masks.sizes[rows], number
+    return compiled.ious(*own, joined, bounds[:-1], bounds[1:], sizes, others)
 
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -126,6 +165,10 @@ def _rles(sizes: list[list[int]], texts: list[bytes]) -> list[dict[str, Any]]:
 
 
 def _areas(sizes: list[list[int]], texts: list[bytes]) -> np.ndarray:
+    compiled = compiled_functions()
+    if compiled is not None:
+        bounds = np.cumsum([0, *map(len, texts)])
+        return compiled.areas(np.frombuffer(b"".join(texts), np.uint8), bounds[:-1], bounds[1:])
     areas = np.zeros(len(texts))
     for start in range(0, len(texts), _MASKS_PER_CALL):
         block = slice(start, start + _MASKS_PER_CALL)
@@ -136,9 +179,12 @@ def _areas(sizes: list[list[int]], texts: list[bytes]) -> np.ndarray:
 
 def mask_areas(masks: MaskColumns, rows: np.ndarray) -> np.ndarray:
     """Return the areas of the masks of the given rows, in pixels."""
+    compiled = compiled_functions(len(rows))
     parts = [
         rows[start : start + _MASKS_PER_BLOCK] for start in range(0, len(rows), _MASKS_PER_BLOCK)
     ]
+    if compiled is not None:
+        return np.concatenate([compiled.areas(*masks.bytes_of(part)) for part in parts])
     return np.concatenate([_areas(_sizes(masks, part), masks.texts(part)) for part in parts])
 
 

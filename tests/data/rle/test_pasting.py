@@ -9,10 +9,18 @@ from detectron2.layers.mask_ops import _do_paste_mask, paste_masks_in_image
 from detectron2.structures import Boxes
 from pycocotools import mask as coco_mask
 
-from d2_seesaw.data.rle import encode_masks
+from d2_seesaw.data.rle import encode_masks, pasting
 from tests.support.operators import OperatorLog
 
 SIZE = (67, 93)
+
+
+@pytest.fixture(params=["NumPy", "numba"], autouse=True)
+def _functions(request, monkeypatch):
+    compiled = None
+    if request.param == "numba":
+        compiled = pytest.importorskip("d2_seesaw.data.rle.compiled", exc_type=ImportError)
+    monkeypatch.setattr(pasting, "compiled_functions", lambda: compiled)
 
 
 def pasted_and_encoded(masks, boxes, size, threshold=0.5):

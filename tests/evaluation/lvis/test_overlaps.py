@@ -20,6 +20,14 @@ TRAITS = ("real boxes", "tied scores", "many in a pair", "rle", "crowd", "not ex
 MORE_TRAITS = ("unknown category", "unverified category", "zero area", "equal ious")
 
 
+@pytest.fixture(params=["pycocotools", "numba"], autouse=True)
+def _functions(request, monkeypatch):
+    compiled = None
+    if request.param == "numba":
+        compiled = pytest.importorskip("d2_seesaw.data.rle.compiled", exc_type=ImportError)
+    monkeypatch.setattr(mask_overlaps, "compiled_functions", lambda masks=0: compiled)
+
+
 def scored_and_edges(data, results, task, *, class_agnostic=False):
     ground_truth = GroundTruthColumns.from_dataset(data)
     detections = Detections.from_results(results)
