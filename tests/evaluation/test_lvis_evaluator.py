@@ -31,6 +31,7 @@ from pycocotools.cocoeval import COCOeval
 
 from d2_seesaw.data.annotations import reader
 from d2_seesaw.evaluation import LongTailLVISEvaluator, drop_absent
+from d2_seesaw.evaluation.lvis import mask_overlaps
 from d2_seesaw.evaluation.lvis.rules import METRICS
 from d2_seesaw.evaluation.predictions.files import read_results
 from d2_seesaw.report import write_evaluation_report
@@ -424,6 +425,7 @@ def test_a_broken_lvis_is_reported_on_construction(evaluator_of, monkeypatch):
 
 
 def test_a_broken_pycocotools_is_reported_on_construction(evaluator_of, monkeypatch):
+    monkeypatch.setattr(mask_overlaps, "compiled_functions", lambda masks=0: None)
     monkeypatch.setattr(mask_utils, "iou", lambda found, there, crowd: np.zeros((1, 1)))
     with pytest.raises(RuntimeError, match=r"task 'segm' computes .* is right"):
         evaluator_of(one_object_per_group("rcf"))
