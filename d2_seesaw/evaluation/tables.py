@@ -263,9 +263,12 @@ def write_category_results(
 
 def write_csv(path: str | os.PathLike[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write rows as a CSV file. Text that a spreadsheet would run gets an apostrophe in front."""
-    cells = [[escape_formula(v) if isinstance(v, str) else v for v in row] for row in rows]
+    cells = [list(row) for row in rows]
+    texts = [(row, i, v) for row in cells for i, v in enumerate(row) if isinstance(v, str)]
+    for row, i, text in texts:
+        row[i] = escape_formula(text)
     # csv quotes a carriage return, which would end the row in some programs, in this mode alone.
-    returns = any(isinstance(v, str) and "\r" in v for row in cells for v in row)
+    returns = any("\r" in text for _, _, text in texts)
     quoting = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
     table = io.StringIO()
     csv.writer(table, lineterminator="\n", quoting=quoting).writerows(cells)

@@ -16,6 +16,7 @@ Shapes in this module:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
@@ -36,6 +37,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 _MASKS_AT_ONCE = 32  # bounds the memory of the interpolation weights
+_PIXELS_AT_ONCE = 2**22  # of windows, which compiled functions fill
 
 
 def encode_instances(instances: Instances) -> list[dict[str, Any]]:
@@ -71,8 +73,7 @@ def encode_masks(
     H, W = (int(edge) for edge in image_size)
     rles: list[dict[str, Any]] = []
     compiled = compiled_functions()
-    for start in range(0, len(probs), _MASKS_AT_ONCE):
-        part = slice(start, start + _MASKS_AT_ONCE)
+    for part in _blocks(corners, (H, W), by_pixels=compiled is not None):
         windows = _Windows.of(probs[part], corners[part], (H, W))
         if compiled is None:
             changes = [windows.changes(i, threshold) for i in range(len(windows.masks))]
@@ -83,6 +84,22 @@ def encode_masks(
         uncompressed: Any = [{"size": [H, W], "counts": r} for r in runs]
         rles += coco_mask.frPyObjects(uncompressed, H, W)
     return rles
+
+
+def _blocks(corners: Floats, image_size: tuple[int, int], *, by_pixels: bool) -> Iterator[slice]:
+    """Yield parts of the masks whose windows or weights are in memory together."""
+    H, W = image_size
+    pixels = np.full(len(corners), _PIXELS_AT_ONCE // _MASKS_AT_ONCE, np.int64)
+    if by_pixels:
+        low, high = corners[:, :2].clip(0, (W, H)), corners[:, 2:].clip(0, (W, H))
+        pixels = (high - low).clip(0).astype(np.int64).prod(axis=1)
+    ends = np.cumsum(pixels)
+    start = 0
+    while start < len(corners):
+        done = ends[start - 1] if start else 0
+        stop = int(np.searchsorted(ends, done + _PIXELS_AT_ONCE, side="right"))
+        yield slice(start, max(stop, start + 1))
+        start = max(stop, start + 1)
 
 
 def _checked(masks: Tensor, boxes: Tensor | Boxes, threshold: float) -> tuple[Floats, Floats]:

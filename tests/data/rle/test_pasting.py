@@ -20,6 +20,7 @@ def _functions(request, monkeypatch):
     compiled = None
     if request.param == "numba":
         compiled = pytest.importorskip("d2_seesaw.data.rle.compiled", exc_type=ImportError)
+        monkeypatch.setattr(pasting, "_PIXELS_AT_ONCE", 5 * SIZE[0] * SIZE[1])
     monkeypatch.setattr(pasting, "compiled_functions", lambda: compiled)
 
 
