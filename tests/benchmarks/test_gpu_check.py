@@ -24,7 +24,7 @@ PACKAGE_OF = {
 }
 # Installed with torch, optional in our code, or our own.
 NOT_CARRIED = {"torch", "torchvision", "triton", "numpy", "PIL", "timm", "wandb", "mlflow"}
-NOT_CARRIED |= {"onnxruntime", "segmentation_models_pytorch"}
+NOT_CARRIED |= {"numba", "onnxruntime", "segmentation_models_pytorch"}
 OURS = {"d2_seesaw", "train_net", "tests", *(p.stem for p in ROOT.glob("benchmarks/*.py"))}
 
 
