@@ -61,7 +61,6 @@ setup(
             "codespell",
             "hypothesis",
             "nbmake",
-            "numba>=0.61",
             "pre-commit",
             "pyright",
             "pytest",

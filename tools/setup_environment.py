@@ -76,6 +76,7 @@ PACKAGES = {
 }
 # Needed by tests of optional features, which are skipped without them.
 OPTIONAL = {
+    "numba": "numba>=0.61",
     "onnx": "onnx",
     "onnxruntime": "onnxruntime",
     "segmentation_models_pytorch": "segmentation-models-pytorch>=0.5",

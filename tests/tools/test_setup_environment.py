@@ -224,7 +224,8 @@ def metadata(monkeypatch):
 
 def test_all_requirements_of_the_project_and_its_development_are_installed(set_up, metadata):
     extras = metadata.extras_require
-    assert {*extras["export"], *extras["segmentation"]} <= set(set_up.OPTIONAL.values())
+    optional = [*extras["export"], *extras["fast"], *extras["segmentation"]]
+    assert set(optional) <= set(set_up.OPTIONAL.values())
     names = {set_up.name_of(name) for name in [*extras["dev"], *extras["timm"]]}
     names |= {set_up.name_of(name) for name in metadata.install_requires}
     assert names <= {set_up.name_of(name) for name in set_up.PACKAGES.values()}

@@ -10,7 +10,7 @@ Shapes in this module:
 
 from __future__ import annotations
 
-import numba
+import numba  # pyright: ignore[reportMissingImports]
 import numpy as np
 
 _compiled = numba.njit(cache=True, nogil=True)
