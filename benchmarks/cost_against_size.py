@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import lvis_metrics
 from benchmarks.lvis_engines import ours
+from d2_seesaw.data.rle.kernels import LEAST_MASKS, compiled_functions
 
 sys.path.insert(0, str(Path(__file__).parent))  # the module of losses imports its neighbors
 from classification_losses import class_loss_steps
@@ -105,6 +106,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    compiled_functions(LEAST_MASKS)  # all points of a line with numba, or none
     lines = [*metric_lines("bbox", args.rounds), *metric_lines("segm", args.rounds)]
     lines += loss_lines(args.rounds)
     print("| function | size | smallest | largest | slope |\n|---|---|---|---|---|")
