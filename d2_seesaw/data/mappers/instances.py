@@ -126,10 +126,12 @@ class BitMaskDatasetMapper(InstanceDatasetMapper):
         for annotation in annotations:
             if "segmentation" in annotation:
                 annotation["segmentation"] = encode_segmentation(annotation["segmentation"], size)
-        if not all(encoded):
-            return None if any(encoded) else boxes_and_classes(annotations, transforms, image_shape)
         instances = boxes_and_classes(annotations, transforms, image_shape)
-        masks = bit_masks([a["segmentation"] for a in annotations], transforms, size)
+        if not any(encoded):
+            return instances
+        masks = None
+        if all(encoded):
+            masks = bit_masks([a["segmentation"] for a in annotations], transforms, size)
         if instances is None or masks is None:
             return None
         instances.gt_masks, filled = masks
