@@ -3,11 +3,9 @@
 The peak size of live tensors is deterministic, the memory of the process is not.
 """
 
-import mmap
 import weakref
 from pathlib import Path
 
-import numpy as np
 import pytest
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,16 +23,6 @@ def added_at_peak(call):
         pytest.skip("this system cannot reset the peak memory of a process")
     result = call()
     return result, _status("VmHWM") - before
-
-
-def mapped_ones(size):
-    """Return uint8 ones in memory that is returned to the system as soon as it is freed.
-
-    Memory from malloc could stay with the process.
-    """
-    ones = np.frombuffer(mmap.mmap(-1, size), np.uint8)
-    ones[:] = 1
-    return ones
 
 
 def _status(name):

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from os import PathLike
 from typing import IO, Any, NoReturn, cast
 
+import msgspec
 import numpy as np
 
 from d2_seesaw.data.rle import MaskColumns
@@ -32,6 +33,8 @@ _RESULTS_PER_BLOCK = 10_000
 _CHARACTERS_PER_READ = 2**22
 _SPACES: Any = re.compile(r"[ \t\n\r]*")
 _COMMA: Any = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
+_FIRST_CODE, _LAST_CODE = 48, 111  # of the characters of compressed counts
+_LEAST_PLAIN, _FIRST_WITH_EXPONENT = 1e-4, 1e16  # floats that json writes without an exponent
 _LONGEST_ENTRY = 2**26  # characters: a longer one is an error in the file
 
 
@@ -51,52 +54,91 @@ def write_results(path: str, detections: Detections, task: str | None = None) ->
         separator = "["
         for start in range(0, len(detections), _RESULTS_PER_BLOCK):
             rows = slice(start, start + _RESULTS_PER_BLOCK)
-            texts = _json_of_rows(detections, rows, task)
-            file.write((separator + ", ".join(texts)).encode())
+            file.write((separator + _json_of_rows(detections, rows, task)).encode())
             separator = ", "
-            progress.update(len(texts))
+            progress.update(min(_RESULTS_PER_BLOCK, len(detections) - start))
         file.write(b"]" if len(detections) else b"[]")
 
 
-def _json_of_rows(detections: Detections, rows: slice, task: str | None) -> list[str]:
-    """Return the JSON of ``detections.results(task)`` for some rows, without building the dicts."""
-    fields: list[str] = []
-    texts: list[list[str]] = []
+def _json_of_rows(detections: Detections, rows: slice, task: str | None) -> str:
+    """Return the JSON of ``detections.results(task)`` for some rows, without building the dicts.
+
+    Rows are separated by ", ".
+    """
+    literals, values = ["{"], []
     for key, column in detections.columns_of_results(task).items():
+        literals[-1] += f'"{key}": '
         if isinstance(column, MaskColumns):
-            fields.append(f'"{key}": %s')
-            texts.append(_json_of_masks(column, rows))
+            masks = _json_of_masks(column, rows)
+            values.append(masks)
+            literals.append(", ")
             continue
-        values = column[rows]
-        numbers = _json_of_values(values.ravel().tolist())
-        if values.ndim == 1:
-            fields.append(f'"{key}": %s')
-            texts.append(numbers)
-        else:
-            length = values.shape[1]
-            fields.append(f'"{key}": [{", ".join(["%s"] * length)}]')
-            texts += [numbers[i::length] for i in range(length)]
-    row = "{" + ", ".join(fields) + "}"
-    return list(map(row.__mod__, zip(*texts, strict=True)))
+        column = column[rows]
+        entries = column[:, None] if column.ndim == 1 else column
+        length = entries.shape[1]
+        numbers = _json_of_numbers(entries)
+        brackets = ("", "") if column.ndim == 1 else ("[", "]")
+        literals[-1] += brackets[0]
+        values += [numbers[i::length] for i in range(length)]
+        literals += [", "] * length
+        literals[-1] = brackets[1] + literals[-1]
+    literals[-1] = literals[-1][: -len(", ")] + "}"
+    number = len(values[0])
+    # One list for all pieces of text: their concatenation is then a single pass.
+    width = 2 * len(values) + 1
+    pieces = [", "] * (width * number)
+    for i, (literal, texts) in enumerate(zip(literals, values, strict=False)):
+        pieces[2 * i :: width] = [literal] * number
+        pieces[2 * i + 1 :: width] = texts
+    pieces[width - 1 :: width] = [literals[-1] + ", "] * number
+    pieces[-1:] = literals[-1:]
+    return "".join(pieces)
 
 
 def _json_of_masks(masks: MaskColumns, rows: slice) -> list[str]:
-    counts = _json_of_values([text.decode() for text in masks.texts(rows)])
-    sizes = _json_of_values(masks.sizes[rows].ravel().tolist())
-    mask = '{"size": [%s, %s], "counts": %s}'
-    texts = map(mask.__mod__, zip(sizes[::2], sizes[1::2], counts, strict=True))
-    return ["[]" if text == '""' else made for text, made in zip(counts, texts, strict=True)]
+    texts = _json_of_counts(*masks.bytes_of(rows))
+    # Whole numbers for sizes: many small lists at once would slow down the garbage collector.
+    heights, widths = masks.sizes[rows].astype(np.int64).T
+    sizes = (heights << 32 | widths).tolist()
+    starts = {size: f'{{"size": [{size >> 32}, {size % 2**32}], "counts": "' for size in set(sizes)}
+    return [
+        f'{starts[size]}{text}"}}' if text else "[]"
+        for size, text in zip(sizes, texts, strict=True)
+    ]
 
 
-def _json_of_values(values: list[Any]) -> list[str]:
-    """Return the JSON of each value: all of them numbers, or all of them text.
+def _json_of_counts(counts: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> list[str]:
+    """Return the JSON of neighboring masks' counts without its quotation marks."""
+    first, last = (int(starts[0]), int(ends[-1])) if len(starts) else (0, 0)
+    block = counts[first:last]
+    bounds = np.append(starts, last) - first
+    if block.min(initial=_FIRST_CODE) < _FIRST_CODE or block.max(initial=0) > _LAST_CODE:
+        parts = [bytes(block[a:b]).decode() for a, b in itertools.pairwise(bounds.tolist())]
+        return [json.dumps(part)[1:-1] for part in parts]
+    # Of the characters of counts, only this one is escaped.
+    bounds += np.searchsorted(np.flatnonzero(block == ord("\\")), bounds)
+    text = block.tobytes().decode().replace("\\", "\\\\")
+    return [text[a:b] for a, b in itertools.pairwise(bounds.tolist())]
 
-    One call for all values takes a third of the time. No text has the separator in it: a quotation
-    mark of a text has a backslash in front.
+
+def _json_of_numbers(values: np.ndarray) -> list[str]:
+    """Return the JSON of each value of an array of numbers or text, row by row.
+
+    msgspec takes a tenth of the time of ``json``, and writes the same digits. It differs in
+    exponents and in numbers that are not finite.
     """
-    quote = '"' if values and isinstance(values[0], str) else ""
-    text = json.dumps(values)[1 + len(quote) : -1 - len(quote)]
-    return [f"{quote}{part}{quote}" for part in text.split(f"{quote}, {quote}")] if values else []
+    if values.dtype.kind not in "iuf":
+        return [json.dumps(text) for text in values.ravel().tolist()]
+    if not values.size:
+        return []
+    flat = values.ravel()
+    texts = msgspec.json.encode(flat.tolist()).decode()[1:-1].split(",")
+    if flat.dtype.kind == "f":
+        size = np.abs(flat)
+        plain = (size == 0) | ((size >= _LEAST_PLAIN) & (size < _FIRST_WITH_EXPONENT))
+        for i in np.flatnonzero(~plain).tolist():
+            texts[i] = json.dumps(flat[i].item())
+    return texts
 
 
 def read_results(path: str | PathLike[str], *, image_size: ImageSize | None = None) -> Detections:

@@ -30,6 +30,7 @@ from d2_seesaw.evaluation.predictions.detections import (
     empty_column,
     layouts_of,
 )
+from d2_seesaw.evaluation.predictions.growing_columns import GrowingColumns
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 
 _BYTES_PER_MESSAGE = 2**30
@@ -147,36 +148,59 @@ class DetectionLog:
     def __init__(self, *, per_category: int | None = None, images_per_block: int = 50) -> None:
         self._limits = DetectionLimits(per_image=None, per_category=per_category)
         self._images_per_block = images_per_block
-        self._blocks: list[Detections] = []
         self._images: list[Detections] = []
+        self._columns = GrowingColumns()  # of all other images, without a limit
+        self._blocks: list[Detections] = []  # the same, with a limit
         self._last_count = 0
 
     def __len__(self) -> int:
-        return sum(len(part) for part in (*self._blocks, *self._images))
+        in_columns = self._columns.lengths.get("scores", 0)
+        return in_columns + sum(len(part) for part in (*self._blocks, *self._images))
 
     def append(self, detections: Detections) -> None:
         """Add the detections of an image."""
         self._images.append(detections)
         if len(self._images) == self._images_per_block:
             self._close_block()
-            if len(self) >= 2 * self._last_count:
+            if self._has_limit and len(self) >= 2 * self._last_count:
                 self._drop_excess()
 
     def columns(self) -> Detections:
-        """Return the detections that were added, in order, within the limit."""
+        """Return the detections that were added, in order, within the limit.
+
+        Raises:
+            ValueError: only some of the detections have boxes, masks or keypoints.
+        """
         self._close_block()
-        self._drop_excess()
-        self._blocks = [Detections.concatenate(self._blocks, consume=True)]
-        return self._blocks[0]
+        if self._has_limit:
+            self._drop_excess()
+            self._blocks = [Detections.concatenate(self._blocks, consume=True)]
+            return self._blocks[0]
+        return Detections.from_arrays(self._columns.arrays()) if self._columns.lengths else EMPTY
+
+    @property
+    def _has_limit(self) -> bool:
+        return self._limits.per_category is not None
 
     def _close_block(self) -> None:
-        self._blocks.append(Detections.concatenate(self._images, consume=True))
+        block = Detections.concatenate(self._images, consume=True)
+        if self._has_limit:
+            self._blocks.append(block)
+        elif len(block):
+            self._extend_columns(block)
         self._images = []
+
+    def _extend_columns(self, block: Detections) -> None:
+        columns, arrays = self._columns, block.arrays()
+        if columns.lengths:
+            names = common_columns([columns.lengths, arrays])
+            if "mask_scores" in names - columns.lengths.keys():
+                columns.add_column("mask_scores", columns.arrays()["scores"])
+            arrays = block.arrays(with_mask_scores="mask_scores" in names)
+        columns.append(arrays)
 
     def _drop_excess(self) -> None:
         # Exact: a detection beyond the limit now stays beyond it when others are added.
-        if self._limits.per_category is None:
-            return
         kept = self._limits.rows_of_any_task(_ids_and_scores(self._blocks))
         ends = list(itertools.accumulate(len(block) for block in self._blocks))
         for i, (start, end) in enumerate(itertools.pairwise([0, *ends])):
@@ -250,7 +274,7 @@ class ProposalLog:
 
     def __init__(self, *, images_per_block: int = 50) -> None:
         self._images_per_block = images_per_block
-        self._blocks: list[dict[str, np.ndarray]] = []
+        self._columns = GrowingColumns()
         self._images: list[dict[str, np.ndarray]] = []
 
     def append(self, image_id: Any, proposals: Instances) -> None:
@@ -276,10 +300,8 @@ class ProposalLog:
         """Return the proposals that were added, in order."""
         if self._images:
             self._close_block()
-        if len(self._blocks) > 1:
-            self._blocks = [concatenate(self._blocks)]
-        return ProposalColumns.from_arrays(self._blocks[0] if self._blocks else {})
+        return ProposalColumns.from_arrays(self._columns.arrays())
 
     def _close_block(self) -> None:
-        self._blocks.append(concatenate(self._images))
+        self._columns.append(concatenate(self._images))
         self._images = []

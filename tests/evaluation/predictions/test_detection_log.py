@@ -8,7 +8,7 @@ from d2_seesaw.evaluation.predictions.detections import EMPTY, Detections
 from d2_seesaw.evaluation.predictions.gather import DetectionLog
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from tests.evaluation.federated_cases import federated_case
-from tests.support.memory import MEGABYTE, added_at_peak, mapped_ones
+from tests.support.memory import MEGABYTE, added_at_peak
 
 
 @pytest.fixture
@@ -113,16 +113,49 @@ def test_a_log_without_a_limit_never_checks_for_excess(monkeypatch):
     look.assert_not_called()
 
 
-def test_a_log_frees_its_memory_while_columns_are_built():
-    size = 40 * MEGABYTE
+def test_a_log_takes_the_memory_of_its_detections_once():
+    # After an array of this size was freed, smaller ones stay with the process when they are.
+    freed = np.ones(30 * MEGABYTE, np.uint8)
+    del freed
+    size, number = MEGABYTE, 400
+    log = DetectionLog(images_per_block=4)
+
+    def fill():
+        for _ in range(number):
+            masks = MaskColumns(np.ones((1, 2)), np.array([size]), np.ones(size, np.uint8))
+            log.append(Detections(np.ones(1), np.ones(1), np.ones(1), masks=masks))
+        return log.columns()
+
+    columns, added = added_at_peak(fill)
+    assert columns.masks.counts.sum() == number * size
+    assert added < 1.3 * number * size
+
+
+def test_columns_do_not_change_when_detections_are_added():
     log = DetectionLog(images_per_block=1)
-    for _ in range(4):
-        masks = MaskColumns(np.ones((1, 2)), np.array([size]), mapped_ones(size))
-        log.append(Detections(np.ones(1), np.ones(1), np.ones(1), masks=masks))
-        del masks
-    columns, added = added_at_peak(log.columns)
-    assert columns.masks.counts.sum() == 4 * size
-    assert added < 1.5 * size
+    for score in (0.1, 0.2, 0.3):
+        log.append(Detections(np.ones(1), np.ones(1), np.array([score])))
+    columns = log.columns()
+    for score in (0.4, 0.5):
+        log.append(Detections(np.ones(1), np.ones(1), np.array([score])))
+    assert columns.scores.tolist() == [0.1, 0.2, 0.3]
+    assert log.columns().scores.tolist() == [0.1, 0.2, 0.3, 0.4, 0.5]
+
+
+def test_masks_get_the_scores_of_their_boxes_when_later_ones_have_their_own():
+    log = DetectionLog(images_per_block=1)
+    for score, own in ((0.5, None), (0.4, 0.6), (0.3, None)):
+        own_scores = None if own is None else np.array([own])
+        log.append(Detections(np.ones(1), np.ones(1), np.array([score]), mask_scores=own_scores))
+    assert log.columns().mask_scores.tolist() == [0.5, 0.6, 0.3]
+
+
+@pytest.mark.parametrize("ids", [(7, 2**40, "a"), ("a", "longer", "b"), (1, 2, 3)])
+def test_ids_of_any_type_and_length_are_kept(ids):
+    log = DetectionLog(images_per_block=1)
+    for image_id in ids:
+        log.append(Detections(np.array([image_id]), np.ones(1), np.ones(1)))
+    assert log.columns().image_ids.tolist() == np.concatenate([[i] for i in ids]).tolist()
 
 
 def test_mixed_detections_are_refused_and_not_lost(results):
