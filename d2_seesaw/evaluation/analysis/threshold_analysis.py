@@ -21,8 +21,8 @@ from d2_seesaw.evaluation.analysis.thresholds import (
     FOLDS,
     Counts,
     Outcomes,
+    ThresholdFit,
     Thresholds,
-    cross_fitted_counts,
     image_folds,
     select_thresholds,
 )
@@ -81,8 +81,9 @@ def analyze_thresholds(
         The analysis for reports, and the operating points for other rules.
     """
     folds = image_folds(ground_truth.image_ids, outcomes)
-    points, pools = outcomes.points(), outcomes.pooled_points()
-    held_out = cross_fitted_counts(outcomes, RULES, folds)
+    fit = ThresholdFit(outcomes)
+    points, pools = fit.points()
+    held_out = fit.cross_fitted_counts(RULES, folds)
     selected = {rule: select_thresholds(rule, points, pools, outcomes.groups) for rule in RULES}
     in_sample = {rule: outcomes.counts(chosen.values) for rule, chosen in selected.items()}
     summaries = [

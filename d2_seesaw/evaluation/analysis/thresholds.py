@@ -4,6 +4,7 @@ Detections and objects count by the rules of LVIS at IoU 0.5, for objects of any
 
 Shapes in this module:
     D: detections that count
+    F: folds of images
     G: objects that count
     I: images
     K: categories
@@ -14,12 +15,16 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from d2_seesaw.evaluation.analysis.calibration import detection_outcomes
-from d2_seesaw.evaluation.analysis.operating_points import OperatingPoints, ThresholdRule
+from d2_seesaw.evaluation.analysis.operating_points import (
+    OperatingPoints,
+    Ranking,
+    ThresholdRule,
+)
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.lvis.metrics import MatchedDetections, ignored_objects
 
@@ -84,50 +89,23 @@ class Outcomes:
             number=len(ground_truth.category_ids),
         )
 
-    def in_images(self, chosen: np.ndarray) -> Outcomes:
-        """Return the outcomes in the images for which ``(I,)`` ``chosen`` is true."""
-        kept, objects = chosen[self.images], chosen[self.object_images]
-        return replace(
-            self,
-            scores=self.scores[kept],
-            categories=self.categories[kept],
-            images=self.images[kept],
-            right=self.right[kept],
-            object_categories=self.object_categories[objects],
-            object_images=self.object_images[objects],
-        )
+    def object_counts(self, kept: np.ndarray | None = None) -> np.ndarray:
+        """Return the ``(K,)`` numbers of objects, of all or of ``(G,)`` kept ones."""
+        categories = self.object_categories if kept is None else self.object_categories[kept]
+        return np.bincount(categories, minlength=self.number)
 
-    @property
-    def objects(self) -> np.ndarray:
-        """Return the ``(K,)`` numbers of objects."""
-        return np.bincount(self.object_categories, minlength=self.number)
+    def counts(self, thresholds: np.ndarray, folds: np.ndarray | None = None) -> Counts:
+        """Return the counts with thresholds of the categories.
 
-    def points(self) -> list[OperatingPoints]:
-        """Return the points that rules can select of each category."""
-        bounds = np.searchsorted(self.categories, np.arange(self.number + 1)).tolist()
-        objects = self.objects.tolist()
-        return [
-            OperatingPoints.of_scores(self.scores[a:b], self.right[a:b], n).best()
-            for a, b, n in zip(bounds[:-1], bounds[1:], objects, strict=True)
-        ]
-
-    def pooled_points(self) -> dict[str, OperatingPoints]:
-        """Return the same with one threshold for all categories of a group, or for all."""
-        order = np.argsort(-self.scores, kind="stable")
-        scores, right, categories = (x[order] for x in (self.scores, self.right, self.categories))
-        objects, found = self.objects, {}
-        for group, members in {**self.groups, ALL: np.arange(self.number)}.items():
-            rows = np.isin(categories, members)
-            number = int(objects[members].sum())
-            found[group] = OperatingPoints.of_scores(scores[rows], right[rows], number).best()
-        return found
-
-    def counts(self, thresholds: np.ndarray) -> Counts:
-        """Return the counts with ``(K,)`` thresholds."""
-        kept = self.scores >= thresholds[self.categories]
+        Args:
+            thresholds: ``(K,)``, or with ``folds`` ``(F, K)``.
+            folds: ``(I,)`` fold of each image in [0, F), which has thresholds of its own.
+        """
+        at = self.categories if folds is None else (folds[self.images], self.categories)
+        kept = self.scores >= thresholds[at]
         numbers = np.bincount(self.categories[kept], minlength=self.number)
         right = np.bincount(self.categories[kept & self.right], minlength=self.number)
-        return Counts(right, numbers, self.objects)
+        return Counts(right, numbers, self.object_counts())
 
 
 @dataclass(frozen=True)
@@ -143,14 +121,6 @@ class Counts:
     right: np.ndarray
     detections: np.ndarray
     objects: np.ndarray
-
-    def __add__(self, other: Counts) -> Counts:
-        """Return the sums."""
-        return Counts(
-            self.right + other.right,
-            self.detections + other.detections,
-            self.objects + other.objects,
-        )
 
     @property
     def precision(self) -> np.ndarray:
@@ -223,49 +193,99 @@ def select_thresholds(
     return Thresholds(np.array(values, float), list(origins), list(all_reached))
 
 
-def fit_thresholds(
-    outcomes: Outcomes, rule: ThresholdRule, *, fewest_objects: int = FEWEST_OBJECTS
-) -> Thresholds:
-    """Select the threshold of each category on outcomes, see :func:`select_thresholds`."""
-    return select_thresholds(
-        rule,
-        outcomes.points(),
-        outcomes.pooled_points(),
-        outcomes.groups,
-        fewest_objects=fewest_objects,
-    )
-
-
-def cross_fitted_counts(
-    outcomes: Outcomes,
-    rules: Sequence[ThresholdRule],
-    folds: np.ndarray,
-    *,
-    fewest_objects: int = FEWEST_OBJECTS,
-) -> list[Counts]:
-    """Return counts at thresholds that were not chosen on the images in which they count.
-
-    For each fold, thresholds are selected on the images of the others. The counts are summed.
+class ThresholdFit:
+    """Selection of thresholds on outcomes, or on those in some of the images.
 
     Args:
         outcomes: Detections and objects.
-        rules: Each selects thresholds.
-        folds: ``(I,)`` fold of each image.
-        fewest_objects: As for :func:`select_thresholds`, in the images of the other folds.
-
-    Returns:
-        Counts for each rule.
+        fewest_objects: Objects that a category or group needs for a threshold of its own.
     """
-    none = np.zeros(outcomes.number, dtype=np.int64)
-    totals = [Counts(none, none, none)] * len(rules)
-    for fold in np.unique(folds):
-        others, held_out = outcomes.in_images(folds != fold), outcomes.in_images(folds == fold)
-        points, pools = others.points(), others.pooled_points()
-        options = {"groups": outcomes.groups, "fewest_objects": fewest_objects}
-        for i, rule in enumerate(rules):
-            fitted = select_thresholds(rule, points, pools, **options)
-            totals[i] += held_out.counts(fitted.values)
-    return totals
+
+    def __init__(self, outcomes: Outcomes, *, fewest_objects: int = FEWEST_OBJECTS) -> None:
+        self._outcomes, self._fewest_objects = outcomes, fewest_objects
+        K = outcomes.number
+        by_score = np.argsort(-outcomes.scores, kind="stable")
+        group = np.full(K, len(outcomes.groups))
+        for place, members in enumerate(outcomes.groups.values()):
+            group[members] = place
+        group_of = group[outcomes.categories[by_score]]
+        by_group = by_score[np.argsort(group_of.astype(np.int8), kind="stable")]
+        self._names = [*outcomes.groups, ALL]
+        self._group = group
+        # Of the categories, of the groups and those without one, and of all together.
+        self._orders = (slice(None), by_group, by_score)
+        every = np.zeros(K, dtype=np.int64)
+        self._rankings = [
+            Ranking.of_sets(
+                outcomes.scores[order],
+                sets[outcomes.categories[order]],
+                outcomes.right[order],
+                number,
+            )
+            for order, sets, number in zip(
+                self._orders,
+                (np.arange(K), group, every),
+                (K, len(outcomes.groups) + 1, 1),
+                strict=True,
+            )
+        ]
+
+    def points(
+        self, chosen: np.ndarray | None = None
+    ) -> tuple[list[OperatingPoints], dict[str, OperatingPoints]]:
+        """Return the points of each category, and those of each group and of "all".
+
+        Args:
+            chosen: ``(I,)`` which images count; all if None.
+        """
+        outcomes = self._outcomes
+        kept = None if chosen is None else chosen[outcomes.images]
+        objects = outcomes.object_counts(None if chosen is None else chosen[outcomes.object_images])
+        of_groups = np.bincount(self._group, objects, minlength=len(self._names))
+        categories, groups, everything = (
+            ranking.points(numbers.astype(np.int64), None if kept is None else kept[order])
+            for ranking, order, numbers in zip(
+                self._rankings,
+                self._orders,
+                (objects, of_groups, objects.sum(keepdims=True)),
+                strict=True,
+            )
+        )
+        return categories, dict(zip(self._names, [*groups[:-1], *everything], strict=True))
+
+    def select(
+        self, rules: Sequence[ThresholdRule], chosen: np.ndarray | None = None
+    ) -> list[Thresholds]:
+        """Select the threshold of each category, see :func:`select_thresholds`.
+
+        Args:
+            rules: Each selects thresholds.
+            chosen: ``(I,)`` which images count; all if None.
+        """
+        points, pools = self.points(chosen)
+        options = {"groups": self._outcomes.groups, "fewest_objects": self._fewest_objects}
+        return [select_thresholds(rule, points, pools, **options) for rule in rules]
+
+    def cross_fitted_counts(
+        self, rules: Sequence[ThresholdRule], folds: np.ndarray
+    ) -> list[Counts]:
+        """Return counts at thresholds that were not chosen on the images in which they count.
+
+        For each fold, thresholds are selected on the images of the others.
+
+        Args:
+            rules: Each selects thresholds.
+            folds: ``(I,)`` fold of each image, from 0.
+
+        Returns:
+            Counts for each rule.
+        """
+        number = int(folds.max(initial=0)) + 1
+        of_folds = [self.select(rules, folds != fold) for fold in range(number)]
+        return [
+            self._outcomes.counts(np.stack([chosen.values for chosen in of_rule]), folds)
+            for of_rule in zip(*of_folds, strict=True)
+        ]
 
 
 def image_folds(image_ids: np.ndarray, outcomes: Outcomes, *, number: int = FOLDS) -> np.ndarray:

@@ -7,13 +7,12 @@ import pytest
 
 from d2_seesaw.evaluation.analysis.operating_points import (
     BEST_F1,
-    OperatingPoints,
+    Ranking,
     ThresholdRule,
 )
 from d2_seesaw.evaluation.analysis.thresholds import (
     Outcomes,
-    cross_fitted_counts,
-    fit_thresholds,
+    ThresholdFit,
     image_folds,
 )
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
@@ -58,7 +57,7 @@ def test_no_other_threshold_is_better_by_the_matches_of_lvis(rule):
         data, results = federated_case(seed, *TRAITS, *MORE_TRAITS)
         ids = sorted(c["id"] for c in data["categories"])
         found = list(outcomes_of_lvis(data, results, "bbox", 300))
-        points = outcomes_of(data, results).points()
+        points, _ = ThresholdFit(outcomes_of(data, results)).points()
         for category_id, own in zip(ids, points, strict=True):
             mine = [(score, right) for score, c, right in found if c == category_id]
             objects = counted_objects(data, category_id)
@@ -94,7 +93,8 @@ def test_counts_equal_those_of_detections_that_are_left_out_before_matching(task
 
 def points_of(*detections, objects=4):
     scores, right = zip(*sorted(detections, reverse=True), strict=True)
-    return OperatingPoints.of_scores(np.array(scores), np.array(right, bool), objects).best()
+    ranking = Ranking.of_sets(np.array(scores), np.zeros(len(scores), int), np.array(right), 1)
+    return ranking.points(np.array([objects]))[0]
 
 
 def test_the_threshold_of_separable_scores_is_halfway_between_both_kinds():
@@ -150,9 +150,10 @@ def simulated(rng, categories, images, *, frequency="f"):
 def test_cross_fitted_f1_is_that_of_new_images_and_in_sample_f1_is_too_high():
     rng = np.random.default_rng(3)
     given, new = simulated(rng, 300, 100), simulated(rng, 300, 3000)
-    thresholds = fit_thresholds(given, BEST_F1).values
-    (held_out,) = cross_fitted_counts(given, [BEST_F1], image_folds(np.arange(100), given))
-    assert held_out.objects.tolist() == given.objects.tolist()
+    fit = ThresholdFit(given)
+    thresholds = fit.select([BEST_F1])[0].values
+    (held_out,) = fit.cross_fitted_counts([BEST_F1], image_folds(np.arange(100), given))
+    assert held_out.objects.tolist() == given.object_counts().tolist()
     on_new, cross_fitted, in_sample = (
         counts.f1.mean() for counts in (new.counts(thresholds), held_out, given.counts(thresholds))
     )
@@ -173,14 +174,13 @@ def test_a_category_with_few_objects_has_the_threshold_of_its_group_then_of_all(
     images = np.zeros(len(rows), int)
     groups = {"r": np.array([1, 2]), "c": np.array([3, 4]), "f": np.array([0])}
     outcomes = Outcomes(score, owner, images, right, owner[right], images[right], groups, 5)
-    found = fit_thresholds(outcomes, BEST_F1)
+    found, fixed = ThresholdFit(outcomes).select([BEST_F1, ThresholdRule("score", 0.3)])
     assert found.origins == ["own", "r", "r", "all", "all"]
     own, rare = (0.9 + 0.45) / 2, (0.4 + 0.3) / 2
     everything = (0.6 + 0.45) / 2  # lower ones add 2 right detections and 5 wrong ones
     assert found.values == pytest.approx([own, rare, rare, everything, everything])
-    nothing = outcomes.in_images(np.array([False]))
-    assert fit_thresholds(nothing, BEST_F1).values.tolist() == [math.inf] * 5
-    fixed = fit_thresholds(outcomes, ThresholdRule("score", 0.3))
+    (nothing,) = ThresholdFit(outcomes).select([BEST_F1], np.array([False]))
+    assert nothing.values.tolist() == [math.inf] * 5
     assert fixed.values.tolist() == [0.3] * 5
 
 
