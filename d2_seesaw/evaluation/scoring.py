@@ -14,8 +14,8 @@ import numpy as np
 from d2_seesaw.evaluation.analysis import LongTailAnalysis, ThresholdAnalysis, write_analysis
 from d2_seesaw.evaluation.analysis.calibration import reliability_by_group
 from d2_seesaw.evaluation.analysis.confusion import (
+    Assignment,
     confusion_examples,
-    label_objects,
     object_confusions,
 )
 from d2_seesaw.evaluation.analysis.confusion_matrix import (
@@ -75,6 +75,7 @@ class TaskEvaluation:
         official: Whether the ``lvis`` package computes the scores.
         limits: Detections that count.
         class_agnostic: Whether a detection may match an object of any category.
+        assignment_before: That of another task, which is often the same.
     """
 
     ground_truth: GroundTruthColumns
@@ -83,6 +84,7 @@ class TaskEvaluation:
     official: bool
     limits: DetectionLimits
     class_agnostic: bool
+    assignment_before: Assignment | None = None
 
     @cached_property
     def _matched(self) -> MatchedDetections:
@@ -93,6 +95,20 @@ class TaskEvaluation:
             limits=self.limits,
             class_agnostic=self.class_agnostic,
         )
+
+    @cached_property
+    def assignment(self) -> Assignment:
+        """Objects to which the detections belong."""
+        before, own = self.assignment_before, self.detections
+        if (
+            before is not None
+            and before.ground_truth is self.ground_truth
+            and before.detections.scores is own.scores
+            and own.boxes is not None
+            and own.mask_scores is None
+        ):
+            return before
+        return Assignment.of_detections(self.ground_truth, own, self.task, limits=self.limits)
 
     def scores(self) -> LVISScores:
         """Compute the metrics and the scores of the categories."""
@@ -132,7 +148,7 @@ class TaskEvaluation:
             thresholds: Score thresholds of these categories, if they are known already.
         """
         thresholds = thresholds or self.thresholds(categories)[0]
-        labels = label_objects(self.ground_truth, self.detections, self.task, limits=self.limits)
+        labels = self.assignment.labels()
         analysis = LongTailAnalysis(
             task=self.task,
             ground_truth=self.ground_truth.fingerprint(),
@@ -144,11 +160,8 @@ class TaskEvaluation:
             calibration=reliability_by_group(self.ground_truth, self._matched),
             thresholds=thresholds,
             matrix=confusion_matrix(
-                self.ground_truth,
-                self.detections,
-                self.task,
+                self.assignment,
                 np.nan_to_num([c.threshold for c in thresholds.categories], nan=np.inf),
-                limits=self.limits,
             ),
         )
         return replace(
@@ -205,7 +218,11 @@ class LVISScoring:
         check_detections(detections, ground_truth, tasks, any_scores=self.any_scores)
 
     def _evaluation(
-        self, ground_truth: GroundTruthColumns, detections: Detections, task: str
+        self,
+        ground_truth: GroundTruthColumns,
+        detections: Detections,
+        task: str,
+        assignment_before: Assignment | None = None,
     ) -> TaskEvaluation:
         return TaskEvaluation(
             ground_truth=ground_truth.of_task(task),
@@ -214,6 +231,7 @@ class LVISScoring:
             official=self.engine == "lvis",
             limits=self.limits,
             class_agnostic=self.class_agnostic,
+            assignment_before=assignment_before,
         )
 
     def score(
@@ -239,8 +257,9 @@ class LVISScoring:
         """
         self._check(ground_truth, detections, tasks)
         result = EvaluationResult(images=ground_truth.table.images)
+        assignment: Assignment | None = None
         for task in sorted(tasks):
-            evaluation = self._evaluation(ground_truth, detections, task)
+            evaluation = self._evaluation(ground_truth, detections, task, assignment)
             logger.info(f"Evaluating {len(evaluation.detections)} detections, task {task} ...")
             scores = evaluation.scores()
             metrics, rows = dict(scores.metrics), []
@@ -254,6 +273,7 @@ class LVISScoring:
                 logger.info(thresholds_text(chosen))
                 # Masks first, which is the order in reports.
                 result.analyses.insert(0, evaluation.analysis(metrics, rows, chosen))
+                assignment = evaluation.assignment
         return result
 
 

@@ -58,39 +58,9 @@ class ObjectLabels:
     background: np.ndarray
 
 
-def _assign(
-    ground_truth: GroundTruthColumns, detections: Detections, task: str, limits: DetectionLimits
-) -> tuple[ScoredDetections, np.ndarray, np.ndarray]:
-    """Return the detections that count, and indices of those that belong to an object, with it."""
-    found = scored_detections(
-        ground_truth, detections, task, limits=limits, class_agnostic=True, verified_only=False
-    )
-    edges = overlaps(ground_truth, detections, found, task, class_agnostic=True)
-    edge_category_ids = detections.category_ids[found.rows[edges.detections]]
-    categories = index_of(edge_category_ids, ground_truth.category_ids)
-    is_own = categories == ground_truth.categories[edges.objects]
-    # lexsort is stable: equal edges keep their order, the later object last.
-    order = np.lexsort((is_own, edges.ious, edges.detections))
-    is_best = np.diff(edges.detections[order], append=-1) != 0
-    best = order[is_best]
-    return found, edges.detections[best], edges.objects[best]
-
-
-def _ranked_by_boxes(detections: Detections, task: str) -> tuple[Detections, str]:
-    """Return detections with the scores of a task, whose boxes are compared if they have some."""
-    if detections.boxes is None:
-        return detections, task
-    return replace(detections, scores=detections.scores_of(task)), "bbox"
-
-
-def assign_to_objects(
-    ground_truth: GroundTruthColumns,
-    detections: Detections,
-    task: str,
-    *,
-    limits: DetectionLimits,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Find the object to which each detection belongs, of any category.
+@dataclass(frozen=True)
+class Assignment:
+    """Object to which each detection belongs, of any category.
 
     A detection belongs to the object with which it has the highest IoU, if that is at least 0.5, so
     the detection of a neighbor does not label an object. Among equal IoUs, an object of the
@@ -98,19 +68,85 @@ def assign_to_objects(
     are box IoUs if the detections have boxes, also for "segm", because there are many more pairs
     than LVIS compares.
 
-    Args:
+    Attributes:
         ground_truth: The annotations.
         detections: Detections in its images. Unknown categories are ignored.
-        task: "bbox" or "segm": selects the scores that rank detections. Equal scores are ranked by
-            category, then by position.
-        limits: Detections that count.
-
-    Returns:
-        Rows of the detections that belong to an object, and the rows of these objects. The
-        detections of an image are consecutive, those with the highest scores first.
+        found: Those that count. Those of an image are consecutive, in descending order of score;
+            equal scores are sorted by category, then by position.
+        assigned: Indices of ``found`` that belong to an object, ascending.
+        objects: Rows of these objects.
     """
-    found, assigned, objects = _assign(ground_truth, *_ranked_by_boxes(detections, task), limits)
-    return found.rows[assigned], objects
+
+    ground_truth: GroundTruthColumns
+    detections: Detections
+    found: ScoredDetections
+    assigned: np.ndarray
+    objects: np.ndarray
+
+    @classmethod
+    def of_detections(
+        cls,
+        ground_truth: GroundTruthColumns,
+        detections: Detections,
+        task: str,
+        *,
+        limits: DetectionLimits,
+    ) -> Assignment:
+        """Assign detections to objects.
+
+        Args:
+            ground_truth: The annotations.
+            detections: Detections in its images.
+            task: "bbox" or "segm": selects the scores that rank detections.
+            limits: Detections that count.
+        """
+        if detections.boxes is not None:
+            detections, task = replace(detections, scores=detections.scores_of(task)), "bbox"
+        found = scored_detections(
+            ground_truth, detections, task, limits=limits, class_agnostic=True, verified_only=False
+        )
+        edges = overlaps(ground_truth, detections, found, task, class_agnostic=True)
+        edge_category_ids = detections.category_ids[found.rows[edges.detections]]
+        categories = index_of(edge_category_ids, ground_truth.category_ids)
+        is_own = categories == ground_truth.categories[edges.objects]
+        # lexsort is stable: equal edges keep their order, the later object last.
+        order = np.lexsort((is_own, edges.ious, edges.detections))
+        is_best = np.diff(edges.detections[order], append=-1) != 0
+        best = order[is_best]
+        return cls(ground_truth, detections, found, edges.detections[best], edges.objects[best])
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Return the rows of the detections that belong to an object."""
+        return self.found.rows[self.assigned]
+
+    def labels(self, thresholds: np.ndarray | None = None) -> ObjectLabels:
+        """Give each object the label of the highest-scoring detection that belongs to it.
+
+        A detection that belongs to an ignored object labels nothing.
+
+        Args:
+            thresholds: ``(K,)`` lowest scores of detections to use; all are used if None.
+        """
+        truth, found = self.ground_truth, self.found
+        kept = np.ones(len(found.rows), bool)
+        if thresholds is not None:
+            categories = index_of(self.detections.category_ids[found.rows], truth.category_ids)
+            kept = found.scores >= thresholds[categories]
+        there = kept[self.assigned]
+        # The detections of an image are sorted by score, so the first on an object labels it.
+        objects, first = np.unique(self.objects[there], return_index=True)
+        chosen = self.rows[there][first]
+        predicted, rows = np.full((2, len(truth.categories)), -1)
+        predicted[objects] = index_of(self.detections.category_ids[chosen], truth.category_ids)
+        rows[objects] = chosen
+        kept[self.assigned] = False
+        return ObjectLabels(
+            categories=predicted,
+            rows=rows,
+            counts=~ignored_objects(truth)[:, 0],
+            background=_false_detections(truth, self.detections, found, kept),
+        )
 
 
 def label_objects(
@@ -120,27 +156,11 @@ def label_objects(
     *,
     limits: DetectionLimits,
 ) -> ObjectLabels:
-    """Assign each object the label of the highest-scoring detection that belongs to it.
+    """Assign detections to objects, and label the objects.
 
-    See :func:`assign_to_objects`, which has the same arguments. A detection that belongs to an
-    ignored object labels nothing.
+    See :class:`Assignment`, whose ``of_detections`` has the same arguments.
     """
-    detections, task = _ranked_by_boxes(detections, task)
-    found, assigned, of_object = _assign(ground_truth, detections, task, limits)
-    # The detections of an image are sorted by score, so the first on an object labels it.
-    objects, first = np.unique(of_object, return_index=True)
-    chosen = found.rows[assigned[first]]
-    predicted, rows = np.full((2, len(ground_truth.categories)), -1)
-    predicted[objects] = index_of(detections.category_ids[chosen], ground_truth.category_ids)
-    rows[objects] = chosen
-    overlapping = np.zeros(len(found.rows), dtype=bool)
-    overlapping[assigned] = True
-    return ObjectLabels(
-        categories=predicted,
-        rows=rows,
-        counts=~ignored_objects(ground_truth)[:, 0],
-        background=_false_detections(ground_truth, detections, found, ~overlapping),
-    )
+    return Assignment.of_detections(ground_truth, detections, task, limits=limits).labels()
 
 
 def _false_detections(

@@ -14,45 +14,26 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2_seesaw.evaluation.analysis import ConfusionMatrix, LongTailAnalysis
-from d2_seesaw.evaluation.analysis.confusion import label_objects, object_confusions
-from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns, index_of
-from d2_seesaw.evaluation.predictions.detections import Detections
-from d2_seesaw.evaluation.predictions.limits import DetectionLimits
+from d2_seesaw.evaluation.analysis.confusion import Assignment, object_confusions
 from d2_seesaw.evaluation.tables import CategoryResult, most_frequent_first, write_csv
 
 MISSED, BACKGROUND = "(missed)", "(background)"
 
 
-def confusion_matrix(
-    ground_truth: GroundTruthColumns,
-    detections: Detections,
-    task: str,
-    thresholds: np.ndarray,
-    *,
-    limits: DetectionLimits,
-) -> ConfusionMatrix:
+def confusion_matrix(assignment: Assignment, thresholds: np.ndarray) -> ConfusionMatrix:
     """Count confusions of the detections with at least the threshold of their category.
 
-    Objects are labeled as ``label_objects`` does. Detections of the background overlap no object of
-    any category at an IoU of 0.5, and are false by the rules of LVIS: their category was verified
-    in the image, and annotated exhaustively.
+    Detections of the background overlap no object of any category at an IoU of 0.5, and are false
+    by the rules of LVIS: their category was verified in the image, and annotated exhaustively.
 
     Args:
-        ground_truth: The annotations.
-        detections: Detections in its images.
-        task: "bbox" or "segm".
+        assignment: Detections and the objects to which they belong.
         thresholds: ``(K,)`` thresholds.
-        limits: Detections that count, before thresholds are applied.
     """
-    rows = limits.rows(detections, task)
-    categories = index_of(detections.category_ids[rows], ground_truth.category_ids)
-    kept = (categories >= 0) & (detections.scores_of(task)[rows] >= thresholds[categories])
-    detections = detections.take(rows[kept])
-    everything = DetectionLimits(per_image=None)
-    labels = label_objects(ground_truth, detections, task, limits=everything)
-    ids = ground_truth.category_ids.tolist()
+    labels = assignment.labels(thresholds)
+    ids = assignment.ground_truth.category_ids.tolist()
     return ConfusionMatrix(
-        confusions=object_confusions(ground_truth, labels),
+        confusions=object_confusions(assignment.ground_truth, labels),
         background=[(ids[k], n) for k, n in enumerate(labels.background.tolist()) if n],
     )
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from d2_seesaw.evaluation.analysis.calibration import detection_outcomes
-from d2_seesaw.evaluation.analysis.confusion import assign_to_objects, label_objects
+from d2_seesaw.evaluation.analysis.confusion import Assignment, ObjectLabels
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.lvis.metrics import match_detections
 from d2_seesaw.evaluation.lvis.overlaps import overlaps
@@ -52,7 +52,7 @@ class ErrorKinds:
     - "right": it matches an object of its category by the rules of LVIS;
     - "duplicate": it overlaps an object of its category (IoU >= 0.5), which detections with higher
       scores have matched;
-    - "confused": it belongs to an object of another category, see ``assign_to_objects``;
+    - "confused": it belongs to an object of another category, see ``Assignment``;
     - "localization": it belongs to an object of its own category by its box but not by its mask, or
       overlaps one with an IoU of 0.1 to 0.5;
     - "background": it counts as wrong, and is none of these;
@@ -95,8 +95,8 @@ def error_kinds(
         ValueError: as ``match_detections``.
     """
     belongs = np.full(len(detections), -1)
-    rows, objects = assign_to_objects(ground_truth, detections, task, limits=limits)
-    belongs[rows] = objects
+    assignment = Assignment.of_detections(ground_truth, detections, task, limits=limits)
+    belongs[assignment.rows] = assignment.objects
     kinds = np.full(len(detections), NOT_JUDGED, dtype=_text())
     confused_with = np.full(len(detections), -1)
     matched = match_detections(ground_truth, detections, task, limits=limits)
@@ -105,7 +105,11 @@ def error_kinds(
     duplicate = np.zeros(len(right), bool)
     duplicate[matched.matches.detections] = True  # an edge that led to no match
     target = belongs[scored.rows]
-    same = ground_truth.categories[target] == matched.categories if len(objects) else target >= 0
+    same = (
+        ground_truth.categories[target] == matched.categories
+        if len(ground_truth.rows)
+        else target >= 0
+    )
     of_other, of_own = (target >= 0) & ~same, (target >= 0) & same
     wrong = counted & ~right
     own = np.full(len(right), BACKGROUND, dtype=_text())
@@ -116,7 +120,7 @@ def error_kinds(
     kinds[scored.rows[counted]] = own[counted]
     confused = wrong & (own == CONFUSED)
     confused_with[scored.rows[confused]] = ground_truth.rows[target[confused]]
-    of_objects, labels = _object_kinds(ground_truth, detections, task, limits)
+    of_objects, labels = _object_kinds(ground_truth, assignment.labels())
     return ErrorKinds(kinds, confused_with, of_objects, labels)
 
 
@@ -143,10 +147,9 @@ def _overlaps_own(
 
 
 def _object_kinds(
-    ground_truth: GroundTruthColumns, detections: Detections, task: str, limits: DetectionLimits
+    ground_truth: GroundTruthColumns, labels: ObjectLabels
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return ``(A,)`` kinds of all annotations, and rows of their labels."""
-    labels = label_objects(ground_truth, detections, task, limits=limits)
     own = np.where(labels.categories == ground_truth.categories, RIGHT, CONFUSED)
     own = np.where(labels.rows < 0, MISSED, own)
     kinds = np.full(len(ground_truth.table.image), NOT_JUDGED, dtype=_text())

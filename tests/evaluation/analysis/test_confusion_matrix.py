@@ -8,6 +8,7 @@ import pytest
 from pycocotools import mask as mask_utils
 
 from d2_seesaw.evaluation.analysis import Confusion, ConfusionMatrix
+from d2_seesaw.evaluation.analysis.confusion import Assignment
 from d2_seesaw.evaluation.analysis.confusion_matrix import (
     confusion_matrix,
     matrix_table,
@@ -47,13 +48,10 @@ def test_equals_a_loop_and_its_rows_sum_to_the_objects_that_count():
         thresholds = rng.uniform(0.2, 0.6, len(columns.category_ids))
         of_id = dict(zip(columns.category_ids.tolist(), thresholds.tolist(), strict=True))
         kept = [r for r in results if r["score"] >= of_id.get(r["category_id"], 2)]
-        matrix = confusion_matrix(
-            columns,
-            Detections.from_results(results),
-            "bbox",
-            thresholds,
-            limits=DetectionLimits(per_image=None),
-        )
+        limits = DetectionLimits(per_image=None)
+        found = Detections.from_results(results)
+        assignment = Assignment.of_detections(columns, found, "bbox", limits=limits)
+        matrix = confusion_matrix(assignment, thresholds)
         names = label_one_by_one(data, kept, "score", "bbox", None)
         expected = Counter(
             (a["category_id"], (names[a["id"]] or {}).get("category_id"))
@@ -65,8 +63,8 @@ def test_equals_a_loop_and_its_rows_sum_to_the_objects_that_count():
         assert dict(matrix.background) == background_one_by_one(data, kept)
         total["background"] += sum(n for _, n in matrix.background)
         total["confused"] += sum(n for (a, b), n in counts.items() if a != b)
-        found = analysis([category(i, "r", i) for i in of_id])
-        table = matrix_table(found_with(found, matrix))
+        run = analysis([category(i, "r", i) for i in of_id])
+        table = matrix_table(found_with(run, matrix))
         objects = Counter(
             a["category_id"] for a in data["annotations"] if a["area"] > 0 and not a.get("ignore")
         )
