@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from protocol import START, START_STEPS, TABLES
 from recipes import Data, Recipe
-from start import REGISTRATION, merge_categories, write_start
-from tables import is_finished, show, write_comparison, write_result
+from start import REGISTRATION, merge_categories, start_hash, write_start
+from tables import check_start, is_finished, show, write_comparison, write_result
 
 HERE = Path(__file__).resolve().parent
 
@@ -112,6 +112,8 @@ class Runner:
         seconds = (self._calibrate if recipe.calibration else self._train)(recipe, seed, folder)
         tasks = ("sem_seg",) if recipe.data.semantic else ("bbox", "segm")
         scores = {task: _metrics(folder / "inference", task) for task in tasks}
+        if recipe.starts_from_detector or recipe.calibration:
+            seconds["start"] = start_hash(self.start(recipe.data))
         write_result(recipe, seed, {**scores, **seconds, **machine_and_versions()})
 
     def start(self, data: Data) -> Path:
@@ -244,10 +246,11 @@ def main() -> None:
 
 
 def _run_table(runner: Runner, table: Any, pool: concurrent.futures.Executor, end: float) -> None:
-    for data in dict.fromkeys(recipe.data for recipe in table.recipes):
+    left = [r for r in table.recipes if not all(is_finished(r, seed) for seed in table.seeds)]
+    for data in dict.fromkeys(recipe.data for recipe in left):
         runner.prepare(data)
-        if any(r.starts_from_detector for r in table.recipes if r.data == data):
-            runner.start(data)
+        if any(r.starts_from_detector for r in left if r.data == data):
+            check_start(table, start_hash(runner.start(data)))
 
     def run(recipe: Recipe, seed: int) -> None:
         if time.monotonic() >= end:

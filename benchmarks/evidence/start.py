@@ -1,5 +1,6 @@
 """Detector without classes, from which recipes start, so that their budget goes to the classes."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -46,3 +47,12 @@ def write_start(checkpoint: Path, num_classes: int, target: Path) -> None:
         if not any(part in name for part in _OF_CLASSES):
             start[name] = value
     torch.save({"model": start}, target)
+
+
+def start_hash(weights: Path) -> str:
+    """Return 16 hexadecimal digits that identify the weights of a start."""
+    digest = hashlib.sha256()
+    for name, value in sorted(torch.load(weights, weights_only=True)["model"].items()):
+        digest.update(name.encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -44,6 +44,25 @@ def write_result(recipe: Recipe, seed: int, result: dict[str, Any]) -> None:
     result_file(recipe, seed).write_text(json.dumps(content, indent=1) + "\n")
 
 
+def check_start(table: Table, start: str | None) -> None:
+    """Check that the results of a table have started from these weights.
+
+    Args:
+        table: The table.
+        start: Hash of the weights that its runs start from; None without such weights.
+
+    Raises:
+        ValueError: a result has started from others.
+    """
+    for result in _results(table):
+        if result.get("start") != start:
+            raise ValueError(
+                f"{result['recipe']}, seed {result['seed']}, started from the weights "
+                f"{result.get('start')}, those of table {table.name!r} here are {start}. Train the "
+                f"detector with version {result['commit']}, or delete the results of the table"
+            )
+
+
 def metric(result: dict[str, Any], name: str) -> float:
     """Return a metric, named ``task/metric``; ``nan`` if the evaluation has none."""
     task, _, key = name.partition("/")
@@ -64,7 +83,7 @@ def write_comparison(table: Table, output: Path, annotations: Path) -> None:
     """Compare the runs of a table with those of its baseline, and write the differences.
 
     The seeds are those that the baseline has finished, and recipes that miss one of them are left
-    out. Runs of a seed are paired.
+    out. Runs of a seed are paired. Nothing is written without the folders of the runs.
 
     Args:
         table: The table.
@@ -80,6 +99,8 @@ def write_comparison(table: Table, output: Path, annotations: Path) -> None:
         _write(table, {"seeds": seeds, "differences": differences})
         return
     runs = {r.name: [output / "runs" / f"{r.name}-{seed}" for seed in seeds] for r in done}
+    if not all(folder.exists() for folders in runs.values() for folder in folders):
+        return
     compared = compare_runs(runs, annotations)
     differences: dict[str, dict[str, Difference]] = {recipe.name: {} for recipe in done[1:]}
     for task in compared.tasks:
@@ -132,6 +153,8 @@ def show(table: Table) -> str:
         if any(result.get("resumed") for result in results):
             hours = f"over {hours}"  # those before an interruption are not known
         rows.append([recipe.name, str(len(results)), *cells, hours])
+    if found := _results(table):
+        check_start(table, found[0].get("start"))
     if len(rows) == 1:
         return f"### {table.title}\n\nNot yet run."
     parts = [f"### {table.title}", _markdown(rows)]
@@ -143,6 +166,11 @@ def show(table: Table) -> str:
             rows.append([name, str(len(content["seeds"])), *cells])
         parts.append(_markdown(rows))
     return "\n\n".join(parts)
+
+
+def _results(table: Table) -> list[dict[str, Any]]:
+    results = (read_result(r, seed) for r in table.recipes for seed in table.seeds)
+    return [result for result in results if result is not None]
 
 
 def _interval(difference: Difference) -> str:

@@ -91,3 +91,16 @@ def test_the_start_has_the_outputs_of_the_one_class_for_every_class(evidence, tm
     )
     assert start["roi_heads.mask_head.predictor.weight"].shape == (3, 2, 1, 1)
     assert torch.equal(start["backbone.weight"], state["backbone.weight"])
+
+
+def test_a_table_refuses_results_of_different_starts(evidence, tmp_path, monkeypatch):
+    table, tables = evidence("protocol").ABLATION, evidence("tables")
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    scores = {"bbox": {"AP": 1.0}, "segm": {"AP": 1.0}, "cpu_seconds": 1.0, "commit": "abc"}
+    for recipe in table.recipes[:2]:
+        tables.write_result(recipe, 1, {**scores, "start": "one"})
+    assert "seesaw_2" in tables.show(table)
+    tables.check_start(table, "one")
+    tables.write_result(table.recipes[1], 2, {**scores, "start": "two"})
+    with pytest.raises(ValueError, match=r"no_compensation, seed 2, started from the weights two"):
+        tables.show(table)
