@@ -109,7 +109,9 @@ class Runner:
         if is_finished(recipe, seed):
             return
         folder = self.output / "runs" / f"{recipe.name}-{seed}"
-        seconds = (self._calibrate if recipe.calibration else self._train)(recipe, seed, folder)
+        seconds: dict[str, Any] = (self._calibrate if recipe.calibration else self._train)(
+            recipe, seed, folder
+        )
         tasks = ("sem_seg",) if recipe.data.semantic else ("bbox", "segm")
         scores = {task: _metrics(folder / "inference", task) for task in tasks}
         if recipe.starts_from_detector or recipe.calibration:

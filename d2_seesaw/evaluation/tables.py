@@ -13,10 +13,11 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Annotated, Any, get_type_hints
 
+import msgspec
 import numpy as np
 from tabulate import tabulate
 
@@ -254,11 +255,12 @@ def write_category_results(
         task: Part of the file names.
         name: Start of the file names.
     """
-    records = [_without_nan(asdict(row)) for row in rows]
+    names = [field.name for field in fields(rows[0])]
+    records = [_without_nan({name: getattr(row, name) for name in names}) for row in rows]
     cells = [list(records[0]), *(list(record.values()) for record in records)]
     path = os.path.join(folder, f"{name}_{task}")
     write_csv(f"{path}.csv", cells)
-    write_text(f"{path}.json", json.dumps(records, indent=1))
+    write_text(f"{path}.json", msgspec.json.format(json.dumps(records), indent=1))
 
 
 def write_csv(path: str | os.PathLike[str], rows: Iterable[Sequence[Any]]) -> None:

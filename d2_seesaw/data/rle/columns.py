@@ -67,7 +67,7 @@ class MaskColumns:
             counts, starts, ends = counts[first:last].tobytes(), starts - first, ends - first
         return [bytes(counts[a:b]) for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
 
-    def bytes_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def bytes_of(self, rows: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return all counts as uint8, and first byte and end of each of the given rows in them."""
         return self.counts, self._starts[:-1][rows], self._starts[1:][rows]
 
