@@ -37,6 +37,8 @@ CUTOUTS = Data(
         "511341f2b263c4176e8adc40b0b48123091efe1098087b01dfd7138534588c9f",
     ),
 )
+# The same scenes at twice the size.
+LARGE = Data("cutouts_large", (*_CUTOUTS[:-2], "288", "384"))
 SHAPES = {
     number: Data(
         f"shapes_{number}",
@@ -173,4 +175,14 @@ RECALL = Table(
     tuple(f"sem_seg/{m}" for m in ("mIoU", "mACC", "pACC", "mIoUr", "mACCr")),
 )
 
-TABLES = (SEESAW_SOFTMAX, RECALL, ABLATION, *CONTEXT, LOSSES, *CLASSES)
+RESIZE = Table(
+    "resize",
+    "Images resized to half their size by OpenCV and by Pillow",
+    tuple(
+        Recipe(f"{name}_resize", LARGE, config, starts_from_detector=True, start_of=CUTOUTS)
+        for name, config in (("pillow", "resized"), ("opencv", "resized_opencv"))
+    ),
+    _SEEDS,
+)
+
+TABLES = (SEESAW_SOFTMAX, RECALL, RESIZE, ABLATION, *CONTEXT, LOSSES, *CLASSES)

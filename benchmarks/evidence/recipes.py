@@ -40,6 +40,8 @@ class Recipe:
         calibration: Method of ``d2-seesaw calibrate``. The recipe then trains nothing, but
             calibrates the models of the recipe ``of``.
         of: Name of the recipe whose models are calibrated.
+        start_of: Data on which the detector was trained, if they are others with the same
+            categories and splits.
     """
 
     name: str
@@ -50,10 +52,19 @@ class Recipe:
     starts_from_detector: bool = False
     calibration: str = ""
     of: str = ""
+    start_of: Data | None = None
+
+    @property
+    def start_data(self) -> Data:
+        """Return the data on which the detector that it starts from was trained."""
+        return self.start_of or self.data
 
     def fingerprint(self) -> str:
         """Return a hash of everything that determines the recipe."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        content = asdict(self)
+        if self.start_of is None:
+            del content["start_of"]  # as in the results from before it existed
+        text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -115,7 +115,7 @@ class Runner:
         tasks = ("sem_seg",) if recipe.data.semantic else ("bbox", "segm")
         scores = {task: _metrics(folder / "inference", task) for task in tasks}
         if recipe.starts_from_detector or recipe.calibration:
-            seconds["start"] = start_hash(self.start(recipe.data))
+            seconds["start"] = start_hash(self.start(recipe.start_data))
         write_result(recipe, seed, {**scores, **seconds, **machine_and_versions()})
 
     def start(self, data: Data) -> Path:
@@ -166,7 +166,7 @@ class Runner:
             "train.checkpointer.period": 100,
         }
         if recipe.starts_from_detector:
-            overrides["train.init_checkpoint"] = self.start(recipe.data)
+            overrides["train.init_checkpoint"] = self.start(recipe.start_data)
             overrides["train.allow_partial_checkpoint"] = True
         path = self.output / "configs" / f"{folder.name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -251,8 +251,9 @@ def _run_table(runner: Runner, table: Any, pool: concurrent.futures.Executor, en
     left = [r for r in table.recipes if not all(is_finished(r, seed) for seed in table.seeds)]
     for data in dict.fromkeys(recipe.data for recipe in left):
         runner.prepare(data)
-        if any(r.starts_from_detector for r in left if r.data == data):
-            check_start(table, start_hash(runner.start(data)))
+    for data in dict.fromkeys(recipe.start_data for recipe in left if recipe.starts_from_detector):
+        runner.prepare(data)
+        check_start(table, start_hash(runner.start(data)))
 
     def run(recipe: Recipe, seed: int) -> None:
         if time.monotonic() >= end:
