@@ -102,7 +102,9 @@ def loader(*, prefetch, workers=0, limit=1):
 
 
 def read(stream, steps):
-    return [torch.stack([image["x"] for image in batch]) for batch in itertools.islice(stream, steps)]
+    return [
+        torch.stack([image["x"] for image in batch]) for batch in itertools.islice(stream, steps)
+    ]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
