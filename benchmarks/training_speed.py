@@ -53,6 +53,7 @@ from timing import (
     write_json,
 )
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 
 from d2_seesaw.data.prefetch import read_ahead
 from d2_seesaw.engine import Trainer, load_config
@@ -248,7 +249,7 @@ def started(
     try:
         training = Training(name, precision, images, options, compiled=options.compile)
         training.step()
-    except torch._dynamo.exc.TorchDynamoException as error:  # such as a missing compiler
+    except TorchDynamoException as error:  # such as a missing compiler
         note = f"not compiled: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
         training = Training(name, precision, images, options, compiled=False)
         training.step()
@@ -262,7 +263,7 @@ def started(
 
 
 def allocated(device: str) -> int | None:
-    """Return the bytes that live tensors take on a GPU; None on a CPU."""
+    """Return the bytes of live tensors on a GPU; None on a CPU."""
     if torch.device(device).type != "cuda":
         return None
     gc.collect()

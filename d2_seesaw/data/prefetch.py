@@ -73,7 +73,11 @@ def _start(batch: Batch, device: torch.device, copies: torch.cuda.Stream | None)
 
     with torch.cuda.stream(copies):  # None leaves the stream as it is
         moved = [{key: _moved(value, move) for key, value in sample.items()} for sample in batch]
-    return _Copied(moved, tensors, None if copies is None else copies.record_event())
+    if copies is None:
+        return _Copied(moved, tensors, None)
+    ready = torch.cuda.Event()
+    ready.record(copies)
+    return _Copied(moved, tensors, ready)
 
 
 def _moved(value: Any, move: Any) -> Any:

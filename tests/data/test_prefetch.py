@@ -132,16 +132,19 @@ def test_reading_again_goes_on_after_the_last_batch_that_was_used():
     assert torch.equal(torch.stack(found), torch.stack(straight))
 
 
+def used_before_a_bad_image(*, prefetch):
+    stream, number = iter(loader(prefetch=prefetch, limit=0)), 0
+    try:
+        while True:
+            next(stream)
+            number += 1
+    except BadImageError:
+        return number
+
+
 def test_a_bad_image_stops_at_the_batch_that_has_it():
-    steps = []
-    for prefetch in (False, True):
-        stream = iter(loader(prefetch=prefetch, limit=0))
-        with pytest.raises(BadImageError, match="damaged"):
-            for step in itertools.count():
-                steps.append((prefetch, step))
-                next(stream)
-    counts = [sum(1 for each in steps if each[0] is prefetch) for prefetch in (False, True)]
-    assert counts[0] == counts[1] > 1
+    expected = used_before_a_bad_image(prefetch=False)
+    assert used_before_a_bad_image(prefetch=True) == expected > 0
 
 
 def test_a_stop_while_the_next_batch_loads_does_not_count_the_one_before():

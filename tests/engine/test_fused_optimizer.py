@@ -35,10 +35,8 @@ class Net(nn.Module):
 def batches(steps, *, overflows=()):
     drawn = torch.randn(steps, 2, 3, 6, 6, generator=torch.Generator().manual_seed(1))
     factors = [1e9 if step in overflows else 1.0 for step in range(steps)]
-    return [
-        [{"x": x, "factor": factor} for x in pair]
-        for pair, factor in zip(drawn, factors, strict=True)
-    ]
+    pairs = zip(drawn, factors, strict=True)
+    return [[{"x": x, "factor": factor} for x in pair] for pair, factor in pairs]
 
 
 def new_trainer(optimizer, data, *, fused, channels_last=False, **options):
