@@ -53,19 +53,23 @@ def milliseconds(step: Step, device: str, repeats: int = 1) -> float:
     return first.elapsed_time(last) / repeats
 
 
-def measure(steps: dict[str, Step], rounds: int, device: str, *, budget: float = 30.0) -> Times:
+def measure(
+    steps: dict[str, Step], rounds: int, device: str, *, budget: float = 30.0, warm_up: int = 2
+) -> Times:
     """Time candidates in turn.
 
     Args:
         steps: candidates by name.
-        rounds: number of turns of each candidate, after an uncounted warm-up.
+        rounds: number of turns of each candidate, after the uncounted warm-up.
         device: device of the steps.
         budget: milliseconds of one turn; shorter steps are repeated to fill it.
+        warm_up: uncounted calls, the last of which tells how often a step is repeated; without one
+            it is not repeated.
     """
-    repeats = {}
+    repeats = dict.fromkeys(steps, 1)
     for name, step in steps.items():
-        milliseconds(step, device)
-        repeats[name] = max(1, round(budget / max(milliseconds(step, device), 1e-3)))
+        for _ in range(warm_up):
+            repeats[name] = max(1, round(budget / max(milliseconds(step, device), 1e-3)))
     times: Times = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():

@@ -1,43 +1,50 @@
-"""Training speed of Mask R-CNN R-50 on LVIS, and the share of its classification loss.
+"""Training speed and memory of Mask R-CNN R-50 on LVIS, against Detectron2's own.
 
     python benchmarks/training_speed.py --device cuda
-    python benchmarks/training_speed.py --small --rounds 40
     python benchmarks/training_speed.py --device cuda --images 4 --precisions float16
+    python benchmarks/training_speed.py --small --rounds 40
 
-The models of configs/lvis_v1_seesaw.py and of its softmax counterpart train on random images of
-800 x 1067, 8 per step, with 12 objects each, in each precision; they take turns. Data loading is
-excluded. The network starts from random weights. Proposals near the objects replace those of a
-trained RPN (fixed_proposals.py), so that the heads get a realistic number of foreground RoIs.
+Three candidates train on random images of 800 x 1067 with 12 objects each, and take turns:
+
+- Detectron2: its Mask R-CNN with softmax, all classes and the trainer of Detectron2.
+- Seesaw: configs/lvis_v1_seesaw.py as it is. It trains scale and shift of the batch norms, as mmdet
+  does; with --config configs/lvis_v1_seesaw_detectron2.py it freezes them, as Detectron2 does.
+- all options: the same with channels last, compiled backbone and box head, fused optimizer and
+  batches that are copied to the GPU ahead.
+
+Data loading is excluded, copying to the GPU is not. The network starts from random weights.
+Proposals near the objects replace those of a trained RPN (fixed_proposals.py), so that the heads
+get a realistic number of foreground RoIs. The peak of the memory of a candidate is that of two
+steps right after it was built, without what the candidates before it hold. The loss is timed
+separately, forward and backward, on its logits and labels of one step. float32 follows torch's
+default: convolutions on a GPU use TF32.
 
 With --small, the models of configs/quickstart/seesaw.py and of the configs on a pretrained
 MobileNetV2 train on a CPU instead, on images of 144 x 192: as configured, and with Detectron2's
 pooler and RPN head and the channels first in memory. Both get the same weights, images and random
 numbers. Their RPN is trained and makes the proposals. Where losses are compared, proposals near the
 objects replace them, because rounding errors change which ones are sampled.
-
-The loss is timed separately, forward and backward, on its logits and labels of the last step.
-float32 follows torch's default: convolutions on a GPU use TF32.
 """
 
 import argparse
+import gc
+import itertools
 import math
 import sys
-from pathlib import Path
+import time
 from typing import Any
 
-import numpy as np
 import torch
-from detectron2.config import LazyConfig, instantiate
-from detectron2.engine import SimpleTrainer
-from detectron2.modeling import GeneralizedRCNN
+from detectron2.engine import AMPTrainer, SimpleTrainer
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import StandardRPNHead
-from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from fixed_proposals import FixedProposals
+from random_detectors import ROOT, Cycle, build, random_image, stock_mask_rcnn, tame
 from timing import (
     Row,
     Step,
+    Times,
     add_device_options,
     device_name,
     measure,
@@ -45,12 +52,17 @@ from timing import (
     ratios,
     write_json,
 )
-from torch import Tensor, nn
+from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 
+from d2_seesaw.data.prefetch import read_ahead
 from d2_seesaw.engine import Trainer, load_config
+from d2_seesaw.engine.trainer import compile_parts
 
-ROOT = Path(__file__).resolve().parents[1]
-MODELS = ("Seesaw", "softmax")
+STOCK, SEESAW, ALL = CANDIDATES = ("Detectron2", "Seesaw", "all options")
+COMPILED = ("backbone", "roi_heads.box_head")
+"""Parts whose shapes do not change from step to step; the number of masks does."""
+TIME_LIMIT, MEMORY_LIMIT, SPEED_LIMIT = 1.02, 1.0, 1.3
 SMALL = {
     "quickstart": "configs/quickstart/seesaw.py",
     "MobileNetV2": "benchmarks/evidence/configs/instances.py",
@@ -59,80 +71,80 @@ COMPARED_STEPS = 20
 """Number of first steps whose losses are compared."""
 PRECISIONS = ("float32", "float16", "bfloat16")
 
-build: Any = instantiate
-
-
-def random_image(options: argparse.Namespace, num_classes: int = 1203) -> dict[str, Any]:
-    """Draw a noise image with octagons as objects, in the format of a dataset mapper."""
-    height, width = options.size
-    corners = torch.rand(options.objects, 2) * torch.tensor([width * 0.7, height * 0.7])
-    extents = 16 + torch.rand(options.objects, 2) * torch.tensor([width, height]) * 0.25
-    angles = torch.arange(8) * math.pi / 4
-    octagon = 0.5 + 0.5 * torch.stack([angles.cos(), angles.sin()], dim=1)
-    polygons: list[list[Tensor | np.ndarray]] = [
-        [(corner + extent * octagon).flatten().double().numpy()]
-        for corner, extent in zip(corners, extents, strict=True)
-    ]
-    objects = Instances(
-        (height, width),
-        gt_boxes=Boxes(torch.cat([corners, corners + extents], dim=1)),
-        gt_classes=(num_classes * torch.rand(options.objects) ** 3).long(),
-        gt_masks=PolygonMasks(polygons),
-    )
-    image = torch.randint(256, (3, height, width), dtype=torch.uint8)
-    return {"image": image, "height": height, "width": width, "instances": objects}
-
 
 class Training:
     """Training of a model, one step at a time.
 
-    Attributes:
-        given: logits and labels of the last call to the classification loss.
+    Args:
+        name: one of ``CANDIDATES``.
+        precision: one of ``PRECISIONS``.
+        images: images of a step.
+        options: command-line options.
+        compiled: compile parts of the last candidate.
     """
 
-    def __init__(self, name: str, precision: str, options: argparse.Namespace) -> None:
+    def __init__(
+        self,
+        name: str,
+        precision: str,
+        images: int,
+        options: argparse.Namespace,
+        *,
+        compiled: bool,
+    ) -> None:
         torch.manual_seed(0)
-        cfg = load_config(str(ROOT / "configs/lvis_v1_seesaw.py"))
-        if name == "softmax":
-            part = LazyConfig.load(str(ROOT / "configs/common/heads/classification.py"), "softmax")
-            cfg.model.roi_heads.box_predictor.update(part)
-        model = build(cfg.model).to(options.device)
-        tame(model)
-        model.proposal_generator = FixedProposals(
-            model.proposal_generator, per_object=40, elsewhere=800
-        )
-        self.cls_loss = model.roi_heads.box_predictor.cls_loss
-        self.cls_loss.register_forward_pre_hook(self._keep)
-        self.given: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
+        self.name = name
         self.amp_dtype = None if precision == "float32" else precision
-        cfg.optimizer.params.model = model
+        batches = Cycle([[random_image(options) for _ in range(images)] for _ in range(2)])
+        cfg = load_config(str(ROOT / options.config))
         cfg.optimizer.lr = 1e-4  # low, because training starts from random weights
-        batch = [random_image(options) for _ in range(options.images)]
-        self.trainer: SimpleTrainer = Trainer(
-            model, Cycle([batch]), build(cfg.optimizer), amp_dtype=self.amp_dtype
+        self.model = stock_mask_rcnn() if name == STOCK else build(cfg.model)
+        self.model.to(options.device).train()
+        tame(self.model)
+        self.model.roi_heads.batch_size_per_image = options.rois
+        loader: Any = batches
+        if name == ALL:
+            self.model.to(memory_format=torch.channels_last)
+            if compiled:
+                compile_parts(self.model, COMPILED, backend=options.backend)
+            cfg.optimizer.fused = True
+            loader = read_ahead(batches, torch.device(options.device))
+        self.model.proposal_generator = FixedProposals(
+            self.model.proposal_generator, per_object=40, elsewhere=800
         )
-        self.storage = EventStorage()
-        self.trainer.storage = self.storage
+        cfg.optimizer.params.model = self.model
+        self.trainer = self._trainer(loader, build(cfg.optimizer))
+        self.trainer.storage = self.storage = EventStorage()
 
-    def _keep(self, _: nn.Module, inputs: tuple[Tensor, Tensor]) -> None:
-        logits, labels = inputs
-        self.given = logits.detach(), labels.detach()
+    def _trainer(self, loader: Any, optimizer: torch.optim.Optimizer) -> SimpleTrainer:
+        if self.name != STOCK:
+            return Trainer(self.model, loader, optimizer, amp_dtype=self.amp_dtype, seed=0)
+        if self.amp_dtype is None:
+            return SimpleTrainer(self.model, loader, optimizer)
+        scaler = torch.amp.GradScaler("cuda", enabled=self.amp_dtype == "float16")
+        precision = getattr(torch, self.amp_dtype)
+        return AMPTrainer(self.model, loader, optimizer, grad_scaler=scaler, precision=precision)
 
     def step(self) -> None:
         """Run one training step."""
         with self.storage:
             self.trainer.run_step()
 
-    def loss_step(self) -> Step:
-        """Return a forward and backward pass of the loss alone."""
-        logits, labels = self.given
+    def loss_step(self) -> tuple[Step, Tensor]:
+        """Return a forward and backward pass of the loss alone, and its labels."""
+        loss = self.model.roi_heads.box_predictor.cls_loss
+        given: list[tuple[Tensor, Tensor]] = []
+        hook = loss.register_forward_pre_hook(lambda _, inputs: given.append(inputs))
+        self.step()
+        hook.remove()
+        logits, labels = given[0][0].detach(), given[0][1]
 
         def step() -> None:
             leaf = logits.requires_grad_()
-            torch.stack(list(self.cls_loss(leaf, labels).values())).sum().backward()
+            torch.stack(list(loss(leaf, labels).values())).sum().backward()
             leaf.grad = None
 
-        return step
+        return step, labels
 
 
 class SmallTraining:
@@ -223,93 +235,145 @@ def small_rows(name: str, options: argparse.Namespace) -> list[Row]:
     return rows
 
 
-class Cycle:
-    """Loader that repeats batches endlessly."""
+def started(
+    name: str, precision: str, images: int, options: argparse.Namespace
+) -> tuple[Training, float | None, str]:
+    """Build a candidate and run its first steps.
 
-    def __init__(self, batches: list[list[dict[str, Any]]]) -> None:
-        self.batches = batches
+    Returns:
+        The candidate; the peak of its memory on a GPU in MB, without that of the candidates built
+        before; and why its parts are not compiled, or an empty text.
+    """
+    note = ""
+    before = allocated(options.device)
+    try:
+        training = Training(name, precision, images, options, compiled=options.compile)
+        training.step()
+    except TorchDynamoException as error:  # such as a missing compiler
+        note = f"not compiled: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+        training = Training(name, precision, images, options, compiled=False)
+        training.step()
+    if before is None:
+        return training, None, note
+    training.step()
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(2):
+        training.step()
+    return training, (torch.cuda.max_memory_allocated() - before) / 1e6, note
 
-    def __iter__(self):
-        while True:
-            yield from self.batches
+
+def allocated(device: str) -> int | None:
+    """Return the bytes of live tensors on a GPU; None on a CPU."""
+    if torch.device(device).type != "cuda":
+        return None
+    gc.collect()
+    torch.cuda.synchronize()
+    return torch.cuda.memory_allocated()
 
 
-@torch.no_grad()
-def tame(model: GeneralizedRCNN) -> None:
-    """Rescale random weights to keep activations near one: frozen norms do not normalize them."""
-    for name, buffer in model.backbone.named_buffers():
-        if name.endswith("conv3.norm.weight"):
-            buffer.fill_(0.2)
-
-
-def rows_of(precision: str, options: argparse.Namespace) -> list[Row]:
-    """Time both models in one precision."""
-    is_cuda = options.device == "cuda"
-    trainings = {name: Training(name, precision, options) for name in MODELS}
+def rows_of(precision: str, images: int, options: argparse.Namespace) -> list[Row]:
+    """Measure all candidates with one precision and batch size."""
+    case = f"{precision} x {images}"
+    trainings: dict[str, Training] = {}
+    rows: dict[str, Row] = {}
+    for name in options.candidates:
+        trainings[name], peak, note = started(name, precision, images, options)
+        rows[name] = {"case": case, "what": name, "unit": "ms", "peak memory MB": peak}
+        rows[name] |= {"note": note} if note else {}
     steps: dict[str, Step] = {name: training.step for name, training in trainings.items()}
-    if is_cuda:
-        torch.cuda.reset_peak_memory_stats()
-    times = measure(steps, options.rounds, options.device, budget=0.0)
-    rows: list[Row] = []
-    for name, training in trainings.items():
-        step = quartiles(times[name])
-        loss_times = measure({name: training.loss_step()}, options.rounds, options.device)[name]
-        loss = quartiles(loss_times)
-        labels = training.given[1]
-        rows.append(
-            {
-                "case": precision,
-                "what": name,
-                "unit": "ms",
-                **step,
-                "images per second": 1e3 * options.images / step["median"],
-                "loss ms": loss["median"],
-                "share of the loss": loss["median"] / step["median"],
-                "RoIs": len(labels),
-                "foreground RoIs": int((labels < training.cls_loss.num_classes).sum()),
-            }
+    times = measure(steps, options.rounds, options.device, budget=0.0, warm_up=0)
+    for name, row in rows.items():
+        row |= quartiles(times[name])
+        row["images per second"] = 1e3 * images / row["median"]
+    if SEESAW in trainings:
+        loss, labels = trainings[SEESAW].loss_step()
+        spent = measure({SEESAW: loss}, options.rounds, options.device)[SEESAW]
+        rows[SEESAW] |= {
+            "loss ms": quartiles(spent)["median"],
+            "share of the loss": quartiles(spent)["median"] / rows[SEESAW]["median"],
+            "RoIs": len(labels),
+            "foreground RoIs": int((labels < 1203).sum()),
+        }
+    return [*rows.values(), *comparisons(case, times, rows)]
+
+
+def comparisons(case: str, times: Times, rows: dict[str, Row]) -> list[Row]:
+    """Return the ratios with their limits, as far as their candidates were measured."""
+    found: list[Row] = []
+    if SEESAW in rows and STOCK in rows:
+        of_time = quartiles(ratios(times, SEESAW, STOCK))
+        found.append(
+            {"case": case, "what": f"{SEESAW} / {STOCK}, time", "unit": "ratio", **of_time}
+            | {"limit": f"<= {TIME_LIMIT}"}
         )
-    ratio = quartiles(ratios(times, "Seesaw", "softmax"))
-    rows.append({"case": precision, "what": "Seesaw / softmax", "unit": "ratio", **ratio})
-    if is_cuda:  # of both models together; only one runs at a time
-        rows[-1]["peak memory MB of both"] = torch.cuda.max_memory_allocated() / 1e6
-    return rows
+        ours, stock = (rows[name]["peak memory MB"] for name in (SEESAW, STOCK))
+        if stock is not None:
+            found.append(
+                {"case": case, "what": f"{SEESAW} / {STOCK}, peak memory", "unit": "ratio"}
+                | {"median": ours / stock, "limit": f"<= {MEMORY_LIMIT}"}
+            )
+    if ALL in rows and STOCK in rows:
+        of_images = quartiles(ratios(times, STOCK, ALL))
+        found.append(
+            {"case": case, "what": f"{ALL} / {STOCK}, images/s", "unit": "ratio", **of_images}
+            | {"limit": f">= {SPEED_LIMIT}"}
+        )
+    return found
 
 
 def report(rows: list[Row]) -> None:
-    """Print one line per model and the ratio."""
+    """Print one line per candidate and ratio."""
     for row in rows:
-        text = f"{row['case']:9} {row['what']:17} {row['median']:8.2f} {row['unit']:5}"
-        if row["unit"] == "ms":
+        if row["unit"] == "not run":
+            print(f"{row['case']:13} not run: {row['what']}", flush=True)
+            continue
+        text = f"{row['case']:13} {row['what']:36} {row['median']:8.3f} {row['unit']:5}"
+        if "low" in row:
+            text += f" ({row['low']:.3f} to {row['high']:.3f})"
+        if "limit" in row:
+            text += f", limit {row['limit']}"
+        if "images per second" in row:
+            text += f", {row['images per second']:.1f} images/s"
+        if row.get("peak memory MB") is not None:
+            text += f", peak {row['peak memory MB']:.0f} MB"
+        if "share of the loss" in row:
             text += (
-                f"  {row['images per second']:6.1f} images/s, loss {row['loss ms']:.2f} ms, "
-                f"{100 * row['share of the loss']:.1f} % of the step, "
+                f", loss {row['loss ms']:.2f} ms = {100 * row['share of the loss']:.1f} %, "
                 f"{row['foreground RoIs']} of {row['RoIs']} RoIs foreground"
             )
-        print(text, flush=True)
+        print(text + (f", {row['note']}" if "note" in row else ""), flush=True)
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=8, help="per step")
-    parser.add_argument("--size", type=int, nargs=2, default=(800, 1067))
-    parser.add_argument("--objects", type=int, default=12, help="per image")
-    parser.add_argument("--rounds", type=int, default=20, help="at least 2")
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
-    parser.add_argument("--small", action="store_true", help="small models on a CPU")
-    parser.add_argument("--rehearse", action="store_true", help="one small image in float32")
+    add = parser.add_argument
+    add("--images", type=int, nargs="+", default=[8, 2, 4, 16], help="per step, in this order")
+    add("--size", type=int, nargs=2, default=(800, 1067))
+    add("--objects", type=int, default=12, help="per image")
+    add("--rois", type=int, default=512, help="sampled per image")
+    add("--rounds", type=int, default=7, help="at least 2")
+    add("--precisions", nargs="+", choices=PRECISIONS, default=["bfloat16", "float32"])
+    add("--candidates", nargs="+", choices=CANDIDATES, default=CANDIDATES)
+    add("--config", default="configs/lvis_v1_seesaw.py", help="of the Seesaw candidates")
+    add("--no-compile", dest="compile", action="store_false", help="compile nothing")
+    add("--backend", default="inductor", help="of torch.compile")
+    add("--seconds", type=float, default=math.inf, help="begin no other case after this time")
+    add("--small", action="store_true", help="small models on a CPU")
+    add("--rehearse", action="store_true", help="one small image in float32")
     add_device_options(parser)
     return parser.parse_args()
 
 
 def main() -> None:
-    """Measure each precision in turn."""
+    """Measure each batch size in each precision."""
     options = parse_arguments()
     if options.rehearse:
-        options.images, options.size, options.rounds = 1, (128, 160), 2
-        options.precisions = ["float32"]
+        options.images, options.size, options.rounds, options.rois = [1], (128, 160), 2, 16
+        options.precisions, options.backend = ["float32"], "eager"
+    if options.device == "cpu" and options.precisions != ["float32"] and not options.small:
+        sys.exit("training_speed: on a CPU only --precisions float32, as Detectron2's AMPTrainer")
     print(f"torch {torch.__version__}, {device_name(options.device)}, {options.rounds} rounds")
     rows: list[Row] = []
     if options.small:
@@ -320,11 +384,17 @@ def main() -> None:
             rows += small_rows(name, options)
             write_json(options.json, "training_speed", "cpu", rows)
         return
-    for precision in options.precisions:
-        precision_rows = rows_of(precision, options)
-        report(precision_rows)
-        rows += precision_rows
+    start = time.monotonic()
+    for images, precision in itertools.product(options.images, options.precisions):
+        if time.monotonic() - start < options.seconds:
+            case_rows = rows_of(precision, images, options)
+        else:
+            case = f"{precision} x {images}"
+            case_rows = [{"case": case, "what": "no time was left", "unit": "not run"}]
+        report(case_rows)
+        rows += case_rows
         write_json(options.json, "training_speed", options.device, rows)
+        gc.collect()
         if options.device == "cuda":
             torch.cuda.empty_cache()
 

@@ -19,6 +19,7 @@ from d2_seesaw.data.annotations.records import Records
 from d2_seesaw.data.bad_images import BadImages, MappedDataset, check_files_exist, dataset_files
 from d2_seesaw.data.batch_order import BatchOrder, Section
 from d2_seesaw.data.catalog import FileMetadata, load_dataset
+from d2_seesaw.data.prefetch import read_ahead
 from d2_seesaw.data.sampling import Dataset, Sampling
 from d2_seesaw.data.semantic.folders import read_image_size
 from d2_seesaw.utils.files import digest
@@ -33,7 +34,7 @@ class TrainLoader:
 
     The images of a batch, their order and their augmentations depend on two seeds and on the
     position alone, not on the number of loading processes. The position moves when a batch is read,
-    not when it is loaded ahead.
+    not when it is loaded or copied ahead.
 
     Args:
         dataset: maps the samples.
@@ -46,6 +47,9 @@ class TrainLoader:
 
     Attributes:
         bad_images: images that were replaced because they could not be read; none by default.
+        prefetch_device: device to which the next batch is copied during a step, see
+            :func:`~d2_seesaw.data.prefetch.read_ahead`; None, the default, leaves batches on the
+            CPU.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class TrainLoader:
         self.identity = dict(identity or {})
         self.given_seeds = dict(given_seeds or {})
         self.bad_images = BadImages()
+        self.prefetch_device: torch.device | None = None
         self._options = options
         # Weak, because torch ends the loading processes of a reference cycle only after seconds.
         self._stream: weakref.ref[Generator[list[dict[str, Any]], None, None]] | None = None
@@ -99,7 +104,8 @@ class TrainLoader:
         return stream
 
     def _read(self) -> Generator[list[dict[str, Any]], None, None]:
-        for batch in self.batches:
+        device = self.prefetch_device
+        for batch in self.batches if device is None else read_ahead(self.batches, device):
             self.order.count_batch()
             self.bad_images.collect(batch)
             yield batch

@@ -320,6 +320,8 @@ def _check_key(cfg: DictConfig, key: str) -> None:
                 return
             hint = _did_you_mean_below(path, part, known - {"_target_"}, rest)
             hint = hint or _elsewhere(cfg, part)
+            if not hint and _is_call(node):
+                hint = f": {_name(node)} has no argument {part!r}"
             raise ConfigError(f"unknown key {key!r}{hint} (+{key}=... adds it anyway)")
 
 

@@ -26,6 +26,10 @@ def train_options(**changes: Any) -> dict[str, Any]:
       with and without; losses and scores stay within 1e-5, gradients within 1 % of their norm.
     - ``channels_last``: keep the channels of convolutions last in memory, on any device. Results
       differ by rounding errors. Faster on CPUs, and on GPUs in half precision.
+    - ``prefetch_to_device``: copy the next batch to the GPU while a step runs, from page-locked
+      memory in a stream of its own. Training is unchanged, bit for bit, and so is what ``--resume``
+      continues with. It takes the memory of one more batch. ``dataloader.train.pin_memory=True``
+      makes the page-locked copies in a thread instead of before each step.
     - ``clip_grad``: ``max_norm`` of all gradients together, ``max_value`` of each entry; null is
       off.
     - ``accumulate_steps``: number of batches whose gradients are averaged before each update.
@@ -88,6 +92,7 @@ def train_options(**changes: Any) -> dict[str, Any]:
             "dynamic": None,
         },
         "channels_last": False,
+        "prefetch_to_device": False,
         "clip_grad": {"max_norm": None, "max_value": None},
         "ddp": {
             "broadcast_buffers": False,

@@ -21,6 +21,7 @@ from d2_seesaw.engine.monitoring.ending import EndableTrainer
 from d2_seesaw.engine.ranks import PROGRESS, Phase
 from d2_seesaw.engine.run_records import restore_storage, storage_state
 from d2_seesaw.engine.stop import Stopped, between_steps, stop_requested
+from d2_seesaw.utils.optimizers import complete_fused_state, is_fused, state_for
 from d2_seesaw.utils.random_state import STEP, seed_generators
 from d2_seesaw.utils.ranks import shared_seed
 from d2_seesaw.utils.text import did_you_mean
@@ -48,7 +49,7 @@ class Trainer(EndableTrainer):
         data_loader: an endless iterable of batches. If it is like
             :class:`~d2_seesaw.data.TrainLoader`, its position in the data is saved, and its
             ``bad_images`` are shared by the ranks, logged and saved.
-        optimizer: optimizer of the model's parameters.
+        optimizer: optimizer of the model's parameters; may be built with ``fused=True``.
         amp_dtype: ``"float16"``, ``"bfloat16"`` or None for full precision.
         accumulate_steps: number of batches per step, whose losses are averaged.
         max_norm: largest norm of all gradients together; None does not clip.
@@ -61,7 +62,7 @@ class Trainer(EndableTrainer):
             ranks have the same value in a step.
 
     Raises:
-        ValueError: an unknown dtype or ``accumulate_steps`` below 1.
+        ValueError: an unknown dtype, ``accumulate_steps`` below 1, or a fused SGD with dampening.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Trainer(EndableTrainer):
         self.grad_scaler = torch.amp.GradScaler(
             self.device_type, enabled=self.amp_dtype is torch.float16
         )
+        complete_fused_state(optimizer)
 
     def run_step(self) -> None:
         """Accumulate gradients, check them, update the weights and record the losses."""
@@ -259,7 +261,9 @@ class Trainer(EndableTrainer):
 
         A warning in one line says if the training will not equal an uninterrupted one.
         """
-        super().load_state_dict(state_dict)
+        optimizer = state_for(self.optimizer, state_dict["optimizer"])
+        super().load_state_dict({**state_dict, "optimizer": optimizer})
+        complete_fused_state(self.optimizer)
         if self.grad_scaler.is_enabled() and "grad_scaler" in state_dict:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
         if self.bad_images is not None:
@@ -301,6 +305,7 @@ class Trainer(EndableTrainer):
             "dtype": str(self.amp_dtype or torch.float32).removeprefix("torch."),
             "device": self.device_type,
             "channels_last": _is_channels_last(self.model),
+            "fused optimizer": is_fused(self.optimizer),
             "threads": torch.get_num_threads(),
             "PyTorch": str(torch.__version__),
         }

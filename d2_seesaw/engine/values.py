@@ -60,6 +60,7 @@ _OPTIONS = {
     "train.ema.decay": _number(0, below=1),
     "train.compile.enabled": _TRUTH,
     "train.channels_last": _TRUTH,
+    "train.prefetch_to_device": _TRUTH,
     "train.clip_grad.max_norm": _number(0, optional=True),
     "train.clip_grad.max_value": _number(0, optional=True),
     "train.checkpointer.period": _whole(1),

@@ -286,6 +286,29 @@ def test_a_rehearsal_has_the_parts_of_the_check(tmp_path):
         assert script == "pytest" or (ROOT / script).is_file()
 
 
+@pytest.mark.parametrize("group", gpu_check.GROUPS)
+def test_each_group_of_long_benchmarks_fits_into_a_call_of_five_minutes(group, tmp_path):
+    parts = gpu_check.benchmark_parts(tmp_path, "cuda", group)
+    assert sum(each.limit for each in parts) <= gpu_check.CHECK_SECONDS - 20 < 300
+    rehearsed = gpu_check.benchmark_parts(tmp_path, "cpu", group)
+    assert [each.name for each in parts] == [each.name for each in rehearsed]
+    assert all((ROOT / each.command[0]).is_file() for each in parts)
+    options = argparse.Namespace(benchmarks=group, device="cuda")
+    assert gpu_check.requested_parts(options, tmp_path) == parts
+    assert gpu_check.seconds_of(options) == gpu_check.CHECK_SECONDS
+
+
+def test_all_long_benchmarks_are_those_of_both_groups(tmp_path):
+    options = argparse.Namespace(benchmarks="all", device="cuda")
+    names = [each.name for each in gpu_check.requested_parts(options, tmp_path)]
+    losses, training = (
+        [each.name for each in gpu_check.benchmark_parts(tmp_path, "cuda", group)]
+        for group in ("losses", "training")
+    )
+    assert names == losses + training
+    assert gpu_check.seconds_of(options) == 2 * gpu_check.CHECK_SECONDS < 600
+
+
 def test_the_output_of_a_training_is_its_newest_metrics(tmp_path):
     path = tmp_path / "metrics.json"
     path.write_text('{"iteration": 1, "total_loss": 2.0}\n{"iteration": 2, "segm/AP": 5.0}\n')

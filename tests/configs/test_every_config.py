@@ -56,9 +56,10 @@ def test_loading_twice_gives_equal_configs(name):
 
 @each(LEAVES)
 def test_builds_model_optimizer_and_schedule(path):
-    cfg = changed(path, "train.max_iter=40000")
+    cfg = changed(path, "train.max_iter=40000", "optimizer.fused=True")
     cfg.optimizer.params.model = model = model_in(path)
     groups = instantiate(cfg.optimizer).param_groups
+    assert all(group["fused"] for group in groups)
     trained = sum(len(group["params"]) for group in groups)
     # A second phase may train one classifier, or one vector of scales.
     fewest = 1 if "init" in cfg.model else 11

@@ -91,7 +91,17 @@ def score(model):
     }
 
 
-def train(folder, *, resume=False, stop=None, steps=STEPS, evaluate=score, test="", **options):
+def train(
+    folder,
+    *,
+    resume=False,
+    stop=None,
+    steps=STEPS,
+    evaluate=score,
+    test="",
+    prefetch=False,
+    **options,
+):
     """Train to the end, or until before a step. Checkpoints follow every third step.
 
     Only a new training is given seeds; a resumed one draws others.
@@ -100,9 +110,11 @@ def train(folder, *, resume=False, stop=None, steps=STEPS, evaluate=score, test=
     if not resume:
         options = {"seed": 1, "sampling": RepeatFactorSampling(0.5, seed=2), **options}
     model = Net()
+    data = loader(**options)
+    data.prefetch_device = torch.device("cpu") if prefetch else None
     trainer = Trainer(
         model,
-        loader(**options),
+        data,
         torch.optim.AdamW(model.parameters(), lr=0.1),
         seed=None if resume else 5,
     )
@@ -126,11 +138,11 @@ def train(folder, *, resume=False, stop=None, steps=STEPS, evaluate=score, test=
     return SimpleNamespace(trainer=trainer, model=model, first=first, folder=folder)
 
 
-def train_in_parts(folder, parts):
+def train_in_parts(folder, parts, **options):
     """Stop before the given steps and resume, with a number of workers for each part."""
     shown, run = {}, None
     for number, (stop, workers) in enumerate(parts):
-        run = train(folder, resume=number > 0, stop=stop, num_workers=workers)
+        run = train(folder, resume=number > 0, stop=stop, num_workers=workers, **options)
         shown |= dict(enumerate(run.model.batches, run.first))
     assert run is not None
     run.model.batches = [shown[step] for step in sorted(shown)]
@@ -168,9 +180,13 @@ def straight(tmp_path_factory):
     return train(tmp_path_factory.mktemp("straight"))
 
 
-@pytest.mark.parametrize("workers", [(0, 0, 0, 0), (2, 0, 3, 1)])
-def test_a_training_in_four_parts_equals_one_in_one_part(straight, workers, tmp_path):
-    run = train_in_parts(tmp_path, zip((4, 8, 10, None), workers, strict=True))
+@pytest.mark.parametrize(
+    ("workers", "prefetch"),
+    [((0, 0, 0, 0), False), ((2, 0, 3, 1), False), ((0, 1, 0, 2), True)],
+)
+def test_a_training_in_four_parts_equals_one_in_one_part(straight, workers, prefetch, tmp_path):
+    parts = zip((4, 8, 10, None), workers, strict=True)
+    run = train_in_parts(tmp_path, parts, prefetch=prefetch)
     assert differences(run, straight) == set()
     assert [line["iteration"] for line in metrics(tmp_path)] == [2, 3, 5, 7, 8, 11, 12]
 

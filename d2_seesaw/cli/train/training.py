@@ -39,6 +39,7 @@ from d2_seesaw.engine import (
     tracking_writers,
 )
 from d2_seesaw.engine.boxes_only import boxes_only, masks_left_out
+from d2_seesaw.engine.launch import torch_device
 from d2_seesaw.engine.monitoring.metric import UnknownMetricError
 from d2_seesaw.engine.rank_state import RankState
 from d2_seesaw.engine.run_records import EvaluationHook, ResumedMetricsFile
@@ -121,6 +122,8 @@ def build_run(cfg: DictConfig, *, resume: bool, writes: bool = True) -> Training
     seed = _settle_seed(cfg)
     loader = build(cfg.dataloader.train)
     loader.bad_images.limit = cfg.train.max_bad_images
+    if cfg.train.prefetch_to_device:
+        loader.prefetch_device = torch_device(cfg.train.device)
     if not loader.has_masks or masks_left_out(cfg):
         boxes_only(cfg)
     # Built early: an evaluator that cannot run fails before the training, not after it.
