@@ -30,6 +30,7 @@ from d2_seesaw.evaluation import encode_masks
 SIZES = [(480, 640), (800, 1333)]
 EDGES = {"small boxes": (8, 64), "large boxes": (100, 400)}
 PASTE, THEIRS, OURS, RATIO = "of it paste", "Detectron2", "ours", "Detectron2 / ours"
+ON_DEVICE = "ours, encode_on_device"
 
 
 def draw(n: int, size: tuple[int, int], edges: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -50,8 +51,12 @@ def now(device: torch.device) -> float:
 
 def one_round(
     masks: Tensor, boxes: Tensor, size: tuple[int, int]
-) -> tuple[float, float, float, int]:
-    """Return seconds of pasting, of pasting and encoding, of this project, and differing masks."""
+) -> tuple[float, float, float, float, int]:
+    """Return seconds and the number of masks that differ.
+
+    The seconds are those of pasting, of pasting and encoding, of this project, and of this project
+    on the device of the masks.
+    """
     device = masks.device
     start = now(device)
     pasted = paste_masks_in_image(masks[:, 0], boxes, size)
@@ -60,10 +65,14 @@ def one_round(
     after_theirs = now(device)
     ours = encode_masks(masks, boxes, size)
     after_ours = now(device)
+    if encode_masks(masks, boxes, size, on_device=True) != ours:
+        raise RuntimeError("masks that are encoded on the device differ")
+    after_device = now(device)
     differing = sum(a != b for a, b in zip(ours, theirs, strict=True))
     if differing and device.type == "cpu":
         raise RuntimeError(f"{differing} masks differ")
-    return after_paste - start, after_theirs - start, after_ours - after_theirs, differing
+    seconds = after_paste - start, after_theirs - start, after_ours - after_theirs
+    return *seconds, after_device - after_ours, differing
 
 
 def rows_of(size: tuple[int, int], edges: str, options: argparse.Namespace) -> list[Row]:
@@ -72,9 +81,9 @@ def rows_of(size: tuple[int, int], edges: str, options: argparse.Namespace) -> l
     one_round(masks, boxes, size)
     rounds = [one_round(masks, boxes, size) for _ in range(options.rounds)]
     *times, differing = zip(*rounds, strict=True)
-    paste, theirs, ours = 1e3 * np.array(times)
+    paste, theirs, ours, on_device = 1e3 * np.array(times)
     case = f"{size[0]} x {size[1]}, {edges}"
-    columns = {THEIRS: theirs, PASTE: paste, OURS: ours, RATIO: theirs / ours}
+    columns = {THEIRS: theirs, PASTE: paste, OURS: ours, ON_DEVICE: on_device, RATIO: theirs / ours}
     return [
         {
             "case": case,
@@ -106,10 +115,10 @@ def main() -> None:
         for edges in EDGES:
             case_rows = rows_of(size, edges, options)
             rows += case_rows
-            theirs, paste, ours, ratio = map(text, case_rows)
+            theirs, paste, ours, on_device, ratio = map(text, case_rows)
             print(
                 f"{case_rows[0]['case']}:  Detectron2 {theirs} ms, of it paste {paste}  "
-                f"ours {ours} ms  ratio {ratio}  {case_rows[0]['masks that differ']} differ"
+                f"ours {ours} ms, on the device {on_device} ms  ratio {ratio}  {case_rows[0]['masks that differ']} differ"
             )
     write_json(options.json, "mask_rle", options.device, rows)
 

@@ -104,6 +104,8 @@ class LongTailLVISEvaluator(LVISEvaluator):
         class_names: Names of the model's classes, in their order; by default those of the dataset.
             See ``set_class_names``.
         any_scores: Whether scores may be outside of [0, 1]; they must be finite in any case.
+        encode_on_device: Whether masks on boxes are encoded on the device of the model instead of
+            the CPU, with the same result. Not yet run on a GPU.
         report: Function that writes ``longtail.html`` into ``output_dir``, usually
             ``d2_seesaw.report.write_evaluation_report``; no report is written if None.
     """
@@ -125,6 +127,7 @@ class LongTailLVISEvaluator(LVISEvaluator):
         train_image_counts: TrainImageCounts | None = None,
         class_names: Sequence[str] | None = None,
         any_scores: bool = False,
+        encode_on_device: bool = False,
         report: ReportWriter | None = None,
     ) -> None:
         # The constructor of LVISEvaluator would parse the annotations again, with lvis.
@@ -162,6 +165,7 @@ class LongTailLVISEvaluator(LVISEvaluator):
                     "engine='sparse' does not."
                 )
         self._report = report
+        self._encode_on_device = encode_on_device
         self.reset()
 
     @cached_property
@@ -228,13 +232,20 @@ class LongTailLVISEvaluator(LVISEvaluator):
         """
         for image, output in zip(inputs, outputs, strict=True):
             if "instances" in output:
-                instances = output["instances"].to(self._cpu_device)
+                instances = output["instances"]
+                if not self._encode_on_device:
+                    instances = instances.to(self._cpu_device)
                 self._check_prediction(image["image_id"], instances)
                 if self._classes is not None:
                     number, targets = len(instances), self._classes.targets
                     instances = in_classes_of(instances, targets)
                     self._num_dropped += number - len(instances)
-                found = Detections.from_instances(instances, image["image_id"], self._category_ids)
+                found = Detections.from_instances(
+                    instances,
+                    image["image_id"],
+                    self._category_ids,
+                    encode_on_device=self._encode_on_device,
+                )
                 check_numbers(found, any_scores=self._scoring.any_scores)
                 self._found.append(found)
                 self._num_images += 1

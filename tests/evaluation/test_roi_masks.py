@@ -1,6 +1,7 @@
 """Evaluation of models that return masks on their boxes."""
 
 import copy
+import functools
 import json
 
 import pytest
@@ -40,7 +41,10 @@ def lvis_or_coco(register):
     return register(data, thing_dataset_id_to_contiguous_id={i: i - 1 for i in (1, 2, 3)})
 
 
-@pytest.mark.parametrize("kind", [LongTailLVISEvaluator, MaskScoringCOCOEvaluator])
+ON_DEVICE = functools.partial(LongTailLVISEvaluator, encode_on_device=True)
+
+
+@pytest.mark.parametrize("kind", [LongTailLVISEvaluator, ON_DEVICE, MaskScoringCOCOEvaluator])
 @pytest.mark.parametrize("mask_scores", [False, True])
 def test_files_equal_those_of_pasted_masks(kind, mask_scores, lvis_or_coco, tmp_path):
     images = [on_boxes(6), on_boxes(0), on_boxes(3)]
@@ -60,7 +64,7 @@ def test_files_equal_those_of_pasted_masks(kind, mask_scores, lvis_or_coco, tmp_
     assert repr(results[0]) == repr(results[1])
     assert results[0].keys() == {"bbox", "segm"}
     assert written_files(tmp_path / "boxes") == written_files(tmp_path / "pasted")
-    if kind is LongTailLVISEvaluator:
+    if kind is not MaskScoringCOCOEvaluator:
         saved = json.loads((tmp_path / "boxes" / "lvis_instances_results.json").read_text())
     else:
         images = torch.load(tmp_path / "boxes" / "instances_predictions.pth", weights_only=True)

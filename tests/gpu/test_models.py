@@ -172,6 +172,11 @@ def test_masks_on_the_gpu_have_the_bytes_of_those_on_the_cpu(dtype, device):
     on_cpu = encode_masks(masks, boxes, (240, 320))
     assert encode_masks(masks.to(device), boxes.to(device), (240, 320)) == on_cpu
     assert encode_masks(masks.to(device), Boxes(boxes.to(device)), (240, 320)) == on_cpu
+    for threshold in (0.5, 0.3):  # windows of all sizes, and pixels that rounding decides
+        given = masks.round(decimals=1), boxes, (240, 320)
+        on_cpu = encode_masks(*given, threshold=threshold)
+        moved = (given[0].to(device), given[1].to(device), given[2])
+        assert encode_masks(*moved, threshold=threshold, on_device=True) == on_cpu
 
 
 @torch.no_grad()
@@ -179,7 +184,9 @@ def test_unpasted_masks(picture, device):
     found = with_roi_masks(mask_rcnn().to(device))([picture])[0]["instances"]
     arguments = found.pred_boxes, found.image_size
     on_cpu = encode_masks(found.pred_masks.tensor.cpu(), *(arguments[0].to("cpu"), arguments[1]))
-    assert encode_masks(found.pred_masks.tensor, *arguments) == on_cpu
+    for on_device in (False, True):
+        rles = encode_masks(found.pred_masks.tensor, *arguments, on_device=on_device)
+        assert rles == on_cpu
 
 
 # --- training ---

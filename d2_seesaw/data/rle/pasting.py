@@ -31,30 +31,43 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from d2_seesaw.data.rle.conversion import encode_bitmap
+from d2_seesaw.data.rle.device_windows import DeviceLines, changes_on_device
 from d2_seesaw.data.rle.kernels import compiled_functions
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 _MASKS_AT_ONCE = 32  # bounds the memory of the interpolation weights
-_PIXELS_AT_ONCE = 2**22  # of windows, which compiled functions fill
+_PIXELS_AT_ONCE = 2**22  # of windows in memory together
 
 
-def encode_instances(instances: Instances) -> list[dict[str, Any]]:
-    """Encode ``pred_masks``, which are masks of the image or masks on boxes (``ROIMasks``)."""
+def encode_instances(instances: Instances, *, on_device: bool = False) -> list[dict[str, Any]]:
+    """Encode ``pred_masks``, which are masks of the image or masks on boxes (``ROIMasks``).
+
+    Args:
+        instances: Instances with ``pred_masks``, and with ``pred_boxes`` for masks on boxes.
+        on_device: As for :func:`encode_masks`.
+    """
     masks = instances.pred_masks
     if isinstance(masks, ROIMasks):
-        return encode_masks(masks.tensor, instances.pred_boxes, instances.image_size)
+        return encode_masks(
+            masks.tensor, instances.pred_boxes, instances.image_size, on_device=on_device
+        )
     return [encode_bitmap(mask) for mask in masks]
 
 
 def encode_masks(
-    masks: Tensor, boxes: Tensor | Boxes, image_size: tuple[int, int], *, threshold: float = 0.5
+    masks: Tensor,
+    boxes: Tensor | Boxes,
+    image_size: tuple[int, int],
+    *,
+    threshold: float = 0.5,
+    on_device: bool = False,
 ) -> list[dict[str, Any]]:
     """Encode masks on boxes as masks of the image.
 
     The result is that of Detectron2's paste on the CPU and pycocotools' encoder. Inputs of any
-    device and dtype are computed in float32 on the CPU. A box without a pixel in the image, which
+    device and dtype are computed in float32. A box without a pixel in the image, which
     Detectron2 refuses to paste, has an empty mask.
 
     Args:
@@ -62,6 +75,8 @@ def encode_masks(
         boxes: ``(N, 4)`` corners x0, y0, x1, y1 in pixels, inside or outside of the image.
         image_size: ``(H, W)``.
         threshold: Lowest probability of a pixel of the mask; not negative.
+        on_device: Whether to interpolate and to find the runs on the device of the masks instead of
+            the CPU, with the same result.
 
     Returns:
         N encodings with compressed counts in bytes.
@@ -72,10 +87,13 @@ def encode_masks(
     probs, corners = _checked(masks, boxes, threshold)
     H, W = (int(edge) for edge in image_size)
     rles: list[dict[str, Any]] = []
-    compiled = compiled_functions()
-    for part in _blocks(corners, (H, W), by_pixels=compiled is not None):
+    compiled = None if on_device else compiled_functions()
+    for part in _blocks(corners, (H, W), by_pixels=on_device or compiled is not None):
         windows = _Windows.of(probs[part], corners[part], (H, W))
-        if compiled is None:
+        if on_device:
+            found = windows.changes_on_device(masks.device, threshold)
+            runs = _runs(*found, windows, (H, W))
+        elif compiled is None:
             changes = [windows.changes(i, threshold) for i in range(len(windows.masks))]
             numbers = np.array([len(each) for each in changes])
             runs = _runs(np.concatenate(changes), numbers, windows, (H, W))
@@ -243,15 +261,38 @@ class _Windows:
             self._decide(i, places, window, threshold)
         return compiled.changes(pixels, bounds)
 
+    def changes_on_device(self, device: torch.device, threshold: float) -> tuple[Ints, Ints]:
+        """Return what :meth:`all_changes` returns, computed on a device."""
+        bounds = np.cumsum((self.x.length + 1) * (self.y.length + 1))
+
+        def decide(pixels: Ints) -> np.ndarray:
+            inside = np.zeros(len(pixels), np.uint8)
+            window = np.searchsorted(bounds, pixels, side="right")
+            for i in np.unique(window).tolist():
+                own = np.flatnonzero(window == i)
+                start = bounds[i - 1] if i else 0
+                column, row = np.divmod(pixels[own] - start, self.y.length[i] + 1)
+                inside[own] = self._sampled(i, column, row, threshold)
+            return inside
+
+        low, high = (np.float32(threshold) + sign * self.tolerance for sign in (-1, 1))
+        lines = (DeviceLines(a.cell, a.weight, a.offset, device) for a in (self.x, self.y))
+        masks = torch.from_numpy(self.masks).to(device)
+        return changes_on_device(masks, (low, high), *lines, decide)
+
     def _decide(self, i: int, pixels: Ints, inside: np.ndarray, threshold: float) -> None:
         """Set ``inside`` at ``pixels`` of window ``i``, in scan order, with ``grid_sample``."""
         column, row = np.divmod(pixels, self.y.length[i] + 1)
         real = (column > 0) & (row < self.y.length[i])
-        column, row = self.x.offset[i] + column[real], self.y.offset[i] + row[real]
-        grid = np.stack([self.x.grid[column], self.y.grid[row]], axis=-1)
+        inside[pixels[real]] = self._sampled(i, column[real], row[real], threshold)
+
+    def _sampled(self, i: int, column: Ints, row: Ints, threshold: float) -> np.ndarray:
+        """Return whether pixels of window ``i``, none of them blank, are inside."""
+        x, y = self.x.grid[self.x.offset[i] + column], self.y.grid[self.y.offset[i] + row]
+        grid = torch.from_numpy(np.stack([x, y], axis=-1))[None, None]
         mask = torch.from_numpy(self.given[i])[None, None]
-        sampled = F.grid_sample(mask, torch.from_numpy(grid)[None, None], align_corners=False)
-        inside[pixels[real]] = (sampled >= threshold).numpy().ravel()
+        sampled = F.grid_sample(mask, grid, align_corners=False)
+        return (sampled >= threshold).numpy().ravel()
 
 
 def _runs(

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from detectron2.structures import BoxMode, Instances
+from detectron2.structures import BoxMode, Instances, ROIMasks
 
 from d2_seesaw.data.rle import MaskColumns, encode_instances
 from d2_seesaw.evaluation.predictions.entries import Entries, ImageSize
@@ -152,29 +152,40 @@ class Detections:
         instances: Instances,
         image_id: Any,
         category_of_class: Mapping[int, int] | None = None,
+        *,
+        encode_on_device: bool = False,
     ) -> Detections:
         """Build the detections of one image from the output of a model.
 
         Args:
-            instances: Instances on the CPU with ``pred_boxes``, ``scores`` and ``pred_classes``.
+            instances: Instances with ``pred_boxes``, ``scores`` and ``pred_classes``.
                 Optional fields are ``mask_scores``, ``pred_keypoints`` and ``pred_masks``, which
                 are masks of the image or masks on boxes (``ROIMasks``).
             image_id: Image id of the annotation file.
             category_of_class: Category id of each class of the model; the class itself if None.
+            encode_on_device: Whether masks on boxes are encoded on their device, see
+                ``encode_masks``.
         """
+        masks = None
+        if instances.has("pred_masks"):
+            on_device = encode_on_device and isinstance(instances.pred_masks, ROIMasks)
+            given = instances if on_device else instances.to("cpu")
+            rles = encode_instances(given, on_device=on_device)
+            masks = MaskColumns.from_rles(rles)
+            fields = {k: v for k, v in instances.get_fields().items() if k != "pred_masks"}
+            instances = Instances(instances.image_size, **fields)
+        instances = instances.to("cpu")
         classes = instances.pred_classes.tolist()
         if category_of_class is not None:
             classes = [category_of_class[c] for c in classes]
         boxes: Any = instances.pred_boxes.tensor.numpy()
-        mask_scores = keypoints = masks = None
+        mask_scores = keypoints = None
         if instances.has("mask_scores"):
             mask_scores = instances.mask_scores.numpy()
         if instances.has("pred_keypoints"):
             # Pixel indices, as in COCO's annotations; a model predicts positions between pixels.
             offset = instances.pred_keypoints.new_tensor([0.5, 0.5, 0])
             keypoints = (instances.pred_keypoints - offset).flatten(1).numpy()
-        if instances.has("pred_masks"):
-            masks = MaskColumns.from_rles(encode_instances(instances))
         return cls(
             image_ids=np.array([image_id] * len(instances)),
             category_ids=np.array(classes),
@@ -280,7 +291,8 @@ def in_classes_of(instances: Instances, targets: Sequence[int | None]) -> Instan
         targets: Class of the dataset for each class of the model, None for classes that the dataset
             lacks, whose instances are dropped.
     """
-    of_class = torch.tensor([-1 if target is None else target for target in targets])
+    given = [-1 if target is None else target for target in targets]
+    of_class = torch.tensor(given, device=instances.pred_classes.device)
     classes = of_class[instances.pred_classes]
     kept: Any = classes >= 0
     found = instances[kept]

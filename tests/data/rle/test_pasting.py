@@ -1,3 +1,4 @@
+import functools
 import itertools
 import tracemalloc
 
@@ -15,9 +16,13 @@ from tests.support.operators import OperatorLog
 SIZE = (67, 93)
 
 
-@pytest.fixture(params=["NumPy", "numba"], autouse=True)
+@pytest.fixture(params=["NumPy", "numba", "device"], autouse=True)
 def _functions(request, monkeypatch):
     compiled = None
+    if request.param == "device":
+        on_device = functools.partial(pasting.encode_masks, on_device=True)
+        monkeypatch.setitem(globals(), "encode_masks", on_device)
+        monkeypatch.setattr(pasting, "_PIXELS_AT_ONCE", 5 * SIZE[0] * SIZE[1])
     if request.param == "numba":
         compiled = pytest.importorskip("d2_seesaw.data.rle.compiled", exc_type=ImportError)
         monkeypatch.setattr(pasting, "_PIXELS_AT_ONCE", 5 * SIZE[0] * SIZE[1])
