@@ -140,7 +140,9 @@ def ious(counts, starts, ends, sizes, number, ends_2, places_2, numbers_2, sizes
     area_2 = np.zeros(len(places_2), np.int64)
     for j in range(len(places_2)):
         area_2[j] = _area(ends_2[places_2[j] : places_2[j] + numbers_2[j]])
-    longest = (ends - starts).max() if len(starts) else 0
+    longest = 0
+    for i in range(len(starts)):
+        longest = max(longest, ends[i] - starts[i])
     memory = np.zeros(longest, np.int64)
     pair = 0
     for i in range(len(starts)):

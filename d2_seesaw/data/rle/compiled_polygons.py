@@ -131,7 +131,9 @@ def draw(coordinates, coordinate_offsets, first, end, sizes, places, ends_of_run
                 continue
             other = _changes(outline, height, width, rows, starts, odd, one)
             number = _union(own[:number], one[:other], merged)
-            own[:number] = merged[:number]
+            # A loop, because numba compiles an assignment of a slice for seconds.
+            for k in range(number):
+                own[k] = merged[k]
         own[number] = height * width
         numbers[i] = number + 1
     return numbers

@@ -168,7 +168,8 @@ def _ends_of_runs(
     number = compiled.draw(*drawing, bounds, written)
     text_bounds = np.cumsum([0, *map(len, texts)])
     first[others] = last + text_bounds[:-1]
-    encoded = np.frombuffer(b"".join(texts), np.uint8), text_bounds[:-1], text_bounds[1:]
+    # Not of bytes: functions are compiled once more for arrays that cannot be written to.
+    encoded = np.frombuffer(bytearray().join(texts), np.uint8), text_bounds[:-1], text_bounds[1:]
     number[others] = compiled.ends_of_runs(*encoded, first[others], written)
     return written, first, number
 
