@@ -4,6 +4,7 @@ Shapes in this module:
     N: masks
     M: edge of a mask on its box
     B: bytes of all counts
+    E: runs of all masks
     P: pixels of all windows
     C: pairs of masks
 """
@@ -13,31 +14,45 @@ from __future__ import annotations
 import numba  # pyright: ignore[reportMissingImports]
 import numpy as np
 
+from d2_seesaw.data.rle.compiled_polygons import EXACT as POLYGONS_ARE_EXACT
+from d2_seesaw.data.rle.compiled_polygons import draw, most_runs
+
+__all__ = [
+    "POLYGONS_ARE_EXACT",
+    "UNDECIDED",
+    "areas",
+    "areas_of_ends",
+    "changes",
+    "draw",
+    "ends_of_runs",
+    "fill_windows",
+    "ious",
+    "most_runs",
+]
+
 _compiled = numba.njit(cache=True, nogil=True)
 
 
 @_compiled
-def _decompress(counts, start, end, runs):
-    """Write the run lengths of compressed counts into ``runs``; return their number."""
-    number = 0
-    place = start
-    while place < end:
+def _decompress(counts, ends):
+    """Write the ends of the runs of compressed counts into ``ends``; return their number."""
+    number = end = value = earlier = last = np.int64(0)
+    shift = 0
+    for byte in counts:
+        bits = np.int64(byte) - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        value -= (bits & 16) << (shift - 4)  # the sign
+        # From the fourth run on, a number is relative to the run two positions earlier.
+        value += earlier
+        earlier, last = last, value if number else np.int64(0)
+        end += value
+        ends[number] = end
+        number += 1
         value = np.int64(0)
         shift = 0
-        bits = np.int64(0)
-        while place < end:
-            bits = np.int64(counts[place]) - 48
-            value |= (bits & 31) << shift
-            shift += 5
-            place += 1
-            if not bits & 32:
-                break
-        if bits & 16:
-            value |= np.int64(-1) << shift
-        if number > 2:
-            value += runs[number - 2]
-        runs[number] = value
-        number += 1
     return number
 
 
@@ -52,23 +67,21 @@ def areas(counts, starts, ends):
     """
     found = np.zeros(len(starts))
     for i in range(len(starts)):
-        area = number = value = earlier = np.int64(0)
+        area = value = earlier = last = np.int64(0)
         shift = 0
-        for place in range(starts[i], ends[i]):
-            bits = np.int64(counts[place]) - 48
+        foreground = np.int64(0)  # all bits are set in runs of the foreground
+        for byte in counts[starts[i] : ends[i]]:
+            bits = np.int64(byte) - 48
             value |= (bits & 31) << shift
             shift += 5
             if bits & 32:
                 continue
-            if bits & 16:
-                value |= np.int64(-1) << shift
+            value -= (bits & 16) << (shift - 4)
             # As in _decompress. The runs of the foreground depend on one another alone.
-            if number % 2:
-                if number > 2:
-                    value += earlier
-                earlier = value
-                area += value
-            number += 1
+            value += earlier
+            earlier, last = last, value
+            area += value & foreground
+            foreground = ~foreground
             value = np.int64(0)
             shift = 0
         found[i] = area
@@ -76,7 +89,39 @@ def areas(counts, starts, ends):
 
 
 @_compiled
-def ious(counts, starts, ends, sizes, number, counts_2, starts_2, ends_2, sizes_2, others):
+def ends_of_runs(counts, starts, ends, places, written):
+    """Write the ends of the runs of masks into ``written``.
+
+    Args:
+        counts: ``(B,)`` uint8, compressed counts.
+        starts: ``(N,)`` first byte of each mask.
+        ends: ``(N,)`` byte after each mask.
+        places: ``(N,)`` first place for the ends of each mask, which has one for each of its bytes.
+        written: ``(E,)`` int64, the ends of the runs of many masks.
+
+    Returns:
+        ``(N,)`` numbers of runs.
+    """
+    numbers = np.zeros(len(starts), np.int64)
+    for i in range(len(starts)):
+        numbers[i] = _decompress(counts[starts[i] : ends[i]], written[places[i] :])
+    return numbers
+
+
+@_compiled
+def areas_of_ends(ends, places, numbers):
+    """Return ``(N,)`` areas of masks, given ``numbers`` of ends of runs from ``places`` on."""
+    found = np.zeros(len(places))
+    for i in range(len(places)):
+        area = np.int64(0)
+        for k in range(places[i] + 1, places[i] + numbers[i], 2):
+            area += ends[k] - ends[k - 1]
+        found[i] = area
+    return found
+
+
+@_compiled
+def ious(counts, starts, ends, sizes, number, ends_2, places_2, numbers_2, sizes_2, others):
     """Return ``(C,)`` IoUs of each mask with its others, those of pycocotools bit for bit.
 
     Args:
@@ -85,39 +130,33 @@ def ious(counts, starts, ends, sizes, number, counts_2, starts_2, ends_2, sizes_
         ends: ``(N,)`` byte after each mask.
         sizes: ``(N, 2)`` heights and widths.
         number: ``(N,)`` others of each mask.
-        counts_2: as ``counts``, for the other masks, and so on.
-        starts_2: see there.
-        ends_2: see there.
-        sizes_2: see there.
+        ends_2: ``(E,)`` int64 ends of the runs of the other masks.
+        places_2: first place of each of them.
+        numbers_2: number of its runs.
+        sizes_2: height and width of each.
         others: ``(C,)`` places of the others, mask by mask.
     """
     found = np.zeros(len(others))
-    runs = np.zeros((ends - starts).max() if len(starts) else 0, np.int64)
-    a = np.zeros((len(runs) // 2 + 1, 2), np.int64)
-    # All others as intervals, because each has several masks to be compared with.
-    first = np.zeros(len(starts_2) + 1, np.int64)
-    for j in range(len(starts_2)):
-        first[j + 1] = first[j] + (ends_2[j] - starts_2[j]) // 2 + 1
-    runs_2 = np.zeros((ends_2 - starts_2).max() if len(starts_2) else 0, np.int64)
-    b = np.zeros((first[-1], 2), np.int64)
-    number_2 = np.zeros(len(starts_2), np.int64)
-    area_2 = np.zeros(len(starts_2), np.int64)
-    for j in range(len(starts_2)):
-        length = _decompress(counts_2, starts_2[j], ends_2[j], runs_2)
-        number_2[j], area_2[j] = _intervals(runs_2, length, b[first[j] :])
+    area_2 = np.zeros(len(places_2), np.int64)
+    for j in range(len(places_2)):
+        area_2[j] = _area(ends_2[places_2[j] : places_2[j] + numbers_2[j]])
+    longest = 0
+    for i in range(len(starts)):
+        longest = max(longest, ends[i] - starts[i])
+    memory = np.zeros(longest, np.int64)
     pair = 0
     for i in range(len(starts)):
-        length = _decompress(counts, starts[i], ends[i], runs)
-        intervals, area = _intervals(runs, length, a)
+        a = memory[: _decompress(counts[starts[i] : ends[i]], memory)]
+        area = _area(a)
         for _ in range(number[i]):
             j = others[pair]
+            b = ends_2[places_2[j] : places_2[j] + numbers_2[j]]
             if sizes[i, 0] != sizes_2[j, 0] or sizes[i, 1] != sizes_2[j, 1]:
                 found[pair] = -1.0
-            elif intervals < 0 or number_2[j] < 0:
-                length_2 = _decompress(counts_2, starts_2[j], ends_2[j], runs_2)
-                found[pair] = _iou(runs, length, runs_2, length_2)
+            elif area < 0 or area_2[j] < 0:
+                found[pair] = _iou(a, b)
             else:
-                both = _intersection(a, intervals, b[first[j] :], number_2[j])
+                both = _intersection(a, b)
                 if both:
                     found[pair] = both / (area + area_2[j] - both)
             pair += 1
@@ -125,43 +164,38 @@ def ious(counts, starts, ends, sizes, number, counts_2, starts_2, ends_2, sizes_
 
 
 @_compiled
-def _intervals(runs, length, intervals):
-    """Write begin and end of the runs of a mask into ``intervals``; return number and area.
-
-    The number is -1 if a run has no length, but the first.
-    """
-    number = area = place = np.int64(0)
-    for k in range(length):
-        if k and runs[k] == 0:
-            return np.int64(-1), area
-        if k % 2:
-            intervals[number, 0] = place
-            intervals[number, 1] = place + runs[k]
-            number += 1
-            area += runs[k]
-        place += runs[k]
-    return number, area
+def _area(ends):
+    """Return the area of a mask, or -1 if one of its runs, but the first, has no length."""
+    area = empty = np.int64(0)
+    starts, stops = ends[:-1], ends[1:]
+    for k in range(len(stops)):
+        empty += stops[k] == starts[k]
+        area += (stops[k] - starts[k]) * (1 - k % 2)
+    return np.int64(-1) if empty else area
 
 
 @_compiled
-def _intersection(a, a_number, b, b_number):
+def _intersection(a, b):
+    """Return the number of pixels in both masks, given the ends of their runs."""
     both = np.int64(0)
-    if a_number == 0 or b_number == 0:
+    # An end at an even place is the begin of a run of the mask.
+    k_end, m_end = len(a) - 1, len(b) - 1
+    if k_end < 1 or m_end < 1:
         return both
-    if a[a_number - 1, 1] <= b[0, 0] or b[b_number - 1, 1] <= a[0, 0]:
+    if a[k_end - (k_end + 1) % 2] <= b[0] or b[m_end - (m_end + 1) % 2] <= a[0]:
         return both
     k = m = 0
-    while k < a_number and m < b_number:
-        a_end, b_end = a[k, 1], b[m, 1]
-        both += max(np.int64(0), min(a_end, b_end) - max(a[k, 0], b[m, 0]))
-        k += a_end <= b_end
-        m += b_end <= a_end
+    while k < k_end and m < m_end:
+        a_end, b_end = a[k + 1], b[m + 1]
+        both += max(np.int64(0), min(a_end, b_end) - max(a[k], b[m]))
+        k += 2 * (a_end <= b_end)
+        m += 2 * (b_end <= a_end)
     return both
 
 
 @_compiled
-def _iou(a, a_number, b, b_number):
-    if a_number == 0 or b_number == 0:
+def _iou(a, b):
+    if len(a) == 0 or len(b) == 0:
         return 0.0
     in_a = in_b = False
     left_a, left_b = a[0], b[0]
@@ -177,12 +211,12 @@ def _iou(a, a_number, b, b_number):
             both += step
         left_a -= step
         left_b -= step
-        if left_a == 0 and next_a < a_number:
-            left_a = a[next_a]
+        if left_a == 0 and next_a < len(a):
+            left_a = a[next_a] - a[next_a - 1]
             next_a += 1
             in_a = not in_a
-        if left_b == 0 and next_b < b_number:
-            left_b = b[next_b]
+        if left_b == 0 and next_b < len(b):
+            left_b = b[next_b] - b[next_b - 1]
             next_b += 1
             in_b = not in_b
         left = left_a + left_b

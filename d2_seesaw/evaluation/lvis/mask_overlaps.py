@@ -1,6 +1,7 @@
 """Mask IoUs of detections and objects, only where they matter.
 
-numba compares pair by pair; without it, pycocotools compares many masks in a call.
+numba draws polygons and compares pair by pair. Without it, pycocotools draws and compares many
+masks in a call.
 
 Shapes in this module:
     B: detections of a block
@@ -50,10 +51,17 @@ def mask_ious(
         objects: ``(C,)`` rows of these objects, detection by detection.
         least_iou: The lowest IoU that matters.
     """
-    drawn, index = np.unique(objects, return_inverse=True)
-    texts = _encode(ground_truth, drawn)
-    sizes = ground_truth.image_sizes[ground_truth.images[drawn]].tolist()
-    true_areas = _areas(sizes, texts)[index]
+    drawn, index = _distinct(objects, len(ground_truth.rows))
+    sizes = ground_truth.image_sizes[ground_truth.images[drawn]]
+    compiled = compiled_functions()
+    texts: list[bytes] = []
+    runs: tuple[np.ndarray, ...] = ()
+    if compiled is not None:
+        runs = _ends_of_runs(compiled, ground_truth, drawn)
+        true_areas = compiled.areas_of_ends(*runs)[index]
+    else:
+        texts = _encode(ground_truth, drawn)
+        true_areas = _areas(sizes.tolist(), texts)[index]
     own = np.repeat(areas, number)
     # Without pixels, neither mask has an IoU to lose.
     ratio = np.minimum(own, true_areas) / np.maximum(np.maximum(own, true_areas), 1)
@@ -62,23 +70,46 @@ def mask_ious(
     ious = np.zeros(len(objects))
     if not len(kept):
         return ious
-    n = number[kept]
-    compiled = compiled_functions()
     if compiled is not None:
-        places = index[_ranges(starts[kept], n)]
-        there = texts, ground_truth.image_sizes[ground_truth.images[drawn]]
-        ious[_ranges(starts[kept], n)] = _compiled_ious(
-            compiled, masks, rows[kept], n, *there, places
-        )
-        return ious
+        # In the order of the file, so that masks read one after the other are close in memory.
+        kept = kept[np.argsort(rows[kept], kind="stable")]
+    n, rows = number[kept], rows[kept]
+    places = _ranges(starts[kept], n)
+    if compiled is not None:
+        found = *masks.bytes_of(rows), masks.sizes[rows], n
+        ious[places] = compiled.ious(*found, *runs, sizes, index[places])
+    else:
+        ious[places] = _ious_of_texts(masks, rows, n, texts, sizes.tolist(), index[places])
+    return ious
+
+
+def _ious_of_texts(
+    masks: MaskColumns,
+    rows: np.ndarray,
+    number: np.ndarray,
+    texts: list[bytes],
+    sizes: list[list[int]],
+    others: np.ndarray,
+) -> np.ndarray:
+    """Return the IoUs of masks with ``number`` others each, by pycocotools.
+
+    Args:
+        masks: Masks of the detections.
+        rows: Rows of the detections.
+        number: Objects of each detection.
+        texts: Compressed counts of the objects.
+        sizes: Their heights and widths.
+        others: Places in ``texts``, detection by detection.
+    """
+    starts = np.cumsum(number) - number
     # Detections of one pair have the same first object.
-    pairs = np.flatnonzero(starts_of_runs(objects[starts[kept]]))
-    there = index[_ranges(starts[kept[pairs]], n[pairs])].tolist()
-    sides = np.diff(pairs, append=len(kept)), n[pairs]
+    pairs = np.flatnonzero(starts_of_runs(others[starts]))
+    there = others[_ranges(starts[pairs], number[pairs])].tolist()
+    sides = np.diff(pairs, append=len(rows)), number[pairs]
     calls = np.array(_pairs_of_calls(*(side.tolist() for side in sides)))
     ends = [np.concatenate([[0], np.cumsum(side)]) for side in sides]
     bounds = [end[np.append(calls, len(pairs))].tolist() for end in ends]
-    found_texts, found_sizes = masks.texts(rows[kept]), _sizes(masks, rows[kept])
+    found_texts, found_sizes = masks.texts(rows), _sizes(masks, rows)
     matrices = []
     for (a, b), (c, d) in zip(*map(itertools.pairwise, bounds), strict=True):
         true: Any = _rles([sizes[i] for i in there[c:d]], [texts[i] for i in there[c:d]])
@@ -91,38 +122,56 @@ def mask_ious(
     call = np.searchsorted(calls, pair, side="right") - 1
     height, width = (np.diff(bound) for bound in bounds)
     corner = np.cumsum(height * width) - height * width
-    row = np.arange(len(kept)) - np.array(bounds[0])[call]
+    row = np.arange(len(rows)) - np.array(bounds[0])[call]
     column = ends[1][pair] - np.array(bounds[1])[call]
-    cells = _ranges(corner[call] + row * width[call] + column, n)
-    ious[_ranges(starts[kept], n)] = np.concatenate(matrices)[cells]
-    return ious
+    cells = _ranges(corner[call] + row * width[call] + column, number)
+    return np.concatenate(matrices)[cells]
 
 
-def _compiled_ious(
-    compiled: ModuleType,
-    masks: MaskColumns,
-    rows: np.ndarray,
-    number: np.ndarray,
-    texts: list[bytes],
-    sizes: np.ndarray,
-    others: np.ndarray,
-) -> np.ndarray:
-    """Return the IoUs of rows of ``masks`` with ``number`` others each.
+def _distinct(objects: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the different objects, ascending, and the index of each in them.
+
+    ``np.unique`` would sort them, which takes several times as long.
 
     Args:
-        compiled: the compiled functions.
-        masks: Masks of the detections.
-        rows: Rows of the detections.
-        number: Objects of each detection.
-        texts: Compressed counts of the objects.
-        sizes: Their heights and widths.
-        others: Places in ``texts``, detection by detection.
+        objects: Objects, less than ``number``.
+        number: Length of the tables.
     """
-    counts, starts, ends = masks.bytes_of(rows)
-    bounds = np.cumsum([0, *map(len, texts)])
-    joined = np.frombuffer(b"".join(texts), np.uint8)
-    own = counts, starts, ends, masks.sizes[rows], number
-    return compiled.ious(*own, joined, bounds[:-1], bounds[1:], sizes, others)
+    named = np.zeros(number, bool)
+    named[objects] = True
+    distinct = np.flatnonzero(named)
+    table = np.empty(number, np.int64)
+    table[distinct] = np.arange(len(distinct))
+    return distinct, table[objects]
+
+
+def _ends_of_runs(
+    compiled: ModuleType, ground_truth: GroundTruthColumns, objects: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the ends of the runs of U objects, first place of each object, and number of its runs.
+
+    Compiled functions draw polygons. Objects that they leave are encoded by pycocotools.
+    """
+    table, rows = ground_truth.table, ground_truth.rows[objects]
+    sizes = ground_truth.image_sizes[ground_truth.images[objects]]
+    polygons = table.polygon_offsets[rows], table.polygon_offsets[rows + 1]
+    drawing = table.coordinates, table.coordinate_offsets, *polygons, sizes
+    room = np.zeros(len(objects), np.int64)
+    if compiled.POLYGONS_ARE_EXACT:
+        room = compiled.most_runs(*drawing)
+    others = np.flatnonzero(room == 0)
+    texts = _encode(ground_truth, objects[others])
+    bounds = np.concatenate([[0], np.cumsum(room)])
+    last = bounds[-1]
+    first = bounds[:-1]
+    written = np.empty(last + sum(map(len, texts)), np.int64)
+    number = compiled.draw(*drawing, bounds, written)
+    text_bounds = np.cumsum([0, *map(len, texts)])
+    first[others] = last + text_bounds[:-1]
+    # Not of bytes: functions are compiled once more for arrays that cannot be written to.
+    encoded = np.frombuffer(bytearray().join(texts), np.uint8), text_bounds[:-1], text_bounds[1:]
+    number[others] = compiled.ends_of_runs(*encoded, first[others], written)
+    return written, first, number
 
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -37,23 +37,33 @@ def columns_of(masks):
     return columns, columns.bytes_of(np.arange(len(masks)))
 
 
+def ends_of(masks):
+    """Return the ends of the runs of masks, first places, numbers, and sizes."""
+    columns, (counts, starts, ends) = columns_of(masks)
+    written = np.full(len(counts) + 1, -1)
+    numbers = compiled.ends_of_runs(counts, starts, ends, starts, written)
+    assert written[-1] == -1
+    return written, starts, numbers, columns.sizes
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_areas_and_ious_equal_those_of_pycocotools_bit_for_bit(seed):
     rng = np.random.default_rng(seed)
     size = tuple(rng.integers(1, 50, 2).tolist())
     found, true = random_masks(rng, 25, size), random_masks(rng, 10, size)
-    (own, own_bytes), (other, other_bytes) = columns_of(found), columns_of(true)
+    (own, own_bytes), other = columns_of(found), ends_of(true)
     np.testing.assert_array_equal(compiled.areas(*own_bytes), coco_mask.area(found))
+    np.testing.assert_array_equal(compiled.areas_of_ends(*other[:3]), coco_mask.area(true))
     places = np.tile(np.arange(10), 25)
-    ious = compiled.ious(*own_bytes, own.sizes, np.full(25, 10), *other_bytes, other.sizes, places)
+    ious = compiled.ious(*own_bytes, own.sizes, np.full(25, 10), *other, places)
     expected = coco_mask.iou(found, true, [0] * 10)
     np.testing.assert_array_equal(ious.reshape(25, 10), expected)
 
 
 def test_masks_of_other_sizes_have_the_iou_of_pycocotools():
     found, true = ([coco_mask.encode(np.ones(s, np.uint8, order="F"))] for s in ((3, 4), (4, 3)))
-    (own, own_bytes), (other, other_bytes) = columns_of(found), columns_of(true)
-    single = np.array([1]), *other_bytes, other.sizes, np.array([0])
+    (own, own_bytes), other = columns_of(found), ends_of(true)
+    single = np.array([1]), *other, np.array([0])
     ious = compiled.ious(*own_bytes, own.sizes, *single)
     assert ious.tolist() == coco_mask.iou(found, true, [0]).ravel().tolist() == [-1]
 
