@@ -118,7 +118,8 @@ def main() -> None:
             theirs, paste, ours, on_device, ratio = map(text, case_rows)
             print(
                 f"{case_rows[0]['case']}:  Detectron2 {theirs} ms, of it paste {paste}  "
-                f"ours {ours} ms, on the device {on_device} ms  ratio {ratio}  {case_rows[0]['masks that differ']} differ"
+                f"ours {ours} ms, on the device {on_device} ms  ratio {ratio}  "
+                f"{case_rows[0]['masks that differ']} differ"
             )
     write_json(options.json, "mask_rle", options.device, rows)
 
