@@ -9,6 +9,7 @@ category is confused with a frequent one. The label may be correct: an object th
 "mug" in an image where "cup" was not verified may be both. So a confusion is not always an error.
 
 Shapes in this module:
+    D: detections that count
     N: objects with a label
     G: objects
     K: categories
@@ -28,7 +29,7 @@ from d2_seesaw.evaluation.lvis.annotations import UNKNOWN_FREQUENCY
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns, index_of
 from d2_seesaw.evaluation.lvis.metrics import ignored_objects
 from d2_seesaw.evaluation.lvis.overlaps import overlaps
-from d2_seesaw.evaluation.lvis.selection import ScoredDetections, scored_detections
+from d2_seesaw.evaluation.lvis.selection import scored_detections
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from d2_seesaw.evaluation.tables import CategoryResult
@@ -71,15 +72,19 @@ class Assignment:
     Attributes:
         ground_truth: The annotations.
         detections: Detections in its images. Unknown categories are ignored.
-        found: Those that count. Those of an image are consecutive, in descending order of score;
-            equal scores are sorted by category, then by position.
-        assigned: Indices of ``found`` that belong to an object, ascending.
+        scores: ``(D,)`` scores of those that count. Those of an image are consecutive, in
+            descending order of score; equal scores are sorted by category, then by position.
+        scored_rows: ``(D,)`` their rows.
+        in_open_pair: ``(D,)`` whether the category is not annotated exhaustively in the image.
+        assigned: Those of the D that belong to an object, ascending.
         objects: Rows of these objects.
     """
 
     ground_truth: GroundTruthColumns
     detections: Detections
-    found: ScoredDetections
+    scores: np.ndarray
+    scored_rows: np.ndarray
+    in_open_pair: np.ndarray
     assigned: np.ndarray
     objects: np.ndarray
 
@@ -113,12 +118,15 @@ class Assignment:
         order = np.lexsort((is_own, edges.ious, edges.detections))
         is_best = np.diff(edges.detections[order], append=-1) != 0
         best = order[is_best]
-        return cls(ground_truth, detections, found, edges.detections[best], edges.objects[best])
+        # Not all of what was found, which would be a large share of the memory of an evaluation.
+        rows = found.rows.astype(np.int32 if len(detections) < 2**31 else np.int64)
+        own = found.scores, rows, found.in_open_pair
+        return cls(ground_truth, detections, *own, edges.detections[best], edges.objects[best])
 
     @property
     def rows(self) -> np.ndarray:
         """Return the rows of the detections that belong to an object."""
-        return self.found.rows[self.assigned]
+        return self.scored_rows[self.assigned]
 
     def labels(self, thresholds: np.ndarray | None = None) -> ObjectLabels:
         """Give each object the label of the highest-scoring detection that belongs to it.
@@ -128,11 +136,11 @@ class Assignment:
         Args:
             thresholds: ``(K,)`` lowest scores of detections to use; all are used if None.
         """
-        truth, found = self.ground_truth, self.found
-        kept = np.ones(len(found.rows), bool)
+        truth = self.ground_truth
+        kept = np.ones(len(self.scores), bool)
         if thresholds is not None:
-            categories = index_of(self.detections.category_ids[found.rows], truth.category_ids)
-            kept = found.scores >= thresholds[categories]
+            category_ids = self.detections.category_ids[self.scored_rows]
+            kept = self.scores >= thresholds[index_of(category_ids, truth.category_ids)]
         there = kept[self.assigned]
         # The detections of an image are sorted by score, so the first on an object labels it.
         objects, first = np.unique(self.objects[there], return_index=True)
@@ -145,8 +153,18 @@ class Assignment:
             categories=predicted,
             rows=rows,
             counts=~ignored_objects(truth)[:, 0],
-            background=_false_detections(truth, self.detections, found, kept),
+            background=self._false_detections(kept),
         )
+
+    def _false_detections(self, chosen: np.ndarray) -> np.ndarray:
+        """Return ``(K,)`` numbers of the chosen detections that LVIS counts as wrong."""
+        truth = self.ground_truth
+        rows = self.scored_rows[chosen & ~self.in_open_pair]
+        images = index_of(self.detections.image_ids[rows], truth.image_ids)
+        categories = index_of(self.detections.category_ids[rows], truth.category_ids)
+        pairs = categories * len(truth.image_ids) + images
+        verified = truth.exhaustive[images] | np.isin(pairs, truth.verified_pairs)
+        return np.bincount(categories[verified], minlength=len(truth.category_ids))
 
 
 def label_objects(
@@ -161,21 +179,6 @@ def label_objects(
     See :class:`Assignment`, whose ``of_detections`` has the same arguments.
     """
     return Assignment.of_detections(ground_truth, detections, task, limits=limits).labels()
-
-
-def _false_detections(
-    ground_truth: GroundTruthColumns,
-    detections: Detections,
-    found: ScoredDetections,
-    chosen: np.ndarray,
-) -> np.ndarray:
-    """Return ``(K,)`` numbers of the chosen detections that LVIS counts as wrong."""
-    rows = found.rows[chosen & ~found.in_open_pair]
-    images = index_of(detections.image_ids[rows], ground_truth.image_ids)
-    categories = index_of(detections.category_ids[rows], ground_truth.category_ids)
-    pairs = categories * len(ground_truth.image_ids) + images
-    verified = ground_truth.exhaustive[images] | np.isin(pairs, ground_truth.verified_pairs)
-    return np.bincount(categories[verified], minlength=len(ground_truth.category_ids))
 
 
 def object_confusions(ground_truth: GroundTruthColumns, labels: ObjectLabels) -> list[Confusion]:
