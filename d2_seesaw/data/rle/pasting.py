@@ -276,9 +276,11 @@ class _Windows:
             return inside
 
         low, high = (np.float32(threshold) + sign * self.tolerance for sign in (-1, 1))
-        lines = (DeviceLines(a.cell, a.weight, a.offset, device) for a in (self.x, self.y))
+        columns, rows = (
+            DeviceLines(axis.cell, axis.weight, axis.offset, device) for axis in (self.x, self.y)
+        )
         masks = torch.from_numpy(self.masks).to(device)
-        return changes_on_device(masks, (low, high), *lines, decide)
+        return changes_on_device(masks, (low, high), columns, rows, decide)
 
     def _decide(self, i: int, pixels: Ints, inside: np.ndarray, threshold: float) -> None:
         """Set ``inside`` at ``pixels`` of window ``i``, in scan order, with ``grid_sample``."""
