@@ -76,22 +76,31 @@ def scored_detections(
     if len(known) < len(rows):
         rows, images, categories = rows[known], images[known], categories[known]
     pairs = categories * len(ground_truth.image_ids) + images
+    del categories  # with other arrays below, a large share of the memory of an evaluation
     state = _state_of_pairs(ground_truth, pairs)
     if verified_only:
         kept = np.flatnonzero((state & _VERIFIED).astype(bool) | ground_truth.exhaustive[images])
         rows, images, pairs, state = (x[kept] for x in (rows, images, pairs, state))
     areas = _areas(detections, task, rows)
-    order = np.flatnonzero((areas > 0) & (areas < np.inf))
+    kept = np.flatnonzero((areas > 0) & (areas < np.inf))
+    if len(kept) < len(rows):
+        rows, images, pairs, state, areas = (x[kept] for x in (rows, images, pairs, state, areas))
+    del kept
     scores = detections.scores_of(task)[rows]
     # Stable, as in lvis: equal scores are sorted by category, then by position.
-    keys = [descending_keys(scores[order]), pairs[order]]
+    keys = [descending_keys(scores), pairs]
     if class_agnostic:
-        keys = [pairs[order] // max(len(ground_truth.image_ids), 1), keys[0], images[order]]
-        pairs = images
-    order = order[stable_order(*keys)]
-    return ScoredDetections(
-        rows[order], pairs[order], scores[order], areas[order], (state[order] & _OPEN).astype(bool)
-    )
+        categories = (pairs // max(len(ground_truth.image_ids), 1)).astype(np.int32)
+        pairs = images.astype(np.int32)
+        keys = [categories, keys[0], pairs]
+        del categories
+    del images
+    order = stable_order(*keys)
+    del keys
+    rows = rows[order]
+    pairs = pairs[order].astype(np.int64, copy=False)
+    scores, areas, state = scores[order], areas[order], state[order]
+    return ScoredDetections(rows, pairs, scores, areas, (state & _OPEN).astype(bool))
 
 
 def _image_indices(ground_truth: GroundTruthColumns, image_ids: np.ndarray) -> np.ndarray:
@@ -126,8 +135,9 @@ def _areas(detections: Detections, task: str, rows: np.ndarray) -> np.ndarray:
         return np.zeros(0)
     if task == "segm":
         return mask_areas(masks_of(detections), rows)
-    width, height = boxes_of(detections)[rows, 2:].T.astype(float)
-    return width * height
+    areas = boxes_of(detections)[rows, 2].astype(float)
+    areas *= boxes_of(detections)[rows, 3]
+    return areas
 
 
 def boxes_of(detections: Detections) -> np.ndarray:

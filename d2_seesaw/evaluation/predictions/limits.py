@@ -18,6 +18,8 @@ from d2_seesaw.evaluation.predictions.ordering import rank_in_runs
 FIXED_AP_DETECTIONS = 10_000
 """Number of detections of a category, over all images, that AP-fixed scores."""
 
+_LONGEST_TABLE = 4  # counts for each id
+
 
 @dataclass(frozen=True)
 class DetectionLimits:
@@ -61,10 +63,23 @@ class DetectionLimits:
 
 def _is_among_best(ids: np.ndarray, scores: np.ndarray, limit: int) -> np.ndarray:
     """Return for each row whether its score is among the ``limit`` highest ones of its id."""
-    _, owner, sizes = np.unique(ids, return_inverse=True, return_counts=True)
+    owner, sizes = _owners(ids)
     kept = np.ones(len(ids), dtype=bool)
+    if sizes.max(initial=0) <= limit:
+        return kept
     rows = np.flatnonzero(sizes[owner] > limit)
     if len(rows):
         best_first = rows[np.lexsort((-scores[rows], owner[rows]))]
         kept[best_first] = rank_in_runs(owner[best_first]) < limit
     return kept
+
+
+def _owners(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return a number for each row, in the order of the ids, and how often each number occurs."""
+    if ids.dtype.kind == "i" and len(ids):
+        first, last = int(ids.min()), int(ids.max())
+        if last - first <= _LONGEST_TABLE * len(ids):  # a sort needs several times the memory
+            owner = ids - first
+            return owner, np.bincount(owner)
+    _, owner, sizes = np.unique(ids, return_inverse=True, return_counts=True)
+    return owner, sizes
