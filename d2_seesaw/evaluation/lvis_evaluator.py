@@ -43,6 +43,7 @@ from d2_seesaw.evaluation.predictions.gather import (
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from d2_seesaw.evaluation.predictions.validation import check_numbers
 from d2_seesaw.evaluation.scoring import LVISScoring, ReportWriter, check_tasks
+from d2_seesaw.utils.memory import release_free_memory
 from d2_seesaw.utils.ranks import raise_on_all_ranks
 
 if TYPE_CHECKING:
@@ -282,6 +283,7 @@ class LongTailLVISEvaluator(LVISEvaluator):
         """Return metrics by task on the main process, ``{}`` on the others."""
         num_images, saw_masks, dropped = self._num_images, self._saw_masks, self._num_dropped
         proposals, found = self._proposals.columns(), self._found.columns()
+        release_free_memory()
         if self._distributed:
             comm.synchronize()
             gathered = all_gather_json([num_images, saw_masks, dropped])

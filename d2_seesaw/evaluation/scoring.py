@@ -56,6 +56,7 @@ from d2_seesaw.evaluation.tables import (
     row_table,
     write_category_results,
 )
+from d2_seesaw.utils.memory import release_free_memory
 
 ENGINES = ("sparse", "lvis")
 REPORT_NAME = "longtail.html"
@@ -108,6 +109,7 @@ class TaskEvaluation:
             and own.mask_scores is None
         ):
             return before
+        release_free_memory()  # here most memory is needed
         return Assignment.of_detections(self.ground_truth, own, self.task, limits=self.limits)
 
     def scores(self) -> LVISScores:
