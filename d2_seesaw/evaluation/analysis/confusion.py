@@ -167,20 +167,6 @@ class Assignment:
         return np.bincount(categories[verified], minlength=len(truth.category_ids))
 
 
-def label_objects(
-    ground_truth: GroundTruthColumns,
-    detections: Detections,
-    task: str,
-    *,
-    limits: DetectionLimits,
-) -> ObjectLabels:
-    """Assign detections to objects, and label the objects.
-
-    See :class:`Assignment`, whose ``of_detections`` has the same arguments.
-    """
-    return Assignment.of_detections(ground_truth, detections, task, limits=limits).labels()
-
-
 def object_confusions(ground_truth: GroundTruthColumns, labels: ObjectLabels) -> list[Confusion]:
     """Count the objects of each category by their predicted label.
 

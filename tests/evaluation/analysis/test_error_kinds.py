@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
-from d2_seesaw.evaluation.analysis.confusion import label_objects, object_confusions
+from d2_seesaw.evaluation.analysis.confusion import Assignment, object_confusions
 from d2_seesaw.evaluation.analysis.error_kinds import KINDS, error_kinds
 from d2_seesaw.evaluation.analysis.judging import JudgedDataset
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
@@ -89,9 +89,9 @@ def test_kinds_and_labels_of_objects_equal_the_confusion_analysis(task):
     for seed in range(5):
         data, results = confused_case(seed, *TRAITS)
         ground_truth, detections, kinds = judged(data, results, task)
-        labels = label_objects(
+        labels = Assignment.of_detections(
             ground_truth, detections, task, limits=DetectionLimits(per_image=LIMIT)
-        )
+        ).labels()
         totals = Counter()
         for confusion in object_confusions(ground_truth, labels):
             wrong = "missed" if confusion.predicted_id is None else "confused"

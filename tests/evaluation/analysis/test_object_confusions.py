@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from d2_seesaw.evaluation.analysis import Confusion
-from d2_seesaw.evaluation.analysis.confusion import label_objects, object_confusions
+from d2_seesaw.evaluation.analysis.confusion import Assignment, object_confusions
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
@@ -19,7 +19,9 @@ def confusions(data, results, task="bbox", limit=300):
     columns = GroundTruthColumns.from_dataset(data)
     found = Detections.from_results(results)
     limits = DetectionLimits(per_image=limit)
-    return object_confusions(columns, label_objects(columns, found, task, limits=limits))
+    return object_confusions(
+        columns, Assignment.of_detections(columns, found, task, limits=limits).labels()
+    )
 
 
 def as_counts(found):
