@@ -73,7 +73,7 @@ class RankWatch(threading.Thread):
         self._is_said = False
         self._links: dict[int, Link] = {}
         self._interval = min(1.0, timeout / 20)
-        self._ends_at, self._blamed = 0.0, [own]
+        self._ends_at, self._grace, self._blamed = 0.0, 0.0, [own]
         self._decided = threading.Event()
         self._last_resort = threading.Timer(0.0, os._exit, [EXIT_STATUS])
         self._waking, self._wakes = socket.socketpair()
@@ -252,13 +252,22 @@ class RankWatch(threading.Thread):
 
     def _decide(self, verdict: str, blamed: list[int], grace: float = 0.0) -> None:
         """Fix the reason to end and tell the others; the main thread has ``grace`` seconds."""
-        self._ends_at, self._blamed = time.monotonic() + grace, blamed
+        self._ends_at, self._grace, self._blamed = time.monotonic() + grace, grace, blamed
         self._last_resort = threading.Timer(grace + SAVING + _FLUSHING, os._exit, [EXIT_STATUS])
         self._last_resort.daemon = True
         self._last_resort.start()
         self.verdict = verdict
         self._send(verdict=verdict, blamed=blamed, grace=grace)
         self._decided.set()
+
+    def leave_end_to_thread(self) -> None:
+        """Wait for the end of this process if a rank has frozen; otherwise return at once.
+
+        The collective of this rank fails when the frozen rank is ended. Its error would end this
+        process too, with another status than the thread's.
+        """
+        if self.verdict and not self._grace:
+            self.join(SAVING + _FLUSHING)
 
     def message(self) -> str:
         """Return the line about the rank that failed, with what is saved."""
@@ -323,6 +332,7 @@ def watch_ranks(timeout: float | None, output_dir: str = "") -> Iterator[None]:
         yield
     except BaseException as error:
         if is_connection_error(error) and watch.wait_for_verdict(_HEARING):
+            watch.leave_end_to_thread()
             watch.close()
             raise OtherRankError(watch.message()) from error
         watch.close(error)

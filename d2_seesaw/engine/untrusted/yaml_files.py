@@ -40,7 +40,34 @@ class Unresolved:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with tuples, and with Python's other tags as ``Unresolved``."""
+    """PyYAML's safe loader with tuples, and with Python's other tags as ``Unresolved``.
+
+    Levels and values are counted while the text is read. Otherwise, a text of a few thousand open
+    brackets would take seconds, because the time to split it grows with the square of the levels.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._count_of_nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._count_of_nodes += 1
+        if self._count_of_nodes > MAX_VALUES:
+            raise _too_many()
+        return super().compose_node(parent, index)
+
+    def fetch_flow_collection_start(self, TokenClass: type[yaml.Token]) -> None:
+        super().fetch_flow_collection_start(TokenClass)
+        self._check_depth()
+
+    def add_indent(self, column: int) -> bool:
+        is_deeper = super().add_indent(column)
+        self._check_depth()
+        return is_deeper
+
+    def _check_depth(self) -> None:
+        if self.flow_level + len(self.indents) - 1 > MAX_DEPTH:  # the outermost is level 0
+            raise _too_deep()
 
 
 def _whole_number(loader: yaml.SafeLoader, node: Any) -> Any:
@@ -134,7 +161,7 @@ def _content(text: str) -> Any:
         if node is None:
             return None
         if _count(node, {}, 0) > MAX_VALUES:
-            raise ConfigError(f"has more than {MAX_VALUES} values, repeated ones included")
+            raise _too_many()
         content = loader.construct_document(node)
     finally:
         loader.dispose()
@@ -142,10 +169,18 @@ def _content(text: str) -> Any:
     return content
 
 
+def _too_deep() -> ConfigError:
+    return ConfigError(f"is nested more than {MAX_DEPTH} levels deep")
+
+
+def _too_many() -> ConfigError:
+    return ConfigError(f"has more than {MAX_VALUES} values, repeated ones included")
+
+
 def _count(node: yaml.Node, known: dict[int, int], depth: int) -> int:
     """Count the values below a node, those of anchors wherever they are repeated."""
     if depth > MAX_DEPTH:
-        raise ConfigError(f"is nested more than {MAX_DEPTH} levels deep")
+        raise _too_deep()
     if id(node) in known:
         if not known[id(node)]:
             raise ConfigError("has an anchor that contains itself")

@@ -58,8 +58,15 @@ FAULTS = {
 }
 
 
-def _train(connection, rank, folder, fault, hangs):
+def _decide_and_rest(self, *args, decide=watch.RankWatch._decide, **kwargs):
+    decide(self, *args, **kwargs)
+    time.sleep(1)  # meanwhile, the main thread has the error of its collective
+
+
+def _train(connection, rank, folder, fault, hangs, is_slow):
     """Train 8 steps on one of two ranks; ``fault`` is its name, the rank and the phase."""
+    if is_slow and rank != fault[1]:
+        watch.RankWatch._decide = _decide_and_rest
     torch.set_num_threads(1)
     watch.GRACE = 0.5
     log = (folder / f"log{rank}.txt").open("w")
@@ -97,13 +104,13 @@ def _step(step, fault, rank, hangs):
             dist.all_reduce(torch.ones(1))
 
 
-def run(folder, kind, culprit, phase, *, hangs=False):
+def run(folder, kind, culprit, phase, *, hangs=False, is_slow=False):
     """Return the ranks' statuses, the seconds to the end of the other rank, and its messages."""
     (folder / "last_checkpoint").write_text("model_0000003.pth")
-    other = 1 - culprit
+    other, fault = 1 - culprit, (kind, culprit, phase)
     with ExitStack() as stack:
         started = [
-            stack.enter_context(process_of(_train, rank, folder, (kind, culprit, phase), hangs))
+            stack.enter_context(process_of(_train, rank, folder, fault, hangs, is_slow))
             for rank in range(2)
         ]
         for _, connection in started:
@@ -177,6 +184,14 @@ def test_a_frozen_rank_is_named_and_all_end(tmp_path, kind, culprit, phase, said
     # A stopped process is woken. One that keeps Python's lock is left to the launcher.
     assert statuses[culprit] == (-signal.SIGKILL if kind == "hold" else EXIT_STATUS)
     assert TIMEOUT < seconds < TIMEOUT + 5
+
+
+def test_a_frozen_rank_ends_one_alike_whose_collective_fails_first(
+    tmp_path,
+):
+    statuses, _, messages = run(tmp_path, "block", 0, Phase.FORWARD, is_slow=True)
+    assert "made no progress" in line_about(0, messages)
+    assert statuses == [EXIT_STATUS, EXIT_STATUS]
 
 
 @pytest.mark.slow

@@ -6,10 +6,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from d2_seesaw.engine import ConfigError, load_config
-from d2_seesaw.engine.untrusted import resolve_names
+from d2_seesaw.engine.untrusted import resolve_names, yaml_files
 from d2_seesaw.engine.untrusted.yaml_files import MAX_BYTES, Unresolved, read_yaml_config
 
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40))
+CHAIN = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 400))
 MERGES = "a0: &a0 {x: 1}\n" + "".join(
     f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}], x{i}: 1}}\n" for i in range(1, 40)
 )
@@ -26,7 +27,10 @@ REFERENCES = "train: {a0: [x, x], " + "".join(
         ("a: &a [*a]\n", "has an anchor that contains itself"),
         ("a: &a {b: *a}\n", "has an anchor that contains itself"),
         ("a: " + "[" * 60 + "]" * 60, "is nested more than 50 levels deep"),
-        ("a: " + "[" * 5000, "is nested too deeply"),
+        ("a: " + "[" * 5000, "is nested more than 50 levels deep"),
+        ("- " * 5000, "is nested more than 50 levels deep"),
+        ("a: " + "{a: [" * 2500, "is nested more than 50 levels deep"),
+        (CHAIN, "is nested too deeply"),
         ("a: '${oc.env:HOME}'\n", r"has a='\$\{oc.env:HOME\}': expected at most one reference"),
         ("a: ['x', '${ oc.env:HOME }']\n", r"has a\[1\]="),
         ("a: '${oc.decode:5}'\n", ".* without a resolver"),
@@ -52,6 +56,13 @@ def test_such_a_file_is_refused_in_one_line_and_in_no_time(tmp_path, text, messa
         read_yaml_config(path)
     assert time.process_time() - began < 2
     assert "\n" not in str(error.value)
+
+
+def test_nothing_is_read_after_too_many_values(tmp_path, monkeypatch):
+    monkeypatch.setattr(yaml_files, "MAX_VALUES", 100)
+    (path := tmp_path / "c.yaml").write_text("a: [" + "x, " * 2000 + "}")
+    with pytest.raises(ConfigError, match="has more than 100 values, repeated ones included"):
+        read_yaml_config(path)
 
 
 def test_a_file_that_this_run_wrote_may_refer_to_the_environment(tmp_path, monkeypatch):
