@@ -61,11 +61,14 @@ class MaskColumns:
         """Return the compressed counts of the given rows."""
         starts, ends = self._starts[:-1][rows], self._starts[1:][rows]
         first, last = int(starts.min(initial=len(self.counts))), int(ends.max(initial=0))
-        counts: Any = self.counts.data
         if last - first <= _COPIED_PER_BYTE * int((ends - starts).sum()):
             # Slices of bytes take a third of the time, but need a copy of everything between them.
-            counts, starts, ends = counts[first:last].tobytes(), starts - first, ends - first
-        return [bytes(counts[a:b]) for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
+            bounds = zip((starts - first).tolist(), (ends - first).tolist(), strict=True)
+            copied = self.counts[first:last].tobytes()
+            return [copied[start:end] for start, end in bounds]
+        counts: Any = self.counts.data
+        bounds = zip(starts.tolist(), ends.tolist(), strict=True)
+        return [counts[start:end].tobytes() for start, end in bounds]
 
     def bytes_of(self, rows: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return all counts as uint8, and first byte and end of each of the given rows in them."""

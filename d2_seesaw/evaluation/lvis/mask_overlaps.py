@@ -26,7 +26,6 @@ from d2_seesaw.evaluation.predictions.ordering import starts_of_runs
 _MASKS_PER_CALL = 200  # pycocotools 2.0.11 with NumPy 2 overflows in ``area`` at 256
 _MASKS_PER_BLOCK = 20_000  # whose texts are in memory at once
 _CELLS_PER_CALL = 100
-_ROUNDING = 1e-9  # a bound that is equal to the IoU may come out smaller
 _NUMBERS_OF_A_BOX = 4  # pycocotools reads a polygon of two points as a box
 
 
@@ -80,37 +79,8 @@ def mask_ious(
         found = *masks.bytes_of(rows), masks.sizes[rows], n
         ious[places] = compiled.ious(*found, *runs, sizes, index[places])
     else:
-        others, both_areas = index[places], own[places] + true_areas[places]
-        shared = _shared_by_boxes(masks, rows, n, texts, sizes.tolist(), others)
-        possible = shared >= least_iou * (both_areas - shared) * (1 - _ROUNDING)
-        some = np.logical_or.reduceat(possible, np.cumsum(n) - n)
-        if some.any():
-            of_some = np.repeat(some, n)
-            ious[places[of_some]] = _ious_of_texts(
-                masks, rows[some], n[some], texts, sizes.tolist(), others[of_some]
-            )
+        ious[places] = _ious_of_texts(masks, rows, n, texts, sizes.tolist(), index[places])
     return ious
-
-
-def _shared_by_boxes(
-    masks: MaskColumns,
-    rows: np.ndarray,
-    number: np.ndarray,
-    texts: list[bytes],
-    sizes: list[list[int]],
-    others: np.ndarray,
-) -> np.ndarray:
-    """Return the pixels that the bounding boxes of masks share, which bounds those of the masks.
-
-    The arguments are those of :func:`_ious_of_texts`.
-    """
-    one = np.repeat(_boxes(_sizes(masks, rows), masks.texts(rows)), number, axis=0).T
-    other = _boxes(sizes, texts)[others].T
-    width, height = (
-        np.minimum(one[i] + one[i + 2], other[i] + other[i + 2]) - np.maximum(one[i], other[i])
-        for i in (0, 1)
-    )
-    return width.clip(0) * height.clip(0)
 
 
 def _ious_of_texts(
@@ -241,16 +211,6 @@ def _sizes(masks: MaskColumns, rows: np.ndarray) -> list[list[int]]:
 def _rles(sizes: list[list[int]], texts: list[bytes]) -> list[dict[str, Any]]:
     # A loop over lists of bytes: many dicts at once would slow down the garbage collector.
     return [{"size": size, "counts": text} for size, text in zip(sizes, texts, strict=True)]
-
-
-def _boxes(sizes: list[list[int]], texts: list[bytes]) -> np.ndarray:
-    """Return the left, top, width and height of the masks."""
-    boxes = np.zeros((len(texts), 4))
-    for start in range(0, len(texts), _MASKS_PER_CALL):
-        block = slice(start, start + _MASKS_PER_CALL)
-        rles: Any = _rles(sizes[block], texts[block])
-        boxes[block] = mask_utils.toBbox(rles)
-    return boxes
 
 
 def _areas(sizes: list[list[int]], texts: list[bytes]) -> np.ndarray:
