@@ -9,6 +9,7 @@ Shapes in this module:
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -45,8 +46,10 @@ class View:
 
         Images are resized as in Detectron2's test mapper, which uses Pillow for uint8 images.
         """
-        height, width = original.shape[:2]
-        resized = ResizeTransform(height, width, *self.size).apply_image(original)
+        return self.of_resized(resize(original, self.size))
+
+    def of_resized(self, resized: np.ndarray) -> Tensor:
+        """Return the ``(channels, h, w)`` view of an ``(h, w, channels)`` image."""
         if self.mirrored:
             resized = resized[:, ::-1]
         return torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
@@ -72,6 +75,11 @@ class View:
         width = self.size[1]
         x0, y0, x1, y1 = boxes.unbind(1)
         return torch.stack([width - x1, y0, width - x0, y1], dim=1)
+
+
+def resize(original: np.ndarray, size: Size) -> np.ndarray:
+    """Resize a ``(height, width, channels)`` image to ``size``, as views are."""
+    return ResizeTransform(*original.shape[:2], *size).apply_image(original)
 
 
 def check_scales(scales: Iterable[int | Sequence[int]]) -> list[tuple[int, int]]:
@@ -144,10 +152,13 @@ class ViewRunner:
         Args:
             run: Function of a batch of views and their model inputs, with one result per view.
         """
+        # A view is followed by its mirror image.
+        resized = lru_cache(maxsize=1)(partial(resize, self.image))
         for start in range(0, len(self.views), self.batch_size):
             views = self.views[start : start + self.batch_size]
+            inputs = [{"image": view.of_resized(resized(view.size))} for view in views]
             with self._autocast():
-                results = run(views, [{"image": view.image(self.image)} for view in views])
+                results = run(views, inputs)
             yield from zip(views, results, strict=True)
 
     def _autocast(self) -> AbstractContextManager[Any]:

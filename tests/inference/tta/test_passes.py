@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from d2_seesaw.inference.tta import views as views_module
 from d2_seesaw.inference.tta.views import ViewRunner, views_of
 from tests.inference.models import Oracle
 
@@ -27,6 +28,23 @@ def test_views_are_run_in_batches_and_come_back_in_order(batch_size, sizes):
     assert seen == sizes
     assert [view for view, _ in results] == run_over.views
     assert [result for _, result in results] == [(v.number, (3, *v.size)) for v in run_over.views]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4])
+def test_a_view_and_its_mirror_image_are_resized_together(monkeypatch, batch_size):
+    given, sizes = passes(batch_size=batch_size), []
+
+    def resize(image, size, resize=views_module.resize):
+        sizes.append(size)
+        return resize(image, size)
+
+    monkeypatch.setattr(views_module, "resize", resize)
+    run = given.run(lambda views, inputs: [one["image"] for one in inputs])
+    images = {(view.size, view.mirrored): image for view, image in run}
+    assert sizes == [(10, 15), (20, 30), (40, 60)]
+    assert len(images) == 6
+    for (size, mirrored), image in images.items():
+        assert torch.equal(image, images[size, not mirrored].flip(2))
 
 
 def test_batches_are_run_lazily():
