@@ -79,7 +79,8 @@ class View:
 
 def resize(original: np.ndarray, size: Size) -> np.ndarray:
     """Resize a ``(height, width, channels)`` image to ``size``, as views are."""
-    return ResizeTransform(*original.shape[:2], *size).apply_image(original)
+    height, width = original.shape[:2]
+    return ResizeTransform(height, width, *size).apply_image(original)
 
 
 def check_scales(scales: Iterable[int | Sequence[int]]) -> list[tuple[int, int]]:
