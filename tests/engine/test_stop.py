@@ -149,7 +149,11 @@ def test_a_signal_after_the_training_has_no_effect():
 
 @pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda n: n.name)
 def test_the_exit_status_is_that_of_the_signal(number):
-    saved, status = train(lambda name: kill_self(number) if name == "step 1" else None)
+    previous = signal.signal(number, signal.SIG_DFL)  # nohup ignores SIGHUP
+    try:
+        saved, status = train(lambda name: kill_self(number) if name == "step 1" else None)
+    finally:
+        signal.signal(number, previous)
     assert (saved, status) == ([1], 128 + number)
 
 

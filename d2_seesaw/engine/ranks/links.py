@@ -1,9 +1,11 @@
-"""Connections between ranks that carry short messages and never block."""
+"""Connections between ranks that carry short messages and never block, and their addresses."""
 
 import json
 import os
 import socket
 import weakref
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 _LONGEST = 1 << 20  # bytes of an unfinished message
@@ -118,3 +120,11 @@ def own_addresses(reached: str) -> list[str]:
     # A machine may know its own name as a loopback address, which is another machine elsewhere.
     far = [address for address in found if not address.startswith("127.") and address != "::1"]
     return list(dict.fromkeys([*far, reached, socket.gethostname(), *found]))
+
+
+def this_machine() -> str:
+    """Return what processes have in common that see the same process numbers; "" if unknown."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    return ""

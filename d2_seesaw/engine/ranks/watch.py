@@ -26,7 +26,7 @@ from detectron2.utils import comm
 from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 
 from d2_seesaw.engine.ranks.judge import Rank, silent_rank, stuck_ranks
-from d2_seesaw.engine.ranks.links import Link, connect, listen, own_addresses
+from d2_seesaw.engine.ranks.links import Link, connect, listen, own_addresses, this_machine
 from d2_seesaw.engine.ranks.progress import PROGRESS, Phase
 from d2_seesaw.utils.ranks import OtherRankError
 
@@ -238,7 +238,9 @@ class RankWatch(threading.Thread):
         verdict = f"{names} {text} (train.rank_timeout={self._timeout:g})"
         self._decide(verdict, [rank.number for rank in frozen])
         for rank in frozen:
-            _wake(rank, self._ranks[self._own])
+            if rank.machine and rank.machine == self._ranks[self._own].machine:
+                with suppress(OSError):  # a stopped process has to hear that the run has ended
+                    os.kill(rank.pid, signal.SIGCONT)
 
     def _place(self, rank: Rank) -> str:
         """Return step and phase of a rank as text, whose last report may be a second old.
@@ -353,7 +355,7 @@ def is_connection_error(error: object) -> bool:
 def _start(timeout: float, output_dir: str) -> RankWatch:
     own, node = comm.get_rank(), comm.get_rank() // comm.get_local_size()
     info: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "node": node}
-    info["machine"] = _machine()
+    info["machine"] = this_machine()
     listener, offer = None, dict[str, Any]()
     if own == 0:
         is_single = comm.get_local_size() == comm.get_world_size()
@@ -391,18 +393,3 @@ def last_checkpoint(output_dir: str) -> str:
     except OSError:
         name = ""
     return f"the last checkpoint is {name}: continue with --resume" if name else "nothing was saved"
-
-
-def _machine() -> str:
-    """Return what processes have in common that see the same process numbers."""
-    with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    return ""
-
-
-def _wake(rank: Rank, own: Rank) -> None:
-    """Let a stopped process on this machine run on, so that it hears that the run has ended."""
-    if rank.machine and rank.machine == own.machine:
-        with suppress(OSError):
-            os.kill(rank.pid, signal.SIGCONT)
