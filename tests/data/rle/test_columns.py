@@ -19,6 +19,15 @@ def test_masks_can_be_taken_in_any_order_and_more_than_once(block, monkeypatch):
             assert getattr(taken, name).dtype == getattr(expected, name).dtype
 
 
+@pytest.mark.parametrize("rows", [[2, 0, 1], [99, 0], [50, 50, 3], []], ids=str)
+def test_texts_are_those_of_the_rows_close_together_or_far_apart(rows):
+    rng = np.random.default_rng(0)
+    masks = [rng.random((7, 9)) < 0.5 for _ in range(100)]
+    rles = [coco_mask.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]
+    texts = MaskColumns.from_rles(rles).texts(np.array(rows, int))
+    assert texts == [rles[row]["counts"] for row in rows]
+
+
 def test_uncompressed_runs_are_compressed():
     runs = {"size": [4, 3], "counts": [2, 5, 5]}
     masks = MaskColumns.from_rles([runs, runs])

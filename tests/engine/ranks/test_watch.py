@@ -186,9 +186,7 @@ def test_a_frozen_rank_is_named_and_all_end(tmp_path, kind, culprit, phase, said
     assert TIMEOUT < seconds < TIMEOUT + 5
 
 
-def test_a_frozen_rank_ends_one_alike_whose_collective_fails_first(
-    tmp_path,
-):
+def test_a_frozen_rank_ends_one_alike_whose_collective_fails_first(tmp_path):
     statuses, _, messages = run(tmp_path, "block", 0, Phase.FORWARD, is_slow=True)
     assert "made no progress" in line_about(0, messages)
     assert statuses == [EXIT_STATUS, EXIT_STATUS]
