@@ -18,6 +18,9 @@ frozen as a whole.
 The tables "ablation" and "losses" were run later than the first one, by a later version and from
 another training of the detector, so they have baselines of their own: softmax_2 and seesaw_2. A
 result names the weights that it started from, and a table refuses results of different ones.
+
+The tables of RECALL_CONDITIONS were added after the result of the table "recall", whose mean IoU
+did not compete with that of cross-entropy.
 """
 
 from collections.abc import Mapping
@@ -165,6 +168,8 @@ CONTEXT = tuple(
     for data in (TOGETHER, APART)
 )
 
+_SEMANTIC_METRICS = tuple(f"sem_seg/{m}" for m in ("mIoU", "mACC", "pACC", "mIoUr", "mACCr"))
+
 RECALL = Table(
     "recall",
     "Recall Loss against cross-entropy and inverse frequency",
@@ -172,8 +177,47 @@ RECALL = Table(
         Recipe(n, STREETS, n) for n in ("semantic", "semantic_inverse_frequency", "semantic_recall")
     ),
     _SEEDS,
-    tuple(f"sem_seg/{m}" for m in ("mIoU", "mACC", "pACC", "mIoUr", "mACCr")),
+    _SEMANTIC_METRICS,
 )
+
+# Under which conditions the mean IoU of Recall Loss competes: recall that is smoothed over the
+# steps, training that starts from a finished one, and images that the model knows.
+_CONTINUED = tuple(
+    Recipe(f"{n}_continued", STREETS, n, of="semantic") for n in ("semantic", "semantic_recall")
+)
+RECALL_SMOOTHED = Table(
+    "recall_smoothed",
+    "Recall Loss with a running recall",
+    (
+        RECALL.baseline,
+        Recipe(
+            "semantic_recall_running",
+            STREETS,
+            "semantic_recall",
+            overrides={"model.sem_seg_head.loss.momentum": 0.9},
+        ),
+    ),
+    _SEEDS,
+    _SEMANTIC_METRICS,
+)
+RECALL_CONTINUED = Table(
+    "recall_continued",
+    "Recall Loss after a training with cross-entropy, against as much cross-entropy",
+    _CONTINUED,
+    _SEEDS,
+    _SEMANTIC_METRICS,
+)
+RECALL_KNOWN_IMAGES = Table(
+    "recall_known_images",
+    "The same models, evaluated on the training images",
+    tuple(
+        Recipe(f"{r.name}_known_images", STREETS, r.config, of=r.name, split="train")
+        for r in _CONTINUED
+    ),
+    _SEEDS,
+    _SEMANTIC_METRICS,
+)
+RECALL_CONDITIONS = (RECALL_SMOOTHED, RECALL_CONTINUED, RECALL_KNOWN_IMAGES)
 
 RESIZE = Table(
     "resize",
@@ -185,4 +229,16 @@ RESIZE = Table(
     _SEEDS,
 )
 
-TABLES = (SEESAW_SOFTMAX, RECALL, RESIZE, ABLATION, *CONTEXT, LOSSES, *CLASSES)
+TABLES = (
+    SEESAW_SOFTMAX,
+    RECALL,
+    RESIZE,
+    ABLATION,
+    *RECALL_CONDITIONS,
+    *CONTEXT,
+    LOSSES,
+    *CLASSES,
+)
+
+RECIPES = {recipe.name: recipe for table in TABLES for recipe in table.recipes}
+"""All recipes by name."""

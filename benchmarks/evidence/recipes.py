@@ -39,9 +39,11 @@ class Recipe:
             the same training split, as far as the weights fit, instead of ImageNet's weights.
         calibration: Method of ``d2-seesaw calibrate``. The recipe then trains nothing, but
             calibrates the models of the recipe ``of``.
-        of: Name of the recipe whose models are calibrated.
+        of: Name of the recipe whose models are used: calibrated, evaluated on another split, or
+            else trained further.
         start_of: Data on which the detector was trained, if they are others with the same
             categories and splits.
+        split: Split on which the models of ``of`` are evaluated, without training them.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Recipe:
     calibration: str = ""
     of: str = ""
     start_of: Data | None = None
+    split: str = ""
 
     @property
     def start_data(self) -> Data:
@@ -62,8 +65,9 @@ class Recipe:
     def fingerprint(self) -> str:
         """Return a hash of everything that determines the recipe."""
         content = asdict(self)
-        if self.start_of is None:
-            del content["start_of"]  # as in the results from before it existed
+        for name in ("start_of", "split"):
+            if not content[name]:
+                del content[name]  # as in the results from before it existed
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from protocol import START, START_STEPS, TABLES
+from protocol import RECIPES, START, START_STEPS, TABLES
 from recipes import Data, Recipe
 from start import REGISTRATION, merge_categories, start_hash, write_start
 from tables import check_start, is_finished, show, write_comparison, write_result
@@ -105,18 +105,31 @@ class Runner:
         self.command(["generate", *command, "--root", str(root)], root.parent.with_suffix(".log"))
 
     def run(self, recipe: Recipe, seed: int) -> None:
-        """Train and evaluate a recipe, or calibrate trained models, unless this has been done."""
+        """Train, calibrate or evaluate a recipe, unless this has been done."""
         if is_finished(recipe, seed):
             return
-        folder = self.output / "runs" / f"{recipe.name}-{seed}"
-        seconds: dict[str, Any] = (self._calibrate if recipe.calibration else self._train)(
-            recipe, seed, folder
-        )
+        folder = self.folder(recipe, seed)
+        action = self._train
+        if recipe.calibration or recipe.split:
+            action = self._calibrate if recipe.calibration else self._evaluate
+        seconds: dict[str, Any] = action(recipe, seed, folder)
         tasks = ("sem_seg",) if recipe.data.semantic else ("bbox", "segm")
         scores = {task: _metrics(folder / "inference", task) for task in tasks}
         if recipe.starts_from_detector or recipe.calibration:
             seconds["start"] = start_hash(self.start(recipe.start_data))
         write_result(recipe, seed, {**scores, **seconds, **machine_and_versions()})
+
+    def folder(self, recipe: Recipe, seed: int) -> Path:
+        """Return the output folder of a run."""
+        return self.output / "runs" / f"{recipe.name}-{seed}"
+
+    def trained(self, recipe: Recipe, seed: int) -> Path:
+        """Return the folder of a run with its model; train it again if only its result is there."""
+        folder = self.folder(recipe, seed)
+        known = self._is_known(recipe, folder)
+        if not (known and (folder / "model_final.pth").exists()):
+            self._train(recipe, seed, folder)
+        return folder
 
     def start(self, data: Data) -> Path:
         """Return the weights that recipes on these data start from; train them if necessary."""
@@ -168,18 +181,38 @@ class Runner:
         if recipe.starts_from_detector:
             overrides["train.init_checkpoint"] = self.start(recipe.start_data)
             overrides["train.allow_partial_checkpoint"] = True
+        if recipe.of:
+            first = self.trained(RECIPES[recipe.of], seed)
+            overrides["train.init_checkpoint"] = first / "model_final.pth"
         path = self.output / "configs" / f"{folder.name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(config_text(recipe))
         # Another protocol's run of this name is moved aside.
-        of = path.with_suffix(".fingerprint")
-        known = of.exists() and of.read_text() == recipe.fingerprint()
-        of.write_text(recipe.fingerprint())
+        known = self._is_known(recipe, folder)
+        path.with_suffix(".fingerprint").write_text(recipe.fingerprint())
         seconds = self._train_config(path, overrides, recipe.data, resume=known)
         return {**seconds, "resumed": known}
 
+    def _is_known(self, recipe: Recipe, folder: Path) -> bool:
+        of = self.output / "configs" / f"{folder.name}.fingerprint"
+        return of.exists() and of.read_text() == recipe.fingerprint()
+
+    def _evaluate(self, recipe: Recipe, seed: int, folder: Path) -> dict[str, float]:
+        trained = self.trained(RECIPES[recipe.of], seed)
+        dataset = f"{self.root(recipe.data).name}_{recipe.split}"
+        return self.command(
+            [
+                *("train", "--config-file", str(trained / "config.yaml"), "--eval-only"),
+                f"train.init_checkpoint={trained / 'model_final.pth'}",
+                f"dataloader.test.dataset.names={dataset}",
+                f"train.output_dir={folder}",
+            ],
+            self.output / "configs" / f"{folder.name}.log",
+            recipe.data,
+        )
+
     def _calibrate(self, recipe: Recipe, seed: int, folder: Path) -> dict[str, float]:
-        trained = self.output / "runs" / f"{recipe.of}-{seed}"
+        trained = self.trained(RECIPES[recipe.of], seed)
         model = self.output / "configs" / f"{folder.name}.pth"
         log = model.with_suffix(".log")
         config = ["--config-file", str(trained / "config.yaml")]
@@ -255,7 +288,22 @@ def _run_table(runner: Runner, table: Any, pool: concurrent.futures.Executor, en
         runner.prepare(data)
         check_start(table, start_hash(runner.start(data)))
 
-    def run(recipe: Recipe, seed: int) -> None:
+    own = [[recipe] for recipe in table.recipes if not recipe.of]
+    # Recipes that use the models of others wait for those, and train one that is missing: for a
+    # seed they are run one after the other, so that no model is trained twice.
+    dependent = [[recipe for recipe in table.recipes if recipe.of]]
+    for groups in (own, dependent):
+        runs = [
+            pool.submit(_run_group, runner, group, seed, end)
+            for seed in table.seeds
+            for group in groups
+        ]
+        for future in runs:
+            future.result()
+
+
+def _run_group(runner: Runner, recipes: list[Recipe], seed: int, end: float) -> None:
+    for recipe in recipes:
         if time.monotonic() >= end:
             return
         try:
@@ -263,17 +311,6 @@ def _run_table(runner: Runner, table: Any, pool: concurrent.futures.Executor, en
         except Exception as error:  # raised again by future.result(), after the runs in between
             print(f"{recipe.name}, seed {seed}: {error!r}", file=sys.stderr, flush=True)
             raise
-
-    # Calibrations need the trained models of their seed.
-    for calibrated in (False, True):
-        runs = [
-            pool.submit(run, recipe, seed)
-            for seed in table.seeds
-            for recipe in table.recipes
-            if bool(recipe.calibration) == calibrated
-        ]
-        for future in runs:
-            future.result()
 
 
 if __name__ == "__main__":

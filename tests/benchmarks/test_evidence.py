@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,29 +25,61 @@ def evidence(monkeypatch):
         sys.modules.pop(name, None)
 
 
-def recipes_of(protocol):
-    return {recipe.name: recipe for table in protocol.TABLES for recipe in table.recipes}
-
-
 def test_recipes_of_one_name_are_one_recipe(evidence):
     protocol = evidence("protocol")
-    known = recipes_of(protocol)
+    known = protocol.RECIPES
     for table in protocol.TABLES:
         assert all(known[recipe.name] == recipe for recipe in table.recipes)
         assert len({recipe.name for recipe in table.recipes}) == len(table.recipes)
 
 
-def test_a_calibration_follows_its_model_in_the_same_table(evidence):
-    for table in evidence("protocol").TABLES:
-        names = [recipe.name for recipe in table.recipes]
-        for recipe in table.recipes:
-            assert not recipe.calibration or names.index(recipe.of) < names.index(recipe.name)
+def test_a_recipe_follows_the_one_whose_models_it_uses(evidence):
+    protocol = evidence("protocol")
+    names = list(protocol.RECIPES)
+    for recipe in protocol.RECIPES.values():
+        assert not recipe.of or names.index(recipe.of) < names.index(recipe.name)
+        assert bool(recipe.of) or not (recipe.calibration or recipe.split)
+
+
+def test_a_missing_model_is_trained_before_it_is_used(evidence, tmp_path, monkeypatch):
+    run, recipes = evidence("run"), evidence("protocol").RECIPES
+    commands = []
+
+    def command(self, arguments, log, data=None):
+        commands.append(arguments)
+        of = dict(a.split("=", 1) for a in arguments if "=" in a)
+        folder = Path(of["train.output_dir"])
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model_final.pth").touch()
+        scores = json.dumps({"results": {"sem_seg/mIoU": 50.0}})
+        (folder / "evaluations.jsonl").write_text(scores)
+        return {"cpu_seconds": 1.0}
+
+    monkeypatch.setattr(run.Runner, "command", command)
+    written = []
+    monkeypatch.setattr(run, "write_result", lambda *result: written.append(result))
+    monkeypatch.setattr(run, "is_finished", lambda recipe, seed: recipe.name == "semantic")
+    runner = run.Runner(tmp_path, None, None)
+    runner.run(recipes["semantic_recall_continued_known_images"], 2)
+    runs = tmp_path / "runs"
+    model = "train.init_checkpoint={}/model_final.pth"
+    first, second, third = commands
+    assert f"train.output_dir={runs / 'semantic-2'}" in first
+    assert model.format(runs / "semantic-2") in second
+    assert "--eval-only" not in second
+    assert {"--eval-only", "dataloader.test.dataset.names=semantic_quickstart_train"} <= {*third}
+    assert model.format(runs / "semantic_recall_continued-2") in third
+    assert [(recipe.name, seed) for recipe, seed, _ in written] == [
+        ("semantic_recall_continued_known_images", 2)
+    ]
+    runner.run(recipes["semantic_continued"], 2)
+    assert len(commands) == 4  # the model of cross-entropy is there now
 
 
 @pytest.mark.slow
 def test_every_recipe_has_a_model_that_builds(evidence, tmp_path):
     run = evidence("run")
-    for recipe in recipes_of(evidence("protocol")).values():
+    for recipe in evidence("protocol").RECIPES.values():
         if recipe.calibration:
             continue
         path = tmp_path / "config.py"
@@ -58,7 +91,7 @@ def test_every_recipe_has_a_model_that_builds(evidence, tmp_path):
 
 
 def test_every_result_belongs_to_the_protocol(evidence):
-    known, tables = recipes_of(evidence("protocol")), evidence("tables")
+    known, tables = evidence("protocol").RECIPES, evidence("tables")
     for path in tables.RESULTS.glob("*.json"):
         result = json.loads(path.read_text())
         recipe = known[result["recipe"]]
