@@ -9,6 +9,7 @@ and ``d2-seesaw env`` need neither PyTorch nor Detectron2.
 import argparse
 import importlib
 import keyword
+import math
 import os
 import sys
 import warnings
@@ -76,6 +77,13 @@ def count(text: str) -> int:
     """Return a whole number of at least 1, for ``type`` of an argument."""
     if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def finite(text: str) -> float:
+    """Return a finite number, for ``type`` of an argument."""
+    if not math.isfinite(value := float(text)):
+        raise argparse.ArgumentTypeError(f"must be a finite number, got {text}")
     return value
 
 

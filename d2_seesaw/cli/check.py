@@ -25,7 +25,7 @@ from typing import Any
 
 from detectron2.data import MetadataCatalog
 
-from d2_seesaw.cli import add_image_options, command_parser, errors_in_one_line, say
+from d2_seesaw.cli import add_image_options, command_parser, errors_in_one_line, finite, say
 from d2_seesaw.data import check_dataset, check_dataset_files
 from d2_seesaw.data.annotations.coco import parse_file
 from d2_seesaw.data.annotations.reader import file_image_counts
@@ -63,7 +63,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--no-images", action="store_true", help="look for the images without reading them")
     add("--workers", type=int, metavar="N", help="threads that read images; default: up to 8")
     add("--limit", type=int, default=10, metavar="N", help="issues printed per kind; default: 10")
-    add("--threshold", type=float, default=1e-3, help="of repeat factor sampling; default: 0.001")
+    add("--threshold", type=finite, default=1e-3, help="of repeat factor sampling; default: 0.001")
     add("--report", type=Path, metavar="FILE", help="HTML file to write")
     add("--json", type=Path, metavar="FILE", help="JSON file to write")
     add_image_options(parser, MAX_PIXELS)

@@ -21,12 +21,20 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import detectron2.data.datasets  # noqa: F401  registers the built-in datasets
 from detectron2.data import MetadataCatalog
 
-from d2_seesaw.cli import add_image_options, command_parser, count, errors_in_one_line, say
+from d2_seesaw.cli import (
+    add_image_options,
+    command_parser,
+    count,
+    errors_in_one_line,
+    finite,
+    say,
+)
 from d2_seesaw.data.catalog import image_paths
 from d2_seesaw.data.frequency import GROUPS
 from d2_seesaw.data.image_files import MAX_PIXELS, ImageFolder, check_overwrites_no_source
@@ -38,6 +46,7 @@ from d2_seesaw.evaluation.lvis.annotations import annotation_file, registered_tr
 from d2_seesaw.evaluation.lvis.rules import TASKS
 from d2_seesaw.evaluation.predictions.files import RESULTS
 from d2_seesaw.inference.drawing import enlargement, fonts_for
+from d2_seesaw.report.images.marks import check_replaceable, marked_png
 from d2_seesaw.report.images.page import images_beside, read_images, write_image_page
 from d2_seesaw.report.images.pictures import draw_side_by_side
 from d2_seesaw.report.images.selection import (
@@ -89,6 +98,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--page", type=Path, metavar="FILE", help="write one HTML page to leaf through")
     add("--output", type=Path, metavar="DIR", help="folder for PNG files; default: RUN/pictures")
     _add_filters(parser)
+    add("--overwrite", action="store_true", help="replace files that this command has not written")
     add("--min-side", type=count, default=480, metavar="PIXELS", help="enlarge smaller images")
     add_image_options(parser, MAX_PIXELS)
     return parser
@@ -100,7 +110,7 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     add("--classes", nargs="+", metavar="NAME", help="objects and detections of these classes")
     add("--group", nargs="+", choices=GROUPS, help="of rare, common or frequent classes")
     add("--errors", nargs="+", choices=list(_KIND_OF), metavar="KIND", help=", ".join(_KIND_OF))
-    add("--min-score", type=float, default=0.3, metavar="SCORE", help="default: 0.3")
+    add("--min-score", type=finite, default=0.3, metavar="SCORE", help="default: 0.3")
     add("--image-ids", nargs="+", metavar="ID", help="images with these ids")
     add("--files", nargs="+", metavar="NAME", help="images with these file names")
     number = f"default: {_PICTURES}, in a page {_IMAGES_OF_A_PAGE}"
@@ -191,8 +201,9 @@ def draw(args: argparse.Namespace) -> list[str]:
 
     Raises:
         FileNotFoundError: the config, the results or the dataset do not exist.
+        FileExistsError: a file of the user's would be replaced.
         ValueError: a file cannot be read, nothing is selected, or a picture or page could replace
-            an image or another file.
+            an image.
         WriteError: a file cannot be written.
     """
     if args.page and args.page.suffix.lower() not in (".html", ".htm"):
@@ -222,10 +233,12 @@ def draw(args: argparse.Namespace) -> list[str]:
 
 
 def check_outputs(args: argparse.Namespace, source: Source, dataset: JudgedDataset) -> None:
-    """Refuse pictures, and a page's folder of images, next to images of the dataset.
+    """Refuse outputs that could replace an image of the dataset or another file of the user's.
 
     Raises:
-        ValueError: an image of the dataset is there.
+        ValueError: an image of the dataset is in the folder of the pictures or of a page's images.
+        FileExistsError: without ``--overwrite``, a file that would be replaced is not from this
+            command.
     """
     path_of = image_paths(dataset.table.images, source.images)
     places = {os.path.dirname(path): path for path in map(path_of, dataset.table.images)}
@@ -233,6 +246,18 @@ def check_outputs(args: argparse.Namespace, source: Source, dataset: JudgedDatas
         check_overwrites_no_source((args.output or source.output) / "1.png", places.values())
     if args.page:
         check_overwrites_no_source(images_beside(args.page) / "1.jpg", places.values())
+    if args.overwrite:
+        return
+    if args.page:
+        numbered = images_beside(args.page).glob("*.jpg")
+        check_replaceable([args.page, *sorted(p for p in numbered if p.stem.isdecimal())])
+    if args.output or not args.page:
+        names = {_picture_name(image) for image in dataset.table.images}
+        check_replaceable(
+            path
+            for path in sorted((args.output or source.output).glob("*.png"))
+            if path.stem in names or path.stem.rpartition("_")[0] in names
+        )
 
 
 def _hints(args: argparse.Namespace, dataset: JudgedDataset) -> Iterator[str]:
@@ -284,17 +309,21 @@ def _write_pictures(
             image = dataset.table.images[index]
             scale = enlargement(pixels.shape[:2], args.min_side)
             picture = draw_side_by_side(pixels, dataset, index, selection, scale)
-            name = Path(image_name(image)).stem
+            name = _picture_name(image)
             name = f"{name}_{image['id']}" if name in used else name
             used.add(name)
             with atomic_write(output / f"{name}.png", durable=False) as file:
-                file.write(cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes())
+                file.write(marked_png(cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes()))
             if len(used) == (args.num_images or _PICTURES):
                 break
     if not used:
         raise ValueError(f"none of {len(images)} images can be drawn, the first: {failures[0]}")
     sides = "" if dataset.kinds is None else " (ground truth left, predictions right)"
     return [*_left_out(failures), f"Pictures: {len(used)} in {output}{sides}"]
+
+
+def _picture_name(image: dict[str, Any]) -> str:
+    return Path(image_name(image)).stem
 
 
 def _left_out(failures: Sequence[str]) -> list[str]:

@@ -101,16 +101,16 @@ class TaskEvaluation:
     def assignment(self) -> Assignment:
         """Objects to which the detections belong."""
         before, own = self.assignment_before, self.detections
-        if (
+        if not (
             before is not None
             and before.ground_truth is self.ground_truth
             and before.detections.scores is own.scores
-            and own.boxes is not None
             and own.mask_scores is None
+            and Assignment.uses_boxes(own, self.task)
         ):
-            return before
-        release_free_memory()  # here most memory is needed
-        return Assignment.of_detections(self.ground_truth, own, self.task, limits=self.limits)
+            release_free_memory()  # here most memory is needed
+            before = Assignment.of_detections(self.ground_truth, own, self.task, limits=self.limits)
+        return before.with_right_masks(own, self._matched) if self.task == "segm" else before
 
     def scores(self) -> LVISScores:
         """Compute the metrics and the scores of the categories."""

@@ -12,7 +12,7 @@ from d2_seesaw.cli import draw
 from d2_seesaw.cli.train.output import save_config
 from d2_seesaw.data import register_longtail_instances
 from d2_seesaw.inference import drawing
-from d2_seesaw.report.images import pictures
+from d2_seesaw.report.images import page, pictures
 from d2_seesaw.utils.files import write_text
 from tests.data.own_data import IDS, content, write
 
@@ -85,6 +85,34 @@ def test_a_run_is_found_and_any_ids_are_drawn_with_their_names(run, monkeypatch,
         call(*arguments, "--page", page, "--errors", "confused", "missed", "--sort", "errors")
         assert page.read_text().count('id="jpeg-') == 4
         page.unlink()
+
+
+def test_files_of_the_users_are_kept_and_own_ones_replaced(run, monkeypatch):
+    save(run, predictions())
+    monkeypatch.setattr(page, "MOST_EMBEDDED", 0)
+    outputs = ("--page", run / "look.html"), ("--output", run / "mine")
+    for options in outputs:
+        call(run, *options)
+        written = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        call(run, *options)  # own files are replaced
+        assert all(path.read_bytes() == of for path, of in written.items())
+    (picture, *_), (beside, *_) = (sorted((run / f).iterdir()) for f in ("mine", "look_files"))
+    assert cv2.imread(str(picture)) is not None
+    assert cv2.imread(str(beside)) is not None
+    for options, path in (
+        (outputs[1], picture),
+        (outputs[0], beside),
+        (outputs[0], run / "look.html"),
+    ):
+        path.write_text("precious")
+        with pytest.raises(SystemExit, match=f"{path} exists, and is not from .*--overwrite"):
+            call(run, *options)
+        assert path.read_text() == "precious"
+        call(run, *options, "--overwrite")
+        assert path.read_bytes() != b"precious"
+    for name in ("other.png", "notes.txt"):
+        (run / "mine" / name).write_text("precious")
+    call(run, *outputs[1])
 
 
 def test_ground_truth_alone_and_other_results_need_no_run(tmp_path, monkeypatch, capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,11 +22,15 @@ from d2_seesaw.evaluation.analysis import (
 from d2_seesaw.evaluation.analysis.resampled_ap import CountedObjects, RankedMatches
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.lvis.metrics import match_detections, scores_of_matches
+from d2_seesaw.evaluation.lvis.rules import TASKS
 from d2_seesaw.evaluation.predictions.detections import Detections
+from d2_seesaw.evaluation.predictions.entries import ImageSize
 from d2_seesaw.evaluation.predictions.files import RESULTS, read_results
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from d2_seesaw.evaluation.predictions.validation import check_detections
 from d2_seesaw.evaluation.tables import CategoryResult, category_results
+
+logger = logging.getLogger(__name__)
 
 _SUFFIXES = (".json", ".npz")
 _LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
@@ -150,6 +156,7 @@ class RunReader:
         ground_truth: The annotations.
         limits: Detections that count, as in the evaluations.
         train_images: Training images by category id, for annotations without counts.
+        image_size: Height and width of an image by its id, for masks that are polygons.
     """
 
     def __init__(
@@ -157,15 +164,22 @@ class RunReader:
         ground_truth: GroundTruthColumns,
         limits: DetectionLimits,
         train_images: Mapping[int, int],
+        image_size: ImageSize | None = None,
     ) -> None:
+        self._image_size = image_size
         if limits.per_category is not None:
             raise ValueError("AP-fixed has no interval over images: its limit is over all images")
         self.ground_truth, self.limits, self._train_images = ground_truth, limits, train_images
         self._group_source: LongTailAnalysis | None = None
-        self.tasks: dict[str, TaskRuns] = {}
+        self._tasks: dict[str, TaskRuns] = {}
+        self._possible: dict[Path, tuple[str, ...]] = {}
+        self._digests: dict[tuple[str, bytes], Path] = {}
 
     def read(self, group: str, run: str | PathLike[str], tasks: Sequence[str] | None) -> None:
         """Read and match the detections of a run of a group.
+
+        Detections of categories that the annotations do not list are left out with a warning if
+        the evaluation beside them left them out too, which its AP tells.
 
         Args:
             group: Name of the group.
@@ -173,26 +187,46 @@ class RunReader:
             tasks: Tasks to compare; by default those that the detections of all runs allow.
 
         Raises:
-            ValueError: the run has no detections for a task, or was evaluated on other annotations
-                or with other limits.
+            ValueError: the run has no detections for a task, was evaluated on other annotations or
+                with other limits, or has the detections of another run of its group.
         """
         file = results_file(run)
-        detections = read_results(file)
-        listed = np.isin(detections.category_ids, self.ground_truth.category_ids)
-        detections = detections.take(np.flatnonzero(listed)) if not listed.all() else detections
-        possible = detections.tasks if len(detections) else tuple(tasks or self.tasks)
+        detections = read_results(file, image_size=self._image_size)
+        self._check_copy(group, file, detections)
+        # A file without detections does not say what its model predicts.
+        possible = detections.tasks if len(detections) else tuple(tasks or TASKS)
         missing = sorted(set(tasks or ()) - set(possible))
         if missing:
             raise ValueError(f"{file} has detections for {possible}, not for {missing}")
+        detections = self._of_listed_categories(file, detections)
         try:
             check_detections(detections, self.ground_truth, possible, any_scores=True)
         except ValueError as error:
             raise ValueError(f"{file} does not fit the annotations: {error}") from error
-        first = not self.tasks
+        self._possible[file] = possible
         for task in tasks or possible:
             self._match(task, group, file, detections)
-        if not first and tasks is None:  # tasks of all runs
-            self.tasks = {t: of for t, of in self.tasks.items() if t in possible}
+
+    def _check_copy(self, group: str, file: Path, detections: Detections) -> None:
+        if not len(detections):
+            return  # two trainings can both find nothing
+        other = self._digests.setdefault((group, _digest(detections)), file)
+        if other != file:
+            raise ValueError(
+                f"{file} has the same detections as {other}, in the same group {group!r}: a copy "
+                "would count as another seed. Give each training once"
+            )
+
+    def _of_listed_categories(self, file: Path, detections: Detections) -> Detections:
+        listed = np.isin(detections.category_ids, self.ground_truth.category_ids)
+        evaluated = [t for t in TASKS if Path(analysis_path(file.parent, t)).is_file()]
+        if listed.all() or not evaluated:
+            return detections
+        logger.warning(
+            f"{file}: {int((~listed).sum())} of {len(detections)} detections are of categories "
+            "that the annotations do not list. They are left out, as in the evaluation beside them"
+        )
+        return detections.take(np.flatnonzero(listed))
 
     def _match(self, task: str, group: str, file: Path, detections: Detections) -> None:
         truth = self.ground_truth.of_task(task)
@@ -204,22 +238,41 @@ class RunReader:
         if recorded is not None:
             _check_recorded(recorded, beside, fingerprint, scores.metrics["AP"])
             self._group_source = self._group_source or recorded
-        if task not in self.tasks:
+        if task not in self._tasks:
             rows = category_results(truth.table, scores, self._train_images)
             objects = CountedObjects.from_ground_truth(truth)
-            self.tasks[task] = TaskRuns(task, fingerprint, objects, rows)
+            self._tasks[task] = TaskRuns(task, fingerprint, objects, rows)
         ranked = RankedMatches.from_matches(matched, len(truth.image_ids))
-        runs = self.tasks[task].runs.setdefault(group, [])
+        runs = self._tasks[task].runs.setdefault(group, [])
         runs.append(MatchedRun(scores.category_ap, ranked))
 
     def task_runs(self) -> list[TaskRuns]:
-        """Return the runs of each task, masks first.
+        """Return the runs of each task that all runs have, masks first.
 
-        Frequency groups are those of the annotations, or else those of an evaluation.
+        A task that only some of them have is left out with a warning. Frequency groups are those
+        of the annotations, or else those of an evaluation.
+
+        Raises:
+            ValueError: there is no such task.
         """
+        lacking = {
+            task: [file for file, tasks in self._possible.items() if task not in tasks]
+            for task in self._tasks
+        }
+        shared = [task for task, files in lacking.items() if not files]
+        for task, files in lacking.items():
+            if files and shared:
+                logger.warning(
+                    f"Only {shared[0]} is compared, because {files[0]} has no detections for {task}"
+                )
+        if not shared:
+            raise ValueError(
+                "the runs have no task in common: "
+                + ", ".join(f"{files[0]} has none for {task}" for task, files in lacking.items())
+            )
         found = []
-        for task in sorted(self.tasks, reverse=True):
-            of_task = self.tasks[task]
+        for task in sorted(shared, reverse=True):
+            of_task = self._tasks[task]
             known = {row.frequency for row in of_task.categories} & set(GROUPS)
             if not known and self._group_source is not None:
                 rows = {row.category_id: row for row in self._group_source.categories}
@@ -236,6 +289,17 @@ class RunReader:
                 )
             found.append(of_task)
         return found
+
+
+def _digest(detections: Detections) -> bytes:
+    """Return a hash of images, categories, scores and boxes, of whatever file they were read."""
+    digest = hashlib.sha256()
+    for ids in (detections.image_ids, detections.category_ids):
+        digest.update(np.ascontiguousarray(ids if ids.dtype.kind == "U" else ids.astype(np.int64)))
+    for numbers in (detections.scores, detections.boxes):
+        if numbers is not None:
+            digest.update(np.ascontiguousarray(numbers.astype(np.float32)))
+    return digest.digest()
 
 
 def _check_recorded(

@@ -25,9 +25,10 @@ import numpy as np
 
 from d2_seesaw.data.frequency import GROUPS
 from d2_seesaw.evaluation.analysis import Confusion, ConfusionExample, LongTailAnalysis
+from d2_seesaw.evaluation.analysis.calibration import detection_outcomes
 from d2_seesaw.evaluation.lvis.annotations import UNKNOWN_FREQUENCY
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns, index_of
-from d2_seesaw.evaluation.lvis.metrics import ignored_objects
+from d2_seesaw.evaluation.lvis.metrics import MatchedDetections, ignored_objects
 from d2_seesaw.evaluation.lvis.overlaps import overlaps
 from d2_seesaw.evaluation.lvis.selection import scored_detections
 from d2_seesaw.evaluation.predictions.detections import Detections
@@ -67,7 +68,9 @@ class Assignment:
     the detection of a neighbor does not label an object. Among equal IoUs, an object of the
     detection's own category is preferred, then the last by category and position in the file. IoUs
     are box IoUs if the detections have boxes, also for "segm", because there are many more pairs
-    than LVIS compares.
+    than LVIS compares; if a box has no area, masks are compared as masks. A mask that is right by
+    the rules of LVIS although its box overlaps no object enough belongs to the object that it
+    covers, see :meth:`with_right_masks`.
 
     Attributes:
         ground_truth: The annotations.
@@ -105,7 +108,7 @@ class Assignment:
             task: "bbox" or "segm": selects the scores that rank detections.
             limits: Detections that count.
         """
-        if detections.boxes is not None:
+        if cls.uses_boxes(detections, task):
             detections, task = replace(detections, scores=detections.scores_of(task)), "bbox"
         found = scored_detections(
             ground_truth, detections, task, limits=limits, class_agnostic=True, verified_only=False
@@ -122,6 +125,40 @@ class Assignment:
         rows = found.rows.astype(np.int32 if len(detections) < 2**31 else np.int64)
         own = found.scores, rows, found.in_open_pair
         return cls(ground_truth, detections, *own, edges.detections[best], edges.objects[best])
+
+    @staticmethod
+    def uses_boxes(detections: Detections, task: str) -> bool:
+        """Return whether the detections are compared by their boxes."""
+        boxes = detections.boxes
+        return boxes is not None and (task == "bbox" or bool((boxes[:, 2:] > 0).all()))
+
+    def with_right_masks(self, detections: Detections, matched: MatchedDetections) -> Assignment:
+        """Assign right masks whose boxes overlap no object enough.
+
+        They belong to the object of their category with the highest mask IoU, so that they are not
+        taken for false detections, and their objects not for missed ones.
+
+        Args:
+            detections: The detections, with masks.
+            matched: Their matches for "segm".
+        """
+        right, _ = detection_outcomes(matched)
+        belongs = np.zeros(len(detections), bool)
+        belongs[self.rows] = True
+        places = np.flatnonzero(right)
+        places = places[~belongs[matched.scored.rows[places]]]
+        if not len(places):
+            return self
+        some = matched.scored.take(places)
+        edges = overlaps(self.ground_truth, detections, some, "segm", class_agnostic=False)
+        order = np.lexsort((edges.ious, edges.detections))
+        best = order[np.diff(edges.detections[order], append=-1) != 0]
+        position = np.full(len(detections), -1)
+        position[self.scored_rows] = np.arange(len(self.scored_rows))
+        assigned = np.r_[self.assigned, position[some.rows[edges.detections[best]]]]
+        order = np.argsort(assigned, kind="stable")
+        objects = np.r_[self.objects, edges.objects[best]]
+        return replace(self, assigned=assigned[order], objects=objects[order])
 
     @property
     def rows(self) -> np.ndarray:

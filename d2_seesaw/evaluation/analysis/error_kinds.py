@@ -19,7 +19,7 @@ Shapes in this module:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -94,12 +94,14 @@ def error_kinds(
     Raises:
         ValueError: as ``match_detections``.
     """
-    belongs = np.full(len(detections), -1)
     assignment = Assignment.of_detections(ground_truth, detections, task, limits=limits)
-    belongs[assignment.rows] = assignment.objects
     kinds = np.full(len(detections), NOT_JUDGED, dtype=_text())
     confused_with = np.full(len(detections), -1)
     matched = match_detections(ground_truth, detections, task, limits=limits)
+    if task == "segm":
+        assignment = assignment.with_right_masks(detections, matched)
+    belongs = np.full(len(detections), -1)
+    belongs[assignment.rows] = assignment.objects
     scored = matched.scored
     right, counted = detection_outcomes(matched)
     duplicate = np.zeros(len(right), bool)
@@ -137,9 +139,13 @@ def _overlaps_own(
 ) -> np.ndarray:
     """Return ``(D,)`` whether chosen detections overlap an object of their category a little."""
     places = np.flatnonzero(chosen)
-    some = ScoredDetections(*(getattr(scored, f.name)[places] for f in fields(scored)))
     edges = overlaps(
-        ground_truth, detections, some, task, class_agnostic=False, least_iou=LEAST_IOU
+        ground_truth,
+        detections,
+        scored.take(places),
+        task,
+        class_agnostic=False,
+        least_iou=LEAST_IOU,
     )
     found = np.zeros(len(chosen), bool)
     found[places[edges.detections]] = True

@@ -41,6 +41,7 @@ from d2_seesaw.evaluation.analysis.resampled_ap import resample_weights
 from d2_seesaw.evaluation.lvis.annotations import TrainImageCounts, read_evaluation_table
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
+from d2_seesaw.evaluation.predictions.predicted_images import image_sizes
 from d2_seesaw.evaluation.scoring import check_tasks
 from d2_seesaw.utils.progress import Progress
 
@@ -90,12 +91,14 @@ def compare_runs(
 
     Raises:
         ValueError: fewer than two groups, a group without runs, a run without detections or that
-            is given twice, two runs of a group with the same name, runs of other annotations or
-            limits, or no task that all runs have.
+            is given twice, two runs of a group with the same name or the same detections, runs of
+            other annotations or limits, no task that all runs have, or a negative seed.
     """
     check_tasks(tasks)
     if resamples < 2:
         raise ValueError(f"resamples must be at least 2, got {resamples}")
+    if seed < 0:
+        raise ValueError(f"the seed must be at least 0, got {seed}")
     if len(groups) < 2 or not all(groups.values()):
         raise ValueError(
             "a comparison needs two groups with a run each or more, got "
@@ -117,15 +120,15 @@ def compare_runs(
     truth = GroundTruthColumns.from_table(table)
     if not tasks and not table.has_segmentation.any():
         tasks = ("bbox",)
-    reader = RunReader(truth, limits or DetectionLimits(), registered_counts or {})
+    sizes = image_sizes(annotations, None)
+    reader = RunReader(truth, limits or DetectionLimits(), registered_counts or {}, sizes)
     total = sum(map(len, ordered.values()))
     with Progress("matching detections", total=total, unit="run") as progress:
         for group, runs in ordered.items():
             for run in runs:
                 reader.read(group, run, tasks)
                 progress.update(1)
-    if not reader.tasks:
-        raise ValueError("the runs have no task in common: some have only boxes, others only masks")
+    of_tasks = reader.task_runs()
     weights = resample_weights(len(table.images), resamples, np.random.default_rng(seed))
     return RunComparison(
         annotations=Path(annotations).name,
@@ -133,7 +136,7 @@ def compare_runs(
         resamples=resamples,
         seed=seed,
         groups=names,
-        tasks=[_compare_task(of, weights, names, paired) for of in reader.task_runs()],
+        tasks=[_compare_task(of, weights, names, paired) for of in of_tasks],
     )
 
 

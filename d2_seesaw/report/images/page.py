@@ -22,6 +22,7 @@ from d2_seesaw.data.frequency import GROUP_NAMES
 from d2_seesaw.data.image_files import ImageFolder
 from d2_seesaw.evaluation.analysis.error_kinds import KINDS
 from d2_seesaw.evaluation.analysis.judging import Entry, JudgedDataset
+from d2_seesaw.report.images.marks import COMMENT
 from d2_seesaw.report.images.outlines import outlines, svg_path
 from d2_seesaw.report.images.selection import image_name
 from d2_seesaw.report.images.styles import DASHES, DESCRIPTIONS, class_color
@@ -223,5 +224,5 @@ def _data(value: Any) -> Markup:
 def _jpeg(pixels: np.ndarray) -> bytes:
     image, file = Image.fromarray(pixels), io.BytesIO()
     image.thumbnail((LONG_SIDE, LONG_SIDE))
-    image.save(file, "JPEG", quality=_QUALITY)
+    image.save(file, "JPEG", quality=_QUALITY, comment=COMMENT)
     return file.getvalue()

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
+from d2_seesaw.evaluation.analysis import Confusion, ConfusionMatrix
 from d2_seesaw.evaluation.analysis.confusion import Assignment, object_confusions
 from d2_seesaw.evaluation.analysis.error_kinds import KINDS, error_kinds
 from d2_seesaw.evaluation.analysis.judging import JudgedDataset
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
+from d2_seesaw.evaluation.scoring import LVISScoring
 from tests.evaluation import lvis_data
 from tests.evaluation.federated_cases import area, shape
 from tests.evaluation.labeled_objects import confused_case, label_one_by_one
@@ -158,3 +160,25 @@ def test_a_right_box_with_a_wrong_mask_is_badly_localized(task, kind):
     _, _, kinds = judged(data, [{**result, "score": 0.9}], task)
     assert kinds.detections.tolist() == [kind]
     assert kinds.objects.tolist() == ["right"]  # objects are labeled by boxes
+
+
+@pytest.mark.parametrize("box", [[70, 70, 20, 8], [0, 0, 0, 0]], ids=["elsewhere", "without area"])
+def test_a_right_mask_with_a_wrong_box_labels_its_object_and_is_not_false(box):
+    data = lvis_data.dataset("ff")
+    for category, place in ((1, [20, 20, 30, 30]), (2, [60, 20, 30, 30])):
+        lvis_data.add_object(data, 1, category, place)
+    results = []
+    for object_, score in zip(data["annotations"], (0.9, 0.8), strict=True):
+        found = {"image_id": 1, "category_id": object_["category_id"], "score": score}
+        (rle,) = mask_utils.frPyObjects(object_["segmentation"], lvis_data.SIZE, lvis_data.SIZE)
+        mask = {"size": rle["size"], "counts": rle["counts"].decode()}
+        results.append({**found, "bbox": object_["bbox"], "segmentation": mask})
+    results[0]["bbox"] = box
+    ground_truth, detections, kinds = judged(data, results, "segm")
+    assert kinds.detections.tolist() == kinds.objects.tolist() == ["right", "right"]
+    assert kinds.labels.tolist() == [0, 1]
+    scored = LVISScoring().score(ground_truth, detections, ["bbox", "segm"], train_images={})
+    assert scored.metrics["segm"]["AP50"] == pytest.approx(100)
+    (segm,) = (analysis for analysis in scored.analyses if analysis.task == "segm")
+    right = [Confusion(1, 1, 1), Confusion(2, 2, 1)]
+    assert (segm.confusions, segm.matrix) == (right, ConfusionMatrix(right, []))

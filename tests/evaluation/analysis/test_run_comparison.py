@@ -14,7 +14,12 @@ from d2_seesaw.evaluation.analysis.compared_runs import are_paired, ordered_by_s
 from d2_seesaw.evaluation.analysis.judging import read_judged
 from d2_seesaw.evaluation.analysis.run_comparison import compare_runs
 from d2_seesaw.evaluation.predictions.detections import Detections
-from d2_seesaw.evaluation.predictions.files import save_columns, write_results
+from d2_seesaw.evaluation.predictions.files import (
+    RESULTS,
+    read_results,
+    save_columns,
+    write_results,
+)
 from tests.evaluation.compared_data import annotations_and_runs
 
 
@@ -139,6 +144,8 @@ def test_inputs_that_cannot_be_compared_are_refused(data, tmp_path):
         compare_runs({"a": [a], "b": [b]}, annotations, tasks=["segm"])
     with pytest.raises(ValueError, match="resamples must be at least 2, got 1"):
         compare_runs({"a": [a], "b": [b]}, annotations, resamples=1)
+    with pytest.raises(ValueError, match="the seed must be at least 0, got -1"):
+        compare_runs({"a": [a], "b": [b]}, annotations, seed=-1)
     strange = Detections(np.array([7777]), np.array([1]), np.array([0.5]), np.ones((1, 4)))
     (tmp_path / "c").mkdir()
     save_columns(str(tmp_path / "c" / "instances_predictions.npz"), strange)
@@ -161,6 +168,95 @@ def test_a_run_is_counted_once(data, tmp_path):
         with pytest.raises(ValueError, match=message):
             compared(data, first, second)
     assert compared(data, [plain], [tta]).tasks[0].pairs[0].metrics[0].mean == 0
+
+
+def test_a_run_without_detections_counts_as_zero_wherever_it_stands(data, tmp_path):
+    annotations, folder = data
+    for name in ("a_8", "a_9"):
+        (tmp_path / name).mkdir()
+        write_results(str(tmp_path / name / RESULTS[1]), Detections.from_results([]))
+    nothing = tmp_path / "a_9"
+    for first, second in (([nothing, "a_1"], ["b_1", "b_2"]), (["b_1", "b_2"], ["a_1", nothing])):
+        (task,) = compared(data, first, second).tasks
+        groups = ("a", "b") if nothing in first else ("b", "a")
+        runs, others = (task.scores[group]["AP"].runs for group in groups)
+        assert sorted(runs)[0] == 0
+        assert task.pairs[0].metrics[0].mean * (1 if nothing in first else -1) == pytest.approx(
+            np.mean(others) - np.mean(runs)
+        )
+        assert len(runs) == 2
+        assert max(runs) == pytest.approx(
+            evaluate_results_file(folder / "a_1" / RESULTS[0], annotations)["bbox"]["AP"]
+        )
+    both = compared(data, [nothing], [tmp_path / "a_8"]).tasks
+    assert [task.pairs[0].metrics[0].mean for task in both] == [0]
+
+
+def test_only_tasks_of_all_runs_are_compared_in_any_order(tmp_path, caplog):
+    annotations, _ = annotations_and_runs(tmp_path, seeds=1)
+    data = json.loads(annotations.read_text())
+    for a in data["annotations"]:
+        x, y, w, h = a["bbox"]
+        a["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    annotations.write_text(json.dumps(data))
+    results = {"boxes": [], "masks": [], "both": []}
+    for a in data["annotations"]:
+        found = {"image_id": a["image_id"], "category_id": a["category_id"], "score": 0.5}
+        mask = {"segmentation": a["segmentation"]}
+        results["boxes"].append({**found, "bbox": a["bbox"]})
+        results["both"].append({**found, **mask, "bbox": a["bbox"], "score": 0.6})
+        results["masks"].append({**found, **mask, "score": 0.7})
+    for name, of in results.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / RESULTS[1]).write_text(json.dumps(of))
+
+    def tasks(first, second):
+        groups = {"x": [tmp_path / first], "y": [tmp_path / second]}
+        return [task.task for task in compare_runs(groups, annotations, resamples=2).tasks]
+
+    assert tasks("both", "boxes") == tasks("boxes", "both") == ["bbox"]
+    assert "Only bbox is compared, because" in caplog.text
+    assert tasks("both", "masks") == tasks("masks", "both") == ["segm"]
+    with pytest.raises(
+        ValueError, match=r"no task in common: .*masks.* has none for bbox, .*boxes"
+    ):
+        tasks("boxes", "masks")
+
+
+def test_detections_of_unknown_categories_are_refused_unless_the_evaluation_left_them_out(
+    data, tmp_path, caplog
+):
+    annotations, folder = data
+    found = read_results(folder / "a_1" / RESULTS[0])
+    run = tmp_path / "a_7"
+    run.mkdir()
+    shifted = replace(found, category_ids=found.category_ids - 1)
+    save_columns(str(run / RESULTS[0]), shifted)
+    for first, second in (([run], ["b_1"]), (["b_1"], [run])):
+        with pytest.raises(ValueError, match="all category ids are one less than the annotations'"):
+            compared(data, first, second)
+    evaluated = tmp_path / "evaluated"
+    evaluate_results_file(folder / "a_1" / RESULTS[0], annotations, output_dir=str(evaluated))
+    extra = found.take(np.r_[:5, : len(found)])
+    ids = np.r_[np.full(5, 999), found.category_ids]
+    save_columns(str(evaluated / RESULTS[0]), replace(extra, category_ids=ids))
+    same = compared(data, [evaluated], ["a_1"]).tasks[0].pairs[0]
+    assert same.metrics[0].mean == 0
+    assert f"5 of {len(extra)} detections are of categories that the annotations do not list" in (
+        caplog.text
+    )
+    save_columns(str(evaluated / RESULTS[0]), shifted)
+    with pytest.raises(ValueError, match="but it says"):
+        compared(data, [evaluated], ["b_1"])
+
+
+def test_a_copy_of_a_run_does_not_pass_for_another_seed(data, tmp_path):
+    found = read_results(data[1] / "a_1" / RESULTS[0])
+    (tmp_path / "a_4").mkdir()
+    write_results(str(tmp_path / "a_4" / RESULTS[1]), found)  # another format
+    with pytest.raises(ValueError, match=r"a_4.* has the same detections as .*a_1.*'a': a copy"):
+        compared(data, ["a_1", tmp_path / "a_4"], ["b_1", "b_2"])
+    assert compared(data, ["a_1"], [tmp_path / "a_4"]).tasks[0].pairs[0].metrics[0].mean == 0
 
 
 def test_an_analysis_of_other_annotations_or_limits_is_noticed(data, tmp_path):

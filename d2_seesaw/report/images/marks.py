@@ -1,0 +1,53 @@
+"""Marks in pages and pictures, by which a file of this project is told from a user's own.
+
+A file that has no mark is not replaced unasked.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterable
+
+COMMENT = b"Software: d2_seesaw"
+"""Comment of a JPEG file."""
+
+_TEXT = b"Software\0d2_seesaw"  # of a PNG file
+_META = b'<meta name="generator" content="d2_seesaw">'  # of the pages' template
+_HEADER_OF_PNG = 33  # bytes of its signature and of its first chunk
+_BEGINNING = 512  # bytes of a file in which its mark is
+
+
+def marked_png(encoded: bytes) -> bytes:
+    """Insert the mark into an encoded PNG file.
+
+    It is a chunk of type tEXt with the keyword "Software" (section 11.3.3 of the PNG standard).
+    """
+    chunk = b"tEXt" + _TEXT
+    length, check = struct.pack(">I", len(_TEXT)), struct.pack(">I", zlib.crc32(chunk))
+    return encoded[:_HEADER_OF_PNG] + length + chunk + check + encoded[_HEADER_OF_PNG:]
+
+
+def has_mark(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file begins as those of this project do."""
+    with open(path, "rb") as file:
+        beginning = file.read(_BEGINNING)
+    return any(mark in beginning for mark in (COMMENT, _TEXT, _META))
+
+
+def check_replaceable(paths: Iterable[str | os.PathLike[str]]) -> None:
+    """Refuse to replace files that this project has not written.
+
+    Args:
+        paths: Files that are going to be written, of which some may exist.
+
+    Raises:
+        FileExistsError: one exists that has no mark.
+    """
+    for path in paths:
+        if os.path.lexists(path) and not (os.path.isfile(path) and has_mark(path)):
+            raise FileExistsError(
+                f"{os.fspath(path)} exists, and is not from an earlier run of this command: choose "
+                "another output, or --overwrite replaces it"
+            )
