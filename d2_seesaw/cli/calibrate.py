@@ -37,7 +37,7 @@ from d2_seesaw.checkpoint import (
     number_of_classes,
     save_weights,
 )
-from d2_seesaw.cli import add_trust, command_parser, count, errors_in_one_line, finite, say
+from d2_seesaw.cli import add_trust, command_parser, count, errors_in_one_line, say
 from d2_seesaw.data.annotations.reader import read_annotations
 from d2_seesaw.data.class_counts import UNITS
 from d2_seesaw.data.saved_datasets import register_saved_datasets
@@ -85,11 +85,11 @@ def argument_parser() -> argparse.ArgumentParser:
     add("checkpoint", nargs="?", type=Path, metavar="CHECKPOINT", help="of `d2-seesaw train`")
     add("--results", type=Path, metavar="FILE", help="calibrate saved detections, approximately")
     add("--method", required=True, metavar="METHOD", help=f"one of {', '.join(PARAMETERS)}")
-    add("--gamma", type=finite, help="exponent of norcal; fitted if not given")
-    add("--tau", type=finite, help="strength of logit-adjustment or tau-norm; fitted if not given")
+    add("--gamma", type=float, help="exponent of norcal; fitted if not given")
+    add("--tau", type=float, help="strength of logit-adjustment or tau-norm; fitted if not given")
     add(
         "--temperatures",
-        type=finite,
+        type=float,
         nargs=3,
         metavar=("RARE", "COMMON", "FREQUENT"),
         help="fitted if not given",
@@ -102,9 +102,9 @@ def argument_parser() -> argparse.ArgumentParser:
     fitting = parser.add_argument_group("fitting")
     add = fitting.add_argument
     add("--dataset", metavar="NAME", help="registered split to fit on; default: the training split")
-    add("--fraction", type=finite, help="share of its images; default: 0.1")
+    add("--fraction", type=float, help="share of its images; default: 0.1")
     add("--seed", type=int, help="seed of the choice of images; default: 0")
-    add("--grid", type=finite, nargs="+", help="values of gamma or tau to try")
+    add("--grid", type=float, nargs="+", help="values of gamma or tau to try")
     add("--max-rois", type=count, metavar="N", help=f"default: {MAX_ROIS}")
     add("--num-workers", type=int, metavar="N", help="loading processes; default: 0")
     classes = parser.add_argument_group("classes")
