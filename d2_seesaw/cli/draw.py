@@ -26,7 +26,14 @@ import cv2
 import detectron2.data.datasets  # noqa: F401  registers the built-in datasets
 from detectron2.data import MetadataCatalog
 
-from d2_seesaw.cli import add_image_options, command_parser, count, errors_in_one_line, say
+from d2_seesaw.cli import (
+    add_image_options,
+    command_parser,
+    count,
+    errors_in_one_line,
+    say,
+    seed,
+)
 from d2_seesaw.data.catalog import image_paths
 from d2_seesaw.data.frequency import GROUPS
 from d2_seesaw.data.image_files import MAX_PIXELS, ImageFolder, check_overwrites_no_source
@@ -112,7 +119,7 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
         default="id",
         help="most errors first, or highest score of a shown detection first; default: id",
     )
-    order.add_argument("--seed", type=int, metavar="N", help="images at random, with this seed")
+    order.add_argument("--seed", type=seed, metavar="N", help="images at random, with this seed")
 
 
 def find_source(args: argparse.Namespace) -> Source:

@@ -27,7 +27,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from d2_seesaw.cli import command_parser, errors_in_one_line, say
+from d2_seesaw.cli import command_parser, errors_in_one_line, say, seed
 from d2_seesaw.data import datasets_root
 from d2_seesaw.synthetic.cutouts import (
     CutoutSources,
@@ -157,7 +157,7 @@ def _add_common_arguments(
     add = parser.add_argument
     add("--root", type=Path, default=datasets_root() / folder, metavar="DIR")
     add("--image-size", type=int, nargs=2, metavar=("H", "W"), default=spec.image_size)
-    add("--seed", type=int, default=spec.seed)
+    add("--seed", type=seed, default=spec.seed)
     add("--overwrite", action="store_true", help="replace data generated with other parameters")
 
 
