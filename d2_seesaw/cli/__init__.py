@@ -87,6 +87,16 @@ def finite(text: str) -> float:
     return value
 
 
+def seed(text: str) -> int:
+    """Return a whole number from 0 to 2^63 - 1, for ``type`` of an argument.
+
+    NumPy takes no negative seed, and PyTorch none of more than 64 bits.
+    """
+    if not 0 <= (value := int(text)) < 2**63:
+        raise argparse.ArgumentTypeError(f"must be from 0 to {2**63 - 1}, got {text}")
+    return value
+
+
 def add_image_options(parser: argparse.ArgumentParser, max_pixels: int) -> None:
     """Add the options that say which images of a folder are shown."""
     parser.add_argument(

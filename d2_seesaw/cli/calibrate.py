@@ -37,7 +37,7 @@ from d2_seesaw.checkpoint import (
     number_of_classes,
     save_weights,
 )
-from d2_seesaw.cli import add_trust, command_parser, count, errors_in_one_line, say
+from d2_seesaw.cli import add_trust, command_parser, count, errors_in_one_line, say, seed
 from d2_seesaw.data.annotations.reader import read_annotations
 from d2_seesaw.data.class_counts import UNITS
 from d2_seesaw.data.saved_datasets import register_saved_datasets
@@ -103,7 +103,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add = fitting.add_argument
     add("--dataset", metavar="NAME", help="registered split to fit on; default: the training split")
     add("--fraction", type=float, help="share of its images; default: 0.1")
-    add("--seed", type=int, help="seed of the choice of images; default: 0")
+    add("--seed", type=seed, help="seed of the choice of images; default: 0")
     add("--grid", type=float, nargs="+", help="values of gamma or tau to try")
     add("--max-rois", type=count, metavar="N", help=f"default: {MAX_ROIS}")
     add("--num-workers", type=int, metavar="N", help="loading processes; default: 0")

@@ -34,6 +34,7 @@ from d2_seesaw.cli import (
     errors_in_one_line,
     finite,
     say,
+    seed,
 )
 from d2_seesaw.data.catalog import image_paths
 from d2_seesaw.data.frequency import GROUPS
@@ -122,7 +123,7 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
         default="id",
         help="most errors first, or highest score of a shown detection first; default: id",
     )
-    order.add_argument("--seed", type=int, metavar="N", help="images at random, with this seed")
+    order.add_argument("--seed", type=seed, metavar="N", help="images at random, with this seed")
 
 
 def find_source(args: argparse.Namespace) -> Source:

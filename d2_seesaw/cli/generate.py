@@ -27,7 +27,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from d2_seesaw.cli import command_parser, errors_in_one_line, say
+from d2_seesaw.cli import command_parser, errors_in_one_line, say, seed
 from d2_seesaw.data import datasets_root
 from d2_seesaw.synthetic.cutouts import (
     CutoutSources,
@@ -36,22 +36,19 @@ from d2_seesaw.synthetic.cutouts import (
     GeneratedCutouts,
     generate_cutout_dataset,
 )
-from d2_seesaw.synthetic.cutouts.spec import CUTOUT_PROFILE, FREQUENCIES
+from d2_seesaw.synthetic.cutouts.spec import CUTOUT_PROFILES, FREQUENCIES
 from d2_seesaw.synthetic.instances import GeneratedDataset, LongTailSpec, generate_longtail_dataset
 from d2_seesaw.synthetic.pictures import (
     ClassificationSpec,
     GeneratedClassificationDataset,
     generate_classification_dataset,
 )
-from d2_seesaw.synthetic.profile import DEMO_PROFILE, LVIS_V1_PROFILE
+from d2_seesaw.synthetic.profile import PROFILES
 from d2_seesaw.synthetic.street import (
     GeneratedSemanticDataset,
     SemanticSpec,
     generate_semantic_dataset,
 )
-
-PROFILES = {"demo": DEMO_PROFILE, "lvis_v1": LVIS_V1_PROFILE}
-CUTOUT_PROFILES = {"cutouts": CUTOUT_PROFILE, **PROFILES}
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -157,7 +154,7 @@ def _add_common_arguments(
     add = parser.add_argument
     add("--root", type=Path, default=datasets_root() / folder, metavar="DIR")
     add("--image-size", type=int, nargs=2, metavar=("H", "W"), default=spec.image_size)
-    add("--seed", type=int, default=spec.seed)
+    add("--seed", type=seed, default=spec.seed)
     add("--overwrite", action="store_true", help="replace data generated with other parameters")
 
 
@@ -235,7 +232,7 @@ def cutout_sources(args: argparse.Namespace) -> CutoutSources:
 
 
 def describe_instances(dataset: GeneratedDataset | GeneratedCutouts) -> str:
-    """Describe the files and the long tail."""
+    """Describe the files, the long tail and the images with few objects."""
     groups = dataset.group_sizes
     return (
         f"  training    {dataset.train_json}\n"
@@ -243,11 +240,15 @@ def describe_instances(dataset: GeneratedDataset | GeneratedCutouts) -> str:
         f"  categories  {len(dataset.category_names)}: {groups['r']} rare, {groups['c']} common, "
         f"{groups['f']} frequent (in {min(dataset.train_image_counts)} to "
         f"{max(dataset.train_image_counts)} training images)"
+        + "".join(
+            f"\n  {'' if number else 'objects':10}  {line}"
+            for number, line in enumerate(dataset.objects)
+        )
     )
 
 
 def describe_cutouts(dataset: GeneratedCutouts, spec: CutoutSpec) -> str:
-    """Describe the files, the cut-outs, the long tail and the hashes."""
+    """Describe the files, the long tail, the cut-outs and the hashes."""
     used = dataset.num_cutouts
     lines = [
         *(f"  {line}" for line in dataset.left_out),

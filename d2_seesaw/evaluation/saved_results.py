@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 
-from d2_seesaw.evaluation.analysis.threshold_file import write_thresholds
+from d2_seesaw.evaluation.analysis.threshold_file import SplitThresholds, write_thresholds
 from d2_seesaw.evaluation.lvis.annotations import TrainImageCounts, read_evaluation_table
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.predictions.files import read_results
@@ -16,7 +16,7 @@ from d2_seesaw.evaluation.predictions.predicted_images import (
     with_categories_of,
     with_ids_of,
 )
-from d2_seesaw.evaluation.scoring import LVISScoring, ReportWriter, check_tasks
+from d2_seesaw.evaluation.scoring import EvaluationResult, LVISScoring, ReportWriter, check_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +65,12 @@ def evaluate_results_file(
     Raises:
         ValueError: a file has the wrong format, does not fit the other, or lacks data for a task;
             or ``thresholds_of`` with ``class_agnostic``.
-        OSError: a file cannot be read or written.
+        OSError: a file cannot be read or written. ``thresholds_of`` is opened before scoring.
     """
     check_tasks(tasks)
+    scoring = scoring or LVISScoring()
+    if thresholds_of is not None:
+        _check_thresholds(thresholds_of, scoring)  # scoring may take long
     detections = read_results(results, image_size=image_sizes(annotations, predicted_images))
     possible = detections.tasks if len(detections) else tuple(tasks or ("bbox",))
     impossible = set(tasks or ()) - set(possible)
@@ -84,7 +87,7 @@ def evaluate_results_file(
         detections = with_categories_of(detections, predicted_images, table.categories)
     if not len(table.image):
         raise ValueError(f"{annotations} has no annotations to score against")
-    result = (scoring or LVISScoring()).score(
+    result = scoring.score(
         GroundTruthColumns.from_table(table),
         detections,
         tasks or possible,
@@ -92,10 +95,27 @@ def evaluate_results_file(
         analyze=bool(output_dir or thresholds_of),
     )
     if thresholds_of is not None:
-        found = result.split_thresholds(dataset or Path(str(annotations)).name)
-        if found is None:
-            raise ValueError("categories that are not distinguished have no thresholds")
+        found = _thresholds(result, dataset or Path(str(annotations)).name)
         logger.info(f"Score thresholds: {write_thresholds(thresholds_of, found, tta=tta)}")
     if output_dir:
         result.write(output_dir, report=report, image_root=image_root)
     return result.metrics
+
+
+def _check_thresholds(checkpoint: str | PathLike[str], scoring: LVISScoring) -> None:
+    """Check that thresholds can be chosen, and that their checkpoint can be read."""
+    if scoring.class_agnostic:
+        raise ValueError("categories that are not distinguished have no thresholds")
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(
+            f"score thresholds are written beside their checkpoint, and there is no {checkpoint}"
+        )
+    with open(checkpoint, "rb"):
+        pass
+
+
+def _thresholds(result: EvaluationResult, dataset: str) -> SplitThresholds:
+    found = result.split_thresholds(dataset)
+    if found is None:
+        raise ValueError(f"{dataset} has no category to choose a threshold for")
+    return found

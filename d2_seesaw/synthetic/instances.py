@@ -41,8 +41,10 @@ from d2_seesaw.synthetic.lvis_files import (
     glyph_categories,
     write_json,
 )
+from d2_seesaw.synthetic.object_counts import ObjectSummary, count_objects, remedies
 from d2_seesaw.synthetic.profile import (
     DEMO_PROFILE,
+    PROFILES,
     LongTailProfile,
     assign_categories,
     flattened_counts,
@@ -131,6 +133,7 @@ class GeneratedDataset:
     category_names: list[str]
     train_image_counts: list[int]  # per category
     reused: bool  # it existed already
+    objects: list[str]  # lines on images without objects, see `ObjectSummary`; empty if reused
 
     @property
     def group_sizes(self) -> dict[str, int]:
@@ -206,7 +209,9 @@ def _make_images(
         yield from pool.imap(make, jobs, chunksize=16)
 
 
-def _describe(root: Path, spec: LongTailSpec, *, reused: bool) -> GeneratedDataset:
+def _describe(
+    root: Path, *, reused: bool, objects: ObjectSummary | None = None
+) -> GeneratedDataset:
     # The validation file has the same categories and is the smaller one.
     with open(root / json_file("val")) as f:
         categories = json.load(f)["categories"]
@@ -217,6 +222,7 @@ def _describe(root: Path, spec: LongTailSpec, *, reused: bool) -> GeneratedDatas
         category_names=[c["name"] for c in categories],
         train_image_counts=[c["image_count"] for c in categories],
         reused=reused,
+        objects=objects.lines() if objects else [],
     )
 
 
@@ -246,11 +252,12 @@ def generate_longtail_dataset(
     if processes < 1:
         raise ValueError(f"processes must be at least 1, got {processes}")
     if holds_complete(root, spec.parameters()):
-        return _describe(root, spec, reused=True)
+        return _describe(root, reused=True)
 
     plan = _plan(spec)
     start_writing(root, spec.parameters(), overwrite=overwrite)
     categories: list[dict[str, Any]] = []
+    counts = {}
     for split in SPLITS:
         made = track(
             _make_images(spec, root, plan[split], processes),
@@ -260,7 +267,14 @@ def generate_longtail_dataset(
             shown=progress,
         )
         records = list(made)
+        counts[split] = count_objects(
+            [job.categories for job in plan[split]],
+            [record.num_objects for record in records],
+            spec.objects_per_image[0],
+        )
         categories = categories or category_entries(glyph_categories(spec.num_categories), records)
         write_json(root / json_file(split), categories, records)
     finish_writing(root)
-    return _describe(root, spec, reused=False)
+    low, high = spec.objects_per_image
+    ways = remedies(spec.profile, PROFILES, spec.num_categories, spec.num_train_images, high)
+    return _describe(root, reused=False, objects=ObjectSummary(low, counts, ways))

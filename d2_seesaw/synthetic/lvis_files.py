@@ -49,6 +49,7 @@ class ImageRecord:
     image: dict[str, Any]
     category_ids: list[int]  # of the annotations
     annotations: list[str]  # JSON text without ids, encoded by the workers for speed
+    num_objects: int  # drawn objects, those without an annotation included
 
 
 def _leave_out(rng: np.random.Generator, categories: list[int], probability: float) -> set[int]:
@@ -124,6 +125,7 @@ def annotate_scene(
         image,
         [categories[i] + 1 for i in annotated],
         [_annotation(scene, i, image_id) for i in annotated],
+        len(categories),
     )
 
 

@@ -96,6 +96,8 @@ LVIS_V1_PROFILE = LongTailProfile(
     full_scale_images=100_170,
 )
 
+PROFILES = {"demo": DEMO_PROFILE, "lvis_v1": LVIS_V1_PROFILE}
+
 
 def flattened_counts(
     counts: np.ndarray, num_images: int, appearances: int, flatness: float, minimum: int

@@ -1,4 +1,4 @@
-"""Hints for error messages, and text for spreadsheets."""
+"""Hints for error messages, names on one line, and text for spreadsheets."""
 
 import difflib
 import re
@@ -22,6 +22,17 @@ def did_you_mean(
     """
     near = difflib.get_close_matches(str(name), [str(choice) for choice in choices], 1, cutoff)
     return f"; did you mean {(shown or {}).get(near[0], near[0])!r}?" if near else ""
+
+
+def printable(text: object) -> str:
+    r"""Return text, such as the name of a file, on one line without control characters.
+
+    Every character that is not printable becomes its escape sequence in Python: a line feed ``\n``,
+    an undecodable byte of a file name ``\udcff``.
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text)
+    )
 
 
 # Characters with which spreadsheets begin a formula; the last four are full-width forms.

@@ -158,3 +158,23 @@ def test_without_detectron2_importing_the_library_says_how_to_install_it():
     result = run_without(["detectron2"], code, *names)
     assert len(names) >= 8
     assert result.stdout.splitlines() == [f"detectron2 {NOT_INSTALLED}"] * len(names)
+
+
+@pytest.mark.parametrize("value", ["-1", str(2**63)])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "generate instances",
+        "generate semantic",
+        "generate classification",
+        "generate cutouts --cutouts DIR",
+        "calibrate CHECKPOINT --method gamma",
+        "draw --dataset NAME",
+        "report compare A -- B --annotations FILE",
+    ],
+)
+def test_every_command_refuses_an_impossible_seed_by_name_and_value(command, value, capsys):
+    name, *arguments = command.split()
+    with pytest.raises(SystemExit):
+        parse(name, *arguments, f"--seed={value}")
+    assert f"argument --seed: must be from 0 to {2**63 - 1}, got {value}" in capsys.readouterr().err

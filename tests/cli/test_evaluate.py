@@ -148,3 +148,17 @@ def test_errors_have_one_line(results, truth, message, evaluated, run, tmp_path)
         run(path, *(truth or ["--annotations", annotations]))
     assert str(error.value).startswith("d2-seesaw evaluate: ")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "and there is no .*none.pth"),
+        (("--class-agnostic",), "categories that are not distinguished have no thresholds"),
+    ],
+)
+def test_impossible_thresholds_are_refused_before_anything_is_read(options, message, run, tmp_path):
+    """The results do not exist either, which would be the message of a later check."""
+    with pytest.raises(SystemExit, match=message):
+        run("missing.json", "--annotations", "none.json", *options, "--thresholds-of",
+            tmp_path / "none.pth")  # fmt: skip

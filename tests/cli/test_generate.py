@@ -160,6 +160,7 @@ def test_cutouts_are_described_and_their_hash_is_compared(stamps, tmp_path, caps
     assert "left out 1 picture: without transparency (first: red/photo.png)" in text
     assert "categories  2: " in text
     assert "3 in training, 2 others in validation" in text
+    assert "  objects     training: 1 of 3 images have no object, 1 have fewer than 2\n" in text
     hashes = re.findall("[0-9a-f]{64}", text)
     assert len(set(hashes)) == 2
     for value in hashes:

@@ -59,7 +59,9 @@ def test_negatives_are_limited_by_the_absent_categories():
 
 
 def test_category_statistics_count_images_and_instances():
-    records = [ImageRecord({}, [1, 1, 2], []) for _ in range(11)] + [ImageRecord({}, [2], [])] * 90
+    records = [ImageRecord({}, [1, 1, 2], [], 3) for _ in range(11)] + [
+        ImageRecord({}, [2], [], 1)
+    ] * 90
     first, second, third = category_entries(glyph_categories(3), records)
     assert (first["image_count"], first["instance_count"], first["frequency"]) == (11, 22, "c")
     assert (second["image_count"], second["instance_count"], second["frequency"]) == (101, 101, "f")

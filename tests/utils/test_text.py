@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from d2_seesaw.utils.text import did_you_mean, escape_formula, unescape_formula
+from d2_seesaw.utils.text import did_you_mean, escape_formula, printable, unescape_formula
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,14 @@ def test_no_cell_begins_like_a_formula_unless_it_is_a_number_and_every_text_come
 @pytest.mark.parametrize("text", ["-2.5", "+1", "-1e-3", "a=1", "'quoted'", "", "5"])
 def test_numbers_and_other_text_are_cells_as_they_are(text):
     assert escape_formula(text) == text
+
+
+@given(st.text() | st.binary().map(lambda name: name.decode(errors="surrogateescape")))
+def test_printable_text_has_one_line_and_can_be_encoded(text):
+    shown = printable(text)
+    assert shown.isprintable()
+    shown.encode()
+    if text.isprintable():
+        assert shown == text
+    elif "\\" not in text:  # escapes can be read back
+        assert shown.encode("ascii", "backslashreplace").decode("unicode_escape") == text

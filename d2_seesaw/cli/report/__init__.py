@@ -1,10 +1,12 @@
 r"""Draw the long-tail report of one evaluation, or of two side by side, from the files it wrote.
 
 RUN is a folder with longtail_bbox.json or longtail_segm.json, or one such file. OTHER is compared
-with RUN. --figures writes PNG files for papers. --confusion writes the full confusion matrix of
-masks, or of boxes if RUN is longtail_bbox.json or has no masks. With the images, the report of one
-run shows objects that were missed or confused. Nothing is scored again. `d2-seesaw report compare`
-compares groups of runs, with intervals over images and seeds.
+with RUN. The page is longtail.html in the current folder, or the file of --output; if only
+--figures or --confusion are asked for, no page is written. --figures writes PNG files for papers.
+--confusion writes the full confusion matrix of masks, or of boxes if RUN is longtail_bbox.json or
+has no masks. With the images, the report of one run shows objects that were missed or confused.
+Nothing is scored again. `d2-seesaw report compare` compares groups of runs, with intervals over
+images and seeds.
 
 Examples:
   d2-seesaw report output/seesaw/inference
@@ -41,6 +43,9 @@ from d2_seesaw.report import write_comparison_report, write_evaluation_report, w
 from d2_seesaw.report.confusion_figure import confusion_heat_map
 from d2_seesaw.report.drawing import save_chart
 
+PAGE = Path("longtail.html")
+OUTPUT_HELP = f"the page; default: {PAGE}, or none with --figures or --confusion alone"
+
 
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser."""
@@ -49,7 +54,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("run", type=Path, metavar="RUN", help="folder of an evaluation, or one longtail_*.json")
     add("other", type=Path, nargs="?", metavar="OTHER", help="a run to compare with the first")
     add("--names", nargs="+", metavar="NAME", help="names of the runs; default: from their folders")
-    add("--output", type=Path, default=Path("longtail.html"), metavar="FILE", help="HTML file")
+    add("--output", type=Path, metavar="FILE", help=OUTPUT_HELP)
     add("--figures", type=Path, metavar="DIR", help="write PNG files to this folder")
     add("--confusion", type=Path, metavar="FILE", help="confusion matrix: .csv, .png or .pdf")
     data = parser.add_mutually_exclusive_group()
@@ -126,8 +131,19 @@ def images_of(args: argparse.Namespace, analyses: Iterable[LongTailAnalysis]) ->
     return {"images": images, "image_root": folder, **limits}
 
 
+def page_of(args: argparse.Namespace) -> Path | None:
+    """Return the path of the page; None if only figures or a confusion matrix are asked for.
+
+    Images are shown on the page alone, so that their options ask for it, too.
+    """
+    only_figures = (args.figures or args.confusion) and not (
+        args.annotations or args.images or args.dataset
+    )
+    return args.output or (None if only_figures else PAGE)
+
+
 def draw(args: argparse.Namespace) -> list[str]:
-    """Write the report and the figures; return the paths of the files."""
+    """Write the page, if it is asked for, and the figures; return the paths of the files."""
     if args.other is None:
         return draw_one(args)
     if args.annotations or args.images or args.dataset:
@@ -147,12 +163,15 @@ def draw(args: argparse.Namespace) -> list[str]:
     figures = []
     if args.figures:
         figures = [path for c in compared for path in write_figures(args.figures, c)]
-    write_comparison_report(args.output, compared, subtitle=f"{args.run} and {args.other}")
-    return [str(args.output), *figures]
+    page = page_of(args)
+    if page is None:
+        return figures
+    write_comparison_report(page, compared, subtitle=f"{args.run} and {args.other}")
+    return [str(page), *figures]
 
 
 def draw_one(args: argparse.Namespace) -> list[str]:
-    """Write the report of one run; return the paths of the files."""
+    """Write the page and the figures of one run; return the paths of the files."""
     analyses = list(read_run(args.run).values())
     (name,) = run_names(args.names, [args.run])
     pictures = images_of(args, analyses)
@@ -161,9 +180,12 @@ def draw_one(args: argparse.Namespace) -> list[str]:
         figures = [path for a in analyses for path in write_figures(args.figures, a)]
     if args.confusion:
         figures.append(write_confusions(args.confusion, analyses[0]))
+    page = page_of(args)
+    if page is None:
+        return figures
     title = f"Long-tail report: {name}"
-    write_evaluation_report(args.output, analyses, title=title, subtitle=str(args.run), **pictures)
-    return [str(args.output), *figures]
+    write_evaluation_report(page, analyses, title=title, subtitle=str(args.run), **pictures)
+    return [str(page), *figures]
 
 
 def write_confusions(path: Path, analysis: LongTailAnalysis) -> str:

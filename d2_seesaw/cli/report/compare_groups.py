@@ -22,7 +22,7 @@ from pathlib import Path
 
 import detectron2.data.datasets  # noqa: F401  registers the built-in datasets
 
-from d2_seesaw.cli import command_parser, count, errors_in_one_line, say
+from d2_seesaw.cli import command_parser, count, errors_in_one_line, say, seed
 from d2_seesaw.data.saved_datasets import register_saved_datasets
 from d2_seesaw.engine import load_config
 from d2_seesaw.evaluation.analysis.compared_runs import run_name
@@ -54,7 +54,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--max-dets-per-image", type=count, default=300, metavar="N", help="default: 300")
     add("--unpaired", action="store_true", help="do not pair the runs by seed")
     add("--resamples", type=count, default=RESAMPLES, metavar="N", help=f"default: {RESAMPLES}")
-    add("--seed", type=int, default=0, help="seed of the resampling; default: 0")
+    add("--seed", type=seed, default=0, help="seed of the resampling; default: 0")
     add(
         "--output",
         type=Path,

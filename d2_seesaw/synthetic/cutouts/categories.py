@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from d2_seesaw.synthetic.cutouts.pictures import LeftOut
+from d2_seesaw.utils.text import printable
 
 _MIRRORED = re.compile(r"(?:[_-](?:mirror|mirrored|flip|flipped))+$", re.IGNORECASE)
 _VARIANT = re.compile(r"[_-](?:d|l|dark|light|day|night|\d+x\d+)$", re.IGNORECASE)
@@ -68,25 +69,37 @@ def categories_from_table(table: Path, folder: Path) -> dict[str, str]:
     try:
         with open(table, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
+            columns = list(reader.fieldnames or ())  # reads the first row
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{table} cannot be read: {error}") from error
-    missing = {"file", "category"} - set(reader.fieldnames or ())
-    if missing:
+    if missing := [column for column in ("file", "category") if column not in columns]:
         raise ValueError(
-            f"{table} must have the columns file and category, got {reader.fieldnames}"
+            f"{table} must have the columns file and category; {' and '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing, got {columns or 'no columns'}"
         )
     categories: dict[str, str] = {}
     for number, row in enumerate(rows, start=2):
-        path, category = (row["file"] or "").strip(), (row["category"] or "").strip()
-        path = path.replace("\\", "/").removeprefix("./")
-        if not path or not category:
+        given, category = (row["file"] or "").strip(), (row["category"] or "").strip()
+        if not given or not category:
             raise ValueError(f"{table}, row {number}: file or category is missing")
+        path = _relative_path(given, folder)
         if categories.setdefault(path, category) != category:
-            raise ValueError(f"{table}, row {number}: {path} has another category before")
+            raise ValueError(
+                f"{table}, row {number}: {printable(given)} has another category before, "
+                f"{printable(categories[path])}"
+            )
         if not (folder / path).is_file():
-            raise ValueError(f"{table}, row {number}: there is no {path} in {folder}")
+            raise ValueError(
+                f"{table}, row {number}: there is no {printable(given)} in {printable(folder)}"
+            )
     return dict(sorted(categories.items()))
+
+
+def _relative_path(given: str, folder: Path) -> str:
+    """Return one spelling of a path: relative to the folder, without "." and inner ".."."""
+    path = folder / given.replace("\\", "/")
+    return Path(os.path.relpath(path, folder)).as_posix()
 
 
 def object_of(path: str) -> str:

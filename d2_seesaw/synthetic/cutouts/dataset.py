@@ -38,6 +38,7 @@ from d2_seesaw.synthetic.cutouts.scenes import (
     layout_cutouts,
 )
 from d2_seesaw.synthetic.cutouts.spec import (
+    CUTOUT_PROFILES,
     DRAWING_STREAM,
     LAYOUT_STREAM,
     CutoutSources,
@@ -59,6 +60,12 @@ from d2_seesaw.synthetic.lvis_files import (
     annotate_scene,
     category_entries,
     write_json,
+)
+from d2_seesaw.synthetic.object_counts import (
+    ObjectCounts,
+    ObjectSummary,
+    count_objects,
+    remedies,
 )
 from d2_seesaw.utils.files import write_text
 from d2_seesaw.utils.progress import track
@@ -83,6 +90,9 @@ class GeneratedCutouts:
         own_scene_share: share of the training objects that are in an image of their category's
             scene.
         left_out: one line for each reason not to use pictures.
+        objects: lines with the numbers of images of each split without objects or with fewer than
+            asked for, the reasons, and what to change. Empty for existing data of a version that
+            did not count them.
         annotations_sha256: hash of both annotation files.
         content_sha256: hash of the annotation files, ``cutouts.json`` and all images.
         reused: whether it existed already.
@@ -96,6 +106,7 @@ class GeneratedCutouts:
     num_cutouts: dict[str, int]
     own_scene_share: float
     left_out: list[str]
+    objects: list[str]
     annotations_sha256: str
     content_sha256: str
     reused: bool
@@ -241,11 +252,12 @@ def generate_cutout_dataset(
             spec, [len(c.train) + len(c.val) for c in materials.categories]
         )
         start_writing(root, parameters, _written, overwrite=overwrite)
-        _write(root, spec, materials, plan, **work)
+        counts = _write(root, spec, materials, plan, **work)
         write_text(root / _CONTENT, _content(materials, plan, of_category))
         summary = {
             "own_scene_share": own_scene_share(plan["train"], of_category),
             "left_out": materials.left_out,
+            "objects": _object_summary(spec, counts, len(of_category)).to_json(),
         }
         write_text(root / _SUMMARY, json.dumps(summary, indent=1))
         finish_writing(root)
@@ -260,12 +272,13 @@ def _write(
     *,
     processes: int,
     progress: bool,
-) -> None:
-    """Write the images and annotation files of both splits."""
+) -> dict[str, ObjectCounts]:
+    """Write the images and annotation files of both splits; count images by their objects."""
     names = [
         {"name": c.name, "synset": f"{c.name}.n.01", "def": c.name} for c in materials.categories
     ]
     categories: list[dict[str, Any]] = []
+    counts = {}
     for split in SPLITS:
         made = track(
             in_processes(partial(_make_image, spec, materials, root), plan[split], processes, 8),
@@ -275,8 +288,22 @@ def _write(
             shown=progress,
         )
         records = list(made)
+        counts[split] = count_objects(
+            [job.categories for job in plan[split]],
+            [record.num_objects for record in records],
+            spec.objects_per_image[0],
+        )
         categories = categories or category_entries(names, records)
         write_json(root / json_file(split), categories, records, "Generated scenes of cut-outs")
+    return counts
+
+
+def _object_summary(
+    spec: CutoutSpec, counts: dict[str, ObjectCounts], num_categories: int
+) -> ObjectSummary:
+    low, high = spec.objects_per_image
+    ways = remedies(spec.profile, CUTOUT_PROFILES, num_categories, spec.num_train_images, high)
+    return ObjectSummary(low, counts, ways)
 
 
 def _describe(root: Path, parameters: dict[str, Any], *, reused: bool) -> GeneratedCutouts:
@@ -294,6 +321,7 @@ def _describe(root: Path, parameters: dict[str, Any], *, reused: bool) -> Genera
         num_cutouts={s: sum(len(c[s]) for c in content["categories"]) for s in SPLITS},
         own_scene_share=summary["own_scene_share"],
         left_out=summary["left_out"],
+        objects=summary.get("objects", {}).get("lines", []),
         annotations_sha256=_hash_files(root, [json_file(split) for split in SPLITS]),
         content_sha256=_hash_files(root, hashed),
         reused=reused,

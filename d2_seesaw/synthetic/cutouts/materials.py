@@ -113,13 +113,13 @@ def find_candidates(sources: CutoutSources) -> Candidates:
         chosen = without_vector_graphics(chosen, left_out)
         categories = {path: categories[path] for path in chosen}
     else:
-        found = find_pictures(sources.cutouts)
+        found = find_pictures(sources.cutouts, left_out)
         chosen = choose_by_patterns(found, sources.include, sources.exclude)
         chosen = without_vector_graphics(chosen, left_out)
         categories = categories_from_folders(chosen, sources.category_depth, left_out)
     backgrounds = None
     if sources.backgrounds:
-        found = find_pictures(sources.backgrounds)
+        found = find_pictures(sources.backgrounds, left_out_backgrounds)
         found = choose_by_patterns(found, (), sources.exclude_backgrounds, "backgrounds")
         backgrounds = without_vector_graphics(found, left_out_backgrounds)
     return Candidates(categories, backgrounds, left_out, left_out_backgrounds)

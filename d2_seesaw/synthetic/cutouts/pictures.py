@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from d2_seesaw.utils.text import printable
+
 OPAQUE = 128  # alpha from which on a pixel belongs to the mask
 BACKGROUND_MARGIN = 2.5  # working copies of backgrounds are at most this much larger than scenes
 _MIN_OPAQUE_PIXELS = 64
@@ -34,27 +36,49 @@ class UnusablePictureError(ValueError):
 
 @dataclass
 class LeftOut:
-    """Pictures that are not used, by reason."""
+    """Pictures and folders that are not used, by reason."""
 
     by_reason: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    folders: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def lines(self) -> list[str]:
-        """Return one line for each reason."""
+        """Return one line for each reason, without control characters of file names."""
         return [
-            f"left out {len(paths)} picture{'s' * (len(paths) > 1)}: {reason} (first: {paths[0]})"
-            for reason, paths in self.by_reason.items()
+            f"left out {len(paths)} {what}{'s' * (len(paths) > 1)}: {reason} "
+            f"(first: {printable(paths[0])})"
+            for what, by_reason in (("folder", self.folders), ("picture", self.by_reason))
+            for reason, paths in by_reason.items()
         ]
 
 
-def find_pictures(folder: Path) -> list[str]:
-    """Return the paths of all pictures below a folder, relative to it, sorted."""
+def find_pictures(folder: Path, left_out: LeftOut) -> list[str]:
+    """Return the paths of all pictures below a folder, relative to it, sorted.
+
+    Folders that are links are not followed: they may lead in circles, out of the folder, or to
+    the same pictures twice.
+
+    Args:
+        folder: folder to search.
+        left_out: gets the folders that are links or cannot be opened.
+    """
+
+    def relative(path: str | os.PathLike[str]) -> str:
+        return Path(path).relative_to(folder).as_posix()
+
+    def unopened(error: OSError) -> None:
+        left_out.folders[f"cannot be opened, {error.strerror}"].append(relative(error.filename))
+
     found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for parent, folders, names in os.walk(folder, onerror=unopened):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
+        if links:
+            reason = "links to folders are not followed"
+            left_out.folders[reason].extend(relative(os.path.join(parent, n)) for n in links)
         for name in names:
             suffix = os.path.splitext(name)[1].lower()
             if not name.startswith(".") and suffix in _SUFFIXES | _VECTOR_SUFFIXES:
-                found.append((Path(parent) / name).relative_to(folder).as_posix())
+                found.append(relative(os.path.join(parent, name)))
     return sorted(found)
 
 

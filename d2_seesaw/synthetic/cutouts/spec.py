@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from d2_seesaw.synthetic.folder import SPLITS
-from d2_seesaw.synthetic.profile import LongTailProfile
+from d2_seesaw.synthetic.profile import PROFILES, LongTailProfile
 
 PLAN_STREAM, LAYOUT_STREAM, DRAWING_STREAM, TEXTURE_STREAM = range(4)
 
@@ -15,6 +15,7 @@ FREQUENCIES = ("random", "cutouts")
 CUTOUT_PROFILE = LongTailProfile(
     rare=2, common=2, frequent=1, head_share=0.3, tail_images=3, full_scale_images=1200
 )
+CUTOUT_PROFILES = {"cutouts": CUTOUT_PROFILE, **PROFILES}
 
 
 @dataclass(frozen=True)

@@ -176,6 +176,22 @@ def test_the_page_has_a_default_name(folders, run, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("no_charts")
+def test_only_what_is_asked_for_is_written(evaluated, run, tmp_path, monkeypatch):
+    _, annotations, folder, images = evaluated
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    assert run(folder, "--confusion", "c.csv") == ["c.csv"]
+    for runs in ([folder], [folder, folder]):
+        assert all(file.startswith("f/") for file in run(*runs, "--names", *"ab"[: len(runs)],
+            "--figures", "f"))  # fmt: skip
+    assert {path.name for path in work.iterdir()} == {"c.csv", "f"}
+    assert run(folder, "--confusion", "c.csv", "--output", "r.html") == ["r.html", "c.csv"]
+    pictures = ("--annotations", annotations, "--images", images)  # they are on the page
+    assert run(folder, "--confusion", "c.csv", *pictures) == ["longtail.html", "c.csv"]
+
+
+@pytest.mark.usefixtures("no_charts")
 def test_one_file_is_one_task(folders, run, tmp_path):
     run(folders[0] / "longtail_segm.json", "--output", tmp_path / "r.html", "--names", "<mine>")
     text = (tmp_path / "r.html").read_text(encoding="utf-8")

@@ -155,20 +155,96 @@ def test_a_table_names_categories_and_few_pictures_are_reported(tmp_path, pictur
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("name,category\n", "columns file and category"),
+        ("", r"t\.csv must have the columns .*; file and category are missing, got no columns"),
+        ("name,category\n", r"; file is missing, got \['name', 'category'\]"),
         ("file,category\nbirds/duck.png,\n", "row 2: file or category is missing"),
         ("file,category\nbirds/owl.png,a\n", "row 2: there is no birds/owl.png"),
         (
             "file,category\nbirds/duck.png,a\nbirds/duck.png,b\n",
             "row 3: birds/duck.png has another category",
         ),
+        *(
+            (
+                f"file,category\nbirds/duck.png,a\n{other},b\n",
+                "row 3: .* has another category before, a",
+            )
+            for other in (
+                "birds//duck.png",
+                "./birds/./duck.png",
+                "fruit/../birds/duck.png",
+                "../cutouts/birds/duck.png",
+                "{folder}/birds/duck.png",
+                "birds\\duck.png",
+            )
+        ),
+        ('file,category\n"new\nline\x1b.png",a\n', r"row 2: there is no new\\nline\\x1b\.png in"),
     ],
 )
 def test_wrong_tables_are_refused(tmp_path, pictures, rows, message):
-    (tmp_path / "t.csv").write_text(rows)
-    sources = CutoutSources(pictures / "cutouts", table=tmp_path / "t.csv")
+    folder = pictures / "cutouts"
+    (tmp_path / "t.csv").write_text(rows.replace("{folder}", str(folder)))
+    sources = CutoutSources(folder, table=tmp_path / "t.csv")
     with pytest.raises(ValueError, match=message):
         generate_cutout_dataset(tmp_path / "data", sources, SMALL, **QUIET)
+
+
+def test_links_to_folders_and_names_with_control_characters_have_one_line_each(tmp_path, pictures):
+    for part in ("cutouts", "backgrounds"):
+        shutil.copytree(pictures / part, tmp_path / part)
+        (tmp_path / part / "in circles").symlink_to(tmp_path / part)
+        (tmp_path / part / "new\nline").symlink_to(pictures / "cutouts/birds")
+        (tmp_path / part / "bad\n\x1b\u202e.png").write_bytes(b"no picture")
+    (tmp_path / "cutouts/birds/linked.png").symlink_to(pictures / "cutouts/fruit/pear.png")
+    chosen = CutoutSources(tmp_path / "cutouts", tmp_path / "backgrounds")
+    made = generate_cutout_dataset(tmp_path / "data", chosen, SMALL, **QUIET)
+    links = "left out 2 folders: links to folders are not followed (first: in circles)"
+    bad = r"(first: bad\n\x1b\u202e.png)"
+    assert made.left_out == [
+        links,
+        f"left out 1 picture: in no folder that names a category {bad}",
+        "left out 1 picture: same pixels as another, possibly mirrored (first: fruit/pear.png)",
+        "left out 1 picture: the only object of its category, none left for validation "
+        "(first: fruit/apple.png)",
+        f"backgrounds: {links}",
+        f"backgrounds: left out 1 picture: cannot be read {bad}",
+    ]
+
+
+@pytest.mark.parametrize("objects", [(2, 5), (1, 1)])
+def test_images_without_objects_are_counted_with_the_reason(tmp_path, sources, objects):
+    spec = replace(
+        CutoutSpec(),
+        num_train_images=40,
+        num_val_images=15,
+        image_size=(64, 64),
+        objects_per_image=objects,
+        not_exhaustive_probability=0,
+    )
+    made = generate_cutout_dataset(tmp_path / "data", sources, spec, **QUIET)
+    counts, lines = {}, []
+    for split, word in (("train", "training"), ("val", "validation")):
+        lvis = LVIS(str(made.root / f"lvis_{split}.json"))
+        numbers = [len(lvis.img_ann_map[image]) for image in lvis.imgs]
+        few = sum(n < objects[0] for n in numbers)
+        counts[split] = (len(numbers), numbers.count(0), few)
+        lines.append(
+            f"{word}: {numbers.count(0)} of {len(numbers)} images have no object, "
+            f"{few} have fewer than {objects[0]}"
+        )
+    assert counts["train"][1] > 10
+    summary = json.loads((made.root / "summary.json").read_text())["objects"]
+    for split, expected in counts.items():
+        found = summary["splits"][split]
+        assert (found["images"], found["without_object"], found["below_lowest"]) == expected
+    asked = sum(spec.profile.image_counts(3, 40))
+    assert summary["lines"] == made.objects
+    assert made.objects[:3] == [
+        *lines,
+        f"training: the profile asks for no more than {asked} appearances of categories in 40 "
+        "images; to fill them, use more categories or the profile demo",
+    ]
+    again = generate_cutout_dataset(tmp_path / "data", sources, spec, **QUIET)
+    assert (again.reused, again.objects) == (True, made.objects)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """Files that can be cut-outs and backgrounds, and those that are left out."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -122,11 +125,28 @@ def test_patterns_choose_whole_paths_and_must_match_something():
         choose_by_patterns(paths, [], ["cartoon"])
 
 
+def test_a_folder_that_cannot_be_opened_has_a_line(tmp_path, monkeypatch):
+    for name in ("a/1.png", "b/2.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.path.basename(path) == "a":
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    left_out = LeftOut()
+    assert find_pictures(tmp_path, left_out) == ["b/2.png"]
+    assert left_out.lines() == ["left out 1 folder: cannot be opened, Permission denied (first: a)"]
+
+
 def test_hidden_files_are_skipped_and_vector_graphics_reported(tmp_path):
     for name in ("b/2.PNG", "a.png", ".hidden.png", ".git/x.png", "c.svg", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     left_out = LeftOut()
-    paths = without_vector_graphics(find_pictures(tmp_path), left_out)
+    paths = without_vector_graphics(find_pictures(tmp_path, left_out), left_out)
     assert paths == ["a.png", "b/2.PNG"]
     assert left_out.lines() == ["left out 1 picture: vector graphics are not read (first: c.svg)"]
