@@ -1,4 +1,4 @@
-"""Run a trained model on images, folders and videos.
+r"""Run a trained model on images, folders and videos.
 
 By default the config is the one that training saved beside the checkpoint. Nothing that checkpoint
 and YAML config say is run without --trust. The class names come from the checkpoint. The output
@@ -14,7 +14,8 @@ Examples:
   d2-seesaw predict --checkpoint output/quickstart/seesaw/model_final.pth images/ --output out
   d2-seesaw predict --checkpoint model.pth --config-file my_config.py a.jpg film.mp4 --output out
   d2-seesaw predict --checkpoint model.pth images/ --output out --threshold best-f1
-  d2-seesaw predict --checkpoint model.pth images/ --output out --threshold 0 --json-only
+  d2-seesaw predict --checkpoint model.pth images/ --images-of val.json --output out \
+      --threshold 0 --json-only
 """
 
 import argparse
@@ -38,6 +39,11 @@ def argument_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="image, video, or folder that contains them")
     add("--checkpoint", required=True, metavar="FILE", help="checkpoint from `d2-seesaw train`")
+    add(
+        "--images-of",
+        metavar="FILE",
+        help="annotations: of the folder INPUT, only the images that they list",
+    )
     add("--output", required=True, metavar="DIR", help="folder for the results")
     add("--config-file", metavar="FILE", help="default: config.yaml beside the checkpoint")
     add(
@@ -83,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     setup_logger(name="d2_seesaw")
     try:
-        sources = find_sources(args.inputs, args.output)
+        sources = find_sources(args.inputs, args.output, images_of=args.images_of)
         config_file = args.config_file and find_config(args.config_file)
         predictor = load_predictor(
             args.checkpoint,

@@ -91,6 +91,32 @@ def compare_names(
     return NameMapping(targets, message, not (unused or absent))
 
 
+def compare_with_trained(
+    given: Sequence[str], wanted: Sequence[str], *, source: str, target: str
+) -> NameMapping:
+    """Find the classes of a training split in a split that is evaluated during the training.
+
+    Args:
+        given: Names of the classes of the training split.
+        wanted: Names of the classes of the evaluated split.
+        source: Description of the training split, for messages.
+        target: Description of the evaluated split, for messages.
+
+    Raises:
+        ValueError: as :func:`compare_names`, with what to do about classes that are not trained.
+    """
+    try:
+        return compare_names(given, wanted, source=source, target=target)
+    except ValueError as error:
+        if {str(name) for name in wanted} <= {str(name) for name in given}:
+            raise
+        end = "" if str(error).endswith("?") else "."
+        raise ValueError(
+            f"{error}{end} The evaluated split cannot have categories that are not trained: remove "
+            f"them and their objects from {target}, or add them to the categories of {source}"
+        ) from error
+
+
 def counts_by_category(
     categories: Sequence[Mapping[str, Any]],
     counts: Sequence[Mapping[str, Any]],

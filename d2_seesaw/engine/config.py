@@ -5,6 +5,7 @@ the signature behind a ``LazyCall``. Everything is checked before anything is bu
 """
 
 import builtins
+import contextlib
 import importlib.util
 import inspect
 import os
@@ -268,22 +269,38 @@ def apply_overrides(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         ConfigError: an unknown key, an override that cannot be read, or a deletion.
     """
     for text in overrides:
-        try:
+        with _readable(text):
             _apply(cfg, text)
-        except ConfigError:
-            raise
-        except Exception as error:  # Hydra, ANTLR and OmegaConf have errors of many kinds
-            reason = in_one_line(error)
-            raise ConfigError(f"cannot read the override {shorten(text)!r}: {reason}") from error
     return cfg
 
 
-def _apply(cfg: DictConfig, text: str) -> None:
+@contextlib.contextmanager
+def _readable(text: str) -> Iterator[None]:
+    """Turn any error of an override into a ``ConfigError`` that names it."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:  # Hydra, ANTLR and OmegaConf have errors of many kinds
+        reason = in_one_line(error)
+        raise ConfigError(f"cannot read the override {shorten(text)!r}: {reason}") from error
+
+
+def parse_override(text: str) -> tuple[str, Any, bool]:
+    """Read an override in Hydra's grammar, which no config is needed for.
+
+    Returns:
+        Its dotted key, its value, and whether ``+`` adds the key to the config.
+
+    Raises:
+        ConfigError: an override that cannot be read, a deletion, or a flag.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     if text.startswith("--"):
         raise ConfigError(f"the flag {shorten(text)} must stand before KEY=VALUE arguments")
-    override = OverridesParser.create().parse_override(text)
+    with _readable(text):
+        override = OverridesParser.create().parse_override(text)
     if override.is_delete():
         raise ConfigError(f"cannot read the override {text!r}: deleting is not supported")
     if override.package is not None or override.is_sweep_override():
@@ -291,8 +308,13 @@ def _apply(cfg: DictConfig, text: str) -> None:
             f"cannot read the override {text!r}: expected KEY=VALUE with one value; a list is "
             "written as KEY=[A,B]"
         )
-    key, value = override.key_or_group, override.value()
-    if not override.is_add():
+    with _readable(text):
+        return override.key_or_group, override.value(), override.is_add()
+
+
+def _apply(cfg: DictConfig, text: str) -> None:
+    key, value, is_added = parse_override(text)
+    if not is_added:
         _check_key(cfg, key)
     check_kind(cfg, key, value)
     OmegaConf.update(cfg, key, value, merge=True, force_add=True)

@@ -63,13 +63,33 @@ def check_machine(cfg: DictConfig, args: argparse.Namespace) -> None:
 
 
 def check_ranks(args: argparse.Namespace) -> None:
-    """Check the numbers of GPUs and machines.
+    """Check the numbers of GPUs and machines on this machine.
 
     Raises:
-        ValueError: more GPUs than the machine has, or more ranks than cores on a machine without
-            any, or several machines without an address.
+        ValueError: see :func:`check_numbers`, more GPUs than the machine has, more ranks than
+            cores on a machine without any, or several machines without an address.
     """
+    check_numbers(args)
     available, cores = torch.cuda.device_count(), os.cpu_count() or 1
+    if available and args.num_gpus > available:
+        raise ValueError(f"--num-gpus {args.num_gpus}, but this machine has {available}")
+    if not available and args.num_gpus > max(2, cores):
+        raise ValueError(
+            f"--num-gpus {args.num_gpus}, but this machine has no GPU that torch can use, and "
+            f"{cores} CPU cores for as many processes"
+        )
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise ValueError("--num-machines needs --dist-url tcp://ADDRESS:PORT of the first machine")
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Check the numbers of GPUs and machines, whatever machine they are for.
+
+    As in Detectron2, ``--num-gpus 0`` is one process, like 1.
+
+    Raises:
+        ValueError: a number that is too small, or a rank that no machine has.
+    """
     if args.num_gpus < 0 or args.num_machines < 1:
         raise ValueError(
             f"--num-gpus and --num-machines must be at least 0 and 1, got {args.num_gpus} and "
@@ -80,15 +100,6 @@ def check_ranks(args: argparse.Namespace) -> None:
             f"--machine-rank must be from 0 to {args.num_machines - 1} (--num-machines "
             f"{args.num_machines}), got {args.machine_rank}"
         )
-    if available and args.num_gpus > available:
-        raise ValueError(f"--num-gpus {args.num_gpus}, but this machine has {available}")
-    if not available and args.num_gpus > max(2, cores):
-        raise ValueError(
-            f"--num-gpus {args.num_gpus}, but this machine has no GPU that torch can use, and "
-            f"{cores} CPU cores for as many processes"
-        )
-    if args.num_machines > 1 and args.dist_url == "auto":
-        raise ValueError("--num-machines needs --dist-url tcp://ADDRESS:PORT of the first machine")
 
 
 def torch_device(name: str) -> torch.device:

@@ -17,7 +17,7 @@ from torch import nn
 
 from d2_seesaw.checkpoint import ClassTransfer, class_metadata, read_class_metadata
 from d2_seesaw.data.annotations.reader import read_categories
-from d2_seesaw.data.class_names import compare_names
+from d2_seesaw.data.class_names import compare_names, compare_with_trained
 
 logger = logging.getLogger(__name__)
 
@@ -44,18 +44,19 @@ def check_class_names_of_splits(cfg: DictConfig, *, eval_only: bool) -> None:
         return
     key = _NUMBER_OF_CLASSES[OmegaConf.select(cfg, "model.roi_heads") is None]
     train, test = (_first_name(cfg, split) for split in ("train", "test"))
-    names, source = None, f"training split {train!r}"
-    if eval_only:
-        names = read_class_metadata(cfg.train.init_checkpoint).get("class_names")
-        source = f"checkpoint {cfg.train.init_checkpoint}"
-    else:
-        names = _thing_classes(train)
+    names, source = _thing_classes(train), f"training split {train!r}"
+    if not eval_only:
         _check_number(train, names, expected, key)
+    elif saved := read_class_metadata(cfg.train.init_checkpoint).get("class_names"):
+        names, source = saved, f"checkpoint {cfg.train.init_checkpoint}"
+    elif names is not None and len(names) != expected:  # as in `trained_classes`
+        names = None
     evaluated = _thing_classes(test)
     if names is None:
         _check_number(test, evaluated, expected, key)
     elif evaluated is not None and len(names) == expected:  # else, the checkpoint does not fit
-        compare_names(names, evaluated, source=source, target=f"dataset {test!r}")
+        compare = compare_names if eval_only else compare_with_trained
+        compare(names, evaluated, source=source, target=f"dataset {test!r}")
 
 
 def _number_of_classes(cfg: DictConfig) -> int | None:

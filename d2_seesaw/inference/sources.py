@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from d2_seesaw.data.annotations.reader import read_annotations
+from d2_seesaw.data.catalog import image_paths
 from d2_seesaw.data.image_files import (
     MAX_PIXELS,
     check_overwrites_no_source,
@@ -45,21 +47,29 @@ class Source:
         return self.path.suffix.lower() in VIDEOS
 
 
-def find_sources(paths: Sequence[str | Path], output: str | Path) -> list[Source]:
+def find_sources(
+    paths: Sequence[str | Path],
+    output: str | Path,
+    *,
+    images_of: str | Path | None = None,
+) -> list[Source]:
     """Find pictures and videos, sorted within each folder.
 
     Args:
         paths: Files, and folders that are searched recursively for files with known suffixes.
         output: Folder of the results. Files inside are skipped unless they were given.
+        images_of: Annotations; only the pictures that they list are taken, from a single folder.
 
     Raises:
         ValueError: a path does not exist or has an unknown suffix, there is no picture or video,
-            two results would have the same name, a result would overwrite a source, or the output
-            is a file.
+            two results would have the same name, a result would overwrite a source, the output
+            is a file, or a listed image is not in the folder.
     """
     if Path(output).exists() and not Path(output).is_dir():
         raise ValueError(f"output {str(output)!r} is not a folder")
     sources = [source for path in paths for source in _below(Path(path), Path(output))]
+    if images_of is not None:
+        sources = _listed(sources, paths, images_of)
     if not sources:
         raise ValueError(
             f"no picture or video ({' '.join((*PICTURES, *VIDEOS))}) found in "
@@ -76,6 +86,30 @@ def find_sources(paths: Sequence[str | Path], output: str | Path) -> list[Source
             )
         check_overwrites_no_source(Path(output) / source.name, [source.path])
     return list(dict.fromkeys(sources))
+
+
+def _listed(
+    sources: Sequence[Source], paths: Sequence[str | Path], json_file: str | Path
+) -> list[Source]:
+    """Return the sources in a folder that annotations list."""
+    if len(paths) != 1 or not os.path.isdir(paths[0]):
+        raise ValueError(
+            f"the images of {json_file} are looked for in one folder, got "
+            f"{', '.join(map(str, paths))}"
+        )
+    images = [
+        i for i in read_annotations(json_file).images if i.get("file_name") or i.get("coco_url")
+    ]
+    path_of = image_paths(images, paths[0])
+    listed = {Path(path).resolve(): path for path in map(path_of, images)}
+    found = [source for source in sources if source.path.resolve() in listed]
+    missing = listed.keys() - {source.path.resolve() for source in found}
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(listed)} images of {json_file} are not pictures in "
+            f"{paths[0]}, such as {min(listed[path] for path in missing)}"
+        )
+    return found
 
 
 def _below(path: Path, output: Path) -> Iterator[Source]:

@@ -5,8 +5,9 @@ import json
 import pytest
 from PIL import Image
 
-from d2_seesaw.cli import predict
+from d2_seesaw.cli import evaluate, predict
 from d2_seesaw.inference.thresholds import ScoreThresholds
+from tests.data.own_data import annotation
 from tests.inference.test_files import predictor, red_box
 
 
@@ -44,6 +45,27 @@ def test_options_reach_the_model_and_the_results(given, tmp_path):
     assert given == {**expected, "threshold": "0.1"}
     assert len(json.loads((tmp_path / "out/results.json").read_text())) == 3
     assert not (tmp_path / "out/a.png").exists()
+
+
+def test_a_split_of_a_folder_is_predicted_and_scored(given, tmp_path, capsys):
+    for name in "bc":
+        Image.fromarray(red_box(5)).save(tmp_path / f"{name}.png")
+    truth = {
+        "images": [{"id": 8, "file_name": "b.png", "height": 40, "width": 60}],
+        "categories": [{"id": 4, "name": "dark"}, {"id": 9, "name": "bright"}],
+        "annotations": [
+            annotation(1, 8, 4),
+        ],
+    }
+    (tmp_path / "val.json").write_text(json.dumps(truth))
+    options = ["--threshold", "0", "--json-only", "--images-of", str(tmp_path / "val.json")]
+    assert call(tmp_path, *options, inputs=(".",)) == 0
+    predicted = json.loads((tmp_path / "out/images.json").read_text())["images"]
+    assert [image["file_name"] for image in predicted] == ["b.png"]
+    files = ["--predicted-images", "out/images.json", "--annotations", "val.json"]
+    files = [part if part.startswith("--") else str(tmp_path / part) for part in files]
+    evaluate.main([str(tmp_path / "out/results.json"), *files])
+    assert "AP" in capsys.readouterr().out
 
 
 def test_the_exit_status_reports_a_skipped_file(given, tmp_path):

@@ -155,7 +155,8 @@ def test_splits_are_compared_by_name_before_anything_is_built(register):
     other = register(annotations(names={1: "xcat", 2: "dog", 3: "emu"}))
     for test in (train, lacking, register(annotations(RENUMBERED))):
         check_class_names_of_splits(config(train, test), eval_only=False)
-    with pytest.raises(ValueError, match="only the former has 'xcat'"):
+    advice = r"than training split .* only the former has 'xcat' .* remove them and their objects"
+    with pytest.raises(ValueError, match=advice):
         check_class_names_of_splits(config(train, other), eval_only=False)
     with pytest.raises(
         ValueError, match=r"has 3 categories, .* set model\.roi_heads\.num_classes=3"
@@ -171,6 +172,10 @@ def test_the_names_of_the_checkpoint_count_in_an_evaluation(register, checkpoint
         check_class_names_of_splits(config("gone", other, checkpoint=checkpoint), eval_only=True)
     with pytest.raises(ValueError, match="has 2 categories, the model 3 classes"):
         check_class_names_of_splits(config("gone", lacking, checkpoint="x.pth"), eval_only=True)
+    train = register(annotations())
+    check_class_names_of_splits(config(train, lacking, checkpoint="x.pth"), eval_only=True)
+    with pytest.raises(ValueError, match=r"than training split .*: only the former has 'xcat'"):
+        check_class_names_of_splits(config(train, other, checkpoint="x.pth"), eval_only=True)
 
 
 def test_an_evaluator_gets_the_names_of_the_checkpoint_or_else_of_the_training_split(

@@ -9,6 +9,7 @@ from d2_seesaw.inference.sources import (
     find_sources,
     read_picture,
 )
+from tests.data.own_data import content, write
 
 
 def touch(path):
@@ -42,6 +43,21 @@ def test_earlier_results_inside_the_folder_are_left_out(tmp_path):
     # Earlier results are used if they are given explicitly.
     touch(tmp_path / "out/in/b.jpg")
     assert [s.name for s in find_sources([tmp_path / "out/in"], tmp_path / "out")] == ["b.jpg"]
+
+
+def test_annotations_choose_the_pictures_of_a_folder(tmp_path):
+    data = content()
+    json_file = write(tmp_path, data)
+    touch(tmp_path / "images/part/7.png")
+    touch(tmp_path / "images/part/3.jpg")  # would have results of the same name
+    found = find_sources([tmp_path / "images"], tmp_path / "out", images_of=json_file)
+    assert [s.name for s in found] == [f"part/{i}.png" for i in (12, 3, 5, 90)]
+    (tmp_path / "images/part/90.png").unlink()
+    missing = "1 of 4 images of .*train.json are not pictures in .*images, such as .*part/90.png"
+    with pytest.raises(ValueError, match=missing):
+        find_sources([tmp_path / "images"], tmp_path / "out", images_of=json_file)
+    with pytest.raises(ValueError, match=r"are looked for in one folder, got .*12.png"):
+        find_sources([tmp_path / "images/part/12.png"], tmp_path / "out", images_of=json_file)
 
 
 def test_results_never_overwrite_the_inputs(tmp_path):

@@ -31,7 +31,7 @@ import torch
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from d2_seesaw.checkpoint import prepare_folder
@@ -41,16 +41,14 @@ from d2_seesaw.cli import (
     command_parser,
     ending_in_one_line,
     errors_in_one_line,
+    say,
 )
 from d2_seesaw.cli.train import dry_run
 from d2_seesaw.cli.train.evaluating import evaluate_checkpoint
 from d2_seesaw.cli.train.output import log_to_file, save_config
 from d2_seesaw.cli.train.own_data import add_own_data, choose_own_data
-from d2_seesaw.cli.train.training import check_start, train
-from d2_seesaw.data import check_dataset_files
-from d2_seesaw.data.saved_datasets import register_saved_datasets
-from d2_seesaw.engine import check_trackers, load_config
-from d2_seesaw.engine.config import TOP_LEVEL
+from d2_seesaw.cli.train.reading import check_arguments, is_overridden, read_config
+from d2_seesaw.cli.train.training import train
 from d2_seesaw.engine.config_files import find_config
 from d2_seesaw.engine.launch import check_machine, launch_training, starts_ranks
 from d2_seesaw.engine.ranks import EXIT_STATUS, last_checkpoint, watch_ranks
@@ -62,17 +60,10 @@ from d2_seesaw.engine.stop import (
     end_loading_processes,
     failures_of_a_stop,
 )
-from d2_seesaw.inference.class_names import check_class_names_of_splits
 from d2_seesaw.utils.folder_lock import check_folder_is_free, folder_lock, is_locked
 from d2_seesaw.utils.ranks import OtherRankError, raise_on_all_ranks
 
 logger = logging.getLogger("d2_seesaw")
-
-# Keys that a config needs to be evaluated, and to be trained.
-EVALUATED = ("dataloader", "model", "train")
-TRAINED = (*EVALUATED, "lr_multiplier", "optimizer")
-# Parts that an evaluation builds.
-EVALUATED_PARTS = ("model", "dataloader.test", "dataloader.evaluator")
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -114,69 +105,6 @@ def argument_parser() -> argparse.ArgumentParser:
     # Detectron2's default is one port per user, which two trainings at once would share.
     parser.set_defaults(dist_url="auto")
     return parser
-
-
-def read_config(args: argparse.Namespace) -> DictConfig:
-    """Load the config, apply the overrides and check both before anything is built.
-
-    Raises:
-        ValueError: an unknown key or dataset, a number of classes that differs from the dataset's,
-            a missing length or checkpoint, ``--tta`` without ``--eval-only`` or without ``tta`` in
-            the config, or a tracker whose package is not installed.
-        FileNotFoundError: the config file, the dataset or the checkpoint does not exist.
-    """
-    _check_flags(args)
-    parts = (*EVALUATED_PARTS, "tta") if args.eval_only else TOP_LEVEL
-    cfg = load_config(args.config_file, args.opts, trust=args.trust, parts=parts)
-    register_saved_datasets(args.config_file)
-    needed = EVALUATED if args.eval_only else TRAINED
-    missing = [part for part in needed if part not in cfg]
-    if missing:
-        raise ValueError(
-            f"{args.config_file} has no {', '.join(missing)}: start from a shipped config"
-        )
-    if _is_given(args, "train.epochs") and not _is_given(args, "train.max_iter"):
-        cfg.train.max_iter = None  # that of the config would take precedence
-    if cfg.train.max_iter is None and cfg.train.epochs is None:
-        raise ValueError("give train.max_iter (steps) or train.epochs, both are null")
-    if args.eval_only and not cfg.train.init_checkpoint:
-        raise ValueError("--eval-only needs train.init_checkpoint=MODEL.pth")
-    if args.tta:
-        _check_tta(cfg, args)
-    if not args.eval_only:
-        check_trackers(cfg)
-    splits = ["test"] if args.eval_only else ["train", "test"]
-    names = [OmegaConf.select(cfg, f"dataloader.{split}.dataset.names") for split in splits]
-    check_dataset_files([name for name in names if name is not None])
-    if not args.resume:  # when resuming, the initial checkpoint may have been deleted
-        check_start(cfg, eval_only=args.eval_only)
-    check_class_names_of_splits(cfg, eval_only=args.eval_only)
-    return cfg
-
-
-def _is_given(args: argparse.Namespace, key: str) -> bool:
-    return any(option.startswith(f"{key}=") for option in args.opts)
-
-
-def _check_flags(args: argparse.Namespace) -> None:
-    if not args.config_file:
-        raise ValueError("--config-file is missing, or --data for own data")
-    dry_run.check_flags(args)
-    if args.restart and (args.resume or args.eval_only):
-        other = "--resume" if args.resume else "--eval-only"
-        raise ValueError(f"--restart moves the earlier training aside; leave out {other}")
-    if args.no_calibration and not args.eval_only:
-        raise ValueError("--no-calibration needs --eval-only: training never calibrates")
-
-
-def _check_tta(cfg: DictConfig, args: argparse.Namespace) -> None:
-    if not args.eval_only:
-        raise ValueError("--tta needs --eval-only: evaluation during training is plain")
-    if "tta" not in cfg:
-        raise ValueError(
-            f"--tta needs the views in the config, but {args.config_file} has no `tta`. "
-            "configs/common/tta.py has examples"
-        )
 
 
 def setup(cfg: DictConfig, args: argparse.Namespace) -> None:
@@ -350,13 +278,15 @@ def _is_first_process(args: argparse.Namespace) -> bool:
 def main(arguments: list[str] | None = None) -> int:
     """Check the command, then train or evaluate on every rank; return the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    args = argument_parser().parse_args(arguments)
+    parser = argument_parser()
+    args = parser.parse_args(arguments)
     args.continue_with, args.started = command_to_continue(arguments), time.time()
     with StopSignals() as signals, ExitStack() as stack:
         if not _is_first_process(args):
             signals.report = lambda text: None
         try:
             with errors_in_one_line("train"):
+                check_arguments(parser, args, arguments)
                 starts = choose_own_data(args, arguments)
             return _main(args, signals, stack) if starts else 0
         except Stopped as stop:
@@ -373,6 +303,8 @@ def _main(args: argparse.Namespace, signals: StopSignals, stack: ExitStack) -> i
             check_folder_is_free(cfg.train.output_dir)
         check_machine(cfg, args)
         args.config_file = str(find_config(args.config_file))  # Detectron2 logs the file
+    if args.eval_only and not is_overridden(args, "train.init_checkpoint"):
+        say(f"Evaluating {cfg.train.init_checkpoint}; train.init_checkpoint= names another model")
     signals.outcome = _outcome(args, cfg)
     try:
         # Ranks that are started read the config again, because it may register datasets.

@@ -1,28 +1,30 @@
 """Training on own data: ``--data`` chooses a config and writes it before the training starts."""
 
 import argparse
+import contextlib
 import itertools
 import os
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from omegaconf import DictConfig, OmegaConf
 
 from d2_seesaw.checkpoint.torchvision_weights import PREFIX, download_weights, find_weights
 from d2_seesaw.cli import say
+from d2_seesaw.cli.train.own_data_check import checked_data
+from d2_seesaw.cli.train.reading import find_evaluated, read_config
 from d2_seesaw.cli.train.training import check_checkpoint_file
-from d2_seesaw.data.annotations.reader import file_image_counts, read_annotations
-from d2_seesaw.data.check import check_dataset
-from d2_seesaw.data.class_names import counts_by_category
+from d2_seesaw.data.annotations.reader import read_annotations
 from d2_seesaw.engine import load_config, load_part
+from d2_seesaw.engine.config import apply_overrides
+from d2_seesaw.engine.launch import check_machine, check_ranks, torch_device
+from d2_seesaw.engine.values import check_values
 from d2_seesaw.own_data import (
     Machine,
-    OwnData,
     choices_text,
     choose,
     choose_base,
@@ -33,14 +35,14 @@ from d2_seesaw.own_data import (
 from d2_seesaw.own_data.config_file import NAME
 from d2_seesaw.own_data.heads import LOSSES, SEESAW
 from d2_seesaw.own_data.recipes import Choice, base_name
-from d2_seesaw.own_data.split import Source, source_of, split_images, write_split
+from d2_seesaw.own_data.split import Source, source_of
 from d2_seesaw.utils.files import write_text
 from d2_seesaw.utils.folder_lock import check_folder_is_free
 
 DEFAULT_FOLDER = "output/own_data"
-_MOST_IMAGES_READ = 5000
-_ISSUES_SHOWN = 3
 _NO_WEIGHTS = ("", "null")
+_POSITION = re.compile(r"[^=]*\.\d+(\.|=)")
+_LOSSES = "common/heads/classification"
 
 
 def add_own_data(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +95,7 @@ def choose_own_data(args: argparse.Namespace, arguments: Sequence[str]) -> bool:
     args.from_scratch = _is_from_scratch(args)
     folder = Path(_output_folder(args))
     path = folder / NAME
-    processes = args.num_gpus if _is_given(arguments, "--num-gpus") else None
+    processes = max(1, args.num_gpus) if _is_given(arguments, "--num-gpus") else None
     if not args.eval_only:
         check_folder_is_free(str(folder))
     if path.exists() and not args.restart:
@@ -102,9 +104,9 @@ def choose_own_data(args: argparse.Namespace, arguments: Sequence[str]) -> bool:
         base, args.num_gpus, machine = choose_base(
             Machine.here(), args.config_file or None, processes
         )
+        _check_overrides(args, base, folder)
         text = _chosen(args, folder, base, machine)
-        _keep_earlier(path)
-        write_text(path, text)
+        _write_checked(args, path, text)
         say(f"Written to {path}, which you may edit; key=value on the command line goes first")
     args.config_file = str(path)
     if args.choose_only:
@@ -153,6 +155,53 @@ def _check_flags(args: argparse.Namespace) -> None:
         )
 
 
+def _check_overrides(args: argparse.Namespace, base: str, folder: Path) -> None:
+    """Check overrides and machine as far as the base config allows, before data are read.
+
+    Raises:
+        ValueError: an override that no choice makes valid, a machine that the flags do not fit, or
+            an evaluation without a model.
+    """
+    cfg = load_config(base)
+    if args.loss:
+        cfg.model.roi_heads.box_predictor.update(load_part(_LOSSES)[args.loss])
+    cfg.train.output_dir = str(folder)
+    # The lengths of lists are chosen, so a position such as sizes.4 is checked with the choices.
+    apply_overrides(cfg, [text for text in args.opts if not _POSITION.match(text)])
+    check_values(cfg)
+    if args.eval_only:
+        find_evaluated(cfg, args)
+    if not args.choose_only:  # the training may be on another machine
+        check_ranks(args)
+        torch_device(cfg.train.device)
+
+
+def _write_checked(args: argparse.Namespace, path: Path, text: str) -> None:
+    """Write a config that the start of the training accepts; an earlier one gets another name.
+
+    Raises:
+        ValueError, OSError: see ``read_config`` and ``check_machine``; an earlier config is kept.
+    """
+    tried = path.with_name(f".new_{path.name}")
+    folders = [folder for folder in path.parents if not folder.exists()]
+    registered = set(DatasetCatalog.list())
+    try:
+        write_text(tried, text)
+        cfg = read_config(argparse.Namespace(**{**vars(args), "config_file": str(tried)}))
+        if not args.choose_only:
+            check_machine(cfg, args)
+        _keep_earlier(path)
+        os.replace(tried, path)
+    finally:
+        tried.unlink(missing_ok=True)
+        for name in set(DatasetCatalog.list()) - registered:  # another try may have other files
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+        for folder in folders:
+            with contextlib.suppress(OSError):  # it has files
+                folder.rmdir()
+
+
 def _is_given(arguments: Sequence[str], flag: str) -> bool:
     return any(argument.partition("=")[0] == flag for argument in arguments)
 
@@ -188,7 +237,7 @@ def _existing(args: argparse.Namespace, path: Path, processes: int | None) -> in
         other = f"another loss than {args.loss}"
     else:
         say(f"{path} exists and is used as it is, edits included; --restart chooses anew")
-        return processes or cfg.train.reference_world_size
+        return cfg.train.reference_world_size if processes is None else processes
     raise ValueError(
         f"{path} was written for {other}: choose another --output, or --restart to choose anew"
     )
@@ -223,7 +272,7 @@ def _origin(written: Sequence[str | None]) -> list[str | None]:
 def _has_loss(cfg: DictConfig, loss: str) -> bool:
     """Return whether classifier and loss of a config are those of the part with this name."""
     part, predictor = (
-        load_part("common/heads/classification")[loss],
+        load_part(_LOSSES)[loss],
         cfg.model.roi_heads.box_predictor,
     )
     found, wanted = (
@@ -237,7 +286,7 @@ def _chosen(args: argparse.Namespace, folder: Path, base: str, machine: Choice) 
     """Check and measure the data, print the choices and return the text of the config."""
     cfg = load_config(base)
     cfg.train.init_checkpoint = _weights(args, cfg.train.init_checkpoint)
-    data = _checked_data(args, folder)
+    data = checked_data(args.data, args.images, folder)
     measures = measure(read_annotations(data.train_file, for_training=True))
     evaluated = read_annotations(data.val_file)
     recipe = recipe_of(base, cfg, args.num_gpus)
@@ -273,6 +322,8 @@ def _weights(args: argparse.Namespace, default: str) -> str:
     given = _overrides(args, "train.init_checkpoint")
     if args.from_scratch:
         return ""
+    if args.eval_only:  # the architecture is that of a training that started by default
+        return default
     weights = given[-1].strip("\"'") if given else default
     if weights.startswith(PREFIX):
         check_weights(weights)
@@ -296,44 +347,6 @@ def check_weights(name: str) -> None:
 
 def _indented(text: str) -> str:
     return "".join(f"  {line}\n" for line in text.splitlines()).rstrip()
-
-
-def _checked_data(args: argparse.Namespace, folder: Path) -> OwnData:
-    """Check the files, and split a single one.
-
-    Raises:
-        ValueError: errors in the data, or splits with other categories.
-    """
-    files = [Path(file) for file in args.data]
-    number = sum(
-        _checked(file, args.images, files[:position]) for position, file in enumerate(files)
-    )
-    if number:
-        raise ValueError(
-            f"the data have {number:,} errors, see above; nothing was trained. "
-            "`d2-seesaw check` lists all of them, and --fix mends some"
-        )
-    if len(files) == 1:
-        split = split_images(read_annotations(files[0]))
-        files = list(write_split(files[0], split, folder))
-        say(f"{args.data[0]} is split by image: {files[0]} and {files[1]}")
-        if split.only_trained:
-            names = ", ".join(split.only_trained[:5]) + ", ..." * (len(split.only_trained) > 5)
-            say(f"  {len(split.only_trained)} categories cannot be evaluated: {names}")
-    else:
-        categories = read_annotations(files[1]).categories
-        counts_by_category(categories, file_image_counts(files[0]), files[1], files[0])
-    return OwnData(files[0], files[1], Path(args.images))
-
-
-def _checked(json_file: Path, images: str, others: Sequence[Path]) -> int:
-    """Print what `d2-seesaw check` finds in a file, and return the number of errors."""
-    check = check_dataset(json_file, images, read_images=False)
-    if not check.number_of_errors and check.numbers["images"] <= _MOST_IMAGES_READ:
-        duplicates = (others[0], images) if others else None
-        check = check_dataset(json_file, images, duplicates=duplicates)
-    say(replace(check, thresholds=()).text(_ISSUES_SHOWN))  # the choices have the threshold
-    return check.number_of_errors
 
 
 def _keep_earlier(path: Path) -> None:

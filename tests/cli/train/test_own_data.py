@@ -127,6 +127,134 @@ def test_a_config_for_other_data_or_flags_is_refused(
         choose_own_data(argument_parser().parse_args(given), given)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["train.max_iter=5", "--from-scratch"], "the flag --from-scratch must stand before KEY="),
+        (["--images", "images", "more"], "--images takes one folder, got images more$"),
+        (["--images=images", "more", "b", "a=1"], "--images takes one folder, got images more b$"),
+        (["--num-gpus", "1", "2"], "--num-gpus takes one value, got 1 2$"),
+        (["--from-scratch", "more"], "unexpected argument 'more': expected KEY=VALUE behind"),
+        (["train.seed=1", "more"], "unexpected argument 'more': expected KEY=VALUE behind"),
+        (["train.seed"], "unexpected argument 'train.seed': expected KEY=VALUE"),
+        (["train.max_itr=5"], "unknown key 'train.max_itr'; did you mean 'train.max_iter'"),
+        (["train.max_iter=abc"], "train.max_iter must be a number"),
+        (["--loss=softmax", "train.max_iter=abc"], "train.max_iter must be a number"),
+        (["dataloader.train.total_batch_size=0"], "a whole number of at least 1"),
+        (["--tta"], "--tta needs --eval-only"),
+        (["--eval-only"], "--restart moves the earlier training aside; leave out --eval-only"),
+        (["--num-gpus", "-1"], "must be at least 0 and 1, got -1"),
+        (["--num-gpus", "99999"], "--num-gpus 99999, but this machine has"),
+        (["train.device=cuda:99"], "'cuda:99' is not available"),
+    ],
+)
+def test_a_wrong_command_reads_no_data_and_keeps_the_earlier_config(
+    chosen, written, tmp_path, monkeypatch, wrong, message
+):
+    chosen()
+    before = written.read_text()
+    monkeypatch.setattr(own_data, "checked_data", lambda *_: pytest.fail("read the data"))
+    monkeypatch.chdir(tmp_path)
+    files = ["--data", "train.json", "val.json", "--images", "images", "--output", "run"]
+    with pytest.raises(SystemExit, match=f"^d2-seesaw train: .*{message}"):
+        train.main([*files, "--restart", *wrong])
+    assert [path.name for path in written.parent.iterdir()] == ["own_data.py"]
+    assert written.read_text() == before
+
+
+def test_a_config_that_cannot_start_is_not_left(chosen, written, tmp_path):
+    wrong = ["--num-gpus=2", "dataloader.train.total_batch_size=3"]
+    for _ in range(2):
+        with pytest.raises(ValueError, match="is 3, which 2 processes cannot share equally"):
+            chosen(*wrong)
+        assert not written.parent.exists()
+    chosen()
+    before = written.read_text()
+    with pytest.raises(ValueError, match="is 3, which 2 processes cannot share equally"):
+        chosen("--restart", *wrong)
+    assert [path.name for path in written.parent.iterdir()] == ["own_data.py"]
+    assert written.read_text() == before
+
+
+def test_positions_in_lists_are_checked_with_the_choices(chosen, written, capsys):
+    with pytest.raises(ValueError, match=r"unknown key .*aspect_ratios is a list of"):
+        chosen("model.proposal_generator.anchor_generator.aspect_ratios.9=1")
+    assert "Chosen from them" in capsys.readouterr().out
+    assert not written.exists()
+
+
+@pytest.mark.parametrize("is_fresh", [True, False])
+def test_no_gpus_are_one_process(chosen, is_fresh):
+    assert is_fresh or chosen("--num-gpus=2", "--choose-only").num_gpus == 2
+    assert chosen("--num-gpus=0").num_gpus == 1
+
+
+def test_an_evaluation_takes_the_finished_model_of_the_folder(chosen, written, tmp_path):
+    finished, other = written.with_name("model_final.pth"), tmp_path / "other.pth"
+    nothing = f"--eval-only needs train.init_checkpoint=MODEL.pth, .*there is no {finished}"
+    with pytest.raises(ValueError, match=nothing):
+        chosen("--eval-only")
+    assert not written.parent.exists()
+    chosen()
+    with pytest.raises(ValueError, match=f"{nothing}$"):
+        read_config(chosen("--eval-only"))
+    backbone = "train.init_checkpoint=torchvision://ResNet50_Weights.IMAGENET1K_V1"
+    with pytest.raises(ValueError, match=r"a trained model: torchvision://.* a backbone alone$"):
+        read_config(chosen("--eval-only", backbone))
+    finished.touch()
+    other.touch()
+    args = chosen("--eval-only")
+    assert read_config(args).train.init_checkpoint == str(finished)
+    args.data, args.config_file = None, str(written)  # the same by the config
+    assert read_config(args).train.init_checkpoint == str(finished)
+    transfer = written.read_text() + 'train.class_transfer = "by_name"\n'
+    for start, expected in (("other.pth", other), ("detectron2://ImageNetPretrained/a", finished)):
+        path = start if "://" in start else str(tmp_path / start)
+        written.write_text(written.read_text() + f"train.init_checkpoint = {path!r}\n")
+        assert read_config(args).train.init_checkpoint == str(expected)
+    written.write_text(transfer + f"train.init_checkpoint = {str(other)!r}\n")
+    assert read_config(args).train.init_checkpoint == str(finished)
+    args.opts = [f"train.init_checkpoint={other}"]
+    assert read_config(args).train.init_checkpoint == str(other)
+
+
+def without_objects(data):
+    data.update(annotations=[])
+
+
+def crowds_alone(data):
+    for entry in data["annotations"]:
+        entry["iscrowd"] = 1
+
+
+@pytest.mark.parametrize(
+    ("change_val", "reason"),
+    [
+        (without_objects, "it has no annotations"),
+        (crowds_alone, "all 7 annotations are crowds"),
+    ],
+)
+def test_data_without_objects_cannot_be_evaluated(chosen, written, capsys, change_val, reason):
+    with pytest.raises(ValueError, match="the data have 1 error, see above"):
+        chosen(change_val=change_val)
+    said = capsys.readouterr().out
+    assert f"error: nothing to evaluate on: {reason}\n" in said
+    assert "nothing_to_train_on" not in said
+    assert not written.exists()
+
+
+@pytest.mark.parametrize("has_objects", [True, False])
+def test_a_category_that_is_not_trained_is_named_before_the_config(chosen, written, has_objects):
+    def add(data):
+        data["categories"].append({"id": 2000, "name": "only val"})
+        if has_objects:
+            data["annotations"][0]["category_id"] = 2000
+
+    with pytest.raises(ValueError, match=r"only the former has 'only val' \(1 of 4\)\. .* remove"):
+        chosen("--choose-only", change_val=add)
+    assert not written.exists()
+
+
 def test_a_split_belongs_to_the_content_of_its_file(chosen):
     chosen(files=1)
     assert chosen(files=1).starts
@@ -297,7 +425,8 @@ def test_the_configs_for_gpus_build(chosen, written, name, start, tmp_path, monk
     Path("model.pkl").touch()
     monkeypatch.setattr(own_data, "check_weights", lambda weights: None)
     args = chosen(
-        f"--config-file=own_data/{name}", "--num-gpus=4", f"train.init_checkpoint={start}"
+        *(f"--config-file=own_data/{name}", "--num-gpus=4", "--choose-only"),
+        f"train.init_checkpoint={start}",
     )
     cfg = load_config(args.config_file, args.opts)
     assert cfg.train.reference_world_size == args.num_gpus == 4

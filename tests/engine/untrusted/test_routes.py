@@ -284,7 +284,7 @@ def test_the_flag_reaches_the_config(shipped, folder, monkeypatch):
     seen = []
     fake = SimpleNamespace(train=SimpleNamespace(max_iter=None, epochs=None))
     monkeypatch.setattr(
-        "d2_seesaw.cli.train.load_config", lambda *_, **o: seen.append(o["trust"]) or fake
+        "d2_seesaw.cli.train.reading.load_config", lambda *_, **o: seen.append(o["trust"]) or fake
     )
     for flags in ([], ["--trust"]):
         args = argument_parser().parse_args(["--config-file", "c.yaml", *flags])
