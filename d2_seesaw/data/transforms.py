@@ -217,7 +217,8 @@ class _PixelKeepingInput:
 def _keep_pixels(transform: Any) -> None:
     for part in getattr(transform, "transforms", ()):
         _keep_pixels(part)
-    if isinstance(transform, T.ResizeTransform | OpenCVResizeTransform):
+    resize: type[Any] = T.ResizeTransform  # which sets its attributes by a loop
+    if isinstance(transform, resize | OpenCVResizeTransform):
         transform.new_h, transform.new_w = max(1, transform.new_h), max(1, transform.new_w)
 
 
