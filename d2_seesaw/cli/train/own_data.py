@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from d2_seesaw.checkpoint.torchvision_weights import PREFIX, download_weights, find_weights
 from d2_seesaw.cli import say
+from d2_seesaw.cli.train.start import read_start
 from d2_seesaw.cli.train.training import check_checkpoint_file
 from d2_seesaw.data.annotations.reader import file_image_counts, read_annotations
 from d2_seesaw.data.check import check_dataset
@@ -241,6 +242,8 @@ def _chosen(args: argparse.Namespace, folder: Path, base: str, machine: Choice) 
     measures = measure(read_annotations(data.train_file, for_training=True))
     evaluated = read_annotations(data.val_file)
     recipe = recipe_of(base, cfg, args.num_gpus)
+    if recipe.starts_from_detector:
+        recipe = replace(recipe, start=read_start(recipe.weights))
     chosen = choose(
         measures,
         recipe,
