@@ -23,8 +23,9 @@ from d2_seesaw.data.annotations.reader import read_annotations
 from d2_seesaw.engine import load_config
 from d2_seesaw.own_data import DatasetMeasures, choices_text, choose, measure, recipe_of
 from d2_seesaw.own_data.anchors import Anchors, Boxes, reach
-from d2_seesaw.own_data.choices import LEAST_VISIBLE, Resize, choose_resize, resized_boxes
+from d2_seesaw.own_data.choices import resized_boxes
 from d2_seesaw.own_data.recipes import Recipe
+from d2_seesaw.own_data.resizing import LEAST_VISIBLE, Resize, choose_resize
 
 
 @dataclass(frozen=True)

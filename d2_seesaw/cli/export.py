@@ -210,7 +210,8 @@ def _description(
 
 
 def _transforms(augmentations: Any) -> list[Any]:
-    return list(getattr(augmentations, "augs", [augmentations]))
+    inner = getattr(augmentations, "augs", None)
+    return [augmentations] if inner is None else [t for part in inner for t in _transforms(part)]
 
 
 def _version(package: str) -> str | None:

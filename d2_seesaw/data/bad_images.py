@@ -23,6 +23,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from d2_seesaw.data.batch_order import Sample
 from d2_seesaw.data.image_files import check_record_image
+from d2_seesaw.data.transforms import keep_pixels
 from d2_seesaw.utils.random_state import IMAGE, generators_kept, seed_generators
 
 logger = logging.getLogger(__name__)
@@ -100,6 +101,8 @@ class MappedDataset(Dataset):
     of the sample, not on the process that loads it. The sample names the images that it replaces;
     :meth:`BadImages.collect` decides whether training may continue.
 
+    Very elongated images keep at least one pixel on each side when they are resized.
+
     Args:
         records: images as dicts in Detectron2's format.
         mapper: returns a model input, or None for an image that is left out.
@@ -115,7 +118,7 @@ class MappedDataset(Dataset):
         is_wide: np.ndarray | None = None,
     ) -> None:
         self.records = records
-        self.mapper = PicklableWrapper(mapper)
+        self.mapper = PicklableWrapper(keep_pixels(mapper))
         self.seed = seed
         self.is_wide = is_wide
 
@@ -175,12 +178,14 @@ class MappedDataset(Dataset):
 class NamingMapper:
     """Mapper that names the image which another mapper cannot map, for evaluation.
 
+    Very elongated images keep at least one pixel on each side when they are resized.
+
     Args:
         mapper: returns a model input.
     """
 
     def __init__(self, mapper: Callable[[dict[str, Any]], Any]) -> None:
-        self.mapper = mapper
+        self.mapper = keep_pixels(mapper)
 
     def __call__(self, record: dict[str, Any]) -> Any:
         """Map a record.

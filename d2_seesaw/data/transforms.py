@@ -3,9 +3,14 @@
 Pillow, which Detectron2 uses, antialiases when it downscales; OpenCV's bilinear interpolation does
 not. The pixels differ by a few gray levels, which slightly changes the scores of weights that were
 trained with the other library.
+
+Resizing to a limit of the long edge leaves no pixel of the short edge of very elongated images, in
+Detectron2 and in mmdet. Here each side keeps at least one.
 """
 
+import copy
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import detectron2.data.transforms as T
@@ -64,7 +69,8 @@ class OpenCVResizeShortestEdge(T.Augmentation):
     """Detectron2's ``ResizeShortestEdge`` with OpenCV's pixels and mmdet's rounding.
 
     The image gets the largest size with a short edge of at most ``short_edge_length`` and a long
-    edge of at most ``max_size``; edges are rounded half up (mmcv's ``rescale_size``).
+    edge of at most ``max_size``; edges are rounded half up (mmcv's ``rescale_size``), to at least
+    one pixel.
 
     Args:
         short_edge_length: one length, or several to draw from for each image.
@@ -82,7 +88,8 @@ class OpenCVResizeShortestEdge(T.Augmentation):
         h, w = image.shape[:2]
         short_edge = np.random.choice(np.atleast_1d(self.short_edge_length))
         scale = min(self.max_size / max(h, w), short_edge / min(h, w))
-        return OpenCVResizeTransform(h, w, int(h * scale + 0.5), int(w * scale + 0.5))
+        new_h, new_w = (max(1, int(side * scale + 0.5)) for side in (h, w))
+        return OpenCVResizeTransform(h, w, new_h, new_w)
 
 
 class OpenCVResize(T.Augmentation):
@@ -156,3 +163,74 @@ class PillowColorJitter(T.Augmentation):
             return picture
 
         return T.PILColorTransform(enhance)
+
+
+def shortest_edge_size(height: int, width: int, short_edge: int, limit: int) -> tuple[int, int]:
+    """Return height and width as of ``ResizeShortestEdge``, but at least one pixel each.
+
+    Args:
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        short_edge: of the resized image, in pixels.
+        limit: of the long edge of the resized image, in pixels.
+    """
+    new_h, new_w = T.ResizeShortestEdge.get_output_shape(height, width, short_edge, limit)
+    return max(1, new_h), max(1, new_w)
+
+
+class PixelKeepingAugmentations(T.AugmentationList):
+    """Augmentations that resize no side of an image to less than one pixel.
+
+    Transforms that would are changed before they are applied; all others, and the random numbers,
+    are those of ``augmentations``.
+
+    Args:
+        augmentations: one, or a list of them.
+    """
+
+    def __init__(self, augmentations: T.Augmentation | Sequence[T.Augmentation | T.Transform]):
+        is_list = isinstance(augmentations, Sequence)
+        super().__init__(augmentations if is_list else [augmentations])
+
+    def __call__(self, aug_input: Any) -> T.TransformList:
+        """Augment the input in place and return the transforms."""
+        return super().__call__(_PixelKeepingInput(aug_input))
+
+
+class _PixelKeepingInput:
+    """Input of augmentations, which pass each transform to it before they draw the next one."""
+
+    def __init__(self, given: Any) -> None:
+        object.__setattr__(self, "_given", given)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._given, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._given, name, value)
+
+    def transform(self, transform: T.Transform) -> None:
+        _keep_pixels(transform)
+        self._given.transform(transform)
+
+
+def _keep_pixels(transform: Any) -> None:
+    for part in getattr(transform, "transforms", ()):
+        _keep_pixels(part)
+    resize: type[Any] = T.ResizeTransform  # which sets its attributes by a loop
+    if isinstance(transform, resize | OpenCVResizeTransform):
+        transform.new_h, transform.new_w = max(1, transform.new_h), max(1, transform.new_w)
+
+
+def keep_pixels(mapper: Any) -> Any:
+    """Return a copy of a mapper whose augmentations keep a pixel; without any, the mapper itself.
+
+    Args:
+        mapper: any mapper; Detectron2's and those of this package have ``augmentations``.
+    """
+    augmentations = getattr(mapper, "augmentations", None)
+    if not isinstance(augmentations, T.AugmentationList):
+        return mapper
+    mapper = copy.copy(mapper)
+    mapper.augmentations = PixelKeepingAugmentations(augmentations)
+    return mapper

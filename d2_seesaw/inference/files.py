@@ -5,7 +5,6 @@ Detections are written as JSON in the COCO results format, which is also the for
 
 import json
 import logging
-import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -35,16 +34,13 @@ from d2_seesaw.inference.sources import (
     VideoFrames,
     read_picture,
 )
-from d2_seesaw.inference.thresholds import ScoreThresholds
+from d2_seesaw.inference.thresholds import ScoreCounts, ScoreThresholds
 from d2_seesaw.utils.files import atomic_write, write_text
 from d2_seesaw.utils.progress import Progress
 
 RESULTS = "results.json"
 IMAGES = "images.json"
 LABELS = "labels"
-
-_BINS = 1000
-_THRESHOLDS = (0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
 
 logger = logging.getLogger(__name__)
 
@@ -117,50 +113,6 @@ class ResultsWriter:
             self._separator = ",\n"
 
 
-class ScoreCounts:
-    """Numbers of detections by score, from which other thresholds follow.
-
-    Attributes:
-        highest: highest score; None without detections.
-    """
-
-    def __init__(self) -> None:
-        self.highest: float | None = None
-        self._counts = np.zeros(_BINS + 1, np.int64)
-
-    def add(self, scores: np.ndarray) -> None:
-        """Count the scores, in [0, 1], of an image."""
-        if len(scores):
-            self.highest = max(self.highest or 0.0, float(scores.max()))
-            # Scores are float32, in which a threshold such as 0.3 is a little larger.
-            bins = np.floor(scores.astype(np.float64) * _BINS + 1e-4).astype(int)
-            self._counts += np.bincount(bins.clip(0, _BINS), minlength=_BINS + 1)
-
-    def advice(self, threshold: float | str, kept: int = 0) -> str:
-        """Return how many detections pass, also at lower thresholds, and the highest score.
-
-        Args:
-            threshold: One threshold for all classes, or the rule that selected one of each class.
-            kept: For a rule, the number of detections that pass.
-        """
-        if self.highest is None:
-            return "The model found nothing, at any threshold"
-        above = self._counts[::-1].cumsum()[::-1]
-        if isinstance(threshold, str):
-            return (
-                f"Detections that reach the threshold of their class ({threshold}): {kept:,} of "
-                f"{above[0]:,}, the highest score is {self.highest:.3f}"
-            )
-        passed = int(above[math.ceil(threshold * _BINS - 1e-9)])
-        lower = [t for t in _THRESHOLDS if t < min(threshold, self.highest + 1 / _BINS)]
-        others = [f"{t:g} gives {above[round(t * _BINS)]:,}" for t in lower]
-        text = (
-            f"Detections with a score of at least {threshold:g}: {passed:,} of {above[0]:,}, the "
-            f"highest score is {self.highest:.3f}"
-        )
-        return f"{text}; --threshold {', '.join(others)}" if others else text
-
-
 class FilePredictions:
     """Prediction on files, with results and drawings in a folder.
 
@@ -226,12 +178,15 @@ class FilePredictions:
     def run(self, sources: Sequence[Source]) -> list[str]:
         """Predict on all files and return the error messages of those that were skipped.
 
-        A file is skipped if it cannot be read, is too large or takes more memory than there is.
+        A file is skipped if it cannot be read, is too large, takes more memory than there is, or if
+        predicting on it or drawing it fails. Frames of a video before a failure keep their results.
 
         Progress is a bar in a terminal and one log line per picture elsewhere.
 
         Raises:
             ValueError: see :meth:`check`; nothing is written then.
+            OSError: results cannot be written.
+            RuntimeError: the GPU failed, after which nothing runs on it.
         """
         self.check(sources)
         unreadable = []
@@ -244,11 +199,10 @@ class FilePredictions:
                 try:
                     found = self._video(source) if source.is_video else self._picture(source)
                     self._say(f"{number}/{len(sources)} {source.name}: {found}")
-                except (UnreadableError, MemoryError, RuntimeError) as error:
-                    if not (isinstance(error, UnreadableError) or is_out_of_memory(error)):
+                except Exception as error:  # model and drawing may raise anything
+                    if _concerns_all_files(error):
                         raise
-                    no_memory = f"{source.path} takes more memory than there is"
-                    reason = str(error) if isinstance(error, UnreadableError) else no_memory
+                    reason = _reason_to_skip(source, error)
                     unreadable.append(reason)
                     self._say(f"{number}/{len(sources)} skipped: {reason}", logging.WARNING)
                 self._progress.update()
@@ -296,28 +250,52 @@ class FilePredictions:
     ) -> tuple[np.ndarray | None, str]:
         """Write the results of an image (BGR); return its drawing (BGR) and a summary."""
         output = self.predictor.predict_all(image)
-        image_id = self._results.add_image(name, image.shape[:2], frame=frame)
-        draw: Any
+        # Drawing comes first, so that an image that cannot be drawn leaves no results.
         if self.predictor.is_semantic:
             found = output["sem_seg"].argmax(dim=0).numpy()
+            drawn = self._drawing(draw_label_map, image, found)
+            image_id = self._results.add_image(name, image.shape[:2], frame=frame)
             self._results.add_label_map(image_id, found)
             if self.draw:
                 depth = np.uint8 if len(self.predictor.class_names) <= 256 else np.uint16
                 _write_image(self.output / LABELS / label_name, found.astype(depth))
-            draw, text = draw_label_map, f"{len(np.unique(found))} classes"
-        else:
-            self.scores.add(output["instances"].scores.numpy())
-            passed = self.thresholds.select(output["instances"])
-            self.num_passed += len(passed)
-            found = best_instances(passed, max_detections=self.max_detections)
-            self._results.add_instances(image_id, found)
-            draw, text = draw_instances, f"{len(found)} objects"
+            return drawn, f"{len(np.unique(found))} classes"
+        passed = self.thresholds.select(output["instances"])
+        found = best_instances(passed, max_detections=self.max_detections)
+        drawn = self._drawing(draw_instances, image, found)
+        self.scores.add(output["instances"].scores.numpy())
+        self.num_passed += len(passed)
+        image_id = self._results.add_image(name, image.shape[:2], frame=frame)
+        self._results.add_instances(image_id, found)
+        return drawn, f"{len(found)} objects"
+
+    def _drawing(self, draw: Any, image: np.ndarray, found: Any) -> np.ndarray | None:
+        """Return the drawing (BGR) of what was found in an image (BGR); None without drawings."""
         if not self.draw:
-            return None, text
-        drawn = draw(
-            image[:, :, ::-1], found, self._metadata, enlargement(image.shape[:2], self.min_side)
-        )
-        return np.ascontiguousarray(drawn[:, :, ::-1]), text
+            return None
+        scale = enlargement(image.shape[:2], self.min_side)
+        drawn = draw(image[:, :, ::-1], found, self._metadata, scale)
+        return np.ascontiguousarray(drawn[:, :, ::-1])
+
+
+def _concerns_all_files(error: Exception) -> bool:
+    """Return whether an error would come again for the files after it.
+
+    Files that cannot be read are not among them: their errors are ``UnreadableError``.
+    """
+    if isinstance(error, OSError | ImportError):  # results cannot be written; no package
+        return True
+    lost = "CUDA error" in str(error) and not is_out_of_memory(error)
+    return isinstance(error, RuntimeError) and lost
+
+
+def _reason_to_skip(source: Source, error: Exception) -> str:
+    if isinstance(error, UnreadableError):
+        return str(error)
+    if is_out_of_memory(error):
+        return f"{source.path} takes more memory than there is"
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"{source.path} cannot be predicted on: {reason}"
 
 
 def _refuse_overwritten_label_maps(sources: Sequence[Source]) -> None:

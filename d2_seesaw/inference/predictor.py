@@ -24,6 +24,7 @@ from d2_seesaw.checkpoint import (
 )
 from d2_seesaw.checkpoint.safetensors_files import is_safetensors, read_safetensors
 from d2_seesaw.data import check_dataset_files, load_dataset
+from d2_seesaw.data.transforms import PixelKeepingAugmentations
 from d2_seesaw.engine import load_config
 from d2_seesaw.engine.boxes_only import leave_out_mask_head, masks_left_out
 from d2_seesaw.engine.launch import torch_device
@@ -66,7 +67,7 @@ class Predictor:
         if image_format not in ("BGR", "RGB"):
             raise ValueError(f"image_format must be 'BGR' or 'RGB', got {image_format!r}")
         self.model = model
-        self.augmentations = augmentations
+        self.augmentations = PixelKeepingAugmentations(augmentations)
         self.image_format = image_format
         self.class_names = list(metadata["class_names"])
         self.category_ids = list(metadata["category_ids"])

@@ -1,5 +1,7 @@
 """Score thresholds of a predictor: one for all classes, or those that an evaluation selected.
 
+The scores of all detections are counted, which says what other thresholds would give.
+
 Shapes in this module:
     C: classes
     N: detections
@@ -8,6 +10,7 @@ Shapes in this module:
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +27,9 @@ from d2_seesaw.evaluation.analysis.threshold_analysis import TaskThresholds
 from d2_seesaw.evaluation.analysis.threshold_file import read_thresholds
 from d2_seesaw.evaluation.analysis.thresholds import ALL, OWN
 from d2_seesaw.inference.tta import MultiViewInference
+
+_BINS = 1000
+_THRESHOLDS = (0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
 
 logger = logging.getLogger(__name__)
 
@@ -166,3 +172,47 @@ def _limits(model: Any) -> Iterator[tuple[Any, str]]:
     predictors = getattr(getattr(model, "roi_heads", None), "box_predictor", None)
     for predictor in predictors if isinstance(predictors, nn.ModuleList) else [predictors]:
         yield predictor, "test_score_thresh"
+
+
+class ScoreCounts:
+    """Numbers of detections by score, from which other thresholds follow.
+
+    Attributes:
+        highest: highest score; None without detections.
+    """
+
+    def __init__(self) -> None:
+        self.highest: float | None = None
+        self._counts = np.zeros(_BINS + 1, np.int64)
+
+    def add(self, scores: np.ndarray) -> None:
+        """Count the scores, in [0, 1], of an image."""
+        if len(scores):
+            self.highest = max(self.highest or 0.0, float(scores.max()))
+            # Scores are float32, in which a threshold such as 0.3 is a little larger.
+            bins = np.floor(scores.astype(np.float64) * _BINS + 1e-4).astype(int)
+            self._counts += np.bincount(bins.clip(0, _BINS), minlength=_BINS + 1)
+
+    def advice(self, threshold: float | str, kept: int = 0) -> str:
+        """Return how many detections pass, also at lower thresholds, and the highest score.
+
+        Args:
+            threshold: One threshold for all classes, or the rule that selected one of each class.
+            kept: For a rule, the number of detections that pass.
+        """
+        if self.highest is None:
+            return "The model found nothing, at any threshold"
+        above = self._counts[::-1].cumsum()[::-1]
+        if isinstance(threshold, str):
+            return (
+                f"Detections that reach the threshold of their class ({threshold}): {kept:,} of "
+                f"{above[0]:,}, the highest score is {self.highest:.3f}"
+            )
+        passed = int(above[math.ceil(threshold * _BINS - 1e-9)])
+        lower = [t for t in _THRESHOLDS if t < min(threshold, self.highest + 1 / _BINS)]
+        others = [f"{t:g} gives {above[round(t * _BINS)]:,}" for t in lower]
+        text = (
+            f"Detections with a score of at least {threshold:g}: {passed:,} of {above[0]:,}, the "
+            f"highest score is {self.highest:.3f}"
+        )
+        return f"{text}; --threshold {', '.join(others)}" if others else text

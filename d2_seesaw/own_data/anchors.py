@@ -109,7 +109,9 @@ def reach(boxes: Boxes, anchors: Anchors) -> Reach:
     )
 
 
-def fit_anchors(boxes: Boxes, default: Anchors, *, five_ratios: bool = True) -> Anchors:
+def fit_anchors(
+    boxes: Boxes, default: Anchors, *, five_ratios: bool = True, keep_ratios: bool = False
+) -> Anchors:
     """Return the anchors of some candidates that reach the boxes best.
 
     Candidates for the sizes are the default ones, geometric sequences from several smallest sizes,
@@ -122,16 +124,18 @@ def fit_anchors(boxes: Boxes, default: Anchors, *, five_ratios: bool = True) -> 
         default: anchors of the base config; their strides are kept.
         five_ratios: whether there may be five aspect ratios, where they are clearly better than
             the number of the default anchors.
+        keep_ratios: keep the aspect ratios of the default anchors, and fit the sizes alone.
     """
     kept = boxes.xywh[:, 2:].min(axis=1) >= _LEAST_SIDE
     if not kept.any():
         return default
     boxes = Boxes(boxes.xywh[kept], boxes.image_sizes[kept])
-    reached = [(reach(boxes, anchors), anchors) for anchors in _candidates(boxes, default)]
+    candidates = _candidates(boxes, default, keep_ratios=keep_ratios)
+    reached = [(reach(boxes, anchors), anchors) for anchors in candidates]
     least = reached[0][0].at_50 - _MOST_LOST
     scored = [(found.score, anchors) for found, anchors in reached if found.at_50 >= least]
     score, best = max(scored, key=lambda pair: pair[0])
-    if five_ratios and len(boxes.xywh) >= _FEWEST_BOXES_OF_FIVE:
+    if five_ratios and not keep_ratios and len(boxes.xywh) >= _FEWEST_BOXES_OF_FIVE:
         five = replace(best, aspect_ratios=_ratios(boxes, 5))
         score_of_five = reach(boxes, five).score
         if score_of_five > score + _LEAST_GAIN:
@@ -139,7 +143,7 @@ def fit_anchors(boxes: Boxes, default: Anchors, *, five_ratios: bool = True) -> 
     return best if score > scored[0][0] + _LEAST_GAIN else default
 
 
-def _candidates(boxes: Boxes, default: Anchors) -> Iterator[Anchors]:
+def _candidates(boxes: Boxes, default: Anchors, *, keep_ratios: bool) -> Iterator[Anchors]:
     """Yield the default anchors first."""
     L = len(default.strides)
     logs = np.log2(np.sqrt(boxes.xywh[:, 2] * boxes.xywh[:, 3]))
@@ -148,8 +152,11 @@ def _candidates(boxes: Boxes, default: Anchors) -> Iterator[Anchors]:
     quantiles = 2 ** np.quantile(logs, (np.arange(L) + 0.5) / L)
     of_boxes = [quantiles, 2 ** k_means(logs, L), *sequences]
     every_size = [default.sizes, *([round(float(s), 1) for s in sizes] for sizes in of_boxes)]
+    every_ratio = [default.aspect_ratios]
+    if not keep_ratios:
+        every_ratio.append(_ratios(boxes, len(default.aspect_ratios)))
     for sizes in every_size:
-        for ratios in (default.aspect_ratios, _ratios(boxes, len(default.aspect_ratios))):
+        for ratios in every_ratio:
             yield Anchors(sizes, ratios, default.strides)
 
 

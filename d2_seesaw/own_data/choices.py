@@ -6,12 +6,12 @@ config of a :class:`Recipe`. Nothing is read or built here.
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from d2_seesaw.own_data.anchors import Boxes, fit_anchors, reach
+from d2_seesaw.own_data.anchors import Anchors, Boxes, fit_anchors, reach
 from d2_seesaw.own_data.heads import (
     SEESAW,
     choose_detections,
@@ -21,13 +21,8 @@ from d2_seesaw.own_data.heads import (
 )
 from d2_seesaw.own_data.measure import DatasetMeasures
 from d2_seesaw.own_data.recipes import ONE_GPU, Choice, Recipe
+from d2_seesaw.own_data.resizing import AUGMENTATIONS, Resize, choose_resize
 
-EDGE_STEP = 16
-SMALL_OBJECT = 16.0  # pixels: four positions of the finest feature map
-LEAST_VISIBLE = 8.0  # pixels: two positions
-_SMALL_QUANTILE = 0.1
-_LARGEST_ENLARGEMENT = 2.0
-_VIEWS = (0.75, 1, 1.25)  # of test-time augmentation, relative to the size of plain testing
 _MOST_REPEATED = 1.5  # mean repeat factor
 _BOXES_SAMPLED = 20_000
 _TIME_OF_EVALUATIONS = 0.1  # of the time of training
@@ -42,69 +37,6 @@ MODEL_ZOO: dict[str, Any] = {
 }
 """Input and strides of the R-50 and R-101 in Detectron2's model zoo."""
 
-AUGMENTATIONS = "dataloader.train.mapper.augmentations"
-TEST_RESIZE = "dataloader.test.mapper.augmentations[0]"
-
-
-@dataclass(frozen=True)
-class Resize:
-    """Sizes of resized images, as those of Detectron2's ``ResizeShortestEdge``.
-
-    Attributes:
-        edge: short edge in tests and the greatest one in training, in pixels.
-        limit: greatest long edge.
-    """
-
-    edge: int
-    limit: int
-
-    def scales(self, image_sizes: np.ndarray) -> np.ndarray:
-        """Return ``(N,)`` factors for images with ``(N, 2)`` widths and heights."""
-        by_edge = self.edge / image_sizes.min(axis=1)
-        return np.minimum(by_edge, self.limit / image_sizes.max(axis=1))
-
-    def pixels(self, image_sizes: np.ndarray) -> float:
-        """Return the mean number of pixels of the resized images."""
-        return float((image_sizes.prod(axis=1) * self.scales(image_sizes) ** 2).mean())
-
-
-def choose_resize(data: DatasetMeasures, recipe: Recipe) -> tuple[Resize, Choice]:
-    """Choose the short edge so that all but the smallest tenth of the objects stay visible."""
-    low, high = recipe.edges
-    short = float(np.median(data.image_sizes.min(axis=1)))
-    small = float(np.quantile(data.relative_sides, _SMALL_QUANTILE))
-    wanted = SMALL_OBJECT / small
-    edge = float(np.clip(wanted, low, high))
-    why = ""
-    if edge >= short:  # the images are small: enlarge them for small objects only
-        edge = float(np.clip(wanted, short, min(edge, _LARGEST_ENLARGEMENT * short)))
-        why = f"; the images have one of {short:.0f}"
-    elif wanted > high:
-        why = f"; more than {high} would exceed the memory or time of a {recipe.device}"
-    elif wanted < low:
-        why = f"; {low} is the least for this base config"
-    edge = max(EDGE_STEP, round(edge / EDGE_STEP) * EDGE_STEP)
-    aspect = float(np.quantile(data.image_sizes.max(axis=1) / data.image_sizes.min(axis=1), 0.95))
-    limit = math.ceil(edge * float(np.clip(aspect, 5 / 3, 2.5)) / EDGE_STEP) * EDGE_STEP
-    resize = Resize(edge, limit)
-    sides = data.sides * resize.scales(data.image_sizes)[data.image]
-    visible, before = ((s >= LEAST_VISIBLE).mean() for s in (sides, data.sides))
-    edges = sorted({max(EDGE_STEP, round(f * edge / EDGE_STEP) * EDGE_STEP) for f in (0.8, 0.9, 1)})
-    reason = (
-        f"a tenth of the objects is smaller than {100 * small:.1f} % of the short edge, and needs "
-        f"one of {wanted:.0f} for {SMALL_OBJECT:.0f} pixels{why}; as resized, "
-        f"{100 * visible:.0f} % of the objects have {LEAST_VISIBLE:.0f} pixels or more, "
-        f"{100 * before:.0f} % in the original images"
-    )
-    settings: dict[str, Any] = {
-        f"{AUGMENTATIONS}[0].short_edge_length": edges,
-        f"{AUGMENTATIONS}[0].max_size": limit,
-        f"{TEST_RESIZE}.short_edge_length": edge,
-        f"{TEST_RESIZE}.max_size": limit,
-        "tta.scales": [[round(f * edge), round(f * limit)] for f in _VIEWS],
-    }
-    return resize, Choice("resize", f"short edge {edge}, long edge up to {limit}", reason, settings)
-
 
 def choose_flip(data: DatasetMeasures) -> Choice | None:
     """Leave out flips if categories differ by left and right only."""
@@ -117,26 +49,56 @@ def choose_flip(data: DatasetMeasures) -> Choice | None:
 
 
 def choose_anchors(data: DatasetMeasures, recipe: Recipe, resize: Resize) -> Choice:
-    """Fit the anchors to the resized boxes and compare them with the default ones."""
+    """Fit the anchors to the resized boxes and compare them with the default ones.
+
+    Those of a detector to start from keep their number, and their ratios where they are known: its
+    RPN was trained with them.
+    """
     boxes = resized_boxes(data, resize)
-    fitted = fit_anchors(boxes, recipe.anchors, five_ratios=not recipe.starts_from_detector)
-    default, best = reach(boxes, recipe.anchors), reach(boxes, fitted)
+    default, keep_ratios, origin = _default_anchors(recipe)
+    five = not recipe.starts_from_detector
+    fitted = fit_anchors(boxes, default, five_ratios=five, keep_ratios=keep_ratios)
+    before, best = reach(boxes, default), reach(boxes, fitted)
     sizes = ", ".join(f"{size:g}" for size in fitted.sizes)
     ratios = ", ".join(f"{ratio:g}" for ratio in fitted.aspect_ratios)
     value = f"sizes {sizes} pixels; height / width {ratios}"
-    if fitted == recipe.anchors:
-        return Choice(
-            "anchors", value, f"of the resized boxes the default anchors overlap {default}", {}
-        )
+    if fitted == default:
+        reason = f"of the resized boxes the default anchors overlap {before}"
+    else:
+        reason = f"of the resized boxes they overlap {best}; the default anchors {before}"
     generator = "model.proposal_generator.anchor_generator"
-    settings: dict[str, Any] = {
-        f"{generator}.sizes": [[size] for size in fitted.sizes],
-        f"{generator}.aspect_ratios": list(fitted.aspect_ratios),
-    }
+    settings: dict[str, Any] = {}
+    if fitted != recipe.anchors:
+        settings[f"{generator}.sizes"] = [[size] for size in fitted.sizes]
+        settings[f"{generator}.aspect_ratios"] = list(fitted.aspect_ratios)
     if len(fitted.aspect_ratios) != len(recipe.anchors.aspect_ratios):
         settings["model.proposal_generator.head.num_anchors"] = len(fitted.aspect_ratios)
-    reason = f"of the resized boxes they overlap {best}; the default anchors {default}"
-    return Choice("anchors", value, reason, settings)
+    return Choice("anchors", value, reason + origin, settings)
+
+
+def _default_anchors(recipe: Recipe) -> tuple[Anchors, bool, str]:
+    """Return the default anchors, whether their ratios must be kept, and where they are from."""
+    own, start = recipe.anchors, recipe.start
+    number = len(own.aspect_ratios)
+    if not recipe.starts_from_detector:
+        return own, False, ""
+    if start is None or start.anchors is None:
+        unknown = (
+            f"; {recipe.weights} does not show here how many its RPN has, so it keeps {number}"
+        )
+        return own, False, unknown
+    if start.aspect_ratios is not None:
+        sizes = start.sizes if start.sizes and len(start.sizes) == len(own.sizes) else own.sizes
+        origin = "; the ratios are those of the detector that training starts from"
+        return Anchors(list(sizes), list(start.aspect_ratios), own.strides), True, origin
+    origin = (
+        f"; the RPN of the detector that training starts from has {start.anchors} of each size, "
+        "and no config.yaml beside it names their ratios"
+    )
+    if start.anchors != number:
+        ratios = [round(float(r), 2) for r in 2 ** np.linspace(-1, 1, start.anchors)]
+        own = replace(own, aspect_ratios=ratios if start.anchors > 1 else [1.0])
+    return own, False, origin
 
 
 def resized_boxes(data: DatasetMeasures, resize: Resize) -> Boxes:
@@ -161,7 +123,20 @@ def choose_sampling(data: DatasetMeasures) -> tuple[float, Choice]:
             reason = f"the epoch is {least.mean_factor:.2f} times as long even at this threshold"
             value = {key: least.threshold}
             return least.mean_factor, Choice("repeats", f"{least.threshold:g}", reason, value)
-        reason = "no category is in so few images that a threshold up to 0.1 would repeat it"
+        repeating = [e for e in data.thresholds if e.mean_factor > 1]
+        if repeating:  # the lower ones have no effect
+            first = repeating[0]
+            reason = (
+                f"threshold {first.threshold:g} would repeat {first.repeated_images:,} of "
+                f"{first.images:,} images, and make an epoch {first.mean_factor:.2f} times as "
+                f"long, which is more than {_MOST_REPEATED:g}; lower ones repeat none"
+            )
+        else:
+            highest = data.thresholds[-1].threshold
+            reason = (
+                "no category is in so few images that a threshold up to "
+                f"{highest:g} would repeat it"
+            )
         return 1.0, Choice("repeats", "no image is repeated", reason, {key: least.threshold})
     best = useful[-1]
     reason = (

@@ -131,13 +131,19 @@ def _safe(text: str) -> str:
 
 
 def _assignments(choice: Choice) -> str:
-    sentence = choice.reason[0].upper() + choice.reason[1:]
+    sentences = [_sentence(choice.reason)]
+    if choice.warning:
+        sentences.append(f"Warning: {choice.warning}.")
     comments = [
         textwrap.fill(_safe(text), _WIDTH, initial_indent="# ", subsequent_indent="# ")
-        for text in (f"{choice.subject}: {choice.value}", f"{sentence}.")
+        for text in (f"{choice.subject}: {choice.value}", *sentences)
     ]
     lines = [f"{key} = {_literal(value)}" for key, value in choice.settings.items()]
     return "\n".join([*comments, *lines, *choice.code.splitlines()]) + "\n"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _literal(value: Any) -> str:
@@ -152,7 +158,6 @@ def choices_text(choices: Sequence[Choice]) -> str:
     for choice in choices:
         lines.append(f"  {choice.subject:<{width}}  {choice.value}")
         indent = " " * (width + 4)
-        lines += textwrap.wrap(
-            choice.reason, _WIDTH, initial_indent=indent, subsequent_indent=indent
-        )
+        for text in (choice.reason, choice.warning and f"warning: {choice.warning}"):
+            lines += textwrap.wrap(text, _WIDTH, initial_indent=indent, subsequent_indent=indent)
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """The choice of losses, outputs and limits of the heads from what the data say, with its reason."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,19 +67,44 @@ def choose_outputs(data: DatasetMeasures, recipe: Recipe) -> Choice:
     counts = data.objects_per_category
     median = float(np.median(counts[counts > 0]))
     found = f"half of the categories have at most {median:,.0f} objects"
-    subject, each = "outputs", "boxes and masks for each class"
-    if len(data.names) == 1:
-        return Choice(subject, each, "there is one", {})
+    parts = ("boxes", "masks") if data.has_masks else ("boxes",)
     if recipe.starts_from_detector:
-        return Choice(subject, each, "those of the detector that training starts from", {})
+        return _outputs_of_start(recipe, parts)
+    if len(data.names) == 1:
+        return _outputs({}, parts, "there is one")
     if not recipe.is_cpu or median >= _FEW_OBJECTS:
-        return Choice(subject, each, f"as in the base config; {found}", {})
-    settings: dict[str, Any] = {"model.roi_heads.box_predictor.cls_agnostic_bbox_reg": True}
-    if data.has_masks:
-        settings["model.roi_heads.mask_head.num_classes"] = 1
-    what = "boxes and masks" if data.has_masks else "boxes"
+        return _outputs({}, parts, f"as in the base config; {found}")
     reason = f"{found}, too few to learn them for each class in the time of a CPU"
-    return Choice(subject, f"the same {what} for all classes", reason, settings)
+    return _outputs(dict.fromkeys(parts, True), parts, reason)
+
+
+def _outputs_of_start(recipe: Recipe, parts: Sequence[str]) -> Choice:
+    """Keep the outputs that the checkpoint of a detector shows."""
+    start = recipe.start
+    known = {} if start is None else {"boxes": start.shares_boxes, "masks": start.shares_masks}
+    unknown = [part for part in parts if known.get(part) is None]
+    reasons = []
+    if len(unknown) < len(parts):
+        reasons.append("as the checkpoint of the detector that training starts from has them")
+    if unknown:
+        where = "cannot be read here" if start is None else "has none that are known"
+        reasons.append(f"{' and '.join(unknown)} as in the base config: {recipe.weights} {where}")
+    return _outputs({part: bool(known.get(part)) for part in parts}, parts, "; ".join(reasons))
+
+
+def _outputs(shared: Mapping[str, bool], parts: Sequence[str], reason: str) -> Choice:
+    """Return the choice for the parts of which each is the same for all classes, or is not."""
+    settings: dict[str, Any] = {}
+    if shared.get("boxes"):
+        settings["model.roi_heads.box_predictor.cls_agnostic_bbox_reg"] = True
+    if shared.get("masks"):
+        settings["model.roi_heads.mask_head.num_classes"] = 1
+    same = " and ".join(part for part in parts if shared.get(part))
+    own = " and ".join(part for part in parts if not shared.get(part))
+    values = [f"the same {same} for all classes"] * bool(same) + [f"{own} for each class"] * bool(
+        own
+    )
+    return Choice("outputs", ", ".join(values), reason, settings)
 
 
 def choose_detections(data: DatasetMeasures, recipe: Recipe) -> Choice:

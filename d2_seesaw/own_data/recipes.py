@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig
 
 from d2_seesaw.own_data.anchors import Anchors
+from d2_seesaw.own_data.start import DetectorStart
 
 CPU, ONE_GPU, EIGHT_GPUS = "own_data/cpu", "own_data/one_gpu", "own_data/eight_gpus"
 
@@ -31,6 +32,7 @@ class Choice:
         reason: one sentence.
         settings: values by dotted key of the config; empty if the base config already has them.
         code: lines of Python that change the config's ``model`` beyond single values.
+        warning: what the choice cannot help, in one sentence; empty if there is nothing.
     """
 
     subject: str
@@ -38,6 +40,7 @@ class Choice:
     reason: str
     settings: dict[str, Any]
     code: str = ""
+    warning: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Recipe:
         anchors: default anchors.
         rois: least and greatest number of RoIs of an image in training.
         steps: least and greatest number of steps; no limit if None.
+        start: the detector of ``weights``; None if there is none, or it cannot be read here.
     """
 
     config: str
@@ -69,6 +73,7 @@ class Recipe:
     anchors: Anchors
     rois: tuple[int, int]
     steps: tuple[int, int | None]
+    start: DetectorStart | None = None
 
     @property
     def is_cpu(self) -> bool:
@@ -77,7 +82,7 @@ class Recipe:
 
     @property
     def starts_from_detector(self) -> bool:
-        """Whether the weights are those of a whole detector, whose RPN has three ratios."""
+        """Whether the weights are those of a whole detector."""
         return bool(self.weights) and not self.weights.startswith("torchvision://")
 
 

@@ -6,13 +6,15 @@ import logging
 import numpy as np
 import pytest
 from detectron2.data import DatasetMapper
+from detectron2.data import transforms as T
 from PIL import Image
 
-from d2_seesaw.data import RandomSampling, build_train_loader
+from d2_seesaw.data import InstanceDatasetMapper, RandomSampling, build_train_loader
 from d2_seesaw.data.bad_images import (
     BadImageError,
     BadImages,
     MappedDataset,
+    NamingMapper,
     check_files_exist,
 )
 from tests.support.ranks import run_on_ranks
@@ -186,3 +188,20 @@ def test_ranks_count_a_bad_image_of_both_once_and_agree():
     assert run_on_ranks(_on_two_ranks, 3, world_size=2) == [expected, expected]
     with pytest.raises(Exception, match=r"3 images .*, train\.max_bad_images is 2"):
         run_on_ranks(_on_two_ranks, 2, world_size=2)
+
+
+@pytest.mark.parametrize("kind", [DatasetMapper, InstanceDatasetMapper])
+def test_an_elongated_image_is_no_bad_image_in_training_and_evaluation(tmp_path, kind):
+    write(tmp_path / "thin.png", size=(1, 1000))
+    record = {"file_name": str(tmp_path / "thin.png"), "image_id": 9, "height": 1000, "width": 1}
+    record["annotations"] = [{"bbox": [0, 100, 1, 500], "bbox_mode": 1, "category_id": 0}]
+    resize = T.ResizeShortestEdge([96], 160, "choice")
+    trained, evaluated = (
+        kind(is_train=train, augmentations=[resize], image_format="BGR") for train in (True, False)
+    )
+    sample = MappedDataset([record], trained)[0, 0]
+    assert "_bad_images" not in sample
+    assert sample["image"].shape == (3, 160, 1)
+    assert sample["instances"].gt_boxes.tensor.tolist() == [[0, 16, 1, 96]]
+    assert NamingMapper(evaluated)(record)["image"].shape == (3, 160, 1)
+    assert isinstance(evaluated.augmentations.augs[0], T.ResizeShortestEdge)  # not changed

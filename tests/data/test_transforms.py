@@ -12,6 +12,7 @@ from d2_seesaw.data import (
     OpenCVResizeTransform,
     PillowColorJitter,
 )
+from d2_seesaw.data.transforms import PixelKeepingAugmentations, shortest_edge_size
 
 
 @pytest.mark.parametrize("new_size", [(75, 100), (20, 31), (50, 60)])
@@ -148,3 +149,43 @@ def test_color_jitter_equals_pillows_three_enhancements(monkeypatch):
     np.testing.assert_array_equal(np.stack(drawn[0]), [[0.5, 0.75, 0], [1.5, 1.25, 2.5]])
     labels = np.arange(600, dtype=np.uint8).reshape(20, 30)
     np.testing.assert_array_equal(transform.apply_segmentation(labels), labels)
+
+
+THIN = [(1000, 1), (1, 1000), (3, 2000)]
+RESIZES = {
+    "shortest edge": T.ResizeShortestEdge(96, 160),
+    "scale": T.ResizeScale(0.1, 0.1, 100, 100),
+    "opencv": OpenCVResizeShortestEdge(96, 160),
+    "at random": T.RandomApply(T.ResizeShortestEdge(96, 160), 1.0),
+    "list": T.AugmentationList([T.ResizeShortestEdge(96, 160)]),
+}
+
+
+@pytest.mark.parametrize("size", THIN)
+@pytest.mark.parametrize("resize", RESIZES)
+def test_the_sides_of_elongated_images_keep_a_pixel(resize, size):
+    image = np.full((*size, 3), 7, np.uint8)
+    data = T.AugInput(image, sem_seg=np.ones(size, np.uint8))
+    transforms = PixelKeepingAugmentations([RESIZES[resize]])(data)
+    assert min(data.image.shape[:2]) == 1
+    assert (data.image == 7).all()
+    assert data.sem_seg.shape == data.image.shape[:2] == transforms.apply_image(image).shape[:2]
+    corner = transforms.apply_coords(np.array([[float(size[1]), float(size[0])]]))
+    np.testing.assert_allclose(corner[0], data.image.shape[1::-1])
+
+
+def test_other_images_and_draws_are_as_without_the_rule():
+    rng = np.random.default_rng(0)
+    plain = T.AugmentationList([T.ResizeShortestEdge([20, 90], 160), T.RandomFlip()])
+    kept = PixelKeepingAugmentations(plain)
+    for size in rng.integers(10, 300, (40, 2)).tolist():
+        inputs = [T.AugInput(rng.integers(0, 256, (*size, 3), np.uint8))]
+        inputs.append(T.AugInput(inputs[0].image))
+        for augmentations, data in zip((plain, kept), inputs, strict=True):
+            np.random.seed(sum(size))
+            augmentations(data)
+        assert np.array_equal(inputs[0].image, inputs[1].image)
+        expected = ResizeShortestEdge.get_output_shape(*size, 90, 160)
+        assert shortest_edge_size(*size, 90, 160) == expected
+    assert shortest_edge_size(1000, 1, 96, 160) == (160, 1)
+    assert shortest_edge_size(2, 1000, 96, 160) == (1, 160)

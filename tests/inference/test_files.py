@@ -11,9 +11,9 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 from torch import nn
 
-from d2_seesaw.inference import FilePredictions, Predictor, find_sources
-from d2_seesaw.inference.files import ScoreCounts
+from d2_seesaw.inference import FilePredictions, Predictor, files, find_sources
 from d2_seesaw.inference.sources import VideoFrames
+from d2_seesaw.inference.thresholds import ScoreCounts
 
 SIZE = (40, 60)
 METADATA = {"class_names": ["dark", "bright"], "category_ids": [4, 9]}
@@ -272,3 +272,57 @@ def test_counts_of_scores_say_what_other_thresholds_give():
     assert "at least 0.3: 2 of 4" in counts.advice(0.3)
     counts.add(np.array([1.0], np.float32))
     assert "at least 1: 1 of 5, the highest score is 1.000" in counts.advice(1.0)
+
+
+def fail_for(made, image, error):
+    """Make a predictor fail on one of the images."""
+    predict = made.predict_all
+
+    def failing(given):
+        if np.array_equal(given, image[:, :, ::-1]):
+            raise error
+        return predict(given)
+
+    made.predict_all = failing
+    return made
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("height and\nwidth must be > 0"), RuntimeError("x"), AssertionError()]
+)
+def test_a_picture_that_the_model_fails_on_is_skipped_with_a_line(folder, tmp_path, error):
+    made = fail_for(predictor(), red_box(5), error)
+    unreadable, images, results = run(folder, tmp_path / "out", made)
+    assert [line for line in unreadable if "bad.jpg" not in line] == [
+        f"{folder}/a.png cannot be predicted on: {type(error).__name__}: "
+        f"{' '.join(str(error).split())}".rstrip()
+    ]
+    assert [image["file_name"] for image in images] == ["clip.avi"] * 3 + ["sub/b.png"]
+    assert {result["image_id"] for result in results} == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError("no space"), RuntimeError("CUDA error: device-side assert"), ImportError("no x")],
+)
+def test_errors_that_would_come_for_all_files_end_the_prediction(folder, tmp_path, error):
+    made = fail_for(predictor(), red_box(5), error)
+    with pytest.raises(type(error), match=str(error)):
+        run(folder, tmp_path / "out", made)
+
+
+def test_a_picture_that_cannot_be_drawn_has_no_results(folder, tmp_path, monkeypatch):
+    draw = files.draw_instances
+
+    def failing(image, *rest):
+        if np.array_equal(image, red_box(5)):
+            raise ValueError("cannot draw")
+        return draw(image, *rest)
+
+    monkeypatch.setattr(files, "draw_instances", failing)
+    made = FilePredictions(predictor(), tmp_path / "out")
+    (line,) = made.run(find_sources([folder / "a.png", folder / "sub"], tmp_path / "out"))
+    assert line.endswith("a.png cannot be predicted on: ValueError: cannot draw")
+    images = json.loads((tmp_path / "out/images.json").read_text())["images"]
+    assert [image["file_name"] for image in images] == ["b.png"]
+    assert made.num_passed == 2

@@ -67,6 +67,18 @@ def test_predictions_equal_those_of_the_model_with_the_test_mapper(
     assert_same_instances(predictor(image)["instances"], expected["instances"])
 
 
+def test_an_elongated_image_keeps_a_pixel_and_has_results_in_its_own_size(model):
+    predictor = Predictor(
+        model.eval(),
+        augmentations=T.AugmentationList([T.ResizeShortestEdge(96, 160)]),
+        image_format="BGR",
+        metadata={"class_names": [], "category_ids": []},
+    )
+    thin = np.zeros((1000, 1, 3), np.uint8)
+    assert predictor.inputs(thin)["image"].shape == (3, 160, 1)
+    assert predictor(thin)["instances"].image_size == (1000, 1)
+
+
 def test_the_augmentations_of_the_config_resize_the_picture_not_the_results(
     checkpoint, model, image
 ):

@@ -1,6 +1,7 @@
 """Choices for own data: closed forms, bounds, and the direction in which each one moves."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,16 +15,15 @@ from d2_seesaw.data.check.overview import ThresholdEffect
 from d2_seesaw.engine import load_config, load_part
 from d2_seesaw.own_data.anchors import Anchors, Boxes, best_overlaps, fit_anchors, k_means, reach
 from d2_seesaw.own_data.choices import (
-    Resize,
     choose,
     choose_batch,
     choose_evaluation,
     choose_flip,
     choose_length,
     choose_rate,
-    choose_resize,
     choose_sampling,
 )
+from d2_seesaw.own_data.config_file import OwnData, choices_text, config_text
 from d2_seesaw.own_data.heads import (
     LOSSES,
     SEESAW,
@@ -33,7 +33,9 @@ from d2_seesaw.own_data.heads import (
 )
 from d2_seesaw.own_data.measure import DatasetMeasures
 from d2_seesaw.own_data.recipes import Recipe
+from d2_seesaw.own_data.resizing import Resize, choose_resize
 
+FILES = OwnData(Path("train.json"), Path("val.json"), Path("images"))
 STRIDES = [4, 8, 16, 32, 64]
 DEFAULT = Anchors([16, 32, 64, 96, 128], [0.5, 1.0, 2.0], STRIDES)
 CPU = Recipe(
@@ -195,6 +197,53 @@ def test_tiny_images_are_enlarged_for_small_objects_only():
     assert choose_resize(measures((64, 64), 6.0), CPU)[0].edge == 128  # twice, not three times
 
 
+def mixed(small_images, large_images, side, per_large):
+    """Return images of 100 x 100 with an object of 60, and of 1000 x 800 with small objects."""
+    sizes = [(100.0, 100.0)] * small_images + [(1000.0, 800.0)] * large_images
+    sides = [60.0] * small_images + [float(side)] * large_images * per_large
+    image = [*range(small_images), *np.repeat(range(small_images, len(sizes)), per_large).tolist()]
+    return measures(
+        images=len(sides),
+        per_image=1,
+        image_sizes=np.array(sizes),
+        boxes=np.array([[5.0, 5.0, s, s] for s in sides]),
+        image=np.array(image),
+    )
+
+
+def test_the_limit_of_enlargement_is_that_of_the_images_that_the_objects_are_in():
+    # More images of 100 x 100, but nearly all objects are in photos: 16 / 20 * 800 = 640.
+    for data in (mixed(12, 10, 20, 15), mixed(300, 10, 20, 15)):
+        resize, choice = choose_resize(data, GPUS)
+        assert resize.edge == 640
+        assert "enlarged" not in choice.reason
+        assert "100 % of the objects have 8 pixels or more" in choice.reason
+        assert not choice.warning
+    resize, choice = choose_resize(mixed(12, 10, 20, 15), CPU)
+    assert resize.edge == 512
+    assert "more than 512 would exceed" in choice.reason
+    # Less than a tenth of the objects are in photos: the images of 100 x 100 stay as they are.
+    resize, choice = choose_resize(mixed(1000, 10, 20, 5), CPU)
+    assert resize.edge == 96
+    assert "half of the objects are in images of at most 100" in choice.reason
+    # Small images of tiny objects: twice 100.
+    tiny = choose_resize(measures((100, 100), 4.0), CPU)
+    assert tiny[0].edge == 192
+    assert "needs one of 400 for 16 pixels; 200 where images are enlarged" in tiny[1].reason
+
+
+def test_a_resize_that_leaves_many_objects_too_small_is_a_warning():
+    (choice,) = [c for c in choose(measures((4000, 3000), 30.0), CPU, 10) if c.subject == "resize"]
+    assert choice.warning.startswith("100 % of the objects have less than 8 pixels as resized")
+    assert "config for a GPU" in choice.warning
+    assert f"warning: {choice.warning[:20]}" in choices_text([choice])
+    written = config_text("out", FILES, "own_data/cpu", [choice])
+    assert f"# Warning: {choice.warning[:20]}" in written
+    assert "GPU" not in choose_resize(measures((4000, 3000), 20.0), GPUS)[1].warning
+    side = np.where(np.arange(200) < 18, 4.0, 60.0)  # 9 % are too small
+    assert not choose_resize(measures((640, 480), side), CPU)[1].warning
+
+
 def effects(*means):
     thresholds = (0.001, 0.003, 0.01, 0.03, 0.1)
     return [
@@ -209,12 +258,24 @@ def effects(*means):
         ((1, 1, 1.1, 1.3, 1.7), 0.03, 1.3),
         ((1, 1.05, 1.2, 1.4, 1.5), 0.1, 1.5),
         ((1.8, 2, 3, 4, 5), 0.001, 1.8),
+        ((1, 1, 1, 1, 1.58), 0.001, 1),
     ],
 )
 def test_the_threshold_lengthens_an_epoch_by_half_at_most(means, threshold, mean):
     repeats, choice = choose_sampling(measures(thresholds=effects(*means)))
     assert repeats == mean
     assert choice.settings == {"dataloader.train.sampling.threshold": threshold}
+
+
+def test_the_reason_for_no_repeats_is_true():
+    def reason(*means):
+        return choose_sampling(measures(thresholds=effects(*means)))[1].reason
+
+    assert "no category is in so few images that a threshold up to 0.1" in reason(1, 1, 1, 1, 1)
+    # 25 categories, each in 3 of 75 images: sqrt(0.1 / 0.04) = 1.58.
+    found = reason(1, 1, 1, 1, 1.5811)
+    assert "threshold 0.1 would repeat 10 of 100 images" in found
+    assert "1.58 times as long, which is more than 1.5; lower ones repeat none" in found
 
 
 def test_the_learning_rate_is_proportional_to_the_batch():
@@ -259,7 +320,6 @@ def test_the_length_has_the_closed_form_of_its_reason():
         (2000, {}, CPU, ()),  # 1,000 objects of each category
         (1999, {}, CPU, ("boxes", "masks")),
         (100, {}, GPUS, ()),
-        (100, {}, replace(CPU, weights="model.pth"), ()),
         (100, {"classes": 1}, CPU, ()),
     ],
 )

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -17,6 +18,7 @@ from d2_seesaw.checkpoint.torchvision_weights import PREFIX, download_weights, f
 from d2_seesaw.cli import say
 from d2_seesaw.cli.train.own_data_check import checked_data
 from d2_seesaw.cli.train.reading import find_evaluated, read_config
+from d2_seesaw.cli.train.start import read_start
 from d2_seesaw.cli.train.training import check_checkpoint_file
 from d2_seesaw.data.annotations.reader import read_annotations
 from d2_seesaw.engine import load_config, load_part
@@ -290,6 +292,8 @@ def _chosen(args: argparse.Namespace, folder: Path, base: str, machine: Choice) 
     measures = measure(read_annotations(data.train_file, for_training=True))
     evaluated = read_annotations(data.val_file)
     recipe = recipe_of(base, cfg, args.num_gpus)
+    if recipe.starts_from_detector:
+        recipe = replace(recipe, start=read_start(recipe.weights))
     chosen = choose(
         measures,
         recipe,

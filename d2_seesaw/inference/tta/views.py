@@ -15,10 +15,12 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from detectron2.data.detection_utils import read_image
-from detectron2.data.transforms import ResizeShortestEdge, ResizeTransform
+from detectron2.data.transforms import ResizeTransform
 from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.structures import Boxes
 from torch import Tensor
+
+from d2_seesaw.data.transforms import shortest_edge_size
 
 Size = tuple[int, int]
 """Height and width."""
@@ -110,7 +112,7 @@ def views_of(
     """Return a view of the image for each scale and, with ``flip``, also its mirror image.
 
     The short edge gets its length unless the long edge would exceed its limit, as in
-    ``ResizeShortestEdge``.
+    ``ResizeShortestEdge``, but each edge has at least one pixel.
 
     Args:
         original: Size of the original image.
@@ -118,7 +120,7 @@ def views_of(
         scales: Pairs of a short edge and the limit of the long edge.
         flip: Whether to add mirrored views.
     """
-    sizes = [ResizeShortestEdge.get_output_shape(*original, *scale) for scale in scales]
+    sizes = [shortest_edge_size(*original, *scale) for scale in scales]
     mirrored = (False, True) if flip else (False,)
     kinds = enumerate((size, m) for size in sizes for m in mirrored)
     return [View(number, size, frame, m) for number, (size, m) in kinds]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import instantiate
+from detectron2.config import LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from omegaconf import OmegaConf
 
-from d2_seesaw.checkpoint import torchvision_weights
+from d2_seesaw.checkpoint import save_weights, torchvision_weights
 from d2_seesaw.cli import train
 from d2_seesaw.cli.train import argument_parser, own_data, read_config
 from d2_seesaw.cli.train.own_data import choose_own_data
@@ -317,6 +317,29 @@ def test_choose_only_keeps_the_start_and_the_overrides(chosen, written, tmp_path
     assert load_config(str(written)).train.init_checkpoint == str(weights)
     command = f"train --config-file {written} --num-gpus 1 {start} train.seed=3\n"
     assert capsys.readouterr().out.endswith(command)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_detector_of_own_data_starts_another_training(chosen, written, tmp_path, shared):
+    cfg = load_config(chosen().config_file)
+    cfg.model.proposal_generator.anchor_generator.aspect_ratios = [0.1, 0.3, 1, 3, 10]
+    cfg.model.proposal_generator.head.num_anchors = 5
+    cfg.model.roi_heads.box_predictor.cls_agnostic_bbox_reg = shared
+    cfg.model.roi_heads.mask_head.num_classes = 1 if shared else 3
+    (tmp_path / "first").mkdir()
+    trained = build_model(cfg)
+    zeros = {k: torch.zeros(v.shape, dtype=v.dtype) for k, v in trained.state_dict().items()}
+    save_weights(str(tmp_path / "first/model.pth"), zeros, {})
+    LazyConfig.save(cfg, str(tmp_path / "first/config.yaml"))
+    args = chosen("--restart", f"train.init_checkpoint={tmp_path}/first/model.pth")
+    started = build_model(load_config(args.config_file))
+    shapes, expected = (
+        {name: tuple(value.shape) for name, value in model.state_dict().items()}
+        for model in (started, trained)
+    )
+    assert shapes == expected
+    ratios = "model.proposal_generator.anchor_generator.aspect_ratios = [0.1, 0.3, 1, 3, 10]"
+    assert ratios in written.read_text()
 
 
 @pytest.mark.parametrize("value", ["", "null", "''"])

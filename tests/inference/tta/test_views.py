@@ -88,6 +88,12 @@ def test_sizes_equal_those_of_detectron2s_augmentation():
         assert made.size == expected.shape[:2]
 
 
+def test_views_of_an_elongated_image_keep_a_pixel():
+    for size, expected in (((1000, 1), (160, 1)), ((2, 1000), (1, 160))):
+        (made,) = views_of(size, size, [(96, 160)], flip=False)
+        assert made.image(np.zeros((*size, 3), np.uint8)).shape == (3, *expected)
+
+
 def test_mirrored_views_come_after_their_upright_ones_and_all_are_numbered():
     views = views_of((10, 10), (20, 30), [(10, 10), (30, 30)], flip=True)
     assert [(v.number, v.size[0], v.mirrored) for v in views] == [
