@@ -68,9 +68,8 @@ class Assignment:
     the detection of a neighbor does not label an object. Among equal IoUs, an object of the
     detection's own category is preferred, then the last by category and position in the file. IoUs
     are box IoUs if the detections have boxes, also for "segm", because there are many more pairs
-    than LVIS compares; if a box has no area, masks are compared as masks. A mask that is right by
-    the rules of LVIS although its box overlaps no object enough belongs to the object that it
-    covers, see :meth:`with_right_masks`.
+    than LVIS compares; if a box has no area, masks are compared as masks. A right mask whose box
+    overlaps no object belongs to the object that it covers, see :meth:`with_right_masks`.
 
     Attributes:
         ground_truth: The annotations.
@@ -133,19 +132,17 @@ class Assignment:
         return boxes is not None and (task == "bbox" or bool((boxes[:, 2:] > 0).all()))
 
     def with_right_masks(self, detections: Detections, matched: MatchedDetections) -> Assignment:
-        """Assign right masks whose boxes overlap no object enough.
+        """Assign right masks whose boxes overlap no object to the object that they cover best.
 
-        They belong to the object of their category with the highest mask IoU, so that they are not
-        taken for false detections, and their objects not for missed ones.
+        So they are not taken for false detections, and their objects not for missed ones.
 
         Args:
             detections: The detections, with masks.
             matched: Their matches for "segm".
         """
-        right, _ = detection_outcomes(matched)
         belongs = np.zeros(len(detections), bool)
         belongs[self.rows] = True
-        places = np.flatnonzero(right)
+        places = np.flatnonzero(detection_outcomes(matched)[0])
         places = places[~belongs[matched.scored.rows[places]]]
         if not len(places):
             return self
@@ -153,7 +150,7 @@ class Assignment:
         edges = overlaps(self.ground_truth, detections, some, "segm", class_agnostic=False)
         order = np.lexsort((edges.ious, edges.detections))
         best = order[np.diff(edges.detections[order], append=-1) != 0]
-        position = np.full(len(detections), -1)
+        position = np.zeros(len(detections), np.int64)
         position[self.scored_rows] = np.arange(len(self.scored_rows))
         assigned = np.r_[self.assigned, position[some.rows[edges.detections[best]]]]
         order = np.argsort(assigned, kind="stable")
