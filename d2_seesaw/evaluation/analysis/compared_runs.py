@@ -295,10 +295,10 @@ def _digest(detections: Detections) -> bytes:
     """Return a hash of images, categories, scores and boxes, of whatever file they were read."""
     digest = hashlib.sha256()
     for ids in (detections.image_ids, detections.category_ids):
-        digest.update(np.ascontiguousarray(ids if ids.dtype.kind == "U" else ids.astype(np.int64)))
+        digest.update((ids if ids.dtype.kind == "U" else ids.astype(np.int64)).tobytes())
     for numbers in (detections.scores, detections.boxes):
         if numbers is not None:
-            digest.update(np.ascontiguousarray(numbers.astype(np.float32)))
+            digest.update(numbers.astype(np.float32).tobytes())
     return digest.digest()
 
 
