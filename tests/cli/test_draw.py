@@ -115,6 +115,12 @@ def test_files_of_the_users_are_kept_and_own_ones_replaced(run, monkeypatch):
     call(run, *outputs[1])
 
 
+def test_a_score_that_is_no_number_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        call("run", "--min-score", "nan")
+    assert "argument --min-score: must be a finite number, got nan" in capsys.readouterr().err
+
+
 def test_ground_truth_alone_and_other_results_need_no_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     data = ["--annotations", write(tmp_path), "--images", tmp_path / "images"]

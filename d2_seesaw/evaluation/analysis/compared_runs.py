@@ -198,7 +198,7 @@ class RunReader:
         missing = sorted(set(tasks or ()) - set(possible))
         if missing:
             raise ValueError(f"{file} has detections for {possible}, not for {missing}")
-        detections = self._of_listed_categories(file, detections)
+        detections = self._of_listed_categories(file, detections, tasks or possible)
         try:
             check_detections(detections, self.ground_truth, possible, any_scores=True)
         except ValueError as error:
@@ -217,9 +217,12 @@ class RunReader:
                 "would count as another seed. Give each training once"
             )
 
-    def _of_listed_categories(self, file: Path, detections: Detections) -> Detections:
+    def _of_listed_categories(
+        self, file: Path, detections: Detections, tasks: Sequence[str]
+    ) -> Detections:
         listed = np.isin(detections.category_ids, self.ground_truth.category_ids)
-        evaluated = [t for t in TASKS if Path(analysis_path(file.parent, t)).is_file()]
+        # The AP of each task is compared with the one that its evaluation recorded.
+        evaluated = all(Path(analysis_path(file.parent, task)).is_file() for task in tasks)
         if listed.all() or not evaluated:
             return detections
         logger.warning(

@@ -172,10 +172,10 @@ def test_a_run_is_counted_once(data, tmp_path):
 
 def test_a_run_without_detections_counts_as_zero_wherever_it_stands(data, tmp_path):
     annotations, folder = data
-    for name in ("a_8", "a_9"):
+    for name in ("a_0", "a_9"):
         (tmp_path / name).mkdir()
         write_results(str(tmp_path / name / RESULTS[1]), Detections.from_results([]))
-    nothing = tmp_path / "a_9"
+    nothing = tmp_path / "a_0"  # read before a_1
     for first, second in (([nothing, "a_1"], ["b_1", "b_2"]), (["b_1", "b_2"], ["a_1", nothing])):
         (task,) = compared(data, first, second).tasks
         groups = ("a", "b") if nothing in first else ("b", "a")
@@ -188,7 +188,7 @@ def test_a_run_without_detections_counts_as_zero_wherever_it_stands(data, tmp_pa
         assert max(runs) == pytest.approx(
             evaluate_results_file(folder / "a_1" / RESULTS[0], annotations)["bbox"]["AP"]
         )
-    both = compared(data, [nothing], [tmp_path / "a_8"]).tasks
+    both = compared(data, [nothing], [tmp_path / "a_9"]).tasks
     assert [task.pairs[0].metrics[0].mean for task in both] == [0]
 
 
@@ -199,7 +199,7 @@ def test_only_tasks_of_all_runs_are_compared_in_any_order(tmp_path, caplog):
         x, y, w, h = a["bbox"]
         a["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
     annotations.write_text(json.dumps(data))
-    results = {"boxes": [], "masks": [], "both": []}
+    results = {"boxes": [], "masks": [], "both": [], "nothing": []}
     for a in data["annotations"]:
         found = {"image_id": a["image_id"], "category_id": a["category_id"], "score": 0.5}
         mask = {"segmentation": a["segmentation"]}
@@ -214,6 +214,10 @@ def test_only_tasks_of_all_runs_are_compared_in_any_order(tmp_path, caplog):
         groups = {"x": [tmp_path / first], "y": [tmp_path / second]}
         return [task.task for task in compare_runs(groups, annotations, resamples=2).tasks]
 
+    assert tasks("nothing", "both") == tasks("both", "nothing") == ["segm", "bbox"]
+    groups = {"x": [tmp_path / "nothing", tmp_path / "both"], "y": [tmp_path / "masks"]}
+    (task,) = compare_runs(groups, annotations, resamples=2).tasks
+    assert task.scores["x"]["AP"].runs == pytest.approx([100, 0])  # in the order of their names
     assert tasks("both", "boxes") == tasks("boxes", "both") == ["bbox"]
     assert "Only bbox is compared, because" in caplog.text
     assert tasks("both", "masks") == tasks("masks", "both") == ["segm"]
