@@ -48,7 +48,8 @@ def choose_resize(data: DatasetMeasures, recipe: Recipe) -> tuple[Resize, Choice
 
     An object counts with the edge that it needs, or with twice that of its own image if this is
     less: images enlarged further show nothing new. Images differ in size, so each of these limits
-    counts as often as there are objects in the image.
+    counts as often as there are objects in the image. The least edge of the base config is kept
+    within the same limit: pretrained features find the objects of tiny images better enlarged.
     """
     edge, reason = _edge(data, recipe)
     aspect = float(np.quantile(data.image_sizes.max(axis=1) / data.image_sizes.min(axis=1), 0.95))
@@ -84,7 +85,8 @@ def _edge(data: DatasetMeasures, recipe: Recipe) -> tuple[int, str]:
     needed = SMALL_OBJECT / small
     wanted = SMALL_OBJECT / float(np.quantile(useful, _SMALL_QUANTILE))
     middle = float(np.median(edges))
-    edge = float(np.clip(wanted, min(low, middle), high))
+    least = min(low, _LARGEST_ENLARGEMENT * middle)
+    edge = float(np.clip(wanted, least, high))
     reason = (
         f"a tenth of the objects is smaller than {100 * small:.1f} % of the short edge, and needs "
         f"one of {needed:.0f} for {SMALL_OBJECT:.0f} pixels"
@@ -96,10 +98,10 @@ def _edge(data: DatasetMeasures, recipe: Recipe) -> tuple[int, str]:
         )
     if wanted > high:
         reason += f"; more than {high} would exceed the memory or time of a {recipe.device}"
-    elif edge > wanted and middle < low:
+    elif edge > wanted and least < low:
         reason += (
-            f"; half of the objects are in images of at most {middle:.0f}, which are kept about as "
-            "they are"
+            f"; half of the objects are in images of at most {middle:.0f}, which are enlarged "
+            f"{_LARGEST_ENLARGEMENT:g} times, towards the {low} of this base config"
         )
     elif edge > wanted:
         reason += f"; {low} is the least for this base config"
