@@ -5,15 +5,15 @@
 
 Each dataset is trained twice from ImageNet's MobileNetV2: with everything that the command chooses,
 and with the values of own_data/cpu, of which only the classes and the absence of masks follow the
-data. The fixed values get as many steps as take the time of the chosen ones: the step times of both
-are measured first. AP is that of the last step. Started again, the script does what is left.
+data. The fixed values get as many steps as take the processor time of the chosen ones: that of a
+step is measured first, from two short trainings. AP is that of the last step. Started again, the
+script does what is left.
 """
 
 import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -28,7 +28,7 @@ from tabulate import tabulate
 from d2_seesaw.own_data.config_file import OwnData, config_text
 from d2_seesaw.own_data.recipes import CPU, Choice
 
-TIMED_STEPS = 60
+TIMED_STEPS = (5, 55)
 # The last step is evaluated, so that nothing is chosen on the split that is reported.
 ALL_STEPS = ("train.eval_period=0", "train.early_stopping.metric=null")
 
@@ -148,10 +148,29 @@ def write_fixed(folder: Path, data: OwnData, *, has_masks: bool) -> Path:
     return path
 
 
-def step_time(folder: Path) -> float:
-    """Return the mean of the step times that a training of a few steps logged."""
-    lines = (folder / "metrics.json").read_text().splitlines()
-    return statistics.mean(line["time"] for line in map(json.loads, lines) if "time" in line)
+def step_time(config: Path, folder: Path, log: Path) -> float:
+    """Return the processor time of a step, in seconds, from the difference of two trainings.
+
+    Start and evaluation, which both have, are not in it, and another job on the machine has little
+    effect on it.
+    """
+    seconds = []
+    for number in TIMED_STEPS:
+        overrides = [f"train.max_iter={number}", f"train.output_dir={folder}", "train.device=cpu"]
+        command = ["train", "--restart", "--config-file", str(config), *overrides, *ALL_STEPS]
+        seconds.append(run(command, log))
+    return (seconds[1] - seconds[0]) / (TIMED_STEPS[1] - TIMED_STEPS[0])
+
+
+def last_metrics(folder: Path) -> tuple[int, dict[str, float]]:
+    """Return the number of steps of a training and the newest value of every metric."""
+    metrics: dict[str, float] = {}
+    steps = 0
+    for line in map(json.loads, (folder / "metrics.json").read_text().splitlines()):
+        metrics |= line
+        if "total_loss" in line:  # not in a line of an evaluation
+            steps = line["iteration"] + 1
+    return steps, metrics
 
 
 def compare(name: str, data: OwnData, folder: Path, seed: int) -> dict[str, Any]:
@@ -167,12 +186,7 @@ def compare(name: str, data: OwnData, folder: Path, seed: int) -> dict[str, Any]
         "chosen": chosen / "own_data.py",
         "fixed": write_fixed(fixed, data, has_masks=kind.has_masks),
     }
-    timed = {}
-    for which, config in configs.items():
-        short = folder / f"{which}_timed"
-        steps = [f"train.max_iter={TIMED_STEPS}", f"train.output_dir={short}", *ALL_STEPS]
-        run(["train", "--config-file", str(config), *steps, "train.device=cpu"], log)
-        timed[which] = step_time(short)
+    timed = {which: step_time(config, folder / "timed", log) for which, config in configs.items()}
     seed_and_device = [*ALL_STEPS, f"train.seed={seed}", "train.device=cpu"]
     result: dict[str, Any] = {"data": name, "seed": seed, "step_seconds": timed}
     number = 0
@@ -182,11 +196,7 @@ def compare(name: str, data: OwnData, folder: Path, seed: int) -> dict[str, Any]
             number = round(number * timed["chosen"] / timed["fixed"])
             overrides = [*overrides, f"train.max_iter={number}"]
         seconds = run(["train", "--config-file", str(config), *overrides], log)
-        lines = (config.parent / "metrics.json").read_text().splitlines()
-        metrics: dict[str, float] = {}
-        for line in lines:
-            metrics |= json.loads(line)
-        number = int(metrics["iteration"]) + 1
+        number, metrics = last_metrics(config.parent)
         task = "segm" if kind.has_masks else "bbox"
         scores = {key: metrics[f"{task}/{key}"] for key in ("AP", "AP50")}
         result[which] = {"steps": number, "minutes": seconds / 60, **scores}
