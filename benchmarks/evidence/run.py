@@ -281,6 +281,8 @@ def main() -> None:
 
 
 def _run_table(runner: Runner, table: Any, pool: concurrent.futures.Executor, end: float) -> None:
+    if time.monotonic() >= end:  # neither data nor the weights to start from are prepared in vain
+        return
     left = [r for r in table.recipes if not all(is_finished(r, seed) for seed in table.seeds)]
     for data in dict.fromkeys(recipe.data for recipe in left):
         runner.prepare(data)
