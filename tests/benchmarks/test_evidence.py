@@ -1,8 +1,10 @@
 """Evidence: its protocol can be run, and its page shows the recorded results."""
 
+import concurrent.futures
 import importlib
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,20 @@ def test_recipes_of_one_name_are_one_recipe(evidence):
     for table in protocol.TABLES:
         assert all(known[recipe.name] == recipe for recipe in table.recipes)
         assert len({recipe.name for recipe in table.recipes}) == len(table.recipes)
+
+
+def test_nothing_is_prepared_after_the_time(evidence, tmp_path, monkeypatch):
+    run, table = evidence("run"), evidence("protocol").CONTEXT[0]
+    prepared = []
+    monkeypatch.setattr(run.Runner, "prepare", lambda self, data: prepared.append(data))
+    monkeypatch.setattr(run.Runner, "start", lambda self, data: tmp_path)
+    monkeypatch.setattr(run, "start_hash", lambda path: "")
+    monkeypatch.setattr(run, "check_start", lambda table, start: None)
+    monkeypatch.setattr(run, "is_finished", lambda recipe, seed: False)
+    runner = run.Runner(tmp_path, None, None)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        run._run_table(runner, table, pool, time.monotonic() - 1)
+    assert not prepared
 
 
 def test_a_recipe_follows_the_one_whose_models_it_uses(evidence):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from benchmarks.own_data_ap import flattened, table, write_fixed
+from benchmarks.own_data_ap import flattened, last_metrics, table, write_fixed
 from d2_seesaw.engine import load_config
 from d2_seesaw.own_data.config_file import OwnData
 from d2_seesaw.own_data.recipes import CPU
@@ -45,6 +45,17 @@ def test_flattened_pictures_keep_width_and_transparency(tmp_path):
         cv2.IMREAD_UNCHANGED,
     )
     np.testing.assert_array_equal(flat, picture[::5])
+
+
+def test_the_steps_of_a_training_are_counted_without_its_evaluation(tmp_path):
+    lines = [
+        {"iteration": 19, "total_loss": 2.0, "segm/AP": 1.0},
+        {"iteration": 39, "total_loss": 1.0},
+        {"iteration": 40, "segm/AP": 5.0},
+    ]
+    (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
+    steps, metrics = last_metrics(tmp_path)
+    assert (steps, metrics["segm/AP"], metrics["total_loss"]) == (40, 5.0, 1.0)
 
 
 def test_a_row_has_the_scores_of_fixed_and_of_chosen_values():
