@@ -233,9 +233,7 @@ class Runner:
 
 def _metrics(folder: Path, task: str) -> dict[str, float]:
     if task == "sem_seg":
-        last = (folder.parent / "evaluations.jsonl").read_text().splitlines()[-1]
-        results = json.loads(last)["results"]
-        return {name.removeprefix("sem_seg/"): value for name, value in results.items()}
+        return json.loads((folder / f"metrics_{task}.json").read_text())
     return json.loads((folder / f"longtail_{task}.json").read_text())["metrics"]
 
 

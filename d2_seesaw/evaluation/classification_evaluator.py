@@ -29,6 +29,7 @@ from d2_seesaw.evaluation.tables import (
     row_table,
     text_table,
     write_category_results,
+    write_metrics,
 )
 from d2_seesaw.utils.files import write_text
 from d2_seesaw.utils.ranks import raise_on_all_ranks
@@ -44,9 +45,9 @@ class LongTailClassificationEvaluator(DatasetEvaluator):
 
     ``evaluate`` returns ``{"classification": {metric: percent}}``, see
     :func:`~d2_seesaw.evaluation.classification_scores.accuracy_metrics`. ``output_dir`` receives
-    ``per_category_classification.csv`` and ``.json`` with the accuracy of each class, and
-    ``classification_predictions.json`` with the file, label, predicted class and score of each
-    image.
+    ``metrics_classification.json``, ``per_category_classification.csv`` and ``.json`` with the
+    accuracy of each class, and ``classification_predictions.json`` with the file, label, predicted
+    class and score of each image.
 
     Args:
         dataset_name: a dataset of :func:`~d2_seesaw.data.register_image_list`. The training images
@@ -160,6 +161,7 @@ class LongTailClassificationEvaluator(DatasetEvaluator):
         if self._folder:
             PathManager.mkdirs(self._folder)
             write_category_results(rows, self._folder, TASK)
+            write_metrics(metrics, self._folder, TASK)
             path = os.path.join(self._folder, f"{TASK}_predictions.json")
             write_text(path, json.dumps(predictions))
         return OrderedDict({TASK: metrics})

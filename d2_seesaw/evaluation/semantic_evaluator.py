@@ -32,6 +32,7 @@ from d2_seesaw.evaluation.tables import (
     row_table,
     text_table,
     write_category_results,
+    write_metrics,
 )
 from d2_seesaw.utils.ranks import raise_on_all_ranks
 
@@ -52,7 +53,7 @@ class LongTailSemSegEvaluator(SemSegEvaluator):
       ``categories-g`` of its classes. Pixels decide the groups, see ``group_bounds``.
     - A class or group without a ground-truth pixel scores ``nan``, shown as n/a.
     - ``per_category_sem_seg.csv`` and ``.json`` in ``output_dir`` hold the IoU, recall and
-      precision of every class.
+      precision of every class, ``metrics_sem_seg.json`` the metrics.
     - Boundary IoU uses the boundary region of each class, and has a mean. Detectron2 subtracts
       label numbers from each other, so pixels of one class count for another.
     - Labels, predictions and images that do not fit the dataset raise an error where they appear.
@@ -208,6 +209,7 @@ class LongTailSemSegEvaluator(SemSegEvaluator):
         if self._folder:
             PathManager.mkdirs(self._folder)
             write_category_results(rows, self._folder, TASK)
+            write_metrics(metrics, self._folder, TASK)
 
 
 def _labels_in_file(record: dict[str, Any]) -> np.ndarray:

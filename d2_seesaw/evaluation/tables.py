@@ -263,6 +263,18 @@ def write_category_results(
     write_text(f"{path}.json", msgspec.json.format(json.dumps(records), indent=1))
 
 
+def write_metrics(metrics: Mapping[str, float], folder: str, task: str) -> None:
+    """Write ``metrics_<task>.json``, an object with the value of each metric. ``nan`` is null.
+
+    Args:
+        metrics: Metrics by name, in percent, and counts.
+        folder: An existing folder.
+        task: Part of the file name.
+    """
+    text = json.dumps(_without_nan(dict(metrics)), indent=1)
+    write_text(os.path.join(folder, f"metrics_{task}.json"), f"{text}\n")
+
+
 def write_csv(path: str | os.PathLike[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write rows as a CSV file. Text that a spreadsheet would run gets an apostrophe in front."""
     cells = [list(row) for row in rows]

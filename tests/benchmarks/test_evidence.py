@@ -67,8 +67,8 @@ def test_a_missing_model_is_trained_before_it_is_used(evidence, tmp_path, monkey
         folder = Path(of["train.output_dir"])
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "model_final.pth").touch()
-        scores = json.dumps({"results": {"sem_seg/mIoU": 50.0}})
-        (folder / "evaluations.jsonl").write_text(scores)
+        (folder / "inference").mkdir(exist_ok=True)
+        (folder / "inference/metrics_sem_seg.json").write_text('{"mIoU": 50.0}')
         return {"cpu_seconds": 1.0}
 
     monkeypatch.setattr(run.Runner, "command", command)

@@ -85,6 +85,7 @@ def test_accuracies_are_those_of_the_authors_code(register, tmp_path):
     assert found["mean_class_accuracy"] == pytest.approx(100 * np.mean(CASE["classes"]))
     counts = {"many": 1, "medium": 3, "few": 2}
     assert {g: found[f"categories-{g}"] for g in counts} == counts
+    assert json.loads((tmp_path / "out/metrics_classification.json").read_text()) == found
     with (tmp_path / "out/per_category_classification.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["accuracy"]) for row in rows] == pytest.approx(

@@ -156,8 +156,11 @@ def test_per_class_files_have_empty_values_for_unknown_scores(name, data, tmp_pa
     folder = tmp_path / "new" / "folder"
     found = results_of(name, data, output_dir=str(folder), pixel_counts=[9, 0, 2, 4])
     assert sorted(p.name for p in folder.iterdir()) == [
-        *("per_category_sem_seg.csv", "per_category_sem_seg.json"),
+        *("metrics_sem_seg.json", "per_category_sem_seg.csv", "per_category_sem_seg.json"),
     ]
+    written = json.loads((folder / "metrics_sem_seg.json").read_text())
+    assert written == {k: None if math.isnan(v) else v for k, v in found.items()}
+    assert None in written.values()
     rows = json.loads((folder / "per_category_sem_seg.json").read_text())
     assert [row["name"] for row in rows] == list(NAMES)
     assert [row["train_pixels"] for row in rows] == [9, 0, 2, 4]
