@@ -44,6 +44,7 @@ class Recipe:
         start_of: Data on which the detector was trained, if they are others with the same
             categories and splits.
         split: Split on which the models of ``of`` are evaluated, without training them.
+        stages: Number of stages of a cascade, each of which starts from the heads of the detector.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Recipe:
     of: str = ""
     start_of: Data | None = None
     split: str = ""
+    stages: int = 0
 
     @property
     def start_data(self) -> Data:
@@ -65,7 +67,7 @@ class Recipe:
     def fingerprint(self) -> str:
         """Return a hash of everything that determines the recipe."""
         content = asdict(self)
-        for name in ("start_of", "split"):
+        for name in ("start_of", "split", "stages"):
             if not content[name]:
                 del content[name]  # as in the results from before it existed
         text = json.dumps(content, sort_keys=True)
@@ -82,6 +84,7 @@ class Table:
         recipes: The baseline, then the recipes that are compared with it, in the order of the runs.
         seeds: Seeds of every recipe.
         metrics: Columns, as ``task/metric``.
+        ranked: Whether the recipe with the best first metric comes first, instead of the baseline.
     """
 
     name: str
@@ -89,6 +92,7 @@ class Table:
     recipes: tuple[Recipe, ...]
     seeds: tuple[int, ...]
     metrics: tuple[str, ...] = ("segm/AP", "segm/APr", "segm/APc", "segm/APf", "bbox/AP")
+    ranked: bool = False
 
     @property
     def baseline(self) -> Recipe:

@@ -22,7 +22,13 @@ from typing import Any
 import torch
 from protocol import RECIPES, START, START_STEPS, TABLES
 from recipes import Data, Recipe
-from start import REGISTRATION, merge_categories, start_hash, write_start
+from start import (
+    REGISTRATION,
+    merge_categories,
+    start_hash,
+    write_cascade_start,
+    write_start,
+)
 from tables import check_start, is_finished, show, write_comparison, write_result
 
 HERE = Path(__file__).resolve().parent
@@ -116,7 +122,7 @@ class Runner:
         tasks = ("sem_seg",) if recipe.data.semantic else ("bbox", "segm")
         scores = {task: _metrics(folder / "inference", task) for task in tasks}
         if recipe.starts_from_detector or recipe.calibration:
-            seconds["start"] = start_hash(self.start(recipe.start_data))
+            seconds["start"] = start_hash(self.start(recipe))
         write_result(recipe, seed, {**scores, **seconds, **machine_and_versions()})
 
     def folder(self, recipe: Recipe, seed: int) -> Path:
@@ -131,8 +137,17 @@ class Runner:
             self._train(recipe, seed, folder)
         return folder
 
-    def start(self, data: Data) -> Path:
-        """Return the weights that recipes on these data start from; train them if necessary."""
+    def start(self, recipe: Recipe) -> Path:
+        """Return the weights that a recipe starts from; train the detector if necessary."""
+        detector = self._detector(recipe.start_data)
+        if not recipe.stages:
+            return detector
+        cascade = detector.with_name(f"start_{recipe.stages}_stages.pth")
+        if not cascade.exists() or cascade.stat().st_mtime < detector.stat().st_mtime:
+            write_cascade_start(detector, recipe.stages, cascade)
+        return cascade
+
+    def _detector(self, data: Data) -> Path:
         folder = self.output / "start" / data.name
         weights = folder / "start.pth"
         if weights.exists():
@@ -179,7 +194,7 @@ class Runner:
             "train.checkpointer.period": 100,
         }
         if recipe.starts_from_detector:
-            overrides["train.init_checkpoint"] = self.start(recipe.start_data)
+            overrides["train.init_checkpoint"] = self.start(recipe)
             overrides["train.allow_partial_checkpoint"] = True
         if recipe.of:
             first = self.trained(RECIPES[recipe.of], seed)
@@ -284,9 +299,10 @@ def _run_table(runner: Runner, table: Any, pool: concurrent.futures.Executor, en
     left = [r for r in table.recipes if not all(is_finished(r, seed) for seed in table.seeds)]
     for data in dict.fromkeys(recipe.data for recipe in left):
         runner.prepare(data)
-    for data in dict.fromkeys(recipe.start_data for recipe in left if recipe.starts_from_detector):
-        runner.prepare(data)
-        check_start(table, start_hash(runner.start(data)))
+    for recipe in left:
+        if recipe.starts_from_detector:
+            runner.prepare(recipe.start_data)
+            check_start(table, start_hash(runner.start(recipe)))
 
     own = [[recipe] for recipe in table.recipes if not recipe.of]
     # Recipes that use the models of others wait for those, and train one that is missing: for a

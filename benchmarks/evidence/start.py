@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ for _split in ("train", "val"):
 
 _OF_CLASSES = ("cls_score", "cls_loss")
 _COPIED = ("box_predictor.bbox_pred.", "mask_head.predictor.")
+_HEAD = re.compile(r"(roi_heads\.(?:box_head|box_predictor|mask_head))\.(.+)")
 
 
 def merge_categories(annotations: Path, target: Path) -> int:
@@ -47,6 +49,24 @@ def write_start(checkpoint: Path, num_classes: int, target: Path) -> None:
         if not any(part in name for part in _OF_CLASSES):
             start[name] = value
     torch.save({"model": start}, target)
+
+
+def write_cascade_start(start: Path, stages: int, target: Path) -> None:
+    """Write the weights of a start with its box and mask heads copied to every stage of a cascade.
+
+    The mask head also stays as it is, for a cascade with one: no kind of cascade starts with less
+    than another. The box outputs are those of one class, because a cascade has one for all classes.
+    """
+    cascade = {}
+    for name, value in torch.load(start, weights_only=True)["model"].items():
+        head = _HEAD.fullmatch(name)
+        if head is None or ".mask_head." in name:
+            cascade[name] = value
+        if head is not None:
+            copied = value[:4].clone() if "bbox_pred" in name else value
+            for stage in range(stages):
+                cascade[f"{head[1]}.{stage}.{head[2]}"] = copied
+    torch.save({"model": cascade}, target)
 
 
 def start_hash(weights: Path) -> str:

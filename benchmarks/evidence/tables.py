@@ -141,9 +141,13 @@ def comparison_file(table: Table) -> Path:
 
 
 def show(table: Table) -> str:
-    """Return Markdown tables of the finished runs: metrics, and differences from the baseline."""
+    """Return Markdown tables of the finished runs: metrics, and differences from the baseline.
+
+    A ranked table has the recipes with the best first metric first.
+    """
     columns = [name.replace("bbox/", "box ").rpartition("/")[2] for name in table.metrics]
     rows = [["recipe", "seeds", *columns, "CPU hours"]]
+    means: dict[str, float] = {}
     for recipe in table.recipes:
         results = [r for seed in table.seeds if (r := read_result(recipe, seed)) is not None]
         if not results:
@@ -153,19 +157,33 @@ def show(table: Table) -> str:
         if any(result.get("resumed") for result in results):
             hours = f"over {hours}"  # those before an interruption are not known
         rows.append([recipe.name, str(len(results)), *cells, hours])
+        means[recipe.name] = statistics.mean(metric(r, table.metrics[0]) for r in results)
+    ranks = sorted(means, key=lambda name: -means[name]) if table.ranked else list(means)
+    rows[1:] = sorted(rows[1:], key=lambda row: ranks.index(row[0]))
     if found := _results(table):
         check_start(table, found[0].get("start"))
     if len(rows) == 1:
         return f"### {table.title}\n\nNot yet run."
-    parts = [f"### {table.title}", _markdown(rows)]
+    parts = [f"### {table.title}", _origin(table), _markdown(rows)]
     if comparison_file(table).exists():
         content = json.loads(comparison_file(table).read_text())
         rows = [[f"minus {table.baseline.name}", "seeds", *columns]]
-        for name, by_metric in content["differences"].items():
-            cells = [_interval(by_metric[metric]) for metric in table.metrics]
+        differences = content["differences"]
+        for name in sorted(differences, key=ranks.index):
+            cells = [_interval(differences[name][metric]) for metric in table.metrics]
             rows.append([name, str(len(content["seeds"])), *cells])
         parts.append(_markdown(rows))
     return "\n\n".join(parts)
+
+
+def _origin(table: Table) -> str:
+    """Return the command, the seeds and the machines of the finished runs."""
+    results = _results(table)
+    seeds = ", ".join(str(seed) for seed in sorted({r["seed"] for r in results}))
+    known = {key: sorted({r[key] for r in results}) for key in ("processor", "torch", "commit")}
+    processors, torch, commits = (" and ".join(values) for values in known.values())
+    command = f"python benchmarks/evidence/run.py --tables {table.name}"
+    return f"`{command}`, seeds {seeds}, {processors}, torch {torch}, commit {commits}."
 
 
 def _results(table: Table) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from d2_seesaw.engine import load_config
 from tests.support.markdown import ROOT
 
 FOLDER = ROOT / "benchmarks/evidence"
+OUTPUTS = ("roi_heads.box_predictor.bbox_pred.", "roi_heads.mask_head.predictor.")
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_nothing_is_prepared_after_the_time(evidence, tmp_path, monkeypatch):
     run, table = evidence("run"), evidence("protocol").CONTEXT[0]
     prepared = []
     monkeypatch.setattr(run.Runner, "prepare", lambda self, data: prepared.append(data))
-    monkeypatch.setattr(run.Runner, "start", lambda self, data: tmp_path)
+    monkeypatch.setattr(run.Runner, "start", lambda self, recipe: tmp_path)
     monkeypatch.setattr(run, "start_hash", lambda path: "")
     monkeypatch.setattr(run, "check_start", lambda table, start: None)
     monkeypatch.setattr(run, "is_finished", lambda recipe, seed: False)
@@ -142,13 +143,63 @@ def test_the_start_has_the_outputs_of_the_one_class_for_every_class(evidence, tm
     assert torch.equal(start["backbone.weight"], state["backbone.weight"])
 
 
+def test_a_ranked_table_has_the_best_recipe_first(evidence, tmp_path, monkeypatch):
+    table, tables = evidence("protocol").LOSSES, evidence("tables")
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    origin = {"commit": "abc", "processor": "one CPU", "torch": "2", "start": "one"}
+    names = [recipe.name for recipe in table.recipes[:3]]
+    for recipe, ap in zip(table.recipes[:3], (5.0, 6.0, 7.0), strict=True):
+        for seed in (1, 2):
+            scores = {"bbox": {"AP": 1.0}, "segm": {"AP": ap + seed}, "cpu_seconds": 1.0}
+            tables.write_result(recipe, seed, {**scores, **origin})
+    differences = {n: {m: [1.0, 0.5, 1.5] for m in table.metrics} for n in names[1:]}
+    (tmp_path / "comparisons").mkdir()
+    content = json.dumps({"seeds": [1, 2], "differences": differences})
+    (tmp_path / "comparisons/losses.json").write_text(content)
+    lines = tables.show(table).splitlines()
+    shown = [line.split(" | ")[0].removeprefix("| ") for line in lines if line.startswith("| ")]
+    assert [n for n in shown if n in names] == [*names[::-1], names[2], names[1]]
+
+
+def test_all_kinds_of_cascades_start_from_the_heads_of_the_detector(evidence, tmp_path):
+    run, (table, _) = evidence("run"), evidence("protocol").CONTEXT
+    with torch.device("meta"):
+        detector = instantiate(load_config(str(FOLDER / "configs/instances.py")).model)
+    state = {name: torch.randn(value.shape) for name, value in detector.state_dict().items()}
+    boxes = state["roi_heads.box_predictor.bbox_pred.weight"][:4]
+    outputs = {n: v[: len(v) // 55] for n, v in state.items() if n.startswith(OUTPUTS)}
+    torch.save({"model": {**state, **outputs}}, tmp_path / "detector.pth")
+    evidence("start").write_start(tmp_path / "detector.pth", 55, tmp_path / "start.pth")
+    for recipe in table.recipes:
+        evidence("start").write_cascade_start(
+            tmp_path / "start.pth", recipe.stages, tmp_path / "cascade.pth"
+        )
+        start = torch.load(tmp_path / "cascade.pth", weights_only=True)["model"]
+        path = tmp_path / "config.py"
+        path.write_text(run.config_text(recipe))
+        with torch.device("meta"):
+            model = instantiate(load_config(str(path)).model).state_dict()
+        missing = {n for n, v in model.items() if n not in start or v.shape != start[n].shape}
+        own = ("cls_score", "cls_loss", "context_encoder", "conv_res")
+        assert missing == {n for n in model if any(f".{part}." in n for part in own)}
+        assert torch.equal(start["roi_heads.box_predictor.2.bbox_pred.weight"], boxes)
+        fc = "fc1.weight"
+        assert torch.equal(start[f"roi_heads.box_head.1.{fc}"], state[f"roi_heads.box_head.{fc}"])
+        for head in ("mask_head", "mask_head.1"):
+            weight = start[f"roi_heads.{head}.deconv.weight"]
+            assert torch.equal(weight, state["roi_heads.mask_head.deconv.weight"])
+
+
 def test_a_table_refuses_results_of_different_starts(evidence, tmp_path, monkeypatch):
     table, tables = evidence("protocol").ABLATION, evidence("tables")
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    scores = {"bbox": {"AP": 1.0}, "segm": {"AP": 1.0}, "cpu_seconds": 1.0, "commit": "abc"}
+    scores = {"bbox": {"AP": 1.0}, "segm": {"AP": 1.0}, "cpu_seconds": 1.0}
+    scores |= {"commit": "abc", "processor": "one CPU", "torch": "2"}
     for recipe in table.recipes[:2]:
         tables.write_result(recipe, 1, {**scores, "start": "one"})
-    assert "seesaw_2" in tables.show(table)
+    shown = tables.show(table)
+    assert shown.index("| seesaw_2 |") < shown.index("| no_compensation |")
+    assert "`python benchmarks/evidence/run.py --tables ablation`, seeds 1, one CPU" in shown
     tables.check_start(table, "one")
     tables.write_result(table.recipes[1], 2, {**scores, "start": "two"})
     with pytest.raises(ValueError, match=r"no_compensation, seed 2, started from the weights two"):
