@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "synthetic": {"data", "utils"},
     "evaluation": {"data", "utils"},
     "inference": {*BASE, "checkpoint", "data", "engine", "evaluation"},
-    "own_data": {"data", "engine", "utils"},
+    "own_data": {"checkpoint", "data", "engine", "utils"},
     "report": {"data", "evaluation", "utils"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT)  # and nothing may import cli

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from d2_seesaw.checkpoint.torchvision_weights import (
+    PREFIX,
     convert_torchvision_classifier,
     convert_torchvision_resnet,
     is_torchvision_classifier,
@@ -247,6 +248,12 @@ CONVERTERS: tuple[tuple[Recognizer, Converter], ...] = (
     (is_detectron2_federated, convert_detectron2_federated),
 )
 """Pairs of recognizer and converter of a state dict; the first recognizer that matches decides."""
+
+
+def is_backbone_address(weights: str) -> bool:
+    """Return whether an address is that of a backbone alone: a classifier of ImageNet."""
+    starts = (PREFIX, "https://download.pytorch.org/models/")
+    return weights.startswith(starts) or "ImageNetPretrained/" in weights
 
 
 def convert_pretrained(

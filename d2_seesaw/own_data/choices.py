@@ -6,6 +6,7 @@ config of a :class:`Recipe`. Nothing is read or built here.
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,13 +21,20 @@ from d2_seesaw.own_data.heads import (
     choose_outputs,
 )
 from d2_seesaw.own_data.measure import DatasetMeasures
-from d2_seesaw.own_data.recipes import ONE_GPU, Choice, Recipe
+from d2_seesaw.own_data.recipes import Choice, Recipe
 from d2_seesaw.own_data.resizing import AUGMENTATIONS, Resize, choose_resize
 
 _MOST_REPEATED = 1.5  # mean repeat factor
 _BOXES_SAMPLED = 20_000
 _TIME_OF_EVALUATIONS = 0.1  # of the time of training
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")  # of names such as left_hand or LeftHand
+_ZOO_INPUT = "input and strides are those of R-50 and R-101 in Detectron2's model zoo"
+_GIVEN = "given on the command line"
+BATCH, STEPS, EPOCHS = (
+    "dataloader.train.total_batch_size",
+    "train.max_iter",
+    "train.epochs",
+)
 _LONGER_FROM_SCRATCH = 3  # 72 instead of 24 epochs of COCO in He et al., ICCV 2019
 
 MODEL_ZOO: dict[str, Any] = {
@@ -148,43 +156,40 @@ def choose_sampling(data: DatasetMeasures) -> tuple[float, Choice]:
     return best.mean_factor, choice
 
 
-def choose_batch(data: DatasetMeasures, recipe: Recipe, resize: Resize) -> tuple[int, Choice]:
+def choose_batch(
+    data: DatasetMeasures, recipe: Recipe, resize: Resize, given: Mapping[str, Any] | None = None
+) -> tuple[int, Choice]:
     """Choose the largest batch, a power of two per process, that fits the pixels of a step."""
+    if isinstance(batch := (given or {}).get(BATCH), int):
+        return batch, Choice("batch", f"{batch} images", _GIVEN, {BATCH: batch})
     mean, processes = resize.pixels(data.image_sizes), recipe.processes
     fitting = max(2.0 if processes == 1 else 1.0, recipe.pixels / processes / mean)
     batch = min(recipe.batch, processes * 2 ** math.floor(math.log2(fitting)))
-    key = "dataloader.train.total_batch_size"
     if batch == recipe.batch:
         reason = f"images of {mean / 1e6:.2g} megapixels fit"
-        return batch, Choice("batch", f"{batch} images", reason, {key: batch})
+        return batch, Choice("batch", f"{batch} images", reason, {BATCH: batch})
     reason = (
         f"the resized images have {mean / 1e6:.2g} megapixels, and {recipe.pixels / 1e6:.2g} a "
         f"step are what the base config is made for on a {recipe.device}"
     )
-    return batch, Choice("batch", f"{batch} images", reason, {key: batch})
+    return batch, Choice("batch", f"{batch} images", reason, {BATCH: batch})
 
 
 def choose_start(recipe: Recipe, *, from_scratch: bool) -> Choice:
-    """Start from the weights of the recipe, or train everything from random ones.
-
-    Raises:
-        ValueError: weights of Detectron2's model zoo for the base config of a CPU.
-    """
+    """Start from the weights of the recipe, or train everything from random ones."""
     settings: dict[str, Any] = {"train.init_checkpoint": recipe.weights}
     if not from_scratch and recipe.starts_from_detector:
         reason = "layers that depend on the classes start anew, but for classes of the same name"
         settings |= {"train.class_transfer": "by_name"}
-        if recipe.weights.endswith(".pkl"):
-            if recipe.is_cpu:
-                raise ValueError(
-                    f"train.init_checkpoint={recipe.weights} is a ResNet of Detectron2's model "
-                    f"zoo, and {recipe.config} has a MobileNetV2: give --config-file {ONE_GPU}"
-                )
+        if recipe.has_zoo_input:
             settings |= MODEL_ZOO
-            reason += "; input and strides are those of R-50 and R-101 in Detectron2's model zoo"
+            reason += f"; {_ZOO_INPUT}"
         return Choice("start", recipe.weights, reason, settings)
     if not from_scratch:
         reason = "pretrained features need far fewer images; --from-scratch trains without"
+        if recipe.has_zoo_input:
+            settings |= MODEL_ZOO
+            reason += f"; {_ZOO_INPUT}"
         return Choice("start", recipe.weights, reason, settings)
     backbone = "model.backbone.bottom_up"
     norms = ("norm",) if recipe.is_cpu else ("stem.norm", "stages.norm")
@@ -204,9 +209,19 @@ def choose_length(
     repeats: float,
     *,
     from_scratch: bool = False,
+    given: Mapping[str, Any] | None = None,
 ) -> tuple[int, Choice]:
     """Choose the number of steps, which grows more slowly than the data."""
     images = data.trained_images * repeats
+    steps, epochs = ((given or {}).get(key) for key in (STEPS, EPOCHS))
+    if isinstance(steps, int):
+        reason = f"{_GIVEN}; {steps * batch / images:.3g} epochs of {images:,.0f} images"
+        return steps, Choice("length", f"{steps:,} steps", reason, {EPOCHS: None, STEPS: steps})
+    if isinstance(epochs, int | float):
+        steps = math.ceil(epochs * images / batch)
+        reason = f"{epochs:g} epochs of {images:,.0f} images are {_GIVEN}"
+        settings = {EPOCHS: epochs, STEPS: None}
+        return steps, Choice("length", f"{steps:,} steps", reason, settings)
     if recipe.is_cpu:
         seen = 200 * math.sqrt(images)
         rule = "200 times the root of the images of an epoch, for the time of a CPU"
@@ -226,8 +241,7 @@ def choose_length(
         f"{steps * batch / images:.3g} epochs of {images:,.0f} images with repeats; the rule is "
         f"{rule}, and at least {low:,} steps"
     )
-    settings: dict[str, Any] = {"train.epochs": None, "train.max_iter": steps}
-    return steps, Choice("length", f"{steps:,} steps", reason, settings)
+    return steps, Choice("length", f"{steps:,} steps", reason, {EPOCHS: None, STEPS: steps})
 
 
 def choose_rate(recipe: Recipe, batch: int, steps: int) -> Choice:
@@ -275,6 +289,7 @@ def choose(
     evaluated_masks: bool = True,
     from_scratch: bool = False,
     loss: str = SEESAW,
+    given: Mapping[str, Any] | None = None,
 ) -> list[Choice]:
     """Choose everything that follows from the data.
 
@@ -285,13 +300,17 @@ def choose(
         evaluated_masks: whether objects of the other split have masks.
         from_scratch: whether to train without pretrained weights.
         loss: one of ``LOSSES``.
+        given: values that the user gives, by dotted key of the config. Number of steps or epochs
+            and batch are taken from them, so that warm-up, rate and evaluation fit.
     """
     start = choose_start(recipe, from_scratch=from_scratch)
     resize, resized = choose_resize(data, recipe)
     flip = choose_flip(data)
     repeats, sampling = choose_sampling(data)
-    batch, batched = choose_batch(data, recipe, resize)
-    steps, length = choose_length(data, recipe, batch, repeats, from_scratch=from_scratch)
+    batch, batched = choose_batch(data, recipe, resize, given)
+    steps, length = choose_length(
+        data, recipe, batch, repeats, from_scratch=from_scratch, given=given
+    )
     masks = data.has_masks and evaluated_masks
     return [
         start,

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from d2_seesaw.checkpoint.pretrained import is_backbone_address
 from d2_seesaw.own_data.anchors import Anchors
 from d2_seesaw.own_data.start import DetectorStart
 
@@ -56,6 +57,8 @@ class Recipe:
         pixels: number of resized pixels of a step that fit in memory and time.
         lr: learning rate of a step of ``batch`` images.
         weights: pretrained weights that training starts from: of a backbone, or of a detector.
+        starts_from_detector: whether they are those of a whole detector.
+        has_zoo_input: whether they take the input of Detectron2's model zoo: BGR minus a mean.
         anchors: default anchors.
         rois: least and greatest number of RoIs of an image in training.
         steps: least and greatest number of steps; no limit if None.
@@ -73,17 +76,14 @@ class Recipe:
     anchors: Anchors
     rois: tuple[int, int]
     steps: tuple[int, int | None]
+    starts_from_detector: bool = False
+    has_zoo_input: bool = False
     start: DetectorStart | None = None
 
     @property
     def is_cpu(self) -> bool:
         """Whether the time of a CPU limits the training."""
         return self.device == "CPU"
-
-    @property
-    def starts_from_detector(self) -> bool:
-        """Whether the weights are those of a whole detector."""
-        return bool(self.weights) and not self.weights.startswith("torchvision://")
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,17 @@ def recipe_of(name: str, cfg: DictConfig, processes: int) -> Recipe:
     """Return the limits of a base config for a number of processes.
 
     Batch, learning rate and pixels of a step grow with the number of GPUs.
+
+    Raises:
+        ValueError: weights of Detectron2's model zoo for the base config of a CPU.
     """
     limits = _LIMITS[name]
+    weights = cfg.train.init_checkpoint
+    if name == CPU and weights.endswith(".pkl"):
+        raise ValueError(
+            f"train.init_checkpoint={weights} is a ResNet of Detectron2's model zoo, and {name} "
+            f"has a MobileNetV2: give --config-file {ONE_GPU}"
+        )
     factor = processes / cfg.train.reference_world_size if name == EIGHT_GPUS else 1
     generator = cfg.model.proposal_generator.anchor_generator
     return Recipe(
@@ -180,7 +189,9 @@ def recipe_of(name: str, cfg: DictConfig, processes: int) -> Recipe:
         processes=processes,
         batch=round(cfg.dataloader.train.total_batch_size * factor),
         lr=cfg.optimizer.lr * factor,
-        weights=cfg.train.init_checkpoint,
+        weights=weights,
+        starts_from_detector=bool(weights) and not is_backbone_address(weights),
+        has_zoo_input=weights.endswith(".pkl") and "ImageNetPretrained/torchvision/" not in weights,
         anchors=Anchors(
             sizes=[sizes[0] for sizes in generator.sizes],
             aspect_ratios=list(generator.aspect_ratios),

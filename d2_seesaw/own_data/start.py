@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 _BOXES = re.compile(r"box_predictor(\.\d+)?\.bbox_pred\.weight")
 _MASKS = re.compile(r"mask_head(\.\d+)?\.predictor\.weight")
 _OBJECTNESS = re.compile(r"rpn_head\.objectness_logits\.weight")
+_DETECTOR = re.compile(r"(^|\.)(roi_heads|proposal_generator|box_predictor|rpn_head)\.")
 _GENERATOR = "model.proposal_generator.anchor_generator"
 
 
@@ -30,6 +31,11 @@ class DetectorStart:
     anchors: int | None = None
     aspect_ratios: Sequence[float] | None = None
     sizes: Sequence[float] | None = None
+
+    @staticmethod
+    def is_in(names: Iterable[str]) -> bool:
+        """Return whether names are those of a detector's weights, not of a backbone alone."""
+        return any(_DETECTOR.search(name) for name in names)
 
     @classmethod
     def of(

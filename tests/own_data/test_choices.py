@@ -22,6 +22,7 @@ from d2_seesaw.own_data.choices import (
     choose_length,
     choose_rate,
     choose_sampling,
+    choose_start,
 )
 from d2_seesaw.own_data.config_file import OwnData, choices_text, config_text
 from d2_seesaw.own_data.heads import (
@@ -32,7 +33,7 @@ from d2_seesaw.own_data.heads import (
     choose_outputs,
 )
 from d2_seesaw.own_data.measure import DatasetMeasures
-from d2_seesaw.own_data.recipes import Recipe
+from d2_seesaw.own_data.recipes import Recipe, recipe_of
 from d2_seesaw.own_data.resizing import Resize, choose_resize
 
 FILES = OwnData(Path("train.json"), Path("val.json"), Path("images"))
@@ -144,7 +145,8 @@ def test_long_boxes_get_five_ratios_and_as_many_anchors_in_the_head():
     assert len(choice.settings[f"{prefix}.anchor_generator.aspect_ratios"]) == 5
     assert choice.settings[f"{prefix}.head.num_anchors"] == 5
     # The RPN of a detector, such as Detectron2's of COCO, has three.
-    choices = {c.subject: c for c in choose(data, replace(GPUS, weights="model.pkl"), 10)}
+    coco = replace(GPUS, weights="model.pkl", starts_from_detector=True, has_zoo_input=True)
+    choices = {c.subject: c for c in choose(data, coco, 10)}
     assert len(choices["anchors"].settings[f"{prefix}.anchor_generator.aspect_ratios"]) == 3
     assert choices["start"].settings["train.class_transfer"] == "by_name"
     assert choices["start"].settings["model.input_format"] == "BGR"
@@ -311,6 +313,54 @@ def test_the_length_has_the_closed_form_of_its_reason():
     assert choose_length(measures(images=400), CPU, 8, 1.0, from_scratch=True)[0] == 1500
     assert choose_length(measures(images=9), CPU, 8, 1.0)[0] == 300
     assert choose_length(measures(images=3000), GPUS, 8, 1.0)[0] == 24_000  # 64 epochs
+
+
+def test_warm_up_rate_and_evaluation_fit_the_length_and_the_batch_that_are_given():
+    def settings(**given):
+        found = {}
+        for choice in choose(measures(images=400), CPU, 10, given=given):
+            found |= choice.settings
+        return found
+
+    free = settings()
+    assert free["train.max_iter"] > 400
+    steps = settings(**{"train.max_iter": 100})
+    assert steps["lr_multiplier.warmup_iters"] == 10
+    assert steps["train.eval_period"] == 20  # five evaluations
+    assert steps["train.max_iter"] == 100
+    epochs = settings(**{"train.epochs": 4})
+    assert (epochs["train.epochs"], epochs["train.max_iter"]) == (4, None)
+    number = 4 * 400 / free["dataloader.train.total_batch_size"]
+    assert epochs["lr_multiplier.warmup_iters"] == number // 10
+    batch = settings(**{"dataloader.train.total_batch_size": 2})
+    assert batch["optimizer.lr"] == CPU.lr * 2 / CPU.batch
+    # The same number of images are seen.
+    before, after = (
+        s["train.max_iter"] * s["dataloader.train.total_batch_size"] for s in (free, batch)
+    )
+    assert after == pytest.approx(before, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("weights", "is_detector", "has_zoo_input"),
+    [
+        ("torchvision://resnet50", False, False),
+        ("https://download.pytorch.org/models/resnet50-0676ba61.pth", False, False),
+        ("detectron2://ImageNetPretrained/MSRA/R-50.pkl", False, True),
+        ("detectron2://ImageNetPretrained/torchvision/R-50.pkl", False, False),
+        ("detectron2://COCO-InstanceSegmentation/model_final.pkl", True, True),
+        ("https://example.org/model.pth", True, False),
+        ("", False, False),
+    ],
+)
+def test_an_address_tells_a_backbone_from_a_detector(weights, is_detector, has_zoo_input):
+    cfg = load_config("own_data/one_gpu")
+    cfg.train.init_checkpoint = weights
+    recipe = recipe_of("own_data/one_gpu", cfg, 1)
+    assert recipe.starts_from_detector == is_detector
+    choice = choose_start(recipe, from_scratch=not weights)
+    assert ("model.input_format" in choice.settings) == has_zoo_input
+    assert ("train.class_transfer" in choice.settings) == is_detector
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def config(ratios, sizes):
 
 
 def recipe(start):
-    return replace(CPU, weights="model.pth", start=start)
+    return replace(CPU, weights="model.pth", starts_from_detector=True, start=start)
 
 
 @pytest.mark.parametrize(

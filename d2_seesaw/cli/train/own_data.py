@@ -22,7 +22,7 @@ from d2_seesaw.cli.train.start import read_start
 from d2_seesaw.cli.train.training import check_checkpoint_file
 from d2_seesaw.data.annotations.reader import read_annotations
 from d2_seesaw.engine import load_config, load_part
-from d2_seesaw.engine.config import apply_overrides
+from d2_seesaw.engine.config import apply_overrides, parse_override
 from d2_seesaw.engine.launch import check_machine, check_ranks, torch_device
 from d2_seesaw.engine.values import check_values
 from d2_seesaw.own_data import (
@@ -164,18 +164,24 @@ def _check_overrides(args: argparse.Namespace, base: str, folder: Path) -> None:
         ValueError: an override that no choice makes valid, a machine that the flags do not fit, or
             an evaluation without a model.
     """
-    cfg = load_config(base)
-    if args.loss:
-        cfg.model.roi_heads.box_predictor.update(load_part(_LOSSES)[args.loss])
-    cfg.train.output_dir = str(folder)
-    # The lengths of lists are chosen, so a position such as sizes.4 is checked with the choices.
-    apply_overrides(cfg, [text for text in args.opts if not _POSITION.match(text)])
+    cfg = _overridden(args, base, folder)
     check_values(cfg)
     if args.eval_only:
         find_evaluated(cfg, args)
     if not args.choose_only:  # the training may be on another machine
         check_ranks(args)
         torch_device(cfg.train.device)
+
+
+def _overridden(args: argparse.Namespace, base: str, folder: Path) -> DictConfig:
+    """Return the base config with the overrides that fit it whatever is chosen."""
+    cfg = load_config(base)
+    if args.loss:
+        cfg.model.roi_heads.box_predictor.update(load_part(_LOSSES)[args.loss])
+    cfg.train.output_dir = str(folder)
+    # The lengths of lists are chosen, so a position such as sizes.4 is checked with the choices.
+    apply_overrides(cfg, [text for text in args.opts if not _POSITION.match(text)])
+    return cfg
 
 
 def _write_checked(args: argparse.Namespace, path: Path, text: str) -> None:
@@ -292,8 +298,15 @@ def _chosen(args: argparse.Namespace, folder: Path, base: str, machine: Choice) 
     measures = measure(read_annotations(data.train_file, for_training=True))
     evaluated = read_annotations(data.val_file)
     recipe = recipe_of(base, cfg, args.num_gpus)
-    if recipe.starts_from_detector:
-        recipe = replace(recipe, start=read_start(recipe.weights))
+    if os.path.isfile(recipe.weights):
+        start, author = read_start(recipe.weights, _overridden(args, base, folder).model)
+        recipe = replace(
+            recipe,
+            start=start,
+            starts_from_detector=start is not None,
+            has_zoo_input=recipe.has_zoo_input and author != "torchvision",
+        )
+    given = {key: value for key, value, _ in map(parse_override, args.opts)}
     chosen = choose(
         measures,
         recipe,
@@ -301,6 +314,7 @@ def _chosen(args: argparse.Namespace, folder: Path, base: str, machine: Choice) 
         evaluated_masks=bool(evaluated.has_segmentation.any()),
         from_scratch=args.from_scratch,
         loss=args.loss or SEESAW,
+        given=given,
     )
     choices = [machine, *chosen]
     say(f"\nThe training data:\n{_indented(measures.text())}")

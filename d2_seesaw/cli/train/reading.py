@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
-from d2_seesaw.checkpoint.torchvision_weights import PREFIX
+from d2_seesaw.checkpoint.pretrained import is_backbone_address
 from d2_seesaw.cli.train import dry_run
 from d2_seesaw.cli.train.training import check_start
 from d2_seesaw.data import check_dataset_files
@@ -22,8 +22,6 @@ EVALUATED = ("dataloader", "model", "train")
 TRAINED = (*EVALUATED, "lr_multiplier", "optimizer")
 # Parts that an evaluation builds.
 EVALUATED_PARTS = ("model", "dataloader.test", "dataloader.evaluator")
-# Weights that a training starts from, and that cannot be evaluated.
-_BACKBONES = (PREFIX, "detectron2://ImageNetPretrained/")
 _KINDS = {"DIR": "folder", "FILE": "file"}
 
 
@@ -120,7 +118,7 @@ def find_evaluated(cfg: DictConfig, args: argparse.Namespace) -> None:
     """
     start = cfg.train.init_checkpoint or ""
     is_given = is_overridden(args, "train.init_checkpoint")
-    is_backbone = start.startswith(_BACKBONES)
+    is_backbone = is_backbone_address(start)
     if start and not is_backbone and (is_given or not cfg.train.class_transfer):
         return
     finished = os.path.join(cfg.train.output_dir, "model_final.pth")

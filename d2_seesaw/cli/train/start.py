@@ -1,36 +1,41 @@
-"""What is known, before a training on own data, of the detector that it starts from."""
+"""What is known, before a training on own data, of the file that it starts from."""
 
-import os
 from pathlib import Path
+from typing import Any
 
+import torch
+from detectron2.config import instantiate
 from omegaconf import DictConfig
-from torch import nn
 
 from d2_seesaw.checkpoint import StrictCheckpointer
 from d2_seesaw.engine import load_config
 from d2_seesaw.own_data.start import DetectorStart
 
 
-def read_start(weights: str) -> DetectorStart | None:
-    """Read the shapes of a checkpoint, and the anchors in ``config.yaml`` beside it.
+def read_start(weights: str, model: DictConfig) -> tuple[DetectorStart | None, str]:
+    """Read the shapes of a local checkpoint, and the anchors in ``config.yaml`` beside it.
 
     Nothing in these files is run.
 
     Args:
-        weights: ``train.init_checkpoint``.
+        weights: the path of ``train.init_checkpoint``.
+        model: config of the model, whose backbone the names of a pretrained one are converted to.
 
     Returns:
-        None if there is no such file here, such as for a URL, or if it cannot be read; loading the
-        weights says more then.
+        The detector, None if the file has a backbone alone; and the author that a file of
+        Detectron2's model zoo names, or an empty string.
+
+    Raises:
+        ValueError: the file cannot be read, or has another backbone.
     """
-    if not os.path.isfile(weights):
-        return None
-    try:
-        content = StrictCheckpointer(nn.Module()).read(weights)
-    except ValueError:
-        return None
+    with torch.device("meta"):
+        built: Any = instantiate(model)
+    content = StrictCheckpointer(built).read(weights)
     shapes = {name: tuple(value.shape) for name, value in content["model"].items()}
-    return DetectorStart.of(shapes, _config(Path(weights).with_name("config.yaml")))
+    author = str(content.get("__author__", ""))
+    if not DetectorStart.is_in(shapes):
+        return None, author
+    return DetectorStart.of(shapes, _config(Path(weights).with_name("config.yaml"))), author
 
 
 def _config(path: Path) -> DictConfig | None:

@@ -3,11 +3,14 @@
 import copy
 import json
 import os
+import pickle
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torchvision
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from omegaconf import OmegaConf
@@ -311,7 +314,7 @@ def test_overrides_win_over_the_choices(chosen):
 
 def test_choose_only_keeps_the_start_and_the_overrides(chosen, written, tmp_path, capsys):
     weights = tmp_path / "model.pth"
-    weights.touch()
+    save_weights(str(weights), {"roi_heads.box_predictor.cls_score.weight": torch.zeros(4, 256)})
     start = f"train.init_checkpoint={os.path.relpath(weights)}"
     chosen("--choose-only", start, "train.seed=3")
     assert load_config(str(written)).train.init_checkpoint == str(weights)
@@ -342,6 +345,19 @@ def test_a_detector_of_own_data_starts_another_training(chosen, written, tmp_pat
     assert ratios in written.read_text()
 
 
+def test_a_file_with_a_backbone_alone_is_not_a_detector(chosen, written, tmp_path):
+    weights = tmp_path / "mobilenet.pth"
+    torch.save(torchvision.models.mobilenet_v2().state_dict(), weights)
+    cfg = load_config(chosen(f"train.init_checkpoint={weights}").config_file)
+    assert cfg.train.init_checkpoint == str(weights)
+    assert cfg.model.backbone.bottom_up.freeze_at
+    assert cfg.model.roi_heads.box_predictor.cls_agnostic_bbox_reg  # few objects, time of a CPU
+    assert cfg.model.roi_heads.mask_head.num_classes == 1
+    text = " ".join(written.read_text().replace("# ", "").split())
+    assert "Pretrained features need far fewer images" in text
+    assert "detector" not in text
+
+
 @pytest.mark.parametrize("value", ["", "null", "''"])
 def test_an_empty_start_is_from_scratch(chosen, written, value):
     cfg = read_config(chosen(f"train.init_checkpoint={value}"))
@@ -358,13 +374,20 @@ def test_an_empty_start_is_from_scratch(chosen, written, value):
     ("name", "message"),
     [
         ("missing.pkl", "init_checkpoint '.*missing.pkl' does not exist"),
+        (
+            "resnet18.pth",
+            "resnet18.pth cannot be read: weights of torchvision's ResNet: .* found stems",
+        ),
+        ("empty.pth", "empty.pth cannot be read"),
         ("r50.pkl", "r50.pkl is a ResNet .* own_data/cpu has a MobileNetV2: give --config-file"),
     ],
 )
 def test_a_start_that_cannot_be_used_is_refused_before_the_config(
     chosen, written, tmp_path, name, message
 ):
-    (tmp_path / "r50.pkl").touch()
+    for empty in ("r50.pkl", "empty.pth"):
+        (tmp_path / empty).touch()
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
     with pytest.raises((FileNotFoundError, ValueError), match=message):
         chosen(f"train.init_checkpoint={tmp_path / name}")
     assert not written.exists()
@@ -442,10 +465,13 @@ def test_one_file_is_split_into_the_output_folder(chosen, written, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["one_gpu", "eight_gpus"])
-@pytest.mark.parametrize("start", ["", "torchvision://resnet50", "model.pkl"])
+@pytest.mark.parametrize("start", ["", "torchvision://resnet50", "model.pkl", "resnet50.pth"])
 def test_the_configs_for_gpus_build(chosen, written, name, start, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("model.pkl").touch()
+    outputs = {"roi_heads.box_predictor.bbox_pred.weight": np.zeros((320, 1024))}
+    content = {"model": outputs, "__author__": "Detectron2 Model Zoo"}
+    Path("model.pkl").write_bytes(pickle.dumps(content))
+    torch.save(torchvision.models.resnet50().state_dict(), "resnet50.pth")
     monkeypatch.setattr(own_data, "check_weights", lambda weights: None)
     args = chosen(
         *(f"--config-file=own_data/{name}", "--num-gpus=4", "--choose-only"),
