@@ -43,7 +43,7 @@ from d2_seesaw.synthetic.pictures import (
     GeneratedClassificationDataset,
     generate_classification_dataset,
 )
-from d2_seesaw.synthetic.profile import PROFILES
+from d2_seesaw.synthetic.profile import PROFILES, ListedProfile, LongTailProfile
 from d2_seesaw.synthetic.street import (
     GeneratedSemanticDataset,
     SemanticSpec,
@@ -116,7 +116,9 @@ def _add_cutout_arguments(parser: argparse.ArgumentParser) -> None:
     _add_common_arguments(parser, "cutouts", spec)
     add = parser.add_argument
     add("--objects", type=int, nargs=2, metavar=("LOW", "HIGH"), default=spec.objects_per_image)
-    add("--profile", choices=CUTOUT_PROFILES, default="cutouts", help="images per category")
+    names = ", ".join(CUTOUT_PROFILES)
+    what = f"images per category: {names}, or a CSV file with the columns category and images"
+    add("--profile", metavar="NAME|FILE", default="cutouts", help=what)
     what = "which categories are frequent: random ones, or those with many cut-outs"
     add("--frequencies", choices=FREQUENCIES, default=spec.frequencies, help=what)
     what = "groups of categories and backgrounds that occur together"
@@ -194,6 +196,22 @@ def classification_spec(args: argparse.Namespace) -> ClassificationSpec:
     )
 
 
+def cutout_profile(given: str) -> LongTailProfile | ListedProfile:
+    """Return a profile by its name, or read it from a CSV file.
+
+    Raises:
+        ValueError: there is no such profile and no such file, or the file is not a profile.
+    """
+    if given in CUTOUT_PROFILES:
+        return CUTOUT_PROFILES[given]
+    if not Path(given).exists():
+        raise ValueError(
+            f"--profile {given}: expected {', '.join(CUTOUT_PROFILES)} or a CSV file, and there is "
+            "no such file"
+        )
+    return ListedProfile.from_table(Path(given))
+
+
 def cutout_spec(args: argparse.Namespace) -> CutoutSpec:
     """Return the specification of ``generate cutouts``."""
     return CutoutSpec(
@@ -202,7 +220,7 @@ def cutout_spec(args: argparse.Namespace) -> CutoutSpec:
         image_size=tuple(args.image_size),
         objects_per_image=tuple(args.objects),
         seed=args.seed,
-        profile=CUTOUT_PROFILES[args.profile],
+        profile=cutout_profile(args.profile),
         frequencies=args.frequencies,
         held_out=args.held_out,
         scenes=args.scenes,

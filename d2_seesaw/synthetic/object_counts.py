@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from d2_seesaw.synthetic.profile import LongTailProfile
+from d2_seesaw.synthetic.profile import ListedProfile, LongTailProfile
 
 _GAIN = 1.2  # smallest increase of the appearances per image that makes a remedy worth naming
 _NAMES = {"train": "training", "val": "validation"}
@@ -105,7 +105,7 @@ def count_objects(
 
 
 def remedies(
-    profile: LongTailProfile,
+    profile: LongTailProfile | ListedProfile,
     others: Mapping[str, LongTailProfile],
     num_categories: int,
     num_images: int,
@@ -124,7 +124,7 @@ def remedies(
         highest: highest number of objects per image; images cannot hold more appearances.
     """
 
-    def per_image(tried: LongTailProfile, images: int) -> float:
+    def per_image(tried: LongTailProfile | ListedProfile, images: int) -> float:
         return float(tried.image_counts(num_categories, images).sum() / images)
 
     now = per_image(profile, num_images)

@@ -5,11 +5,15 @@ Shapes in this module:
     N: images
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from d2_seesaw.data.frequency import MOST_IMAGES_OF_COMMON, MOST_IMAGES_OF_RARE
+from d2_seesaw.synthetic.table import read_table
+from d2_seesaw.utils.text import printable
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,69 @@ class LongTailProfile:
         ranked = np.arange(1, num_categories + 1)
         counts = np.exp(np.interp(np.log(ranked), np.log(ranks), np.log(images)))
         return np.clip(np.rint(counts * scale), 1, num_images).astype(int)
+
+
+@dataclass(frozen=True)
+class ListedProfile:
+    """Image counts of a list, one for each category.
+
+    Attributes:
+        counts: number of training images of each category, by its name.
+    """
+
+    counts: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        for name, count in self.counts.items():
+            if count < 1:
+                raise ValueError(f"the images of {printable(name)} must be at least 1, got {count}")
+
+    @classmethod
+    def from_table(cls, table: Path) -> "ListedProfile":
+        """Read a CSV file with the columns category and images.
+
+        Raises:
+            ValueError: the table cannot be read, lacks a column, names a category twice, or has
+                another number than a whole one of at least 1.
+        """
+        counts: dict[str, int] = {}
+        for number, (name, images) in read_table(table, ("category", "images")):
+            if name in counts:
+                raise ValueError(f"{table}, row {number}: {printable(name)} is there twice")
+            if not images.isascii() or not images.isdecimal() or not int(images):
+                raise ValueError(
+                    f"{table}, row {number}: images must be a whole number of at least 1, got "
+                    f"{printable(images)}"
+                )
+            counts[name] = int(images)
+        return cls(counts)
+
+    def image_counts(self, num_categories: int, num_images: int) -> np.ndarray:
+        """Return the ``(K,)`` image counts, most frequent first, whatever the number of images."""
+        return np.sort(np.array(list(self.counts.values()), int))[::-1]
+
+    def counts_of(self, names: Sequence[str], num_images: int) -> np.ndarray:
+        """Return the ``(K,)`` image counts of categories.
+
+        Raises:
+            ValueError: the list has other categories, or more images than there are.
+        """
+        for others, reason in (
+            (set(self.counts) - set(names), "of the profile {} no category"),
+            (set(names) - set(self.counts), "of the categories {} not in the profile"),
+        ):
+            if others:
+                shown = ", ".join(printable(name) for name in sorted(others)[:5])
+                more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+                verb = "is" if len(others) == 1 else "are"
+                raise ValueError(f"{reason.format(verb)}: {shown}{more}")
+        for name in names:
+            if self.counts[name] > num_images:
+                raise ValueError(
+                    f"the profile has {self.counts[name]:,} images of {printable(name)}, but there "
+                    f"are {num_images:,} training images"
+                )
+        return np.array([self.counts[name] for name in names], int)
 
 
 @dataclass(frozen=True)

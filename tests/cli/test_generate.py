@@ -152,6 +152,20 @@ def test_cutouts_have_the_defaults_of_the_library_and_pass_every_option_on(stamp
     )
 
 
+def test_a_profile_is_a_name_or_a_table(stamps, tmp_path, capsys):
+    table = tmp_path / "images.csv"
+    table.write_text("category,images\nred,4\ngreen,2\n")
+    args = parse("cutouts", "--cutouts", stamps, "--profile", table)
+    assert cutout_spec(args).profile.counts == {"red": 4, "green": 2}
+    arguments = small("cutouts", tmp_path / "data", "--cutouts", stamps, "--profile", "lvis")
+    with pytest.raises(SystemExit) as error:
+        main(list(map(str, arguments)))
+    assert str(error.value) == (
+        "d2-seesaw generate cutouts: --profile lvis: expected cutouts, demo, lvis_v1 or a CSV file, "
+        "and there is no such file"
+    )
+
+
 def test_cutouts_are_described_and_their_hash_is_compared(stamps, tmp_path, capsys):
     root = tmp_path / "data"
     arguments = small("cutouts", root, "--cutouts", stamps, "--processes", 1, "--light", 0)

@@ -4,7 +4,6 @@ Shapes in this module:
     H, W: height and width of a picture
 """
 
-import csv
 import hashlib
 import os
 import re
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from d2_seesaw.synthetic.cutouts.pictures import LeftOut
+from d2_seesaw.synthetic.table import read_table
 from d2_seesaw.utils.text import printable
 
 _MIRRORED = re.compile(r"(?:[_-](?:mirror|mirrored|flip|flipped))+$", re.IGNORECASE)
@@ -66,23 +66,8 @@ def categories_from_table(table: Path, folder: Path) -> dict[str, str]:
         ValueError: the table cannot be read, lacks a column, or names a missing file or a file
             twice.
     """
-    try:
-        with open(table, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = list(reader.fieldnames or ())  # reads the first row
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{table} cannot be read: {error}") from error
-    if missing := [column for column in ("file", "category") if column not in columns]:
-        raise ValueError(
-            f"{table} must have the columns file and category; {' and '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} missing, got {columns or 'no columns'}"
-        )
     categories: dict[str, str] = {}
-    for number, row in enumerate(rows, start=2):
-        given, category = (row["file"] or "").strip(), (row["category"] or "").strip()
-        if not given or not category:
-            raise ValueError(f"{table}, row {number}: file or category is missing")
+    for number, (given, category) in read_table(table, ("file", "category")):
         path = _relative_path(given, folder)
         if categories.setdefault(path, category) != category:
             raise ValueError(

@@ -249,7 +249,9 @@ def generate_cutout_dataset(
         work: Any = {"processes": processes, "progress": progress}
         materials = read_materials(candidates, sources, spec, Path(store), **work)
         plan, of_category = plan_images(
-            spec, [len(c.train) + len(c.val) for c in materials.categories]
+            spec,
+            [len(c.train) + len(c.val) for c in materials.categories],
+            [category.name for category in materials.categories],
         )
         start_writing(root, parameters, _written, overwrite=overwrite)
         counts = _write(root, spec, materials, plan, **work)

@@ -5,13 +5,19 @@ Shapes in this module:
     N: images
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from d2_seesaw.synthetic.cutouts.spec import PLAN_STREAM, CutoutSpec, generator_of
 from d2_seesaw.synthetic.folder import SPLITS, image_ids
-from d2_seesaw.synthetic.profile import SceneProfile, assign_categories, flattened_counts
+from d2_seesaw.synthetic.profile import (
+    ListedProfile,
+    SceneProfile,
+    assign_categories,
+    flattened_counts,
+)
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,12 @@ def _scene_profile(
     return SceneProfile(of_category, rng.permutation(of_image), spec.scene_strength)
 
 
-def _train_counts(rng: np.random.Generator, spec: CutoutSpec, num_cutouts: list[int]) -> np.ndarray:
+def _train_counts(
+    rng: np.random.Generator, spec: CutoutSpec, num_cutouts: list[int], names: Sequence[str]
+) -> np.ndarray:
     """Return the ``(K,)`` numbers of training images."""
+    if isinstance(spec.profile, ListedProfile):
+        return spec.profile.counts_of(names, spec.num_train_images)
     ranked = spec.profile.image_counts(len(num_cutouts), spec.num_train_images)
     if spec.frequencies == "random":
         return rng.permutation(ranked)
@@ -57,22 +67,24 @@ def _train_counts(rng: np.random.Generator, spec: CutoutSpec, num_cutouts: list[
 
 
 def plan_images(
-    spec: CutoutSpec, num_cutouts: list[int]
+    spec: CutoutSpec, num_cutouts: list[int], names: Sequence[str] = ()
 ) -> tuple[dict[str, list[ImageJob]], np.ndarray]:
     """Assign categories and a scene to each image.
 
     Args:
         spec: specification.
         num_cutouts: K numbers of cut-outs.
+        names: K names of the categories, for a profile that lists them.
 
     Returns:
         The images of each split, and the ``(K,)`` scenes of the categories.
 
     Raises:
-        ValueError: the images cannot hold the objects that the profile asks for.
+        ValueError: the images cannot hold the objects that the profile asks for, or it lists other
+            categories.
     """
     rng = generator_of(spec, PLAN_STREAM, "train")
-    counts = {"train": _train_counts(rng, spec, num_cutouts)}
+    counts = {"train": _train_counts(rng, spec, num_cutouts, names)}
     appearances = spec.num_val_images * sum(spec.objects_per_image) // 3
     counts["val"] = flattened_counts(
         counts["train"],

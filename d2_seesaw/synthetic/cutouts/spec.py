@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from d2_seesaw.synthetic.folder import SPLITS
-from d2_seesaw.synthetic.profile import PROFILES, LongTailProfile
+from d2_seesaw.synthetic.profile import PROFILES, ListedProfile, LongTailProfile
 
 PLAN_STREAM, LAYOUT_STREAM, DRAWING_STREAM, TEXTURE_STREAM = range(4)
 
@@ -111,7 +111,8 @@ class CutoutSpec:
         objects_per_image: minimum and maximum number of objects per image.
         seed: seed of everything, the split of the cut-outs included.
         profile: number of training images per category.
-        frequencies: "random", or "cutouts" to make categories with more cut-outs more frequent.
+        frequencies: "random", or "cutouts" to make categories with more cut-outs more frequent; not
+            used by a profile that lists the categories.
         held_out: share of the cut-outs of each category that only validation shows, and of the
             backgrounds.
         scenes: number of groups of categories and backgrounds that occur together.
@@ -130,7 +131,7 @@ class CutoutSpec:
     image_size: tuple[int, int] = (240, 320)
     objects_per_image: tuple[int, int] = (2, 5)
     seed: int = 0
-    profile: LongTailProfile = CUTOUT_PROFILE
+    profile: LongTailProfile | ListedProfile = CUTOUT_PROFILE
     frequencies: str = "random"
     held_out: float = 0.25
     scenes: int = 1

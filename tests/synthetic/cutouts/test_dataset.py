@@ -14,7 +14,7 @@ from pycocotools import mask as mask_utils
 from d2_seesaw.synthetic.cutouts import CutoutSources, CutoutSpec, generate_cutout_dataset
 from d2_seesaw.synthetic.cutouts.categories import number_held_out, shuffled
 from d2_seesaw.synthetic.cutouts.plan import own_scene_share, plan_images
-from d2_seesaw.synthetic.profile import LongTailProfile
+from d2_seesaw.synthetic.profile import ListedProfile, LongTailProfile
 from tests.synthetic.cutouts.conftest import COLORS, SPEC, ellipse, save
 
 QUIET = {"processes": 1, "progress": False}
@@ -74,6 +74,52 @@ def test_variants_of_a_background_are_in_one_split(dataset):
 def test_training_follows_the_profile_exactly(dataset):
     planned = SPEC.profile.image_counts(3, 24).tolist()
     assert sorted(dataset.train_image_counts, reverse=True) == planned
+
+
+def test_a_table_decides_the_training_images_of_each_category(tmp_path, sources):
+    table = tmp_path / "images.csv"
+    table.write_text('category, note,images\n"tools/big",x,5\nbirds,,24\n fruit ,, 1\n')
+    profile = ListedProfile.from_table(table)
+    made = generate_cutout_dataset(
+        tmp_path / "data", sources, replace(SPEC, profile=profile), **QUIET
+    )
+    counts = dict(zip(made.category_names, made.train_image_counts, strict=True))
+    assert counts == {"birds": 24, "fruit": 1, "tools/big": 5}
+    again = generate_cutout_dataset(
+        made.root, sources, replace(SPEC, profile=ListedProfile.from_table(table)), **QUIET
+    )
+    assert again.content_sha256 == made.content_sha256
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("category,images\nbirds,24\nfruit,1\n", "of the categories is not in the profile: tools"),
+        (
+            "category,images\nbirds,24\nfruit,1\ntools/big,5\nfish,3\nbats,1\n",
+            "of the profile are no category: bats, fish",
+        ),
+        (
+            "category,images\nbirds,25\nfruit,1\ntools/big,5\n",
+            "has 25 images of birds, but there are 24 training images",
+        ),
+        ("category,images\nbirds,0\n", "row 2: images must be a whole number of at least 1, got 0"),
+        ("category,images\nbirds,1\nbirds,1\n", "row 3: birds is there twice"),
+        ("category,images\nbirds,\n", "row 2: category or images is missing"),
+        ("category,images\nbirds,²\n", "row 2: images must be a whole number"),
+        ("category,image\nbirds,1\n", "the columns category and images; images is missing"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(tmp_path, sources, rows, message):
+    table = tmp_path / "images.csv"
+    table.write_text(rows, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        generate_cutout_dataset(
+            tmp_path / "data",
+            sources,
+            replace(SPEC, profile=ListedProfile.from_table(table)),
+            **QUIET,
+        )
 
 
 def test_categories_with_more_cutouts_can_be_more_frequent():
