@@ -161,8 +161,8 @@ def test_a_profile_is_a_name_or_a_table(stamps, tmp_path, capsys):
     with pytest.raises(SystemExit) as error:
         main(list(map(str, arguments)))
     assert str(error.value) == (
-        "d2-seesaw generate cutouts: --profile lvis: expected cutouts, demo, lvis_v1 or a CSV file, "
-        "and there is no such file"
+        "d2-seesaw generate cutouts: --profile lvis: expected cutouts, demo, lvis_v1 or a CSV "
+        "file, and there is no such file"
     )
 
 
