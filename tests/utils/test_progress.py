@@ -45,8 +45,10 @@ def log_file(tmp_path, monkeypatch):
         monkeypatch.setattr(progress, "sys", SimpleNamespace(stderr=stderr))
         handler = logging.StreamHandler(stderr)
         logger.addHandler(handler)
-        monkeypatch.setattr(logger, "level", logging.INFO)
+        level = logger.level
+        logger.setLevel(logging.INFO)  # also forgets which levels earlier calls found disabled
         yield path
+        logger.setLevel(level)
         logger.removeHandler(handler)
 
 
