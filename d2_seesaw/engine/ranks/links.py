@@ -30,6 +30,8 @@ class Link:
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        # Otherwise the last message waits until the one before it has been acknowledged.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for name, value in _KEEP_ALIVE.items():
             if hasattr(socket, name):
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
@@ -59,8 +61,16 @@ class Link:
         return [message for message in map(_decoded, lines) if isinstance(message, dict)]
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, after what was sent.
+
+        Closed with messages that were not read, it would be reset, and messages that the other side
+        has not received yet would be lost.
+        """
         self.is_open = False
+        with suppress(OSError):  # BlockingIOError: everything that has arrived is read
+            self.socket.shutdown(socket.SHUT_WR)
+            while self.socket.recv(1 << 16):
+                pass
         self.socket.close()
 
 
