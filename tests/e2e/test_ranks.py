@@ -224,6 +224,7 @@ def test_a_second_run_is_refused_and_an_evaluation_disturbs_nothing(tmp_path, da
         assert after.keys() - before.keys() == {
             "log_eval.txt",
             "config_eval.yaml",
+            "model_0000002.thresholds.json",
             "inference_eval",
         }
         os.kill(run.process.pid, signal.SIGKILL)
