@@ -41,11 +41,14 @@ class Kind:
         command: of ``d2-seesaw generate``.
         flatten: factor by which the height of the cut-outs is divided first.
         has_masks: whether the objects keep their masks.
+        is_federated: whether the files keep the fields that say which categories of an image are
+            labeled; without them every image counts as fully labeled.
     """
 
     command: Sequence[str]
     flatten: int = 1
     has_masks: bool = True
+    is_federated: bool = True
 
 
 _CUTOUTS = (
@@ -75,8 +78,9 @@ KINDS = {
     "60 images": Kind(
         (
             *(*_TOPICS, "--image-size", "240", "320", "--profile", "demo"),
-            *("--train-images", "60", "--val-images", "150"),
+            *("--train-images", "60", "--val-images", "150", "--not-exhaustive", "0"),
         ),
+        is_federated=False,
     ),
     "long tail of 55 categories": Kind(
         (*_CUTOUTS, "--image-size", "192", "256", "--train-images", "400", "--val-images", "200"),
@@ -126,15 +130,28 @@ def prepare(kind: Kind, folder: Path, sources: dict[str, str | None]) -> OwnData
         sources = {**sources, "cutouts": str(pictures)}
     command = [part.format(**sources) for part in kind.command]
     run(["generate", *command, "--root", str(folder)], folder.with_suffix(".log"))
-    if not kind.has_masks:
-        for path in (data.train_file, data.val_file):
-            content = json.loads(path.read_text())
-            for annotation in content["annotations"]:
-                del annotation["segmentation"]
-                annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
-            path.write_text(json.dumps(content))
+    for path in (data.train_file, data.val_file):
+        path.write_text(json.dumps(without_parts(kind, json.loads(path.read_text()))))
     (folder / "complete").touch()
     return data
+
+
+def without_parts(kind: Kind, content: dict[str, Any]) -> dict[str, Any]:
+    """Remove the masks and the federated fields that a dataset is without, in place.
+
+    Raises:
+        ValueError: objects of an image would seem to be annotated that are not.
+    """
+    if not kind.has_masks:
+        for annotation in content["annotations"]:
+            del annotation["segmentation"]
+            annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+    if not kind.is_federated:
+        for image in content["images"]:
+            del image["neg_category_ids"]
+            if image.pop("not_exhaustive_category_ids"):
+                raise ValueError(f"image {image['id']} has objects without annotation")
+    return content
 
 
 def write_fixed(folder: Path, data: OwnData, *, has_masks: bool) -> Path:

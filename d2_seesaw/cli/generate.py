@@ -65,6 +65,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--categories", type=int, default=spec.num_categories, metavar="N")
     add("--objects", type=int, nargs=2, metavar=("LOW", "HIGH"), default=spec.objects_per_image)
     add("--profile", choices=PROFILES, default="demo", help="images per category")
+    _add_not_exhaustive(instances, spec)
     add("--annotations-only", action="store_true", help="write no images")
     add("--processes", type=int, metavar="N", help="default: one per core")
     what = "street scenes for semantic segmentation"
@@ -125,6 +126,7 @@ def _add_cutout_arguments(parser: argparse.ArgumentParser) -> None:
     add("--scenes", type=int, default=spec.scenes, metavar="N", help=what)
     what = "probability that a category appears in an image of its own scene, not in any image"
     add("--scene-strength", type=float, default=spec.scene_strength, metavar="SHARE", help=what)
+    _add_not_exhaustive(parser, spec)
     what = "size of objects relative to the shorter side of the image"
     add("--scale", type=float, nargs=2, metavar=("LOW", "HIGH"), default=style.scale, help=what)
     what = "largest rotation in degrees"
@@ -138,6 +140,17 @@ def _add_cutout_arguments(parser: argparse.ArgumentParser) -> None:
     add("--processes", type=int, metavar="N", help="default: one per core")
     what = "fail unless the data have this hash, of all files or of the annotations"
     add("--expect-hash", metavar="SHA256", help=what)
+
+
+def _add_not_exhaustive(parser: argparse.ArgumentParser, spec: LongTailSpec | CutoutSpec) -> None:
+    parser.add_argument(
+        "--not-exhaustive",
+        type=float,
+        default=spec.not_exhaustive_probability,
+        metavar="SHARE",
+        help="probability that an image with two objects of a category leaves one or more of them "
+        "without annotation, and says so, as images of LVIS do; 0 annotates all",
+    )
 
 
 def _add_numbers_of_images(
@@ -170,6 +183,7 @@ def longtail_spec(args: argparse.Namespace) -> LongTailSpec:
         objects_per_image=tuple(args.objects),
         profile=PROFILES[args.profile],
         seed=args.seed,
+        not_exhaustive_probability=args.not_exhaustive,
         write_images=not args.annotations_only,
     )
 
@@ -225,6 +239,7 @@ def cutout_spec(args: argparse.Namespace) -> CutoutSpec:
         held_out=args.held_out,
         scenes=args.scenes,
         scene_strength=args.scene_strength,
+        not_exhaustive_probability=args.not_exhaustive,
         style=CutoutStyle(
             scale=tuple(args.scale),
             max_rotation=args.rotation,

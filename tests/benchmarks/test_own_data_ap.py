@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from benchmarks.own_data_ap import flattened, last_metrics, table, write_fixed
+from benchmarks.own_data_ap import (
+    Kind,
+    flattened,
+    last_metrics,
+    table,
+    without_parts,
+    write_fixed,
+)
 from d2_seesaw.engine import load_config
 from d2_seesaw.own_data.config_file import OwnData
 from d2_seesaw.own_data.recipes import CPU
@@ -45,6 +52,17 @@ def test_flattened_pictures_keep_width_and_transparency(tmp_path):
         cv2.IMREAD_UNCHANGED,
     )
     np.testing.assert_array_equal(flat, picture[::5])
+
+
+def test_ordinary_data_have_no_federated_fields_and_no_object_without_annotation():
+    federated = {"neg_category_ids": [2], "not_exhaustive_category_ids": []}
+    image = {"id": 7, "file_name": "7.jpg"}
+    ordinary = Kind((), is_federated=False)
+    content = without_parts(ordinary, {"images": [image | federated], "annotations": []})
+    assert content["images"] == [image]
+    partly = image | federated | {"not_exhaustive_category_ids": [1]}
+    with pytest.raises(ValueError, match="image 7 has objects without annotation"):
+        without_parts(ordinary, {"images": [partly], "annotations": []})
 
 
 def test_the_steps_of_a_training_are_counted_without_its_evaluation(tmp_path):

@@ -55,8 +55,10 @@ def test_every_option_is_passed_on(tmp_path):
     args = parse(*small("semantic", tmp_path, "--seed", 5))
     assert semantic_spec(args) == SemanticSpec(**sizes)
     options = ("--categories", 5, "--objects", 2, 4, "--annotations-only", "--seed", 5)
-    args = parse(*small("instances", tmp_path, *options, "--profile", "lvis_v1"))
+    options += ("--profile", "lvis_v1", "--not-exhaustive", 0.2)
+    args = parse(*small("instances", tmp_path, *options))
     sizes |= {"num_categories": 5, "objects_per_image": (2, 4), "write_images": False}
+    sizes |= {"not_exhaustive_probability": 0.2}
     assert longtail_spec(args) == LongTailSpec(**sizes, profile=LVIS_V1_PROFILE)
 
 
@@ -125,6 +127,7 @@ def test_cutouts_have_the_defaults_of_the_library_and_pass_every_option_on(stamp
     chosen += ("--exclude-backgrounds", "d*", "--category-depth", 2)
     counts = ("--train-images", 3, "--val-images", 2, "--objects", 1, 4, "--seed", 5)
     groups = ("--scenes", 3, "--scene-strength", 0.5, "--profile", "lvis_v1", "--held-out", 0.4)
+    groups += ("--not-exhaustive", 0)
     looks = ("--image-size", 64, 96, "--scale", 0.1, 0.3, "--rotation", 9, "--no-flip")
     looks += ("--light", 0.5, "--blur", 0.2, "--min-visible", 0.6, "--frequencies", "cutouts")
     args = parse("cutouts", "--cutouts", stamps, *chosen, *counts, *groups, *looks)
@@ -148,6 +151,7 @@ def test_cutouts_have_the_defaults_of_the_library_and_pass_every_option_on(stamp
         held_out=0.4,
         scenes=3,
         scene_strength=0.5,
+        not_exhaustive_probability=0,
         style=CutoutStyle(**{**vars(style), "min_visible_share": 0.6}),
     )
 
