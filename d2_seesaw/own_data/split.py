@@ -1,26 +1,21 @@
-"""Split of one annotation file into training and evaluation, by image.
+"""Split of one annotation file into training and evaluation, by image or by group of images.
 
 The categories are spread as in Sechidis et al., "On the Stratification of Multi-Label Data" (2011):
-the rarest one first. A category with two or more images is in both splits where that is possible.
+the rarest one first. A category with two or more groups of images is in both splits where that is
+possible.
 """
 
 import hashlib
-import json
-import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from d2_seesaw.data.annotations.coco import read_content
-from d2_seesaw.data.annotations.schema import as_id
 from d2_seesaw.data.annotations.table import AnnotationTable
-from d2_seesaw.utils.files import write_text
+from d2_seesaw.own_data.groups import name_of
 
 VAL_SHARE = 0.2
-_SOURCE = "d2_seesaw_split"  # section of the written files that names the file they come from
 
 
 @dataclass(frozen=True)
@@ -36,108 +31,161 @@ class Split:
     only_trained: list[str]
 
 
-def split_images(table: AnnotationTable, share: float = VAL_SHARE) -> Split:
+def split_images(
+    table: AnnotationTable,
+    share: float = VAL_SHARE,
+    *,
+    groups: np.ndarray | None = None,
+    earlier: Mapping[str, bool] | None = None,
+) -> Split:
     """Choose the images for evaluation. The order of the file and of its ids has no effect.
 
     Args:
         table: the annotations.
         share: of the images of each category.
+        groups: ``(N,)`` numbers; images with the same one stay in one part. By default the images
+            of the same name.
+        earlier: whether images were evaluated in an earlier split, by their names. They stay in
+            their part, and no image that was trained on is evaluated.
 
     Raises:
-        ValueError: fewer than two images.
+        ValueError: fewer than two groups, or no image can be evaluated.
     """
-    N, C = len(table.images), len(table.categories)
-    if N < 2:
-        raise ValueError(f"one file is split by image, but it has {N} images: give two files")
-    shown = np.zeros((N, C), bool)
-    shown[table.image[table.usable], table.category[table.usable]] = True
-    keys = [str(image.get("file_name") or image.get("coco_url")) for image in table.images]
-    order = sorted(range(N), key=lambda i: hashlib.sha256(keys[i].encode()).digest())
-    total = shown.sum(axis=0)
-    left = total.copy()  # images of each category that are trained on
-    chosen = np.zeros(N, bool)
-    for category in np.argsort(total, kind="stable"):
-        wanted = max(1, round(share * int(total[category])))
-        for image in (i for i in order if shown[i, category] and not chosen[i]):
-            if total[category] - left[category] >= wanted:
-                break
-            if (left[shown[image]] > 1).all():  # each of its categories stays in training
-                chosen[image] = True
-                left -= shown[image]
-    empty = [i for i in order if not shown[i].any()]
-    chosen[empty[: round(share * len(empty))]] = True
-    if not chosen.any():
-        raise ValueError("no image can be left out of training without losing a category")
-    missing = np.flatnonzero((total > 0) & (left == total))
+    names = [name_of(image) for image in table.images]
+    chosen = _Choice(table, names, groups, share)
+    if len(chosen.size) < 2:
+        rest = "" if len(names) < 2 else ", which are all in one group"
+        raise ValueError(
+            f"one file is split by image, but it has {len(names)} images{rest}: give two files"
+        )
+    known = set() if earlier is None else chosen.keep(names, earlier)
+    for category in np.argsort(chosen.groups_of_category, kind="stable").tolist():
+        chosen.add_images_of(category, known)
+    chosen.add_images_without_objects(known)
+    if not chosen.is_val.any():
+        rest = "" if earlier is None else " or evaluating one that was trained on: see --output"
+        raise ValueError(f"no image can be left out of training without losing a category{rest}")
+    missing = np.flatnonzero((chosen.total > 0) & (chosen.left == chosen.total))
     return Split(
-        val=frozenset(table.images[i]["id"] for i in np.flatnonzero(chosen).tolist()),
+        val=frozenset(
+            image["id"]
+            for image, group in zip(table.images, chosen.of_image.tolist(), strict=True)
+            if chosen.is_val[group]
+        ),
         only_trained=[table.categories[c]["name"] for c in missing.tolist()],
     )
 
 
-@dataclass(frozen=True)
-class Source:
-    """The file that a split comes from.
+class _Choice:
+    """Groups that are chosen for evaluation so far.
+
+    Groups are numbered in the order in which they are looked at, that of the hashes of names.
 
     Attributes:
-        file: its absolute path.
-        sha256: hash of its content.
+        of_image: ``(N,)`` group of each image.
+        size: ``(G,)`` numbers of images.
+        is_val: ``(G,)`` whether a group is chosen.
+        total: ``(C,)`` numbers of images of each category.
+        left: ``(C,)`` those that are trained on.
+        groups_of_category: ``(C,)`` numbers of groups.
     """
 
-    file: str
-    sha256: str
+    def __init__(
+        self, table: AnnotationTable, names: Sequence[str], groups: np.ndarray | None, share: float
+    ) -> None:
+        C = max(1, len(table.categories))
+        self.share = share
+        self.of_image = _in_order(names, groups)
+        self.size = np.bincount(self.of_image)
+        self.is_val = np.zeros(len(self.size), bool)
+        usable = table.usable
+        pairs = np.unique(table.image[usable].astype(np.int64) * C + table.category[usable])
+        pairs, self._images = np.unique(
+            self.of_image[pairs // C] * C + pairs % C, return_counts=True
+        )
+        self._category = pairs % C
+        self._bounds = np.searchsorted(pairs // C, np.arange(len(self.size) + 1))
+        self._by_category = np.argsort(self._category, kind="stable")
+        self._group = pairs // C
+        self.groups_of_category = np.bincount(self._category, minlength=len(table.categories))
+        self._ends = np.cumsum(self.groups_of_category)
+        self.total = np.zeros(len(table.categories), np.int64)
+        np.add.at(self.total, self._category, self._images)
+        self.left = self.total.copy()
+        self._wanted = np.array([max(1, round(share * n)) for n in self.total.tolist()], np.int64)
 
-    @classmethod
-    def of(cls, json_file: str | Path) -> "Source":
-        """Return the source that an annotation file would be."""
-        content = Path(json_file).read_bytes()
-        return cls(os.path.abspath(json_file), hashlib.sha256(content).hexdigest())
+    def keep(self, names: Sequence[str], earlier: Mapping[str, bool]) -> set[int]:
+        """Choose the groups that were evaluated earlier; return all groups of known images.
+
+        A group with an image that was trained on is trained on.
+        """
+        evaluated: dict[int, bool] = {}
+        for name, group in zip(names, self.of_image.tolist(), strict=True):
+            if name in earlier:
+                evaluated[group] = evaluated.get(group, True) and earlier[name]
+        for group in sorted(group for group, in_val in evaluated.items() if in_val):
+            if self._stays_trained(group):
+                self._add(group)
+        return set(evaluated)
+
+    def add_images_of(self, category: int, known: set[int]) -> None:
+        """Choose groups until enough images of a category are chosen."""
+        end = int(self._ends[category])
+        rows = self._by_category[end - int(self.groups_of_category[category]) : end]
+        free = [g for g in self._group[rows].tolist() if not self.is_val[g] and g not in known]
+        for group in free:
+            if self._wanting(category) <= 0:
+                return
+            if self._fits(group) and self._stays_trained(group):
+                self._add(group)
+        if self.left[category] == self.total[category]:  # rather too many images than none
+            for group in sorted(free, key=lambda group: self.size[group]):
+                if self._stays_trained(group):
+                    self._add(group)
+                    return
+
+    def add_images_without_objects(self, known: set[int]) -> None:
+        """Choose a share of the images in groups without any object."""
+        empty = self._bounds[1:] == self._bounds[:-1]
+        wanted = round(self.share * int(self.size[empty].sum()))
+        wanted -= int(self.size[empty & self.is_val].sum())
+        for group in np.flatnonzero(empty & ~self.is_val).tolist():
+            if group not in known and 0 < self.size[group] <= 2 * wanted:
+                self._add(group)
+                wanted -= int(self.size[group])
+
+    def _wanting(self, category: int | np.ndarray) -> Any:
+        return self._wanted[category] - self.total[category] + self.left[category]
+
+    def _fits(self, group: int) -> bool:
+        """Return whether a group brings no number further above its share than it was below.
+
+        A group of one image always fits.
+        """
+        row = slice(self._bounds[group], self._bounds[group + 1])
+        wanting = np.maximum(1, self._wanting(self._category[row]))
+        images = round(self.share * len(self.of_image)) - int(self.size[self.is_val].sum())
+        return bool(
+            (self._images[row] <= 2 * wanting).all() and self.size[group] <= 2 * max(1, images)
+        )
+
+    def _stays_trained(self, group: int) -> bool:
+        """Return whether each category of a group has other images that are trained on."""
+        row = slice(self._bounds[group], self._bounds[group + 1])
+        return bool((self.left[self._category[row]] > self._images[row]).all())
+
+    def _add(self, group: int) -> None:
+        row = slice(self._bounds[group], self._bounds[group + 1])
+        self.is_val[group] = True
+        self.left[self._category[row]] -= self._images[row]
 
 
-def source_of(part: str | Path) -> Source | None:
-    """Return the file that a part of a split comes from; None for any other, or no, file."""
-    try:
-        recorded = read_content(Path(part).read_bytes(), str(part)).get(_SOURCE)
-        return Source(**recorded) if isinstance(recorded, dict) else None
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def write_split(json_file: Path, split: Split, folder: Path) -> tuple[Path, Path]:
-    """Write the two parts of a file as ``split_train.json`` and ``split_val.json``.
-
-    Everything but images and annotations is in both, and the file that they come from.
-
-    Returns:
-        The paths of the two files.
-
-    Raises:
-        ValueError: one of the files exists and is the given one, or no part of a split.
-    """
-    paths = folder / "split_train.json", folder / "split_val.json"
-    for path in paths:
-        if path.exists() and path.samefile(json_file):
-            raise ValueError(
-                f"the split of {json_file} would overwrite it: choose another --output"
-            )
-        if os.path.lexists(path) and (not path.exists() or source_of(path) is None):
-            raise ValueError(
-                f"{path} exists and was not written by train --data: move it, or choose another "
-                "--output"
-            )
-    content = read_content(json_file.read_bytes(), str(json_file))
-    source = {_SOURCE: asdict(Source.of(json_file))}
-    for path, in_val in zip(paths, (False, True), strict=True):
-        part = content | source
-        part |= {
-            section: list(_of_split(content[section], key, split, in_val))
-            for section, key in (("images", "id"), ("annotations", "image_id"))
-        }
-        write_text(path, json.dumps(part))
-    return paths
-
-
-def _of_split(
-    entries: Iterable[dict[str, Any]], key: str, split: Split, in_val: bool
-) -> Iterable[dict[str, Any]]:
-    return (entry for entry in entries if (as_id(entry[key]) in split.val) == in_val)
+def _in_order(names: Sequence[str], groups: np.ndarray | None) -> np.ndarray:
+    """Return the groups of images, numbered by the least hash of a name in each."""
+    given = names if groups is None else groups.tolist()
+    hashes = [hashlib.sha256(name.encode()).digest() for name in names]
+    least: dict[Any, bytes] = {}
+    for group, digest in zip(given, hashes, strict=True):
+        least[group] = min(digest, least.get(group, digest))
+    number = {group: i for i, group in enumerate(sorted(least, key=lambda group: least[group]))}
+    return np.array([number[group] for group in given], np.int64)

@@ -1,7 +1,6 @@
 """Training on own data: ``--data`` chooses a config and writes it before the training starts."""
 
 import argparse
-import contextlib
 import itertools
 import os
 import re
@@ -10,20 +9,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 from omegaconf import DictConfig, OmegaConf
 
 from d2_seesaw.checkpoint.torchvision_weights import PREFIX, download_weights, find_weights
 from d2_seesaw.cli import say
 from d2_seesaw.cli.train.own_data_check import checked_data
-from d2_seesaw.cli.train.reading import find_evaluated, read_config
+from d2_seesaw.cli.train.own_data_files import write_checked
+from d2_seesaw.cli.train.reading import find_evaluated
 from d2_seesaw.cli.train.start import read_start
 from d2_seesaw.cli.train.training import check_checkpoint_file
 from d2_seesaw.data.annotations.reader import read_annotations
 from d2_seesaw.engine import load_config, load_part
 from d2_seesaw.engine.config import apply_overrides, parse_override
-from d2_seesaw.engine.launch import check_machine, check_ranks, torch_device
+from d2_seesaw.engine.launch import check_ranks, torch_device
 from d2_seesaw.engine.values import check_values
 from d2_seesaw.own_data import (
     Machine,
@@ -37,8 +37,7 @@ from d2_seesaw.own_data import (
 from d2_seesaw.own_data.config_file import NAME
 from d2_seesaw.own_data.heads import LOSSES, SEESAW
 from d2_seesaw.own_data.recipes import Choice, base_name
-from d2_seesaw.own_data.split import Source, source_of
-from d2_seesaw.utils.files import write_text
+from d2_seesaw.own_data.split_files import Source, parts_undone_at_errors, source_of
 from d2_seesaw.utils.folder_lock import check_folder_is_free
 
 DEFAULT_FOLDER = "output/own_data"
@@ -60,6 +59,12 @@ def add_own_data(parser: argparse.ArgumentParser) -> None:
         "the one for this machine",
     )
     group.add_argument("--images", metavar="DIR", help="folder of the images of both files")
+    group.add_argument(
+        "--group-by",
+        metavar="REGEX",
+        help="with a single file: images with the same match in their file name stay in one part, "
+        "such as '^[^/]+' for a folder of video frames or tiles",
+    )
     group.add_argument("--output", metavar="DIR", help=f"output folder; default: {DEFAULT_FOLDER}")
     group.add_argument(
         "--loss", choices=LOSSES, help=f"classification loss, see docs/losses.md; default: {SEESAW}"
@@ -107,8 +112,8 @@ def choose_own_data(args: argparse.Namespace, arguments: Sequence[str]) -> bool:
             Machine.here(), args.config_file or None, processes
         )
         _check_overrides(args, base, folder)
-        text = _chosen(args, folder, base, machine)
-        _write_checked(args, path, text)
+        with parts_undone_at_errors(path):
+            write_checked(args, path, _chosen(args, folder, base, machine))
         say(f"Written to {path}, which you may edit; key=value on the command line goes first")
     args.config_file = str(path)
     if args.choose_only:
@@ -121,6 +126,7 @@ def choose_own_data(args: argparse.Namespace, arguments: Sequence[str]) -> bool:
 def _refuse_other_flags(args: argparse.Namespace) -> None:
     given = {
         "--images": args.images,
+        "--group-by": args.group_by,
         "--output": args.output,
         "--loss": args.loss,
         "--choose-only": args.choose_only,
@@ -139,6 +145,8 @@ def _check_flags(args: argparse.Namespace) -> None:
             f"--data takes TRAIN.json and VAL.json, or one file to split, got {len(args.data)} "
             "files; KEY=VALUE arguments stand behind all flags"
         )
+    if args.group_by is not None:
+        _check_pattern(args)
     for file in args.data:
         if not os.path.isfile(file):
             raise FileNotFoundError(f"--data {file}: there is no such file")
@@ -155,6 +163,17 @@ def _check_flags(args: argparse.Namespace) -> None:
             "--data chooses in one process: call it with --choose-only first, then start all "
             f"processes with --config-file OUTPUT/{NAME}"
         )
+
+
+def _check_pattern(args: argparse.Namespace) -> None:
+    if len(args.data) > 1:
+        raise ValueError(f"--group-by {args.group_by} splits a single file, got two --data files")
+    try:
+        re.compile(args.group_by)
+    except re.error as error:
+        raise ValueError(
+            f"--group-by {args.group_by} is not a regular expression: {error}"
+        ) from error
 
 
 def _check_overrides(args: argparse.Namespace, base: str, folder: Path) -> None:
@@ -184,32 +203,6 @@ def _overridden(args: argparse.Namespace, base: str, folder: Path) -> DictConfig
     return cfg
 
 
-def _write_checked(args: argparse.Namespace, path: Path, text: str) -> None:
-    """Write a config that the start of the training accepts; an earlier one gets another name.
-
-    Raises:
-        ValueError, OSError: see ``read_config`` and ``check_machine``; an earlier config is kept.
-    """
-    tried = path.with_name(f".new_{path.name}")
-    folders = [folder for folder in path.parents if not folder.exists()]
-    registered = set(DatasetCatalog.list())
-    try:
-        write_text(tried, text)
-        cfg = read_config(argparse.Namespace(**{**vars(args), "config_file": str(tried)}))
-        if not args.choose_only:
-            check_machine(cfg, args)
-        _keep_earlier(path)
-        os.replace(tried, path)
-    finally:
-        tried.unlink(missing_ok=True)
-        for name in set(DatasetCatalog.list()) - registered:  # another try may have other files
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
-        for folder in folders:
-            with contextlib.suppress(OSError):  # it has files
-                folder.rmdir()
-
-
 def _is_given(arguments: Sequence[str], flag: str) -> bool:
     return any(argument.partition("=")[0] == flag for argument in arguments)
 
@@ -233,6 +226,8 @@ def _existing(args: argparse.Namespace, path: Path, processes: int | None) -> in
     base = re.search(r'= load_config\("(own_data/\w+)"\)', path.read_text(encoding="utf-8"))
     if not _is_same_data(args.data, written):
         other = f"{' and '.join(map(str, _origin(written)))}, not for {' and '.join(args.data)}"
+    elif args.group_by not in (None, grouped_by := _grouped_by(written)):
+        other = f"a split by {grouped_by or 'image'}, not for --group-by {args.group_by}"
     elif not all(_is_same_path(args.images, folder) for folder in images):
         other = f"the images in {' and '.join(sorted(set(map(str, images))))}, not {args.images}"
     elif args.from_scratch and cfg.train.init_checkpoint:
@@ -268,6 +263,11 @@ def _is_same_data(given: Sequence[str], written: Sequence[str | None]) -> bool:
     return all(source is not None and source.sha256 == sha256 for source in sources)
 
 
+def _grouped_by(written: Sequence[str | None]) -> str | None:
+    source = source_of(written[0]) if written[0] else None
+    return source.group_by if source else None
+
+
 def _origin(written: Sequence[str | None]) -> list[str | None]:
     """Return the annotations of a config, or the file that both were split from."""
     sources = [source_of(file) if file else None for file in written]
@@ -294,7 +294,7 @@ def _chosen(args: argparse.Namespace, folder: Path, base: str, machine: Choice) 
     """Check and measure the data, print the choices and return the text of the config."""
     cfg = load_config(base)
     cfg.train.init_checkpoint = _weights(args, cfg.train.init_checkpoint)
-    data = checked_data(args.data, args.images, folder)
+    data = checked_data(args.data, args.images, folder, args.group_by)
     measures = measure(read_annotations(data.train_file, for_training=True))
     evaluated = read_annotations(data.val_file)
     recipe = recipe_of(base, cfg, args.num_gpus)
@@ -365,13 +365,3 @@ def check_weights(name: str) -> None:
 
 def _indented(text: str) -> str:
     return "".join(f"  {line}\n" for line in text.splitlines()).rstrip()
-
-
-def _keep_earlier(path: Path) -> None:
-    """Give a config that exists, which its user may have edited, the first free name."""
-    if path.exists():
-        number = 1
-        while (kept := path.with_name(f"{path.stem}_previous_{number}.py")).exists():
-            number += 1
-        os.rename(path, kept)
-        say(f"The earlier {path} is now {kept}")

@@ -1,5 +1,6 @@
 """The check of own data before a config is chosen from them."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,19 +11,27 @@ from d2_seesaw.data.annotations.rules import ERROR, RULES
 from d2_seesaw.data.check import DatasetCheck, check_dataset
 from d2_seesaw.data.class_names import compare_with_trained
 from d2_seesaw.own_data import OwnData
-from d2_seesaw.own_data.split import split_images, write_split
+from d2_seesaw.own_data.config_file import NAME
+from d2_seesaw.own_data.groups import group_images
+from d2_seesaw.own_data.split import split_images
+from d2_seesaw.own_data.split_files import EarlierSplit, write_split
 
 _MOST_IMAGES_READ = 5000
 _ISSUES_SHOWN = 3
 
 
-def checked_data(given: Sequence[str], images: str, folder: Path) -> OwnData:
+def checked_data(
+    given: Sequence[str], images: str, folder: Path, group_by: str | None = None
+) -> OwnData:
     """Check the annotations of both splits, or of one file, which is split.
 
     Args:
         given: one or two annotation files.
         images: folder of the images of both.
-        folder: output folder, which the parts of a split are written to.
+        folder: output folder, which the parts of a split are written to. Images of the split that
+            an earlier config in it names stay in their part.
+        group_by: pattern of names that are split together, see
+            :func:`~d2_seesaw.own_data.groups.group_images`.
 
     Raises:
         ValueError: errors in the data, or an evaluated category that is not trained.
@@ -35,29 +44,68 @@ def checked_data(given: Sequence[str], images: str, folder: Path) -> OwnData:
             "`d2-seesaw check` lists all of them, and --fix mends some"
         )
     if len(files) == 1:
-        split = split_images(read_annotations(files[0]))
-        files = list(write_split(files[0], split, folder))
-        say(f"{given[0]} is split by image: {files[0]} and {files[1]}")
-        if split.only_trained:
-            names = ", ".join(split.only_trained[:5]) + ", ..." * (len(split.only_trained) > 5)
-            say(f"  {len(split.only_trained)} categories cannot be evaluated: {names}")
+        files = _split(files[0], images, folder, group_by)
     else:
         train, val = ([str(c["name"]) for c in read_categories(file)] for file in files)
         compare_with_trained(train, val, source=str(files[0]), target=str(files[1])).log()
     return OwnData(files[0], files[1], Path(images))
 
 
+def _split(json_file: Path, images: str, folder: Path, group_by: str | None) -> list[Path]:
+    """Split a file, print how, and return the files of both parts."""
+    table = read_annotations(json_file)
+    groups = group_images(table.images, images, group_by)
+    earlier = EarlierSplit.of(folder / NAME)
+    is_same = earlier is not None and earlier.source.group_by == group_by
+    kept = earlier.in_val if earlier is not None and is_same else None
+    split = split_images(table, groups=groups.of_image, earlier=kept)
+    files = list(write_split(json_file, split, folder, group_by))
+    trained = len(table.images) - len(split.val)
+    say(
+        f"{json_file} is split by image: {files[0]} ({trained:,} images) and {files[1]} "
+        f"({len(split.val):,} images)"
+    )
+    if text := groups.text():
+        say(f"  {text}")
+    if groups.unmatched:
+        say(f"  --group-by matches no part of {groups.unmatched:,} names, which are split by image")
+    if earlier is not None:
+        stay, to_train, to_val = earlier.moved(table.images, split)
+        new = len(table.images) - stay - to_train - to_val
+        say(
+            f"  {stay:,} images are in their part of the earlier split, {new:,} are new"
+            + f", {to_train:,} that were evaluated are trained on now" * (to_train > 0)
+        )
+        if to_val:
+            say(
+                f"  warning: the earlier split was by {earlier.source.group_by or 'image'}, and an "
+                f"earlier model was trained on {to_val:,} of the images that are evaluated now: its "
+                "AP on them is too high"
+            )
+    if split.only_trained:
+        names = ", ".join(split.only_trained[:5]) + ", ..." * (len(split.only_trained) > 5)
+        say(f"  {len(split.only_trained)} categories cannot be evaluated: {names}")
+    return files
+
+
 def _checked(json_file: Path, images: str, others: Sequence[Path]) -> int:
     """Print what `d2-seesaw check` finds in a file, and return the number of errors."""
     check = check_dataset(json_file, images, read_images=False)
-    if not check.number_of_errors and check.numbers["images"] <= _MOST_IMAGES_READ:
-        duplicates = (others[0], images) if others else None
-        check = check_dataset(json_file, images, duplicates=duplicates)
+    is_sound = not check.number_of_errors
+    reads = check.numbers["images"] <= _MOST_IMAGES_READ
+    duplicates = (others[0], images) if others else None
+    if is_sound and (reads or duplicates):
+        check = check_dataset(json_file, images, read_images=reads, duplicates=duplicates)
     nothing = _nothing_to_evaluate(check) if others else ""
     if others:
         issues = [issue for issue in check.issues if not RULES[issue.kind].training_only]
         check = replace(check, issues=issues)
     say(replace(check, thresholds=()).text(_ISSUES_SHOWN))  # the choices have the threshold
+    if is_sound and not reads:
+        say(
+            f"  more than {_MOST_IMAGES_READ:,} images are not read to their end; "
+            f"`{shlex.join(['d2-seesaw', 'check', str(json_file), images])}` reads them"
+        )
     if nothing:
         say(f"  error: nothing to evaluate on: {nothing}")
     return check.number_of_errors + bool(nothing)

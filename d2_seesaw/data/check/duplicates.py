@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from d2_seesaw.data.annotations.reader import content_hash
@@ -34,8 +34,41 @@ def check_duplicates(
     """
     splits = {None: images, **others}
     paths = {os.path.realpath(file.path) for files in splits.values() for file in files}
+    content = content_keys(paths, workers=workers, progress=progress)
+    issues, here = [], {}
+    elsewhere = {
+        name: {content[p]: file for file in files for p in [os.path.realpath(file.path)]}
+        for name, files in others.items()
+    }
+    for file in images:
+        path = os.path.realpath(file.path)
+        if not os.path.isfile(path):
+            continue
+        key = content[path]
+        for name, files in elsewhere.items():
+            if key in files:
+                issues.append(_issue(file, files[key], f" of {name}"))
+        earlier = here.setdefault(key, file)
+        if os.path.realpath(earlier.path) != path:
+            issues.append(_issue(file, earlier, ""))
+    return issues
+
+
+def content_keys(
+    paths: Iterable[str], *, workers: int | None = None, progress: bool = True
+) -> dict[str, str]:
+    """Return a text for each file that is the same for files of equal content, and for no others.
+
+    Only files of equal size are read. A file that is missing is like no other.
+
+    Args:
+        paths: real paths.
+        workers: threads that read files; by default one per processor, at most 8.
+        progress: show progress, see :class:`~d2_seesaw.utils.progress.Progress`.
+    """
+    keys = {path: path for path in sorted(set(paths))}
     by_size = defaultdict(list)
-    for path in sorted(paths):
+    for path in keys:
         if os.path.isfile(path):
             by_size[os.path.getsize(path)].append(path)
     candidates = [p for same in by_size.values() if len(same) > 1 for p in same]
@@ -48,24 +81,7 @@ def check_duplicates(
             unit="image",
             shown=progress,
         )
-        content = dict(zip(candidates, hashes, strict=True))
-    issues, here = [], {}
-    elsewhere = {
-        name: {content.get(p, p): file for file in files for p in [os.path.realpath(file.path)]}
-        for name, files in others.items()
-    }
-    for file in images:
-        path = os.path.realpath(file.path)
-        if not os.path.isfile(path):
-            continue
-        key = content.get(path, path)
-        for name, files in elsewhere.items():
-            if key in files:
-                issues.append(_issue(file, files[key], f" of {name}"))
-        earlier = here.setdefault(key, file)
-        if os.path.realpath(earlier.path) != path:
-            issues.append(_issue(file, earlier, ""))
-    return issues
+        return keys | dict(zip(candidates, hashes, strict=True))
 
 
 def _issue(file: ImageFile, other: ImageFile, split: str) -> Issue:

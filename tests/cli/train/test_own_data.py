@@ -14,17 +14,24 @@ import torchvision
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from omegaconf import OmegaConf
+from PIL import Image
 
 from d2_seesaw.checkpoint import save_weights, torchvision_weights
 from d2_seesaw.cli import train
-from d2_seesaw.cli.train import argument_parser, own_data, read_config
+from d2_seesaw.cli.train import (
+    argument_parser,
+    own_data,
+    own_data_check,
+    own_data_files,
+    read_config,
+)
 from d2_seesaw.cli.train.own_data import choose_own_data
 from d2_seesaw.engine import load_config, load_part
 from d2_seesaw.engine.boxes_only import masks_left_out
 from d2_seesaw.losses import SoftmaxLoss
 from d2_seesaw.own_data import Machine, choose_base
 from d2_seesaw.own_data.heads import LOSSES
-from tests.data.own_data import content, write
+from tests.data.own_data import annotation, content, write
 from tests.support.configs import build_model, plain, through_yaml
 
 NO_GPU = Machine(gpus=0, cores=2, has_bfloat16=False)
@@ -292,7 +299,8 @@ def test_a_renamed_folder_trains_in_itself(chosen, written, tmp_path):
     moved = written.parent.rename(tmp_path / "moved")
     cfg = load_config(str(moved / "own_data.py"))
     assert cfg.train.output_dir == str(moved)
-    assert MetadataCatalog.get("own_run_train").json_file == str(moved / "split_train.json")
+    (part,) = moved.glob("split_train_*.json")
+    assert MetadataCatalog.get("own_run_train").json_file == str(part)
 
 
 def test_one_output_folder_is_given(chosen, written):
@@ -453,14 +461,133 @@ def test_one_file_is_split_into_the_output_folder(chosen, written, capsys):
     assert "1 categories cannot be evaluated: hydrant" in said
     assert "Train with: d2-seesaw train --config-file" in said
     cfg = load_config(str(written))
-    registered = MetadataCatalog.get(cfg.dataloader.train.dataset.names).json_file
-    assert registered == str(written.parent / "split_train.json")
-    numbers = [
-        len(json.loads((written.parent / f"split_{part}.json").read_text())["images"])
-        for part in ("train", "val")
-    ]
+    parts = [Path(MetadataCatalog.get(f"own_run_{part}").json_file) for part in ("train", "val")]
+    assert sorted(parts) == sorted(written.parent.glob("split_*.json"))
+    assert cfg.dataloader.train.dataset.names == "own_run_train"
+    numbers = [len(json.loads(part.read_text())["images"]) for part in parts]
     assert sum(numbers) == 4
     assert min(numbers) > 0
+
+
+def add_frames(data, number=6):
+    """Add images of the category 7: two records of each file, in folders of two files."""
+    for i in range(2 * number):
+        name = f"film {i // 4}/{i // 2}.png"
+        data["images"].append({"id": 100 + i, "file_name": name, "height": 24, "width": 32})
+        data["annotations"].append(annotation(100 + i, 100 + i, 7))
+
+
+def parts_of(config):
+    """Return the images of the parts that a config trains and evaluates on, by their names."""
+    before = set(DatasetCatalog.list())
+    load_config(str(config))
+    names = sorted(set(DatasetCatalog.list()) - before)
+    parts = []
+    for name in names:
+        images = json.loads(Path(MetadataCatalog.get(name).json_file).read_text())["images"]
+        parts.append({image["file_name"] for image in images})
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    return parts
+
+
+@pytest.mark.parametrize("options", [[], ["--group-by=^[^/]+"]])
+def test_records_of_a_picture_and_groups_are_in_one_part(
+    chosen, written, tmp_path, capsys, options
+):
+    def add(data):
+        add_frames(data, 12)
+        for name in ("copy", "film 0/0"):
+            path = tmp_path / f"images/{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 24)).save(path)
+        data["images"].append({"id": 99, "file_name": "copy.png", "height": 24, "width": 32})
+        data["annotations"].append(annotation(99, 99, 7))
+
+    chosen("--choose-only", *options, change=add, files=1)
+    train, val = parts_of(written)
+    assert not train & val
+    assert ("copy.png" in val) == ("film 0/0.png" in val)
+    said = capsys.readouterr().out
+    reasons = "12 by several records of a file, 1 by equal content of files"
+    if options:
+        assert not {name.split("/")[0] for name in train} & {name.split("/")[0] for name in val}
+        reasons += ", 7 by --group-by ^[^/]+"
+    assert f"stay in one part: {reasons}\n" in said
+    again = ["--group-by=^film"]
+    with pytest.raises(ValueError, match=r"a split by .*, not for --group-by \^film"):
+        chosen(*again, change=add, files=1)
+    assert chosen(change=add, files=1).starts  # the file is used as it is
+    chosen("--choose-only", "--restart", "--group-by=^fil.", change=add, files=1)
+    said = capsys.readouterr().out
+    before, (trained, evaluated) = (train, val), parts_of(written)
+    moved = [name for name in evaluated & before[0]]
+    moved = sum(2 if name.startswith("film") else 1 for name in moved)
+    assert moved
+    expected = f"an earlier model was trained on {moved} of the images that are evaluated now"
+    assert expected in said
+
+
+def test_a_restart_that_fails_leaves_the_split_and_one_that_starts_keeps_it(
+    chosen, written, tmp_path, capsys, monkeypatch
+):
+    chosen("--choose-only", change=add_frames, files=1)
+    folder = written.parent
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    first = parts_of(written)
+
+    def grow(data):
+        add_frames(data, 12)
+
+    wrong = ["--restart", "--num-gpus=2", "dataloader.train.total_batch_size=3"]
+    with pytest.raises(ValueError, match="is 3, which 2 processes cannot share equally"):
+        chosen(*wrong, change=grow, files=1)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    for module, name in ((own_data, "config_text"), (own_data_files, "_keep_earlier")):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(module, name, stop)
+            chosen("--choose-only", "--restart", change=grow, files=1)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    capsys.readouterr()
+    chosen("--choose-only", "--restart", change=grow, files=1)
+    now = {path.name: path.read_bytes() for path in folder.iterdir()}
+    kept = {"own_data_previous_1.py": before.pop("own_data.py")} | before
+    assert kept.items() <= now.items()
+    assert len(now) == len(kept) + 3
+    assert parts_of(folder / "own_data_previous_1.py") == first
+    grown = parts_of(written)
+    assert all(earlier <= later for earlier, later in zip(first, grown, strict=True))
+    assert "16 images are in their part of the earlier split, 12 are new\n" in (
+        capsys.readouterr().out
+    )
+
+
+def test_data_of_many_images_are_compared_and_not_read(chosen, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(own_data_check, "_MOST_IMAGES_READ", 3)
+    chosen("--choose-only")
+    said = capsys.readouterr().out
+    assert said.count("  the images were not read\n") == 2
+    command = f"`d2-seesaw check {tmp_path}/val.json {tmp_path}/images` reads them\n"
+    assert f"  more than 3 images are not read to their end; {command}" in said
+    assert "warning: 4 x an image whose content another image has (duplicate_image)" in said
+
+
+@pytest.mark.parametrize(
+    ("pattern", "files", "message"),
+    [
+        ("(", 1, r"--group-by \( is not a regular expression: missing \)"),
+        ("a", 2, "--group-by a splits a single file, got two --data files"),
+        ("tile", 1, "--group-by tile matches none of the 4 file names, such as part/3.png"),
+    ],
+)
+def test_a_pattern_that_does_not_fit_is_refused(chosen, written, pattern, files, message):
+    with pytest.raises(ValueError, match=message):
+        chosen("--choose-only", f"--group-by={pattern}", files=files)
+    assert not written.parent.exists()
 
 
 @pytest.mark.slow
