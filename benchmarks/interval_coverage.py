@@ -137,7 +137,7 @@ def trial(
     split = draw_split(rng)
     objects = CountedObjects.from_arrays(split.images, split.categories, K)
     weights = np.concatenate(
-        [np.ones((1, IMAGES), np.int32), resample_weights(IMAGES, resamples, rng)]
+        [np.ones((1, IMAGES), np.int32), resample_weights(np.arange(IMAGES), resamples, rng)]
     )
     numbers = objects.numbers(weights)
     found = []
@@ -149,9 +149,10 @@ def trial(
     ap = np.stack(found, axis=1)
     first, second = (ResampledRuns(x[0], x[1:]) for x in (ap[:, :seeds], ap[:, seeds:]))
 
+    images = objects.units_of_categories(np.arange(IMAGES))
+
     def interval(chosen: np.ndarray) -> tuple[float, float, float]:
-        images = objects.images_of_categories[chosen]
-        i = difference_interval(first.of(chosen), second.of(chosen), images, paired=paired)
+        i = difference_interval(first.of(chosen), second.of(chosen), images[chosen], paired=paired)
         return i.mean, i.low, i.high
 
     intervals = {}
@@ -161,7 +162,7 @@ def trial(
         intervals[metric] = [interval(chosen)]
         if metric == "AP":
             for k in chosen:
-                bin_of = np.searchsorted(BINS, objects.images_of_categories[k], side="right") - 1
+                bin_of = np.searchsorted(BINS, images[k], side="right") - 1
                 intervals.setdefault(NAMES_OF_BINS[bin_of], []).append(interval(np.array([k])))
     return intervals
 

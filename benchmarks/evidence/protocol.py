@@ -21,7 +21,9 @@ result names the weights that it started from, and a table refuses results of di
 
 The table "resize" was added after the results of the first two. The tables of RECALL_CONDITIONS
 were added after the result of the table "recall", whose mean IoU did not compete with that of
-cross-entropy; and RECALL_LONG after those.
+cross-entropy; and RECALL_LONG after those. The results of LINEAR_CLASSIFIER were added to the
+table "losses" after it was complete, because Seesaw Loss has a normalized classifier there, and
+softmax and most of the others have a linear one.
 
 Before the first result of the tables of HTC-Lite, the start of cascades was changed: the weights of
 the detector had fitted the one mask head of HTC-Lite alone, and now every stage has copies of its
@@ -97,6 +99,8 @@ def _cascade(config: str, data: Data) -> Recipe:
 
 
 _SEEDS = (1, 2, 3)
+# Seesaw Loss with a linear classifier instead of the normalized one.
+LINEAR_CLASSIFIER = _on_cutouts("linear_classifier", config="linear_classifier")
 
 SEESAW_SOFTMAX = Table(
     "seesaw_softmax", "Seesaw Loss against softmax", (SOFTMAX, SEESAW), (*_SEEDS, 4, 5)
@@ -110,7 +114,7 @@ ABLATION = Table(
         _on_cutouts("no_compensation", overrides={f"{LOSS}.q": 0}),
         _on_cutouts("no_mitigation", overrides={f"{LOSS}.p": 0}),
         _on_cutouts("no_factors", overrides={f"{LOSS}.p": 0, f"{LOSS}.q": 0}),
-        _on_cutouts("linear_classifier", config="linear_classifier"),
+        LINEAR_CLASSIFIER,
         _on_cutouts("seesaw_no_objectness", "seesaw_no_objectness"),
         _on_cutouts("image_counts", config="image_counts"),
         _on_cutouts("p_0.4", overrides={f"{LOSS}.p": 0.4}),
@@ -129,6 +133,7 @@ LOSSES = Table(
     (
         SOFTMAX_2,
         SEESAW_2,
+        LINEAR_CLASSIFIER,
         *(
             _on_cutouts(name, name)
             for name in (

@@ -98,12 +98,15 @@ def notes(comparison: RunComparison, task: TaskComparison, pair: PairComparison)
         task: The task.
         pair: The pair.
     """
+    drawn = f"{comparison.images:,} images"
+    if comparison.image_groups is not None:
+        drawn += f" in {comparison.image_groups:,} groups that were drawn as a whole,"
     return [
         _coverage_note(comparison, pair),
         *_metric_notes(pair),
         _category_note(pair),
-        f"{comparison.images:,} images of {comparison.annotations}, {comparison.resamples:,} "
-        f"resamples, seed {comparison.seed}.",
+        f"{drawn} of {comparison.annotations}, {comparison.resamples:,} resamples, seed "
+        f"{comparison.seed}.",
     ]
 
 

@@ -53,6 +53,12 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--task", nargs="+", choices=TASKS, help="default: all that the detections support")
     add("--max-dets-per-image", type=count, default=300, metavar="N", help="default: 300")
     add("--unpaired", action="store_true", help="do not pair the runs by seed")
+    add(
+        "--group-by",
+        metavar="REGEX",
+        help="draw images together whose file names match with the same text, such as the frames "
+        "of a video; '^[^/]+' groups by the first folder",
+    )
     add("--resamples", type=count, default=RESAMPLES, metavar="N", help=f"default: {RESAMPLES}")
     add("--seed", type=seed, default=0, help="seed of the resampling; default: 0")
     add(
@@ -131,6 +137,7 @@ def write_comparison(args: argparse.Namespace) -> list[str]:
         registered_counts=registered_train_images(args.dataset) if args.dataset else None,
         limits=DetectionLimits(per_image=args.max_dets_per_image),
         paired=False if args.unpaired else None,
+        group_by=args.group_by,
         resamples=args.resamples,
         seed=args.seed,
     )

@@ -127,6 +127,8 @@ class RunComparison:
         seed: Seed of the resampling.
         groups: Names of the runs of each group.
         tasks: The tasks, masks first.
+        image_groups: Number of groups of images that were drawn as a whole; None if single images
+            were drawn. A group counts as one image where a number of images is needed.
     """
 
     annotations: str
@@ -135,6 +137,7 @@ class RunComparison:
     seed: int
     groups: dict[str, list[str]]
     tasks: list[TaskComparison]
+    image_groups: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON-serializable data, with None for ``nan`` and infinity."""

@@ -69,12 +69,16 @@ class CountedObjects:
         ends = _running_total(np.take(weights, self.images, axis=1))[:, self.bounds]
         return np.diff(ends, axis=1)
 
-    @cached_property
-    def images_of_categories(self) -> np.ndarray:
-        """Return the ``(K,)`` numbers of images with an object of each category."""
+    def units_of_categories(self, units: np.ndarray) -> np.ndarray:
+        """Return the ``(K,)`` numbers of units with an object of each category.
+
+        Args:
+            units: ``(I,)`` unit of each image: what is drawn as a whole.
+        """
+        found = units[self.images]
         return np.array(
             [
-                len(np.unique(self.images[a:b]))
+                len(np.unique(found[a:b]))
                 for a, b in zip(self.bounds[:-1], self.bounds[1:], strict=True)
             ]
         )
@@ -266,11 +270,20 @@ def _recalls_reached(recall: np.ndarray) -> np.ndarray:
     return nearest + (np.take(RECALL_THRESHOLDS, nearest) <= recall)
 
 
-def resample_weights(num_images: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw ``(B, I)`` int32 weights: how often each image is drawn in I draws with replacement."""
-    return np.stack(
-        [
-            np.bincount(rng.integers(num_images, size=num_images), minlength=num_images)
-            for _ in range(resamples)
-        ]
-    ).astype(np.int32)
+def resample_weights(units: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw units of images with replacement, as many as there are.
+
+    Args:
+        units: ``(I,)`` unit of each image, from 0: the image itself, or a group that is drawn as a
+            whole.
+        resamples: B.
+        rng: Source of the random numbers.
+
+    Returns:
+        ``(B, I)`` int32 weights: how often each image is drawn.
+    """
+    number = int(units.max(initial=-1)) + 1
+    drawn = [
+        np.bincount(rng.integers(number, size=number), minlength=number) for _ in range(resamples)
+    ]
+    return np.stack(drawn).astype(np.int32)[:, units]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from d2_seesaw.data.annotations.image_groups import group_images
 from d2_seesaw.data.frequency import GROUPS
 from d2_seesaw.evaluation.analysis.compared_runs import (
     RunReader,
@@ -65,6 +66,7 @@ def compare_runs(
     registered_counts: Mapping[int, int] | None = None,
     limits: DetectionLimits | None = None,
     paired: bool | None = None,
+    group_by: str | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> RunComparison:
@@ -86,13 +88,17 @@ def compare_runs(
         limits: Detections that count, as in the evaluations.
         paired: Whether runs with the same seed are paired. By default they are if two groups have
             the same seeds, see ``are_paired``.
+        group_by: Regular expression for the file names of images that depend on each other, such as
+            the frames of a video, see ``group_images``. Such a group is drawn as a whole, and
+            counts as one image where the number of images matters.
         resamples: Number of resamples of the images.
         seed: Seed of the resampling.
 
     Raises:
         ValueError: fewer than two groups, a group without runs, a run without detections or that
             is given twice, two runs of a group with the same name or the same detections, runs of
-            other annotations or limits, no task that all runs have, or a negative seed.
+            other annotations or limits, no task that all runs have, a ``group_by`` that is not
+            valid or finds nothing, or a negative seed.
     """
     check_tasks(tasks)
     if resamples < 2:
@@ -117,6 +123,7 @@ def compare_runs(
         registered_counts=registered_counts,
         with_masks="segm" in (tasks or ()),
     )
+    units = group_images(table.images, group_by) if group_by else np.arange(len(table.images))
     truth = GroundTruthColumns.from_table(table)
     if not tasks and not table.has_segmentation.any():
         tasks = ("bbox",)
@@ -129,19 +136,21 @@ def compare_runs(
                 reader.read(group, run, tasks)
                 progress.update(1)
     of_tasks = reader.task_runs()
-    weights = resample_weights(len(table.images), resamples, np.random.default_rng(seed))
+    weights = resample_weights(units, resamples, np.random.default_rng(seed))
     return RunComparison(
         annotations=Path(annotations).name,
         images=len(table.images),
         resamples=resamples,
         seed=seed,
         groups=names,
-        tasks=[_compare_task(of, weights, names, paired) for of in of_tasks],
+        tasks=[_compare_task(of, units, weights, names, paired) for of in of_tasks],
+        image_groups=len(np.unique(units)) if group_by else None,
     )
 
 
 def _compare_task(
     of_task: TaskRuns,
+    units: np.ndarray,
     weights: np.ndarray,
     names: Mapping[str, Sequence[str]],
     paired: bool | None,
@@ -161,6 +170,7 @@ def _compare_task(
     data = _TaskData(
         of_task,
         data_of,
+        of_task.objects.units_of_categories(units),
         {
             metric: np.array([k for k in known if of_task.categories[k].frequency in of], int)
             if metric != "AP"
@@ -179,10 +189,19 @@ def _compare_task(
 
 @dataclass(frozen=True)
 class _TaskData:
-    """Scores of one task by group of runs, and the categories with objects of each metric."""
+    """Scores of one task.
+
+    Attributes:
+        of_task: The task.
+        runs: Scores by group of runs.
+        drawn: ``(K,)`` number of images, or of groups of images that are drawn as a whole, with an
+            object of each category.
+        members: Categories with objects of each metric.
+    """
 
     of_task: TaskRuns
     runs: dict[str, ResampledRuns]
+    drawn: np.ndarray
     members: dict[str, np.ndarray]
 
     def scores(self, group: str) -> dict[str, GroupScore]:
@@ -229,7 +248,7 @@ class _TaskData:
 
     def _metric(self, metric: str, baseline: str, other: str, paired: bool) -> Difference:
         members = self.members[metric]
-        images = self.of_task.objects.images_of_categories[members]
+        images = self.drawn[members]
         reason = ""
         if not len(members):
             reason = "no category with objects"
@@ -245,7 +264,7 @@ class _TaskData:
     def _category(self, k: int, baseline: str, other: str, paired: bool) -> Difference:
         row = self.of_task.categories[k]
         reason = ""
-        if self.of_task.objects.images_of_categories[k] < LEAST_IMAGES:
+        if self.drawn[k] < LEAST_IMAGES:
             reason = f"in fewer than {LEAST_IMAGES} images"
         found = self._difference(np.array([k]), baseline, other, paired, reason)
         return dataclasses.replace(
@@ -263,8 +282,7 @@ class _TaskData:
         if len(members):
             means = float(first.means.mean()), float(second.means.mean())
         if not reason:
-            images = objects.images_of_categories[members]
-            found = difference_interval(first, second, images, paired=paired)
+            found = difference_interval(first, second, self.drawn[members], paired=paired)
         images = [objects.images[objects.bounds[k] : objects.bounds[k + 1]] for k in members]
         together = np.concatenate([np.zeros(0, int), *images])
         return Difference(

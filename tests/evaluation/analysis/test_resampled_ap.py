@@ -72,7 +72,7 @@ def resampled(data, results, task, weights):
 @pytest.mark.parametrize("seed", range(2))
 def test_the_ap_of_a_resample_is_that_of_images_that_are_really_copied(seed, task):
     data, results = federated_data(seed)
-    weights = resample_weights(len(data["images"]), 4, np.random.default_rng(seed))
+    weights = resample_weights(np.arange(len(data["images"])), 4, np.random.default_rng(seed))
     weights[0] = 1
     weights[1] = [2, 1] + 10 * [0]
     found = resampled(data, results, task, weights)
@@ -95,14 +95,14 @@ def test_ties_between_images_are_ranked_as_in_the_evaluation():
 
 def test_blocks_of_resamples_do_not_change_the_result(monkeypatch):
     data, results = federated_data(0)
-    weights = resample_weights(12, 7, np.random.default_rng(0))
+    weights = resample_weights(np.arange(12), 7, np.random.default_rng(0))
     whole = resampled(data, results, "bbox", weights)
     monkeypatch.setattr("d2_seesaw.evaluation.analysis.resampled_ap._ELEMENTS_PER_BLOCK", 1)
     np.testing.assert_array_equal(resampled(data, results, "bbox", weights), whole)
 
 
 def test_each_resample_has_as_many_images_as_the_split():
-    weights = resample_weights(50, 20, np.random.default_rng(0))
+    weights = resample_weights(np.arange(50), 20, np.random.default_rng(0))
     assert (weights.sum(axis=1) == 50).all()
     assert weights.min() == 0
     assert weights.var() == pytest.approx(1, rel=0.2)  # a binomial of 50 draws

@@ -20,7 +20,8 @@ from d2_seesaw.evaluation.predictions.files import (
     save_columns,
     write_results,
 )
-from tests.evaluation.compared_data import annotations_and_runs
+from d2_seesaw.report.comparison_tables import notes
+from tests.evaluation.compared_data import IMAGES, annotations_and_runs
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,55 @@ def test_few_categories_and_few_images_have_no_interval_but_a_reason(data):
         assert bool(d.reason) == (d.images < 10)
         assert d.objects >= d.images > 0
     assert any(d.reason for d in pair.categories)
+
+
+def copied(path, images):
+    """Write annotations with three frames of each image, one video for each."""
+    data = json.loads(path.read_text())
+    data["images"] = [
+        {**image, "id": image["id"] + n * images, "file_name": f"{image['id']}/{n}.jpg"}
+        for n in range(3)
+        for image in data["images"]
+    ]
+    number = len(data["annotations"])
+    data["annotations"] = [
+        {**a, "id": a["id"] + n * number, "image_id": a["image_id"] + n * images}
+        for n in range(3)
+        for a in data["annotations"]
+    ]
+    return data
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_equal_frames_of_a_video_say_as_much_as_one_of_them(data, tmp_path, seeds):
+    annotations, folder = data
+    (tmp_path / "val.json").write_text(json.dumps(copied(annotations, IMAGES)))
+    groups = {}
+    for method in "ab":
+        groups[method] = [tmp_path / f"{method}_{seed}" for seed in range(1, seeds + 1)]
+        for run in groups[method]:
+            run.mkdir()
+            one = read_results(folder / run.name / "instances_predictions.npz")
+            three = [replace(one, image_ids=one.image_ids + n * IMAGES) for n in range(3)]
+            save_columns(str(run / "instances_predictions.npz"), Detections.concatenate(three))
+    single = compared(data, *([run.name for run in runs] for runs in groups.values()))
+    options = {"annotations": tmp_path / "val.json", "resamples": 40}
+    frames = compare_runs(groups, group_by="^[^/]+", **options)
+    assert (frames.images, frames.image_groups) == (3 * IMAGES, IMAGES)
+    assert single.image_groups is None
+    expected, found = (c.tasks[0].pairs[0] for c in (single, frames))
+    for a, b in zip(
+        [*expected.metrics, *expected.categories], [*found.metrics, *found.categories], strict=True
+    ):
+        assert (b.low, b.high) == pytest.approx((a.low, a.high), nan_ok=True)
+        assert b.reason == a.reason
+    # As if the frames were independent.
+    wrong = compare_runs(groups, **options).tasks[0].pairs[0]
+    if seeds == 1:
+        errors = wrong.metrics[0].standard_error, found.metrics[0].standard_error
+        assert errors[0] == pytest.approx(errors[1] / 3**0.5, rel=0.3)
+    note = notes(frames, frames.tasks[0], found)[-1]
+    assert note.startswith("180 images in 60 groups that were drawn as a whole, of val.json")
 
 
 def test_the_result_is_json_without_nan_and_depends_on_the_seed_alone(data):
