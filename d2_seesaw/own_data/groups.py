@@ -1,7 +1,6 @@
 """Images of one annotation file that must stay in one part of its split."""
 
 import os
-import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from d2_seesaw.data.annotations.image_groups import match_names
 from d2_seesaw.data.catalog import image_paths
 from d2_seesaw.data.check.duplicates import content_keys
 
@@ -40,12 +40,7 @@ class Groups:
         )
 
 
-def name_of(image: Mapping[str, Any]) -> str:
-    """Return the name of an image in its annotation file: ``file_name``, or else ``coco_url``."""
-    return str(image.get("file_name") or image.get("coco_url"))
-
-
-def group_images(
+def find_groups(
     images: Sequence[Mapping[str, Any]],
     image_root: str | Path,
     pattern: str | None = None,
@@ -57,24 +52,21 @@ def group_images(
     Args:
         images: entries of an annotation file, whose files exist.
         image_root: folder of the images.
-        pattern: regular expression that is searched in each name. Images with the same match, or
-            the same text in its parentheses if it has some, are a group.
+        pattern: regular expression that groups names, see
+            :func:`~d2_seesaw.data.annotations.image_groups.match_names`.
         progress: show progress.
 
     Raises:
-        ValueError: the pattern matches no name.
+        ValueError: see ``match_names``.
     """
     path_of = image_paths(images, image_root)
     paths = [os.path.realpath(path_of(image)) for image in images]
     content = content_keys(paths, progress=progress)
     keys = [content[path] for path in paths]
-    matches = [_match(pattern, name_of(image)) for image in images]
+    matches: list[Hashable | None] = [None] * len(images)
+    if pattern is not None:
+        matches = match_names(images, pattern)
     matched = Counter(match for match in matches if match is not None)
-    if pattern is not None and not matched:
-        names = ", ".join(name_of(image) for image in images[:1])
-        raise ValueError(
-            f"--group-by {pattern} matches none of the {len(images):,} file names, such as {names}"
-        )
     counts = {
         "{} by several records of a file": _repeated(paths),
         "{} by equal content of files": _repeated(content[path] for path in set(paths)),
@@ -85,11 +77,6 @@ def group_images(
         reasons=[text.format(f"{number:,}") for text, number in counts.items() if number],
         unmatched=matches.count(None) if pattern is not None else 0,
     )
-
-
-def _match(pattern: str | None, name: str) -> Hashable | None:
-    found = None if pattern is None else re.search(pattern, name)
-    return found and (found.groups() or found[0])
 
 
 def _repeated(values: Iterable[str]) -> int:

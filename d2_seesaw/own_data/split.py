@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from d2_seesaw.data.annotations.image_groups import name_of
 from d2_seesaw.data.annotations.table import AnnotationTable
-from d2_seesaw.own_data.groups import name_of
 
 VAL_SHARE = 0.2
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from d2_seesaw.data.annotations.coco import read_content
+from d2_seesaw.data.annotations.image_groups import name_of
 from d2_seesaw.data.annotations.schema import as_id
-from d2_seesaw.own_data.groups import name_of
 from d2_seesaw.own_data.split import Split
 from d2_seesaw.utils.files import write_text
 

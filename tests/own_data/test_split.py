@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from d2_seesaw.data.annotations.coco import parse_text
-from d2_seesaw.own_data.groups import group_images
+from d2_seesaw.own_data.groups import find_groups
 from d2_seesaw.own_data.split import split_images
 from d2_seesaw.own_data.split_files import write_split
 from tests.data.own_data import annotation, content, table
@@ -150,7 +150,7 @@ def test_records_copies_and_matches_are_groups(tmp_path):
         (tmp_path / name).write_bytes(b"same" if name in ("b/2.png", "c/1.png") else name.encode())
 
     def grouped(pattern):
-        groups = group_images(images, tmp_path, pattern, progress=False)
+        groups = find_groups(images, tmp_path, pattern, progress=False)
         together = {frozenset(np.flatnonzero(groups.of_image == g)) for g in groups.of_image}
         return {tuple(sorted(g)) for g in together if len(g) > 1}, groups.text(), groups.unmatched
 
@@ -165,7 +165,9 @@ def test_records_copies_and_matches_are_groups(tmp_path):
     )
     assert grouped(r"(^.)/\d")[0] == by_folder[0]
     assert grouped("png")[0] == {(0, 1, 2, 3, 4, 5)}
-    with pytest.raises(ValueError, match="--group-by jpg matches none of the 6 file names, such"):
+    with pytest.raises(
+        ValueError, match="--group-by 'jpg' finds nothing in the file names of 6 images, such"
+    ):
         grouped("jpg")
 
 

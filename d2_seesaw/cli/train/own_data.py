@@ -20,6 +20,7 @@ from d2_seesaw.cli.train.own_data_files import write_checked
 from d2_seesaw.cli.train.reading import find_evaluated
 from d2_seesaw.cli.train.start import read_start
 from d2_seesaw.cli.train.training import check_checkpoint_file
+from d2_seesaw.data.annotations.image_groups import match_names
 from d2_seesaw.data.annotations.reader import read_annotations
 from d2_seesaw.engine import load_config, load_part
 from d2_seesaw.engine.config import apply_overrides, parse_override
@@ -145,8 +146,7 @@ def _check_flags(args: argparse.Namespace) -> None:
             f"--data takes TRAIN.json and VAL.json, or one file to split, got {len(args.data)} "
             "files; KEY=VALUE arguments stand behind all flags"
         )
-    if args.group_by is not None:
-        _check_pattern(args)
+    _check_pattern(args)
     for file in args.data:
         if not os.path.isfile(file):
             raise FileNotFoundError(f"--data {file}: there is no such file")
@@ -166,14 +166,11 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 
 def _check_pattern(args: argparse.Namespace) -> None:
+    if args.group_by is None:
+        return
     if len(args.data) > 1:
         raise ValueError(f"--group-by {args.group_by} splits a single file, got two --data files")
-    try:
-        re.compile(args.group_by)
-    except re.error as error:
-        raise ValueError(
-            f"--group-by {args.group_by} is not a regular expression: {error}"
-        ) from error
+    match_names([], args.group_by)
 
 
 def _check_overrides(args: argparse.Namespace, base: str, folder: Path) -> None:

@@ -12,7 +12,7 @@ from d2_seesaw.data.check import DatasetCheck, check_dataset
 from d2_seesaw.data.class_names import compare_with_trained
 from d2_seesaw.own_data import OwnData
 from d2_seesaw.own_data.config_file import NAME
-from d2_seesaw.own_data.groups import group_images
+from d2_seesaw.own_data.groups import find_groups
 from d2_seesaw.own_data.split import split_images
 from d2_seesaw.own_data.split_files import EarlierSplit, write_split
 
@@ -31,7 +31,7 @@ def checked_data(
         folder: output folder, which the parts of a split are written to. Images of the split that
             an earlier config in it names stay in their part.
         group_by: pattern of names that are split together, see
-            :func:`~d2_seesaw.own_data.groups.group_images`.
+            :func:`~d2_seesaw.own_data.groups.find_groups`.
 
     Raises:
         ValueError: errors in the data, or an evaluated category that is not trained.
@@ -54,7 +54,7 @@ def checked_data(
 def _split(json_file: Path, images: str, folder: Path, group_by: str | None) -> list[Path]:
     """Split a file, print how, and return the files of both parts."""
     table = read_annotations(json_file)
-    groups = group_images(table.images, images, group_by)
+    groups = find_groups(table.images, images, group_by)
     earlier = EarlierSplit.of(folder / NAME)
     is_same = earlier is not None and earlier.source.group_by == group_by
     kept = earlier.in_val if earlier is not None and is_same else None
@@ -79,8 +79,8 @@ def _split(json_file: Path, images: str, folder: Path, group_by: str | None) -> 
         if to_val:
             say(
                 f"  warning: the earlier split was by {earlier.source.group_by or 'image'}, and an "
-                f"earlier model was trained on {to_val:,} of the images that are evaluated now: its "
-                "AP on them is too high"
+                f"earlier model was trained on {to_val:,} of the images that are evaluated now: "
+                "its AP on them is too high"
             )
     if split.only_trained:
         names = ", ".join(split.only_trained[:5]) + ", ..." * (len(split.only_trained) > 5)

@@ -14,7 +14,7 @@ def test_images_with_the_same_match_are_one_group_and_others_are_alone():
     assert group_images(images, "^[^/]+(?=/)").tolist() == [0, 1, 0, 2, 3, 1]
 
 
-def test_the_first_group_of_the_expression_names_the_images():
+def test_the_parentheses_of_the_expression_name_the_images():
     images = named("x_tile1.png", "x_tile2.png", "y_tile1.png")
     assert group_images(images, r"(.*)_tile\d").tolist() == [0, 0, 1]
     assert group_images([{"coco_url": "http://h/val/1.jpg"}], "val/").tolist() == [0]
