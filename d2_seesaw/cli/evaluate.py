@@ -3,7 +3,7 @@
 Reads a JSON file in the COCO results format, or the instances_predictions.npz that an evaluation
 writes beside it, which is faster to read. Annotations are in LVIS or COCO format; images in COCO
 format count as exhaustively annotated. Results of `d2-seesaw predict` have image ids of their own:
-give the images.json beside them as --predicted-images.
+give the images.json beside them as --predicted-images. They need its --threshold 0.
 
 Examples:
   d2-seesaw evaluate output/run/inference/lvis_instances_results.json --dataset lvis_v1_val

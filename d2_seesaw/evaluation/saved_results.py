@@ -16,6 +16,7 @@ from d2_seesaw.evaluation.predictions.predicted_images import (
     with_categories_of,
     with_ids_of,
 )
+from d2_seesaw.evaluation.predictions.results_file import ResultsFile
 from d2_seesaw.evaluation.scoring import EvaluationResult, LVISScoring, ReportWriter, check_tasks
 
 logger = logging.getLogger(__name__)
@@ -64,13 +65,15 @@ def evaluate_results_file(
 
     Raises:
         ValueError: a file has the wrong format, does not fit the other, or lacks data for a task;
-            or ``thresholds_of`` with ``class_agnostic``.
+            prediction left out detections that are to be scored, see
+            ``ResultsFile.check_complete``; or ``thresholds_of`` with ``class_agnostic``.
         OSError: a file cannot be read or written. ``thresholds_of`` is opened before scoring.
     """
     check_tasks(tasks)
     scoring = scoring or LVISScoring()
     if thresholds_of is not None:
         _check_thresholds(thresholds_of, scoring)  # scoring may take long
+    ResultsFile.find(results, predicted_images).check_complete(scoring.limits)
     detections = read_results(results, image_size=image_sizes(annotations, predicted_images))
     possible = detections.tasks if len(detections) else tuple(tasks or ("bbox",))
     impossible = set(tasks or ()) - set(possible)

@@ -1,11 +1,14 @@
 """`d2-seesaw predict`: exit statuses, options and error messages."""
 
 import json
+import logging
+import shutil
 
 import pytest
+import torch
 from PIL import Image
 
-from d2_seesaw.cli import evaluate, predict
+from d2_seesaw.cli import evaluate, predict, report
 from d2_seesaw.inference.thresholds import ScoreThresholds
 from tests.data.own_data import annotation
 from tests.inference.test_files import predictor, red_box
@@ -19,7 +22,12 @@ def given(tmp_path, monkeypatch):
     def load(checkpoint, **options):
         asked.update(checkpoint=checkpoint, **options)
         made = predictor()
-        made.thresholds = ScoreThresholds.uniform(float(options["threshold"]), 2)
+        rule = options["threshold"]
+        made.thresholds = (
+            ScoreThresholds(torch.tensor([0.25, 0.75], dtype=torch.float64), rule)
+            if rule == "best-f1"
+            else ScoreThresholds.uniform(float(rule), 2)
+        )
         return made
 
     monkeypatch.setattr(predict, "load_predictor", load)
@@ -45,6 +53,92 @@ def test_options_reach_the_model_and_the_results(given, tmp_path):
     assert given == {**expected, "threshold": "0.1"}
     assert len(json.loads((tmp_path / "out/results.json").read_text())) == 3
     assert not (tmp_path / "out/a.png").exists()
+
+
+@pytest.fixture
+def truth(tmp_path):
+    """Write annotations of the picture, in which each class has the object that is found."""
+    boxes = {4: [5, 10, 20, 20], 9: [5, 10, 20, 20]}
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 40, "width": 60}],
+        "categories": [{"id": 4, "name": "dark"}, {"id": 9, "name": "bright"}],
+        "annotations": [annotation(n, 1, c) | {"bbox": boxes[c]} for n, c in enumerate(boxes, 1)],
+    }
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    return str(tmp_path / "val.json")
+
+
+@pytest.fixture
+def log(caplog):
+    """Capture the log although prediction, in the same process, sets up a logger of its own."""
+    logging.getLogger("d2_seesaw").addHandler(caplog.handler)
+    yield caplog
+    logging.getLogger("d2_seesaw").removeHandler(caplog.handler)
+
+
+def score(folder, truth, *options):
+    """Score the results; return nothing, because the table is logged."""
+    options = ["--annotations", truth, "--task", "bbox", *map(str, options)]
+    evaluate.main([str(folder / "out/results.json"), *options])
+
+
+LOW = r"results\.json lacks the detections with a score below {}, says .*out/images\.json: "
+
+
+@pytest.mark.parametrize(
+    ("options", "lacking", "allowed"),
+    [
+        ([], LOW.format(r"0\.5") + "AP would be .*predict --threshold 0$", None),
+        (["--threshold", "0.0501"], LOW.format(r"0\.0501"), None),
+        (
+            ["--threshold", "best-f1"],
+            LOW.format(r"the threshold of their class \(best-f1, 0\.25 to 0\.75\)"),
+            None,
+        ),
+        (
+            ["--threshold", "0", "--max-detections", "2"],
+            "at most 2 detections per image, .*300 are to be scored.*or give --max-dets-per-image 2$",
+            ["--max-dets-per-image", "2"],
+        ),
+        (["--threshold", "0.05"], None, []),
+        (["--threshold", "0.0001"], None, []),
+    ],
+)
+def test_results_that_lack_detections_are_not_scored(
+    given, truth, tmp_path, options, lacking, allowed, log
+):
+    """Neither by `evaluate` and `report compare`, nor to choose thresholds."""
+    call(tmp_path, *options, "--json-only")
+    (tmp_path / "m.pth").touch()
+    shutil.copytree(tmp_path / "out", tmp_path / "copy")
+    runs = [str(tmp_path / "out/results.json"), "--", str(tmp_path / "copy/results.json")]
+    if lacking:
+        for refused in (
+            lambda: score(tmp_path, truth),
+            lambda: score(tmp_path, truth, "--predicted-images", tmp_path / "out/images.json"),
+            lambda: score(tmp_path, truth, "--thresholds-of", tmp_path / "m.pth"),
+            lambda: report.main(["compare", *runs, "--annotations", truth]),
+        ):
+            with pytest.raises(SystemExit, match=lacking) as error:
+                refused()
+            assert "\n" not in str(error.value)
+        assert not list(tmp_path.glob("*.thresholds.json"))
+    if allowed is not None:
+        score(tmp_path, truth, *allowed)
+        assert ("score below 0.05, says" in log.text) == ("0.05" in options)
+    images = json.loads((tmp_path / "out/images.json").read_text())
+    images.pop("info")  # as earlier versions wrote it
+    (tmp_path / "out/images.json").write_text(json.dumps(images))
+    log.clear()
+    score(tmp_path, truth, "--predicted-images", tmp_path / "out/images.json")
+    assert "lacks" not in log.text
+    assert "AP" in log.text
+
+
+def test_ap_fixed_has_no_limit_of_detections_per_image(given, truth, tmp_path):
+    call(tmp_path, "--threshold", "0", "--max-detections", "2", "--json-only")
+    with pytest.raises(SystemExit, match=r"no such limit.*without --max-detections$"):
+        score(tmp_path, truth, "--fixed-ap", "--max-dets-per-image", "2")
 
 
 def test_a_split_of_a_folder_is_predicted_and_scored(given, tmp_path, capsys):

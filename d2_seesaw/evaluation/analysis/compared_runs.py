@@ -27,6 +27,7 @@ from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.entries import ImageSize
 from d2_seesaw.evaluation.predictions.files import RESULTS, read_results
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
+from d2_seesaw.evaluation.predictions.results_file import ResultsFile
 from d2_seesaw.evaluation.predictions.validation import check_detections
 from d2_seesaw.evaluation.tables import CategoryResult, category_results
 
@@ -188,9 +189,11 @@ class RunReader:
 
         Raises:
             ValueError: the run has no detections for a task, was evaluated on other annotations or
-                with other limits, or has the detections of another run of its group.
+                with other limits, has the detections of another run of its group, or lacks
+                detections that prediction left out.
         """
         file = results_file(run)
+        ResultsFile.find(file).check_complete(self.limits)
         detections = read_results(file, image_size=self._image_size)
         self._check_copy(group, file, detections)
         # A file without detections does not say what its model predicts.
