@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from d2_seesaw.cli import evaluate, predict, report
+from d2_seesaw.cli import draw, evaluate, predict, report
 from d2_seesaw.inference.thresholds import ScoreThresholds
 from tests.data.own_data import annotation
 from tests.inference.test_files import predictor, red_box
@@ -97,7 +97,7 @@ LOW = r"results\.json lacks the detections with a score below {}, says .*out/ima
         ),
         (
             ["--threshold", "0", "--max-detections", "2"],
-            "at most 2 detections per image, .*300 are to be scored.*or give --max-dets-per-image 2$",
+            "at most 2 detections per image, .*300 are to be.*or give --max-dets-per-image 2$",
             ["--max-dets-per-image", "2"],
         ),
         (["--threshold", "0.05"], None, []),
@@ -133,6 +133,67 @@ def test_results_that_lack_detections_are_not_scored(
     score(tmp_path, truth, "--predicted-images", tmp_path / "out/images.json")
     assert "lacks" not in log.text
     assert "AP" in log.text
+
+
+@pytest.mark.parametrize("origin", ["recorded", "earlier", "changed"])
+def test_images_are_matched_by_file_name_in_every_command(
+    given, tmp_path, origin, monkeypatch, log
+):
+    """The annotations number the two pictures the other way round, and all is found."""
+    Image.fromarray(red_box(30)).save(tmp_path / "b.png")
+    places = {1: ("b.png", 30), 2: ("a.png", 5)}
+    content = {
+        "images": [
+            {"id": i, "file_name": f"val/{name}", "height": 40, "width": 60}
+            for i, (name, _) in places.items()
+        ],
+        "categories": [{"id": 4, "name": "dark"}, {"id": 9, "name": "bright"}],
+        "annotations": [
+            annotation(10 * i + c, i, c) | {"bbox": [x, 10, 20, 20]}
+            for i, (_, x) in places.items()
+            for c in (4, 9)
+        ],
+    }
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    call(tmp_path, "--threshold", "0", "--json-only", inputs=("a.png", "b.png"))
+    results, images = tmp_path / "out/results.json", tmp_path / "out/images.json"
+    if origin == "earlier":
+        without = json.loads(images.read_text())
+        del without["info"]
+        images.write_text(json.dumps(without))
+    if origin == "changed":
+        results.write_text(results.read_text() + "\n")
+    shutil.copytree(tmp_path / "out", tmp_path / "copy")
+    truth = ["--annotations", str(tmp_path / "val.json"), "--task", "bbox"]
+    seen = []
+    monkeypatch.setattr(evaluate, "print_longtail_results", seen.append)
+    runs = [str(results), "--", str(tmp_path / "copy/results.json")]
+    pictures = ["--images", str(tmp_path), "--errors", "missed", "--output", str(tmp_path / "png")]
+    output = ["--format", "json", "--output", str(tmp_path / "compared"), "--resamples", "2"]
+    commands = {
+        evaluate.main: [str(results), *truth],
+        report.main: ["compare", *runs, *truth, *output],
+        draw.main: ["--results", str(results), *truth, *pictures],
+    }
+    if origin == "changed":
+        for command, arguments in commands.items():
+            message = r"results\.json is not the file .* give --predicted-images .*images\.json"
+            with pytest.raises(SystemExit, match=message) as error:
+                command(arguments)
+            assert "\n" not in str(error.value)
+        evaluate.main([str(results), *truth, "--predicted-images", str(images)])
+    else:
+        evaluate.main(commands[evaluate.main])
+        report.main(commands[report.main])
+        compared = json.loads((tmp_path / "compared/comparison.json").read_text())
+        assert [score["AP"]["mean"] for score in compared["tasks"][0]["scores"].values()] == (
+            pytest.approx([100, 100])
+        )
+        with pytest.raises(SystemExit, match="no image has an object or detection that passes"):
+            draw.main(commands[draw.main])
+        by_name = f"Images of {results} are matched with the annotations by file name"
+        assert log.text.count(by_name) == 3
+    assert seen[0]["bbox"]["AP"] == pytest.approx(100)
 
 
 def test_ap_fixed_has_no_limit_of_detections_per_image(given, truth, tmp_path):

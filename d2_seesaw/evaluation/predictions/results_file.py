@@ -16,9 +16,17 @@ from typing import Any
 
 import msgspec
 
-from d2_seesaw.evaluation.predictions.files import RESULTS
+from d2_seesaw.data.annotations.table import AnnotationTable
+from d2_seesaw.evaluation.predictions.detections import Detections
+from d2_seesaw.evaluation.predictions.entries import ImageSize
+from d2_seesaw.evaluation.predictions.files import RESULTS, read_results
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
-from d2_seesaw.evaluation.predictions.predicted_images import read_images
+from d2_seesaw.evaluation.predictions.predicted_images import (
+    image_sizes,
+    read_images,
+    with_categories_of,
+    with_ids_of,
+)
 
 PREDICTED_RESULTS, PREDICTED_IMAGES = "results.json", "images.json"
 """Files of ``d2-seesaw predict``."""
@@ -85,13 +93,15 @@ class ResultsFile:
 
     Attributes:
         path: The results.
-        images: Their ``images.json``.
+        images: Their ``images.json``; None if the image ids are those of the annotations.
         record: The record in it; None if it was written by an earlier version.
+        was_given: Whether the user named ``images``.
     """
 
     path: Path
     images: Path | None = None
     record: PredictionRecord | None = None
+    was_given: bool = False
 
     @classmethod
     def find(
@@ -99,30 +109,94 @@ class ResultsFile:
     ) -> ResultsFile:
         """Return the results with their ``images.json``, which is given or found beside them.
 
+        Prediction numbers its images itself. The ids of its results are therefore never taken for
+        those of the annotations while its ``images.json`` is in the same folder. The files of an
+        evaluation (``RESULTS``) have the ids of the annotations, whatever is beside them.
+
         Args:
             results: The file of results.
             predicted_images: Their ``images.json``. By default it is the one in the same folder, if
-                ``d2-seesaw predict`` wrote it with these results.
+                ``d2-seesaw predict`` wrote it with these results. An ``images.json`` of another
+                origin is not used, with a warning.
 
         Raises:
-            ValueError: ``predicted_images`` has another format.
+            ValueError: ``predicted_images`` has another format; or prediction wrote the
+                ``images.json`` in the same folder, but not with these results.
             OSError: a file cannot be read.
         """
         path = Path(results)
-        images = path.with_name(PREDICTED_IMAGES)
+        beside = path.with_name(PREDICTED_IMAGES)
         if predicted_images is not None:
             images = Path(predicted_images)
-            return cls(path, images, PredictionRecord.of_images(read_images(images), images))
-        if path.name in RESULTS or not images.is_file():
+            record = PredictionRecord.of_images(read_images(images), images)
+            return cls(path, images, record, was_given=True)
+        if path.name in RESULTS or not beside.is_file():
             return cls(path)
         try:
-            content = read_images(images)
+            content = read_images(beside)
         except ValueError:
+            content = {}
+        record = PredictionRecord.of_images(content, beside)
+        if record is None and not _is_of_earlier_prediction(content):
+            logger.warning(
+                f"Image ids of {path} are taken for those of the annotations. If they are those of "
+                f"{beside}, give it as --predicted-images"
+            )
             return cls(path)
-        record = PredictionRecord.of_images(content, images)
-        if record is None or record.results_bytes != path.stat().st_size:
-            return cls(path)
-        return cls(path, images, record)
+        belongs = path.name == PREDICTED_RESULTS
+        if record is not None:
+            belongs = record.results_bytes == path.stat().st_size
+        if not belongs:
+            raise ValueError(
+                f"{path} is not the file that d2-seesaw predict wrote with {beside} beside it, so "
+                f"that its image ids are not known: if they are those of {beside}, give "
+                f"--predicted-images {beside} to d2-seesaw evaluate or draw; if they are those of "
+                f"the annotations, move {path} to another folder"
+            )
+        logger.info(
+            f"Images of {path} are matched with the annotations by file name, because {beside} "
+            "beside it is from d2-seesaw predict"
+        )
+        return cls(path, beside, record)
+
+    def read(self, image_size: ImageSize) -> Detections:
+        """Read the detections, with the ids of the file.
+
+        Args:
+            image_size: Height and width of an annotated image by its id, for masks that are
+                polygons. The sizes of a prediction are those in its ``images.json``.
+
+        Raises:
+            ValueError: see ``read_results``.
+        """
+        images = self.images
+        if images is not None:
+            image_size = image_sizes(lambda: read_images(images)["images"])
+        return read_results(self.path, image_size=image_size)
+
+    def with_ids_of(self, detections: Detections, table: AnnotationTable) -> Detections:
+        """Replace the ids of a prediction by those of the annotations.
+
+        Images are matched by file name, see
+        :func:`~d2_seesaw.evaluation.predictions.predicted_images.with_ids_of`, and categories by
+        name. Other results keep their ids.
+
+        Raises:
+            ValueError: an image with detections is not exactly one of the annotated images, or the
+                names of the categories do not fit.
+        """
+        if self.images is None:
+            return detections
+        try:
+            found = with_ids_of(detections, self.images, table.images)
+            return with_categories_of(found, self.images, table.categories)
+        except ValueError as error:
+            if self.was_given:
+                raise
+            raise ValueError(
+                f"{error}. {self.images} says which images {self.path} has; if the ids of "
+                f"{self.path} are those of the annotations, move it to another folder"
+            ) from error
 
     def check_complete(self, limits: DetectionLimits) -> None:
         """Refuse results without the detections that AP and score thresholds need.
@@ -165,3 +239,16 @@ class ResultsFile:
         of_classes = f"{record.threshold}, {low:g} to {high:g}"
         text = f"{high:g}" if low == high else f"the threshold of their class ({of_classes})"
         return f"the detections with a score below {text}, says {self.images}"
+
+
+def _is_of_earlier_prediction(content: Mapping[str, Any]) -> bool:
+    """Return whether ``images.json`` has the form that prediction wrote without a record."""
+    keys = {"id", "file_name", "height", "width"}
+    return (
+        content.keys() == {"images", "categories", "annotations"}
+        and content["annotations"] == []
+        and all(
+            image["id"] == number and image.keys() - {"frame"} == keys
+            for number, image in enumerate(content["images"], 1)
+        )
+    )
