@@ -77,7 +77,7 @@ def test_the_info_of_the_images_says_what_the_results_lack(tmp_path):
     assert found.record == PredictionRecord(size, "best-f1", 0.125, 0.75, 300)
     text = (tmp_path / "images.json").read_text()
     (tmp_path / "images.json").write_text(text.replace("0.75", '"high"'))
-    with pytest.raises(ValueError, match=r"in the info of .*images\.json: Expected `float`"):
+    with pytest.raises(ValueError, match=r"info of .*images\.json is damaged: Expected `float`"):
         ResultsFile.find(tmp_path / "results.json")
 
 
