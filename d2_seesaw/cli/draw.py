@@ -17,6 +17,7 @@ Examples:
 """
 
 import argparse
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -94,7 +95,8 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--annotations", metavar="FILE", help="annotations in LVIS or COCO format")
     add("--images", metavar="DIR", help="folder of the images")
     add("--train-annotations", metavar="FILE", help="training annotations, for frequency groups")
-    add("--predicted-images", metavar="FILE", help="images.json of `d2-seesaw predict`")
+    predicted = "images.json of `d2-seesaw predict`; default: the one beside its results"
+    add("--predicted-images", metavar="FILE", help=predicted)
     add("--task", choices=TASKS, help="matches by boxes or masks; default: masks if there are any")
     add("--page", type=Path, metavar="FILE", help="write one HTML page to leaf through")
     add("--output", type=Path, metavar="DIR", help="folder for PNG files; default: RUN/pictures")
@@ -337,5 +339,6 @@ def _left_out(failures: Sequence[str]) -> list[str]:
 def main(arguments: list[str] | None = None) -> None:
     """Draw, and print where the files are."""
     args = argument_parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # to stderr
     with errors_in_one_line("draw"):
         say("\n".join(draw(args)))

@@ -3,13 +3,14 @@
 Reads a JSON file in the COCO results format, or the instances_predictions.npz that an evaluation
 writes beside it, which is faster to read. Annotations are in LVIS or COCO format; images in COCO
 format count as exhaustively annotated. Results of `d2-seesaw predict` have image ids of their own:
-give the images.json beside them as --predicted-images.
+images are matched by file name, with the images.json beside them or the one of --predicted-images.
+They need `d2-seesaw predict --threshold 0`.
 
 Examples:
   d2-seesaw evaluate output/run/inference/lvis_instances_results.json --dataset lvis_v1_val
   d2-seesaw evaluate results.json --annotations val.json --train-annotations train.json
   d2-seesaw evaluate results.json --config-file my_config.py --dataset my_val
-  d2-seesaw evaluate results.json --predicted-images images.json --annotations val.json
+  d2-seesaw evaluate out/results.json --annotations val.json
   d2-seesaw evaluate results.json --annotations val.json --thresholds-of model.pth
 """
 
@@ -18,7 +19,6 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
 
 import detectron2.data.datasets  # noqa: F401  registers the built-in datasets
 from detectron2.data import MetadataCatalog
@@ -44,7 +44,7 @@ from d2_seesaw.evaluation.lvis.rules import TASKS
 from d2_seesaw.evaluation.scoring import ENGINES
 from d2_seesaw.report import write_evaluation_report
 
-PREDICTED_HELP = "images.json of `d2-seesaw predict`: match images by file name, not by id"
+PREDICTED_HELP = "images.json of `d2-seesaw predict`; default: the one beside its results"
 THRESHOLDS_HELP = (
     "the checkpoint that made the detections: write its score thresholds beside it, for "
     "`d2-seesaw predict --threshold best-f1`"
@@ -85,12 +85,6 @@ def registered_images(dataset: str | None) -> str | None:
 
 def hints(args: argparse.Namespace, results: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
     """Yield warnings about likely mistakes in the command."""
-    beside = Path(args.results).with_name("images.json")
-    if not args.predicted_images and beside.is_file():
-        yield (
-            "Image ids are taken from the annotations. If the results belong to "
-            f"{beside}, give it as --predicted-images."
-        )
     counts = [m.get("categories-" + group) for m in results.values() for group in "rcf"]
     if not args.class_agnostic and not any(counts):
         yield (

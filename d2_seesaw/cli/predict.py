@@ -3,12 +3,13 @@ r"""Run a trained model on images, folders and videos.
 By default the config is the one that training saved beside the checkpoint. Nothing that checkpoint
 and YAML config say is run without --trust. The class names come from the checkpoint. The output
 folder receives the images and videos with the detections drawn on them, results.json in the format
-of COCO and LVIS, and images.json with the file (and frame) of each image id. The exit status is 0,
-1 if some files were skipped, 2 if nothing was done.
+of COCO and LVIS, and images.json with the file (and frame) of each image id and, in its info, the
+thresholds. The exit status is 0, 1 if some files were skipped, 2 if nothing was done.
 
 Detections below --threshold are neither drawn nor written. It is a score, or best-f1, precision=P
 or recall=R for a threshold of each class, from the file MODEL.thresholds.json that an evaluation
-writes beside the checkpoint. Set it to 0 if `d2-seesaw evaluate` is to score the results.
+writes beside the checkpoint. Set it to 0 if `d2-seesaw evaluate` or `d2-seesaw report compare` is
+to score the results: they refuse a threshold above 0.05.
 
 Examples:
   d2-seesaw predict --checkpoint output/quickstart/seesaw/model_final.pth images/ --output out

@@ -10,12 +10,8 @@ from pathlib import Path
 from d2_seesaw.evaluation.analysis.threshold_file import SplitThresholds, write_thresholds
 from d2_seesaw.evaluation.lvis.annotations import TrainImageCounts, read_evaluation_table
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
-from d2_seesaw.evaluation.predictions.files import read_results
-from d2_seesaw.evaluation.predictions.predicted_images import (
-    image_sizes,
-    with_categories_of,
-    with_ids_of,
-)
+from d2_seesaw.evaluation.predictions.predicted_images import annotated_sizes
+from d2_seesaw.evaluation.predictions.results_file import ResultsFile
 from d2_seesaw.evaluation.scoring import EvaluationResult, LVISScoring, ReportWriter, check_tasks
 
 logger = logging.getLogger(__name__)
@@ -50,7 +46,8 @@ def evaluate_results_file(
         registered_counts: Training images by category id, for annotations without groups, as
             returned by ``registered_train_images``.
         predicted_images: ``images.json`` of ``d2-seesaw predict``, for results with image ids of
-            their own. Images are then matched by file name, see ``with_ids_of``.
+            their own. Images are then matched by file name, see ``ResultsFile.find``, which finds
+            it beside the results.
         output_dir: Folder for the files of ``EvaluationResult.write``; nothing is written if None.
         report: Function that writes the long-tail report into that folder.
         image_root: Folder of the images, for the pictures of the report.
@@ -64,14 +61,17 @@ def evaluate_results_file(
 
     Raises:
         ValueError: a file has the wrong format, does not fit the other, or lacks data for a task;
-            or ``thresholds_of`` with ``class_agnostic``.
+            prediction left out detections that are to be scored, see
+            ``ResultsFile.check_complete``; or ``thresholds_of`` with ``class_agnostic``.
         OSError: a file cannot be read or written. ``thresholds_of`` is opened before scoring.
     """
     check_tasks(tasks)
     scoring = scoring or LVISScoring()
     if thresholds_of is not None:
         _check_thresholds(thresholds_of, scoring)  # scoring may take long
-    detections = read_results(results, image_size=image_sizes(annotations, predicted_images))
+    source = ResultsFile.find(results, predicted_images)
+    source.check_complete(scoring.limits)
+    detections = source.read(annotated_sizes(annotations))
     possible = detections.tasks if len(detections) else tuple(tasks or ("bbox",))
     impossible = set(tasks or ()) - set(possible)
     if impossible:
@@ -82,9 +82,7 @@ def evaluate_results_file(
         registered_counts=registered_counts,
         with_masks="segm" in (tasks or possible),
     )
-    if predicted_images is not None:
-        detections = with_ids_of(detections, predicted_images, table.images)
-        detections = with_categories_of(detections, predicted_images, table.categories)
+    detections = source.with_ids_of(detections, table)
     if not len(table.image):
         raise ValueError(f"{annotations} has no annotations to score against")
     result = scoring.score(

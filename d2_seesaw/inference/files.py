@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,6 +21,11 @@ from detectron2.utils.logger import log_every_n_seconds
 from d2_seesaw.data.rle import encode_bitmap
 from d2_seesaw.engine.trainer import is_out_of_memory
 from d2_seesaw.evaluation.predictions.detections import Detections
+from d2_seesaw.evaluation.predictions.results_file import (
+    PREDICTED_IMAGES,
+    PREDICTED_RESULTS,
+    PredictionRecord,
+)
 from d2_seesaw.inference.drawing import (
     draw_instances,
     draw_label_map,
@@ -38,8 +44,6 @@ from d2_seesaw.inference.thresholds import ScoreCounts, ScoreThresholds
 from d2_seesaw.utils.files import atomic_write, write_text
 from d2_seesaw.utils.progress import Progress
 
-RESULTS = "results.json"
-IMAGES = "images.json"
 LABELS = "labels"
 
 logger = logging.getLogger(__name__)
@@ -50,7 +54,8 @@ class ResultsWriter:
 
     ``images.json`` maps each ``image_id`` to a picture or to a frame of a video, and each
     ``category_id`` to the name of a class. It has the form of an annotation file:
-    ``pycocotools.coco.COCO`` reads it, and its ``loadRes`` then reads ``results.json``.
+    ``pycocotools.coco.COCO`` reads it, and its ``loadRes`` then reads ``results.json``. Its
+    ``info`` says which detections are left out.
 
     Both files appear when the ``with`` block ends. If it ends with an exception, they hold the
     results up to then.
@@ -59,11 +64,19 @@ class ResultsWriter:
         folder: Folder of both files; created.
         class_names: Names in the order of the model's classes.
         category_ids: Ids of the same classes.
+        record: Thresholds and limit of the detections; by default there are none.
     """
 
-    def __init__(self, folder: str | Path, class_names: list[str], category_ids: list[int]) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        class_names: list[str],
+        category_ids: list[int],
+        record: PredictionRecord | None = None,
+    ) -> None:
         self.folder = Path(folder)
         self.category_ids = category_ids
+        self.record = record or PredictionRecord()
         self._images: list[dict[str, Any]] = []
         self._categories = [
             {"id": category, "name": name}
@@ -72,8 +85,8 @@ class ResultsWriter:
 
     def __enter__(self) -> "ResultsWriter":
         self._open = ExitStack()
-        self._file = self._open.enter_context(atomic_write(self.folder / RESULTS))
-        self._file.write(b"[")
+        self._file = self._open.enter_context(atomic_write(self.folder / PREDICTED_RESULTS))
+        self._bytes = self._file.write(b"[")
         self._separator = "\n"
         return self
 
@@ -84,9 +97,14 @@ class ResultsWriter:
         traceback: TracebackType | None,
     ) -> None:
         with self._open:
-            self._file.write(b"\n]\n")
-        images = {"images": self._images, "categories": self._categories, "annotations": []}
-        write_text(self.folder / IMAGES, json.dumps(images, indent=1))
+            self._bytes += self._file.write(b"\n]\n")
+        images = {
+            "info": replace(self.record, results_bytes=self._bytes).to_info(),
+            "images": self._images,
+            "categories": self._categories,
+            "annotations": [],
+        }
+        write_text(self.folder / PREDICTED_IMAGES, json.dumps(images, indent=1))
 
     def add_image(self, name: str, size: tuple[int, int], frame: int | None = None) -> int:
         """Add a picture, or a frame of a video counted from 0, and return its ``image_id``."""
@@ -109,7 +127,7 @@ class ResultsWriter:
 
     def _write(self, results: Iterable[dict[str, Any]]) -> None:
         for result in results:
-            self._file.write((self._separator + json.dumps(result)).encode())
+            self._bytes += self._file.write((self._separator + json.dumps(result)).encode())
             self._separator = ",\n"
 
 
@@ -192,7 +210,7 @@ class FilePredictions:
         unreadable = []
         names, ids = self.predictor.class_names, self.predictor.category_ids
         with (
-            ResultsWriter(self.output, names, ids) as self._results,
+            ResultsWriter(self.output, names, ids, self._record()) as self._results,
             Progress("predicting", total=len(sources), unit="file") as self._progress,
         ):
             for number, source in enumerate(sources, 1):
@@ -207,6 +225,17 @@ class FilePredictions:
                     self._say(f"{number}/{len(sources)} skipped: {reason}", logging.WARNING)
                 self._progress.update()
         return unreadable
+
+    def _record(self) -> PredictionRecord:
+        values = self.thresholds.values
+        if self.predictor.is_semantic or not len(values):
+            return PredictionRecord()
+        return PredictionRecord(
+            threshold=self.thresholds.rule,
+            lowest_threshold=float(values.min()),
+            highest_threshold=float(values.max()),
+            max_detections=self.max_detections,
+        )
 
     def _say(self, message: str, level: int = logging.INFO) -> None:
         if not self._progress.is_bar:

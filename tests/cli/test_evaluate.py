@@ -102,20 +102,24 @@ def test_results_with_other_image_ids_are_scored_by_file_names(evaluated, run, t
         assert again[task] == pytest.approx(expected[task], rel=0, abs=1e-9, nan_ok=True)
 
 
-def test_likely_mistakes_cause_warnings(evaluated, run, tmp_path, capsys):
+def test_likely_mistakes_cause_warnings(evaluated, run, tmp_path, capsys, caplog):
     _, annotations, folder, _ = evaluated
     common = (folder / "lvis_instances_results.json", "--annotations", annotations)
     run(*common)
     assert capsys.readouterr().out == ""
-    (folder / "images.json").write_text("{}")
+    images = tmp_path / "images.json"
+    for beside in (images, folder / "images.json"):
+        beside.write_text("{}")
     data = json.loads(annotations.read_text())
     for category in data["categories"]:
         del category["frequency"]
     annotations.write_text(json.dumps(data))
     run(*common)
-    printed = capsys.readouterr().out
-    assert f"belong to {folder / 'images.json'}, give it as --predicted-images" in printed
-    assert "Give --train-annotations" in printed
+    assert "Give --train-annotations" in capsys.readouterr().out
+    assert "--predicted-images" not in caplog.text  # the file of an evaluation
+    (tmp_path / "mine.json").write_bytes(common[0].read_bytes())
+    run(tmp_path / "mine.json", *common[1:])
+    assert f"If they are those of {images}, give it as --predicted-images" in caplog.text
 
 
 def test_the_table_is_printed(evaluated, caplog):

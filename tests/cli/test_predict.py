@@ -1,11 +1,14 @@
 """`d2-seesaw predict`: exit statuses, options and error messages."""
 
 import json
+import logging
+import shutil
 
 import pytest
+import torch
 from PIL import Image
 
-from d2_seesaw.cli import evaluate, predict
+from d2_seesaw.cli import draw, evaluate, predict, report
 from d2_seesaw.inference.thresholds import ScoreThresholds
 from tests.data.own_data import annotation
 from tests.inference.test_files import predictor, red_box
@@ -19,7 +22,12 @@ def given(tmp_path, monkeypatch):
     def load(checkpoint, **options):
         asked.update(checkpoint=checkpoint, **options)
         made = predictor()
-        made.thresholds = ScoreThresholds.uniform(float(options["threshold"]), 2)
+        rule = options["threshold"]
+        made.thresholds = (
+            ScoreThresholds(torch.tensor([0.25, 0.75], dtype=torch.float64), rule)
+            if rule == "best-f1"
+            else ScoreThresholds.uniform(float(rule), 2)
+        )
         return made
 
     monkeypatch.setattr(predict, "load_predictor", load)
@@ -45,6 +53,153 @@ def test_options_reach_the_model_and_the_results(given, tmp_path):
     assert given == {**expected, "threshold": "0.1"}
     assert len(json.loads((tmp_path / "out/results.json").read_text())) == 3
     assert not (tmp_path / "out/a.png").exists()
+
+
+@pytest.fixture
+def truth(tmp_path):
+    """Write annotations of the picture, in which each class has the object that is found."""
+    boxes = {4: [5, 10, 20, 20], 9: [5, 10, 20, 20]}
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 40, "width": 60}],
+        "categories": [{"id": 4, "name": "dark"}, {"id": 9, "name": "bright"}],
+        "annotations": [annotation(n, 1, c) | {"bbox": boxes[c]} for n, c in enumerate(boxes, 1)],
+    }
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    return str(tmp_path / "val.json")
+
+
+@pytest.fixture
+def log(caplog):
+    """Capture the log although prediction, in the same process, sets up a logger of its own."""
+    logging.getLogger("d2_seesaw").addHandler(caplog.handler)
+    yield caplog
+    logging.getLogger("d2_seesaw").removeHandler(caplog.handler)
+
+
+def score(folder, truth, *options):
+    """Score the results; return nothing, because the table is logged."""
+    options = ["--annotations", truth, "--task", "bbox", *map(str, options)]
+    evaluate.main([str(folder / "out/results.json"), *options])
+
+
+LOW = r"results\.json lacks the detections with a score below {}, says .*out/images\.json: "
+
+
+@pytest.mark.parametrize(
+    ("options", "lacking", "allowed"),
+    [
+        ([], LOW.format(r"0\.5") + "AP would be .*predict --threshold 0$", None),
+        (["--threshold", "0.0501"], LOW.format(r"0\.0501"), None),
+        (
+            ["--threshold", "best-f1"],
+            LOW.format(r"the threshold of their class \(best-f1, 0\.25 to 0\.75\)"),
+            None,
+        ),
+        (
+            ["--threshold", "0", "--max-detections", "2"],
+            "at most 2 detections per image, .*300 are to be.*or give --max-dets-per-image 2$",
+            ["--max-dets-per-image", "2"],
+        ),
+        (["--threshold", "0.05"], None, []),
+        (["--threshold", "0.0001"], None, []),
+    ],
+)
+def test_results_that_lack_detections_are_not_scored(
+    given, truth, tmp_path, options, lacking, allowed, log
+):
+    """Neither by `evaluate` and `report compare`, nor to choose thresholds."""
+    call(tmp_path, *options, "--json-only")
+    (tmp_path / "m.pth").touch()
+    shutil.copytree(tmp_path / "out", tmp_path / "copy")
+    runs = [str(tmp_path / "out/results.json"), "--", str(tmp_path / "copy/results.json")]
+    if lacking:
+        for refused in (
+            lambda: score(tmp_path, truth),
+            lambda: score(tmp_path, truth, "--predicted-images", tmp_path / "out/images.json"),
+            lambda: score(tmp_path, truth, "--thresholds-of", tmp_path / "m.pth"),
+            lambda: report.main(["compare", *runs, "--annotations", truth]),
+        ):
+            with pytest.raises(SystemExit, match=lacking) as error:
+                refused()
+            assert "\n" not in str(error.value)
+        assert not list(tmp_path.glob("*.thresholds.json"))
+    if allowed is not None:
+        score(tmp_path, truth, *allowed)
+        assert ("score below 0.05, says" in log.text) == ("0.05" in options)
+    images = json.loads((tmp_path / "out/images.json").read_text())
+    images.pop("info")  # as earlier versions wrote it
+    (tmp_path / "out/images.json").write_text(json.dumps(images))
+    log.clear()
+    score(tmp_path, truth, "--predicted-images", tmp_path / "out/images.json")
+    assert "lacks" not in log.text
+    assert "AP" in log.text
+
+
+@pytest.mark.parametrize("origin", ["recorded", "earlier", "changed"])
+def test_images_are_matched_by_file_name_in_every_command(
+    given, tmp_path, origin, monkeypatch, log
+):
+    """The annotations number the two pictures the other way round, and all is found."""
+    Image.fromarray(red_box(30)).save(tmp_path / "b.png")
+    places = {1: ("b.png", 30), 2: ("a.png", 5)}
+    content = {
+        "images": [
+            {"id": i, "file_name": f"val/{name}", "height": 40, "width": 60}
+            for i, (name, _) in places.items()
+        ],
+        "categories": [{"id": 4, "name": "dark"}, {"id": 9, "name": "bright"}],
+        "annotations": [
+            annotation(10 * i + c, i, c) | {"bbox": [x, 10, 20, 20]}
+            for i, (_, x) in places.items()
+            for c in (4, 9)
+        ],
+    }
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    call(tmp_path, "--threshold", "0", "--json-only", inputs=("a.png", "b.png"))
+    results, images = tmp_path / "out/results.json", tmp_path / "out/images.json"
+    if origin == "earlier":
+        without = json.loads(images.read_text())
+        del without["info"]
+        images.write_text(json.dumps(without))
+    if origin == "changed":
+        results.write_text(results.read_text() + "\n")
+    shutil.copytree(tmp_path / "out", tmp_path / "copy")
+    truth = ["--annotations", str(tmp_path / "val.json"), "--task", "bbox"]
+    seen = []
+    monkeypatch.setattr(evaluate, "print_longtail_results", seen.append)
+    runs = [str(results), "--", str(tmp_path / "copy/results.json")]
+    pictures = ["--images", str(tmp_path), "--errors", "missed", "--output", str(tmp_path / "png")]
+    output = ["--format", "json", "--output", str(tmp_path / "compared"), "--resamples", "2"]
+    commands = {
+        evaluate.main: [str(results), *truth],
+        report.main: ["compare", *runs, *truth, *output],
+        draw.main: ["--results", str(results), *truth, *pictures],
+    }
+    if origin == "changed":
+        for command, arguments in commands.items():
+            message = r"results\.json is not the file .* give --predicted-images .*images\.json"
+            with pytest.raises(SystemExit, match=message) as error:
+                command(arguments)
+            assert "\n" not in str(error.value)
+        evaluate.main([str(results), *truth, "--predicted-images", str(images)])
+    else:
+        evaluate.main(commands[evaluate.main])
+        report.main(commands[report.main])
+        compared = json.loads((tmp_path / "compared/comparison.json").read_text())
+        assert [score["AP"]["mean"] for score in compared["tasks"][0]["scores"].values()] == (
+            pytest.approx([100, 100])
+        )
+        with pytest.raises(SystemExit, match="no image has an object or detection that passes"):
+            draw.main(commands[draw.main])
+        by_name = f"Images of {results} are matched with the annotations by file name"
+        assert log.text.count(by_name) == 3
+    assert seen[0]["bbox"]["AP"] == pytest.approx(100)
+
+
+def test_ap_fixed_has_no_limit_of_detections_per_image(given, truth, tmp_path):
+    call(tmp_path, "--threshold", "0", "--max-detections", "2", "--json-only")
+    with pytest.raises(SystemExit, match=r"no such limit.*without --max-detections$"):
+        score(tmp_path, truth, "--fixed-ap", "--max-dets-per-image", "2")
 
 
 def test_a_split_of_a_folder_is_predicted_and_scored(given, tmp_path, capsys):

@@ -8,6 +8,7 @@ from detectron2.structures import Boxes, Instances
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
+from d2_seesaw.evaluation.predictions.results_file import PredictionRecord, ResultsFile
 from d2_seesaw.inference.files import ResultsWriter
 
 NAMES, IDS = ["cat", "dog", "owl"], [7, 90, 3]
@@ -60,6 +61,24 @@ def test_pycocotools_reads_both_files_and_finds_the_pictures_and_names(tmp_path)
     assert {i: c["name"] for i, c in coco.cats.items()} == {7: "cat", 90: "dog", 3: "owl"}
     loaded = coco.loadRes(str(tmp_path / "results.json"))
     assert [a["image_id"] for a in loaded.anns.values()] == [1, 1, 3, 3]
+
+
+def test_the_info_of_the_images_says_what_the_results_lack(tmp_path):
+    record = PredictionRecord(0, "best-f1", 0.125, 0.75, 300)
+    with ResultsWriter(tmp_path, NAMES, IDS, record) as results:
+        results.add_instances(results.add_image("ü.jpg", (6, 8)), detections())
+    size = (tmp_path / "results.json").stat().st_size
+    info = COCO(str(tmp_path / "images.json")).dataset["info"]
+    assert info["d2_seesaw_predict"] == {
+        "results_bytes": size, "threshold": "best-f1", "lowest_threshold": 0.125,
+        "highest_threshold": 0.75, "max_detections": 300,
+    }  # fmt: skip
+    found = ResultsFile.find(tmp_path / "results.json")
+    assert found.record == PredictionRecord(size, "best-f1", 0.125, 0.75, 300)
+    text = (tmp_path / "images.json").read_text()
+    (tmp_path / "images.json").write_text(text.replace("0.75", '"high"'))
+    with pytest.raises(ValueError, match=r"info of .*images\.json is damaged: Expected `float`"):
+        ResultsFile.find(tmp_path / "results.json")
 
 
 def test_a_label_map_can_be_restored_from_its_regions(tmp_path):

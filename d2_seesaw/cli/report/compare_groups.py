@@ -2,9 +2,10 @@ r"""Compare groups of runs: is the difference more than noise?
 
 Each group is a method, trained with one or several seeds; -- separates the groups, and the first
 one is the baseline. A run is a folder of an evaluation (or of a run with an inference folder) with
-lvis_instances_results.json or instances_predictions.npz. With two or more runs in a group, the 95 %
-intervals cover the images and the seeds. With one they cover the images only. Runs are paired by
-the last number in their names, if both groups have the same numbers.
+lvis_instances_results.json or instances_predictions.npz, or a file such as the results.json of
+`d2-seesaw predict --threshold 0`, whose images are matched by file name. With two or more runs in a
+group, the 95 % intervals cover the images and the seeds. With one they cover the images only. Runs
+are paired by the last number in their names, if both groups have the same numbers.
 
 Writes comparison.md, comparison.tex, comparison.json, comparison.html and figures.
 
@@ -17,6 +18,7 @@ Examples:
 import argparse
 import itertools
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -179,5 +181,6 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Compare the runs and print the table and the paths of the files."""
     args = parse_arguments(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # to stderr
     with errors_in_one_line("report compare"):
         say("\n".join(write_comparison(args)))

@@ -25,8 +25,9 @@ from d2_seesaw.evaluation.lvis.metrics import match_detections, scores_of_matche
 from d2_seesaw.evaluation.lvis.rules import TASKS
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.entries import ImageSize
-from d2_seesaw.evaluation.predictions.files import RESULTS, read_results
+from d2_seesaw.evaluation.predictions.files import RESULTS
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
+from d2_seesaw.evaluation.predictions.results_file import ResultsFile
 from d2_seesaw.evaluation.predictions.validation import check_detections
 from d2_seesaw.evaluation.tables import CategoryResult, category_results
 
@@ -164,7 +165,7 @@ class RunReader:
         ground_truth: GroundTruthColumns,
         limits: DetectionLimits,
         train_images: Mapping[int, int],
-        image_size: ImageSize | None = None,
+        image_size: ImageSize,
     ) -> None:
         self._image_size = image_size
         if limits.per_category is not None:
@@ -188,10 +189,17 @@ class RunReader:
 
         Raises:
             ValueError: the run has no detections for a task, was evaluated on other annotations or
-                with other limits, or has the detections of another run of its group.
+                with other limits, has the detections of another run of its group, or lacks
+                detections that prediction left out.
         """
         file = results_file(run)
-        detections = read_results(file, image_size=self._image_size)
+        source = ResultsFile.find(file)
+        source.check_complete(self.limits)
+        found = source.read(self._image_size)
+        try:
+            detections = source.with_ids_of(found, self.ground_truth.table)
+        except ValueError as error:
+            raise ValueError(f"{file} does not fit the annotations: {error}") from error
         self._check_copy(group, file, detections)
         # A file without detections does not say what its model predicts.
         possible = detections.tasks if len(detections) else tuple(tasks or TASKS)

@@ -20,13 +20,10 @@ from d2_seesaw.evaluation.lvis.annotations import TrainImageCounts, read_evaluat
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns, index_of
 from d2_seesaw.evaluation.lvis.rules import TASKS
 from d2_seesaw.evaluation.predictions.detections import EMPTY, Detections
-from d2_seesaw.evaluation.predictions.files import RESULTS, read_results
+from d2_seesaw.evaluation.predictions.files import RESULTS
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
-from d2_seesaw.evaluation.predictions.predicted_images import (
-    image_sizes,
-    with_categories_of,
-    with_ids_of,
-)
+from d2_seesaw.evaluation.predictions.predicted_images import annotated_sizes
+from d2_seesaw.evaluation.predictions.results_file import ResultsFile
 from d2_seesaw.evaluation.predictions.validation import check_detections
 
 
@@ -197,7 +194,7 @@ def read_judged(
             :func:`~d2_seesaw.evaluation.lvis.annotations.read_evaluation_table`.
         registered_counts: Training images by category id, for a file without frequency groups.
         predicted_images: ``images.json`` of ``d2-seesaw predict``, for results with ids of their
-            own.
+            own; by default it is found beside the results, see ``ResultsFile.find``.
         limits: Detections that LVIS scores; by default 300 of an image.
 
     Raises:
@@ -215,10 +212,8 @@ def read_judged(
     )
     if results is None:
         return JudgedDataset(table)
-    detections = read_results(results, image_size=image_sizes(annotations, predicted_images))
-    if predicted_images is not None:
-        detections = with_ids_of(detections, predicted_images, table.images)
-        detections = with_categories_of(detections, predicted_images, table.categories)
+    source = ResultsFile.find(results, predicted_images)
+    detections = source.with_ids_of(source.read(annotated_sizes(annotations)), table)
     possible = detections.tasks if len(detections) else TASKS
     if task is None:
         has_masks = bool(table.has_segmentation.any()) and "segm" in possible

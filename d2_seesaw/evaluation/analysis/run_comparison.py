@@ -42,7 +42,7 @@ from d2_seesaw.evaluation.analysis.resampled_ap import resample_weights
 from d2_seesaw.evaluation.lvis.annotations import TrainImageCounts, read_evaluation_table
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
-from d2_seesaw.evaluation.predictions.predicted_images import image_sizes
+from d2_seesaw.evaluation.predictions.predicted_images import annotated_sizes
 from d2_seesaw.evaluation.scoring import check_tasks
 from d2_seesaw.utils.progress import Progress
 
@@ -78,7 +78,8 @@ def compare_runs(
 
     Args:
         groups: Two or more groups by name, the baseline first. A run is a folder of an evaluation,
-            or its ``lvis_instances_results.json`` or ``instances_predictions.npz``.
+            or its ``lvis_instances_results.json`` or ``instances_predictions.npz``, or another file
+            of results. Images of ``d2-seesaw predict`` are matched by file name.
         annotations: The annotations of the evaluations, a JSON file in the format of LVIS or COCO.
         tasks: Any of "bbox" and "segm"; by default those of all runs.
         train_image_counts: Training images by category id, or the training annotations in which to
@@ -127,7 +128,7 @@ def compare_runs(
     truth = GroundTruthColumns.from_table(table)
     if not tasks and not table.has_segmentation.any():
         tasks = ("bbox",)
-    sizes = image_sizes(annotations, None)
+    sizes = annotated_sizes(annotations)
     reader = RunReader(truth, limits or DetectionLimits(), registered_counts or {}, sizes)
     total = sum(map(len, ordered.values()))
     with Progress("matching detections", total=total, unit="run") as progress:

@@ -141,17 +141,18 @@ def read_images(images_file: str | PathLike[str]) -> dict[str, Any]:
 
 
 def image_sizes(
-    annotations: str | PathLike[str], predicted_images: str | PathLike[str] | None
+    read: Callable[[], Iterable[Mapping[str, Any]]],
 ) -> Callable[[Any], Sequence[int]]:
-    """Return a function from an image id of results to height and width. It reads when called."""
+    """Return a function from an image id of results to height and width.
+
+    Args:
+        read: Returns "images" with "id", "height" and "width". It is called with the first id.
+    """
 
     @cache
     def sizes() -> dict[Any, tuple[int, int]]:
-        images = read_annotations(str(annotations)).images
-        if predicted_images is not None:
-            images = read_images(predicted_images)["images"]
         return {
-            i["id"]: (i["height"], i["width"]) for i in images if "height" in i and "width" in i
+            i["id"]: (i["height"], i["width"]) for i in read() if "height" in i and "width" in i
         }
 
     def size_of(image_id: Any) -> tuple[int, int]:
@@ -162,6 +163,11 @@ def image_sizes(
         return sizes()[image_id]
 
     return size_of
+
+
+def annotated_sizes(annotations: str | PathLike[str]) -> Callable[[Any], Sequence[int]]:
+    """Return a function from an image id of an annotation file to height and width."""
+    return image_sizes(lambda: read_annotations(str(annotations)).images)
 
 
 def _names(images_file: str | PathLike[str]) -> dict[Any, str]:
