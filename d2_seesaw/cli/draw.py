@@ -47,7 +47,6 @@ from d2_seesaw.evaluation.lvis.annotations import annotation_file, registered_tr
 from d2_seesaw.evaluation.lvis.rules import TASKS
 from d2_seesaw.evaluation.predictions.files import RESULTS
 from d2_seesaw.inference.drawing import enlargement, fonts_for
-from d2_seesaw.report.images.marks import check_replaceable, marked_png
 from d2_seesaw.report.images.page import images_beside, read_images, write_image_page
 from d2_seesaw.report.images.pictures import draw_side_by_side
 from d2_seesaw.report.images.selection import (
@@ -59,6 +58,7 @@ from d2_seesaw.report.images.selection import (
     order_images,
 )
 from d2_seesaw.utils.files import atomic_write
+from d2_seesaw.utils.marks import check_replaceable, marked_png
 
 _KIND_OF = {kind.replace(" ", "-"): kind for kind in KINDS}
 _PICTURES, _IMAGES_OF_A_PAGE = 6, 500
