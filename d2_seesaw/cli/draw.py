@@ -311,8 +311,9 @@ def _write_pictures(
             scale = enlargement(pixels.shape[:2], args.min_side)
             picture = draw_side_by_side(pixels, dataset, index, selection, scale)
             name = _picture_name(image)
-            name = f"{name}_{image['id']}" if name in used else name
-            used.add(name)
+            while name.lower() in used:  # some file systems do not distinguish cases
+                name += f"_{image['id']}"
+            used.add(name.lower())
             with atomic_write(output / f"{name}.png", durable=False) as file:
                 file.write(marked_png(cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes()))
             if len(used) == (args.num_images or _PICTURES):
