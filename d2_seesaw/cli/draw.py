@@ -48,7 +48,6 @@ from d2_seesaw.evaluation.lvis.annotations import annotation_file, registered_tr
 from d2_seesaw.evaluation.lvis.rules import TASKS
 from d2_seesaw.evaluation.predictions.files import RESULTS
 from d2_seesaw.inference.drawing import enlargement, fonts_for
-from d2_seesaw.report.images.marks import check_replaceable, marked_png
 from d2_seesaw.report.images.page import images_beside, read_images, write_image_page
 from d2_seesaw.report.images.pictures import draw_side_by_side
 from d2_seesaw.report.images.selection import (
@@ -60,6 +59,7 @@ from d2_seesaw.report.images.selection import (
     order_images,
 )
 from d2_seesaw.utils.files import atomic_write
+from d2_seesaw.utils.marks import check_replaceable, marked_png
 
 _KIND_OF = {kind.replace(" ", "-"): kind for kind in KINDS}
 _PICTURES, _IMAGES_OF_A_PAGE = 6, 500
@@ -313,8 +313,9 @@ def _write_pictures(
             scale = enlargement(pixels.shape[:2], args.min_side)
             picture = draw_side_by_side(pixels, dataset, index, selection, scale)
             name = _picture_name(image)
-            name = f"{name}_{image['id']}" if name in used else name
-            used.add(name)
+            while name.lower() in used:  # some file systems do not distinguish cases
+                name += f"_{image['id']}"
+            used.add(name.lower())
             with atomic_write(output / f"{name}.png", durable=False) as file:
                 file.write(marked_png(cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes()))
             if len(used) == (args.num_images or _PICTURES):

@@ -30,6 +30,7 @@ from d2_seesaw.data.image_files import MAX_PIXELS
 from d2_seesaw.engine.config_files import find_config
 from d2_seesaw.evaluation.analysis.operating_points import ThresholdRule
 from d2_seesaw.inference import FilePredictions, find_sources, load_predictor
+from d2_seesaw.inference.output_folder import check_output
 
 logger = logging.getLogger("d2_seesaw")
 
@@ -46,6 +47,7 @@ def argument_parser() -> argparse.ArgumentParser:
         help="annotations: of the folder INPUT, only the images that they list",
     )
     add("--output", required=True, metavar="DIR", help="folder for the results")
+    add("--overwrite", action="store_true", help="replace files that this command has not written")
     add("--config-file", metavar="FILE", help="default: config.yaml beside the checkpoint")
     add(
         "--threshold",
@@ -91,6 +93,9 @@ def main(arguments: list[str] | None = None) -> int:
     setup_logger(name="d2_seesaw")
     try:
         sources = find_sources(args.inputs, args.output, images_of=args.images_of)
+        draw = not args.json_only
+        if not args.overwrite:  # before the model is loaded, which tells whether it has label maps
+            check_output(args.output, sources, draw=draw, label_maps=False)
         config_file = args.config_file and find_config(args.config_file)
         predictor = load_predictor(
             args.checkpoint,
@@ -105,9 +110,10 @@ def main(arguments: list[str] | None = None) -> int:
             predictor,
             args.output,
             max_detections=args.max_detections,
-            draw=not args.json_only,
+            draw=draw,
             min_side=args.min_side,
             max_pixels=args.max_pixels,
+            overwrite=args.overwrite,
         )
         predictions.check(sources)
     except (ValueError, OSError) as error:

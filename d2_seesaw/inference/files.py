@@ -32,6 +32,11 @@ from d2_seesaw.inference.drawing import (
     drawing_metadata,
     enlargement,
 )
+from d2_seesaw.inference.output_folder import (
+    LABELS,
+    check_output,
+    record_output,
+)
 from d2_seesaw.inference.predictor import Predictor, best_instances
 from d2_seesaw.inference.sources import (
     MAX_PIXELS,
@@ -43,8 +48,6 @@ from d2_seesaw.inference.sources import (
 from d2_seesaw.inference.thresholds import ScoreCounts, ScoreThresholds
 from d2_seesaw.utils.files import atomic_write, write_text
 from d2_seesaw.utils.progress import Progress
-
-LABELS = "labels"
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +152,7 @@ class FilePredictions:
         draw: False writes only the JSON files.
         min_side: Short side in pixels to which smaller pictures are enlarged for drawing.
         max_pixels: Limit of pixels of a picture or frame; larger ones are skipped.
+        overwrite: Replace files in the folder that no earlier prediction has written.
     """
 
     def __init__(
@@ -161,6 +165,7 @@ class FilePredictions:
         draw: bool = True,
         min_side: int = 0,
         max_pixels: int = MAX_PIXELS,
+        overwrite: bool = False,
     ) -> None:
         self.predictor = predictor
         self.output = Path(output)
@@ -173,18 +178,27 @@ class FilePredictions:
         self.draw = draw
         self.min_side = min_side
         self.max_pixels = max_pixels
+        self.overwrite = overwrite
         self.scores = ScoreCounts()
         self.num_passed = 0
         self._metadata = drawing_metadata(predictor.class_names, predictor.class_colors)
 
     def check(self, sources: Sequence[Source]) -> None:
-        """Check that no result overwrites another one.
+        """Check that no result overwrites another one, or a file of the user's.
 
         Raises:
             ValueError: the label map of a file has the path of another label map or drawing.
+            FileExistsError: without ``overwrite``, a file that would be replaced is not from an
+                earlier prediction.
         """
         if self.predictor.is_semantic and self.draw:
             _refuse_overwritten_label_maps(sources)
+        if not self.overwrite:
+            check_output(self.output, sources, **self._kinds)
+
+    @property
+    def _kinds(self) -> dict[str, bool]:
+        return {"draw": self.draw, "label_maps": self.predictor.is_semantic}
 
     def advice(self) -> str:
         """Return how many of the detections passed so far, and what lower thresholds give."""
@@ -202,11 +216,12 @@ class FilePredictions:
         Progress is a bar in a terminal and one log line per picture elsewhere.
 
         Raises:
-            ValueError: see :meth:`check`; nothing is written then.
+            ValueError, FileExistsError: see :meth:`check`; nothing is written then.
             OSError: results cannot be written.
             RuntimeError: the GPU failed, after which nothing runs on it.
         """
         self.check(sources)
+        record_output(self.output, sources, **self._kinds)
         unreadable = []
         names, ids = self.predictor.class_names, self.predictor.category_ids
         with (

@@ -3,9 +3,14 @@
 import os
 import shutil
 
+import cv2
+import numpy as np
 import pytest
 
 from d2_seesaw.checkpoint import prepare_folder, run_folder
+from d2_seesaw.cli.train.output import save_config
+from d2_seesaw.engine import load_config
+from d2_seesaw.utils.marks import marked_png
 from tests.support.tiny_training import checkpoints, train
 
 RUN = ["config.yaml", "inference", "last_checkpoint", "log.txt", "model_final.pth"]
@@ -43,6 +48,54 @@ def test_a_restart_moves_the_files_of_the_training_and_no_others(folder):
     after = {path.removeprefix("previous_1/"): text for path, text in content(folder).items()}
     assert after == before
     assert prepared.notes == [f"Moved the files of the earlier training to {folder}/previous_1"]
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"restart": True}])
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_config_that_no_training_has_saved_is_not_replaced(tmp_path, options, edited):
+    """The user's own config: of another program, or a saved one with a comment of the user."""
+    text = "epochs: 3\ntrain: images\n"
+    if edited:
+        save_config(load_config("quickstart/seesaw"), tmp_path / "config.yaml")
+        text = "# mine\n" + (tmp_path / "config.yaml").read_text()
+    for name in ("config.yaml", "log.txt", "pictures/1.png", "inference.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    before = content(tmp_path)
+    with pytest.raises(ValueError, match=rf"{tmp_path}/config\.yaml is not from a training"):
+        prepare_folder(str(tmp_path), **{"resume": False, "restart": False} | options)
+    assert content(tmp_path) == before
+    (tmp_path / "config.yaml").unlink()
+    prepare_folder(str(tmp_path), **{"resume": False, "restart": False} | options)
+    assert content(tmp_path) == {k: v for k, v in before.items() if k != "config.yaml"}
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_starts_again_or_is_moved(tmp_path):
+    save_config(load_config("quickstart/seesaw"), tmp_path / "config.yaml")
+    (tmp_path / "log.txt").write_text("log")
+    before = content(tmp_path)
+    for resume in (False, True):
+        prepare_folder(str(tmp_path), resume=resume, restart=False)
+        assert content(tmp_path) == before
+    restart(tmp_path)
+    assert content(tmp_path / "previous_1") == before
+
+
+def test_a_restart_leaves_folders_of_the_users_with_the_names_of_a_run(folder):
+    users = ["inference.py", "inference_images/1.png", "pictures/mine.png", "wandb/other/log"]
+    for name in (*users, "config.yaml.bak"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("precious")
+    drawn = marked_png(cv2.imencode(".png", np.zeros((2, 2), np.uint8))[1].tobytes())
+    (folder / "pictures/1.png").write_bytes(drawn)
+    restart(folder)
+    assert sorted(os.listdir(folder / "previous_1")) == RUN
+    (folder / "pictures/mine.png").unlink()
+    for name in ("last_checkpoint", "wandb_run.txt"):
+        (folder / name).write_text(name)
+    restart(folder)
+    moved = ["last_checkpoint", "pictures", "wandb", "wandb_run.txt"]
+    assert sorted(os.listdir(folder / "previous_2")) == moved
 
 
 def test_restarts_are_numbered_and_keep_all_earlier_ones(folder):

@@ -115,6 +115,21 @@ def test_files_of_the_users_are_kept_and_own_ones_replaced(run, monkeypatch):
     call(run, *outputs[1])
 
 
+def test_images_of_equal_names_get_a_picture_each(tmp_path):
+    data = content()
+    names = {1: "x/a.png", 2: "a_3.png", 3: "y/a.png", 4: "A_3_3.png"}
+    data["images"] = [
+        {**data["images"][0], "id": i, "file_name": name} for i, name in names.items()
+    ]
+    data["annotations"] = [{**data["annotations"][0], "id": i, "image_id": i} for i in names]
+    files = ["--annotations", write(tmp_path, data), "--images", tmp_path / "images"]
+    for _ in range(2):  # own files are replaced
+        call(*files, "--output", tmp_path / "out")
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    # Different also where names in other cases are the same.
+    assert written == ["A_3_3_4.png", "a.png", "a_3.png", "a_3_3.png"]
+
+
 def test_a_score_that_is_no_number_is_refused(capsys):
     with pytest.raises(SystemExit):
         call("run", "--min-score", "nan")

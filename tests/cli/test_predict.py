@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 
+import cv2
 import pytest
 import torch
 from PIL import Image
@@ -260,3 +261,50 @@ def test_label_maps_that_would_be_overwritten_are_a_one_line_error(tmp_path, mon
     assert "would have the same path" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert call(tmp_path, "--json-only", inputs=("in",)) == 0
+
+
+def test_label_maps_of_the_users_are_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(predict, "load_predictor", lambda *_, **__: predictor(is_semantic=True))
+    Image.fromarray(red_box(5)).save(tmp_path / "a.png")
+    film = cv2.VideoWriter(str(tmp_path / "f.g.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5, (60, 40))
+    film.write(red_box(5))
+    film.release()
+    for name in ("a.png", "f.g/000007.png"):
+        path = tmp_path / "out/labels" / name
+        path.parent.mkdir(parents=True)
+        path.write_text("precious")
+        with pytest.raises(SystemExit):
+            call(tmp_path, inputs=("a.png", "f.g.avi"))
+        assert f"{path} exists, and is not from an earlier run" in capsys.readouterr().err
+        assert [file for file in (tmp_path / "out").rglob("*") if file.is_file()] == [path]
+        shutil.rmtree(tmp_path / "out")
+    for _ in range(2):
+        assert call(tmp_path, inputs=("a.png", "f.g.avi")) == 0
+    assert (tmp_path / "out/labels/f.g/000000.png").is_file()
+
+
+def test_files_of_the_users_are_kept_and_own_ones_replaced(given, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("images.json", "results.json", "a.png"):
+        (out / name).write_text("precious")
+        with pytest.raises(SystemExit) as error:
+            call(tmp_path)
+        assert error.value.code == 2
+        assert f"{out / name} exists, and is not from an earlier run" in capsys.readouterr().err
+        assert {path.name: path.read_text() for path in out.iterdir()} == {name: "precious"}
+        assert given == {}  # refused before the model was loaded
+        (out / name).unlink()
+    (out / "a.png").write_text("precious")
+    assert call(tmp_path, "--json-only") == 0  # replaces no picture
+    Image.fromarray(red_box(5)).save(tmp_path / "b.png")
+    for path in (out / "b.png", out / "images.json"):
+        assert call(tmp_path, "--threshold", "0.1", inputs=("b.png",)) == 0
+        path.write_text("of the earlier call")
+    assert call(tmp_path, inputs=("b.png",)) == 0
+    assert len(json.loads((out / "results.json").read_text())) == 2
+    with pytest.raises(SystemExit):
+        call(tmp_path, inputs=("a.png", "b.png"))
+    assert (out / "a.png").read_text() == "precious"
+    assert call(tmp_path, "--overwrite") == 0
+    assert Image.open(out / "a.png").size == (60, 40)

@@ -14,6 +14,7 @@ from torch import nn
 from d2_seesaw.inference import FilePredictions, Predictor, files, find_sources
 from d2_seesaw.inference.sources import VideoFrames
 from d2_seesaw.inference.thresholds import ScoreCounts
+from d2_seesaw.utils.marks import RECORD
 
 SIZE = (40, 60)
 METADATA = {"class_names": ["dark", "bright"], "category_ids": [4, 9]}
@@ -143,7 +144,7 @@ def test_the_json_alone_is_written_on_request(folder, tmp_path):
     for name, is_semantic in (("instances", False), ("semantic", True)):
         run(folder, tmp_path / name, predictor(is_semantic), draw=False)
         written = {p.name for p in (tmp_path / name).rglob("*")}
-        assert written == {"results.json", "images.json"}
+        assert written == {"results.json", "images.json", RECORD}
 
 
 def test_semantic_segmentation_writes_label_maps_and_overlays(folder, tmp_path):
@@ -155,7 +156,7 @@ def test_semantic_segmentation_writes_label_maps_and_overlays(folder, tmp_path):
     frames = sorted(p.name for p in (out / "labels/clip").iterdir())
     assert frames == ["000000.png", "000001.png", "000002.png"]
     assert {p.name for p in out.glob("*.*")} == {
-        "a.png", "clip.mp4", "results.json", "images.json",
+        "a.png", "clip.mp4", "results.json", "images.json", RECORD,
     }  # fmt: skip
     assert {r["category_id"] for r in results if r["image_id"] == 1} == {4, 9}
 

@@ -1,9 +1,12 @@
+import itertools
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 
-from d2_seesaw.synthetic import instances, street
+from d2_seesaw.synthetic import instances, pictures, street
+from d2_seesaw.synthetic.cutouts import dataset
 from d2_seesaw.synthetic.folder import finish_writing, holds_complete, start_writing, written_files
 
 PARAMETERS = {"num_train_images": 3, "num_val_images": 2, "write_images": True, "seed": 0}
@@ -125,6 +128,50 @@ def test_removing_the_images_of_an_earlier_run_leaves_no_empty_folders(tmp_path)
     generate(tmp_path, PARAMETERS)
     generate(tmp_path, PARAMETERS | {"write_images": False}, overwrite=True)
     assert not (tmp_path / "train").exists()
+
+
+LISTS = {
+    "instances": (written_files, PARAMETERS),
+    "semantic": (street.written_files, STREET.parameters()),
+    "classification": (pictures.written_files, pictures.ClassificationSpec(3, 4, 1).parameters()),
+    "cutouts": (dataset.written_files, {**PARAMETERS, "kind": "cutouts", "write_images": None}),
+}
+
+
+@pytest.mark.parametrize(("old", "new"), itertools.permutations(LISTS, 2))
+def test_data_of_another_kind_are_named_and_overwritten_on_request(tmp_path, old, new):
+    for kind in (old, new):
+        files, parameters = LISTS[kind]
+        if kind == new:
+            with pytest.raises(ValueError, match=f"a dataset of kind {old}, requested {new}"):
+                start_writing(tmp_path, parameters, files, overwrite=False)
+        start_writing(tmp_path, parameters, files, overwrite=True)
+        for name in files(parameters):
+            (tmp_path / name).write_text(kind)
+        finish_writing(tmp_path)
+        assert holds_complete(tmp_path, parameters, files)
+    assert files_below(tmp_path) == {*files(parameters), "generator.json"}
+    folders = {p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_dir()}
+    assert folders == {p for name in files(parameters) for p in Path(name).parents[:-1]}
+
+
+@pytest.mark.parametrize("name", ["generator.json", "generator.partial.json"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("no", "is not valid JSON"),
+        ("[1]", "is not a JSON object"),
+        ('{"seed": 1}', "lacks parameters of data of kind 'instances', or has others"),
+        ('{"generator": "classification", "deep": 1}', "lacks parameters of .*'classification'"),
+        ('{"generator": "yeoman"}', "describes data of kind 'yeoman', expected one of instances"),
+    ],
+)
+def test_a_marker_of_another_program_is_named_and_kept(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=rf"{tmp_path}/{name} {message}.*another root"):
+            generate(tmp_path, PARAMETERS, overwrite=overwrite)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: text}
 
 
 # --- both generators ---

@@ -13,6 +13,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 from omegaconf import DictConfig, OmegaConf
 
+from d2_seesaw.checkpoint.run_folder import check_config_is_saved
 from d2_seesaw.checkpoint.torchvision_weights import PREFIX, download_weights, find_weights
 from d2_seesaw.cli import say
 from d2_seesaw.cli.train.own_data_check import checked_data
@@ -106,6 +107,7 @@ def choose_own_data(args: argparse.Namespace, arguments: Sequence[str]) -> bool:
     processes = max(1, args.num_gpus) if _is_given(arguments, "--num-gpus") else None
     if not args.eval_only:
         check_folder_is_free(str(folder))
+        check_config_is_saved(folder)
     if path.exists() and not args.restart:
         args.num_gpus = _existing(args, path, processes)
     else:

@@ -22,12 +22,12 @@ from d2_seesaw.data.frequency import GROUP_NAMES
 from d2_seesaw.data.image_files import ImageFolder
 from d2_seesaw.evaluation.analysis.error_kinds import KINDS
 from d2_seesaw.evaluation.analysis.judging import Entry, JudgedDataset
-from d2_seesaw.report.images.marks import COMMENT
 from d2_seesaw.report.images.outlines import outlines, svg_path
 from d2_seesaw.report.images.selection import image_name
 from d2_seesaw.report.images.styles import DASHES, DESCRIPTIONS, class_color
 from d2_seesaw.report.render import render, script_of
 from d2_seesaw.utils.files import atomic_write, write_text
+from d2_seesaw.utils.marks import COMMENT
 from d2_seesaw.utils.progress import Progress
 
 LOWEST_SCORE = 0.05

@@ -53,8 +53,8 @@ from d2_seesaw.synthetic.folder import (
     image_file,
     json_file,
     start_writing,
-    written_files,
 )
+from d2_seesaw.synthetic.folder import written_files as instance_files
 from d2_seesaw.synthetic.lvis_files import (
     ImageRecord,
     annotate_scene,
@@ -170,8 +170,9 @@ def _make_image(spec: CutoutSpec, materials: Materials, root: Path, job: ImageJo
     )
 
 
-def _written(parameters: dict[str, Any]) -> Iterator[str]:
-    yield from written_files({**parameters, "write_images": True})
+def written_files(parameters: dict[str, Any]) -> Iterator[str]:
+    """Yield the paths that the generator writes for ``parameters``, except the markers."""
+    yield from instance_files({**parameters, "write_images": True})
     yield _CONTENT
     yield _SUMMARY
 
@@ -243,7 +244,7 @@ def generate_cutout_dataset(
         **json.loads(json.dumps(asdict(spec))),
         **candidates.identity(sources),
     }
-    if holds_complete(root, parameters, _written):
+    if holds_complete(root, parameters, written_files):
         return _describe(root, parameters, reused=True)
     with tempfile.TemporaryDirectory(prefix="cutouts_") as store:
         work: Any = {"processes": processes, "progress": progress}
@@ -253,7 +254,7 @@ def generate_cutout_dataset(
             [len(c.train) + len(c.val) for c in materials.categories],
             [category.name for category in materials.categories],
         )
-        start_writing(root, parameters, _written, overwrite=overwrite)
+        start_writing(root, parameters, written_files, overwrite=overwrite)
         counts = _write(root, spec, materials, plan, **work)
         write_text(root / _CONTENT, _content(materials, plan, of_category))
         summary = {
@@ -313,7 +314,7 @@ def _describe(root: Path, parameters: dict[str, Any], *, reused: bool) -> Genera
     categories = json.loads((root / json_file("val")).read_text())["categories"]
     content = json.loads((root / _CONTENT).read_text())
     summary = json.loads((root / _SUMMARY).read_text())
-    hashed = sorted(name for name in _written(parameters) if name != _SUMMARY)
+    hashed = sorted(name for name in written_files(parameters) if name != _SUMMARY)
     return GeneratedCutouts(
         root=root,
         train_json=root / json_file("train"),

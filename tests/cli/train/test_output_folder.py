@@ -63,6 +63,16 @@ def test_a_second_training_in_the_folder_is_refused_moved_aside_or_resumed(own, 
     assert "Starting training from iteration 1" in output.out
 
 
+def test_a_config_of_the_users_in_the_output_folder_is_kept(own, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text("precious")
+    line = line_of(own, change=without_masks)
+    assert f"{tmp_path}/run/config.yaml is not from a training" in line
+    assert {name: text for name, (text, _) in state(tmp_path / "run").items()} == {
+        "config.yaml": b"precious"
+    }
+
+
 def test_a_resumed_training_of_an_empty_folder_says_that_it_starts_at_0(own, tmp_path, capsys):
     assert own("--resume", change=without_masks) == 0
     assert f"No checkpoint in {tmp_path}/run: training starts at 0" in capsys.readouterr().out

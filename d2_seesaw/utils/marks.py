@@ -1,17 +1,26 @@
-"""Marks in pages and pictures, by which a file of this project is told from a user's own.
+"""Marks by which a file of this project is told from a user's own.
 
-A file that has no mark is not replaced unasked.
+Pages and pictures have a mark in the file. For files that cannot have one, such as results and
+videos, a record in the output folder lists what was written there. A file with neither is not
+replaced unasked.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 import zlib
 from collections.abc import Iterable
+from pathlib import Path
+
+from d2_seesaw.utils.files import write_text
 
 COMMENT = b"Software: d2_seesaw"
 """Comment of a JPEG file."""
+
+RECORD = ".d2_seesaw.written.json"
+"""Name of the record in an output folder."""
 
 _TEXT = b"Software\0d2_seesaw"  # of a PNG file
 _META = b'<meta name="generator" content="d2_seesaw">'  # of the pages' template
@@ -34,6 +43,34 @@ def has_mark(path: str | os.PathLike[str]) -> bool:
     with open(path, "rb") as file:
         beginning = file.read(_BEGINNING)
     return any(mark in beginning for mark in (COMMENT, _TEXT, _META))
+
+
+def recorded_files(folder: str | os.PathLike[str]) -> set[str]:
+    """Return the files that this project has written to a folder, relative to it.
+
+    Empty without a record, or if it is damaged.
+    """
+    try:
+        names = json.loads(Path(folder, RECORD).read_text(encoding="utf-8"))["files"]
+        return {name for name in names if isinstance(name, str)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def record_files(folder: str | os.PathLike[str], names: Iterable[str]) -> None:
+    """Add files to the record of a folder, before they are written.
+
+    So files that a killed process leaves are known, too.
+
+    Args:
+        folder: Output folder; created.
+        names: Paths relative to it, with ``/``.
+
+    Raises:
+        WriteError: the record cannot be written.
+    """
+    files = sorted(recorded_files(folder).union(names))
+    write_text(Path(folder, RECORD), json.dumps({"files": files}, indent=1) + "\n")
 
 
 def check_replaceable(paths: Iterable[str | os.PathLike[str]]) -> None:
