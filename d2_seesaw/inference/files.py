@@ -1,29 +1,18 @@
-"""Prediction on files: what is written and drawn for each picture and video.
+"""Prediction on files: what is written and drawn for each picture and video."""
 
-Detections are written as JSON in the COCO results format, which is also the format of LVIS.
-"""
-
-import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import cv2
 import numpy as np
-from detectron2.structures import Instances
 from detectron2.utils.logger import log_every_n_seconds
 
-from d2_seesaw.data.rle import encode_bitmap
 from d2_seesaw.engine.trainer import is_out_of_memory
-from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.results_file import (
-    PREDICTED_IMAGES,
-    PREDICTED_RESULTS,
     PredictionRecord,
 )
 from d2_seesaw.inference.drawing import (
@@ -34,6 +23,7 @@ from d2_seesaw.inference.drawing import (
 )
 from d2_seesaw.inference.output_folder import (
     LABELS,
+    ResultsWriter,
     check_output,
     record_output,
 )
@@ -46,102 +36,20 @@ from d2_seesaw.inference.sources import (
     read_picture,
 )
 from d2_seesaw.inference.thresholds import ScoreCounts, ScoreThresholds
-from d2_seesaw.utils.files import atomic_write, write_text
+from d2_seesaw.utils.files import atomic_write
 from d2_seesaw.utils.progress import Progress
 
 logger = logging.getLogger(__name__)
-
-
-class ResultsWriter:
-    """Writer of ``results.json``, incrementally, and of ``images.json``.
-
-    ``images.json`` maps each ``image_id`` to a picture or to a frame of a video, and each
-    ``category_id`` to the name of a class. It has the form of an annotation file:
-    ``pycocotools.coco.COCO`` reads it, and its ``loadRes`` then reads ``results.json``. Its
-    ``info`` says which detections are left out.
-
-    Both files appear when the ``with`` block ends. If it ends with an exception, they hold the
-    results up to then.
-
-    Args:
-        folder: Folder of both files; created.
-        class_names: Names in the order of the model's classes.
-        category_ids: Ids of the same classes.
-        record: Thresholds and limit of the detections; by default there are none.
-    """
-
-    def __init__(
-        self,
-        folder: str | Path,
-        class_names: list[str],
-        category_ids: list[int],
-        record: PredictionRecord | None = None,
-    ) -> None:
-        self.folder = Path(folder)
-        self.category_ids = category_ids
-        self.record = record or PredictionRecord()
-        self._images: list[dict[str, Any]] = []
-        self._categories = [
-            {"id": category, "name": name}
-            for category, name in zip(category_ids, class_names, strict=True)
-        ]
-
-    def __enter__(self) -> "ResultsWriter":
-        self._open = ExitStack()
-        self._file = self._open.enter_context(atomic_write(self.folder / PREDICTED_RESULTS))
-        self._bytes = self._file.write(b"[")
-        self._separator = "\n"
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        with self._open:
-            self._bytes += self._file.write(b"\n]\n")
-        images = {
-            "info": replace(self.record, results_bytes=self._bytes).to_info(),
-            "images": self._images,
-            "categories": self._categories,
-            "annotations": [],
-        }
-        write_text(self.folder / PREDICTED_IMAGES, json.dumps(images, indent=1))
-
-    def add_image(self, name: str, size: tuple[int, int], frame: int | None = None) -> int:
-        """Add a picture, or a frame of a video counted from 0, and return its ``image_id``."""
-        image = {"id": len(self._images) + 1, "file_name": name}
-        image |= {"height": size[0], "width": size[1]}
-        self._images.append(image if frame is None else image | {"frame": frame})
-        return image["id"]
-
-    def add_instances(self, image_id: int, instances: Instances) -> None:
-        """Write detections with all that the model predicts for them."""
-        category_of_class = dict(enumerate(self.category_ids))
-        self._write(Detections.from_instances(instances, image_id, category_of_class).results())
-
-    def add_label_map(self, image_id: int, labels: np.ndarray) -> None:
-        """Write the region of each class in ``(H, W)`` labels, in the format of COCO's stuff."""
-        for label in np.unique(labels).tolist():
-            rle = encode_bitmap(labels == label)
-            region = {"image_id": image_id, "category_id": self.category_ids[label]}
-            self._write([region | {"segmentation": {**rle, "counts": rle["counts"].decode()}}])
-
-    def _write(self, results: Iterable[dict[str, Any]]) -> None:
-        for result in results:
-            self._bytes += self._file.write((self._separator + json.dumps(result)).encode())
-            self._separator = ",\n"
 
 
 class FilePredictions:
     """Prediction on files, with results and drawings in a folder.
 
     The folder gets ``results.json`` and ``images.json`` (see
-    :class:`~d2_seesaw.inference.files.ResultsWriter`). Predictions are drawn on pictures and videos
-    of the same names; videos become mp4 files. A model of semantic segmentation also writes label
-    maps below ``labels``, with one folder per video. They are PNGs of 8 bits, or of 16 bits for
-    more than 256 classes.
+    :class:`~d2_seesaw.inference.output_folder.ResultsWriter`). Predictions are drawn on pictures
+    and videos of the same names; videos become mp4 files. A model of semantic segmentation also
+    writes label maps below ``labels``, with one folder per video. They are PNGs of 8 bits, or of 16
+    bits for more than 256 classes.
 
     Args:
         predictor: Model with its transforms and names.

@@ -9,7 +9,7 @@ from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
 from d2_seesaw.evaluation.predictions.results_file import PredictionRecord, ResultsFile
-from d2_seesaw.inference.files import ResultsWriter
+from d2_seesaw.inference.output_folder import ResultsWriter
 
 NAMES, IDS = ["cat", "dog", "owl"], [7, 90, 3]
 
