@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +53,7 @@ def presence(annotations: dict) -> np.ndarray:
 def encoder_scores(checkpoint: Path, images: list[Path]) -> np.ndarray:
     """Return the ``(I, C)`` logits of the context encoder of a model for images."""
     predictor = load_predictor(checkpoint, device="cpu")
-    model = predictor.model
+    model: Any = predictor.model
     encoder = model.roi_heads.context_encoder
     found = []
     with torch.no_grad():

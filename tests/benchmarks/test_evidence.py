@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import instantiate
@@ -22,7 +23,7 @@ OUTPUTS = ("roi_heads.box_predictor.bbox_pred.", "roi_heads.mask_head.predictor.
 def evidence(monkeypatch):
     """Return a function that imports a module of the evidence."""
     monkeypatch.syspath_prepend(str(FOLDER))
-    names = ("recipes", "tables", "protocol", "start", "run", "image_counts")
+    names = ("recipes", "tables", "protocol", "start", "run", "image_counts", "context_encoder")
     yield importlib.import_module
     for name in names:
         sys.modules.pop(name, None)
@@ -204,3 +205,17 @@ def test_a_table_refuses_results_of_different_starts(evidence, tmp_path, monkeyp
     tables.write_result(table.recipes[1], 2, {**scores, "start": "two"})
     with pytest.raises(ValueError, match=r"no_compensation, seed 2, started from the weights two"):
         tables.show(table)
+
+
+def test_the_area_under_the_roc_curve_is_the_share_of_pairs_in_the_right_order(evidence):
+    module = evidence("context_encoder")
+    present = np.array([True, False, True, False, False])
+    # Of six pairs, four are in the right order and one has equal scores.
+    area = module.area_under_roc(np.array([0.9, 0.1, 0.4, 0.4, 0.5]), present)
+    assert area == pytest.approx(4.5 / 6)
+    knows, chance, rare = np.arange(40.0), np.zeros(40), np.arange(40.0)
+    scores = np.stack([knows, chance, rare], axis=1)
+    often = np.arange(40) >= 30
+    seldom = np.arange(40) < 9  # in fewer than 10 images
+    areas = module.mean_area(scores, np.stack([often, often, seldom], axis=1))
+    assert areas == pytest.approx((100 + 50) / 2)

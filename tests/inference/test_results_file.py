@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,8 +69,8 @@ def test_the_info_of_the_images_says_what_the_results_lack(tmp_path):
     with ResultsWriter(tmp_path, NAMES, IDS, record) as results:
         results.add_instances(results.add_image("ü.jpg", (6, 8)), detections())
     size = (tmp_path / "results.json").stat().st_size
-    info = COCO(str(tmp_path / "images.json")).dataset["info"]
-    assert info["d2_seesaw_predict"] == {
+    content: Any = COCO(str(tmp_path / "images.json")).dataset
+    assert content["info"]["d2_seesaw_predict"] == {
         "results_bytes": size, "threshold": "best-f1", "lowest_threshold": 0.125,
         "highest_threshold": 0.75, "max_detections": 300,
     }  # fmt: skip
