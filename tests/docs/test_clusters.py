@@ -18,7 +18,8 @@ SRUN = '#!/bin/bash\nexec "$@"\n'
 SCONTROL = """#!/bin/bash
 if [ "$1" = show ]; then printf '%s\\n' first second; else echo "$@" >> requeued; fi
 """
-# Saves at a signal in 0.3 s, as the training does; its status is $STATUS or that of the signal.
+# Saves at a signal in 0.3 s, as the training does; its status is $STATUS or that of the signal. No
+# $(...) stands behind the traps: bash parses a trap wrongly while it reads the output of a command.
 TRAINING = """#!/bin/bash
 echo "$0 $*" >> started
 save() { trap '' USR1 TERM; sleep 0.3; mkdir -p output/lvis; echo x > output/lvis/last_checkpoint;
@@ -26,7 +27,7 @@ save() { trap '' USR1 TERM; sleep 0.3; mkdir -p output/lvis; echo x > output/lvi
 trap 'save 138' USR1
 trap "save ${TERMINATED:-143}" TERM
 echo ready > ready
-for i in $(seq 50); do sleep 0.1; done
+for ((i = 0; i < 50; i++)); do sleep 0.1; done
 exit "$STATUS"
 """
 
