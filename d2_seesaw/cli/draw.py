@@ -340,6 +340,7 @@ def _left_out(failures: Sequence[str]) -> list[str]:
 def main(arguments: list[str] | None = None) -> None:
     """Draw, and print where the files are."""
     args = argument_parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # to stderr
+    logging.basicConfig(format="%(message)s")  # to stderr
+    logging.getLogger("d2_seesaw").setLevel(logging.INFO)  # not the lines of other packages
     with errors_in_one_line("draw"):
         say("\n".join(draw(args)))

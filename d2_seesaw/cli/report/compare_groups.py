@@ -181,6 +181,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Compare the runs and print the table and the paths of the files."""
     args = parse_arguments(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # to stderr
+    logging.basicConfig(format="%(message)s")  # to stderr
+    logging.getLogger("d2_seesaw").setLevel(logging.INFO)  # not the lines of other packages
     with errors_in_one_line("report compare"):
         say("\n".join(write_comparison(args)))
