@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -99,7 +100,7 @@ def compare_runs(
         ValueError: fewer than two groups, a group without runs, a run without detections or that
             is given twice, two runs of a group with the same name or the same detections, runs of
             other annotations or limits, no task that all runs have, a ``group_by`` that is not
-            valid or finds nothing, or a negative seed.
+            valid, finds nothing or leaves fewer than ``LEAST_IMAGES`` groups, or a negative seed.
     """
     check_tasks(tasks)
     if resamples < 2:
@@ -124,7 +125,7 @@ def compare_runs(
         registered_counts=registered_counts,
         with_masks="segm" in (tasks or ()),
     )
-    units = group_images(table.images, group_by) if group_by else np.arange(len(table.images))
+    units = _drawn_units(table.images, group_by)
     truth = GroundTruthColumns.from_table(table)
     if not tasks and not table.has_segmentation.any():
         tasks = ("bbox",)
@@ -145,8 +146,22 @@ def compare_runs(
         seed=seed,
         groups=names,
         tasks=[_compare_task(of, units, weights, names, paired) for of in of_tasks],
-        image_groups=len(np.unique(units)) if group_by else None,
+        image_groups=None if group_by is None else len(np.unique(units)),
     )
+
+
+def _drawn_units(images: Sequence[Mapping[str, Any]], group_by: str | None) -> np.ndarray:
+    """Return the ``(I,)`` unit of each image: itself, or its group."""
+    if group_by is None:
+        return np.arange(len(images))
+    units = group_images(images, group_by)
+    number = len(np.unique(units))
+    if number < LEAST_IMAGES:
+        raise ValueError(
+            f"--group-by {group_by!r} puts {len(images):,} images into {number} groups, and an "
+            f"interval needs {LEAST_IMAGES} that are independent of each other"
+        )
+    return units
 
 
 def _compare_task(

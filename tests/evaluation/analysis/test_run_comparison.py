@@ -167,6 +167,14 @@ def test_equal_frames_of_a_video_say_as_much_as_one_of_them(data, tmp_path, seed
     assert note.startswith("180 images in 60 groups that were drawn as a whole, of val.json")
 
 
+def test_fewer_than_ten_groups_of_images_are_refused(data):
+    ten = compared(data, ["a_1"], ["b_1"], group_by="^[0-9]")  # the first digits of 0 to 59
+    assert ten.image_groups == 10
+    for pattern, number in (("", 1), ("jpg", 1), ("^[1-5]?", 6)):
+        with pytest.raises(ValueError, match=f"puts 60 images into {number} groups, and an int"):
+            compared(data, ["a_1"], ["b_1"], group_by=pattern)
+
+
 def test_the_result_is_json_without_nan_and_depends_on_the_seed_alone(data):
     one, again, other = (
         compared(data, ["a_1"], ["b_1"], seed=seed).to_json() for seed in (1, 1, 2)
