@@ -42,7 +42,8 @@ from d2_seesaw.data.annotations.reader import read_annotations
 from d2_seesaw.data.class_counts import UNITS
 from d2_seesaw.data.saved_datasets import register_saved_datasets
 from d2_seesaw.engine.config_files import find_config
-from d2_seesaw.evaluation.predictions.files import read_results, write_results
+from d2_seesaw.evaluation.predictions.files import RESULTS, write_results
+from d2_seesaw.evaluation.predictions.results_file import ResultsFile
 from d2_seesaw.inference.calibration import (
     GRID,
     MAX_ROIS,
@@ -112,6 +113,11 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--counts", choices=UNITS, help="N_c counts these; default: images")
     add("--structure", choices=STRUCTURES, help="of the scores; default: that of the loss")
     add("--train-annotations", metavar="FILE", help="with --results: file to count classes in")
+    add(
+        "--predicted-images",
+        metavar="FILE",
+        help="with --results of `d2-seesaw predict`: its images.json; default: the one beside them",
+    )
     return parser
 
 
@@ -147,7 +153,7 @@ def refuse_unused(args: argparse.Namespace, parameters: dict[str, float] | None)
     if args.results is not None:
         unused["--results"] = (*_FITTING, "structure", "config_file", "trust", "device")
     else:
-        unused["a checkpoint"] = ("train_annotations",)
+        unused["a checkpoint"] = ("train_annotations", "predicted_images")
     if parameters is not None:
         unused["given parameters"] = tuple(_FITTING)
     unused[f"--method {args.method}"] = of_method.get(args.method, ("max_rois",))
@@ -312,19 +318,42 @@ def calibrate_results(args: argparse.Namespace, parameters: dict[str, float] | N
     for what, value in missing.items():
         if value is None:
             raise ValueError(f"--results needs {what}")
-    check_output(args.output, args.results, overwrite=args.overwrite)
+    source = ResultsFile.find(args.results, args.predicted_images)
+    note = _check_results_output(args, source)
     table = read_annotations(args.train_annotations)
     images = table.image_counts()
     counts = images
     if args.counts == "instances":
         counts = np.bincount(table.category[table.usable & ~table.crowd], minlength=len(images))
     calibration = _calibration(args.method, parameters, counts, images, "independent")
-    class_of = {category["id"]: c for c, category in enumerate(table.categories)}
-    detections = read_results(args.results)
-    calibrated = calibrate_detections(detections, calibration, class_of)
+    detections = source.read()
+    calibrated = calibrate_detections(detections, calibration, source.classes(table))
     write_results(str(args.output), calibrated)
-    note = replace(calibration, origin="given, approximate")
-    return f"{APPROXIMATION}\n{args.output}: {len(calibrated)} detections, {note}"
+    source.copy_images(args.output)
+    given = replace(calibration, origin="given, approximate")
+    return f"{APPROXIMATION}\n{args.output}: {len(calibrated)} detections, {given}{note}"
+
+
+def _check_results_output(args: argparse.Namespace, source: ResultsFile) -> str:
+    """Fail before anything is read if a file would be replaced; return a note on the result.
+
+    Raises:
+        FileExistsError: see ``check_output``.
+        ValueError: the results of a prediction would seem to be those of an evaluation.
+    """
+    check_output(args.output, args.results, overwrite=args.overwrite)
+    if source.images is None:
+        return ""
+    if args.output.name in RESULTS:
+        raise ValueError(
+            f"--output {args.output}: the image ids are those of {source.images}, and a file of "
+            "this name is taken for the results of an evaluation: choose another name"
+        )
+    beside = source.images_beside(args.output)
+    if beside is None:
+        return f"\nto evaluate or draw it, add --predicted-images {source.images}"
+    check_output(beside, source.images, overwrite=args.overwrite)
+    return f"\n{beside}: the images of its detections"
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -12,7 +12,10 @@ from detectron2.structures import Instances
 
 from d2_seesaw.cli import calibrate, export_weights
 from d2_seesaw.data import register_longtail_instances
+from d2_seesaw.data.annotations.reader import read_annotations
 from d2_seesaw.engine import load_config
+from d2_seesaw.evaluation.predictions.limits import DetectionLimits
+from d2_seesaw.evaluation.predictions.results_file import PredictionRecord, ResultsFile
 from d2_seesaw.inference import calibration_of, load_predictor
 from d2_seesaw.inference.sources import read_picture
 from d2_seesaw.inference.tta.merging import box_predictions
@@ -340,3 +343,59 @@ def test_saved_results_are_calibrated_approximately(folder, tmp_path, capsys):
         with pytest.raises(SystemExit) as error:
             run("--overwrite", *arguments)
         assert message in str(error.value.code)
+
+
+def test_results_of_a_prediction_are_calibrated_by_the_names_of_its_categories(tmp_path, capsys):
+    boxes = [{"id": n, "image_id": n, "bbox": [0, 0, 9, 9], "area": 81} for n in (1, 2, 3, 4)]
+    pictures = [{"id": n, "file_name": f"{n}.jpg", "height": 9, "width": 9} for n in (1, 2, 3, 4)]
+    train = {
+        "images": pictures,
+        "categories": [{"id": 7, "name": "cat"}, {"id": 8, "name": "dog"}],
+        "annotations": [{**box, "category_id": 8 if box["id"] == 1 else 7} for box in boxes],
+    }
+    (tmp_path / "train.json").write_text(json.dumps(train))
+    predicted, other = tmp_path / "predicted", tmp_path / "other"
+    predicted.mkdir()
+    results = [
+        {"image_id": 1, "category_id": c, "bbox": [0, 0, 9, 9], "score": 0.5} for c in (7, 8)
+    ]
+    (predicted / "results.json").write_text(json.dumps(results))
+    record = PredictionRecord((predicted / "results.json").stat().st_size, "0.5", 0.5, 0.5)
+    images = {
+        "info": record.to_info(),
+        "images": [{"id": 1, "file_name": "4.jpg", "height": 9, "width": 9}],
+        "categories": [{"id": 7, "name": "dog"}, {"id": 8, "name": "cat"}],
+        "annotations": [],
+    }
+    (predicted / "images.json").write_text(json.dumps(images))
+
+    def run(output, *more):
+        source = ("--results", predicted / "results.json", "--output", output)
+        counts = ("--method", "norcal", "--gamma", "1", "--train-annotations")
+        calibrate.main([*map(str, [*source, *counts, tmp_path / "train.json", *more])])
+        return capsys.readouterr().out
+
+    printed = run(other / "new.json")
+    scores = [result["score"] for result in json.loads((other / "new.json").read_text())]
+    assert scores == pytest.approx([0.5, 0.25])  # odds of 1 over the one dog and the three cats
+    assert f"{other / 'images.json'}: the images of its detections" in printed
+
+    found = ResultsFile.find(other / "new.json")
+    assert found.images == other / "images.json"
+    with pytest.raises(ValueError, match="lacks the detections with a score below"):
+        found.check_complete(DetectionLimits())
+    table = read_annotations(str(tmp_path / "train.json"))
+    moved = found.with_ids_of(found.read(), table)
+    assert moved.image_ids.tolist() == [4, 4]
+    assert moved.category_ids.tolist() == [8, 7]
+
+    beside = run(predicted / "new.json")
+    assert f"add --predicted-images {predicted / 'images.json'}" in beside
+    (tmp_path / "third").mkdir()
+    (tmp_path / "third" / "images.json").write_text("of the user")
+    with pytest.raises(SystemExit) as error:
+        run(tmp_path / "third" / "new.json")
+    assert "images.json exists; --overwrite replaces it" in str(error.value.code)
+    with pytest.raises(SystemExit) as error:
+        run(tmp_path / "lvis_instances_results.json")
+    assert "is taken for the results of an evaluation" in str(error.value.code)

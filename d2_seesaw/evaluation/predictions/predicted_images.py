@@ -88,23 +88,9 @@ def with_categories_of(
         ValueError: the annotations have categories that the model lacks, or a detection has an
             unknown category.
     """
-    try:
-        own = {c["id"]: str(c["name"]) for c in read_images(images_file).get("categories") or []}
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"'categories' of {images_file} must be a list with 'id' and 'name': {error!r}"
-        ) from error
-    has_names = any(category["name"] != str(category["id"]) for category in annotated)
-    if not own or not has_names or not len(detections):
+    targets = category_targets(images_file, annotated) if len(detections) else None
+    if targets is None:
         return detections
-    mapping = compare_names(
-        list(own.values()),
-        [category["name"] for category in annotated],
-        source=f"the model ({images_file})",
-        target="the annotation file",
-    )
-    mapping.log()
-    targets = dict(zip(own, mapping.targets, strict=True))
     used, places = np.unique(detections.category_ids, return_inverse=True)
     strangers = [i for i in used.tolist() if i not in targets]
     if strangers:
@@ -118,6 +104,43 @@ def with_categories_of(
         )
     ids = np.array([annotated[target or 0]["id"] for target in found])
     return replace(detections.take(kept), category_ids=ids[places[kept]])
+
+
+def category_targets(
+    images_file: str | PathLike[str], annotated: Sequence[Mapping[str, Any]]
+) -> dict[Any, int | None] | None:
+    """Return the position in ``annotated`` of each category of the model, matched by name.
+
+    Args:
+        images_file: JSON file with the "categories" of the model, such as the ``images.json`` of
+            prediction.
+        annotated: "categories" of the annotations, with "id" and "name".
+
+    Returns:
+        The position by the id of the model, None for a category that the annotations lack; or None
+        if one of both has no names, so that the ids are those of the annotations.
+
+    Raises:
+        ValueError: the annotations have categories that the model lacks, or ``images_file`` has
+            another format.
+    """
+    try:
+        own = {c["id"]: str(c["name"]) for c in read_images(images_file).get("categories") or []}
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"'categories' of {images_file} must be a list with 'id' and 'name': {error!r}"
+        ) from error
+    has_names = any(category["name"] != str(category["id"]) for category in annotated)
+    if not own or not has_names:
+        return None
+    mapping = compare_names(
+        list(own.values()),
+        [category["name"] for category in annotated],
+        source=f"the model ({images_file})",
+        target="the annotation file",
+    )
+    mapping.log()
+    return dict(zip(own, mapping.targets, strict=True))
 
 
 def read_images(images_file: str | PathLike[str]) -> dict[str, Any]:

@@ -7,9 +7,10 @@ evaluation.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ from d2_seesaw.evaluation.predictions.entries import ImageSize
 from d2_seesaw.evaluation.predictions.files import RESULTS, read_results
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from d2_seesaw.evaluation.predictions.predicted_images import (
+    category_targets,
     image_sizes,
     read_images,
     with_categories_of,
     with_ids_of,
 )
+from d2_seesaw.utils.files import write_text
 
 PREDICTED_RESULTS, PREDICTED_IMAGES = "results.json", "images.json"
 """Files of ``d2-seesaw predict``."""
@@ -150,8 +153,8 @@ class ResultsFile:
             raise ValueError(
                 f"{path} is not the file that d2-seesaw predict wrote with {beside} beside it, so "
                 f"that its image ids are not known: if they are those of {beside}, give "
-                f"--predicted-images {beside} to d2-seesaw evaluate or draw; if they are those of "
-                f"the annotations, move {path} to another folder"
+                f"--predicted-images {beside} to d2-seesaw evaluate, draw or calibrate; if they "
+                f"are those of the annotations, move {path} to another folder"
             )
         logger.info(
             f"Images of {path} are matched with the annotations by file name, because {beside} "
@@ -159,7 +162,7 @@ class ResultsFile:
         )
         return cls(path, beside, record)
 
-    def read(self, image_size: ImageSize) -> Detections:
+    def read(self, image_size: ImageSize | None = None) -> Detections:
         """Read the detections, with the ids of the file.
 
         Args:
@@ -197,6 +200,44 @@ class ResultsFile:
                 f"{error}. {self.images} says which images {self.path} has; if the ids of "
                 f"{self.path} are those of the annotations, move it to another folder"
             ) from error
+
+    def classes(self, table: AnnotationTable) -> dict[Any, int]:
+        """Return the position in ``table.categories`` of each category id of the results.
+
+        Categories of a prediction are matched by name; those that the table lacks are left out.
+
+        Raises:
+            ValueError: the names of the categories do not fit.
+        """
+        if self.images is not None:
+            targets = category_targets(self.images, table.categories)
+            if targets is not None:
+                return {own: place for own, place in targets.items() if place is not None}
+        return {category["id"]: place for place, category in enumerate(table.categories)}
+
+    def copy_images(self, results: Path) -> None:
+        """Write ``images.json`` beside other results of the same images, with its record of them.
+
+        Nothing is written for results with the ids of the annotations, or in the same folder.
+
+        Args:
+            results: The other results, which exist.
+        """
+        target = self.images_beside(results)
+        if self.images is None or target is None:
+            return
+        content = read_images(self.images)
+        if self.record is not None:
+            record = replace(self.record, results_bytes=results.stat().st_size)
+            content = {**content, "info": {**content["info"], **record.to_info()}}
+        write_text(target, json.dumps(content, indent=1))
+
+    def images_beside(self, results: Path) -> Path | None:
+        """Return the file that ``copy_images`` writes for other results; None if there is none."""
+        target = results.with_name(PREDICTED_IMAGES)
+        if self.images is None or target.resolve() == self.images.resolve():
+            return None
+        return target
 
     def check_complete(self, limits: DetectionLimits) -> None:
         """Refuse results without the detections that AP and score thresholds need.
