@@ -12,7 +12,9 @@ import pytest
 import torch
 from detectron2.config import instantiate
 
+from d2_seesaw.cli.generate import argument_parser
 from d2_seesaw.engine import load_config
+from d2_seesaw.synthetic.profile import PROFILES
 from tests.support.markdown import ROOT
 
 FOLDER = ROOT / "benchmarks/evidence"
@@ -106,6 +108,16 @@ def test_every_recipe_has_a_model_that_builds(evidence, tmp_path):
         if recipe.config != "image_counts":  # which reads the data
             with torch.device("meta"):
                 instantiate(cfg.model)
+
+
+@pytest.mark.parametrize("number", [10, 100, 1000])
+def test_the_images_of_shapes_have_room_for_their_categories(evidence, number):
+    command, *options = evidence("protocol").SHAPES[number].command
+    args = argument_parser().parse_args([command, *options])
+    profile, (_, most) = PROFILES[args.profile], args.objects
+    appearances = profile.image_counts(args.categories, args.train_images).sum()
+    assert appearances <= args.train_images * most
+    assert args.categories == number
 
 
 def test_every_result_belongs_to_the_protocol(evidence):
