@@ -340,7 +340,9 @@ def _check_key(cfg: DictConfig, key: str) -> None:
             known = set(map(str, node)) | _known_to(node, path)
             if part in known and not rest:
                 return
-            hint = _did_you_mean_below(path, part, known - {"_target_"}, rest)
+            lists = {str(k) for k, value in node.items() if isinstance(value, ListConfig)}
+            known = {f"{k}.0" if rest and k in lists else k for k in known - {"_target_", part}}
+            hint = _did_you_mean_below(path, part, known, rest)
             hint = hint or _elsewhere(cfg, part)
             if not hint and _is_call(node):
                 hint = f": {_name(node)} has no argument {part!r}"

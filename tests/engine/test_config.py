@@ -47,6 +47,14 @@ def test_a_misspelled_key_is_rejected_with_a_suggestion(override, suggestion):
         apply_overrides(small_config(), [override])
 
 
+def test_a_key_of_one_predictor_is_rejected_with_that_of_the_first_stage_of_a_cascade():
+    with pytest.raises(ConfigError, match=r"did you mean '(.*)'") as error:
+        apply_overrides(
+            load_config("quickstart/htc_lite"), ["model.roi_heads.box_predictor.cls_loss.p=1"]
+        )
+    assert "'model.roi_heads.box_predictors.0.cls_loss.p'" in str(error.value)
+
+
 def _keys(node, path=()):
     for key in node:
         yield (*path, str(key))
