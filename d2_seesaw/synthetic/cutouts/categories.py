@@ -131,6 +131,18 @@ def number_held_out(total: int, share: float) -> int:
     return min(max(round(share * total), 1), total - 1)
 
 
+def without_copies(pictures: Iterable[FoundPicture], left_out: LeftOut) -> list[FoundPicture]:
+    """Return the first of the pictures with the same pixels, in their order.
+
+    A copy under another name could otherwise be in training and in validation.
+    """
+    first: dict[str, FoundPicture] = {}
+    for picture in pictures:
+        if first.setdefault(picture.pixels, picture) is not picture:
+            left_out.by_reason["same pixels as another, possibly mirrored"].append(picture.path)
+    return list(first.values())
+
+
 def split_categories(
     categories: dict[str, str],
     pictures: Sequence[FoundPicture],
@@ -153,12 +165,7 @@ def split_categories(
         The categories with at least two objects, sorted by name.
     """
     objects: dict[str, dict[str, list[FoundPicture]]] = defaultdict(lambda: defaultdict(list))
-    seen = set()
-    for picture in pictures:
-        if picture.pixels in seen:
-            left_out.by_reason["same pixels as another, possibly mirrored"].append(picture.path)
-            continue
-        seen.add(picture.pixels)
+    for picture in without_copies(pictures, left_out):
         objects[categories[picture.path]][object_of(picture.path)].append(picture)
     split = []
     for name, members in sorted(objects.items()):

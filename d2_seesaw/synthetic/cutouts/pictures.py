@@ -192,10 +192,15 @@ def read_cutout(path: Path, longest_side: int) -> tuple[np.ndarray, str]:
         raise UnusablePictureError(f"fewer than {_MIN_OPAQUE_PIXELS} opaque pixels")
     left, top, right, bottom = _box(alpha > 0)
     pixels = pixels[top:bottom, left:right] * (alpha[top:bottom, left:right, None] > 0)
-    mirrored = np.ascontiguousarray(pixels[:, ::-1])
-    identity = min(hashlib.sha256(_bytes(p)).hexdigest() for p in (pixels, mirrored))
+    identity = _identity(pixels)
     left, top, right, bottom = mask_box(pixels[..., 3])
     return reduce_picture(pixels, longest_side / max(right - left, bottom - top)), identity
+
+
+def _identity(pixels: np.ndarray) -> str:
+    """Return a hash of a picture that is the same if it is mirrored."""
+    mirrored = np.ascontiguousarray(pixels[:, ::-1])
+    return min(hashlib.sha256(_bytes(p)).hexdigest() for p in (pixels, mirrored))
 
 
 def _bytes(pixels: np.ndarray) -> bytes:
@@ -210,7 +215,7 @@ def read_background(path: Path, shape: tuple[int, int]) -> tuple[np.ndarray, str
         shape: height and width of the scenes.
 
     Returns:
-        The pixels, and a hash of them before the reduction.
+        The pixels, and a hash of them before the reduction that is the same for mirrored pictures.
 
     Raises:
         UnusablePictureError: the file cannot be used.
@@ -220,7 +225,7 @@ def read_background(path: Path, shape: tuple[int, int]) -> tuple[np.ndarray, str
     if min(height, width) < _MIN_BACKGROUND_SIDE:
         raise UnusablePictureError(f"smaller than {_MIN_BACKGROUND_SIDE} pixels")
     factor = BACKGROUND_MARGIN * max(shape[0] / height, shape[1] / width)
-    return reduce_picture(pixels, factor), hashlib.sha256(_bytes(pixels)).hexdigest()
+    return reduce_picture(pixels, factor), _identity(pixels)
 
 
 def reduce_picture(pixels: np.ndarray, factor: float) -> np.ndarray:

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 from lvis import LVIS
+from PIL import Image
 from pycocotools import mask as mask_utils
 
 from d2_seesaw.data.annotations.reader import read_annotations
@@ -72,6 +73,29 @@ def test_variants_of_a_background_are_in_one_split(dataset):
     assert len(train | val) == 4
     assert not train & val
     assert any({"hill-d.png", "hill-l.webp"} <= part for part in (train, val))
+
+
+def test_copies_of_a_background_are_left_out_and_change_nothing(dataset, tmp_path, pictures):
+    folder = tmp_path / "backgrounds"
+    shutil.copytree(pictures / "backgrounds", folder)
+    copies = [f"z{number}.png" for number in range(8)]
+    for number, name in enumerate(copies):
+        source = folder / ("sea.jpg" if number % 2 else "wood.png")
+        save(folder / name, np.asarray(Image.open(source)))
+    sources = CutoutSources(pictures / "cutouts", folder)
+    made = generate_cutout_dataset(tmp_path / "data", sources, SPEC, **QUIET)
+    reason = "same pixels as another, possibly mirrored (first: z0.png)"
+    assert made.left_out[-1] == f"backgrounds: left out 8 pictures: {reason}"
+    assert content(made) == content(dataset)
+    assert made.annotations_sha256 == dataset.annotations_sha256
+
+    ramp = np.arange(60 * 80 * 3).reshape(60, 80, 3).astype(np.uint8)
+    alone = tmp_path / "alone"
+    for name, pixels in (("hill", ramp), ("hill copy", ramp), ("valley", ramp[:, ::-1])):
+        save(alone / f"{name}.png", pixels)
+    sources = CutoutSources(pictures / "cutouts", alone)
+    made = generate_cutout_dataset(tmp_path / "one", sources, SMALL, **QUIET)
+    assert content(made)["backgrounds"] == {s: [["hill copy.png"]] for s in ("train", "val")}
 
 
 def test_training_follows_the_profile_exactly(dataset):
