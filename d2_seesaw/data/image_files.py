@@ -96,6 +96,40 @@ def open_image(
             yield image
 
 
+def has_wide_mode(image: Image.Image) -> bool:
+    """Return whether Pillow would clip the channels of an image to 8 bits, mostly to white.
+
+    These are its modes of one channel of 16 or 32 bits: I, I;16 in any byte order, and F.
+    """
+    return image.mode.startswith(("I", "F"))
+
+
+def has_wide_channels(image: Image.Image) -> bool:
+    """Return whether a file has more than 8 bits a channel, before its pixels are read.
+
+    Of three or four channels of 16 bits, Pillow reads the upper 8 bits.
+    """
+    tiles = getattr(image, "tile", None)
+    return has_wide_mode(image) or (bool(tiles) and ";16" in str(tiles[0][3]))
+
+
+def check_mode(path: str | os.PathLike[str], image: Image.Image) -> None:
+    """Refuse an image whose channels would be clipped to 8 bits.
+
+    Args:
+        path: The file, or another name for the message.
+        image: The image, whose pixels need not be read.
+
+    Raises:
+        ValueError: The message has path, mode and what is expected.
+    """
+    if has_wide_mode(image):
+        raise ValueError(
+            f"{os.fspath(path)} has more than 8 bits a channel (mode {image.mode}), which would be "
+            "clipped: convert it to 8 bits, such as mode L or RGB"
+        )
+
+
 def check_overwrites_no_source(result: str | os.PathLike[str], sources: Iterable[Any]) -> None:
     """Refuse to write a result beside the images that it is made of, where it could replace one.
 
@@ -143,15 +177,21 @@ def read_image(
         ``(H, W, 3)`` uint8.
 
     Raises:
-        ValueError, OSError: as :func:`open_image`.
+        ValueError, OSError: as :func:`open_image` and :func:`check_mode`.
     """
     with open_image(path, max_pixels=max_pixels, option=option) as image:
+        check_mode(path, image)
         image.load()  # Detectron2 accepts a PNG with damaged pixels
         return to_array(image, image_format)
 
 
 def to_array(image: Image.Image, image_format: str) -> np.ndarray:
-    """Return a Pillow image as Detectron2 reads it: ``(H, W, 3)`` uint8."""
+    """Return a Pillow image as Detectron2 reads it: ``(H, W, 3)`` uint8.
+
+    Raises:
+        ValueError: as :func:`check_mode`.
+    """
+    check_mode("the image", image)
     array = convert_PIL_to_numpy(_apply_exif_orientation(image), image_format)
     return np.ascontiguousarray(array)
 
@@ -210,10 +250,10 @@ def _is_below(path: str, folder: str) -> bool:
 
 
 def check_record_image(record: Mapping[str, Any]) -> None:
-    """Refuse the image of a record that is a bomb, before its pixels are read for a model.
+    """Refuse the image of a record that is a bomb or has 16 bits, before a model's mapper reads it.
 
-    Pillow's limit holds. An image of more than :data:`MAX_PIXELS` must have the size that the
-    record states, in either orientation.
+    Label maps are not looked at. Pillow's limit holds. An image of more than :data:`MAX_PIXELS`
+    must have the size that the record states, in either orientation.
 
     Raises:
         ValueError: such an image. Other files, and files that are missing, are left to the mapper.
@@ -223,6 +263,7 @@ def check_record_image(record: Mapping[str, Any]) -> None:
         return
     try:
         with open_image(path) as image:
+            check_mode(path, image)
             width, height = image.size
     except UnidentifiedImageError:
         return

@@ -16,7 +16,7 @@ from d2_seesaw.data.image_files import (
     MAX_PIXELS,
     check_overwrites_no_source,
     check_pixels,
-    open_image,
+    read_image,
     to_array,
 )
 
@@ -143,20 +143,11 @@ def read_picture(
         ``(H, W, 3)`` uint8.
 
     Raises:
-        UnreadableError: the file does not exist, is damaged, has too many pixels or is not a
-            picture.
+        UnreadableError: the file does not exist, is damaged, has too many pixels or more than 8
+            bits a channel, or is not a picture.
     """
     try:
-        with open_image(path, max_pixels=max_pixels, option=_OPTION) as opened:
-            if opened.mode.startswith(("I", "F")):
-                raise UnreadableError(
-                    f"{path} has more than 8 bits a channel (mode {opened.mode}), which would be "
-                    "clipped: convert it to 8 bits"
-                )
-            opened.load()  # Detectron2 accepts a PNG with damaged pixels
-            return to_array(opened, image_format)
-    except UnreadableError:
-        raise
+        return read_image(path, image_format, max_pixels=max_pixels, option=_OPTION)
     except Exception as error:  # Pillow's are of many kinds: SyntaxError, struct.error, ...
         reason = str(error) or type(error).__name__
         known = reason.startswith(str(path))

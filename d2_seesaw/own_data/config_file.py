@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from d2_seesaw.own_data.recipes import Choice
 
 NAME = "own_data.py"
 _WIDTH = 100
+_CONTENTS = "# The contents this was chosen for: `d2-seesaw train --data` refuses others."
+_CONTENT = re.compile(r"^# SHA-256 ([0-9a-f]{64}) of (.+)$", re.MULTILINE)
 
 _HEAD = '''"""Training on own data, written by `d2-seesaw train --data`. Edit it as you like.
 
@@ -27,7 +30,7 @@ from d2_seesaw.data import register_longtail_instances
 from d2_seesaw.engine import {functions}{imports}
 
 _folder = os.path.dirname(os.path.abspath(__file__))
-
+{contents}
 register_longtail_instances(
     {train},
     json_file={train_file},
@@ -85,6 +88,7 @@ def config_text(
     measures: str = "",
     *,
     boxes_only: bool = False,
+    contents: Sequence[str] = (),
 ) -> str:
     """Return a Python config: the registration of both splits, and each choice with its reason.
 
@@ -95,6 +99,7 @@ def config_text(
         choices: values that are assigned, with their reasons as comments.
         measures: text for the docstring.
         boxes_only: leave out everything about masks.
+        contents: SHA-256 of both annotation files, which :func:`recorded_contents` reads.
     """
     train, val = dataset_names(folder)
     data = data.absolute()
@@ -108,6 +113,7 @@ def config_text(
         functions="load_config, load_part" if any(c.code for c in choices) else "load_config",
         imports="\nfrom d2_seesaw.engine.boxes_only import boxes_only" if boxes_only else "",
         boxes_only="boxes_only(_cfg)\n" if boxes_only else "",
+        contents=_contents(data, folder, contents),
         train=_literal(train),
         val=_literal(val),
         train_file=_file(data.train_file, folder),
@@ -116,6 +122,32 @@ def config_text(
         base=_literal(base),
     )
     return text + "".join(f"\n{_assignments(choice)}" for choice in choices)
+
+
+def _contents(data: OwnData, folder: str | Path, contents: Sequence[str]) -> str:
+    if not contents:
+        return ""
+    files = zip(contents, (data.train_file, data.val_file), strict=True)
+    lines = [f"# SHA-256 {sha256} of {_file(path, folder)}\n" for sha256, path in files]
+    return f"\n{_CONTENTS}\n{''.join(lines)}"
+
+
+def recorded_contents(
+    text: str, files: Sequence[str | None], folder: str | Path
+) -> list[str | None]:
+    """Return the SHA-256 of annotation files that a config was written for.
+
+    Args:
+        text: the config.
+        files: annotation files that the config registers.
+        folder: folder of the config.
+
+    Returns:
+        One for each file; None for a file that the config has no SHA-256 of, because an earlier
+        version wrote it or its user has changed it.
+    """
+    contents = {file: sha256 for sha256, file in _CONTENT.findall(text)}
+    return [contents.get(_file(Path(file), folder)) if file else None for file in files]
 
 
 def _file(path: Path, folder: str | Path) -> str:

@@ -5,8 +5,10 @@ import struct
 import threading
 import zlib
 
+import cv2
 import numpy as np
 import pytest
+from detectron2.data import detection_utils
 from PIL import Image
 
 from d2_seesaw.data import InstanceDatasetMapper, SemanticDatasetMapper
@@ -15,7 +17,8 @@ from d2_seesaw.data.check.images import ImageFile, check_images
 from d2_seesaw.data.image_files import MAX_PIXELS, ImageFolder, open_image, read_image
 from d2_seesaw.data.importers.files import image_size
 from d2_seesaw.data.semantic.label_maps import read_labels
-from d2_seesaw.inference.sources import UnreadableError, read_picture
+from d2_seesaw.inference.sources import UnreadableError, as_bgr, read_picture
+from d2_seesaw.inference.tta.views import original_image
 from tests.fuzz.harness import limited
 
 SIDE = 60_000  # 3.6 gigapixels, more than the memory that a call gets
@@ -131,6 +134,58 @@ def test_a_label_map_of_another_size_is_refused_before_it_is_decoded(large):
     large.write_bytes(png(30_000, 30_000, bits=16))
     with limited(), pytest.raises(ValueError, match="the limit is 178,956,970"):
         read_labels({"sem_seg_file_name": str(large)})
+
+
+WIDE = {
+    "gray.png": ("I;16", np.uint16),
+    "gray.tif": ("I;16", np.uint16),
+    "big_endian.tif": ("I;16B", ">u2"),
+    "integers.tif": ("I", np.int32),
+    "floats.tif": ("F", np.float32),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_channels_that_would_be_clipped_are_refused_by_every_reader(name, tmp_path):
+    mode, dtype = WIDE[name]
+    path = tmp_path / name
+    Image.fromarray((np.arange(32 * 32).reshape(32, 32) * 40).astype(dtype)).save(path)
+    roads = [call for call, _, _ in list(ROADS.values())[:3]]
+    roads += [
+        lambda p: mapper(is_train=False)(record(p)),
+        lambda p: semantic_mapper()(record(p)),
+        lambda p: as_bgr(Image.open(p)),
+        lambda p: original_image({"file_name": str(p)}, "BGR"),
+    ]
+    for call in roads:
+        expected = rf"has more than 8 bits a channel \(mode {mode}\), .* mode L or RGB"
+        with pytest.raises(ValueError, match=expected) as caught:
+            call(path)
+        assert name in str(caught.value) or "the image has" in str(caught.value)
+    (issue,) = check_images([ImageFile(str(path), name, 1, 32, 32)], progress=False)
+    assert (issue.kind, f"(mode {mode})" in issue.message) == ("sixteen_bit_image", True)
+
+
+def test_eight_bits_and_label_maps_of_sixteen_are_read_as_ever(tmp_path):
+    ramp = np.arange(32 * 32).reshape(32, 32)
+    gray = Image.fromarray((ramp // 4).astype(np.uint8))
+    palette = gray.quantize(9)
+    palette.putpalette(list(range(27)))
+    pictures = {m: gray.convert(m) for m in ("1", "L", "LA", "RGB", "RGBA", "CMYK", "YCbCr")}
+    for mode, picture in pictures.items():
+        picture.save(tmp_path / f"{mode}.tif")
+    palette.save(tmp_path / "palette.png", transparency=3)
+    cv2.imwrite(str(tmp_path / "rgb16.png"), np.dstack([ramp.astype(np.uint16) * 60] * 3))
+    for path in sorted(tmp_path.iterdir()):
+        expected = detection_utils.read_image(str(path), "RGB")
+        np.testing.assert_array_equal(read_image(path, "RGB"), expected)
+        np.testing.assert_array_equal(read_picture(path, "RGB"), expected)
+        mapped = mapper(is_train=False)(record(path))["image"].permute(1, 2, 0).numpy()
+        np.testing.assert_array_equal(mapped, expected[:, :, ::-1])
+    labels = (ramp % 7).astype(np.uint16)
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    given = record(tmp_path / "L.tif") | {"sem_seg_file_name": str(tmp_path / "labels.png")}
+    np.testing.assert_array_equal(semantic_mapper()(given)["sem_seg"].numpy(), labels)
 
 
 def test_the_limit_can_be_raised_and_pillows_own_is_kept(large, tmp_path):

@@ -1,7 +1,6 @@
 """Training on own data: ``--data`` chooses a config and writes it before the training starts."""
 
 import argparse
-import itertools
 import os
 import re
 import shlex
@@ -22,7 +21,7 @@ from d2_seesaw.cli.train.reading import find_evaluated
 from d2_seesaw.cli.train.start import read_start
 from d2_seesaw.cli.train.training import check_checkpoint_file
 from d2_seesaw.data.annotations.image_groups import match_names
-from d2_seesaw.data.annotations.reader import read_annotations
+from d2_seesaw.data.annotations.reader import content_hash, read_annotations
 from d2_seesaw.engine import load_config, load_part
 from d2_seesaw.engine.config import apply_overrides, parse_override
 from d2_seesaw.engine.launch import check_ranks, torch_device
@@ -38,8 +37,9 @@ from d2_seesaw.own_data import (
 )
 from d2_seesaw.own_data.config_file import NAME
 from d2_seesaw.own_data.heads import LOSSES, SEESAW
+from d2_seesaw.own_data.identity import WrittenData, is_same_path
 from d2_seesaw.own_data.recipes import Choice, base_name
-from d2_seesaw.own_data.split_files import Source, parts_undone_at_errors, source_of
+from d2_seesaw.own_data.split_files import parts_undone_at_errors
 from d2_seesaw.utils.folder_lock import check_folder_is_free
 
 DEFAULT_FOLDER = "output/own_data"
@@ -155,7 +155,7 @@ def _check_flags(args: argparse.Namespace) -> None:
     if not os.path.isdir(args.images):
         raise FileNotFoundError(f"--images {args.images}: there is no such folder")
     output_dirs = _overrides(args, "train.output_dir")
-    if args.output and output_dirs and not _is_same_path(args.output, output_dirs[-1]):
+    if args.output and output_dirs and not is_same_path(args.output, output_dirs[-1]):
         raise ValueError(
             f"--output {args.output} and train.output_dir={output_dirs[-1]} contradict: leave out "
             "one"
@@ -220,25 +220,26 @@ def _existing(args: argparse.Namespace, path: Path, processes: int | None) -> in
     """Check that a file written before fits the flags; return the number of processes."""
     cfg = load_config(str(path))
     train, val = (_registered(cfg.dataloader[split].dataset.names) for split in ("train", "test"))
-    written = [data.get("json_file") for data in (train, val)]
+    written = WrittenData.of(path, train.get("json_file"), val.get("json_file"))
     images = [data.get("image_root") for data in (train, val)]
     base = re.search(r'= load_config\("(own_data/\w+)"\)', path.read_text(encoding="utf-8"))
-    if not _is_same_data(args.data, written):
-        other = f"{' and '.join(map(str, _origin(written)))}, not for {' and '.join(args.data)}"
-    elif args.group_by not in (None, grouped_by := _grouped_by(written)):
-        other = f"a split by {grouped_by or 'image'}, not for --group-by {args.group_by}"
-    elif not all(_is_same_path(args.images, folder) for folder in images):
+    if not written.is_of(args.data):
+        other = f"{written.text(args.data)}, not for {' and '.join(args.data)}"
+    elif args.group_by not in (None, written.group_by):
+        other = f"a split by {written.group_by or 'image'}, not for --group-by {args.group_by}"
+    elif not all(is_same_path(args.images, folder) for folder in images):
         other = f"the images in {' and '.join(sorted(set(map(str, images))))}, not {args.images}"
     elif args.from_scratch and cfg.train.init_checkpoint:
         other = f"a start from {cfg.train.init_checkpoint}, not for --from-scratch"
     elif args.config_file and base and base[1] != base_name(args.config_file):
         other = f"{base[1]}, not for --config-file {args.config_file}"
-    elif not _is_same_path(str(path.parent), cfg.train.output_dir):
+    elif not is_same_path(str(path.parent), cfg.train.output_dir):
         other = f"the folder {cfg.train.output_dir}"
     elif args.loss and not _has_loss(cfg, args.loss):
         other = f"another loss than {args.loss}"
     else:
-        say(f"{path} exists and is used as it is, edits included; --restart chooses anew")
+        kept = f"{path} exists and is used as it is, edits included; --restart chooses anew"
+        say("\n".join([kept, *written.caveats(args.data)]))
         return cfg.train.reference_world_size if processes is None else processes
     raise ValueError(
         f"{path} was written for {other}: choose another --output, or --restart to choose anew"
@@ -247,33 +248,6 @@ def _existing(args: argparse.Namespace, path: Path, processes: int | None) -> in
 
 def _registered(name: object) -> Metadata:
     return MetadataCatalog.get(name) if isinstance(name, str) else Metadata()
-
-
-def _is_same_path(given: str, written: str | None) -> bool:
-    return written is not None and os.path.realpath(given) == os.path.realpath(written)
-
-
-def _is_same_data(given: Sequence[str], written: Sequence[str | None]) -> bool:
-    """Return whether annotations are those of a config, or a single file is their source."""
-    if len(given) > 1:
-        return all(itertools.starmap(_is_same_path, zip(given, written, strict=True)))
-    sources = [source_of(file) if file else None for file in written]
-    sha256 = Source.of(given[0]).sha256
-    return all(source is not None and source.sha256 == sha256 for source in sources)
-
-
-def _grouped_by(written: Sequence[str | None]) -> str | None:
-    source = source_of(written[0]) if written[0] else None
-    return source.group_by if source else None
-
-
-def _origin(written: Sequence[str | None]) -> list[str | None]:
-    """Return the annotations of a config, or the file that both were split from."""
-    sources = [source_of(file) if file else None for file in written]
-    first = sources[0]
-    if first is None or sources[1] != first:
-        return list(written)
-    return [f"{first.file} (SHA-256 {first.sha256[:8]})"]
 
 
 def _has_loss(cfg: DictConfig, loss: str) -> bool:
@@ -294,6 +268,7 @@ def _chosen(args: argparse.Namespace, folder: Path, base: str, machine: Choice) 
     cfg = load_config(base)
     cfg.train.init_checkpoint = _weights(args, cfg.train.init_checkpoint)
     data = checked_data(args.data, args.images, folder, args.group_by)
+    contents = [content_hash(file) for file in (data.train_file, data.val_file)]
     measures = measure(read_annotations(data.train_file, for_training=True))
     evaluated = read_annotations(data.val_file)
     recipe = recipe_of(base, cfg, args.num_gpus)
@@ -319,7 +294,11 @@ def _chosen(args: argparse.Namespace, folder: Path, base: str, machine: Choice) 
     say(f"\nThe training data:\n{_indented(measures.text())}")
     say(f"\nChosen from them:\n{choices_text(choices)}\n")
     is_boxes_only = not measures.has_masks
-    return config_text(folder, data, base, choices, measures.text(), boxes_only=is_boxes_only)
+    return config_text(
+        *(folder, data, base, choices, measures.text()),
+        boxes_only=is_boxes_only,
+        contents=contents,
+    )
 
 
 def _is_from_scratch(args: argparse.Namespace) -> bool:

@@ -11,10 +11,9 @@ from detectron2.data.detection_utils import _apply_exif_orientation
 from PIL import Image
 
 from d2_seesaw.data.check.issues import Issue
-from d2_seesaw.data.image_files import open_image, pixel_limit
+from d2_seesaw.data.image_files import has_wide_channels, open_image, pixel_limit
 from d2_seesaw.utils.progress import track
 
-_SIXTEEN_BITS = ("I;16", "I", "F", ";16")
 _HUGE = threading.Lock()  # two huge images at once could fill the memory
 
 
@@ -93,11 +92,9 @@ def _problems(image: ImageFile) -> Iterator[tuple[str, str]]:
 
 
 def _problems_of_format(opened: Image.Image) -> Iterator[tuple[str, str]]:
-    tiles = getattr(opened, "tile", None)
-    raw = str(tiles[0][3]) if tiles else ""
     if opened.mode == "CMYK":
         yield "cmyk_image", "the image is CMYK"
-    elif opened.mode.startswith(_SIXTEEN_BITS) or ";16" in raw:
+    elif has_wide_channels(opened):
         yield "sixteen_bit_image", f"the image has more than 8 bits a channel (mode {opened.mode})"
     frames = getattr(opened, "n_frames", 1) if opened.format != "MPO" else 1  # with a preview
     if frames > 1:

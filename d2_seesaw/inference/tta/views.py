@@ -20,6 +20,7 @@ from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.structures import Boxes
 from torch import Tensor
 
+from d2_seesaw.data.image_files import check_record_image
 from d2_seesaw.data.transforms import shortest_edge_size
 
 Size = tuple[int, int]
@@ -188,7 +189,8 @@ def original_image(given: Mapping[str, Any], image_format: str | None) -> tuple[
         The image ``(height, width, channels)``, and ``(H, W)`` of the frame.
 
     Raises:
-        ValueError: no image is available, or there is no channel order to read the file.
+        ValueError: no image is available, there is no channel order to read the file, or the file
+            has more than 8 bits a channel.
         FileNotFoundError: the file is needed and does not exist.
     """
     image = given.get("image")
@@ -222,6 +224,7 @@ def _height_first(image: Tensor) -> np.ndarray:
 def _read(file_name: str, image_format: str | None) -> np.ndarray:
     if image_format is None:
         raise ValueError(f"the model has no input_format: give the image_format of {file_name!r}")
+    check_record_image({"file_name": file_name})
     try:
         return read_image(file_name, image_format)
     except FileNotFoundError as error:

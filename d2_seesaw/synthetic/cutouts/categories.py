@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from d2_seesaw.data.annotations.schema import is_text
 from d2_seesaw.synthetic.cutouts.pictures import LeftOut
 from d2_seesaw.synthetic.table import read_table
 from d2_seesaw.utils.text import printable
@@ -48,12 +49,16 @@ class CategoryCutouts:
 def categories_from_folders(
     paths: Iterable[str], depth: int | None, left_out: LeftOut
 ) -> dict[str, str]:
-    """Return the category of each path: its folder, or the first ``depth`` folders of it."""
+    """Return the category of each path: its folder, or the first ``depth`` folders of it.
+
+    Raises:
+        ValueError: the name of a folder cannot be that of a category.
+    """
     categories = {}
     for path in paths:
         folders = path.split("/")[:-1][:depth]
         if folders:
-            categories[path] = "/".join(folders)
+            categories[path] = _checked_name("/".join(folders), f"the folder of {printable(path)}")
         else:
             left_out.by_reason["in no folder that names a category"].append(path)
     return categories
@@ -63,12 +68,13 @@ def categories_from_table(table: Path, folder: Path) -> dict[str, str]:
     """Read the category of each picture from a CSV file.
 
     Raises:
-        ValueError: the table cannot be read, lacks a column, or names a missing file or a file
-            twice.
+        ValueError: the table cannot be read, lacks a column, names a missing file or a file twice,
+            or a name cannot be that of a category.
     """
     categories: dict[str, str] = {}
     for number, (given, category) in read_table(table, ("file", "category")):
         path = _relative_path(given, folder)
+        _checked_name(category, f"{table}, row {number}")
         if categories.setdefault(path, category) != category:
             raise ValueError(
                 f"{table}, row {number}: {printable(given)} has another category before, "
@@ -79,6 +85,16 @@ def categories_from_table(table: Path, folder: Path) -> dict[str, str]:
                 f"{table}, row {number}: there is no {printable(given)} in {printable(folder)}"
             )
     return dict(sorted(categories.items()))
+
+
+def _checked_name(name: str, place: str) -> str:
+    """Return a name of a category that annotation files, which are UTF-8, can contain."""
+    if not is_text(name):
+        raise ValueError(
+            f"{place} cannot name a category: {printable(name)} is not text in UTF-8. Rename it, "
+            "or name categories in a table"
+        )
+    return name
 
 
 def _relative_path(given: str, folder: Path) -> str:
@@ -115,6 +131,18 @@ def number_held_out(total: int, share: float) -> int:
     return min(max(round(share * total), 1), total - 1)
 
 
+def without_copies(pictures: Iterable[FoundPicture], left_out: LeftOut) -> list[FoundPicture]:
+    """Return the first of the pictures with the same pixels, in their order.
+
+    A copy under another name could otherwise be in training and in validation.
+    """
+    first: dict[str, FoundPicture] = {}
+    for picture in pictures:
+        if first.setdefault(picture.pixels, picture) is not picture:
+            left_out.by_reason["same pixels as another, possibly mirrored"].append(picture.path)
+    return list(first.values())
+
+
 def split_categories(
     categories: dict[str, str],
     pictures: Sequence[FoundPicture],
@@ -137,12 +165,7 @@ def split_categories(
         The categories with at least two objects, sorted by name.
     """
     objects: dict[str, dict[str, list[FoundPicture]]] = defaultdict(lambda: defaultdict(list))
-    seen = set()
-    for picture in pictures:
-        if picture.pixels in seen:
-            left_out.by_reason["same pixels as another, possibly mirrored"].append(picture.path)
-            continue
-        seen.add(picture.pixels)
+    for picture in without_copies(pictures, left_out):
         objects[categories[picture.path]][object_of(picture.path)].append(picture)
     split = []
     for name, members in sorted(objects.items()):

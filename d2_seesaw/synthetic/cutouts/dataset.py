@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from d2_seesaw.data.annotations.schema import is_text
 from d2_seesaw.data.frequency import group_sizes
 from d2_seesaw.synthetic.cutouts.categories import FoundPicture, number_held_out
 from d2_seesaw.synthetic.cutouts.materials import Materials, find_candidates, read_materials
@@ -69,6 +70,7 @@ from d2_seesaw.synthetic.object_counts import (
 )
 from d2_seesaw.utils.files import write_text
 from d2_seesaw.utils.progress import track
+from d2_seesaw.utils.text import printable
 
 _FORMAT_VERSION = 1  # increment it if the same specification gives different data
 _JPEG_QUALITY = 92
@@ -181,7 +183,8 @@ def _content(materials: Materials, plan: dict[str, list[ImageJob]], of_category:
     """Return what is in the dataset: which cut-outs, backgrounds and scenes, as JSON."""
 
     def paths(pictures: list[FoundPicture]) -> list[str]:
-        return [picture.path for picture in pictures]
+        # JSON that has a name in another encoding than UTF-8 is refused by strict readers.
+        return [p.path if is_text(p.path) else printable(p.path) for p in pictures]
 
     content = {
         "categories": [

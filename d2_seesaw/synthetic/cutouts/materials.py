@@ -28,6 +28,7 @@ from d2_seesaw.synthetic.cutouts.categories import (
     number_held_out,
     shuffled,
     split_categories,
+    without_copies,
 )
 from d2_seesaw.synthetic.cutouts.pictures import (
     LeftOut,
@@ -259,6 +260,7 @@ def read_materials(
         left_out = candidates.left_out_backgrounds
         work = partial(_read_background, sources.backgrounds, store, spec)
         backgrounds = _read_all(work, candidates.backgrounds, left_out, "backgrounds", **reading)
+        backgrounds = without_copies(backgrounds, left_out)
         if not backgrounds:
             raise ValueError(
                 f"{sources.backgrounds} contains no usable background: "

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from d2_seesaw.data.image_files import has_wide_channels, has_wide_mode
 from d2_seesaw.utils.text import printable
 
 OPAQUE = 128  # alpha from which on a pixel belongs to the mask
@@ -125,7 +126,8 @@ def read_pixels(path: Path, mode: str) -> np.ndarray:
         mode: "RGB" or "RGBA".
 
     Raises:
-        UnusablePictureError: the file cannot be decoded or has too many pixels.
+        UnusablePictureError: the file cannot be decoded, has too many pixels or more than 16 bits
+            a channel.
     """
     try:
         with warnings.catch_warnings():
@@ -133,19 +135,25 @@ def read_pixels(path: Path, mode: str) -> np.ndarray:
             with Image.open(path) as image:
                 if image.width * image.height > _MAX_PIXELS:
                     raise UnusablePictureError(f"more than {_MAX_PIXELS // 10**6} million pixels")
-                return np.asarray(_upright(image).convert(mode))
+                is_keyed = "transparency" in image.info and has_wide_channels(image)
+                pixels = np.asarray(_upright(image).convert(mode))
     except Image.DecompressionBombError as error:
         raise UnusablePictureError(f"more than {_MAX_PIXELS // 10**6} million pixels") from error
     except UnusablePictureError:
         raise
     except Exception as error:  # decoders of strangers' files raise errors of any type
         raise UnusablePictureError("cannot be read") from error
+    if is_keyed and mode == "RGBA" and pixels[..., 3].min() == 255:
+        raise UnusablePictureError("its transparent color has 16 bits and is not read")
+    return pixels
 
 
 def _upright(image: Image.Image) -> Image.Image:
     image.load()
-    if image.mode.startswith("I"):  # Pillow would clip 16 bits to 8
-        values = np.asarray(image).astype(np.int64)
+    if has_wide_mode(image):  # Pillow would clip 16 bits to 8
+        values = np.asarray(image)
+        if values.dtype.kind == "f" or values.min() < 0 or values.max() > np.iinfo(np.uint16).max:
+            raise UnusablePictureError(f"more than 16 bits a channel (mode {image.mode})")
         return Image.fromarray((values >> 8 if values.max() > 255 else values).astype(np.uint8))
     return ImageOps.exif_transpose(image)
 
@@ -184,10 +192,15 @@ def read_cutout(path: Path, longest_side: int) -> tuple[np.ndarray, str]:
         raise UnusablePictureError(f"fewer than {_MIN_OPAQUE_PIXELS} opaque pixels")
     left, top, right, bottom = _box(alpha > 0)
     pixels = pixels[top:bottom, left:right] * (alpha[top:bottom, left:right, None] > 0)
-    mirrored = np.ascontiguousarray(pixels[:, ::-1])
-    identity = min(hashlib.sha256(_bytes(p)).hexdigest() for p in (pixels, mirrored))
+    identity = _identity(pixels)
     left, top, right, bottom = mask_box(pixels[..., 3])
     return reduce_picture(pixels, longest_side / max(right - left, bottom - top)), identity
+
+
+def _identity(pixels: np.ndarray) -> str:
+    """Return a hash of a picture that is the same if it is mirrored."""
+    mirrored = np.ascontiguousarray(pixels[:, ::-1])
+    return min(hashlib.sha256(_bytes(p)).hexdigest() for p in (pixels, mirrored))
 
 
 def _bytes(pixels: np.ndarray) -> bytes:
@@ -202,7 +215,7 @@ def read_background(path: Path, shape: tuple[int, int]) -> tuple[np.ndarray, str
         shape: height and width of the scenes.
 
     Returns:
-        The pixels, and a hash of them before the reduction.
+        The pixels, and a hash of them before the reduction that is the same for mirrored pictures.
 
     Raises:
         UnusablePictureError: the file cannot be used.
@@ -212,7 +225,7 @@ def read_background(path: Path, shape: tuple[int, int]) -> tuple[np.ndarray, str
     if min(height, width) < _MIN_BACKGROUND_SIDE:
         raise UnusablePictureError(f"smaller than {_MIN_BACKGROUND_SIDE} pixels")
     factor = BACKGROUND_MARGIN * max(shape[0] / height, shape[1] / width)
-    return reduce_picture(pixels, factor), hashlib.sha256(_bytes(pixels)).hexdigest()
+    return reduce_picture(pixels, factor), _identity(pixels)
 
 
 def reduce_picture(pixels: np.ndarray, factor: float) -> np.ndarray:

@@ -1,10 +1,12 @@
 """`d2-seesaw train --data`: from two files to a config that can be read, edited and trained."""
 
 import copy
+import hashlib
 import json
 import os
 import pickle
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +131,9 @@ def test_a_config_for_other_data_or_flags_is_refused(
     chosen()
     if flag == "--from-scratch":
         written.write_text(written.read_text() + 'train.init_checkpoint = "model.pth"\n')
-    write(tmp_path, name="other.json")
+    other = content()
+    other["annotations"].pop()
+    write(tmp_path, other, "other.json")
     flags = {"--data": ["train.json", "val.json"], "--images": ["images"], "--output": ["run"]}
     given = [word for name, words in (flags | {flag: value}).items() for word in [name, *words]]
     monkeypatch.chdir(tmp_path)
@@ -270,6 +274,46 @@ def test_a_split_belongs_to_the_content_of_its_file(chosen):
     assert chosen(files=1).starts
     with pytest.raises(ValueError, match=r"written for .*/train.json \(SHA-256 .*not for"):
         chosen(files=1, change=lambda data: data["annotations"].pop())
+
+
+def test_two_files_are_known_by_their_contents(chosen, written, tmp_path, capsys):
+    chosen()
+    first, files = written.read_text(), [str(tmp_path / f"{n}.json") for n in ("train", "val")]
+    for file in files:
+        sha256 = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        assert f'# SHA-256 {sha256} of "{file}"\n' in first
+    copies = [shutil.copy(file, file.replace(".json", "_copy.json")) for file in files]
+    rest = ["--images", f"{tmp_path}/images", "--output", str(written.parent), "--from-scratch"]
+    for given in (files, copies):
+        assert choose_own_data(argument_parser().parse_args(["--data", *given, *rest]), [])
+
+    def add_category(data):
+        data["categories"].append({"id": 2000, "name": "bollard"})
+
+    changed = r"train.json \(SHA-256 [0-9a-f]{8}\) and \S*/val.json, not for"
+    for change in (add_category, unreadable_box):
+        for option in ("--choose-only", "--dry-run", "--resume", "--eval-only"):
+            with pytest.raises(ValueError, match=changed):
+                chosen(option, change=change, change_val=lambda data: data.update(content()))
+    with pytest.raises(ValueError, match=r"/train.json and \S*/val.json \(SHA-256 .*not for"):
+        chosen(change_val=lambda data: data["annotations"].pop())
+    with pytest.raises(ValueError, match=r"was written for .*, not for .*_copy.json"):
+        choose_own_data(argument_parser().parse_args(["--data", *copies, *rest]), [])
+
+    # Without the lines, as earlier versions wrote it, and with another file by the user.
+    bare = "".join(li for li in first.splitlines(True) if not li.startswith("# SHA-256"))
+    for text, given in (
+        (bare, files),
+        (first.replace('val.json",', 'val_copy.json",'), [files[0], copies[1]]),
+    ):
+        written.write_text(text)
+        for name in ("own_run_train", "own_run_val"):  # another command is another process
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+        write(tmp_path, content(), "train.json")
+        capsys.readouterr()
+        assert choose_own_data(argument_parser().parse_args(["--data", *given, *rest]), [])
+        assert "so their contents were not compared\n" in capsys.readouterr().out
 
 
 def test_another_loss_is_written_to_the_config(chosen, written):

@@ -1,16 +1,20 @@
 """Whole datasets of cut-outs: splits, counts, scenes, reproducibility and refusals."""
 
 import json
+import os
 import shutil
 from collections import Counter
 from dataclasses import replace
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 from lvis import LVIS
+from PIL import Image
 from pycocotools import mask as mask_utils
 
+from d2_seesaw.data.annotations.reader import read_annotations
 from d2_seesaw.synthetic.cutouts import CutoutSources, CutoutSpec, generate_cutout_dataset
 from d2_seesaw.synthetic.cutouts.categories import number_held_out, shuffled
 from d2_seesaw.synthetic.cutouts.plan import own_scene_share, plan_images
@@ -69,6 +73,29 @@ def test_variants_of_a_background_are_in_one_split(dataset):
     assert len(train | val) == 4
     assert not train & val
     assert any({"hill-d.png", "hill-l.webp"} <= part for part in (train, val))
+
+
+def test_copies_of_a_background_are_left_out_and_change_nothing(dataset, tmp_path, pictures):
+    folder = tmp_path / "backgrounds"
+    shutil.copytree(pictures / "backgrounds", folder)
+    copies = [f"z{number}.png" for number in range(8)]
+    for number, name in enumerate(copies):
+        source = folder / ("sea.jpg" if number % 2 else "wood.png")
+        save(folder / name, np.asarray(Image.open(source)))
+    sources = CutoutSources(pictures / "cutouts", folder)
+    made = generate_cutout_dataset(tmp_path / "data", sources, SPEC, **QUIET)
+    reason = "same pixels as another, possibly mirrored (first: z0.png)"
+    assert made.left_out[-1] == f"backgrounds: left out 8 pictures: {reason}"
+    assert content(made) == content(dataset)
+    assert made.annotations_sha256 == dataset.annotations_sha256
+
+    ramp = np.arange(60 * 80 * 3).reshape(60, 80, 3).astype(np.uint8)
+    alone = tmp_path / "alone"
+    for name, pixels in (("hill", ramp), ("hill copy", ramp), ("valley", ramp[:, ::-1])):
+        save(alone / f"{name}.png", pixels)
+    sources = CutoutSources(pictures / "cutouts", alone)
+    made = generate_cutout_dataset(tmp_path / "one", sources, SMALL, **QUIET)
+    assert content(made)["backgrounds"] == {s: [["hill copy.png"]] for s in ("train", "val")}
 
 
 def test_training_follows_the_profile_exactly(dataset):
@@ -254,6 +281,39 @@ def test_links_to_folders_and_names_with_control_characters_have_one_line_each(t
         f"backgrounds: {links}",
         f"backgrounds: left out 1 picture: cannot be read {bad}",
     ]
+
+
+def test_names_are_those_that_annotations_can_have(tmp_path, pictures):
+    for part in ("cutouts", "backgrounds"):
+        shutil.copytree(pictures / part, tmp_path / part)
+        old = os.fsencode(tmp_path / part) + b"/caf\xe9.png"  # as from an old archive
+        save(tmp_path / "new.png", ellipse((9, 99, len(part))))
+        os.rename(tmp_path / "new.png", old)
+    shutil.copytree(tmp_path / "cutouts/tools/big", tmp_path / "cutouts/ birds")
+    save(tmp_path / "cutouts/ birds/axe.png", ellipse((50, 60, 70)))
+    save(tmp_path / "cutouts/ birds/saw.png", ellipse((50, 60, 90)))
+    folder = os.fsencode(tmp_path / "cutouts") + b"/caf\xe9"
+    shutil.copytree(os.fsencode(tmp_path / "cutouts/fruit"), folder)
+    root, sources = tmp_path / "data", CutoutSources(tmp_path / "cutouts", tmp_path / "backgrounds")
+    refused = r"the folder of caf\\udce9/apple\.png cannot name a category: caf\\udce9 is not text"
+    with pytest.raises(ValueError, match=refused):
+        generate_cutout_dataset(root, sources, SMALL, **QUIET)
+    assert not root.exists()
+    table = tmp_path / "t.csv"
+    table.write_text("file,category\nbirds/duck.png,a\0b\n")
+    with pytest.raises(ValueError, match=r"t\.csv, row 2 cannot name a category: a\\x00b is"):
+        generate_cutout_dataset(root, replace(sources, table=table), SMALL, **QUIET)
+
+    os.rename(os.fsencode(tmp_path / "cutouts") + b"/caf\xe9.png", folder + b"/caf\xe9.png")
+    os.rename(folder, tmp_path / "cutouts/café")
+    made = generate_cutout_dataset(root, sources, SMALL, **QUIET)
+    named = msgspec.json.decode((root / "cutouts.json").read_bytes())
+    used = {path for c in named["categories"] for path in (*c["train"], *c["val"])}
+    assert r"café/caf\udce9.png" in used
+    scenes = (scene for scenes in named["backgrounds"].values() for scene in scenes)
+    assert any(r"caf\udce9.png" in scene for scene in scenes)
+    names = [c["name"] for c in read_annotations(made.train_json).categories]
+    assert names == made.category_names == [" birds", "birds", "café", "tools/big"]
 
 
 @pytest.mark.parametrize("objects", [(2, 5), (1, 1)])

@@ -61,6 +61,23 @@ def test_sixteen_bits_are_reduced_to_eight_instead_of_clipped(tmp_path):
     np.testing.assert_array_equal(pixels[..., 0], levels >> 8)
 
 
+def test_what_sixteen_bits_do_not_give_is_the_reason(tmp_path):
+    levels = np.pad(np.full((20, 20), 30_000, np.uint16), 9)
+    Image.fromarray(levels).save(tmp_path / "keyed.png", transparency=0)
+    Image.fromarray(levels).save(tmp_path / "plain.png")
+    Image.fromarray(levels.astype(np.int32) * 9).save(tmp_path / "integers.tif")
+    Image.fromarray(levels.astype(np.float32) / 65535).save(tmp_path / "floats.tif")
+    reasons = {"keyed.png": "its transparent color has 16 bits", "plain.png": "without transp"}
+    reasons |= {"integers.tif": r"16 bits .*mode I\)", "floats.tif": r"16 bits .*mode F\)"}
+    for name, reason in reasons.items():
+        with pytest.raises(UnusablePictureError, match=reason):
+            read_cutout(tmp_path / name, 64)
+        if name.endswith("tif"):
+            with pytest.raises(UnusablePictureError, match=reason):
+                read_background(tmp_path / name, (64, 64))
+    assert (read_background(tmp_path / "keyed.png", (64, 64))[0].max(2) == levels >> 8).all()
+
+
 def test_the_visible_part_is_cropped_and_reduced_to_the_wanted_side(tmp_path):
     framed = np.pad(PICTURE, ((9, 20), (30, 5), (0, 0)))
     save(tmp_path / "framed.png", framed)
