@@ -45,6 +45,16 @@ def test_groups_of_runs_give_tables_figures_and_a_page(data, tmp_path, capsys):
     assert "&lt;a_b&gt;" in page
 
 
+def test_no_row_of_a_latex_table_begins_like_an_option_of_the_row_before(data, tmp_path):
+    compare(data, tmp_path, "a_1", "--", "b_1", "--", "b_2", "--names", "[1mm]", " *b", "[see]saw",
+            "--format", "tex")  # fmt: skip
+    lines = (tmp_path / "comparison.tex").read_text(encoding="utf-8").splitlines()
+    names = [line.partition("&")[0] for line in lines if line.endswith(r"\\")]
+    minus = [f"{{}}{name} minus [1mm] " for name in (" *b", "[see]saw")]
+    assert names == [" ", "{}[1mm] ", "{} *b ", "{}[see]saw ", *minus]
+    assert "$^*$ & " in lines[-3]  # a mark of significance
+
+
 def test_one_seed_is_about_the_trained_models_in_every_output(data, tmp_path, capsys):
     compare(data, tmp_path, "a_1", "--", "b_1", "--", "b_2", "--format", "md", "tex", "html")
     texts = [(tmp_path / f"comparison.{x}").read_text() for x in ("md", "tex", "html")]
