@@ -130,6 +130,51 @@ def test_images_of_equal_names_get_a_picture_each(tmp_path):
     assert written == ["A_3_3_4.png", "a.png", "a_3.png", "a_3_3.png"]
 
 
+def test_an_id_or_name_is_one_component_of_the_output_folder(tmp_path):
+    data = content()
+    precious = tmp_path / "victim/mine.png"
+    precious.parent.mkdir()
+    precious.write_text("precious")
+    names = {
+        "cam1/0001": "cam1/0001.png",
+        "cam2/0001": "cam2/0001.png",
+        "x/../../../victim/mine": "cam3/0001.PNG",
+        "z\\..\\victim": "cam4/0001.png",
+        "n" * 300: "cam5/0001.png",
+        "o" * 300: "cam6/0001.png",
+        "d\tb:c?": "cam7/0001.png",
+    }
+    data["images"] = [
+        {**data["images"][0], "id": i, "file_name": name} for i, name in names.items()
+    ]
+    data["annotations"] = [
+        {**data["annotations"][0], "id": i, "image_id": image} for i, image in enumerate(names)
+    ]
+    files = ["--annotations", write(tmp_path, data), "--images", tmp_path / "images"]
+    output = tmp_path / "out/p"
+    for _ in range(2):  # own files are replaced
+        call(*files, "--output", output, "--num-images", "9")
+    assert precious.read_text() == "precious"
+    entries = sorted(output.iterdir())
+    assert all(path.is_file() for path in entries)
+    assert {path.name for path in entries if len(path.name) < 60} == {
+        "0001.png",
+        "0001_cam2_0001.png",
+        "0001_x_.._.._.._victim_mine.png",
+        "0001_z_.._victim.png",
+        "0001_d_b_c_.png",
+    }
+    assert len(entries) == len(names)
+    entries[1].write_text("precious")
+    with pytest.raises(SystemExit, match=f"{entries[1]} exists, and is not from .*--overwrite"):
+        call(*files, "--output", output, "--num-images", "9")
+    call(*files, "--output", output, "--num-images", "1")  # does not write that one
+    (tmp_path / "images/cam1/0001.png").write_text("damaged")  # its turn is that one's
+    with pytest.raises(SystemExit, match=f"{entries[1]} exists, and is not from .*--overwrite"):
+        call(*files, "--output", output, "--num-images", "1")
+    assert entries[1].read_text() == "precious"
+
+
 def test_a_score_that_is_no_number_is_refused(capsys):
     with pytest.raises(SystemExit):
         call("run", "--min-score", "nan")
