@@ -228,7 +228,7 @@ def draw(args: argparse.Namespace) -> list[str]:
     folder = ImageFolder(source.images, args.follow_links, args.max_pixels)
     lines = list(_hints(args, dataset))
     if args.page:
-        lines += _write_page(args, source, dataset, images, folder)
+        lines += _write_page(args, source, dataset, selection, images, folder)
     if args.output or not args.page:
         lines += _write_pictures(args, source, dataset, selection, images, folder)
     return lines
@@ -281,6 +281,7 @@ def _write_page(
     args: argparse.Namespace,
     source: Source,
     dataset: JudgedDataset,
+    selection: Selection,
     images: Sequence[int],
     folder: ImageFolder,
 ) -> list[str]:
@@ -291,6 +292,7 @@ def _write_page(
         images,
         folder,
         min_score=args.min_score,
+        selection=selection,
         number=number,
         subtitle=str(source.results or source.annotations),
     )

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import re
+from functools import partial
 
 import cv2
 import pytest
@@ -85,6 +87,35 @@ def test_a_run_is_found_and_any_ids_are_drawn_with_their_names(run, monkeypatch,
         call(*arguments, "--page", page, "--errors", "confused", "missed", "--sort", "errors")
         assert page.read_text().count('id="jpeg-') == 4
         page.unlink()
+
+
+def test_detections_are_filtered_before_their_number_is_limited(run, monkeypatch):
+    crowd = [{**predictions()[1], "score": 0.5 + i / 1000} for i in range(150)]
+    save(run, [*crowd, {**predictions()[0], "score": 0.35}])  # a right one, the last of 151
+    seen = []
+    plain = {name: getattr(pictures, name) for name in ("caption", "_title")}
+
+    def spy(name, *args, **options):
+        result = plain[name](*args, **options)
+        seen.append(result if name == "caption" else args[0])
+        return result
+
+    for name in plain:
+        monkeypatch.setattr(pictures, name, partial(spy, name))
+    call(run, "--image-ids", "3", "--classes", "kerb", "--errors", "right")
+    assert seen == ["ground truth", "kerb 0.35", "predictions"]
+    seen.clear()
+    call(run, "--image-ids", "3", "--classes", "drain")
+    assert seen[-1] == "predictions: the best 100 of 150"
+    found = [text for text in seen if text.startswith("drain")]
+    assert (len(found), found[0], found[-1]) == (100, "drain 0.65, is kerb", "drain 0.55, is kerb")
+    look = run / "look.html"
+    for names, scores in (["kerb"], (49, 0.35)), (["drain", "kerb"], (50, 0.6)):
+        call(run, "--image-ids", "3", "--page", look, "--classes", *names)
+        index = json.loads(re.search(r'id="index">(.*?)</script>', look.read_text(), re.S)[1])
+        (image,) = index["images"]
+        assert sum(entry[2] >= 0.6 for entry in image["d"]) == scores[0]
+        assert (len(image["d"]), image["d"][-1][2], image["more"]) == (50, scores[1], 101)
 
 
 def test_files_of_the_users_are_kept_and_own_ones_replaced(run, monkeypatch):

@@ -23,7 +23,7 @@ from d2_seesaw.data.image_files import ImageFolder
 from d2_seesaw.evaluation.analysis.error_kinds import KINDS
 from d2_seesaw.evaluation.analysis.judging import Entry, JudgedDataset
 from d2_seesaw.report.images.outlines import outlines, svg_path
-from d2_seesaw.report.images.selection import image_name
+from d2_seesaw.report.images.selection import Selection, image_name
 from d2_seesaw.report.images.styles import DASHES, DESCRIPTIONS, class_color
 from d2_seesaw.report.render import render, script_of
 from d2_seesaw.utils.files import atomic_write, write_text
@@ -91,6 +91,7 @@ def write_image_page(
     folder: ImageFolder,
     *,
     min_score: float = 0.3,
+    selection: Selection | None = None,
     title: str = "Images",
     subtitle: str = "",
     number: int | None = None,
@@ -100,7 +101,8 @@ def write_image_page(
     Classes, groups, kinds and scores are filtered in the page. The images are JPEG files with a
     longer side of at most 1024 pixels, in the page itself or, if there are more than 100, in a
     folder beside it: ``look_files`` for ``look.html``. A page has at most 50 detections of an
-    image, with scores from 0.05 on, or from ``min_score`` on if that is lower.
+    image, first of all those that are selected, with scores from 0.05 on, or from ``min_score`` on
+    if that is lower. It says how many it does not have.
 
     Args:
         path: HTML file to write.
@@ -108,6 +110,7 @@ def write_image_page(
         images: Indices of the images, in the order of the page.
         folder: Folder of the images.
         min_score: Lowest score that is shown at first.
+        selection: What the images were selected for; by default, detections with this score.
         title: Title of the page.
         subtitle: Text below the title.
         number: Largest number of images in the page.
@@ -120,17 +123,21 @@ def write_image_page(
     """
     failures: list[str] = []
     shown, blocks = [], []
+    selection = selection or Selection(min_score=min_score)
     lowest = min(LOWEST_SCORE, min_score)
     total = min(len(images), number or len(images))
     beside = images_beside(path) if total > MOST_EMBEDDED else None
     work = {"total": total, "unit": "image"}
     with Progress(f"writing {os.path.basename(path)}", **work) as progress:
         for index, pixels in islice(read_images(dataset, images, folder, failures), number):
-            objects, found = dataset.objects(index), dataset.found(index, lowest, _MOST_DETECTIONS)
+            objects = dataset.objects(index)
+            best = selection.detections(dataset, index, _MOST_DETECTIONS, lowest)
+            found = sorted([*best.selected, *best.others], key=lambda e: -(e.score or 0.0))
             tolerance = 0.5 * max(1.0, max(pixels.shape[:2]) / LONG_SIDE)
             masks = {"o": _masks(objects, tolerance), "d": _masks(found, tolerance)}
             blocks.append((_data(masks), _place_image(pixels, len(shown), beside)))
-            shown.append(_summary(dataset.table.images[index], pixels, objects, found))
+            summary = _summary(dataset.table.images[index], pixels, objects, found)
+            shown.append(summary | {"more": best.found - len(found)})
             progress.update()
     if not shown:
         raise ValueError(
