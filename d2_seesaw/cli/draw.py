@@ -48,7 +48,7 @@ from d2_seesaw.evaluation.lvis.rules import TASKS
 from d2_seesaw.evaluation.predictions.files import RESULTS
 from d2_seesaw.inference.drawing import enlargement, fonts_for
 from d2_seesaw.report.images.page import images_beside, read_images, write_image_page
-from d2_seesaw.report.images.picture_files import picture_names
+from d2_seesaw.report.images.picture_files import earlier_pictures, picture_names
 from d2_seesaw.report.images.pictures import draw_side_by_side
 from d2_seesaw.report.images.selection import (
     ORDERS,
@@ -199,7 +199,8 @@ def draw(args: argparse.Namespace) -> list[str]:
     """Write the pictures, or the page, and return lines that say where they are.
 
     Images that cannot be read, are too large or are outside of the dataset's folder are left out
-    with a line.
+    with a line. Pictures of earlier calls are removed from the run's folder, but not from a given
+    one.
 
     Raises:
         FileNotFoundError: the config, the results or the dataset do not exist.
@@ -313,7 +314,7 @@ def _write_pictures(
     output = args.output or source.output
     output.mkdir(parents=True, exist_ok=True)
     failures: list[str] = []
-    paths, number = _picture_paths(args, source, dataset), 0
+    paths, written = _picture_paths(args, source, dataset), set()
     with fonts_for(dataset.names):
         for index, pixels in read_images(dataset, images, folder, failures):
             if not args.overwrite:  # an image that cannot be read gives its turn to another one
@@ -322,13 +323,20 @@ def _write_pictures(
             picture = draw_side_by_side(pixels, dataset, index, selection, scale)
             with atomic_write(paths[index], durable=False) as file:
                 file.write(marked_png(cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes()))
-            number += 1
-            if number == (args.num_images or _PICTURES):
+            written.add(paths[index])
+            if len(written) == (args.num_images or _PICTURES):
                 break
-    if not number:
+    if not written:
         raise ValueError(f"none of {len(images)} images can be drawn, the first: {failures[0]}")
     sides = "" if dataset.kinds is None else " (ground truth left, predictions right)"
-    return [*_left_out(failures), f"Pictures: {number} in {output}{sides}"]
+    lines = [*_left_out(failures), f"Pictures: {len(written)} in {output}{sides}"]
+    if earlier := earlier_pictures(output, "*.png", written):
+        own = args.output is None
+        for path in earlier if own else ():
+            path.unlink()
+        kept = "were removed" if own else "stay there; another --output shows the new ones alone"
+        lines.append(f"Pictures of earlier calls: {len(earlier)} {kept}")
+    return lines
 
 
 def _left_out(failures: Sequence[str]) -> list[str]:

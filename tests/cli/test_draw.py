@@ -146,6 +146,40 @@ def test_files_of_the_users_are_kept_and_own_ones_replaced(run, monkeypatch):
     call(run, *outputs[1])
 
 
+def test_pictures_of_earlier_calls_do_not_pass_for_those_of_this_one(run, monkeypatch, capsys):
+    save(run, predictions())
+    few, names = ("--image-ids", "3"), {f"{i}.png" for i in (3, 5, 12, 90)}
+
+    def listed(folder):
+        return {path.name for path in (run / folder).iterdir()}
+
+    call(run)
+    (run / "pictures/mine.png").write_text("precious")
+    assert listed("pictures") == {*names, "mine.png"}
+    assert "Pictures of" not in capsys.readouterr().out
+    call(run, *few)
+    assert listed("pictures") == {"3.png", "mine.png"}
+    assert "Pictures of earlier calls: 3 were removed\n" in capsys.readouterr().out
+    for options in ((), few):  # a folder that the user has named may have more purposes
+        call(run, "--output", run / "o", *options)
+        assert listed("o") == names
+    assert "Pictures of earlier calls: 3 stay there;" in capsys.readouterr().out
+    monkeypatch.setattr(page, "MOST_EMBEDDED", 0)
+    call(run, "--page", run / "look.html")
+    before = {path: path.read_bytes() for path in (run / "look_files").iterdir()}
+    call(run, "--page", run / "look.htm", "--sort", "errors", "--num-images", "3")
+    assert {path: path.read_bytes() for path in (run / "look_files").iterdir()} == before
+    assert listed("look.htm_files") == {"0.jpg", "1.jpg", "2.jpg"}
+    (run / "look_files/notes.jpg").write_text("precious")
+    call(run, "--page", run / "look.html", *few)
+    assert listed("look_files") == {"0.jpg", "notes.jpg"}
+    monkeypatch.setattr(page, "MOST_EMBEDDED", 9)
+    for name in ("look.html", "look.htm"):
+        call(run, "--page", run / name)
+    assert listed("look_files") == {"notes.jpg"}
+    assert not (run / "look.htm_files").exists()
+
+
 def test_images_of_equal_names_get_a_picture_each(tmp_path):
     data = content()
     names = {1: "x/a.png", 2: "a_3.png", 3: "y/a.png", 4: "A_3_3.png"}

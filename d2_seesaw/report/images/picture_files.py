@@ -1,14 +1,15 @@
-"""Names of the files of pictures, one for each image of a dataset."""
+"""Files of pictures: their names, one for each image of a dataset, and those of earlier calls."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from d2_seesaw.report.images.selection import image_name
 from d2_seesaw.utils.files import path_component
+from d2_seesaw.utils.marks import has_mark
 
 
 def picture_names(images: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -29,6 +30,18 @@ def picture_names(images: Sequence[Mapping[str, Any]]) -> list[str]:
         used.add(key)
         names.append(f"{name}.png")
     return names
+
+
+def earlier_pictures(folder: Path, pattern: str, written: Collection[Path]) -> list[Path]:
+    """Return the pictures in a folder that have the mark of this project and are not of this call.
+
+    Args:
+        folder: The folder, which may not exist. Folders below it are not searched.
+        pattern: Pattern of the names, such as ``*.png``.
+        written: Paths of this call.
+    """
+    found = sorted(path for path in folder.glob(pattern) if path.is_file())
+    return [path for path in found if path not in written and has_mark(path)]
 
 
 def _key(name: str) -> str:
