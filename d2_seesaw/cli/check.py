@@ -39,6 +39,7 @@ from d2_seesaw.data.saved_datasets import register_saved_datasets
 from d2_seesaw.engine import load_config
 from d2_seesaw.report import write_dataset_report
 from d2_seesaw.utils.files import write_text
+from d2_seesaw.utils.marks import claim_outputs
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -66,6 +67,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--threshold", type=finite, default=1e-3, help="of repeat factor sampling; default: 0.001")
     add("--report", type=Path, metavar="FILE", help="HTML file to write")
     add("--json", type=Path, metavar="FILE", help="JSON file to write")
+    add("--overwrite", action="store_true", help="replace files that this command has not written")
     add_image_options(parser, MAX_PIXELS)
     return parser
 
@@ -169,6 +171,10 @@ def main(arguments: list[str] | None = None) -> int:
     with errors_in_one_line("check"):
         json_file, image_root = files_of(args)
         duplicates = other_split(args, image_root)
+        if args.fix and args.fix.resolve() == json_file.resolve():
+            raise ValueError(f"the mended copy must be another file than {json_file}")
+        outputs = [path for path in (args.fix, args.report, args.json) if path is not None]
+        claim_outputs(outputs, overwrite=args.overwrite)
         if args.counts_from:
             file_image_counts(args.counts_from)  # fails before the images are read; it is cached
         repair = None

@@ -22,7 +22,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import detectron2.data.datasets  # noqa: F401  registers the built-in datasets
@@ -49,12 +48,12 @@ from d2_seesaw.evaluation.lvis.rules import TASKS
 from d2_seesaw.evaluation.predictions.files import RESULTS
 from d2_seesaw.inference.drawing import enlargement, fonts_for
 from d2_seesaw.report.images.page import images_beside, read_images, write_image_page
+from d2_seesaw.report.images.picture_files import earlier_pictures, picture_names
 from d2_seesaw.report.images.pictures import draw_side_by_side
 from d2_seesaw.report.images.selection import (
     ORDERS,
     Selection,
     categories_named,
-    image_name,
     images_named,
     order_images,
 )
@@ -200,7 +199,8 @@ def draw(args: argparse.Namespace) -> list[str]:
     """Write the pictures, or the page, and return lines that say where they are.
 
     Images that cannot be read, are too large or are outside of the dataset's folder are left out
-    with a line.
+    with a line. Pictures of earlier calls are removed from the run's folder, but not from a given
+    one.
 
     Raises:
         FileNotFoundError: the config, the results or the dataset do not exist.
@@ -220,22 +220,24 @@ def draw(args: argparse.Namespace) -> list[str]:
         registered_counts=registered_train_images(source.dataset) if source.dataset else None,
         predicted_images=args.predicted_images,
     )
-    check_outputs(args, source, dataset)
     selection = selection_of(args, dataset)
     order, seed = (args.sort, 0) if args.seed is None else ("random", args.seed)
     images = order_images(dataset, selection, order, seed)
     if not images:
         raise ValueError("no image has an object or detection that passes the filters")
+    check_outputs(args, source, dataset, images)
     folder = ImageFolder(source.images, args.follow_links, args.max_pixels)
     lines = list(_hints(args, dataset))
     if args.page:
-        lines += _write_page(args, source, dataset, images, folder)
+        lines += _write_page(args, source, dataset, selection, images, folder)
     if args.output or not args.page:
         lines += _write_pictures(args, source, dataset, selection, images, folder)
     return lines
 
 
-def check_outputs(args: argparse.Namespace, source: Source, dataset: JudgedDataset) -> None:
+def check_outputs(
+    args: argparse.Namespace, source: Source, dataset: JudgedDataset, images: Sequence[int]
+) -> None:
     """Refuse outputs that could replace an image of the dataset or another file of the user's.
 
     Raises:
@@ -255,12 +257,16 @@ def check_outputs(args: argparse.Namespace, source: Source, dataset: JudgedDatas
         numbered = images_beside(args.page).glob("*.jpg")
         check_replaceable([args.page, *sorted(p for p in numbered if p.stem.isdecimal())])
     if args.output or not args.page:
-        names = {_picture_name(image) for image in dataset.table.images}
-        check_replaceable(
-            path
-            for path in sorted((args.output or source.output).glob("*.png"))
-            if path.stem in names or path.stem.rpartition("_")[0] in names
-        )
+        paths = _picture_paths(args, source, dataset)
+        check_replaceable(paths[index] for index in images[: args.num_images or _PICTURES])
+
+
+def _picture_paths(
+    args: argparse.Namespace, source: Source, dataset: JudgedDataset
+) -> Sequence[Path]:
+    """Return the path of the picture of each image of the dataset."""
+    output = args.output or source.output
+    return [output / name for name in picture_names(dataset.table.images)]
 
 
 def _hints(args: argparse.Namespace, dataset: JudgedDataset) -> Iterator[str]:
@@ -276,6 +282,7 @@ def _write_page(
     args: argparse.Namespace,
     source: Source,
     dataset: JudgedDataset,
+    selection: Selection,
     images: Sequence[int],
     folder: ImageFolder,
 ) -> list[str]:
@@ -286,6 +293,7 @@ def _write_page(
         images,
         folder,
         min_score=args.min_score,
+        selection=selection,
         number=number,
         subtitle=str(source.results or source.annotations),
     )
@@ -306,28 +314,29 @@ def _write_pictures(
     output = args.output or source.output
     output.mkdir(parents=True, exist_ok=True)
     failures: list[str] = []
-    used: set[str] = set()
+    paths, written = _picture_paths(args, source, dataset), set()
     with fonts_for(dataset.names):
         for index, pixels in read_images(dataset, images, folder, failures):
-            image = dataset.table.images[index]
+            if not args.overwrite:  # an image that cannot be read gives its turn to another one
+                check_replaceable([paths[index]])
             scale = enlargement(pixels.shape[:2], args.min_side)
             picture = draw_side_by_side(pixels, dataset, index, selection, scale)
-            name = _picture_name(image)
-            while name.lower() in used:  # some file systems do not distinguish cases
-                name += f"_{image['id']}"
-            used.add(name.lower())
-            with atomic_write(output / f"{name}.png", durable=False) as file:
+            with atomic_write(paths[index], durable=False) as file:
                 file.write(marked_png(cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes()))
-            if len(used) == (args.num_images or _PICTURES):
+            written.add(paths[index])
+            if len(written) == (args.num_images or _PICTURES):
                 break
-    if not used:
+    if not written:
         raise ValueError(f"none of {len(images)} images can be drawn, the first: {failures[0]}")
     sides = "" if dataset.kinds is None else " (ground truth left, predictions right)"
-    return [*_left_out(failures), f"Pictures: {len(used)} in {output}{sides}"]
-
-
-def _picture_name(image: dict[str, Any]) -> str:
-    return Path(image_name(image)).stem
+    lines = [*_left_out(failures), f"Pictures: {len(written)} in {output}{sides}"]
+    if earlier := earlier_pictures(output, "*.png", written):
+        own = args.output is None
+        for path in earlier if own else ():
+            path.unlink()
+        kept = "were removed" if own else "stay there; another --output shows the new ones alone"
+        lines.append(f"Pictures of earlier calls: {len(earlier)} {kept}")
+    return lines
 
 
 def _left_out(failures: Sequence[str]) -> list[str]:

@@ -71,18 +71,33 @@ def write_interval_figures(
     Returns:
         The paths of the files.
     """
-    paths = []
+    charts = _charts(comparison)
+    paths = interval_figure_paths(folder, comparison, formats=formats)
+    for path, chart in zip(paths, (c for c in charts.values() for _ in formats), strict=True):
+        save_chart(chart, path)
+    return paths
+
+
+def interval_figure_paths(
+    folder: str | os.PathLike[str],
+    comparison: RunComparison,
+    *,
+    formats: Sequence[str] = _FORMATS,
+) -> list[str]:
+    """Return the paths of the files that :func:`write_interval_figures` writes."""
+    names = [f"{stem}.{suffix}" for stem in _charts(comparison) for suffix in formats]
+    return [os.path.join(folder, name) for name in names]
+
+
+def _charts(comparison: RunComparison) -> dict[str, Chart]:
+    charts = {}
     for task in comparison.tasks:
         for pair in task.pairs:
             name = f"{task.task}{_suffix(task, pair)}"
-            charts = {f"difference_{name}": interval_chart(pair)}
+            charts[f"difference_{name}"] = interval_chart(pair)
             if pair.with_interval:
                 charts[f"difference_of_categories_{name}"] = interval_chart(pair, categories=True)
-            for stem, chart in charts.items():
-                for suffix in formats:
-                    paths.append(os.path.join(folder, f"{stem}.{suffix}"))
-                    save_chart(chart, paths[-1])
-    return paths
+    return charts
 
 
 def _suffix(task: TaskComparison, pair: PairComparison) -> str:

@@ -222,10 +222,14 @@ def latex(comparison: RunComparison) -> str:
 
 
 def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(map(_latex_text, cells)) + r" \\"
+    name, *numbers = map(_latex_text, cells)
+    numbers = [number.replace(" *", "$^*$") for number in numbers]
+    row = " & ".join([name, *numbers]) + r" \\"
+    # LaTeX takes "[" or "*" after a rule or the end of a row, also behind spaces, for an option.
+    return "{}" + row if row.lstrip().startswith(("[", "*")) else row
 
 
 def _latex_text(text: str) -> str:
     escaped = "".join(_LATEX.get(c, c) for c in text.replace("\n", " "))
     escaped = re.sub(r"(?<!\w)-(?=[\d.])", "$-$", escaped)
-    return escaped.replace("±", r"$\pm$").replace(" *", "$^*$")
+    return escaped.replace("±", r"$\pm$")

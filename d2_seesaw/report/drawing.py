@@ -133,12 +133,18 @@ class Chart:
 def save_chart(chart: Chart, path: str | os.PathLike[str]) -> None:
     """Write a chart for a paper, 3.3 inches wide unless it says otherwise, 300 dpi.
 
+    A PNG file has the mark of this project.
+
     Args:
         chart: The chart.
         path: File to write; its suffix is the format, such as ``.png`` or ``.pdf``.
     """
     suffix = os.path.splitext(path)[1][1:]
-    metadata = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(suffix)
+    metadata = {
+        "pdf": {"CreationDate": None},
+        "svg": {"Date": None},
+        "png": {"Software": "d2_seesaw"},
+    }.get(suffix)
     with _drawn(chart, is_page=False) as (figure, _), atomic_write(path) as file:
         figure.savefig(file, format=suffix, metadata=metadata)
 

@@ -70,28 +70,40 @@ def write_figures(
     Returns:
         The paths of the files.
     """
+    charts = _charts(shown)
+    paths = figure_paths(folder, shown, formats=formats)
+    for path, chart in zip(paths, (c for c in charts.values() for _ in formats), strict=True):
+        save_chart(chart, path)
+    return paths
+
+
+def figure_paths(
+    folder: str | os.PathLike[str],
+    shown: LongTailAnalysis | Comparison,
+    *,
+    formats: Sequence[str] = ("png",),
+) -> list[str]:
+    """Return the paths of the files that :func:`write_figures` writes."""
+    task = shown.first.task if isinstance(shown, Comparison) else shown.task
+    names = [f"{name}_{task}.{suffix}" for name in _charts(shown) for suffix in formats]
+    return [os.path.join(folder, name) for name in names]
+
+
+def _charts(shown: LongTailAnalysis | Comparison) -> dict[str, Chart]:
     if isinstance(shown, Comparison):
-        task = shown.first.task
-        charts = {
+        return {
             "ap_difference_by_training_images": ap_difference_by_training_images(shown),
             "outcomes_compared": outcomes(shown.runs),
             "calibration_compared": reliability_of_runs(shown.runs, GROUPS),
         }
-    else:
-        task = shown.task
-        charts = {
-            "ap_by_training_images": ap_by_training_images(shown),
-            "outcomes": outcomes({"": shown}),
-            "calibration": reliability(shown),
-        }
-        if shown.matrix is not None:
-            charts["confusion"] = confusion_heat_map(shown)
-    paths = []
-    for name, chart in charts.items():
-        for suffix in formats:
-            paths.append(os.path.join(folder, f"{name}_{task}.{suffix}"))
-            save_chart(chart, paths[-1])
-    return paths
+    charts = {
+        "ap_by_training_images": ap_by_training_images(shown),
+        "outcomes": outcomes({"": shown}),
+        "calibration": reliability(shown),
+    }
+    if shown.matrix is not None:
+        charts["confusion"] = confusion_heat_map(shown)
+    return charts
 
 
 def ap_by_training_images(analysis: LongTailAnalysis) -> Chart:

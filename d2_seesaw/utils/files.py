@@ -24,6 +24,20 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]
 
 
+def path_component(text: str) -> str:
+    """Return text, such as an id of a file, as one component of a path.
+
+    Separators, reserved and unprintable characters become ``_``. Text of more than 200 bytes ends
+    with a part of its SHA-256, so that long texts stay different. A suffix may follow.
+    """
+    name = _NOT_IN_NAMES.sub("_", "".join(c if c.isprintable() else "_" for c in text))
+    if name in ("", ".", ".."):
+        return "_" * max(1, len(name))
+    if len(encoded := name.encode()) <= _LONGEST_NAME:
+        return name
+    return f"{encoded[: _LONGEST_NAME - 33].decode(errors='ignore')}_{digest(text)}"
+
+
 def file_state(path: str | Path) -> list[int]:
     """Return size and modification time in nanoseconds, which change when a file does.
 
@@ -44,6 +58,10 @@ class WriteError(OSError):
 
 # Causes that write(2), fsync(2) and close(2) report without the name of the file.
 _WRITE_CAUSES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE}
+
+# Separators, what Windows does not allow, and in path_component what is not printable.
+_NOT_IN_NAMES = re.compile(r'[\\/:*?"<>|]')
+_LONGEST_NAME = 200  # bytes, of the 255 of most file systems; atomic_write needs 41 more
 
 _PARTIAL = re.compile(r".+\.[0-9a-f]{32}\.partial")
 

@@ -24,6 +24,7 @@ RECORD = ".d2_seesaw.written.json"
 
 _TEXT = b"Software\0d2_seesaw"  # of a PNG file
 _META = b'<meta name="generator" content="d2_seesaw">'  # of the pages' template
+_MARKED = (".html", ".htm", ".png")
 _HEADER_OF_PNG = 33  # bytes of its signature and of its first chunk
 _BEGINNING = 512  # bytes of a file in which its mark is
 
@@ -80,11 +81,34 @@ def check_replaceable(paths: Iterable[str | os.PathLike[str]]) -> None:
         paths: Files that are going to be written, of which some may exist.
 
     Raises:
-        FileExistsError: one exists that has no mark.
+        FileExistsError: one exists that has no mark and is not in the record of its folder.
     """
-    for path in paths:
-        if os.path.lexists(path) and not (os.path.isfile(path) and has_mark(path)):
+    for path in map(Path, paths):
+        if os.path.lexists(path) and not _is_own(path):
             raise FileExistsError(
-                f"{os.fspath(path)} exists, and is not from an earlier run of this command: choose "
+                f"{path} exists, and is not from an earlier run of this command: choose "
                 "another output, or --overwrite replaces it"
             )
+
+
+def _is_own(path: Path) -> bool:
+    return path.is_file() and (has_mark(path) or path.name in recorded_files(path.parent))
+
+
+def claim_outputs(paths: Iterable[str | os.PathLike[str]], *, overwrite: bool) -> None:
+    """Check that files may be written, and record those that cannot have a mark.
+
+    Args:
+        paths: Files that are going to be written. Pages and PNG files get a mark in themselves.
+        overwrite: Whether files of other origin may be replaced.
+
+    Raises:
+        FileExistsError: without ``overwrite``, see :func:`check_replaceable`.
+        WriteError: a record cannot be written.
+    """
+    paths = list(map(Path, paths))
+    if not overwrite:
+        check_replaceable(paths)
+    unmarked = [path for path in paths if path.suffix.lower() not in _MARKED]
+    for folder in dict.fromkeys(path.parent for path in unmarked):
+        record_files(folder, [path.name for path in unmarked if path.parent == folder])

@@ -122,6 +122,16 @@ def test_a_mended_copy_is_written_checked_and_listed(json_file, tmp_path, capsys
     assert "must be another file" in message
 
 
+def test_files_of_the_users_are_kept_and_own_ones_replaced(json_file, tmp_path):
+    for option, name in (("--fix", "m.json"), ("--report", "r.html"), ("--json", "r.json")):
+        given = (json_file, tmp_path / "images", option, tmp_path / name)
+        (tmp_path / name).write_text("precious")
+        assert f"{name} exists, and is not from an earlier run" in run(*given)
+        assert (tmp_path / name).read_text() == "precious"
+        assert run(*given, "--overwrite") == run(*given) == 0
+        assert (tmp_path / name).read_text() != "precious"
+
+
 def test_images_of_another_split_are_named(json_file, tmp_path, capsys):
     data = own_data.content()
     data["images"][0]["file_name"] = "other/12.png"

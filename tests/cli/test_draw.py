@@ -2,6 +2,8 @@
 
 import json
 import logging
+import re
+from functools import partial
 
 import cv2
 import pytest
@@ -87,6 +89,35 @@ def test_a_run_is_found_and_any_ids_are_drawn_with_their_names(run, monkeypatch,
         page.unlink()
 
 
+def test_detections_are_filtered_before_their_number_is_limited(run, monkeypatch):
+    crowd = [{**predictions()[1], "score": 0.5 + i / 1000} for i in range(150)]
+    save(run, [*crowd, {**predictions()[0], "score": 0.35}])  # a right one, the last of 151
+    seen = []
+    plain = {name: getattr(pictures, name) for name in ("caption", "_title")}
+
+    def spy(name, *args, **options):
+        result = plain[name](*args, **options)
+        seen.append(result if name == "caption" else args[0])
+        return result
+
+    for name in plain:
+        monkeypatch.setattr(pictures, name, partial(spy, name))
+    call(run, "--image-ids", "3", "--classes", "kerb", "--errors", "right")
+    assert seen == ["ground truth", "kerb 0.35", "predictions"]
+    seen.clear()
+    call(run, "--image-ids", "3", "--classes", "drain")
+    assert seen[-1] == "predictions: the best 100 of 150"
+    found = [text for text in seen if text.startswith("drain")]
+    assert (len(found), found[0], found[-1]) == (100, "drain 0.65, is kerb", "drain 0.55, is kerb")
+    look = run / "look.html"
+    for names, scores in (["kerb"], (49, 0.35)), (["drain", "kerb"], (50, 0.6)):
+        call(run, "--image-ids", "3", "--page", look, "--classes", *names)
+        index = json.loads(re.search(r'id="index">(.*?)</script>', look.read_text(), re.S)[1])
+        (image,) = index["images"]
+        assert sum(entry[2] >= 0.6 for entry in image["d"]) == scores[0]
+        assert (len(image["d"]), image["d"][-1][2], image["more"]) == (50, scores[1], 101)
+
+
 def test_files_of_the_users_are_kept_and_own_ones_replaced(run, monkeypatch):
     save(run, predictions())
     monkeypatch.setattr(page, "MOST_EMBEDDED", 0)
@@ -115,6 +146,40 @@ def test_files_of_the_users_are_kept_and_own_ones_replaced(run, monkeypatch):
     call(run, *outputs[1])
 
 
+def test_pictures_of_earlier_calls_do_not_pass_for_those_of_this_one(run, monkeypatch, capsys):
+    save(run, predictions())
+    few, names = ("--image-ids", "3"), {f"{i}.png" for i in (3, 5, 12, 90)}
+
+    def listed(folder):
+        return {path.name for path in (run / folder).iterdir()}
+
+    call(run)
+    (run / "pictures/mine.png").write_text("precious")
+    assert listed("pictures") == {*names, "mine.png"}
+    assert "Pictures of" not in capsys.readouterr().out
+    call(run, *few)
+    assert listed("pictures") == {"3.png", "mine.png"}
+    assert "Pictures of earlier calls: 3 were removed\n" in capsys.readouterr().out
+    for options in ((), few):  # a folder that the user has named may have more purposes
+        call(run, "--output", run / "o", *options)
+        assert listed("o") == names
+    assert "Pictures of earlier calls: 3 stay there;" in capsys.readouterr().out
+    monkeypatch.setattr(page, "MOST_EMBEDDED", 0)
+    call(run, "--page", run / "look.html")
+    before = {path: path.read_bytes() for path in (run / "look_files").iterdir()}
+    call(run, "--page", run / "look.htm", "--sort", "errors", "--num-images", "3")
+    assert {path: path.read_bytes() for path in (run / "look_files").iterdir()} == before
+    assert listed("look.htm_files") == {"0.jpg", "1.jpg", "2.jpg"}
+    (run / "look_files/notes.jpg").write_text("precious")
+    call(run, "--page", run / "look.html", *few)
+    assert listed("look_files") == {"0.jpg", "notes.jpg"}
+    monkeypatch.setattr(page, "MOST_EMBEDDED", 9)
+    for name in ("look.html", "look.htm"):
+        call(run, "--page", run / name)
+    assert listed("look_files") == {"notes.jpg"}
+    assert not (run / "look.htm_files").exists()
+
+
 def test_images_of_equal_names_get_a_picture_each(tmp_path):
     data = content()
     names = {1: "x/a.png", 2: "a_3.png", 3: "y/a.png", 4: "A_3_3.png"}
@@ -128,6 +193,51 @@ def test_images_of_equal_names_get_a_picture_each(tmp_path):
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
     # Different also where names in other cases are the same.
     assert written == ["A_3_3_4.png", "a.png", "a_3.png", "a_3_3.png"]
+
+
+def test_an_id_or_name_is_one_component_of_the_output_folder(tmp_path):
+    data = content()
+    precious = tmp_path / "victim/mine.png"
+    precious.parent.mkdir()
+    precious.write_text("precious")
+    names = {
+        "cam1/0001": "cam1/0001.png",
+        "cam2/0001": "cam2/0001.png",
+        "x/../../../victim/mine": "cam3/0001.PNG",
+        "z\\..\\victim": "cam4/0001.png",
+        "n" * 300: "cam5/0001.png",
+        "o" * 300: "cam6/0001.png",
+        "d\tb:c?": "cam7/0001.png",
+    }
+    data["images"] = [
+        {**data["images"][0], "id": i, "file_name": name} for i, name in names.items()
+    ]
+    data["annotations"] = [
+        {**data["annotations"][0], "id": i, "image_id": image} for i, image in enumerate(names)
+    ]
+    files = ["--annotations", write(tmp_path, data), "--images", tmp_path / "images"]
+    output = tmp_path / "out/p"
+    for _ in range(2):  # own files are replaced
+        call(*files, "--output", output, "--num-images", "9")
+    assert precious.read_text() == "precious"
+    entries = sorted(output.iterdir())
+    assert all(path.is_file() for path in entries)
+    assert {path.name for path in entries if len(path.name) < 60} == {
+        "0001.png",
+        "0001_cam2_0001.png",
+        "0001_x_.._.._.._victim_mine.png",
+        "0001_z_.._victim.png",
+        "0001_d_b_c_.png",
+    }
+    assert len(entries) == len(names)
+    entries[1].write_text("precious")
+    with pytest.raises(SystemExit, match=f"{entries[1]} exists, and is not from .*--overwrite"):
+        call(*files, "--output", output, "--num-images", "9")
+    call(*files, "--output", output, "--num-images", "1")  # does not write that one
+    (tmp_path / "images/cam1/0001.png").write_text("damaged")  # its turn is that one's
+    with pytest.raises(SystemExit, match=f"{entries[1]} exists, and is not from .*--overwrite"):
+        call(*files, "--output", output, "--num-images", "1")
+    assert entries[1].read_text() == "precious"
 
 
 def test_a_score_that_is_no_number_is_refused(capsys):

@@ -21,7 +21,7 @@ Examples:
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +35,18 @@ from d2_seesaw.data.image_files import MAX_PIXELS
 from d2_seesaw.data.saved_datasets import register_saved_datasets
 from d2_seesaw.engine import load_config
 from d2_seesaw.evaluation.analysis import LongTailAnalysis, analysis_path, read_analysis
-from d2_seesaw.evaluation.analysis.comparison import compare
+from d2_seesaw.evaluation.analysis.comparison import Comparison, compare
 from d2_seesaw.evaluation.analysis.confusion_matrix import write_confusion_matrix
 from d2_seesaw.evaluation.lvis.annotations import annotation_file
 from d2_seesaw.evaluation.lvis.rules import TASKS
 from d2_seesaw.report import write_comparison_report, write_evaluation_report, write_figures
 from d2_seesaw.report.confusion_figure import confusion_heat_map
 from d2_seesaw.report.drawing import save_chart
+from d2_seesaw.report.figures import figure_paths
+from d2_seesaw.utils.marks import claim_outputs
 
 PAGE = Path("longtail.html")
+_MATRICES = (".csv", ".png", ".pdf", ".svg")
 OUTPUT_HELP = f"the page; default: {PAGE}, or none with --figures or --confusion alone"
 
 
@@ -57,6 +60,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--output", type=Path, metavar="FILE", help=OUTPUT_HELP)
     add("--figures", type=Path, metavar="DIR", help="write PNG files to this folder")
     add("--confusion", type=Path, metavar="FILE", help="confusion matrix: .csv, .png or .pdf")
+    add("--overwrite", action="store_true", help="replace files that this command has not written")
     data = parser.add_mutually_exclusive_group()
     data.add_argument("--dataset", metavar="NAME", help="registered dataset, to show its images")
     data.add_argument("--annotations", type=Path, metavar="FILE", help="or this file and --images")
@@ -160,6 +164,7 @@ def draw(args: argparse.Namespace) -> list[str]:
         )
     name, other = run_names(args.names, paths)
     compared = [compare(first[task], second[task], names=(name, other)) for task in tasks]
+    claim(args, compared)
     figures = []
     if args.figures:
         figures = [path for c in compared for path in write_figures(args.figures, c)]
@@ -175,6 +180,10 @@ def draw_one(args: argparse.Namespace) -> list[str]:
     analyses = list(read_run(args.run).values())
     (name,) = run_names(args.names, [args.run])
     pictures = images_of(args, analyses)
+    if args.confusion and args.confusion.suffix not in _MATRICES:
+        known = f"{', '.join(_MATRICES[:-1])} or {_MATRICES[-1]}"
+        raise ValueError(f"--confusion must end with {known}, got {args.confusion}")
+    claim(args, analyses)
     figures = []
     if args.figures:
         figures = [path for a in analyses for path in write_figures(args.figures, a)]
@@ -188,18 +197,28 @@ def draw_one(args: argparse.Namespace) -> list[str]:
     return [str(page), *figures]
 
 
+def claim(args: argparse.Namespace, shown: Sequence[LongTailAnalysis | Comparison]) -> None:
+    """Check and record the files of a call before it writes one.
+
+    Raises:
+        FileExistsError: without ``--overwrite``, a file of the user's would be replaced.
+    """
+    paths = [path for path in (page_of(args), args.confusion) if path is not None]
+    if args.figures:
+        paths += [Path(path) for each in shown for path in figure_paths(args.figures, each)]
+    claim_outputs(paths, overwrite=args.overwrite)
+
+
 def write_confusions(path: Path, analysis: LongTailAnalysis) -> str:
     """Write the confusion matrix as a table or a picture; return the path.
 
     Raises:
-        ValueError: another suffix, or the evaluation has no confusion matrix.
+        ValueError: the evaluation has no confusion matrix.
     """
     if path.suffix == ".csv":
         write_confusion_matrix(path, analysis)
-    elif path.suffix in (".png", ".pdf", ".svg"):
-        save_chart(confusion_heat_map(analysis), path)
     else:
-        raise ValueError(f"--confusion must end with .csv, .png, .pdf or .svg, got {path}")
+        save_chart(confusion_heat_map(analysis), path)
     return str(path)
 
 

@@ -32,13 +32,15 @@ from d2_seesaw.evaluation.analysis.run_comparison import RESAMPLES, compare_runs
 from d2_seesaw.evaluation.lvis.annotations import annotation_file, registered_train_images
 from d2_seesaw.evaluation.lvis.rules import TASKS
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
-from d2_seesaw.report.comparison_figures import write_interval_figures
+from d2_seesaw.report.comparison_figures import interval_figure_paths, write_interval_figures
 from d2_seesaw.report.comparison_page import write_run_comparison_report
 from d2_seesaw.report.comparison_tables import latex, markdown, metric_table, notes
 from d2_seesaw.utils.files import write_text
+from d2_seesaw.utils.marks import check_replaceable, claim_outputs
 
 _SEPARATOR = "\0--"
-FORMATS = ("md", "tex", "json", "html", "png", "svg", "pdf")
+_TEXTS = ("md", "tex", "json", "html")
+FORMATS = (*_TEXTS, "png", "svg", "pdf")
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -73,6 +75,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add(
         "--format", nargs="+", choices=FORMATS, default=FORMATS, help="files to write; default: all"
     )
+    add("--overwrite", action="store_true", help="replace files that this command has not written")
     return parser
 
 
@@ -125,7 +128,14 @@ def _common_name(runs: Sequence[str]) -> str:
 
 
 def write_comparison(args: argparse.Namespace) -> list[str]:
-    """Compare the runs, print the table, and return the paths of the files."""
+    """Compare the runs, print the table, and return the paths of the files.
+
+    Raises:
+        FileExistsError: without ``--overwrite``, a file of the user's would be replaced.
+    """
+    texts = [args.output / f"comparison.{suffix}" for suffix in args.format if suffix in _TEXTS]
+    if not args.overwrite:
+        check_replaceable(texts)  # before the runs are compared, which takes longer
     groups = split_groups(args.runs)
     names = group_names(args.names, groups)
     if args.config_file:
@@ -153,6 +163,9 @@ def write_comparison(args: argparse.Namespace) -> list[str]:
             say(f"{table.title}  " + "  ".join(cells))
         for pair in task.pairs:
             say("\n".join(notes(comparison, task, pair)))
+    figures = [suffix for suffix in args.format if suffix not in _TEXTS]
+    drawn = interval_figure_paths(args.output, comparison, formats=figures)
+    claim_outputs([*texts, *drawn], overwrite=args.overwrite)
     written = {
         "md": lambda path: write_text(path, markdown(comparison)),
         "tex": lambda path: write_text(path, latex(comparison)),

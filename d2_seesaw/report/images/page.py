@@ -23,7 +23,8 @@ from d2_seesaw.data.image_files import ImageFolder
 from d2_seesaw.evaluation.analysis.error_kinds import KINDS
 from d2_seesaw.evaluation.analysis.judging import Entry, JudgedDataset
 from d2_seesaw.report.images.outlines import outlines, svg_path
-from d2_seesaw.report.images.selection import image_name
+from d2_seesaw.report.images.picture_files import earlier_pictures
+from d2_seesaw.report.images.selection import Selection, image_name
 from d2_seesaw.report.images.styles import DASHES, DESCRIPTIONS, class_color
 from d2_seesaw.report.render import render, script_of
 from d2_seesaw.utils.files import atomic_write, write_text
@@ -80,8 +81,11 @@ def _check_size(pixels: np.ndarray, image: dict[str, Any]) -> None:
 
 
 def images_beside(path: str | os.PathLike[str]) -> Path:
-    """Return the folder of the images of a page that has more than are embedded."""
-    return Path(f"{os.path.splitext(path)[0]}_files")
+    """Return the folder of the images of a page that has more than are embedded.
+
+    No other page has it: ``look_files`` is of ``look.html``, ``look.htm_files`` of ``look.htm``.
+    """
+    return Path(f"{os.fspath(path).removesuffix('.html')}_files")
 
 
 def write_image_page(
@@ -91,6 +95,7 @@ def write_image_page(
     folder: ImageFolder,
     *,
     min_score: float = 0.3,
+    selection: Selection | None = None,
     title: str = "Images",
     subtitle: str = "",
     number: int | None = None,
@@ -99,8 +104,10 @@ def write_image_page(
 
     Classes, groups, kinds and scores are filtered in the page. The images are JPEG files with a
     longer side of at most 1024 pixels, in the page itself or, if there are more than 100, in a
-    folder beside it: ``look_files`` for ``look.html``. A page has at most 50 detections of an
-    image, with scores from 0.05 on, or from ``min_score`` on if that is lower.
+    folder beside it: ``look_files`` for ``look.html``. Other images of an earlier page of this name
+    are removed from this folder. A page has at most 50 detections of an
+    image, first of all those that are selected, with scores from 0.05 on, or from ``min_score`` on
+    if that is lower. It says how many it does not have.
 
     Args:
         path: HTML file to write.
@@ -108,6 +115,7 @@ def write_image_page(
         images: Indices of the images, in the order of the page.
         folder: Folder of the images.
         min_score: Lowest score that is shown at first.
+        selection: What the images were selected for; by default, detections with this score.
         title: Title of the page.
         subtitle: Text below the title.
         number: Largest number of images in the page.
@@ -120,17 +128,21 @@ def write_image_page(
     """
     failures: list[str] = []
     shown, blocks = [], []
+    selection = selection or Selection(min_score=min_score)
     lowest = min(LOWEST_SCORE, min_score)
     total = min(len(images), number or len(images))
     beside = images_beside(path) if total > MOST_EMBEDDED else None
     work = {"total": total, "unit": "image"}
     with Progress(f"writing {os.path.basename(path)}", **work) as progress:
         for index, pixels in islice(read_images(dataset, images, folder, failures), number):
-            objects, found = dataset.objects(index), dataset.found(index, lowest, _MOST_DETECTIONS)
+            objects = dataset.objects(index)
+            best = selection.detections(dataset, index, _MOST_DETECTIONS, lowest)
+            found = sorted([*best.selected, *best.others], key=lambda e: -(e.score or 0.0))
             tolerance = 0.5 * max(1.0, max(pixels.shape[:2]) / LONG_SIDE)
             masks = {"o": _masks(objects, tolerance), "d": _masks(found, tolerance)}
             blocks.append((_data(masks), _place_image(pixels, len(shown), beside)))
-            shown.append(_summary(dataset.table.images[index], pixels, objects, found))
+            summary = _summary(dataset.table.images[index], pixels, objects, found)
+            shown.append(summary | {"more": best.found - len(found)})
             progress.update()
     if not shown:
         raise ValueError(
@@ -141,7 +153,18 @@ def write_image_page(
     files = quote(beside.name) if beside is not None else ""
     context = {"title": title, "subtitle": subtitle}
     write_text(path, _page(dataset, shown, blocks, min_score, files, **context))
+    _remove_earlier_images(images_beside(path), 0 if beside is None else len(shown))
     return failures
+
+
+def _remove_earlier_images(folder: Path, number: int) -> None:
+    """Remove the images that an earlier page had beyond the number of this one."""
+    written = {folder / f"{i}.jpg" for i in range(number)}
+    earlier = [p for p in earlier_pictures(folder, "*.jpg", written) if p.stem.isdecimal()]
+    for path in earlier:
+        path.unlink()
+    if earlier and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _place_image(pixels: np.ndarray, number: int, beside: Path | None) -> str:

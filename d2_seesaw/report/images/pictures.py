@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +23,8 @@ BANNER = 28
 """Height of the titles above the pictures and of the legend below them, in pixels."""
 
 MOST_DETECTIONS = 100
-"""Number of detections of an image that are shown, those with the highest scores."""
+"""Number of detections of an image that are shown: those that pass the filters come first, and
+among them those with the highest scores."""
 
 _FAINT = "#c8c8c8"
 _ALPHA = 0.35
@@ -41,7 +42,7 @@ def draw_side_by_side(
     """Draw the objects on the left and the detections on the right, with a legend.
 
     Objects and detections that are not selected are thin gray boxes. Without results, there are
-    only the objects.
+    only the objects. The title of the predictions says if more pass the filters than are shown.
 
     Args:
         image: ``(H, W, 3)`` RGB.
@@ -57,32 +58,41 @@ def draw_side_by_side(
 
     selection = selection or Selection()
     with mpl.rc_context({"text.parse_math": False}):  # names are not formulas
-        halves = [_titled("ground truth", _draw(image, dataset, index, selection, scale, True))]
+        selected, others = _objects(dataset, index, selection)
+        objects = _draw(image, dataset, selected, others, selection, scale, of_objects=True)
+        left = _titled("ground truth", objects)
         if dataset.kinds is None:
-            return halves[0]
-        halves.append(_titled("predictions", _draw(image, dataset, index, selection, scale, False)))
-        picture = np.hstack(halves)
+            return left
+        selected, others, passing, _ = selection.detections(dataset, index, MOST_DETECTIONS)
+        found = _draw(image, dataset, selected, others, selection, scale, of_objects=False)
+        more = f": the best {len(selected)} of {passing}" if passing > len(selected) else ""
+        picture = np.hstack([left, _titled(f"predictions{more}", found)])
         return np.vstack([picture, _legend(picture.shape[1])])
+
+
+def _objects(
+    dataset: JudgedDataset, index: int, selection: Selection
+) -> tuple[list[Entry], list[Entry]]:
+    """Return the selected objects of an image, and the others."""
+    parts: tuple[list[Entry], list[Entry]] = ([], [])
+    for entry in dataset.objects(index):
+        parts[not selection.includes(entry, is_object=True)].append(entry)
+    return parts
 
 
 def _draw(
     image: np.ndarray,
     dataset: JudgedDataset,
-    index: int,
+    selected: Sequence[Entry],
+    others: Sequence[Entry],
     selection: Selection,
     scale: float,
+    *,
     of_objects: bool,
 ) -> np.ndarray:
     from detectron2.utils.visualizer import Visualizer
 
     canvas = Visualizer(np.ascontiguousarray(image), Metadata(), scale=scale)
-    entries = dataset.found(index, selection.min_score, MOST_DETECTIONS)
-    if of_objects:
-        entries = dataset.objects(index)
-    selected, others = [], []
-    for entry in entries:
-        chosen = selection.includes(entry, is_object=of_objects)
-        (selected if chosen else others).append(entry)
     for entry in others:
         canvas.draw_box(_corners(entry.box), alpha=0.6, edge_color=_FAINT, line_style=":")
     for entry in sorted(selected, key=lambda e: -e.box[2] * e.box[3]):  # small ones on top
@@ -191,7 +201,7 @@ def _titled(title: str, picture: np.ndarray) -> np.ndarray:
     return np.vstack([_title(title, picture.shape[1]), picture])
 
 
-@cache
+@lru_cache(maxsize=32)
 def _title(title: str, width: int) -> np.ndarray:
     return _strip(width, lambda figure: figure.text(8 / width, 0.5, title, va="center", fontsize=9))
 

@@ -6,13 +6,29 @@ import os
 import random
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from d2_seesaw.evaluation.analysis.error_kinds import ERRORS
 from d2_seesaw.evaluation.analysis.judging import Entry, JudgedDataset
 from d2_seesaw.utils.text import did_you_mean
 
 ORDERS = ("id", "errors", "score", "random")
+
+
+class ShownDetections(NamedTuple):
+    """Detections of an image to show, the highest scores first.
+
+    Attributes:
+        selected: Those that pass the filters, up to the limit.
+        others: The best of the rest, as far as the limit has room for them.
+        passing: Number that passes the filters.
+        found: Number of all.
+    """
+
+    selected: list[Entry]
+    others: list[Entry]
+    passing: int
+    found: int
 
 
 @dataclass(frozen=True)
@@ -54,6 +70,25 @@ class Selection:
             for entry in entries:
                 if self.includes(entry, is_object=is_object):
                     yield entry, is_object
+
+    def detections(
+        self, dataset: JudgedDataset, image: int, limit: int, lowest: float | None = None
+    ) -> ShownDetections:
+        """Return the detections of an image to show: filtered first, then limited.
+
+        Args:
+            dataset: The annotations and detections.
+            image: Index of the image.
+            limit: Largest number of detections.
+            lowest: Lowest score of the others; by default ``min_score``.
+        """
+        found = dataset.found(image, self.min_score if lowest is None else lowest)
+        parts: tuple[list[Entry], list[Entry]] = ([], [])
+        for entry in found:
+            parts[not self.includes(entry, is_object=False)].append(entry)
+        passing, rest = parts
+        selected = passing[:limit]
+        return ShownDetections(selected, rest[: limit - len(selected)], len(passing), len(found))
 
 
 def order_images(

@@ -7,6 +7,7 @@ import pytest
 
 from d2_seesaw.cli import report
 from d2_seesaw.cli.report.compare_groups import group_names, split_groups
+from d2_seesaw.utils.marks import RECORD
 from tests.evaluation.compared_data import annotations_and_runs
 from tests.report.test_hostile_text import Elements
 
@@ -45,13 +46,39 @@ def test_groups_of_runs_give_tables_figures_and_a_page(data, tmp_path, capsys):
     assert "&lt;a_b&gt;" in page
 
 
+def test_no_row_of_a_latex_table_begins_like_an_option_of_the_row_before(data, tmp_path):
+    compare(data, tmp_path, "a_1", "--", "b_1", "--", "b_2", "--names", "[1mm]", " *b", "[see]saw",
+            "--format", "tex")  # fmt: skip
+    lines = (tmp_path / "comparison.tex").read_text(encoding="utf-8").splitlines()
+    names = [line.partition("&")[0] for line in lines if line.endswith(r"\\")]
+    minus = [f"{{}}{name} minus [1mm] " for name in (" *b", "[see]saw")]
+    assert names == [" ", "{}[1mm] ", "{} *b ", "{}[see]saw ", *minus]
+    assert "$^*$ & " in lines[-3]  # a mark of significance
+
+
+def test_files_of_the_users_are_kept_and_own_ones_replaced(data, tmp_path):
+    given = ("a_1", "--", "b_1", "--format", "md", "json", "svg")
+    for name in ("comparison.md", "difference_bbox.svg"):
+        (tmp_path / name).write_text("precious")
+        with pytest.raises(SystemExit, match=f"{name} exists, and is not from .*--overwrite"):
+            compare(data, tmp_path, *given)
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        assert (tmp_path / name).read_text() == "precious"
+        (tmp_path / name).unlink()
+    for options in (("--overwrite",), ()):  # own files are replaced
+        (tmp_path / "comparison.md").write_text("precious")
+        compare(data, tmp_path, *given, *options)
+        assert (tmp_path / "comparison.md").read_text() != "precious"
+
+
 def test_one_seed_is_about_the_trained_models_in_every_output(data, tmp_path, capsys):
     compare(data, tmp_path, "a_1", "--", "b_1", "--", "b_2", "--format", "md", "tex", "html")
     texts = [(tmp_path / f"comparison.{x}").read_text() for x in ("md", "tex", "html")]
     for text in (capsys.readouterr().out, *texts):
         assert "about these two trained models, not about the methods" in " ".join(text.split())
         assert "fewer than 10 categories need 10 images each" in " ".join(text.split())
-    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".html", ".md", ".tex"]
+    written = {f"comparison.{x}" for x in ("md", "tex", "html")}
+    assert {p.name for p in tmp_path.iterdir()} == written | {RECORD}
 
 
 def test_groups_are_named_after_what_their_runs_share(tmp_path):

@@ -10,6 +10,7 @@ from PIL import Image
 from d2_seesaw.cli import report
 from d2_seesaw.evaluation import LongTailLVISEvaluator
 from d2_seesaw.evaluation.analysis import read_analysis, write_analysis
+from d2_seesaw.utils.marks import RECORD
 from tests.evaluation.analysis_data import lvis_like
 from tests.evaluation.conftest import register  # noqa: F401
 from tests.evaluation.html_text import cards, section
@@ -185,10 +186,41 @@ def test_only_what_is_asked_for_is_written(evaluated, run, tmp_path, monkeypatch
     for runs in ([folder], [folder, folder]):
         assert all(file.startswith("f/") for file in run(*runs, "--names", *"ab"[: len(runs)],
             "--figures", "f"))  # fmt: skip
-    assert {path.name for path in work.iterdir()} == {"c.csv", "f"}
+    assert {path.name for path in work.iterdir()} == {"c.csv", "f", RECORD}
     assert run(folder, "--confusion", "c.csv", "--output", "r.html") == ["r.html", "c.csv"]
     pictures = ("--annotations", annotations, "--images", images)  # they are on the page
     assert run(folder, "--confusion", "c.csv", *pictures) == ["longtail.html", "c.csv"]
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_files_of_the_users_are_kept_and_own_ones_replaced(evaluated, run, tmp_path, monkeypatch):
+    run_folder = evaluated[2]
+    work = tmp_path / "work"
+    (work / "f").mkdir(parents=True)
+    monkeypatch.chdir(work)
+    for option, value, replaced in (
+        ("--output", "notes.html", "notes.html"),
+        ("--confusion", "val.csv", "val.csv"),
+        ("--confusion", "val.png", "val.png"),
+        ("--confusion", "val.pdf", "val.pdf"),
+        ("--figures", "f", "f/outcomes_bbox.png"),
+    ):
+        for runs in [(run_folder,), (run_folder, run_folder, "--names", "a", "b")]:
+            if runs[1:] and option == "--confusion":
+                continue
+            name = replaced.replace("outcomes", "outcomes_compared") if runs[1:] else replaced
+            (work / name).write_text("precious")
+            (work / RECORD).unlink(missing_ok=True)
+            before = sorted(work.rglob("*"))
+            with pytest.raises(SystemExit, match=f"{name} exists, and is not from .*--overwrite"):
+                run(*runs, option, value)
+            assert (work / name).read_text() == "precious"
+            assert sorted(work.rglob("*")) == before
+            run(*runs, option, value, "--overwrite")
+            written = (work / name).read_bytes()
+            assert written != b"precious"
+            run(*runs, option, value)  # an own file
+            assert (work / name).read_bytes() == written
 
 
 @pytest.mark.usefixtures("no_charts")
