@@ -20,6 +20,7 @@ from detectron2.utils.file_io import PathManager
 from d2_seesaw.data.class_names import NameMapping, compare_names
 from d2_seesaw.data.rle.kernels import compiled_functions
 from d2_seesaw.evaluation.analysis.threshold_file import SplitThresholds
+from d2_seesaw.evaluation.earlier_files import remove_files, remove_scores
 from d2_seesaw.evaluation.lvis.annotations import (
     TrainImageCounts,
     annotation_file,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
 _LVIS_LIMIT = 300
 _SHOWN_NAMES = 3
+_MASK_RESULTS = "lvis_instances_results_segm.json"
 _MASKS_PER_IMAGE = 100  # of a model that may return 300, to estimate the work
 
 
@@ -78,6 +80,9 @@ class LongTailLVISEvaluator(LVISEvaluator):
     - ``longtail_<task>.json`` holds a ``LongTailAnalysis``: confusions, calibration and examples.
       ``report`` draws ``longtail.html`` from them, with pictures if the metadata have the
       ``image_root``. So does ``d2-seesaw report`` at any later time.
+
+    Files that an earlier evaluation left in ``output_dir`` are removed, also of tasks that this one
+    lacks.
 
     ``thresholds`` are the score thresholds of the last evaluation on the main process, which
     ``write_thresholds`` writes beside a checkpoint; None without ``output_dir``.
@@ -346,10 +351,13 @@ class LongTailLVISEvaluator(LVISEvaluator):
 
 
 def _save(detections: Detections, folder: str) -> None:
+    """Write the detections. What an earlier evaluation wrote of others is removed first."""
+    remove_scores(folder)
+    remove_files(folder, [_MASK_RESULTS])
     save_columns(os.path.join(folder, "instances_predictions.npz"), detections)
     write_results(os.path.join(folder, "lvis_instances_results.json"), detections)
     if detections.mask_scores is not None:
-        path = os.path.join(folder, "lvis_instances_results_segm.json")
+        path = os.path.join(folder, _MASK_RESULTS)
         write_results(path, detections, "segm")
 
 

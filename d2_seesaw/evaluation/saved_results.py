@@ -62,11 +62,17 @@ def evaluate_results_file(
     Raises:
         ValueError: a file has the wrong format, does not fit the other, or lacks data for a task;
             prediction left out detections that are to be scored, see
-            ``ResultsFile.check_complete``; or ``thresholds_of`` with ``class_agnostic``.
+            ``ResultsFile.check_complete``; or ``thresholds_of`` or ``output_dir`` with
+            ``class_agnostic``.
         OSError: a file cannot be read or written. ``thresholds_of`` is opened before scoring.
     """
     check_tasks(tasks)
     scoring = scoring or LVISScoring()
+    if output_dir and scoring.class_agnostic:
+        raise ValueError(
+            f"categories that are not distinguished have no tables and no report to write to "
+            f"{output_dir}: leave out the output folder (--output) or --class-agnostic"
+        )
     if thresholds_of is not None:
         _check_thresholds(thresholds_of, scoring)  # scoring may take long
     source = ResultsFile.find(results, predicted_images)
