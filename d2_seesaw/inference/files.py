@@ -158,6 +158,7 @@ class FilePredictions:
             lowest_threshold=float(values.min()),
             highest_threshold=float(values.max()),
             max_detections=self.max_detections,
+            scores=self.predictor.origin.recorded(),
         )
 
     def _say(self, message: str, level: int = logging.INFO) -> None:

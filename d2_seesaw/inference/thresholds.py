@@ -41,11 +41,13 @@ class ScoreThresholds:
         values: ``(C,)`` thresholds.
         rule: The rule that selected them, as text.
         of_masks: Whether they apply to ``mask_scores``, where detections have them.
+        sha256: Hash of the checkpoint that they belong to; None if they were not read from a file.
     """
 
     values: Tensor
     rule: str
     of_masks: bool = False
+    sha256: str | None = None
 
     @classmethod
     def uniform(cls, value: float, num_classes: int) -> ScoreThresholds:
@@ -111,7 +113,9 @@ def load_thresholds(
         "Thresholds %s from %s (%s): %s",
         *(rule, split.dataset, task, _summary(chosen, origins, unknown, names, short)),
     )
-    return ScoreThresholds(torch.tensor(chosen, dtype=torch.float64), str(rule), task == "segm")
+    return ScoreThresholds(
+        torch.tensor(chosen, dtype=torch.float64), str(rule), task == "segm", split.sha256
+    )
 
 
 def _values_by_name(
