@@ -12,10 +12,13 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
 
 from d2_seesaw.data.class_names import NameMapping, compare_names
+from d2_seesaw.evaluation.earlier_files import remove_files
 from d2_seesaw.evaluation.predictions.detections import Detections, in_classes_of
 from d2_seesaw.evaluation.predictions.gather import DetectionLog, gather_detections
 from d2_seesaw.evaluation.predictions.validation import check_numbers
 from d2_seesaw.utils.files import write_text
+
+_RESULTS, _MASK_RESULTS = "coco_instances_results.json", "coco_instances_results_segm.json"
 
 
 class MaskScoringCOCOEvaluator(COCOEvaluator):
@@ -114,6 +117,8 @@ class MaskScoringCOCOEvaluator(COCOEvaluator):
         self, predictions: list[dict[str, Any]], img_ids: list[int] | None = None
     ) -> None:
         found = self._gathered
+        if self._output_dir:  # of an earlier evaluation, which may have had other files
+            remove_files(self._output_dir, (_RESULTS, _MASK_RESULTS))
         if found.mask_scores is None:
             super()._eval_predictions(predictions, img_ids)
             return
@@ -128,7 +133,7 @@ class MaskScoringCOCOEvaluator(COCOEvaluator):
                 masks = list(found.results("segm"))
                 super()._eval_predictions([{"instances": masks}], img_ids)
                 if folder:
-                    path = os.path.join(folder, "coco_instances_results_segm.json")
+                    path = os.path.join(folder, _MASK_RESULTS)
                     write_text(path, json.dumps(masks))
         finally:
             self._tasks, self._output_dir = tasks, folder

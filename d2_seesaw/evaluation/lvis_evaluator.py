@@ -20,6 +20,7 @@ from detectron2.utils.file_io import PathManager
 from d2_seesaw.data.class_names import NameMapping, compare_names
 from d2_seesaw.data.rle.kernels import compiled_functions
 from d2_seesaw.evaluation.analysis.threshold_file import SplitThresholds
+from d2_seesaw.evaluation.earlier_files import remove_files, remove_scores
 from d2_seesaw.evaluation.lvis.annotations import (
     TrainImageCounts,
     annotation_file,
@@ -31,7 +32,7 @@ from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.lvis.official import lvis_from_table
 from d2_seesaw.evaluation.lvis.rules import TASKS
 from d2_seesaw.evaluation.predictions.detections import Detections, in_classes_of
-from d2_seesaw.evaluation.predictions.files import save_columns, write_results
+from d2_seesaw.evaluation.predictions.files import MASK_RESULTS, save_columns, write_results
 from d2_seesaw.evaluation.predictions.gather import (
     DetectionLog,
     ProposalColumns,
@@ -41,6 +42,7 @@ from d2_seesaw.evaluation.predictions.gather import (
     gather_detections,
 )
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
+from d2_seesaw.evaluation.predictions.score_origin import ORIGIN, ScoreOrigin
 from d2_seesaw.evaluation.predictions.validation import check_numbers
 from d2_seesaw.evaluation.scoring import LVISScoring, ReportWriter, check_tasks
 from d2_seesaw.utils.memory import release_free_memory
@@ -79,8 +81,13 @@ class LongTailLVISEvaluator(LVISEvaluator):
       ``report`` draws ``longtail.html`` from them, with pictures if the metadata have the
       ``image_root``. So does ``d2-seesaw report`` at any later time.
 
+    Files that an earlier evaluation left in ``output_dir`` are removed, also of tasks that this one
+    lacks.
+
     ``thresholds`` are the score thresholds of the last evaluation on the main process, which
     ``write_thresholds`` writes beside a checkpoint; None without ``output_dir``.
+
+    ``origin``, if it is set, is written to ``instances_origin.json`` beside the predictions.
 
     ``evaluate`` returns ``{task: {metric: percent}}`` with Detectron2's nine metrics, and for each
     group g of r, c and f how many categories were ``evaluated-g`` of all ``categories-g``.
@@ -167,6 +174,7 @@ class LongTailLVISEvaluator(LVISEvaluator):
                 )
         self._report = report
         self._encode_on_device = encode_on_device
+        self.origin: ScoreOrigin | None = None
         self.reset()
 
     @cached_property
@@ -316,6 +324,8 @@ class LongTailLVISEvaluator(LVISEvaluator):
     def _eval_detections(self, detections: Detections, saw_masks: bool) -> None:
         if self._output_dir:
             _save(detections, self._output_dir)
+            if self.origin is not None:
+                self.origin.write(self._output_dir)
         if not self._do_evaluation:
             self._logger.info("Annotations are not available for evaluation.")
             return
@@ -346,10 +356,13 @@ class LongTailLVISEvaluator(LVISEvaluator):
 
 
 def _save(detections: Detections, folder: str) -> None:
+    """Write the detections. What an earlier evaluation wrote of others is removed first."""
+    remove_scores(folder)
+    remove_files(folder, [MASK_RESULTS, ORIGIN])
     save_columns(os.path.join(folder, "instances_predictions.npz"), detections)
     write_results(os.path.join(folder, "lvis_instances_results.json"), detections)
     if detections.mask_scores is not None:
-        path = os.path.join(folder, "lvis_instances_results_segm.json")
+        path = os.path.join(folder, MASK_RESULTS)
         write_results(path, detections, "segm")
 
 

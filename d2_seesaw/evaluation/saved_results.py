@@ -62,14 +62,24 @@ def evaluate_results_file(
     Raises:
         ValueError: a file has the wrong format, does not fit the other, or lacks data for a task;
             prediction left out detections that are to be scored, see
-            ``ResultsFile.check_complete``; or ``thresholds_of`` with ``class_agnostic``.
+            ``ResultsFile.check_complete``; ``thresholds_of`` or ``output_dir`` with
+            ``class_agnostic``; or ``thresholds_of`` with ``any_scores``, or with scores that are
+            not those of the checkpoint, see ``KnownOrigin.check``.
         OSError: a file cannot be read or written. ``thresholds_of`` is opened before scoring.
     """
     check_tasks(tasks)
     scoring = scoring or LVISScoring()
+    if output_dir and scoring.class_agnostic:
+        raise ValueError(
+            f"categories that are not distinguished have no tables and no report to write to "
+            f"{output_dir}: leave out the output folder (--output) or --class-agnostic"
+        )
     if thresholds_of is not None:
         _check_thresholds(thresholds_of, scoring)  # scoring may take long
     source = ResultsFile.find(results, predicted_images)
+    sha256 = None
+    if thresholds_of is not None and (known := source.origin()):
+        sha256 = known.check(thresholds_of, tta=tta)
     source.check_complete(scoring.limits)
     detections = source.read(annotated_sizes(annotations))
     possible = detections.tasks if len(detections) else tuple(tasks or ("bbox",))
@@ -94,7 +104,8 @@ def evaluate_results_file(
     )
     if thresholds_of is not None:
         found = _thresholds(result, dataset or Path(str(annotations)).name)
-        logger.info(f"Score thresholds: {write_thresholds(thresholds_of, found, tta=tta)}")
+        path = write_thresholds(thresholds_of, found, tta=tta, sha256=sha256)
+        logger.info(f"Score thresholds: {path}")
     if output_dir:
         result.write(output_dir, report=report, image_root=image_root)
     return result.metrics
@@ -104,6 +115,11 @@ def _check_thresholds(checkpoint: str | PathLike[str], scoring: LVISScoring) -> 
     """Check that thresholds can be chosen, and that their checkpoint can be read."""
     if scoring.class_agnostic:
         raise ValueError("categories that are not distinguished have no thresholds")
+    if scoring.any_scores:
+        raise ValueError(
+            f"score thresholds of {checkpoint} apply to its scores in [0, 1], not to those of "
+            "--any-scores: leave out one of them"
+        )
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(
             f"score thresholds are written beside their checkpoint, and there is no {checkpoint}"

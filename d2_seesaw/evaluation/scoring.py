@@ -29,6 +29,7 @@ from d2_seesaw.evaluation.analysis.threshold_analysis import (
 )
 from d2_seesaw.evaluation.analysis.threshold_file import SplitThresholds
 from d2_seesaw.evaluation.analysis.thresholds import Outcomes
+from d2_seesaw.evaluation.earlier_files import REPORT_NAME, remove_scores
 from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.lvis.metrics import (
     LVISScores,
@@ -59,7 +60,6 @@ from d2_seesaw.evaluation.tables import (
 from d2_seesaw.utils.memory import release_free_memory
 
 ENGINES = ("sparse", "lvis")
-REPORT_NAME = "longtail.html"
 _LONGEST_LOGGED_TABLE = 30
 
 logger = logging.getLogger(__name__)
@@ -339,6 +339,7 @@ class EvaluationResult:
 
         The files are ``per_category_<task>``, ``thresholds_<task>`` and ``confusion_<task>`` with
         the suffixes ``.csv`` and, except for confusions, ``.json``; and ``longtail_<task>.json``.
+        Those of an earlier evaluation are removed first, also of tasks that this one lacks.
 
         Args:
             folder: Folder for the files.
@@ -346,6 +347,7 @@ class EvaluationResult:
                 there are no analyses.
             image_root: Folder of the images, for the pictures of the report.
         """
+        remove_scores(folder)
         for task, rows in self.categories.items():
             if rows:
                 write_category_results(rows, folder, task)

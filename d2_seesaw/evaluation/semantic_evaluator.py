@@ -15,6 +15,7 @@ from detectron2.utils.file_io import PathManager
 from d2_seesaw.data.class_names import compare_names
 from d2_seesaw.data.frequency import check_group_bounds, check_pixel_counts
 from d2_seesaw.data.image_files import open_image
+from d2_seesaw.evaluation.earlier_files import remove_files
 from d2_seesaw.evaluation.semantic_scores import (
     ClassResult,
     boundary_confusion_matrix,
@@ -208,6 +209,8 @@ class LongTailSemSegEvaluator(SemSegEvaluator):
             self._logger.info(f"Scores of each class:\n{row_table(most_pixels_first(rows))}")
         if self._folder:
             PathManager.mkdirs(self._folder)
+            if not self._save_predictions:  # what is there belongs to an earlier evaluation
+                remove_files(self._folder, ("sem_seg_predictions.json", "sem_seg_evaluation.pth"))
             write_category_results(rows, self._folder, TASK)
             write_metrics(metrics, self._folder, TASK)
 

@@ -111,9 +111,9 @@ class FilePredictions:
     def advice(self) -> str:
         """Return how many of the detections passed so far, and what lower thresholds give."""
         values = self.thresholds.values
-        if len(values) and (values == values[0]).all():
-            return self.scores.advice(float(values[0]))
-        return self.scores.advice(self.thresholds.rule, self.num_passed)
+        same = len(values) and (values == values[0]).all()
+        threshold = float(values[0]) if same else self.thresholds.rule
+        return self.scores.advice(threshold, self.num_passed)
 
     def run(self, sources: Sequence[Source]) -> list[str]:
         """Predict on all files and return the error messages of those that were skipped.
@@ -158,6 +158,7 @@ class FilePredictions:
             lowest_threshold=float(values.min()),
             highest_threshold=float(values.max()),
             max_detections=self.max_detections,
+            scores=self.predictor.origin.recorded(),
         )
 
     def _say(self, message: str, level: int = logging.INFO) -> None:

@@ -29,6 +29,7 @@ from d2_seesaw.engine import load_config
 from d2_seesaw.engine.boxes_only import leave_out_mask_head, masks_left_out
 from d2_seesaw.engine.launch import torch_device
 from d2_seesaw.evaluation.analysis.operating_points import ThresholdRule
+from d2_seesaw.evaluation.predictions.score_origin import ScoreOrigin
 from d2_seesaw.inference.calibration import apply_calibration
 from d2_seesaw.inference.sources import as_bgr
 from d2_seesaw.inference.thresholds import (
@@ -52,6 +53,7 @@ class Predictor:
         metadata: Metadata with ``class_names``, see :func:`~d2_seesaw.checkpoint.class_metadata`.
         is_semantic: Whether the model predicts label maps.
         thresholds: Score thresholds of detections; the model's own alone if None.
+        origin: Origin of the scores, for the record of a prediction.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Predictor:
         metadata: Mapping[str, Any],
         is_semantic: bool = False,
         thresholds: ScoreThresholds | None = None,
+        origin: ScoreOrigin | None = None,
     ) -> None:
         if image_format not in ("BGR", "RGB"):
             raise ValueError(f"image_format must be 'BGR' or 'RGB', got {image_format!r}")
@@ -74,6 +77,7 @@ class Predictor:
         self.class_colors = metadata.get("class_colors")
         self.is_semantic = is_semantic
         self.thresholds = thresholds
+        self.origin = origin or ScoreOrigin()
 
     def __call__(self, image: str | Path | Image.Image | np.ndarray) -> dict[str, Any]:
         """Predict on an image.
@@ -200,11 +204,9 @@ def load_predictor(
     saved = StrictCheckpointer(model, require_all=True, allow_partial=None).load(str(checkpoint))
     apply_calibration(model, saved, str(checkpoint), enabled=calibrated)
     metadata = _class_names(saved.get("metadata", {}), cfg, model, checkpoint)
-    semantic = is_semantic(model)
+    semantic, uncalibrated = is_semantic(model), CALIBRATION in saved and not calibrated
     if rule is not None and rule.kind != "score":
-        _check_rule(
-            rule, checkpoint, semantic, uncalibrated=CALIBRATION in saved and not calibrated
-        )
+        _check_rule(rule, checkpoint, semantic, uncalibrated=uncalibrated)
     thresholds = None
     if rule is not None and not semantic:
         masks = bool(getattr(model.roi_heads, "mask_on", False))
@@ -222,6 +224,9 @@ def load_predictor(
         metadata=metadata,
         is_semantic=semantic,
         thresholds=thresholds,
+        origin=ScoreOrigin(
+            str(checkpoint), thresholds and thresholds.sha256, tta, without_calibration=uncalibrated
+        ),
     )
 
 

@@ -10,7 +10,6 @@ Shapes in this module:
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,11 +41,13 @@ class ScoreThresholds:
         values: ``(C,)`` thresholds.
         rule: The rule that selected them, as text.
         of_masks: Whether they apply to ``mask_scores``, where detections have them.
+        sha256: Hash of the checkpoint that they belong to; None if they were not read from a file.
     """
 
     values: Tensor
     rule: str
     of_masks: bool = False
+    sha256: str | None = None
 
     @classmethod
     def uniform(cls, value: float, num_classes: int) -> ScoreThresholds:
@@ -112,7 +113,9 @@ def load_thresholds(
         "Thresholds %s from %s (%s): %s",
         *(rule, split.dataset, task, _summary(chosen, origins, unknown, names, short)),
     )
-    return ScoreThresholds(torch.tensor(chosen, dtype=torch.float64), str(rule), task == "segm")
+    return ScoreThresholds(
+        torch.tensor(chosen, dtype=torch.float64), str(rule), task == "segm", split.sha256
+    )
 
 
 def _values_by_name(
@@ -193,26 +196,21 @@ class ScoreCounts:
             bins = np.floor(scores.astype(np.float64) * _BINS + 1e-4).astype(int)
             self._counts += np.bincount(bins.clip(0, _BINS), minlength=_BINS + 1)
 
-    def advice(self, threshold: float | str, kept: int = 0) -> str:
+    def advice(self, threshold: float | str, passed: int = 0) -> str:
         """Return how many detections pass, also at lower thresholds, and the highest score.
 
         Args:
             threshold: One threshold for all classes, or the rule that selected one of each class.
-            kept: For a rule, the number of detections that pass.
+            passed: Number of detections that pass. It is given, because the scores are counted in
+                steps of 1/1000, to which a threshold need not belong.
         """
         if self.highest is None:
             return "The model found nothing, at any threshold"
         above = self._counts[::-1].cumsum()[::-1]
+        rest = f"{passed:,} of {above[0]:,}, the highest score is {self.highest:.3f}"
         if isinstance(threshold, str):
-            return (
-                f"Detections that reach the threshold of their class ({threshold}): {kept:,} of "
-                f"{above[0]:,}, the highest score is {self.highest:.3f}"
-            )
-        passed = int(above[math.ceil(threshold * _BINS - 1e-9)])
+            return f"Detections that reach the threshold of their class ({threshold}): {rest}"
         lower = [t for t in _THRESHOLDS if t < min(threshold, self.highest + 1 / _BINS)]
         others = [f"{t:g} gives {above[round(t * _BINS)]:,}" for t in lower]
-        text = (
-            f"Detections with a score of at least {threshold:g}: {passed:,} of {above[0]:,}, the "
-            f"highest score is {self.highest:.3f}"
-        )
+        text = f"Detections with a score of at least {threshold:g}: {rest}"
         return f"{text}; --threshold {', '.join(others)}" if others else text

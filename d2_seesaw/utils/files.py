@@ -48,6 +48,15 @@ def file_state(path: str | Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
+def file_hash(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 class WriteError(OSError):
     """Error that names a file that cannot be written, and the cause."""
 

@@ -1,5 +1,6 @@
 """`d2-seesaw calibrate`: what it writes, what later commands make of it, and what it refuses."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -16,6 +17,7 @@ from d2_seesaw.data.annotations.reader import read_annotations
 from d2_seesaw.engine import load_config
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
 from d2_seesaw.evaluation.predictions.results_file import PredictionRecord, ResultsFile
+from d2_seesaw.evaluation.predictions.score_origin import KnownOrigin, ScoreOrigin
 from d2_seesaw.inference import calibration_of, load_predictor
 from d2_seesaw.inference.sources import read_picture
 from d2_seesaw.inference.tta.merging import box_predictions
@@ -204,7 +206,10 @@ def test_a_calibrated_checkpoint_predicts_what_scores_calibrated_by_hand_give(
         assert torch.equal(found.pred_classes, expected.pred_classes)
 
     before = load_predictor(folder / "model_final.pth", device="cpu")(path)["instances"]
-    switched_off = load_predictor(output, device="cpu", calibrated=False)(path)["instances"]
+    without = load_predictor(output, device="cpu", calibrated=False)
+    assert without.origin.without_calibration
+    assert not load_predictor(output, device="cpu").origin.without_calibration
+    switched_off = without(path)["instances"]
     assert torch.equal(before.scores, switched_off.scores)
     assert not torch.equal(before.scores, expected.scores)
 
@@ -360,7 +365,13 @@ def test_results_of_a_prediction_are_calibrated_by_the_names_of_its_categories(t
         {"image_id": 1, "category_id": c, "bbox": [0, 0, 9, 9], "score": 0.5} for c in (7, 8)
     ]
     (predicted / "results.json").write_text(json.dumps(results))
-    record = PredictionRecord((predicted / "results.json").stat().st_size, "0.5", 0.5, 0.5)
+    record = PredictionRecord(
+        *((predicted / "results.json").stat().st_size, "0.5", 0.5, 0.5),
+        scores=ScoreOrigin(sha256=hashlib.sha256(b"weights").hexdigest(), tta=False),
+    )
+    (tmp_path / "m.pth").write_bytes(b"weights")
+    before = KnownOrigin(predicted / "results.json", record.scores, "images.json")
+    assert before.check(tmp_path / "m.pth", tta=False) == record.scores.sha256
     images = {
         "info": record.to_info(),
         "images": [{"id": 1, "file_name": "4.jpg", "height": 9, "width": 9}],
@@ -384,6 +395,8 @@ def test_results_of_a_prediction_are_calibrated_by_the_names_of_its_categories(t
     assert found.images == other / "images.json"
     with pytest.raises(ValueError, match="lacks the detections with a score below"):
         found.check_complete(DetectionLimits())
+    with pytest.raises(ValueError, match=r"calibrated afterwards, says .*; .*m\.pth predicts"):
+        found.origin().check(tmp_path / "m.pth", tta=False)
     table = read_annotations(str(tmp_path / "train.json"))
     moved = found.with_ids_of(found.read(), table)
     assert moved.image_ids.tolist() == [4, 4]

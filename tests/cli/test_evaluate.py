@@ -3,12 +3,14 @@
 import json
 import logging
 import math
+import shutil
 
 import pytest
 from detectron2.data import MetadataCatalog
 
 from d2_seesaw.cli import evaluate
 from d2_seesaw.evaluation import LongTailLVISEvaluator
+from d2_seesaw.evaluation.analysis.threshold_file import thresholds_path
 from tests.evaluation.conftest import register  # noqa: F401
 from tests.evaluation.lvis_data import random_data, run_evaluator, write_images
 
@@ -159,6 +161,7 @@ def test_errors_have_one_line(results, truth, message, evaluated, run, tmp_path)
     [
         ((), "and there is no .*none.pth"),
         (("--class-agnostic",), "categories that are not distinguished have no thresholds"),
+        (("--any-scores",), r"none\.pth apply to its scores in \[0, 1\], not .* --any-scores"),
     ],
 )
 def test_impossible_thresholds_are_refused_before_anything_is_read(options, message, run, tmp_path):
@@ -166,3 +169,30 @@ def test_impossible_thresholds_are_refused_before_anything_is_read(options, mess
     with pytest.raises(SystemExit, match=message):
         run("missing.json", "--annotations", "none.json", *options, "--thresholds-of",
             tmp_path / "none.pth")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("folder", "wrong", "right", "message"),
+    [
+        ("inference_tta", [], ["--tta"], "with test-time .*inference_tta; .* without it .*: give"),
+        ("inference", ["--tta"], [], "without test-time .*inference; .* with it .*: leave out"),
+    ],
+)
+def test_the_folder_says_whether_the_scores_are_those_of_test_time_augmentation(
+    folder, wrong, right, message, evaluated, run, tmp_path
+):
+    _, annotations, written, _ = evaluated
+    checkpoint = tmp_path / "m.pth"
+    checkpoint.write_bytes(b"weights")
+    folder = written.rename(tmp_path / folder)
+    common = ("--annotations", annotations, "--thresholds-of", checkpoint)
+    for name in ("instances_predictions.npz", "lvis_instances_results.json"):
+        with pytest.raises(SystemExit, match=message) as error:
+            run(folder / name, *common, *wrong)
+        assert "\n" not in str(error.value)
+    assert not list(tmp_path.glob("*.thresholds.json"))
+    run(folder / "instances_predictions.npz", *common, *right)
+    assert thresholds_path(checkpoint, tta=bool(right)).is_file()
+    shutil.copy(folder / "lvis_instances_results.json", folder / "of_another_program.json")
+    run(folder / "of_another_program.json", *common, *wrong)
+    assert thresholds_path(checkpoint, tta=bool(wrong)).is_file()

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from d2_seesaw.cli import draw, evaluate, predict, report
+from d2_seesaw.evaluation.predictions.score_origin import ScoreOrigin
 from d2_seesaw.inference.thresholds import ScoreThresholds
 from tests.data.own_data import annotation
 from tests.inference.test_files import predictor, red_box
@@ -23,6 +24,9 @@ def given(tmp_path, monkeypatch):
     def load(checkpoint, **options):
         asked.update(checkpoint=checkpoint, **options)
         made = predictor()
+        made.origin = ScoreOrigin(
+            str(tmp_path / checkpoint), None, options["tta"], not options["calibrated"]
+        )
         rule = options["threshold"]
         made.thresholds = (
             ScoreThresholds(torch.tensor([0.25, 0.75], dtype=torch.float64), rule)
@@ -84,6 +88,49 @@ def score(folder, truth, *options):
 
 
 LOW = r"results\.json lacks the detections with a score below {}, says .*out/images\.json: "
+
+
+@pytest.mark.parametrize(
+    ("options", "weights", "wanted", "message"),
+    [
+        (["--tta"], "weights", [], "with test-time .*json; .*m.pth without it .*: give --tta"),
+        ([], "weights", ["--tta"], "without test-time .*; .*m.pth with it .*: leave out --tta"),
+        (["--no-calibration"], "weights", [], "predicted without calibration, says .*own calibr"),
+        (
+            [],
+            "other",
+            [],
+            r"by m\.pth with the SHA-256 9a129038d9a0\.\.\., says .*m\.pth is d9298a10d1b0",
+        ),
+        ([], "weights", [], None),
+        (["--tta"], "weights", ["--tta"], None),
+    ],
+)
+def test_thresholds_of_other_scores_are_refused(
+    given, truth, tmp_path, options, weights, wanted, message
+):
+    """Only those of the checkpoint, predicted as its thresholds are applied."""
+    checkpoint = tmp_path / "m.pth"
+    checkpoint.write_bytes(b"weights")
+    call(tmp_path, *options, "--threshold", "0", "--json-only")
+    checkpoint.write_bytes(weights.encode())
+    files = [checkpoint.with_name(f"m{t}.thresholds.json") for t in ("", "_tta")]
+    for file in files:
+        file.write_text("of before")
+    arguments = ("--thresholds-of", checkpoint, *wanted)
+    if message is None:
+        score(tmp_path, truth, *arguments)
+        assert files["--tta" in wanted].read_text() != "of before"
+    else:
+        with pytest.raises(SystemExit, match=message) as error:
+            score(tmp_path, truth, *arguments)
+        assert "\n" not in str(error.value)
+        assert all(file.read_text() == "of before" for file in files)
+    images = json.loads((tmp_path / "out/images.json").read_text())
+    assert images["info"]["d2_seesaw_predict"].pop("scores")["checkpoint"] == "m.pth"
+    (tmp_path / "out/images.json").write_text(json.dumps(images))  # as earlier versions wrote it
+    score(tmp_path, truth, *arguments)
+    assert files["--tta" in wanted].read_text() != "of before"
 
 
 @pytest.mark.parametrize(

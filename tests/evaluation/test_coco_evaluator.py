@@ -185,6 +185,11 @@ def test_files_hold_both_scores_and_those_of_masks_alone(case, tmp_path):
     categories = [c for d in detections for c in d.category_ids]
     assert [d["category_id"] for d in both] == [d["category_id"] for d in masks] == categories
     assert all("bbox" not in d for d in masks)
+    for scores, tasks, left in ((mask_scores, ("segm",), "_segm"), (None, ("bbox",), "")):
+        evaluator = MaskScoringCOCOEvaluator(name, tasks, distributed=False, output_dir=str(folder))
+        run(evaluator, detections, scores)
+        found = {path.name for path in folder.glob("coco_instances_results*")}
+        assert found == {f"coco_instances_results{left}.json"}
 
 
 def evaluate_part(folder, mapping, json_file, outputs):

@@ -114,3 +114,7 @@ def test_files_hold_both_scores_and_those_of_masks_alone(register, tmp_path):
     assert all(d.keys() == standard for d in masks)
     with np.load(tmp_path / "out" / "instances_predictions.npz") as saved:
         assert saved["mask_scores"].tolist() == [0.125, -0.5]
+    scored = {path.name for path in (tmp_path / "out").iterdir()}
+    run(evaluator, [found], [found.as_model_output()])  # a model without scores of masks
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == scored - {"lvis_instances_results_segm.json"}

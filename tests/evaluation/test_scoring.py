@@ -75,19 +75,40 @@ def test_the_analysis_of_each_task_is_written(saved, tmp_path):
     assert not (tmp_path / "out" / "longtail_segm.json").exists()
 
 
-def test_no_analysis_is_written_if_class_agnostic(saved, tmp_path):
-    annotations, results, _ = saved
-    scoring = LVISScoring(class_agnostic=True)
-    out, written = tmp_path / "out", []
-    evaluate_results_file(
-        results,
-        annotations,
-        scoring=scoring,
-        output_dir=str(out),
-        report=lambda *given, **options: written.append(given),
-    )
+def test_a_folder_for_nothing_is_refused_before_anything_is_read(tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match=f"no tables and no report to write to {out}"):
+        evaluate_results_file(
+            tmp_path / "absent.json",
+            tmp_path / "absent.json",
+            scoring=LVISScoring(class_agnostic=True),
+            output_dir=str(out),
+        )
     assert not out.exists()
-    assert not written
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_a_folder_holds_one_evaluation(tmp_path):
+    data, results = federated_case(3)
+    out = tmp_path / "out"
+
+    def written(folder, tasks, report):
+        truth, found = GroundTruthColumns.from_dataset(data), Detections.from_results(results)
+        result = LVISScoring().score(truth, found, tasks, train_images={})
+        result.write(str(folder), report=report)
+        return {path.name for path in folder.iterdir()}
+
+    before = written(out, ("segm", "bbox"), write_evaluation_report)
+    assert {"longtail_segm.json", "longtail_bbox.json", "longtail.html"} < before
+    of_others = ["per_category_sem_seg.csv", "metrics_sem_seg.json", "instances_predictions.npz"]
+    for name in (*of_others, "per_category_segm.md"):
+        (out / name).write_text("not of this evaluator")
+    for task in ("bbox", "segm"):
+        alone = written(tmp_path / task, (task,), None)
+        assert written(out, (task,), None) == alone | {*of_others, "per_category_segm.md"}
+    (out / "longtail.html").write_text("a page of the user's")
+    written(out, ("bbox",), None)
+    assert (out / "longtail.html").read_text() == "a page of the user's"
 
 
 def test_the_report_writer_gets_the_analyses_masks_first_and_the_images(tmp_path):

@@ -183,6 +183,10 @@ def test_predictions_are_written_on_demand_as_detectron2_does(name, data, tmp_pa
     )
     assert ours == theirs
     assert {p["file_name"] for p in ours} == {picture.name for picture in data}
+    results_of(name, data, output_dir=str(tmp_path / "ours"))  # they would be of another evaluation
+    assert {path.name for path in (tmp_path / "ours").iterdir()} == {
+        *("per_category_sem_seg.csv", "per_category_sem_seg.json", "metrics_sem_seg.json")
+    }
 
 
 def test_predictions_that_are_not_saved_are_not_encoded(name, data, monkeypatch):

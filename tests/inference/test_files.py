@@ -270,9 +270,26 @@ def test_counts_of_scores_say_what_other_thresholds_give():
         "--threshold 0.3 gives 2, 0.2 gives 2, 0.1 gives 3, 0.05 gives 3, 0.02 gives 3, "
         "0.01 gives 3"
     )
-    assert "at least 0.3: 2 of 4" in counts.advice(0.3)
+    assert "at least 0.3: 2 of 4" in counts.advice(0.3, 2)
     counts.add(np.array([1.0], np.float32))
-    assert "at least 1: 1 of 5, the highest score is 1.000" in counts.advice(1.0)
+    assert "at least 1: 1 of 5, the highest score is 1.000" in counts.advice(1.0, 1)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.0001, 0.0006, 0.3001, 0.3004, 0.3005, 0.9, 1.0])
+def test_the_number_of_detections_is_that_of_the_results(folder, tmp_path, threshold):
+    made = predictor()
+    plain = made.model.forward
+
+    def forward(inputs):
+        output = plain(inputs)
+        output[0]["instances"].scores = torch.tensor([0.0005, 0.9, 0.3004])
+        return output
+
+    made.model.forward = forward
+    predictions = FilePredictions(made, tmp_path / "out", score_threshold=threshold, draw=False)
+    predictions.run(find_sources([folder], tmp_path / "out"))
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert f"at least {threshold:g}: {len(results)} of {3 * 5}, " in predictions.advice()
 
 
 def fail_for(made, image, error):

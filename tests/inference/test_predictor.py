@@ -15,6 +15,7 @@ from torch.testing import assert_close
 from d2_seesaw.checkpoint import StrictCheckpointer
 from d2_seesaw.data import register_longtail_instances
 from d2_seesaw.engine import load_config
+from d2_seesaw.evaluation.predictions.score_origin import ScoreOrigin
 from d2_seesaw.inference import MultiViewInference, Predictor, best_instances, load_predictor
 from d2_seesaw.inference.predictor import _without_pretrained_weights
 from d2_seesaw.inference.sources import read_picture
@@ -202,7 +203,10 @@ def test_test_time_augmentation_uses_the_views_of_the_config(checkpoint, model, 
     views = ["tta.scales=[[150,500]]", "tta.flip=False"]
     predictor = load_predictor(checkpoint, device="cpu", tta=True, overrides=views)
     assert isinstance(predictor.model, MultiViewInference)
-    plain = load_predictor(checkpoint, device="cpu")(image)["instances"]
+    assert predictor.origin == ScoreOrigin(str(checkpoint), None, True, False)
+    one_view = load_predictor(checkpoint, device="cpu", calibrated=False)
+    assert one_view.origin == ScoreOrigin(str(checkpoint), None, False, False)
+    plain = one_view(image)["instances"]
     assert_same_instances(predictor(image)["instances"], plain)
 
 

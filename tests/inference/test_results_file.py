@@ -10,6 +10,7 @@ from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
 from d2_seesaw.evaluation.predictions.results_file import PredictionRecord, ResultsFile
+from d2_seesaw.evaluation.predictions.score_origin import ScoreOrigin
 from d2_seesaw.inference.output_folder import ResultsWriter
 
 NAMES, IDS = ["cat", "dog", "owl"], [7, 90, 3]
@@ -65,7 +66,8 @@ def test_pycocotools_reads_both_files_and_finds_the_pictures_and_names(tmp_path)
 
 
 def test_the_info_of_the_images_says_what_the_results_lack(tmp_path):
-    record = PredictionRecord(0, "best-f1", 0.125, 0.75, 300)
+    origin = ScoreOrigin("m.pth", "ab12", False, False)
+    record = PredictionRecord(0, "best-f1", 0.125, 0.75, 300, origin)
     with ResultsWriter(tmp_path, NAMES, IDS, record) as results:
         results.add_instances(results.add_image("ü.jpg", (6, 8)), detections())
     size = (tmp_path / "results.json").stat().st_size
@@ -73,9 +75,13 @@ def test_the_info_of_the_images_says_what_the_results_lack(tmp_path):
     assert content["info"]["d2_seesaw_predict"] == {
         "results_bytes": size, "threshold": "best-f1", "lowest_threshold": 0.125,
         "highest_threshold": 0.75, "max_detections": 300,
+        "scores": {
+            "checkpoint": "m.pth", "sha256": "ab12", "tta": False, "without_calibration": False,
+            "changed": False,
+        },
     }  # fmt: skip
     found = ResultsFile.find(tmp_path / "results.json")
-    assert found.record == PredictionRecord(size, "best-f1", 0.125, 0.75, 300)
+    assert found.record == PredictionRecord(size, "best-f1", 0.125, 0.75, 300, origin)
     text = (tmp_path / "images.json").read_text()
     (tmp_path / "images.json").write_text(text.replace("0.75", '"high"'))
     with pytest.raises(ValueError, match=r"info of .*images\.json is damaged: Expected `float`"):

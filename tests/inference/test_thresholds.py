@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,8 +14,11 @@ from torch import nn
 
 from d2_seesaw.evaluation.analysis.operating_points import BEST_F1, ThresholdRule
 from d2_seesaw.evaluation.analysis.threshold_file import SplitThresholds, write_thresholds
+from d2_seesaw.evaluation.predictions import score_origin
+from d2_seesaw.evaluation.predictions.score_origin import ScoreOrigin
 from d2_seesaw.inference import FilePredictions, find_sources
 from d2_seesaw.inference.thresholds import ScoreThresholds, load_thresholds, lower_score_limits
+from d2_seesaw.utils.files import file_hash
 from tests.evaluation.analysis.test_threshold_file import SPLIT, task_thresholds
 from tests.inference.test_files import METADATA, predictor, red_box
 
@@ -29,11 +33,20 @@ def checkpoint(tmp_path):
     return path
 
 
-def test_classes_are_found_by_name_and_unknown_ones_use_the_threshold_of_all(checkpoint, caplog):
+def test_classes_are_found_by_name_and_unknown_ones_use_the_threshold_of_all(
+    checkpoint, caplog, monkeypatch
+):
     with caplog.at_level(logging.INFO):
         found = load_thresholds(BEST_F1, checkpoint, NAMES, masks=True, tta=False)
     assert found.values.tolist() == [0.6, 0.3, 0.6, 0.2]
     assert found.of_masks
+    origin = ScoreOrigin(str(checkpoint), found.sha256, False, False)
+    with monkeypatch.context() as patched:  # the hash is known, and a prediction records it
+        patched.setattr(score_origin, "file_hash", None)
+        recorded = origin.recorded()
+    assert (recorded.checkpoint, recorded.sha256) == ("model_final.pth", file_hash(checkpoint))
+    assert replace(origin, sha256=None).recorded() == recorded
+    assert ScoreOrigin("https://host/m.pth").recorded() == ScoreOrigin("m.pth")
     assert caplog.messages[-1] == (
         "Thresholds best-f1 from my_val (segm): 0.200 to 0.600, chosen on the class itself for 1, "
         "its frequency group for 1, all classes for 2; 1 classes are not in the split"

@@ -23,6 +23,7 @@ from d2_seesaw.engine.boxes_only import boxes_only, masks_left_out
 from d2_seesaw.engine.launch import torch_device
 from d2_seesaw.engine.ranks import PROGRESS, Phase
 from d2_seesaw.evaluation import drop_absent, print_longtail_results
+from d2_seesaw.evaluation.predictions.score_origin import TTA_SUFFIX, ScoreOrigin
 from d2_seesaw.inference import apply_calibration, with_roi_masks
 from d2_seesaw.inference.class_names import set_class_names, trained_classes
 from d2_seesaw.utils.ranks import OtherRankError
@@ -98,7 +99,7 @@ def evaluate_checkpoint(cfg: DictConfig, *, tta: bool, calibrated: bool = True) 
         RunError: the evaluation cannot start, memory is exhausted, or an image is bad.
     """
     if tta and cfg.dataloader.evaluator.get("output_dir"):
-        cfg.dataloader.evaluator.output_dir += "_tta"  # keeps the files of the plain evaluation
+        cfg.dataloader.evaluator.output_dir += TTA_SUFFIX  # keeps the files of the plain evaluation
     with ending_in_one_line(ValueError, OSError, MemoryError, OtherRankError):
         names = OmegaConf.select(cfg, "dataloader.test.dataset.names")
         if masks_left_out(cfg) or not (names is None or dataset_has_masks(names)):
@@ -110,10 +111,14 @@ def evaluate_checkpoint(cfg: DictConfig, *, tta: bool, calibrated: bool = True) 
         ).load(cfg.train.init_checkpoint)
         apply_calibration(model, loaded, cfg.train.init_checkpoint, enabled=calibrated)
         set_class_names(evaluator, trained_classes(cfg, model, loaded), cfg)
+        uncalibrated = CALIBRATION in loaded and not calibrated
+        origin = ScoreOrigin(cfg.train.init_checkpoint, None, tta, uncalibrated)
+        if hasattr(evaluator, "origin") and comm.is_main_process():
+            origin = evaluator.origin = origin.recorded()
         if tta:
             cfg.tta.model = model
             model = build(cfg.tta)
     with ending_in_one_line(BadImageError, MemoryError):
         evaluate(cfg, model, evaluator)
-    if calibrated or CALIBRATION not in loaded:  # predictions are calibrated
-        write_thresholds_of(evaluator, cfg.train.init_checkpoint, tta=tta)
+    if not uncalibrated:
+        write_thresholds_of(evaluator, cfg.train.init_checkpoint, tta=tta, sha256=origin.sha256)

@@ -18,14 +18,22 @@ from d2_seesaw.evaluation.analysis.threshold_file import (
 logger = logging.getLogger("d2_seesaw")
 
 
-def write_thresholds_of(evaluator: Any, checkpoint: str, *, tta: bool = False) -> None:
+def write_thresholds_of(
+    evaluator: Any, checkpoint: str, *, tta: bool = False, sha256: str | None = None
+) -> None:
     """Write the thresholds of an evaluator beside a checkpoint, on the main process.
 
     Evaluators without thresholds are ignored. A folder that cannot be written is a line in the log.
+
+    Args:
+        evaluator: The evaluator.
+        checkpoint: Path of the checkpoint.
+        tta: Whether they are for test-time augmentation.
+        sha256: Hash of the checkpoint, if it is known already.
     """
     thresholds = getattr(evaluator, "thresholds", None)
     if thresholds is not None and comm.is_main_process():
-        write_thresholds_if_possible(checkpoint, thresholds, tta=tta)
+        write_thresholds_if_possible(checkpoint, thresholds, tta=tta, sha256=sha256)
 
 
 class ThresholdsHook(HookBase):

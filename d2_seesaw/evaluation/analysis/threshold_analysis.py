@@ -18,7 +18,6 @@ from d2_seesaw.evaluation.analysis.operating_points import BEST_F1, OperatingPoi
 from d2_seesaw.evaluation.analysis.thresholds import (
     ALL,
     FEWEST_OBJECTS,
-    FOLDS,
     Counts,
     Outcomes,
     ThresholdFit,
@@ -92,7 +91,7 @@ def analyze_thresholds(
         for group, members in {ALL: np.arange(outcomes.number), **outcomes.groups}.items()
     ]
     analysis = ThresholdAnalysis(
-        folds=FOLDS,
+        folds=len(np.unique(folds)),
         fewest_objects=FEWEST_OBJECTS,
         categories=_rows(categories, points, selected, in_sample, held_out[0]),
         summaries=summaries,
@@ -111,10 +110,18 @@ def analyze_thresholds(
 def thresholds_text(analysis: ThresholdAnalysis) -> str:
     """Return one line that compares thresholds of the categories with 0.5 for all."""
     means = {s.rule: s.F1 for s in analysis.summaries if s.group == ALL}
-    best, fixed = (format_score(means[str(rule)]) for rule in (BEST_F1, FIXED))
+    best, fixed = (means[str(rule)] for rule in (BEST_F1, FIXED))
+    how = f"cross-fitted over {analysis.folds} parts of the images"
+    if math.isnan(best) and not math.isnan(fixed):
+        how = (
+            f"because the other images of one of the {analysis.folds} parts, for cross-fitting, "
+            "have no right detection to choose it on"
+        )
+        if analysis.folds == 1:
+            how = "because one image cannot be divided for cross-fitting"
     return (
-        f"Mean F1 at the best threshold of each category: {best}, cross-fitted over "
-        f"{analysis.folds} parts of the images; at 0.5 for all: {fixed}"
+        f"Mean F1 at the best threshold of each category: {format_score(best)}, {how}; "
+        f"at 0.5 for all: {format_score(fixed)}"
     )
 
 

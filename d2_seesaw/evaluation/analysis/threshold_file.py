@@ -6,12 +6,11 @@ holds the operating points of each category, from which any rule selects thresho
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import numpy as np
 
 from d2_seesaw.evaluation.analysis.operating_points import BEST_F1, OperatingPoints
 from d2_seesaw.evaluation.analysis.threshold_analysis import TaskThresholds
-from d2_seesaw.utils.files import write_text
+from d2_seesaw.utils.files import file_hash, write_text
 
 _FORMAT, _VERSION = "d2_seesaw.thresholds", 1
 
@@ -36,12 +35,14 @@ class SplitThresholds:
         ground_truth: Fingerprint of the annotations.
         images: Number of images.
         tasks: Operating points by task, "bbox" and "segm".
+        sha256: Hash of the checkpoint, of thresholds that were read; otherwise None.
     """
 
     dataset: str
     ground_truth: str
     images: int
     tasks: dict[str, TaskThresholds]
+    sha256: str | None = field(default=None, compare=False)
 
 
 def thresholds_path(checkpoint: str | PathLike[str], *, tta: bool = False) -> Path:
@@ -60,11 +61,21 @@ def thresholds_path(checkpoint: str | PathLike[str], *, tta: bool = False) -> Pa
 
 
 def write_thresholds(
-    checkpoint: str | PathLike[str], thresholds: SplitThresholds, *, tta: bool = False
+    checkpoint: str | PathLike[str],
+    thresholds: SplitThresholds,
+    *,
+    tta: bool = False,
+    sha256: str | None = None,
 ) -> Path:
     """Write the thresholds of a checkpoint beside it and return their path.
 
     The same checkpoint and evaluation give the same file.
+
+    Args:
+        checkpoint: Path of the checkpoint.
+        thresholds: Its thresholds.
+        tta: Whether they are for test-time augmentation.
+        sha256: Hash of the checkpoint, if it is known already.
 
     Raises:
         OSError: the checkpoint cannot be read, or the file cannot be written.
@@ -73,7 +84,7 @@ def write_thresholds(
     data = {
         "format": _FORMAT,
         "version": _VERSION,
-        "checkpoint": {"file": Path(checkpoint).name, "sha256": file_hash(checkpoint)},
+        "checkpoint": {"file": Path(checkpoint).name, "sha256": sha256 or file_hash(checkpoint)},
         "tta": tta,
         "split": {
             "dataset": thresholds.dataset,
@@ -90,14 +101,18 @@ def write_thresholds(
 
 
 def write_thresholds_if_possible(
-    checkpoint: str | PathLike[str], thresholds: SplitThresholds, *, tta: bool = False
+    checkpoint: str | PathLike[str],
+    thresholds: SplitThresholds,
+    *,
+    tta: bool = False,
+    sha256: str | None = None,
 ) -> None:
     """Write the thresholds of a checkpoint beside it, or log why this is not possible."""
     if "://" in str(checkpoint):
         logger.info("Score thresholds are not written beside %s, which is a URL", checkpoint)
         return
     try:
-        path = write_thresholds(checkpoint, thresholds, tta=tta)
+        path = write_thresholds(checkpoint, thresholds, tta=tta, sha256=sha256)
     except OSError as error:
         logger.warning("Score thresholds are not written: %s", error)
         return
@@ -130,6 +145,7 @@ def read_thresholds(checkpoint: str | PathLike[str], *, tta: bool = False) -> Sp
             ground_truth=str(split["ground_truth"]),
             images=int(split["images"]),
             tasks={str(task): _task_of(d) for task, d in data["tasks"].items()},
+            sha256=expected,
         )
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path} is not a file of score thresholds: {error!r}") from error
@@ -153,15 +169,6 @@ def drop_stale_thresholds(checkpoint: str | PathLike[str]) -> None:
             logger.warning("Removed score thresholds that cannot be used: %s", error)
         else:
             logger.info("Score thresholds are not written: %s", error)
-
-
-def file_hash(path: str | PathLike[str]) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _task_data(found: TaskThresholds) -> dict[str, Any]:

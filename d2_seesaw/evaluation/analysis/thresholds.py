@@ -271,7 +271,9 @@ class ThresholdFit:
     ) -> list[Counts]:
         """Return counts at thresholds that were not chosen on the images in which they count.
 
-        For each fold, thresholds are selected on the images of the others.
+        For each fold, thresholds are selected on the images of the others. Without a right
+        detection in these, there is no threshold, and a rule that finds one on all images has no
+        counts: its detections are ``nan``.
 
         Args:
             rules: Each selects thresholds.
@@ -282,10 +284,15 @@ class ThresholdFit:
         """
         number = int(folds.max(initial=0)) + 1
         of_folds = [self.select(rules, folds != fold) for fold in range(number)]
-        return [
-            self._outcomes.counts(np.stack([chosen.values for chosen in of_rule]), folds)
-            for of_rule in zip(*of_folds, strict=True)
-        ]
+        found = []
+        for on_all, *of_rule in zip(self.select(rules), *of_folds, strict=True):
+            values = np.stack([chosen.values for chosen in of_rule])
+            counts = self._outcomes.counts(values, folds)
+            if np.isfinite(on_all.values).all() and not np.isfinite(values[folds]).all():
+                unknown = np.full(self._outcomes.number, np.nan)
+                counts = Counts(unknown, unknown, counts.objects)
+            found.append(counts)
+        return found
 
 
 def image_folds(image_ids: np.ndarray, outcomes: Outcomes, *, number: int = FOLDS) -> np.ndarray:

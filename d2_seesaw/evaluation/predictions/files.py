@@ -29,6 +29,9 @@ from d2_seesaw.utils.progress import Progress
 RESULTS = ("instances_predictions.npz", "lvis_instances_results.json")
 """Files of the detections of an evaluation, the one that is faster to read first."""
 
+MASK_RESULTS = "lvis_instances_results_segm.json"
+"""Detections of an evaluation with the scores of their masks, for other tools."""
+
 _RESULTS_PER_BLOCK = 10_000
 _CHARACTERS_PER_READ = 2**22
 _SPACES: Any = re.compile(r"[ \t\n\r]*")

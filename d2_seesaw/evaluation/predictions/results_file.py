@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from d2_seesaw.evaluation.predictions.predicted_images import (
     with_categories_of,
     with_ids_of,
 )
+from d2_seesaw.evaluation.predictions.score_origin import KnownOrigin, ScoreOrigin
 from d2_seesaw.utils.files import write_text
 
 PREDICTED_RESULTS, PREDICTED_IMAGES = "results.json", "images.json"
@@ -58,6 +59,7 @@ class PredictionRecord:
         lowest_threshold: Lowest threshold of a class.
         highest_threshold: Highest threshold of a class.
         max_detections: Limit of detections per image; None without one.
+        scores: Origin of the scores; unknown in records of earlier versions.
     """
 
     results_bytes: int = 0
@@ -65,6 +67,7 @@ class PredictionRecord:
     lowest_threshold: float = 0.0
     highest_threshold: float = 0.0
     max_detections: int | None = None
+    scores: ScoreOrigin = field(default_factory=ScoreOrigin)
 
     def to_info(self) -> dict[str, Any]:
         """Return the ``info`` of ``images.json``."""
@@ -215,20 +218,33 @@ class ResultsFile:
                 return {own: place for own, place in targets.items() if place is not None}
         return {category["id"]: place for place, category in enumerate(table.categories)}
 
+    def origin(self) -> KnownOrigin | None:
+        """Return the origin of the scores; None if it is not known.
+
+        Raises:
+            ValueError: the record of an evaluation is damaged.
+        """
+        if self.images is None:
+            return KnownOrigin.of_evaluation(self.path)
+        if self.record is None:
+            return None
+        return KnownOrigin(self.path, self.record.scores, str(self.images))
+
     def copy_images(self, results: Path) -> None:
-        """Write ``images.json`` beside other results of the same images, with its record of them.
+        """Write ``images.json`` beside calibrated results of the same images, with their record.
 
         Nothing is written for results with the ids of the annotations, or in the same folder.
 
         Args:
-            results: The other results, which exist.
+            results: The calibrated results, which exist.
         """
         target = self.images_beside(results)
         if self.images is None or target is None:
             return
         content = read_images(self.images)
         if self.record is not None:
-            record = replace(self.record, results_bytes=results.stat().st_size)
+            scores = replace(self.record.scores, changed=True)
+            record = replace(self.record, results_bytes=results.stat().st_size, scores=scores)
             content = {**content, "info": {**content["info"], **record.to_info()}}
         write_text(target, json.dumps(content, indent=1))
 

@@ -10,6 +10,7 @@ from d2_seesaw.evaluation.analysis.operating_points import (
     Ranking,
     ThresholdRule,
 )
+from d2_seesaw.evaluation.analysis.threshold_analysis import thresholds_text
 from d2_seesaw.evaluation.analysis.thresholds import (
     Outcomes,
     ThresholdFit,
@@ -19,6 +20,7 @@ from d2_seesaw.evaluation.lvis.ground_truth import GroundTruthColumns
 from d2_seesaw.evaluation.lvis.metrics import match_detections
 from d2_seesaw.evaluation.predictions.detections import Detections
 from d2_seesaw.evaluation.predictions.limits import DetectionLimits
+from d2_seesaw.evaluation.scoring import LVISScoring
 from tests.evaluation.analysis.test_calibration import MORE_TRAITS, TRAITS, outcomes_of_lvis
 from tests.evaluation.federated_cases import federated_case
 
@@ -159,6 +161,56 @@ def test_cross_fitted_f1_is_that_of_new_images_and_in_sample_f1_is_too_high():
     )
     assert abs(cross_fitted - on_new) < 2
     assert in_sample > on_new + 6
+
+
+@pytest.mark.parametrize(
+    ("right_of_images", "parts", "f1"),
+    [
+        ([[0.9, 0.8]], 1, None),
+        ([[0.9, 0.8], []], 2, None),
+        ([[0.9], [0.8]], 2, 200 / 3),  # the threshold for 0.8 is 0.9
+        ([[0.9], [0.9], [0.8], []], 4, 80.0),  # 2 of 3 objects, without a wrong detection
+        ([[], []], 2, 0.0),  # there is nothing to find at any threshold
+    ],
+)
+def test_cross_fitted_f1_needs_other_images_with_a_right_detection(right_of_images, parts, f1):
+    """Every detection is right. Without any, each image has an object that is missed."""
+    data = federated_case(3)[0]
+    data["images"] = [{**data["images"][0], "id": i} for i, _ in enumerate(right_of_images, 1)]
+    category = data["categories"][0]["id"]
+    data["categories"], data["annotations"], results = data["categories"][:1], [], []
+    for image, scores in zip(data["images"], right_of_images, strict=True):
+        image |= {"neg_category_ids": [category], "not_exhaustive_category_ids": []}
+        for place, score in enumerate(scores or [None]):
+            box = [40 * place, 0, 30, 30]
+            entry = {"image_id": image["id"], "category_id": category, "bbox": box}
+            if score is not None:
+                results.append(entry | {"score": score})
+            if score is not None or not any(right_of_images):
+                data["annotations"].append(
+                    entry | {"id": len(data["annotations"]) + 1, "area": 900, "iscrowd": 0}
+                )
+    result = LVISScoring().score(
+        GroundTruthColumns.from_dataset(data),
+        Detections.from_results(results),
+        ["bbox"],
+        train_images={},
+    )
+    (analysis,) = result.analyses
+    best = {s.rule: s for s in analysis.thresholds.summaries if s.group == "all"}["best-f1"]
+    text = thresholds_text(analysis.thresholds)
+    assert analysis.thresholds.folds == parts
+    if f1 is None:
+        assert all(math.isnan(value) for value in (best.F1, best.precision, best.recall))
+        assert math.isnan(analysis.thresholds.categories[0].F1_cross_fitted)
+        assert best.F1_in_sample == 100
+        reason = "one image cannot be divided" if parts == 1 else f"one of the {parts} parts"
+        assert "category: n/a, because" in text
+        assert reason in text
+        assert "at 0.5 for all: 100.000" in text
+    else:
+        assert pytest.approx(f1) == best.F1
+        assert f"category: {f1:.3f}, cross-fitted over {parts} parts of the images; at" in text
 
 
 def test_a_category_with_few_objects_has_the_threshold_of_its_group_then_of_all():
