@@ -106,9 +106,9 @@ def claim_outputs(paths: Iterable[str | os.PathLike[str]], *, overwrite: bool) -
         FileExistsError: without ``overwrite``, see :func:`check_replaceable`.
         WriteError: a record cannot be written.
     """
-    paths = list(map(Path, paths))
+    files = list(map(Path, paths))
     if not overwrite:
-        check_replaceable(paths)
-    unmarked = [path for path in paths if path.suffix.lower() not in _MARKED]
+        check_replaceable(files)
+    unmarked = [path for path in files if path.suffix.lower() not in _MARKED]
     for folder in dict.fromkeys(path.parent for path in unmarked):
         record_files(folder, [path.name for path in unmarked if path.parent == folder])
