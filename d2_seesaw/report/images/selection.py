@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -198,7 +198,7 @@ def images_named(
     return found
 
 
-def image_name(image: dict[str, Any]) -> str:
+def image_name(image: Mapping[str, Any]) -> str:
     """Return the file name of an entry of ``table.images``, or its URL."""
     return image.get("file_name") or image.get("coco_url") or ""
 
